@@ -5,11 +5,14 @@ Paths, addresses and credentials are never here: they are `settings`.
 
 import hashlib
 import json
+import os
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
@@ -17,12 +20,14 @@ from pydantic.fields import FieldInfo
 
 
 def split_commas(value: Any) -> Any:
-    """Split a text of values separated by commas; return any other value unchanged.
+    """Split a text of values separated by commas; a list, as in the project file, becomes a tuple.
 
     >>> split_commas("0.2, 0.5,")
     ('0.2', '0.5')
     """
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else value
 
 
 def refuse_repeats(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -57,6 +62,33 @@ class Formerly:
     name: str | None = None
     values: Mapping[str, str] = field(default_factory=dict)
     """The former word of each renamed value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Marks text that may name a file or a folder, so that a relative path in the project file starts at that file's folder.
+
+    It is part of the field's annotation. A field of type Path needs no mark.
+    """
+
+    prefix: str = ""
+    """Only text with this prefix names one, after the prefix, such as clip:FOLDER."""
+    suffix: str = ""
+    """Only text with this suffix names one, such as .toml."""
+    is_or_name: bool = False
+    """Whether it may also be a name of a hub: it is a path only if it begins with a dot or exists."""
+
+    def anchor(self, text: str, folder: Path) -> str:
+        """Return the text with an absolute path; other text, such as hf:REPO/FILE, is returned unchanged.
+
+        >>> Located(prefix="clip:", is_or_name=True).anchor("clip:./sd21", Path("/project"))
+        'clip:/project/sd21'
+        """
+        name = text.removeprefix(self.prefix)
+        is_path = text.startswith(self.prefix) and text.endswith(self.suffix) and not re.match(r"[a-z0-9]+:", name)
+        if self.is_or_name:
+            is_path = is_path and (name.startswith(".") or (folder / name).exists())
+        return self.prefix + os.path.normpath(folder / name) if is_path else text
 
 
 @cache

@@ -1,6 +1,6 @@
 """Notifications: their text, and how they are sent to a program or to web addresses (Slack, Teams, mail, any webhook).
 
-Independent of the database: `store/notifications.py` stores the events and calls `send_to` for each receiver.
+Independent of the database: `store/notifications.py` stores the events and sends them to each of `receivers`.
 """
 
 import json
@@ -12,11 +12,12 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
-from typing import Literal
+from typing import Literal, NoReturn
 from urllib.parse import quote
 
-from alchemist_core.errors import AlchemistError
+from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
 
@@ -44,6 +45,7 @@ class NotSentError(AlchemistError):
 
 
 _senders: dict[object, Callable[[], None]] = {}
+_command_readers: list[Callable[[], str | None]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,11 @@ def send_at_end(store: object, send: Callable[[], None]) -> None:
     _senders[store] = send
 
 
+def read_command_from(read: Callable[[], str | None]) -> None:
+    """Set where the command is read from if ALCHEMIST_NOTIFY_COMMAND is not set: the project file, which this module does not know."""
+    _command_readers[:] = [read]
+
+
 def send_announced() -> None:
     """Send the events that this process announced, whether its command succeeded or not."""
     while _senders:
@@ -138,14 +145,23 @@ def receivers() -> Iterator[tuple[str, Callable[[Event], None]]]:
     The function raises NotSentError, even if the setting is wrong: a mistyped address must not stop a stage.
     """
     settings = load_settings()
-    if settings.notify_command:
-        command = settings.notify_command
-        yield "command", lambda event: _run_command(command, event)
+    try:
+        command = settings.notify_command or next((read() for read in _command_readers), None)
+    except ConfigError as error:
+        # The project file is wrong: the event waits until it is corrected.
+        yield "command", partial(_refuse, str(error))
+    else:
+        if command:
+            yield "command", partial(_run_command, command)
     addresses = settings.notify_url.get_secret_value().split() if settings.notify_url else []
     for number, address in enumerate(addresses, 1):
         # Named by its hash, so that a receiver that accepted an event does not get it again.
         name = f"url {number} ({sha256(address.encode()).hexdigest()[:8]})"
         yield name, lambda event, address=address: _post(address, event)  # type: ignore[misc]  # bound now, not later
+
+
+def _refuse(reason: str, _event: Event) -> NoReturn:
+    raise NotSentError(reason)
 
 
 def _run_command(command: str, event: Event) -> None:
@@ -161,7 +177,7 @@ def _run_command(command: str, event: Event) -> None:
             stdout=subprocess.DEVNULL,
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise NotSentError(f"ALCHEMIST_NOTIFY_COMMAND: {_why_not_run(error)}") from None
+        raise NotSentError(f"The notification command: {_why_not_run(error)}") from None
 
 
 def _why_not_run(error: Exception) -> str:

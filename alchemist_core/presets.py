@@ -255,7 +255,11 @@ def refuse_missing_weights(preset: str, stage: str, values: Values) -> None:
 def preset_required(stage: str) -> ConfigError:
     """Return the error of a stage without a preset: a list of its presets."""
     lines = [f"  {name:<10} {preset.hardware}: {preset.networks[stage]}" for name, preset in presets_of(stage).items()]
-    head = f"{_command_of(stage)} requires --preset, the size of the networks:"
+    # The section that holds the stage's options, such as [rater] for train_rater.
+    section = stage.removeprefix("train_")
+    head = (
+        f"{_command_of(stage)} requires --preset, or preset in [{section}] of alchemist.toml: the size of the networks:"
+    )
     return ConfigError("\n".join([head, *lines]))
 
 

@@ -1,26 +1,48 @@
 """The project file `alchemist.toml`: what this installation curates and within which limits, in sections.
 
 Each section is a model in the package that uses it; this module composes them, reads the file and returns the origin of each value.
-Addresses (servers, folders, secrets) are not part of it but of `settings`. Without a file all values are defaults.
+The sections of stages hold options of commands: they are read here and checked in `cli.sections`, which knows the commands. Addresses
+(servers, folders, secrets) are not part of it but of `settings`. Without a file all values are defaults.
 """
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from alchemist_core.config import Config, Section, bounds_of
 from alchemist_core.errors import ConfigError
+from alchemist_core.prices import Prices
 from alchemist_core.quality.drift import DriftLimits
 from alchemist_core.quality.limits import CheckLimits
 from alchemist_core.rating.acceptance import AcceptanceLimits
-from alchemist_core.settings import find_project_file
+from alchemist_core.settings import find_project_file, load_settings
+
+Role = Literal["train", "validation", "evaluation"]
+ROLE_HELP = (
+    "Role of the dataset. train: scored and selected from. validation: trains raters. evaluation: measures models"
+)
+NEVER = "none"
+_CRON_FIELDS = {
+    "minute": (0, 59),
+    "hour": (0, 23),
+    "day of the month": (1, 31),
+    "month": (1, 12),
+    "day of the week": (0, 7),
+}
+_CRON_PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")
+
+
+Options = dict[str, Any]
+"""Options of a stage by their names; `cli.sections` checks them."""
 
 
 class IngestSection(Section):
@@ -35,9 +57,69 @@ class IngestSection(Section):
     )
 
 
+class ScheduleSection(Section):
+    """When the DAGs start. `alchemist dags install` and `alchemist stack up` write it into the DAGs."""
+
+    nightly: str = Field(
+        "0 2 * * *", description="Start of nightly_rescore, for the crawl date of the day before: cron, or none"
+    )
+    train: str = Field(
+        NEVER, description="Start of train_rater with the values of [rater]: cron such as 0 8 * * SUN, @weekly, or none"
+    )
+    maintenance: str = Field("30 5 * * *", description="Start of maintenance: cron, or none")
+    evaluate: Literal["published", "none"] = Field(
+        "published", description="Start of evaluate_subset. published: when a subset is published. none: by hand only"
+    )
+    timezone: str = Field("UTC", description="Time zone of the schedules and of crawl dates, such as Europe/Berlin")
+
+    @field_validator("nightly", "train", "maintenance")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        if value != NEVER and value not in _CRON_PRESETS:
+            _check_cron(value)
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"there is no time zone {value!r}") from None
+        return value
+
+
+def _check_cron(value: str) -> None:
+    fields = value.split()
+    if len(fields) != len(_CRON_FIELDS):
+        raise ValueError(f"a cron expression has 5 fields ({', '.join(_CRON_FIELDS)}), this one has {len(fields)}")
+    for (name, (low, high)), field in zip(_CRON_FIELDS.items(), fields, strict=True):
+        numbers = [int(number) for number in re.findall(r"(?<![/\d])\d+", field)]
+        if not re.fullmatch(r"[\dA-Z*/,?#L-]+", field, re.IGNORECASE) or not all(
+            low <= number <= high for number in numbers
+        ):
+            raise ValueError(f"{field!r} is not a {name} ({low} to {high})")
+
+
+class NotificationsSection(Section):
+    """Receivers of notifications; addresses contain secrets and are set by ALCHEMIST_NOTIFY_URL."""
+
+    command: str | None = Field(
+        None,
+        min_length=1,
+        description="Program that receives each notification as JSON on its standard input; unset: none",
+    )
+
+
 class DatasetSection(Config):
     """Values of one dataset; the project's section of the same name gives the values that it does not set."""
 
+    role: Role = Field("train", description=ROLE_HELP)
+    root: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of the shards, absolute or relative to the project file, or s3:// address",
+    )
     ingest: IngestSection = Field(IngestSection(), description="As [ingest], for this dataset only")
     checks: CheckLimits = Field(CheckLimits(), description="As [checks], for this dataset only")
     drift: DriftLimits = Field(DriftLimits(), description="As [drift], for this dataset only")
@@ -53,6 +135,16 @@ class Project(Config):
         AcceptanceLimits(), description="Checks that a rater must pass before it may be promoted"
     )
     datasets: dict[str, DatasetSection] = Field({}, description="Values of single datasets, by name")
+    rater: Options = Field({}, description="Options of alchemist train-rater")
+    scoring: Options = Field({}, description="Options of alchemist score")
+    selection: Options = Field({}, description="Options of alchemist select")
+    materialization: Options = Field({}, description="Options of alchemist materialize")
+    downstream: Options = Field({}, description="Options of alchemist train-downstream")
+    evaluation: Options = Field({}, description="Options of alchemist evaluate")
+    report: Options = Field({}, description="Options of alchemist report")
+    schedule: ScheduleSection = Field(ScheduleSection(), description="When the DAGs start")
+    prices: Prices = Field(Prices(), description="Prices of devices, and the budget")
+    notifications: NotificationsSection = Field(NotificationsSection(), description="Receivers of notifications")
 
     _path: Path | None = PrivateAttr(None)
     _given: Mapping[str, Any] = PrivateAttr(default_factory=dict)
@@ -71,6 +163,28 @@ class Project(Config):
         """Return the effective values of a dataset: its own, else the project's, else the defaults. Without a dataset: the project's."""
         own = self.datasets.get(name) if name is not None else None
         return own or DatasetSection(ingest=self.ingest, checks=self.checks, drift=self.drift)
+
+    def gives(self, *place: str | None) -> bool:
+        """Return whether the file itself gives a value, such as `datasets`, `web`, `role`.
+
+        >>> Project().gives("drift", "hold_psi")
+        False
+        """
+        return _has(self._given, place)
+
+    def locate(self, address: str) -> str:
+        """Return a path of the file as an absolute one: a relative path is relative to the file's folder. An s3:// address is kept."""
+        return address if self.path is None or "://" in address else str(self.path.parent / address)
+
+    def files_of(self, protocol: str) -> dict[str, str]:
+        """Return the files of the networks of an evaluation protocol: `[evaluation.PROTOCOL]`, with absolute paths.
+
+        Args:
+            protocol: Name of the protocol, or the path of its file.
+        """
+        name = Path(protocol).stem if protocol.endswith(".toml") else protocol
+        given = self.evaluation.get(name)
+        return {kind: self.locate(path) for kind, path in given.items()} if isinstance(given, dict) else {}
 
     def suites_folder(self, dataset: str | None = None) -> Path | None:
         """Return the folder of the user's suites; None without a project file, or if the default folder does not exist.
@@ -102,6 +216,15 @@ class Project(Config):
         return f"default of [{section}] {key}"
 
 
+VARIABLES = {
+    ("prices", "gpu_hour"): "price_per_gpu_hour",
+    ("prices", "core_hour"): "price_per_core_hour",
+    ("prices", "budget_per_day"): "budget_per_day",
+    ("notifications", "command"): "notify_command",
+}
+"""Settings that override a key of the file, because they belong to the deployment: by section and key."""
+
+
 @cache
 def load_project() -> Project:
     """Read the project file once per process; without one, return the defaults.
@@ -113,12 +236,37 @@ def load_project() -> Project:
     return Project() if path is None else read_project(path)
 
 
+def effective_prices() -> Prices:
+    """Return the prices: of the ALCHEMIST_ variables, which belong to the deployment, else of the project file.
+
+    Raises:
+        ConfigError: The project file is not valid.
+    """
+    settings = load_settings()
+    own = {key: getattr(settings, name) for (section, key), name in VARIABLES.items() if section == "prices"}
+    return load_project().prices.model_copy(update={name: value for name, value in own.items() if value is not None})
+
+
 def read_project(path: Path) -> Project:
-    """Read one project file."""
+    """Read one project file.
+
+    Raises:
+        ConfigError: As `load_project`.
+    """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_project(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from None
+
+
+def parse_project(text: str, path: Path) -> Project:
+    """Read the text of a project file; `path` is where it is or will be.
+
+    Raises:
+        ConfigError: As `load_project`.
+    """
+    try:
+        given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     try:
@@ -183,7 +331,7 @@ def _fields_at(place: tuple[str, ...]) -> Mapping[str, FieldInfo]:
     return fields
 
 
-def _has(given: object, place: tuple[int | str, ...]) -> bool:
+def _has(given: object, place: tuple[int | str | None, ...]) -> bool:
     for part in place:
         if not isinstance(given, Mapping) or part not in given:
             return False

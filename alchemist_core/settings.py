@@ -6,12 +6,13 @@ Settings never change what a stage does: its config model does.
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from alchemist_core.config import bounds_of
 from alchemist_core.errors import ConfigError
 
 
@@ -67,14 +68,20 @@ class Settings(BaseSettings):
         None, description="safetensors file of the linear aesthetic head (weight and bias); unset: no aesthetic scores"
     )
     price_per_gpu_hour: float | None = Field(
-        None, ge=0, description="Price of one GPU hour, in your currency; unset: costs are unknown"
+        None,
+        ge=0,
+        description="Price of one GPU hour; unset: [prices] gpu_hour of the project file, else costs are unknown",
     )
     price_per_core_hour: float | None = Field(
-        None, ge=0, description="Price of one CPU core hour, in your currency; unset: costs are unknown"
+        None,
+        ge=0,
+        description="Price of one CPU core hour; unset: [prices] core_hour of the project file, else costs are unknown",
     )
 
     budget_per_day: float | None = Field(
-        None, ge=0, description="Budget per day, in your currency; unset: no alert about costs"
+        None,
+        ge=0,
+        description="Budget per day; unset: [prices] budget_per_day of the project file, else no alert about costs",
     )
     statsd_port: int | None = Field(
         None,
@@ -84,7 +91,8 @@ class Settings(BaseSettings):
     )
     notify_command: str | None = Field(
         None,
-        description="Program that receives each notification as JSON on its standard input; unset: no program",
+        description="Program that receives each notification as JSON on its standard input; unset: [notifications] command of the project "
+        "file, else no program",
     )
     notify_url: SecretStr | None = Field(
         None,
@@ -138,6 +146,52 @@ class Settings(BaseSettings):
         """Folder of raters, subsets, models and reports; artifacts are addressed by their hash."""
         return self.home.resolve() / "artifacts"
 
+
+DAG_VARIABLES = {
+    "ALCHEMIST_JOB_RUNNER": "Where tasks that use a device run; `local`: on the Airflow worker; `kubernetes`: in a pod (default: local)",
+    "ALCHEMIST_POD_TEMPLATE": "File with the template of these pods (default: /etc/alchemist/gpu-job.yaml)",
+    "ALCHEMIST_LAUNCH": "Launcher of trainings on several devices, such as `accelerate launch --num-processes 4`; unset: one process",
+    "ALCHEMIST_TRAIN_WEEKLY": "JSON object with values of the form of `train_rater`, to run it every Sunday; unset: only by hand",
+    "ALCHEMIST_EVALUATE": "JSON object with values of the form of `evaluate_subset`, for published subsets; unset: the form's defaults",
+}
+"""Variables that Airflow's processes read when they load the DAG files."""
+OTHER_VARIABLES = {
+    "ALCHEMIST_CODE_VERSION": "Version stored with runs and scores, set in container images; unset: version and, in a checkout, commit",
+    "ALCHEMIST_TRACEBACK": "`1`: print the traceback of a defect of Alchemist; unset: write it to the error log of the home",
+}
+"""Variables that are read elsewhere."""
+
+
+class About(NamedTuple):
+    """What an environment variable means; `field` is its setting, None if it is read elsewhere."""
+
+    meaning: str
+    field: str | None = None
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether its value must not be shown."""
+        return self.field is not None and "SecretStr" in str(Settings.model_fields[self.field].annotation)
+
+    @property
+    def full_text(self) -> str:
+        """The meaning with bounds and default."""
+        if self.field is None:
+            return self.meaning
+        default = Settings.model_fields[self.field].get_default()
+        remarks = [
+            "secret" if self.is_secret else "",
+            bounds_of(Settings.model_fields[self.field]),
+            "" if default is None else f"default: {default}",
+        ]
+        remark = "; ".join(filter(None, remarks))
+        return f"{self.meaning} ({remark})" if remark else self.meaning
+
+
+VARIABLES = {
+    f"ALCHEMIST_{name.upper()}": About(str(field.description), name) for name, field in Settings.model_fields.items()
+} | {name: About(text) for name, text in (DAG_VARIABLES | OTHER_VARIABLES).items()}
+"""Every environment variable."""
 
 PROJECT_FILE = "alchemist.toml"
 

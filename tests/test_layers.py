@@ -14,7 +14,7 @@ ORDER = (
     "__main__", "interface", "cli", "experiments", "presets", "stages", "report", "metrics", "project", "training", "quality", "subsets",
     "local",
     "store", "models", "shards", "heuristics", "selection", "rating", "protocols", "statistics", "code_version", "extras",
-    "compute_defaults", "notifications", "telemetry", "files", "log_files", "ports", "resources", "config", "settings", "errors",
+    "compute_defaults", "notifications", "telemetry", "files", "log_files", "ports", "resources", "settings", "prices", "config", "errors",
 )  # fmt: skip
 LEVELS = {room: level for level, room in enumerate(ORDER)}
 OWNERS = {

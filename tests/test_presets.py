@@ -109,7 +109,8 @@ def test_a_training_without_a_preset_is_refused_with_a_line_for_each(
 ) -> None:
     assert main(TRAININGS[stage].split()) == 2
     head, *lines = capsys.readouterr().err.splitlines()
-    assert head == f"error: {stage.replace('_', '-')} requires --preset, the size of the networks:"
+    place = f"preset in [{stage.removeprefix('train_')}] of alchemist.toml"
+    assert head == f"error: {stage.replace('_', '-')} requires --preset, or {place}: the size of the networks:"
     assert [line.split()[0] for line in lines] == list(presets_of(stage))
     for line, preset in zip(lines, presets_of(stage).values(), strict=True):
         assert line.endswith(f"{preset.hardware}: {preset.networks[stage]}")

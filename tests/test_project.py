@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_a_dataset_has_its_own_values_and_inherits_the_rest(tmp_path: Path) -> N
         ("[checks]\nhold_psi = 0.3\n", r"\[checks\] 'hold_psi' is not a known key. Did you mean \[drift\] hold_psi\?"),
         ("[datasets.web]\ncheks = {}\n", r"\[datasets.web\] 'cheks' is not a known key. Did you mean checks\?"),
         ("[datasets.web.drift]\nwarn-psi = 1\n", r"\[datasets.web.drift\] 'warn-psi' is not a known key. Did you mean warn_psi\?"),
-        ("[zzz]\n", r"'zzz' is not a known key. Known keys: acceptance, checks, datasets, drift, ingest\."),
+        ("[zzz]\n", r"'zzz' is not a known key. Known keys: acceptance, checks, datasets, downstream, drift, .*, selection\."),
         ("[checks]\nmax_quarantined_ratio = 20\n", r"\[checks\] 'max_quarantined_ratio' = 20 is not.*at least 0, at most 1; default: 0.2"),
         ("[checks]\nmax_quarantined_ratio = '20%'\n", r"'max_quarantined_ratio' = '20%' is not allowed"),
         ("[checks]\nmax_quarantined_ratio = true\n", r"'max_quarantined_ratio' = True is not allowed"),
@@ -147,8 +148,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_key_of_every_section_has_a_description_and_numbers_have_bounds() -> None:
-    for section in ("ingest", "checks", "drift", "acceptance"):
+    for section in ("ingest", "checks", "drift", "acceptance", "schedule", "prices", "notifications"):
         model = type(getattr(Project(), section))
         for name, field in model.model_fields.items():
             assert field.description, (section, name)
-            assert field.annotation in (bool, str) or " " in bounds_of(field), (section, name)
+            assert {int, float}.isdisjoint(kinds_of(field.annotation)) or " " in bounds_of(field), (section, name)
+
+
+def kinds_of(annotation: object) -> set[object]:
+    return {annotation, *get_args(annotation)}

@@ -29,6 +29,10 @@ WITHOUT = {
     "maintain airflow",
     "maintain logs",
     "stack airflow",
+    "init",
+    "config show",
+    "config check",
+    "settings",
 }
 REFUSE: dict[str, tuple[str, ...]] = {
     "ingest": (),

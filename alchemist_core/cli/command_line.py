@@ -10,24 +10,21 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from alchemist_core import __version__
-from alchemist_core.cli.flags import add_flag, explain, flag_fields, flag_of, usage_of
+from alchemist_core.cli.flags import add_flag, flag_fields, flag_of, usage_of
 from alchemist_core.cli.verbs import GROUPS, PASS_THROUGH, REMOVED, RENAMED, STAGES, VERBS, load_commands
 from alchemist_core.config import Command, Config, Formerly
 from alchemist_core.errors import ConfigError
-from alchemist_core.notifications import send_announced
+from alchemist_core.notifications import read_command_from, send_announced
 from alchemist_core.presets import (
     DEFAULT_RECIPE,
     NETWORKS,
     RECIPE_STAGES,
     RECIPES,
-    preset_required,
-    preset_values,
     presets_of,
-    refuse_missing_weights,
 )
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import configure_logging
@@ -62,6 +59,11 @@ class Parser(argparse.ArgumentParser):
                 " ".join(self._refuse_option(word) for word in unknown if word.startswith("-")) or _extra(unknown)
             )
         return options, unknown
+
+    def make_positional_optional(self) -> None:
+        """Accept a command line without its positional argument."""
+        for action in self._get_positional_actions():
+            action.nargs, action.required, action.default = "?", False, argparse.SUPPRESS
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong, what was probably meant and where to look, on one line; exit with 2."""
@@ -186,7 +188,7 @@ def _add_preset_flags(parser: argparse.ArgumentParser, stage: str) -> None:
     has_recipes, epilog = stage in RECIPE_STAGES, []
     if stage in NETWORKS:
         known = presets_of(stage)
-        text = "size of the networks, as listed below; other options override single values (required)"
+        text = "size of the networks, as listed below; other options override single values (required, here or in the project file)"
         parser.add_argument("--preset", choices=list(known), default=argparse.SUPPRESS, help=text)
         lines = {name: f"{preset.hardware}: {preset.networks[stage]}" for name, preset in known.items()}
         epilog += ["presets:", *_columns(lines), ""]
@@ -249,6 +251,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     command: Command = options["command"]
     config = read_config(command.config, options)
     is_stage = options["verb_name"] in STAGES
+    read_command_from(_notification_command)
     try:
         result = command.run(config, slot=options["slot"]) if is_stage else command.run(config)
     finally:
@@ -261,59 +264,36 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     return f"{result.summary()}\nnext: {following}" if following else str(result.summary())
 
 
+def _notification_command() -> str | None:
+    from alchemist_core.project import load_project  # noqa: PLC0415  only commands that send notifications need it
+
+    return load_project().notifications.command
+
+
 def _count_ours(arguments: list[str]) -> int:
-    """Return how many words are ours: after a pass-through command only --role, if it comes first."""
+    """Return how many words are ours: after a pass-through command only --role or --json, if it comes first."""
     n = next((len(words) for words in PASS_THROUGH if tuple(arguments[: len(words)]) == words), len(arguments))
     if arguments[n : n + 1] in (["-h"], ["--help"]):
         return len(arguments)
     flag, equals, _ = arguments[n].partition("=") if len(arguments) > n else ("", "", "")
-    return n + (0 if flag != "--role" else 1 if equals else 2)
+    return n + {"--role": 1 if equals else 2, "--json": 1}.get(flag, 0)
 
 
-def chosen_preset(options: Mapping[str, Any], stage: str) -> str | None:
-    """Return the preset of a command; None for a command without presets.
-
-    Raises:
-        ConfigError: The stage has presets, and none was chosen: a miniature must be asked for by name.
-    """
-    if stage not in NETWORKS:
-        return None
-    preset: str | None = options.get("preset")
-    if preset is None:
-        raise preset_required(stage)
-    return preset
-
-
-def _number(given: Any) -> float | None:
-    """Return the value as a number; None if it is not one, which the config model then refuses."""
-    try:
-        return None if given is None else float(given)
-    except ValueError:
-        return None
+def stage_parser(stage: str, prog: str) -> argparse.ArgumentParser:
+    """Return a parser of the options of a stage, whose positional argument may be omitted."""
+    parser = Parser(prog=prog)
+    _add_flags(parser, stage, load_commands(stage)[""])
+    parser.make_positional_optional()
+    return parser
 
 
 def read_config(model: type[Config], options: dict[str, Any]) -> Config:
-    """Combine the values of preset and recipe with the given options into a validated config.
+    """Return the config of a command from its options and the project file.
 
     Raises:
-        ConfigError: A preset is missing, a preset lacks its weights, or a value is not valid.
+        ConfigError: The project file is not valid, a preset or its weights are missing, or a value is not valid.
     """
-    stage = _stage_of(options.get("verb_name", ""))
-    preset = chosen_preset(options, stage)
-    values = preset_values(
-        stage, preset=preset, recipe=options.get("recipe"), retention=_number(options.get("policy.retention"))
-    )
-    for path, _ in flag_fields(model):
-        name = ".".join(path)
-        if name in options:
-            place = values
-            for part in path[:-1]:
-                place = place.setdefault(part, {})
-            place[path[-1]] = options[name]
-    if preset is not None:
-        refuse_missing_weights(preset, stage, values)
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        help_line = f"See: {options.get('program', 'alchemist')} --help"
-        raise ConfigError(f"{explain(model, error)} {help_line}") from None
+    # The list of commands needs neither the project file nor what its sections are made of.
+    from alchemist_core.cli.effective import read_effective  # noqa: PLC0415
+
+    return read_effective(model, options).config

@@ -10,7 +10,7 @@ from pydantic import Field
 from alchemist_core.config import Command, Config
 from alchemist_core.local.airflow_metrics import AirflowMetrics, listen
 from alchemist_core.notifications import docs_address
-from alchemist_core.project import Project, load_project
+from alchemist_core.project import Project, effective_prices, load_project
 from alchemist_core.settings import Settings, load_settings
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_measurements
@@ -29,12 +29,12 @@ class MetricsConfig(Config):
 def serve(config: MetricsConfig) -> None:
     """Serve /metrics until stopped."""
     engine, settings, airflow = open_store(), load_settings(), AirflowMetrics()
-    n_cores, project = len(os.sched_getaffinity(0)), load_project()
+    n_cores, project, prices = len(os.sched_getaffinity(0)), load_project(), effective_prices()
     if settings.statsd_port is not None:
         listen(airflow, config.address, settings.statsd_port)
 
     def read() -> Measurements:
-        return with_expectations(read_measurements(engine, settings, n_cores=n_cores), project)
+        return with_expectations(read_measurements(engine, prices, n_cores=n_cores), project)
 
     registry = CollectorRegistry()
     registry.register(StoreCollector(read, airflow.read, lambda: described(settings)))

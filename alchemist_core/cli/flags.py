@@ -3,7 +3,7 @@
 import argparse
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 
@@ -99,13 +99,19 @@ def _flag_type(annotation: Any) -> tuple[Any, list[str] | None]:
     return annotation, None
 
 
-def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """Describe what is wrong with each refused value, and what its option does: a line for each value."""
+def explain(model: type[BaseModel], error: ValidationError, places: Mapping[str, str]) -> str:
+    """Describe what is wrong with each refused value, and what its option does: a line for each value.
+
+    Args:
+        model: The config model.
+        error: Its error.
+        places: Where the project file can give the value of a field, by the field's name.
+    """
     fields = {path[-1]: field for path, field in flag_fields(model)}
-    return "\n".join(_explain_fault(fields, fault) for fault in error.errors())
+    return "\n".join(_explain_fault(fields, fault, places) for fault in error.errors())
 
 
-def _explain_fault(fields: dict[str, FieldInfo], fault: ErrorDetails) -> str:
+def _explain_fault(fields: dict[str, FieldInfo], fault: ErrorDetails, places: Mapping[str, str]) -> str:
     # The location may end in an index within a list, or be that of a whole model.
     name = next((str(part) for part in reversed(fault["loc"]) if part in fields), None)
     wrong = fault["msg"].removeprefix("Value error, ").rstrip(".")
@@ -115,6 +121,7 @@ def _explain_fault(fields: dict[str, FieldInfo], fault: ErrorDetails) -> str:
         return f"{wrong[:1].upper()}{wrong[1:]}."
     option, text = flag_of(name, fields[name]), describe(name, fields[name])
     if fault["type"] == "missing":
-        return f"{option} is required. Help: {text}."
+        or_file = f", here or as {places[name]} of alchemist.toml" if name in places else ""
+        return f"{option} is required{or_file}. Help: {text}."
     given = "" if isinstance(fault["input"], dict) else f" {fault['input']!r}"
     return f"{option}{given} is not valid: {wrong}. Help: {text}."

@@ -10,22 +10,24 @@ import numpy as np
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, Words
+from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, Words, split_commas
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
-from alchemist_core.metrics.heldout import heldout_conditions
+from alchemist_core.metrics.heldout import heldout_conditions, heldout_flow_conditions
 from alchemist_core.notifications import code_span
+from alchemist_core.prices import cost_at
+from alchemist_core.project import effective_prices
+from alchemist_core.protocols.protocol import ProtocolFile, read_protocol
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.comparison import ArmNames
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset
-from alchemist_core.stages.execution import cost_at
 from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
 from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import count_unscored, scoring_speed
 from alchemist_core.store.manifests import read_first_bits
-from alchemist_core.store.models import find_protocol, models_to_compare, read_evaluations
+from alchemist_core.store.models import find_named, find_protocol, models_to_compare, read_evaluations
 from alchemist_core.store.nights import late_nights, read_night
 from alchemist_core.store.raters import RaterRow, find_rater, find_raters
 from alchemist_core.store.registry import list_datasets
@@ -66,6 +68,7 @@ class RaterPlan(Result):
     pairs_per_s: float | None
     seconds: float | None
     cost: float | None
+    currency: str = ""
     note: str | None
 
     def summary(self) -> str:
@@ -73,9 +76,9 @@ class RaterPlan(Result):
         took = "time unknown (nothing was scored yet)" if self.seconds is None else f"about {self.seconds:,.0f} s"
         speed = "" if self.pairs_per_s is None else f" at {self.pairs_per_s:,.0f} samples/s per slot"
         cost = (
-            "cost unknown (set ALCHEMIST_PRICE_PER_CORE_HOUR or ALCHEMIST_PRICE_PER_GPU_HOUR)"
+            "cost unknown (set core_hour or gpu_hour in [prices] of alchemist.toml)"
             if self.cost is None
-            else f"cost about {self.cost:,.2f}"
+            else f"cost about {self.cost:,.2f} {self.currency}".rstrip()
         )
         shadow, note = " (shadow rater)" if self.is_shadow else "", f" ({self.note})" if self.note else ""
         return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} samples, {took}{speed}, {cost}{note}"
@@ -142,6 +145,9 @@ class PlanEvaluateConfig(Config):
 
     evaluation: str | None = Field(
         None, description="Evaluation dataset; none: the default (alchemist dataset set-default)"
+    )
+    protocol: str = Field(
+        "heldout_loss", description="Evaluation protocols under which values must exist, separated by commas"
     )
     arms: ArmNames = Field(("subset", "random"), description="Arms that must have a value, separated by commas")
     seeds: Seeds = Field((0,), description="Seeds that must have a value, separated by commas")
@@ -249,17 +255,15 @@ def _estimate(engine: Engine, rater: RaterRow, unscored: tuple[int, int], n_slot
         pairs_per_s=round(speed.pairs_per_s, 2),
         seconds=round(slot_seconds / max(1, min(n_slots, n_shards)), 1),
         cost=None if price is None else round(cost_at(slot_seconds, price), 4),
+        currency=effective_prices().currency,
         note=None if speed.rater_id == rater.rater_id else "estimated from runs of another rater",
     )
 
 
 def price_per_slot_hour(device: str, n_slots: int) -> float | None:
     """Return the price of a worker slot per hour: a GPU, or its share of the cores; none if no price is set."""
-    settings = load_settings()
-    if device != "cpu":
-        return settings.price_per_gpu_hour
     n_cores = max(1, len(os.sched_getaffinity(0)) // n_slots)
-    return None if settings.price_per_core_hour is None else settings.price_per_core_hour * n_cores
+    return effective_prices().of_device(device, n_devices=1, n_cores=n_cores)
 
 
 def plan_promote(config: PlanPromoteConfig) -> PlanPromoteResult:
@@ -295,21 +299,33 @@ def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateResult:
     engine = open_store()
     rows = read_training_samples(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
     wanted = {(arm, seed) for arm in config.arms for seed in config.seeds}
+    files = [read_protocol(name) for name in split_commas(config.protocol)]
     return PlanEvaluateResult(
         subsets=[
             subset.name
             for subset in list_subsets(engine, state="published")
-            if wanted - _evaluated(engine, subset, rows)
+            if any(wanted - _evaluated(engine, subset, file, rows) for file in files)
         ]
     )
 
 
-def _evaluated(engine: Engine, subset: SubsetRow, rows: Sequence[LocatedSample]) -> set[tuple[str, int]]:
+def _evaluated(
+    engine: Engine, subset: SubsetRow, file: ProtocolFile, rows: Sequence[LocatedSample]
+) -> set[tuple[str, int]]:
+    """Return the arms and seeds that have a value under a protocol."""
     rater = rater_of_subset(engine, subset)
-    protocol_id = find_protocol(engine, heldout_conditions(rater, rows))
+    is_flux = file.metric == "heldout_flow_loss" or file.fields.get("sampler") == "flow"
+    if file.metric == "heldout_loss":
+        protocol_id = find_protocol(engine, heldout_conditions(rater, rows))
+    elif file.metric == "heldout_flow_loss":
+        protocol_id = find_protocol(engine, heldout_flow_conditions(rows))
+    else:
+        # Values under a name share all conditions, which the first one pinned.
+        named = find_named(engine, file.name)
+        protocol_id = None if named is None else named.protocol_id
     if protocol_id is None:
         return set()
-    model_ids = [model.model_id for model in models_to_compare(engine, subset.subset_id, rater.name)]
+    model_ids = [model.model_id for model in models_to_compare(engine, subset.subset_id, rater.name, is_flux=is_flux)]
     return {(row.arm, row.seed) for row in read_evaluations(engine, model_ids, protocol_id)}
 
 

@@ -52,6 +52,9 @@ GROUPS = {
         "image-text-head": Verb("cli.image_text_head", "Train the network of protocol image_text_offline, comparing images and captions."),
     },
     "run the installation": {
+        "init": Verb("cli.init", "Write a project file: looks at the machine and the data, asks, proposes, and prints the next commands."),
+        "config": Verb("cli.config", "Show the effective options of each stage and where they come from; check the project file."),
+        "settings": Verb("cli.settings", "List the environment variables with their values and meanings; secrets are hidden."),
         "weights": Verb("cli.weights", "List the networks with published weights that a run needs, and check their files."),
         "dataset": Verb("cli.dataset", "List, show, rename and remove datasets, and set the default evaluation dataset."),
         "corpus": Verb("cli.corpus", "Make a synthetic corpus, or import a published dataset into tar shards."),
@@ -90,8 +93,8 @@ RENAMED = {
 REMOVED = {"corpus emoji": "Ingest images of your own, or run: alchemist corpus scenes."}
 """Commands of version 0.1 that were removed, and what to do instead."""
 
-PASS_THROUGH = (("db", "psql"), ("stack", "airflow"))
-"""Commands that pass their arguments to another program unchanged."""
+PASS_THROUGH = (("db", "psql"), ("stack", "airflow"), ("config", "show"))
+"""Commands that pass their arguments on unchanged, to another program or to the parser of a stage."""
 
 
 def load_commands(verb: str) -> dict[str, Command]:

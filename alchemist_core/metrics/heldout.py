@@ -33,6 +33,17 @@ def heldout_conditions(rater: SubsetRater, rows: Sequence[LocatedSample]) -> dic
     }
 
 
+def heldout_flow_conditions(rows: Sequence[LocatedSample]) -> dict[str, Any]:
+    """Return everything that two held-out flow losses must share: the samples, and the times and noise that the measuring code uses."""
+    return {
+        "metric": "heldout_flow_loss",
+        "unit": "squared error of the velocity, at the model's own resolution",
+        "pairs": _hash_pairs(rows),
+        "times": "8, the middles of equal shares of a logistic normal",
+        "noise": "seeded by a pair's place",
+    }
+
+
 class _Heldout(ABC):
     """The mean of a loss over the samples of the evaluation dataset. A subclass provides the samples for a model."""
 
@@ -87,13 +98,7 @@ class HeldoutFlowLoss(_Heldout):
 
     def pin(self) -> dict[str, Any]:
         """Return the hash of the samples, and the times and noise that the measuring code uses."""
-        return {
-            "metric": self.title,
-            "unit": "squared error of the velocity, at the model's own resolution",
-            "pairs": _hash_pairs(self._bench.samples.rows),
-            "times": "8, the middles of equal shares of a logistic normal",
-            "noise": "seeded by a pair's place",
-        }
+        return heldout_flow_conditions(self._bench.samples.rows)
 
     def _samples_for(self, model_path: Path) -> Any:
         """Return samples whose images are read from their shards when they are needed."""

@@ -9,11 +9,12 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result
+from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Located, Result, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.catalogue import find_metric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples, Metric
 from alchemist_core.notifications import Event, page_of_this_task
+from alchemist_core.project import load_project
 from alchemist_core.protocols.protocol import read_protocol
 from alchemist_core.report.comparison import arm_title
 from alchemist_core.stages.devices import hold_device
@@ -36,16 +37,16 @@ class EvaluateConfig(Config):
     evaluation: str | None = Field(
         None, description="Evaluation dataset; default: the one set by alchemist dataset set-default"
     )
-    protocol: Annotated[str, Formerly("contract")] = Field(
+    protocol: Annotated[str, Formerly("contract"), Located(suffix=".toml")] = Field(
         "heldout_loss",
-        description="Evaluation protocol: heldout_loss (nats per token), heldout_flow_loss (FLUX-mini), another shipped "
-        "protocol (average_mjhq, clean_fid_mjhq, clip_score_mjhq, fid_mjhq, fid_mjhq_categories, fid_mjhq_flux, "
+        description="Evaluation protocols, separated by commas: heldout_loss (nats per token), heldout_flow_loss (FLUX-mini), another "
+        "shipped protocol (average_mjhq, clean_fid_mjhq, clip_score_mjhq, fid_mjhq, fid_mjhq_categories, fid_mjhq_flux, "
         "image_text_offline, kid_offline), or a .toml file",
     )
     weights: Path | None = Field(
         None,
         description="File or folder with the weights of the network that the metric uses (such as InceptionV3), if no "
-        "installed package contains them",
+        "installed package contains them; default: [evaluation.PROTOCOL] weights of the project file",
     )
 
 
@@ -58,11 +59,41 @@ class EvaluateResult(Result):
     n_measured: int
     n_reused: int
     means: dict[str, float]
+    others: list["EvaluateResult"] = Field(default_factory=list)
+    """Results under the other protocols, if several were given."""
+
+    def summary(self) -> str:
+        """Return the result under each protocol."""
+        each = [one.model_copy(update={"others": None}) for one in (self, *self.others)]
+        return "\n\n".join(map(Result.summary, each))
 
 
 def run(config: EvaluateConfig, *, slot: int = 0) -> EvaluateResult:
-    """Measure every trained arm of a subset that has no value under the protocol yet."""
-    return execute("evaluate", config, lambda stage_run: evaluate(config, stage_run), EvaluateResult, slot=slot)
+    """Measure every trained arm of a subset that has no value under a protocol yet; each protocol is a run of its own."""
+    first, *others = [
+        execute("evaluate", one, partial(evaluate, one), EvaluateResult, slot=slot) for one in split_protocols(config)
+    ]
+    return first.model_copy(update={"others": others})
+
+
+def split_protocols(config: EvaluateConfig) -> list[EvaluateConfig]:
+    """Return a config for each protocol, with the weights that the project file names for it unless weights are given.
+
+    Raises:
+        ConfigError: Weights are given for several protocols.
+    """
+    names = split_commas(config.protocol) or (config.protocol,)
+    if len(names) > 1 and config.weights is not None:
+        raise ConfigError(
+            f"--weights {config.weights} can belong to one protocol only, and --protocol names {len(names)}. Name the weights of each "
+            "in alchemist.toml, as weights in [evaluation.PROTOCOL], or evaluate the protocols one by one."
+        )
+    project = load_project()
+    given = {name: config.weights or project.files_of(name).get("weights") for name in names}
+    return [
+        config.model_copy(update={"protocol": name, "weights": None if weights is None else Path(weights)})
+        for name, weights in given.items()
+    ]
 
 
 def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateResult:

@@ -14,6 +14,8 @@ from sqlalchemy import Engine
 from alchemist_core.code_version import code_version
 from alchemist_core.config import Config, Result
 from alchemist_core.errors import AlchemistError, LeaseLostError
+from alchemist_core.prices import cost_at
+from alchemist_core.project import effective_prices
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import escape_unstorable
 from alchemist_core.stages import lineage
@@ -42,21 +44,9 @@ def device_in_use() -> str:
 
 def cost_of(work_seconds: float, device: str) -> float | None:
     """Return the cost of a run in the currency of the configured prices: one GPU per launched process, or all available cores."""
-    settings = load_settings()
-    if device == CPU:
-        price, n_devices = settings.price_per_core_hour, len(os.sched_getaffinity(0))
-    else:
-        price, n_devices = settings.price_per_gpu_hour, int(os.environ.get("WORLD_SIZE", "1"))
-    return None if price is None else cost_at(work_seconds, price * n_devices)
-
-
-def cost_at(seconds: float, price_per_hour: float) -> float:
-    """Return the cost of working time; the run ledger and the cost plans use this formula.
-
-    >>> cost_at(1800.0, price_per_hour=4.0)
-    2.0
-    """
-    return seconds / 3600 * price_per_hour
+    n_devices, n_cores = int(os.environ.get("WORLD_SIZE", "1")), len(os.sched_getaffinity(0))
+    price = effective_prices().of_device(device, n_devices=n_devices, n_cores=n_cores)
+    return None if price is None else cost_at(work_seconds, price)
 
 
 FOLLOW_INTERVAL_S = 1.0

@@ -5,13 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Literal
 
 from pydantic import Field
 
 from alchemist_core.config import Command, Config, Result, Words
 from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
-from alchemist_core.project import load_project
+from alchemist_core.project import ROLE_HELP, Role, load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import escape_unstorable
 from alchemist_core.shards.reading import ShardContent, read_shards
@@ -57,10 +56,7 @@ class IngestConfig(Config):
         False,
         description="Change the root of a registered dataset to --root; all its shards must be there",
     )
-    role: Literal["train", "validation", "evaluation"] = Field(
-        "train",
-        description="Role of the dataset. train: scored and selected from. validation: trains raters. evaluation: measures models",
-    )
+    role: Role = Field("train", description=ROLE_HELP)
     crawl_date: date | None = Field(
         None,
         description="Ingest only shards of this crawl date (YYYY-MM-DD): the dated folder in a shard's path, or this date if there is none",

@@ -2,10 +2,11 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import BARE_WORD, Command, Config, Result
+from alchemist_core.config import BARE_WORD, Command, Config, Located, Result
 from alchemist_core.errors import DataError
 from alchemist_core.shards.storage import is_s3, join_uri
 from alchemist_core.stages.execution import StageRun, execute
@@ -53,7 +54,7 @@ class MaterializeConfig(Config):
         description="Verification before the dataset is marked as materialized: source (compare every member with the hash that "
         "ingest registered) or read_back (also read every written tar again)",
     )
-    to: str | None = Field(
+    to: Annotated[str | None, Located()] = Field(
         None,
         min_length=1,
         description="Folder or s3:// address; the dataset is written to its subfolder NAME/vVERSION-…; default: materialized/ "

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Engine, select, text
 
-from alchemist_core.settings import Settings
+from alchemist_core.prices import Prices
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.tables import AnyRow, RankSnapshot
@@ -218,28 +218,28 @@ TIMEOUT_MS = 10_000
 
 
 def read_measurements(
-    engine: Engine, settings: Settings, *, n_cores: int
+    engine: Engine, prices: Prices, *, n_cores: int
 ) -> dict[str, list[tuple[tuple[str, ...], float]]]:
     """Return the labels and value of every series by metric name, from one snapshot of the store.
 
     Args:
         engine: The store.
-        settings: Prices, and the budget per day.
+        prices: Prices of devices, and the budget per day.
         n_cores: Number of cores that a run on the CPU is charged for.
     """
-    prices = {
-        "price_per_gpu_hour": settings.price_per_gpu_hour,
-        "price_per_core_hour": settings.price_per_core_hour,
+    parameters = {
+        "price_per_gpu_hour": prices.gpu_hour,
+        "price_per_core_hour": prices.core_hour,
         "n_cores": n_cores,
     }
     found: dict[str, list[tuple[tuple[str, ...], float]]] = {}
-    if settings.budget_per_day is not None:
-        found["alchemist_budget_per_day"] = [((), settings.budget_per_day)]
+    if prices.budget_per_day is not None:
+        found["alchemist_budget_per_day"] = [((), prices.budget_per_day)]
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_MS}"))
         size_bytes = connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()
         found["alchemist_store_size_bytes"] = [((), float(size_bytes))]
         for name in QUERIES:
-            for row in connection.execute(load_query(name), prices if name == "measure_stages" else {}):
+            for row in connection.execute(load_query(name), parameters if name == "measure_stages" else {}):
                 found.setdefault(row.metric, []).append((tuple(row.labels), float(row.value)))
     return found

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from alchemist_core.config import NO_FLAG, Config, Formerly
+from alchemist_core.config import NO_FLAG, Config, Formerly, Located
 from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig, published_tokenizer, tokenizer_tiny
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, ScoringRule
@@ -17,8 +17,10 @@ TEXT_ENCODER_HELP = (
     "Frozen text encoder of the captions. words: hashed words, without weights. minilm: all-MiniLM-L6-v2. clip:FOLDER or "
     "clip:ORG/NAME@REVISION: a CLIP text encoder"
 )
-Source = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
+Source = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given), Located()]
 WEIGHTS_HELP = "a file, a folder that holds one, or hf:ORG/NAME/FILE@REVISION"
+
+ENCODER_FOLDER = Located(prefix="clip:", is_or_name=True)
 
 
 def _later_field(default: Any, **declared: Any) -> Any:
@@ -130,7 +132,7 @@ class RaterTrainingConfig(PinnedConfig):
     n_heads: int | None = Field(
         2, ge=1, le=64, description="Attention heads of the rater and of each proxy; none: one for every 64 features"
     )
-    text_encoder: str = Field("words", pattern=TEXT_ENCODERS, description=TEXT_ENCODER_HELP)
+    text_encoder: Annotated[str, ENCODER_FOLDER] = Field("words", pattern=TEXT_ENCODERS, description=TEXT_ENCODER_HELP)
     resolution: int = Field(16, ge=8, le=1024, description="Side of the square images in pixels")
     tokenizer: Annotated[TokenizerKind, Formerly("coder", {"vqvae": "convolutions"})] = Field(
         "patches",
@@ -290,7 +292,7 @@ class DownstreamConfig(PinnedConfig):
     width: int = Field(64, ge=8, le=4096, description="Width of the model: features of a token")
     depth: int = Field(2, ge=1, le=64, description="Transformer blocks of the model")
     n_heads: int = Field(2, ge=1, le=64, description="Attention heads of the model")
-    text_encoder: str = Field("words", pattern=TEXT_ENCODERS, description=TEXT_ENCODER_HELP)
+    text_encoder: Annotated[str, ENCODER_FOLDER] = Field("words", pattern=TEXT_ENCODERS, description=TEXT_ENCODER_HELP)
     checkpointing_steps: Annotated[int, Formerly("checkpoint_every_steps")] = Field(
         500, ge=1, le=1_000_000, description="Save a checkpoint to resume from every this many steps"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Engine, text
 
-from alchemist_core.settings import Settings
+from alchemist_core.prices import Prices
 from alchemist_core.store.overviews import read_measurements
 from alchemist_core.telemetry import StoreCollector
 from tests.benchmarks.picture_store import own_store
@@ -50,7 +50,7 @@ def fill(engine: Engine, n_pairs: int, n_shards: int) -> None:
 def measure(engine: Engine, detail: str) -> list[Row]:
     """Scrape some times, as Prometheus would."""
     registry = CollectorRegistry()
-    registry.register(StoreCollector(lambda: read_measurements(engine, Settings(price_per_core_hour=0.1), n_cores=2)))
+    registry.register(StoreCollector(lambda: read_measurements(engine, Prices(core_hour=0.1), n_cores=2)))
     seconds, page = [], b""
     for _ in range(N_SCRAPES):
         began = time.perf_counter()

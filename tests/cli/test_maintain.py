@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.__main__ import main
 from alchemist_core.cli.maintain import (
     MaintainConfig,
     RetentionConfig,
@@ -128,6 +129,32 @@ def test_a_failure_and_a_question_are_stored_and_reach_the_notification_program(
         "approval asked",
     ]
     assert values(engine, "SELECT after ->> 'run' FROM alchemist.audit_events ORDER BY audit_event_id") == ["r1", None]
+
+
+@pytest.mark.parametrize("by", ["file", "variable"])
+def test_the_notification_program_comes_from_the_project_file_unless_the_deployment_sets_it(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    for name in ("file", "variable"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ncat >> {tmp_path / 'heard'}-{name}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "alchemist.toml").write_text(f'[notifications]\ncommand = "{tmp_path}/file"\n')
+    monkeypatch.chdir(tmp_path)
+    if by == "variable":
+        monkeypatch.setenv("ALCHEMIST_NOTIFY_COMMAND", str(tmp_path / "variable"))
+    load_settings.cache_clear()
+    assert main(["note", "failure", "--subject", "a.b", "--reason", "the disk is full"]) == 0
+    assert [path.name for path in tmp_path.glob("heard*")] == [f"heard-{by}"]
+
+
+def test_a_wrong_project_file_is_the_reason_why_an_event_was_not_sent(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "alchemist.toml").write_text("[notification]\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["note", "failure", "--subject", "a.b", "--reason", "why"]) == 0
+    assert "'notification' is not a known key. Did you mean notifications?" in capsys.readouterr().err
+    assert values(engine, "SELECT state FROM alchemist.notifications") == ["waiting"]
 
 
 def test_a_failure_has_the_end_of_its_log_for_a_reason(

@@ -20,7 +20,7 @@ from sqlalchemy import make_url, text
 from alchemist_core.__main__ import main
 from alchemist_core.cli.db import BackupConfig, backup
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
-from alchemist_core.cli.verbs import VERBS, load_commands
+from alchemist_core.cli.verbs import PASS_THROUGH, VERBS, load_commands
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
@@ -82,6 +82,7 @@ OPENS_STORE = (
     "maintain statistics",
 )
 COMMANDS = [f"{verb} {name}".strip() for verb in VERBS for name in load_commands(verb)]
+OWN_PARSER = [command for command in COMMANDS if tuple(command.split()) not in PASS_THROUGH]
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def read_table() -> list[Row]:
 
 ROWS = [
     *read_table(),
-    *(Row(2, f"See: alchemist {command} --help", f"{command} --nonsense") for command in COMMANDS[::3] if command != "db psql"),
+    *(Row(2, f"See: alchemist {command} --help", f"{command} --nonsense") for command in OWN_PARSER[::3]),
     *(Row(3, "alchemist db start", line, {"ALCHEMIST_DATABASE_URL": AWAY}) for line in OPENS_STORE),
     *(Row(3, "alchemist db migrate", line, {"ALCHEMIST_DATABASE_URL": "{empty}"}) for line in OPENS_STORE[::3]),
     *(Row(2, name, "subset list", {name: value}) for name, value in (

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.cli.exporter import described, with_expectations
 from alchemist_core.local.airflow_metrics import MAX_DAGS, AirflowMetrics, listen
+from alchemist_core.prices import Prices
 from alchemist_core.project import Project
 from alchemist_core.settings import Settings, load_settings
 from alchemist_core.store.engine import make_engine
@@ -40,7 +41,7 @@ def large(make_database: Callable[..., str]) -> Iterator[Engine]:
 
 
 def measure(engine: Engine) -> Measurements:
-    return read_measurements(engine, Settings(price_per_core_hour=0.1, budget_per_day=9.0), n_cores=2)
+    return read_measurements(engine, Prices(core_hour=0.1, budget_per_day=9.0), n_cores=2)
 
 
 def airflow_of_many_dags() -> AirflowMetrics:

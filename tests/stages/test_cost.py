@@ -34,6 +34,18 @@ def test_a_run_on_gpus_pays_for_one_a_process(price: float, monkeypatch: pytest.
     assert execution.cost_of(10, "H100") == pytest.approx(10 / 3600 * 36 * 4)
 
 
+def test_a_price_comes_from_the_project_file_unless_the_deployment_sets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alchemist.toml").write_text("[prices]\ncore_hour = 3.6\ngpu_hour = 7.2\n")
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(tmp_path / "alchemist.toml"))
+    monkeypatch.setenv("ALCHEMIST_PRICE_PER_GPU_HOUR", "36")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    load_settings.cache_clear()
+    assert execution.cost_of(1000, "cpu") == pytest.approx(1000 / 3600 * 3.6 * 2)
+    assert execution.cost_of(1000, "H100") == pytest.approx(1000 / 3600 * 36)
+
+
 def test_without_a_price_the_cost_is_unknown_and_not_zero() -> None:
     assert execution.spent(10) == {"work_seconds": 10, "device": "cpu", "cost": None}
 

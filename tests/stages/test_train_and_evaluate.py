@@ -73,6 +73,35 @@ def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, trained_
 
 
 @pytest.mark.usefixtures("published")
+def test_several_protocols_are_measured_one_after_the_other_each_in_a_run_of_its_own(
+    corpus: Path, trained_store: TrainedStore, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('metric = "heldout_loss"\n')
+    train(corpus, arms="subset,random")
+    measured = evaluate(EvaluateConfig(subset="s", protocol=f"{mine},heldout_loss"))
+    (other,) = measured.others
+    # Held-out losses are identified by their conditions, not by the name of a file.
+    assert (measured.n_measured, other.n_measured, other.n_reused) == (2, 0, 2)
+    assert measured.means == other.means
+    assert measured.summary().count("subset:") == 2
+    with open_store().connect() as connection:
+        runs = "SELECT config ->> 'protocol' FROM alchemist.runs WHERE stage = 'evaluate' ORDER BY run_id"
+        assert connection.execute(text(runs)).scalars().all() == [str(mine), "heldout_loss"]
+
+
+@pytest.mark.usefixtures("published")
+def test_a_subset_waits_until_it_has_values_under_every_protocol(corpus: Path) -> None:
+    train(corpus, arms="subset,random")
+    evaluate(EvaluateConfig(subset="s"))
+    assert plan_evaluate(PlanEvaluateConfig()).subsets == []
+    both = PlanEvaluateConfig(protocol="heldout_loss,kid_offline")
+    assert plan_evaluate(both).subsets == ["s"]
+    with pytest.raises(ConfigError, match="No evaluation protocol 'none'"):
+        plan_evaluate(PlanEvaluateConfig(protocol="none"))
+
+
+@pytest.mark.usefixtures("published")
 def test_a_new_seed_trains_only_what_is_new(corpus: Path) -> None:
     train(corpus, arms="subset,random")
     assert train(corpus, arms="subset,random", seeds="0,1").n_trained == 2

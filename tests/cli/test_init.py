@@ -1,0 +1,277 @@
+"""`alchemist init` writes a project file from what it finds and is told, and the commands that it prints work."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alchemist_core.__main__ import main
+from alchemist_core.cli import init
+from alchemist_core.local.machine import Gpu, Machine
+from alchemist_core.project import load_project, read_project
+from alchemist_core.shards.survey import Survey, survey_root
+from alchemist_core.shards.tar_writer import write_tar
+from tests.cli.test_effective import read
+
+LONG = "a photograph of an old stone bridge over a wide river with many small boats below it in the morning light of a cold spring day"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(init, "look_at_machine", lambda: Machine((), 2, 8.0))
+    load_project.cache_clear()
+    return tmp_path
+
+
+def on(monkeypatch: pytest.MonkeyPatch, *gpus: Gpu) -> None:
+    monkeypatch.setattr(init, "look_at_machine", lambda: Machine(gpus, 16, 120.0))
+
+
+def written(path: Path | str = "alchemist.toml") -> dict[str, Any]:
+    return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def test_the_file_declares_what_was_found_with_a_comment_on_each_line(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "--data", str(corpus / "train"), "--dataset", "web"]) == 0
+    said, found = capsys.readouterr().out, written()
+    # The folders beside the training data are proposed for the other roles.
+    assert {name: (each["role"], each["root"]) for name, each in found["datasets"].items()} == {
+        "web": ("train", str(corpus / "train")),
+        "web-validation": ("validation", str(corpus / "validation")),
+        "web-test": ("evaluation", str(corpus / "test")),
+    }
+    assert found["rater"] == {
+        "preset": "tiny", "recipe": "ours", "dataset": "web", "validation": "web-validation", "resolution": 16, "text_encoder": "words",
+    }  # fmt: skip
+    assert found["evaluation"] == {"dataset": "web-test", "protocols": ["heldout_loss"]}
+    assert found["selection"]["decontaminate"] == ["web-test"]
+    lines = [line for line in Path("alchemist.toml").read_text().splitlines() if line]
+    assert all(" # " in line or line.startswith("# ") for line in lines)
+    assert "machine: no GPU, 2 cores, 8 GiB of memory" in said
+    assert re.search(r"web: 6 tars, about 24\d samples", said)
+    assert "a miniature for trying the way" in Path("alchemist.toml").read_text()
+
+
+def test_what_was_written_is_what_commands_read(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--data", str(corpus / "train"), "--dataset", "web"]) == 0
+    capsys.readouterr()
+    assert main(["config", "show", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)["values"]
+    assert values["train-rater"]["validation"] == {
+        "value": "web-validation", "kind": "file", "origin": "[rater] validation", "path": str(Path("alchemist.toml").resolve()),
+    }  # fmt: skip
+    assert read("train-rater").config.as_json()["dataset"] == "web"
+
+
+def test_the_printed_commands_lead_to_a_compared_subset(
+    corpus: Path, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "--data", str(corpus / "train"), "--dataset", "web", "--json"]) == 0
+    commands = json.loads(capsys.readouterr().out)["next"]
+    shorten(Path("alchemist.toml"))
+    printed = {}
+    for words in filter(None, (shlex.split(line, comments=True)[1:] for line in commands)):
+        code = main(words)
+        said = capsys.readouterr()
+        printed[" ".join(words)] = said.out
+        if words == ["rater", "certify"]:
+            # So few steps give no good rater; the next command then says what to do.
+            assert code in (0, 5), said.err
+        elif words == ["rater", "promote"] and code == 5:
+            assert "--without-" in said.err
+            reason = next(word for word in said.err.split() if word.startswith("--without-"))
+            assert main(["rater", "promote", reason, "a miniature with few steps"]) == 0
+        else:
+            assert code == 0, (words, said.err)
+    assert "random" in printed["subset compare web-auto-r20"]
+    assert "all.html" in printed["report"]
+
+
+def shorten(path: Path) -> None:
+    """Take fewer steps and one seed: the way is the same."""
+    text = path.read_text().replace("seeds = [0, 1, 2]", "seeds = [0]\nnum_train_epochs = 1")
+    path.write_text(
+        text.replace("\n[rater]  #", "\n[rater]\nproxy_warmup_steps = 8\nmax_train_steps = 8\nbatch_size = 32  #")
+    )
+    load_project.cache_clear()
+
+
+def test_without_validation_and_evaluation_data_the_next_step_is_to_declare_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tar(tmp_path / "web" / "a.tar", [(64, "a dog")])
+    assert main(["init", "--data", "web"]) == 0
+    said = capsys.readouterr().out
+    assert "# First declare a dataset of role validation" in said
+    assert "# First declare a dataset of role evaluation" in said
+    found = written()
+    assert "validation" not in found["rater"]
+    assert "dataset" not in found["evaluation"]
+    assert found["datasets"]["web"]["root"] == str(tmp_path / "web")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "preset"),
+    [
+        ((), "tiny"),
+        ((Gpu("T4", 15.0),), "tiny"),
+        ((Gpu("L4", 22.5),), "gpu24"),
+        ((Gpu("A100", 80.0), Gpu("A100", 80.0)), "gpu80"),
+        ((Gpu("A100", 80.0), Gpu("L4", 22.5)), "gpu24"),
+    ],
+)
+def test_the_preset_is_proposed_by_the_memory_of_the_smallest_gpu(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, gpus: tuple[Gpu, ...], preset: str
+) -> None:
+    on(monkeypatch, *gpus)
+    assert main(["init", "--data", str(corpus / "train")]) == 0
+    found = written()
+    assert (found["rater"]["preset"], found["downstream"]["preset"]) == (preset, preset)
+    assert found["rater"]["resolution"] == (16 if preset == "tiny" else 256)
+
+
+def test_a_preset_with_weights_names_those_that_are_missing_and_takes_those_that_are_given(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on(monkeypatch, Gpu("L4", 22.5))
+    assert main(["init", "--data", str(corpus / "train")]) == 0
+    said = capsys.readouterr().out
+    assert "# First set tokenizer_weights in [rater]: vae_ch160v4096z32.pth" in said
+    assert "# First set text_encoder in [rater]" in said
+    assert "tokenizer_weights" not in written()["rater"]
+    given = ["--tokenizer-weights", "/w/vae.pth", "--text-encoder", "clip:/w/sd21"]
+    assert main(["init", "--data", str(corpus / "train"), *given, "--force"]) == 0
+    found = written()
+    assert (found["rater"]["tokenizer_weights"], found["rater"]["text_encoder"]) == ("/w/vae.pth", "clip:/w/sd21")
+    assert found["downstream"]["text_encoder"] == "clip:/w/sd21"
+    assert "# First" not in capsys.readouterr().out
+    assert read("train-rater").config.as_json()["training"]["tokenizer_weights"] == "/w/vae.pth"
+
+
+def test_long_captions_get_an_encoder_that_reads_them(tmp_path: Path) -> None:
+    make_tar(tmp_path / "web" / "a.tar", [(64, LONG)] * 3)
+    make_tar(tmp_path / "short" / "a.tar", [(64, "a dog")] * 3)
+    for name, encoder in (("web", "minilm"), ("short", "words")):
+        assert main(["init", "--data", name, "--force"]) == 0
+        assert written()["rater"]["text_encoder"] == encoder
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "--data is required"),
+        (["--data", "absent"], 6, "absent"),
+        (["--data", "empty"], 6, "has no .tar file"),
+        (["--data", "web", "--preset", "huge"], 2, "--preset 'huge' is not one of tiny, "),
+        (["--data", "web", "--dataset", "a b"], 2, "--dataset 'a b' is not valid"),
+        (["--data", "web", "--text-encoder", "nonsense"], 2, "'text_encoder' = 'nonsense' is not allowed"),
+    ],
+)
+def test_a_wrong_answer_is_refused_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    make_tar(tmp_path / "web" / "a.tar", [(64, "a dog")])
+    assert main(["init", *words]) == code
+    assert said in capsys.readouterr().err
+    assert not Path("alchemist.toml").exists()
+
+
+def test_a_file_that_exists_is_kept_unless_it_is_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tar(tmp_path / "web" / "a.tar", [(64, "a dog")])
+    Path("alchemist.toml").write_text("[drift]\n")
+    assert main(["init", "--data", "web"]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert Path("alchemist.toml").read_text() == "[drift]\n"
+    assert main(["init", "--data", "web", "--to", "other.toml"]) == main(["init", "--data", "web", "--force"]) == 0
+    assert written() == written("other.toml")
+
+
+@pytest.mark.parametrize("name", ['quoted "web"', "back\\slash", "größe", "new\nline", "tab\t#=", "[x]", "'"])
+def test_a_folder_of_any_name_is_written_so_that_it_is_read_again(tmp_path: Path, name: str) -> None:
+    make_tar(tmp_path / name / "a.tar", [(64, "a dog")])
+    assert main(["init", "--data", name]) == 0
+    project = read_project(Path("alchemist.toml"))
+    assert [each.root for each in project.datasets.values()] == [str(tmp_path / name)]
+
+
+def test_on_a_terminal_each_answer_is_asked_for_and_an_empty_one_takes_the_proposal(corpus: Path) -> None:
+    answers = [str(corpus / "train"), "", "", "tiny"]
+    said = on_terminal(["init", "--dataset", "web"], answers)
+    for question in ("Folder or s3:// address of the training tars", "validation tars", "evaluation tars", "Preset ("):
+        assert question in said
+    assert "web: 6 tars" in said
+    found = written()
+    assert found["datasets"].keys() == {"web", "web-validation", "web-test"}
+    assert found["rater"]["preset"] == "tiny"
+
+
+def on_terminal(words: list[str], answers: list[str]) -> str:
+    """Run the command on a terminal of its own, type the answers, and return what it printed."""
+    leader, follower = pty.openpty()
+    environment = os.environ | {"COLUMNS": "200", "PATH": os.environ["PATH"], "TERM": "dumb"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alchemist_core", *words],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environment,
+    )
+    os.close(follower)
+    for answer in answers:
+        os.write(leader, f"{answer}\n".encode())
+    said, ends_at = b"", time.monotonic() + 120
+    with contextlib.suppress(OSError):  # As a terminal ends when its last process does.
+        while time.monotonic() < ends_at and (part := os.read(leader, 4096)):
+            said += part
+    os.close(leader)
+    assert process.wait(30) == 0, said.decode()
+    return said.decode()
+
+
+def test_a_survey_reads_some_records_of_some_tars_and_counts_what_is_damaged(tmp_path: Path) -> None:
+    for number in range(12):
+        make_tar(tmp_path / "web" / f"{number:02}.tar", [(32 + number, "a dog"), (64, "two words more")])
+    (tmp_path / "web" / "00.tar").write_bytes(b"no tar")
+    found = survey_root(str(tmp_path / "web"))
+    # 2 of the 5 tars that are opened hold damage or other sides; the first of them is no tar at all.
+    assert (found.n_tars, found.n_read, found.n_faults) == (12, 8, 0)
+    assert (found.smallest_side, found.side, found.words, found.formats) == (34, 52, 2, {"png": 8})
+    assert 20 <= found.n_samples <= 28
+
+
+def test_a_survey_without_a_readable_record_says_so(tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "a.tar").write_bytes(b"no tar")
+    found = survey_root(str(tmp_path / "web"))
+    assert isinstance(found, Survey)
+    assert found.side is None
+    assert "No record could be read" in found.describe()
+
+
+def make_tar(path: Path, samples: list[tuple[int, str]]) -> None:
+    """Write images of these sides with these captions."""
+    import io
+
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries: list[tuple[str, bytes]] = []
+    for number, (side, caption) in enumerate(samples):
+        image = io.BytesIO()
+        Image.new("RGB", (side + 9, side), (number, 9, 9)).save(image, "png")
+        entries += [(f"{number:04}.png", image.getvalue()), (f"{number:04}.txt", caption.encode())]
+    write_tar(path, entries)
