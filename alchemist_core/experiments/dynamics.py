@@ -208,7 +208,7 @@ class _Repeated:
         config = RaterTrainingConfig.from_stored(checkpoints.read_json(rater / "config.json"))
         self.training = RaterRun(config, samples.second, samples.first, out=out, cache=cache)
         # A sample whose image cannot be decoded is in no batch, and is not followed.
-        kept_N, place_M = self.training.data.kept_N, followed["place_N"] + len(samples.first)
+        kept_N, place_M = self.training.data.kept, followed["place_N"] + len(samples.first)
         is_kept_M = np.isin(place_M, kept_N)
         self.index_M = np.searchsorted(kept_N, place_M[is_kept_M])
         self.band_M, self.has_gradient_M = followed["band_N"][is_kept_M], followed["has_gradient_N"][is_kept_M]

@@ -63,11 +63,6 @@ class TextFeatures:
         )
         return TextFeatures(token_BTD, mask_BT, self.pooled_BD)
 
-    def cropped(self) -> "TextFeatures":
-        """Drop the padding that all captions share."""
-        longest = int(self.mask_BT.sum(1).max())
-        return TextFeatures(self.token_BTD[:, :longest].clone(), self.mask_BT[:, :longest].clone(), self.pooled_BD)
-
 
 class TextEncoder(Protocol):
     """Interface of a text encoder."""
@@ -101,25 +96,6 @@ def load_text_encoder(name: str, device: str = "cpu", *, n_tokens: int | None = 
     raise ConfigError(
         f"Unknown text encoder {name!r}. Choose 'words', 'minilm', or 'clip:' followed by a folder or hub name."
     )
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionTable:
-    """The features of each distinct caption, and the row of each sample's caption."""
-
-    distinct: TextFeatures
-    row_N: Int64[Tensor, " N"]
-
-    def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
-        """Gather the captions of some samples."""
-        return self.distinct.rows(self.row_N[index_B])
-
-
-def encode_captions(encoder: TextEncoder, captions: Sequence[str]) -> CaptionTable:
-    """Encode each distinct caption once, before training."""
-    order = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
-    row_N = torch.tensor([order[caption] for caption in captions], dtype=torch.int64)
-    return CaptionTable(encoder.encode(list(order)).cropped(), row_N)
 
 
 class WordVectors:

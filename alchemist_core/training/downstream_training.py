@@ -67,8 +67,7 @@ class _Run:
         _require_equal_parts(config, self.accelerator.num_processes)
         device = self.accelerator.device
         self.recipe = load_recipe(config, tokenizer_from, device)
-        with self.accelerator.main_process_first():
-            self.data = self.recipe.encode(samples, cache)
+        self.data = self.recipe.encode(samples, cache, self.accelerator)
         if n_broken := len(samples) - len(self.data):
             raise DataError(
                 f"The images of {n_broken:,} of {len(samples):,} samples cannot be decoded any more. Select again."

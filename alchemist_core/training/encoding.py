@@ -1,25 +1,29 @@
-"""Samples encoded by the frozen encoders: once per image and caption, and cached across runs where a cache is given.
+"""Samples encoded by the frozen encoders: each image and each caption once, by all processes of a run, each a share.
 
-Images are read in chunks, and only those that are not cached: codes and captions stay in memory, images do not.
+With a cache the outputs are on the disk and mapped into memory: memory does not grow with the number of samples, and a run that was
+killed does not encode again what it had encoded. Without one they are in memory. Images are read in chunks, and never kept.
 
-Letters: N samples · K distinct captions · S tokens over all scales · T text tokens.
+Letters: N samples · M of them · K distinct captions · S tokens over all scales · T text tokens · B samples in a batch.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Int64
+from accelerate import Accelerator
+from jaxtyping import Bool, Int32, Int64, UInt8
 from torch import Tensor
 
+from alchemist_core.errors import DataError
 from alchemist_core.models.images import ImageArray
-from alchemist_core.models.text import CaptionTable, TextEncoder, TextFeatures, WordVectors, encode_captions
+from alchemist_core.models.text import TextEncoder, TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
-from alchemist_core.training.feature_cache import FeatureCache
-from alchemist_core.training.samples import CHUNK, Batch, SampleSource, none_decoded
+from alchemist_core.training.feature_cache import Arrays, FeatureCache, FoundRows, hold_rows
+from alchemist_core.training.launching import broadcast
+from alchemist_core.training.samples import CHUNK, Batch, Captions, SampleSource, SomeCaptions, none_decoded
 
 # Above this size a step computes the tokens' inputs from their codes: at 256 px they take 87 kB per image.
 _MOST_INPUT_BYTES = 2**30
@@ -27,13 +31,55 @@ _MOST_INPUT_BYTES = 2**30
 _MOST_TEXT_BYTES = 2**32
 _PROBE = "a red circle left of a blue square"
 
+Encode = Callable[[Int64[np.ndarray, " M"]], Iterator[tuple[Int64[np.ndarray, " M"], Arrays]]]
+"""Encodes inputs in chunks; yields the indices of each chunk with its rows, and leaves out what cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImages:
+    """An encoder's output for each image that can be decoded."""
+
+    found: FoundRows
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    @property
+    def kept(self) -> Int64[np.ndarray, " N"]:
+        """Indices of the samples whose images can be decoded."""
+        return np.flatnonzero(self.found.is_known_N)
+
+    def rows(self, index_B: Int64[Tensor, " B"]) -> Tensor:
+        """Read the outputs for some images, in the number format in which they are kept."""
+        return torch.from_numpy(self.found.read(self.name, index_B.numpy()))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCaptions:
+    """The features of each distinct caption, without the padding that all share, and the row of each sample's caption."""
+
+    found: FoundRows
+    n_tokens: int
+    row_N: Int32[np.ndarray, " N"]
+
+    def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
+        """Read the features of the captions of some samples."""
+        row_B = self.row_N[index_B.numpy()].astype(np.int64)
+        token_BTD, mask_BT, pooled_BD = (
+            torch.from_numpy(self.found.read(name, row_B)) for name in ("token", "mask", "pooled")
+        )
+        return TextFeatures(
+            token_BTD[:, : self.n_tokens].contiguous(), mask_BT[:, : self.n_tokens].contiguous(), pooled_BD
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class StepCaptions:
     """Captions that are encoded when a step reads them; the encoder is frozen, so the result is always the same."""
 
     encoder: TextEncoder
-    captions: Sequence[str]
+    captions: Captions
 
     def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
         """Encode the captions of some samples."""
@@ -44,115 +90,218 @@ class StepCaptions:
 class EncodedSamples:
     """Codes of images and features of captions, and the tokens' inputs where they fit into memory."""
 
-    # Indices of the samples whose images can be decoded.
-    kept_N: Int64[np.ndarray, " N"]
     # Two bytes per token where the codebook is small enough.
-    code_NS: Int[Tensor, "N S"]
-    captions: CaptionTable | StepCaptions
+    codes: EncodedImages
+    captions: StoredCaptions | StepCaptions
     tokenizer: Tokenizer
     tokens: ImageTokens | None
 
     def __len__(self) -> int:
-        return len(self.kept_N)
+        return len(self.codes)
+
+    @property
+    def kept(self) -> Int64[np.ndarray, " N"]:
+        """Indices of the samples whose images can be decoded."""
+        return self.codes.kept
 
     def rows(self, index_B: Int64[Tensor, " B"]) -> Batch:
         """Gather a batch."""
         tokens = (
             self.tokens.rows(index_B)
             if self.tokens is not None
-            else _read_tokens(self.tokenizer, self.code_NS[index_B])
+            else _read_tokens(self.tokenizer, self.codes.rows(index_B))
         )
         return Batch(tokens, self.captions.rows(index_B))
 
 
 def encode_samples(
-    samples: SampleSource, tokenizer: Tokenizer, encoder: TextEncoder, *, cache: Path | None = None
+    samples: SampleSource,
+    tokenizer: Tokenizer,
+    encoder: TextEncoder,
+    *,
+    cache: Path | None = None,
+    accelerator: Accelerator | None = None,
 ) -> EncodedSamples:
     """Run both frozen encoders over all samples.
 
     Args:
-        samples: Samples; those without image keys are not cached.
+        samples: Samples; the images of those without image keys are not cached.
         tokenizer: Encodes images.
         encoder: Encodes captions.
         cache: Folder of cached outputs of these and other encoders.
+        accelerator: The processes that share the work; each must call this. Without a cache each of them encodes all samples.
 
     Raises:
-        DataError: No image can be decoded.
+        DataError: No image can be decoded, or the processes do not see the same files in the cache.
     """
     config = tokenizer.config
-    code_NS = torch.zeros(
-        len(samples), config.n_tokens, dtype=torch.int16 if config.n_codes <= 1 << 15 else torch.int32
+    codes = encode_images(
+        samples,
+        tokenizer.encode,
+        name="code",
+        dtype=torch.int16 if config.n_codes <= 1 << 15 else torch.int32,
+        cache=None if cache is None else cache / "images" / _tokenizer_fingerprint(tokenizer),
+        accelerator=accelerator,
     )
-    folder = None if cache is None else cache / "images" / _tokenizer_fingerprint(tokenizer)
-    is_had_N = encode_images(samples, tokenizer.encode, code_NS, name="code", cache=folder)
-    kept_N, captions = np.flatnonzero(is_had_N), samples.captions
-    if len(kept_N) < len(samples):
-        code_NS, captions = code_NS[kept_N], [captions[place] for place in kept_N.tolist()]
-    table = _encode_captions(captions, encoder, cache)
-    is_small = len(kept_N) * config.n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES
-    tokens = _read_tokens(tokenizer, code_NS).to(torch.device("cpu")) if is_small else None
-    return EncodedSamples(kept_N, code_NS, table, tokenizer, tokens)
+    captions = encode_captions(kept_captions(samples, codes), encoder, cache, accelerator)
+    is_small = len(codes) * config.n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES
+    tokens = _read_tokens(tokenizer, codes.rows(torch.arange(len(codes)))).to(torch.device("cpu")) if is_small else None
+    return EncodedSamples(codes, captions, tokenizer, tokens)
 
 
 def encode_images(
-    samples: SampleSource, encode: Callable[[ImageArray], Tensor], row_N: Tensor, *, name: str, cache: Path | None
-) -> Bool[np.ndarray, " N"]:
-    """Fill each sample's row with the encoder's output for its image; return which samples have one.
+    samples: SampleSource,
+    encode: Callable[[ImageArray], Tensor],
+    *,
+    name: str,
+    dtype: torch.dtype,
+    cache: Path | None,
+    accelerator: Accelerator | None,
+) -> EncodedImages:
+    """Return an encoder's output for each image.
 
     Args:
         samples: Samples; those without image keys are not cached.
         encode: Returns a row for each image.
-        row_N: Rows to fill, in the number format to keep.
         name: Name of the array in the cache.
+        dtype: Number format to keep.
         cache: Folder of cached outputs of this encoder.
+        accelerator: As in `encode_samples`.
 
     Raises:
-        DataError: No image can be decoded.
+        DataError: As in `encode_samples`.
     """
-    keys, is_had_N = samples.image_keys, np.zeros(len(samples), bool)
-    known = None if cache is None or keys is None else FeatureCache(cache)
-    if known is not None and keys is not None:
-        is_had_N, found = known.find(keys)
-        if found:
-            row_N[torch.from_numpy(is_had_N)] = torch.from_numpy(found[name]).to(row_N.dtype)
-    for chunk, image_NHWC in samples.read(np.flatnonzero(~is_had_N)):
-        row_M = encode(image_NHWC).cpu().to(row_N.dtype)
-        row_N[torch.from_numpy(chunk)], is_had_N[chunk] = row_M, True
-        if known is not None and keys is not None:
-            known.add([keys[place] for place in chunk], {name: row_M.numpy()})
-    if not is_had_N.any():
+
+    def encode_some(index_M: Int64[np.ndarray, " M"]) -> Iterator[tuple[Int64[np.ndarray, " M"], Arrays]]:
+        for chunk, image_NHWC in samples.read(index_M):
+            yield chunk, {name: encode(image_NHWC).cpu().to(dtype).numpy()}
+
+    key_N32 = None if cache is None else samples.image_keys
+    if cache is None or key_N32 is None:
+        found = _encode_all(len(samples), encode_some)
+    else:
+        found = _find_or_encode(FeatureCache(cache), key_N32, encode_some, accelerator)
+    if not len(found):
         raise none_decoded(len(samples))
-    return is_had_N
+    return EncodedImages(found, name)
 
 
-def _encode_captions(captions: Sequence[str], encoder: TextEncoder, cache: Path | None) -> CaptionTable | StepCaptions:
-    if _text_bytes(captions, encoder) > _MOST_TEXT_BYTES:
+def kept_captions(samples: SampleSource, images: EncodedImages) -> Captions:
+    """Return the captions of the samples whose images can be decoded."""
+    captions = samples.captions
+    return captions if len(images) == len(samples) else SomeCaptions(captions, images.kept)
+
+
+def encode_captions(
+    captions: Captions, encoder: TextEncoder, cache: Path | None, accelerator: Accelerator | None
+) -> StoredCaptions | StepCaptions:
+    """Return the features of captions, or what encodes them at each step if they take too much space.
+
+    Args:
+        captions: A caption for each sample; equal ones are encoded once.
+        encoder: Encodes captions.
+        cache: As in `encode_samples`.
+        accelerator: As in `encode_samples`.
+
+    Raises:
+        DataError: The processes do not see the same files in the cache.
+    """
+    longest = max(captions, key=lambda caption: (len(caption), caption), default="")
+    row_of = _number(captions, most=_MOST_TEXT_BYTES // encoder.encode([longest]).token_BTD.nbytes)
+    if row_of is None:
         return StepCaptions(encoder, captions)
-    # Computing word vectors is faster than reading a file.
-    if cache is None or isinstance(encoder, WordVectors):
-        return encode_captions(encoder, captions)
-    distinct = list(dict.fromkeys(captions))
-    keys = [hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest() for caption in distinct]
-    folder = cache / "captions" / _encoder_fingerprint(encoder)
-    is_known_K, _ = FeatureCache(folder).find(keys)
-    missing = np.flatnonzero(~is_known_K)
-    for start in range(0, len(missing), CHUNK):
-        chunk = missing[start : start + CHUNK]
-        features = encoder.encode([distinct[row] for row in chunk])
-        arrays = {"token": features.token_BTD, "mask": features.mask_BT, "pooled": features.pooled_BD}
-        stored = {name: tensor.numpy(force=True) for name, tensor in arrays.items()}
-        FeatureCache(folder).add([keys[row] for row in chunk], stored)
-    _, found = FeatureCache(folder).find(keys)
-    known = TextFeatures(*(torch.from_numpy(found[name]) for name in ("token", "mask", "pooled")))
-    row_of = {caption: row for row, caption in enumerate(distinct)}
-    return CaptionTable(known.cropped(), torch.tensor([row_of[caption] for caption in captions], dtype=torch.int64))
+    distinct = list(row_of)
+
+    def encode_some(index_M: Int64[np.ndarray, " M"]) -> Iterator[tuple[Int64[np.ndarray, " M"], Arrays]]:
+        for start in range(0, len(index_M), CHUNK):
+            chunk = index_M[start : start + CHUNK]
+            text = encoder.encode([distinct[row] for row in chunk])
+            arrays = {"token": text.token_BTD, "mask": text.mask_BT, "pooled": text.pooled_BD}
+            yield chunk, {name: tensor.numpy(force=True) for name, tensor in arrays.items()}
+
+    if cache is None:
+        found = _encode_all(len(distinct), encode_some)
+    else:
+        key_K32 = np.stack([_hash_caption(caption) for caption in distinct])
+        folder = cache / "captions" / _encoder_fingerprint(encoder)
+        found = _find_or_encode(FeatureCache(folder), key_K32, encode_some, accelerator)
+    row_N = np.fromiter((row_of[caption] for caption in captions), np.int32, len(captions))
+    return StoredCaptions(found, _longest(found), row_N)
 
 
-def _text_bytes(captions: Sequence[str], encoder: TextEncoder) -> int:
-    """Return an upper bound of the memory for the features of all captions, from the longest caption."""
-    distinct = set(captions)
-    longest = max(distinct, key=lambda caption: (len(caption), caption), default="")
-    return len(distinct) * encoder.encode([longest]).token_BTD.nbytes
+def _find_or_encode(
+    cache: FeatureCache, key_N32: UInt8[np.ndarray, "N 32"], encode: Encode, accelerator: Accelerator | None
+) -> FoundRows:
+    """Encode what the cache lacks, and return the rows of all. A process has the share of the inputs that their keys give it."""
+    index, count = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    cache.check(key_N32, index=index, count=count)
+    # No process may look before all have deleted what is damaged.
+    _wait(accelerator)
+    is_own_N = np.ascontiguousarray(key_N32[:, -4:]).view(np.uint32)[:, 0] % count == index
+    index_M = np.flatnonzero(is_own_N & ~cache.find(key_N32).is_known_N)
+    while len(index_M):
+        is_first_M = _is_first(key_N32[index_M])
+        for chunk, arrays in encode(index_M[is_first_M]):
+            cache.add(key_N32[chunk], arrays)
+        # Of several copies of an image the first may be the only one that cannot be read.
+        rest_M = index_M[~is_first_M]
+        index_M = rest_M[~cache.find(key_N32[rest_M]).is_known_N]
+    _wait(accelerator)
+    found = cache.find(key_N32)
+    _require_same(found.is_known_N, accelerator)
+    return found
+
+
+def _encode_all(n: int, encode: Encode) -> FoundRows:
+    is_known_N, arrays = np.zeros(n, bool), dict[str, np.ndarray]()
+    for chunk, rows in encode(np.arange(n)):
+        for name, row_M in rows.items():
+            arrays.setdefault(name, np.zeros((n, *row_M.shape[1:]), row_M.dtype))[chunk] = row_M
+        is_known_N[chunk] = True
+    return hold_rows(is_known_N, arrays)
+
+
+def _wait(accelerator: Accelerator | None) -> None:
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+
+
+def _require_same(is_known_N: Bool[np.ndarray, " N"], accelerator: Accelerator | None) -> None:
+    # Otherwise each process would number the samples in its own way, and train on others.
+    own = hashlib.sha256(is_known_N.tobytes()).digest()
+    if accelerator is not None and broadcast(own) != own:
+        raise DataError(
+            "The processes of this run do not see the same files in the feature cache: a takedown or a slow shared disk changed it "
+            "at this moment. Run the command again; what was encoded is kept."
+        )
+
+
+def _is_first(key_M32: UInt8[np.ndarray, "M 32"]) -> Bool[np.ndarray, " M"]:
+    """Return whether a key is the first of its value."""
+    _, first = np.unique(key_M32.view("V32").ravel(), return_index=True)
+    is_first_M = np.zeros(len(key_M32), bool)
+    is_first_M[first] = True
+    return is_first_M
+
+
+def _number(captions: Captions, *, most: int) -> dict[str, int] | None:
+    """Number the distinct captions in their order; None if there are more than `most`."""
+    row_of: dict[str, int] = {}
+    for caption in captions:
+        row_of.setdefault(caption, len(row_of))
+        if len(row_of) > most:
+            return None
+    return row_of
+
+
+def _longest(found: FoundRows) -> int:
+    """Return the most tokens that a caption has."""
+    chunks = (np.arange(start, min(start + CHUNK, len(found))) for start in range(0, len(found), CHUNK))
+    return max(int(found.read("mask", chunk).sum(1).max()) for chunk in chunks)
+
+
+def _hash_caption(caption: str) -> UInt8[np.ndarray, "32"]:
+    return np.frombuffer(hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest(), np.uint8)
 
 
 def _read_tokens(tokenizer: Tokenizer, code_BS: Tensor) -> ImageTokens:

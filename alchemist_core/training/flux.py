@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from accelerate import Accelerator
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from alchemist_core.errors import ConfigError
@@ -34,9 +35,9 @@ from alchemist_core.models.precision import without_tf32
 from alchemist_core.models.published.flux import load_flux
 from alchemist_core.models.published.sources import locate_file
 from alchemist_core.training.config import DownstreamConfig
-from alchemist_core.training.encoding import encode_images
+from alchemist_core.training.encoding import EncodedImages, encode_images, kept_captions
 from alchemist_core.training.launching import own_device
-from alchemist_core.training.samples import SampleSource
+from alchemist_core.training.samples import Captions, SampleSource
 
 BASE_FILE = "base.sha256"
 _BATCH = 8
@@ -58,13 +59,12 @@ class FluxRecipe:
         self.max_grad_norm: float | None = config.flux.max_grad_norm
         self._base, self._parts = base_and_parts(config)
 
-    def encode(self, samples: SampleSource, cache: Path | None) -> "FluxSamples":
+    def encode(self, samples: SampleSource, cache: Path | None, accelerator: Accelerator | None) -> "FluxSamples":
         """Compute the latents that the cache lacks. The VAE is freed afterwards."""
-        latent_NCHW, is_had_N = encode_latents(samples, FluxAutoencoder(self._parts, self._flux, self._device), cache)
-        kept_N, captions = np.flatnonzero(is_had_N), samples.captions
-        kept_captions = [captions[at] for at in kept_N.tolist()]
+        vae = FluxAutoencoder(self._parts, self._flux, self._device)
+        latents = encode_latents(samples, vae, cache, accelerator)
         encoder = FluxTextEncoder(self._parts, self._flux, self._device)
-        return FluxSamples(kept_N, latent_NCHW[kept_N], kept_captions, encoder)
+        return FluxSamples(latents, kept_captions(samples, latents), encoder)
 
     def make_model(self) -> nn.Module:
         """Load the published weights and add adapters."""
@@ -91,19 +91,19 @@ class FluxRecipe:
 
 @dataclass(frozen=True, slots=True)
 class FluxSamples:
-    """Latents in half precision, and captions. A step encodes its captions: T5's features are too large to keep."""
+    """Latents in half precision, read at each step, and captions. A step encodes its captions: T5's features are too large to keep."""
 
-    kept_N: Int64[np.ndarray, " N"]
-    latent_NCHW: Float[Tensor, "N C H W"]
-    captions: list[str]
+    latents: EncodedImages
+    captions: Captions
     encoder: FluxTextEncoder
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self.latents)
 
     def rows(self, index_B: Int64[Tensor, " B"]) -> FluxBatch:
         """Gather a batch."""
-        return FluxBatch(self.latent_NCHW[index_B].float(), self.encoder.encode([self.captions[at] for at in index_B]))
+        captions = [self.captions[at] for at in index_B.tolist()]
+        return FluxBatch(self.latents.rows(index_B).float(), self.encoder.encode(captions))
 
 
 def base_and_parts(config: DownstreamConfig) -> tuple[Path, Path]:
@@ -122,12 +122,11 @@ def base_and_parts(config: DownstreamConfig) -> tuple[Path, Path]:
 
 
 def encode_latents(
-    samples: SampleSource, vae: FluxAutoencoder, cache: Path | None
-) -> tuple[Float[Tensor, "N C H W"], np.ndarray]:
-    """Return latents in half precision, and which samples have them: all whose images can be decoded."""
-    latent_NCHW = torch.zeros(len(samples), *vae.latent_shape(), dtype=torch.float16)
+    samples: SampleSource, vae: FluxAutoencoder, cache: Path | None, accelerator: Accelerator | None
+) -> EncodedImages:
+    """Return latents in half precision of all images that can be decoded; each process of a run computes a share."""
     folder = None if cache is None else cache / "latents" / vae.fingerprint()
-    return latent_NCHW, encode_images(samples, vae.encode, latent_NCHW, name="latent", cache=folder)
+    return encode_images(samples, vae.encode, name="latent", dtype=torch.float16, cache=folder, accelerator=accelerator)
 
 
 def read_trained(model_path: Path, config: DownstreamConfig) -> nn.Module:
@@ -190,7 +189,7 @@ def heldout_flow_losses(model_path: Path, config: DownstreamConfig, samples: Sam
     """Return each sample's squared error of the velocity, averaged over fixed times, with noise seeded by the sample's index."""
     assert config.flux is not None
     device = own_device()
-    data = FluxRecipe(config, device).encode(samples, None)
+    data = FluxRecipe(config, device).encode(samples, None, None)
     transformer = read_trained(model_path, config).eval().to(device)
     parts = [
         _losses(transformer, data, index_B, device, config.flux.guidance_scale)
@@ -204,7 +203,7 @@ def _losses(
 ) -> torch.Tensor:
     latent_BCHW, text = data.rows(index_B).to(device)
     # Seeded by index: an image that cannot be decoded must not change the noise of the samples after it.
-    noises = [torch.Generator().manual_seed(place) for place in data.kept_N[index_B.numpy()].tolist()]
+    noises = [torch.Generator().manual_seed(place) for place in data.latents.kept[index_B.numpy()].tolist()]
     noise_BCHW = torch.stack([torch.randn(latent_BCHW.shape[1:], generator=one) for one in noises]).to(device)
     shares = (torch.arange(N_TIMES) + 0.5) / N_TIMES
     times = torch.sigmoid(torch.special.ndtri(shares.double())).float()

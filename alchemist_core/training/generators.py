@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,8 +34,8 @@ class Recipe(Protocol):
     schedule: str
     max_grad_norm: float | None
 
-    def encode(self, samples: SampleSource, cache: Path | None) -> Any:
-        """Run the frozen encoders; `rows` of the result returns the batch that the model is called with."""
+    def encode(self, samples: SampleSource, cache: Path | None, accelerator: Accelerator | None) -> Any:
+        """Run the frozen encoders, each process a share; `rows` of the result returns the batch that the model is called with."""
         ...
 
     def make_model(self) -> nn.Module:
@@ -86,9 +87,9 @@ class StarRecipe:
                 star = Star(self._size)
             fill_star(star, config.base_model)
 
-    def encode(self, samples: SampleSource, cache: Path | None) -> EncodedSamples:
+    def encode(self, samples: SampleSource, cache: Path | None, accelerator: Accelerator | None) -> EncodedSamples:
         """Run the tokenizer and the text encoder."""
-        return encode_samples(samples, self._tokenizer, self._encoder, cache=cache)
+        return encode_samples(samples, self._tokenizer, self._encoder, cache=cache, accelerator=accelerator)
 
     def make_model(self) -> nn.Module:
         """Build a new generator, or one with the weights of the base model; `lora` adds adapters to it."""

@@ -100,9 +100,10 @@ class RaterRun:
         with self.accelerator.main_process_first():
             self.tokenizer = _tokenizer(config, train, out).to(self.accelerator.device)
         # One table in the order held-out validation, validation, training, so that a step gathers both batches at once.
-        with self.accelerator.main_process_first():
-            self.data = encode_samples(JoinedSamples(validation, train), self.tokenizer, encoder, cache=cache)
-        n_validation = int((self.data.kept_N < len(validation)).sum())
+        self.data = encode_samples(
+            JoinedSamples(validation, train), self.tokenizer, encoder, cache=cache, accelerator=self.accelerator
+        )
+        n_validation = int((self.data.kept < len(validation)).sum())
         self.n_held_out = max(1, n_validation // 10)
         self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation
         _require_several(training=self.n_train, validation=n_validation)

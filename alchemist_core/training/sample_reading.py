@@ -19,6 +19,7 @@ from alchemist_core.shards.images import BadImageError, decode_image, is_costly
 from alchemist_core.shards.storage import join_uri, read_ranges
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.shards.workers import n_own_cores
+from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.samples import LocatedSample
 from alchemist_core.telemetry import OnProgress
 
@@ -92,9 +93,9 @@ class StoredSamples:
         return [row.caption for row in self.rows]
 
     @property
-    def image_keys(self) -> list[bytes]:
+    def image_keys(self) -> NDArray[np.uint8]:
         """The sha256 of each image's file."""
-        return [bytes(row.image_hash) for row in self.rows]
+        return hash_rows([bytes(row.image_hash) for row in self.rows])
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -3,14 +3,15 @@
 Letters: N samples · M some of them · B samples in a batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64, UInt8
 from torch import Tensor
 
 from alchemist_core.errors import DataError
@@ -24,16 +25,26 @@ CHUNK = 4096
 Chunks = Iterator[tuple[Int64[np.ndarray, " M"], ImageArray]]
 
 
+class Captions(Protocol):
+    """Captions, one per sample: a list, or an object that reads them one by one, because millions take gigabytes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: int, /) -> str: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
 class SampleSource(Protocol):
     """Samples whose images need not be in memory."""
 
     @property
-    def captions(self) -> Sequence[str]:
+    def captions(self) -> Captions:
         """Each sample's caption."""
         ...
 
     @property
-    def image_keys(self) -> list[bytes] | None:
+    def image_keys(self) -> UInt8[np.ndarray, "N 32"] | None:
         """The sha256 of each image's file, the key of cached outputs; None if there are none."""
         ...
 
@@ -50,7 +61,7 @@ class Samples:
 
     image_NHWC: ImageArray
     captions: list[str]
-    image_keys: list[bytes] | None = None
+    image_keys: UInt8[np.ndarray, "N 32"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.image_NHWC) != len(self.captions):
@@ -63,7 +74,7 @@ class Samples:
 
     def rows(self, index_B: Int64[np.ndarray, " B"]) -> "Samples":
         """Gather some samples."""
-        keys = None if self.image_keys is None else [self.image_keys[index] for index in index_B]
+        keys = None if self.image_keys is None else self.image_keys[index_B]
         return Samples(self.image_NHWC[index_B], [self.captions[index] for index in index_B], keys)
 
     def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
@@ -81,15 +92,15 @@ class JoinedSamples:
     second: SampleSource
 
     @property
-    def captions(self) -> list[str]:
+    def captions(self) -> Captions:
         """The captions of both."""
-        return [*self.first.captions, *self.second.captions]
+        return JoinedCaptions(self.first.captions, self.second.captions)
 
     @property
-    def image_keys(self) -> list[bytes] | None:
+    def image_keys(self) -> UInt8[np.ndarray, "N 32"] | None:
         """The keys of both; None if either has none."""
         first, second = self.first.image_keys, self.second.image_keys
-        return None if first is None or second is None else [*first, *second]
+        return None if first is None or second is None else np.concatenate([first, second])
 
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
@@ -100,6 +111,40 @@ class JoinedSamples:
         yield from self.first.read(index_M[index_M < n_first])
         for chunk, image_NHWC in self.second.read(index_M[index_M >= n_first] - n_first):
             yield chunk + n_first, image_NHWC
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedCaptions:
+    """Captions followed by others."""
+
+    first: Captions
+    second: Captions
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, at: int) -> str:
+        return self.first[at] if at < len(self.first) else self.second[at - len(self.first)]
+
+    def __iter__(self) -> Iterator[str]:
+        return chain(self.first, self.second)
+
+
+@dataclass(frozen=True, slots=True)
+class SomeCaptions:
+    """Some of the captions."""
+
+    captions: Captions
+    index_M: Int64[np.ndarray, " M"]
+
+    def __len__(self) -> int:
+        return len(self.index_M)
+
+    def __getitem__(self, at: int) -> str:
+        return self.captions[int(self.index_M[at])]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[at] for at in range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -158,11 +203,12 @@ def batch_index(n_samples: int, step: int, *, batch_size: int, seed: int) -> Int
     index_B = torch.empty_like(position_B)
     for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1):
         is_now_B = epoch_B == epoch
-        index_B[is_now_B] = _epoch_order(n_samples, seed, epoch)[position_B[is_now_B] % n_samples]
+        index_B[is_now_B] = _epoch_order(n_samples, seed, epoch)[position_B[is_now_B] % n_samples].long()
     return index_B
 
 
 # A step reads two batches, and each may span two epochs.
 @lru_cache(maxsize=4)
-def _epoch_order(n_samples: int, seed: int, epoch: int) -> Int64[Tensor, " N"]:
-    return torch.randperm(n_samples, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+def _epoch_order(n_samples: int, seed: int, epoch: int) -> Int32[Tensor, " N"]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(n_samples, generator=generator, dtype=torch.int32)

@@ -34,7 +34,7 @@ from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.manifests import read_manifest
+from alchemist_core.store.manifests import hash_rows, read_manifest
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.training.feature_cache import FeatureCache
 from tests.given import insert_rows
@@ -214,18 +214,19 @@ def test_what_any_encoder_made_of_the_image_goes_with_it() -> None:
     member = a_member()
     # The latents of FLUX's autoencoder, from which the image can be decoded again.
     latents = artifact_path(FEATURE_CACHE) / "latents" / "vae"
-    FeatureCache(latents).add([bytes(member.image_hash)], {"latent": np.zeros((1, 4))})
+    own_key = hash_rows([bytes(member.image_hash)])
+    FeatureCache(latents).add(own_key, {"latent": np.zeros((1, 4))})
     kept = sorted((artifact_path(FEATURE_CACHE) / "images").rglob("*.npz"))
     assert kept  # The rater's training has cached the codes of all its images.
-    assert FeatureCache(kept[0].parent).find([bytes(member.image_hash)])[0].tolist() == [True]
+    assert FeatureCache(kept[0].parent).find(own_key).is_known_N.tolist() == [True]
     assert takedown(image_hash=bytes(member.image_hash).hex()).n_forgotten == 2
     for folder in (kept[0].parent, latents):
-        assert FeatureCache(folder).find([bytes(member.image_hash)])[0].tolist() == [False]
+        assert FeatureCache(folder).find(own_key).is_known_N.tolist() == [False]
 
 
 def test_a_damaged_cache_segment_does_not_stop_the_successors() -> None:
     folder = artifact_path(FEATURE_CACHE) / "encoder"
-    FeatureCache(folder).add([bytes(32)], {"pooled": np.zeros(1, np.float32)})
+    FeatureCache(folder).add(hash_rows([bytes(32)]), {"pooled": np.zeros(1, np.float32)})
     (segment,) = folder.iterdir()
     segment.write_bytes(segment.read_bytes()[:40])
     report = takedown(image_hash=bytes(a_member().image_hash).hex())

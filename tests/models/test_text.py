@@ -6,7 +6,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.extractors import minilm_folder
-from alchemist_core.models.text import WordVectors, encode_captions, load_text_encoder
+from alchemist_core.models.text import WordVectors, load_text_encoder
 
 
 def test_the_same_caption_has_the_same_features_in_any_process() -> None:
@@ -40,13 +40,6 @@ def test_captions_of_any_script_and_broken_ones_are_read() -> None:
     text = WordVectors().encode(["круг", "赤い円", "\ud800", "🟥🔵"])
     assert torch.isfinite(text.token_BTD).all()
     assert (text.mask_BT.sum(1) > 1).tolist() == [True] * 4
-
-
-def test_each_distinct_caption_is_encoded_once() -> None:
-    table = encode_captions(WordVectors(), ["red", "blue", "red", "red"])
-    assert len(table.distinct.mask_BT) == 2
-    assert table.row_N.tolist() == [0, 1, 0, 0]
-    assert torch.equal(table.rows(torch.tensor([2])).token_BTD, table.rows(torch.tensor([0])).token_BTD)
 
 
 def test_an_unknown_encoder_is_refused_with_the_choices() -> None:

@@ -6,7 +6,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.models.text import TextEncoder, encode_captions, load_text_encoder
+from alchemist_core.models.text import TextEncoder, load_text_encoder
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -89,11 +89,6 @@ def test_captions_are_cut_where_the_config_says(clip: TextEncoder, folder: Path)
     text = load_text_encoder(f"clip:{folder}", n_tokens=5).encode(["red " * 200])
     assert text.mask_BT.sum().item() == text.token_BTD.shape[1] == 5
     assert load_text_encoder(f"clip:{folder}", n_tokens=500).encode(["red"]).token_BTD.shape[1] == 77
-
-
-def test_a_caption_table_of_clip_is_cropped_to_its_longest_caption(clip: TextEncoder) -> None:
-    table = encode_captions(clip, ["red", "a red cat", "red"])
-    assert table.distinct.token_BTD.shape[:2] == (2, 7)
 
 
 def test_nothing_of_it_is_trained(clip: TextEncoder) -> None:

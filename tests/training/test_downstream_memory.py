@@ -22,7 +22,7 @@ from alchemist_core.training.downstream_training import train_downstream
 from alchemist_core.training.launching import make_accelerator
 from alchemist_core.training.samples import Samples
 from tests.training.test_downstream_training import KilledError, ignore, kill_at
-from tests.training.test_launching import launch
+from tests.training.test_launching import TWO_PROCESSES, launch
 
 CONFIG = DownstreamConfig(max_train_steps=10, batch_size=20, width=32, checkpointing_steps=4)
 SCRIPT = """
@@ -122,10 +122,7 @@ def test_bf16_follows_the_curve_of_fp32(folder: Path, validation_pairs: Samples)
 
 
 def test_two_processes_that_read_parts_give_the_loss_curve_of_one(folder: Path, validation_pairs: Samples) -> None:
-    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    two = launched_losses(
-        folder, [*launcher, "--mixed_precision=no", "--dynamo_backend=no"], gradient_accumulation_steps=2
-    )
+    two = launched_losses(folder, TWO_PROCESSES, gradient_accumulation_steps=2)
     one = train(folder / "plain", folder, validation_pairs)
     np.testing.assert_allclose(two, one, rtol=1e-4)
 

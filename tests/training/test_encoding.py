@@ -1,4 +1,9 @@
 import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +15,10 @@ from alchemist_core.errors import DataError
 from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.text import TextFeatures, WordVectors
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
-from alchemist_core.training import encoding
-from alchemist_core.training.encoding import encode_samples
+from alchemist_core.store.manifests import hash_rows
+from alchemist_core.training import encoding, samples
+from alchemist_core.training.encoding import EncodedSamples, encode_samples
+from alchemist_core.training.feature_cache import FeatureCache
 from alchemist_core.training.samples import ImagesOf, JoinedSamples, Samples
 
 
@@ -48,8 +55,12 @@ def tokenizer(validation_pairs: Samples) -> CountingTokenizer:
 
 @pytest.fixture
 def pairs(validation_pairs: Samples) -> Samples:
-    keys = [hashlib.sha256(image.tobytes()).digest() for image in validation_pairs.image_NHWC]
+    keys = hash_rows([hashlib.sha256(image.tobytes()).digest() for image in validation_pairs.image_NHWC])
     return Samples(validation_pairs.image_NHWC, validation_pairs.captions, keys)
+
+
+def codes(found: EncodedSamples) -> torch.Tensor:
+    return found.codes.rows(torch.arange(len(found))).long()
 
 
 def test_frozen_encoders_are_asked_once_a_content(tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path) -> None:
@@ -66,14 +77,14 @@ def test_frozen_encoders_are_asked_once_a_content(tokenizer: CountingTokenizer, 
         assert torch.equal(found.tokens.code_BS, plain.rows(index_B).tokens.code_BS)
         assert torch.equal(found.text.token_BTD, plain.rows(index_B).text.token_BTD)
         assert torch.equal(found.text.mask_BT, plain.rows(index_B).text.mask_BT)
-    assert torch.equal(first.code_NS, second.code_NS[:150])
+    assert torch.equal(first.codes.rows(torch.arange(150)), second.codes.rows(torch.arange(150)))
 
 
 def test_another_tokenizer_never_gets_these_codes(tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path) -> None:
     encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path)
     other = fit_tokenizer(pairs.image_NHWC, TokenizerConfig(n_codes=32, n_rounds=2), seed=1)
     found = encode_samples(pairs, other, WordVectors(), cache=tmp_path)
-    assert torch.equal(found.code_NS.long(), other.encode(pairs.image_NHWC))
+    assert torch.equal(codes(found), other.encode(pairs.image_NHWC))
 
 
 def test_inputs_that_do_not_fit_are_read_from_codes_at_each_step(
@@ -114,7 +125,7 @@ def test_what_cannot_be_decoded_is_left_out_with_its_caption(tokenizer: Counting
     joined = JoinedSamples(one, Unreadable(two.image_NHWC, two.captions, two.image_keys))
     found = encode_samples(joined, tokenizer, WordVectors())
     kept_N = np.delete(np.arange(30), 12)
-    assert found.kept_N.tolist() == kept_N.tolist()
+    assert found.kept.tolist() == kept_N.tolist()
     expected = encode_samples(pairs.rows(kept_N), tokenizer, WordVectors())
     every = torch.arange(29)
     assert torch.equal(found.rows(every).tokens.code_BS, expected.rows(every).tokens.code_BS)
@@ -147,7 +158,149 @@ def test_samples_of_which_none_can_be_decoded_are_not_encoded(
 def test_known_images_are_not_even_read(tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path) -> None:
     encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path)
     gone = Samples(np.zeros_like(pairs.image_NHWC), pairs.captions, pairs.image_keys)
-    assert torch.equal(
-        encode_samples(gone, tokenizer, WordVectors(), cache=tmp_path).code_NS.long(),
-        tokenizer.encode(pairs.image_NHWC),
-    )
+    found = encode_samples(gone, tokenizer, WordVectors(), cache=tmp_path)
+    assert torch.equal(codes(found), tokenizer.encode(pairs.image_NHWC))
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_codes_and_batches_are_those_of_encoding_everything_in_memory(
+    tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_small: bool
+) -> None:
+    """Bit for bit what 0.1 computed: all codes, all inputs and all captions at once, in memory, and rows of them per step."""
+    monkeypatch.setattr(samples, "CHUNK", 17)
+    monkeypatch.setattr(encoding, "CHUNK", 17)
+    if not is_small:
+        monkeypatch.setattr(encoding, "_MOST_INPUT_BYTES", 0)
+    code_NS, distinct = tokenizer.encode(pairs.image_NHWC), list(dict.fromkeys(pairs.captions))
+    every, row_N = WordVectors().encode(distinct), torch.tensor([distinct.index(one) for one in pairs.captions])
+    longest = int(every.mask_BT.sum(1).max())
+    assert longest < every.mask_BT.shape[1], "otherwise cropping is not tested"
+    found = encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path)
+    for index_B in torch.randperm(200).split(64):
+        tokens = tokenizer.tokens(code_NS).rows(index_B) if is_small else tokenizer.tokens(code_NS[index_B])
+        batch, row_B = found.rows(index_B), row_N[index_B]
+        assert torch.equal(batch.tokens.code_BS, tokens.code_BS)
+        assert torch.equal(batch.tokens.input_BSD, tokens.input_BSD)
+        assert torch.equal(batch.text.token_BTD, every.token_BTD[row_B, :longest])
+        assert torch.equal(batch.text.mask_BT, every.mask_BT[row_B, :longest])
+        assert torch.equal(batch.text.pooled_BD, every.pooled_BD[row_B])
+        assert batch.text.token_BTD.is_contiguous()
+
+
+def test_an_image_of_several_samples_is_encoded_once(
+    tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path
+) -> None:
+    twice = pairs.rows(np.concatenate([np.arange(50), np.arange(50), np.arange(30)]))
+    found = encode_samples(twice, tokenizer, WordVectors(), cache=tmp_path)
+    assert tokenizer.n_encoded == 50
+    assert torch.equal(codes(found)[50:100], codes(found)[:50])
+
+
+def test_a_second_copy_of_an_image_replaces_one_that_cannot_be_decoded(
+    tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path
+) -> None:
+    assert pairs.image_keys is not None
+    keys = np.concatenate([pairs.image_keys[:10], pairs.image_keys[2:3]])
+    one = pairs.rows(np.array([*range(10), 2]))
+    found = encode_samples(Unreadable(one.image_NHWC, one.captions, keys), tokenizer, WordVectors(), cache=tmp_path)
+    assert len(found) == 11
+    assert torch.equal(codes(found)[2], tokenizer.encode(pairs.image_NHWC[2:3])[0])
+
+
+def test_a_damaged_segment_is_encoded_again_and_nothing_else(
+    tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "CHUNK", 50)
+    expected = codes(encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path))
+    path = sorted((tmp_path / "images").rglob("*.npz"))[1]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    again = encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path)
+    assert torch.equal(codes(again), expected)
+    assert tokenizer.n_encoded == 200 + 50
+
+
+def test_what_a_killed_run_had_encoded_stays_encoded(
+    tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "CHUNK", 50)
+
+    class Killed(Samples):
+        def read(self, index_M: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            yield from list(super().read(index_M))[:3]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_samples(
+            Killed(pairs.image_NHWC, pairs.captions, pairs.image_keys), tokenizer, WordVectors(), cache=tmp_path
+        )
+    assert tokenizer.n_encoded == 150
+    encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path)
+    assert tokenizer.n_encoded == 200
+
+
+# Two processes of one run. The second one is killed when it has stored four chunks of its share.
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alchemist_core.models.text import WordVectors
+from alchemist_core.models.tokenizer import Tokenizer
+from alchemist_core.training import samples
+from alchemist_core.training.encoding import encode_samples
+from alchemist_core.training.launching import make_accelerator
+from alchemist_core.training.samples import Samples
+
+torch.set_num_threads(1)
+samples.CHUNK = 10
+folder, accelerator = Path(sys.argv[1]), make_accelerator()
+
+
+class Logged(Samples):
+    def read(self, index_M):
+        for number, (chunk, images) in enumerate(super().read(index_M)):
+            if number == 4 and accelerator.process_index == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            with (folder / "log").open("a") as log:
+                print(*chunk, file=log)
+            yield chunk, images
+
+
+given = np.load(folder / "pairs.npz")
+pairs = Logged(given["images"], given["captions"].tolist(), given["keys"])
+tokenizer = Tokenizer.load(folder / "tokenizer.safetensors")
+encode_samples(pairs, tokenizer, WordVectors(), cache=folder / "cache", accelerator=accelerator)
+"""
+
+
+def test_processes_encode_a_share_each_and_after_a_kill_only_what_is_missing(
+    tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path
+) -> None:
+    assert pairs.image_keys is not None
+    tokenizer.save(tmp_path / "tokenizer.safetensors")
+    np.savez(tmp_path / "pairs.npz", images=pairs.image_NHWC, captions=pairs.captions, keys=pairs.image_keys)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # As torchrun starts them, without the time that it takes.
+    places = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, tmp_path], env=os.environ | places | {"RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in ("0", "1")
+    ]
+    assert processes[1].wait(280) == -signal.SIGKILL
+    assert processes[0].wait(280) != 0, "it waits for the other one in vain"
+    encoded = [int(line) for line in (tmp_path / "log").read_text().split()]
+    assert len(encoded) == len(set(encoded))
+    assert 40 + 80 < len(encoded) < 40 + 120, "the second process was killed after four chunks, the first did its half"
+    (segments,) = (tmp_path / "cache" / "images").iterdir()
+    assert np.flatnonzero(FeatureCache(segments).find(pairs.image_keys).is_known_N).tolist() == sorted(encoded)
+    again = encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path / "cache")
+    assert tokenizer.n_encoded == 200 - len(encoded)
+    assert torch.equal(codes(again), tokenizer.encode(pairs.image_NHWC))

@@ -21,6 +21,8 @@ from alchemist_core.training.samples import Samples
 CONFIG = RaterTrainingConfig(
     proxy_warmup_steps=5, max_train_steps=10, batch_size=16, proxy_width=16, rater_width=16, codebook_size=32
 )
+# accelerate launch --cpu starts one process, whatever --num_processes says.
+TWO_PROCESSES = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -94,8 +96,7 @@ def test_two_processes_give_the_loss_curve_of_one(
     update = {"batch_size": 64, "softmax_group_size": 32, "max_train_steps": 25, "group_weight": True, "rule": rule}
     config = CONFIG.model_copy(update=update)
     (folder / "config.json").write_text(config.model_dump_json(), "utf-8")
-    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    launch([*launcher, "--mixed_precision=no", "--dynamo_backend=no"], folder)
+    launch(TWO_PROCESSES, folder)
     train_rater(config, train_pairs, validation_pairs, out=folder / "plain", on_progress=lambda *_: None)
     two, one = (
         json.loads((folder / name / "metrics.json").read_text("utf-8"))["history"] for name in ("launched", "plain")
@@ -114,9 +115,8 @@ def test_processes_wait_for_the_first_one_as_long_as_it_fits_and_encodes(monkeyp
 
 
 def test_processes_that_would_cut_a_softmax_group_are_refused_with_the_remedy(folder: Path) -> None:
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        launch(launcher, folder)
+        launch(TWO_PROCESSES, folder)
     assert b"set softmax_group_size to 8 or a divisor of it" in refused.value.stderr
 
 
