@@ -294,20 +294,20 @@ def _completed(given: Mapping[str, Any], own: object) -> object:
 def _explain(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
     faults = error.errors()
     # Report an inherited value once, where it was written; a rule between two keys belongs to the section.
-    told = [fault for fault in faults if _has(given, fault["loc"])]
-    yield from map(_explain_fault, told or faults)
+    given_faults = [fault for fault in faults if _has(given, fault["loc"])]
+    yield from map(_explain_fault, given_faults or faults)
 
 
 def _explain_fault(fault: ErrorDetails) -> str:
     place = tuple(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":
         return _explain_unknown(place)
-    said = fault["msg"].removeprefix("Value error, ")
+    reason = fault["msg"].removeprefix("Value error, ")
     field = _fields_at(place[:-1]).get(place[-1]) if place else None
     if field is None or isinstance(fault["input"], Mapping):
-        return f"[{_dotted(place)}] is not allowed: {said}."
+        return f"[{_dotted(place)}] is not allowed: {reason}."
     allowed = "; ".join(part for part in (field.description, bounds_of(field), f"default: {field.default}") if part)
-    return f"{_title(place)} = {fault['input']!r} is not allowed: {said} ({allowed})."
+    return f"{_title(place)} = {fault['input']!r} is not allowed: {reason} ({allowed})."
 
 
 def _explain_unknown(place: tuple[str, ...]) -> str:

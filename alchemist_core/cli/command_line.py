@@ -193,7 +193,7 @@ def _add_preset_flags(parser: argparse.ArgumentParser, stage: str) -> None:
         lines = {name: f"{preset.hardware}: {preset.networks[stage]}" for name, preset in known.items()}
         epilog += ["presets:", *_columns(lines), ""]
     if has_recipes:
-        text = f"scoring rule and window of ranks, as listed below; other options override them (default: {DEFAULT_RECIPE})"
+        text = f"scoring rule and rank window, as listed below; other options override them (default: {DEFAULT_RECIPE})"
         parser.add_argument("--recipe", choices=list(RECIPES), default=argparse.SUPPRESS, help=text)
         epilog += ["recipes:", *_columns({name: recipe.text for name, recipe in RECIPES.items()})]
     parser.epilog, parser.formatter_class = "\n".join(epilog), argparse.RawDescriptionHelpFormatter

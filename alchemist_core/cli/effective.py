@@ -137,7 +137,7 @@ def check_project(project: Project) -> None:
 
 
 def _faults_between(project: Project, section: str) -> Iterator[str]:
-    """Yield the rules between several values that a section breaks; without a preset nobody knows the other values yet."""
+    """Yield the rules between several values that a section breaks; without a preset the other values are not known yet."""
     command = SECTIONS[section].stage
     model, declared = config_of(command), section_values(project, section)
     composed = compose(command, model, {}, declared)

@@ -26,7 +26,7 @@ SEEDS_TEXT = (
     "Seeds, separated by commas; all arms of a seed start from the same weights. Several seeds give an interval"
 )
 PRESET_TEXT = "Size of the networks; empty: as the project file says, which must then name one"
-RECIPE_TEXT = "Scoring rule and window of ranks; empty: ours, rule alignment"
+RECIPE_TEXT = "Scoring rule and rank window; empty: ours, rule alignment"
 HEADER = (
     '"""The forms of the DAGs. Written by `make generate` from the config models; a test compares: do not edit."""\n'
 )

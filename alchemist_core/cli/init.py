@@ -39,7 +39,7 @@ SIBLINGS = {"validation": ("validation", "val", "valid"), "evaluation": ("test",
 
 
 class InitConfig(Config):
-    """What the project curates. On a terminal, what is not given is asked for."""
+    """What the project curates. On a terminal, the command asks for options that are not given."""
 
     data: str | None = Field(
         None, description="Folder or s3:// address of the training tars; required unless asked for"
@@ -87,7 +87,7 @@ class InitResult(Result):
 
 
 class FoundDataset(NamedTuple):
-    """A dataset and what a look at its tars found."""
+    """A dataset, and the survey of its tars."""
 
     name: str
     role: Role
@@ -158,7 +158,7 @@ def init(config: InitConfig) -> InitResult:
 
 
 class Asker:
-    """Asks on a terminal; elsewhere takes the proposal."""
+    """Asks questions on a terminal; without a terminal it uses the proposals."""
 
     def __init__(self) -> None:
         self.is_terminal = sys.stdin.isatty() and sys.stderr.isatty()
@@ -173,7 +173,7 @@ class Asker:
         )
         return said.strip() or None
 
-    def tell(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Print what was found, before the questions that depend on it."""
         if self.is_terminal:
             self._console.print(text, markup=False, highlight=False)
@@ -182,7 +182,7 @@ class Asker:
 def find(config: InitConfig, asker: Asker) -> Found:
     """Look at the machine and the data, and ask for what was not given."""
     machine = look_at_machine()
-    asker.tell(f"This machine: {machine.describe()}.")
+    asker.show(f"This machine: {machine.describe()}.")
     data = config.data or asker.ask("Folder or s3:// address of the training tars", None)
     if data is None:
         raise ConfigError("--data is required: the folder or s3:// address of the training tars.")
@@ -221,7 +221,7 @@ def _look(role: Role, root: str, name: str | None, asker: Asker) -> FoundDataset
     root = absolute_root(root)
     survey = survey_root(root)
     name = name or _name_of(root)
-    asker.tell(f"{name}: {survey.describe()}.")
+    asker.show(f"{name}: {survey.describe()}.")
     return FoundDataset(name, role, root, survey)
 
 
@@ -251,7 +251,7 @@ def _name_beside(root: str, train: str, role: str) -> str:
 
 
 def propose_preset(machine: Machine) -> str:
-    """Return the largest preset for the GPUs; without a GPU the miniature.
+    """Return the largest preset for the GPUs; without a GPU `tiny`.
 
     >>> from alchemist_core.local.machine import Gpu
     >>> [propose_preset(Machine(gpus, 8, 64)) for gpus in ((), (Gpu("L4", 22.5),), (Gpu("H100", 79.6),) * 2)]
@@ -306,7 +306,7 @@ def _section(name: str, lines: Sequence[Line], text: str) -> str:
 
 ROLE_TEXTS = {
     "train": "scored, and selected from",
-    "validation": "what models should become good at; raters are trained towards it",
+    "validation": "examples of what models should become good at; raters are trained for it",
     "evaluation": "what models are measured on; nothing is trained on it",
 }
 
@@ -318,16 +318,23 @@ def _dataset_lines(dataset: FoundDataset) -> list[Line]:
     ]
 
 
+_DECLARE_VALIDATION = ": declare a dataset of role validation, then its name here"
+
+
 def _rater_lines(found: Found) -> list[Line]:
     validation, is_miniature = found.of_role("validation"), found.preset == MINIATURE
-    size = "a miniature for trying the way, not for real scores" if is_miniature else PRESETS[found.preset].hardware
+    size = (
+        "small networks to try the commands with, not for real scores"
+        if is_miniature
+        else PRESETS[found.preset].hardware
+    )
     return [
         Line("preset", found.preset, f"size of the networks: {size}; alchemist train-rater --help lists all"),
-        Line("recipe", "ours", "scoring rule and window of ranks; paper: as published"),
+        Line("recipe", "ours", "scoring rule and rank window; paper: as published"),
         Line("dataset", found.train.name, "what the rater learns to rate"),
         Line(
             "validation", validation.name if validation else "NAME",
-            "what the rater is trained towards" + ("" if validation else ": declare a dataset of role validation, then its name here"),
+            f"examples of what models should become good at{'' if validation else _DECLARE_VALIDATION}",
             is_on=validation is not None,
         ),
         _resolution_line(found),

@@ -27,13 +27,13 @@ class RunOptions(Config):
         None, description=f"Preset of the training: {', '.join(PRESETS)}; none: all known networks"
     )
     protocol: Words = Field((), description="Evaluation protocols of the run, separated by commas")
-    tokenizer_weights: Source | None = Field(None, description="As of train-rater")
-    proxy_weights: Source | None = Field(None, description="As of train-rater")
-    rater_weights: Source | None = Field(None, description="As of train-rater")
-    text_encoder: str | None = Field(None, description="As of train-rater and train-downstream")
-    base_model: Source | None = Field(None, description="As of train-downstream")
-    flux_components: Path | None = Field(None, description="As of train-downstream")
-    evaluation_weights: Path | None = Field(None, description="As --weights of evaluate")
+    tokenizer_weights: Source | None = Field(None, description="As for train-rater")
+    proxy_weights: Source | None = Field(None, description="As for train-rater")
+    rater_weights: Source | None = Field(None, description="As for train-rater")
+    text_encoder: str | None = Field(None, description="As for train-rater and train-downstream")
+    base_model: Source | None = Field(None, description="As for train-downstream")
+    flux_components: Path | None = Field(None, description="As for train-downstream")
+    evaluation_weights: Path | None = Field(None, description="As for evaluate")
 
     def configs(self) -> list[Config]:
         """Return the configs of the run's stages.
@@ -88,7 +88,7 @@ class NetworkRow(Result):
 
 
 class WeightsListResult(Result):
-    """The networks, and where their weights lie."""
+    """The networks, and the locations of their weights."""
 
     networks: list[NetworkRow]
 
@@ -129,7 +129,7 @@ class WeightsCheckConfig(RunOptions):
         json_schema_extra=BARE_WORD,
     )
     layout: str | None = Field(
-        None, description=f"Network that SOURCE must hold: {_NAMES}; none: the one that its keys look like"
+        None, description=f"Network that SOURCE must contain: {_NAMES}; none: recognised by its keys"
     )
 
 
@@ -158,7 +158,7 @@ class WeightsCheckResult(Result):
 
 
 def check_weights(config: WeightsCheckConfig) -> WeightsCheckResult:
-    """Load weights as a run does: print shapes and hashes, or the first key that differs and what the file looks like.
+    """Load weights as a run does: print shapes and hashes, or the first key that differs and the network that the file seems to contain.
 
     Raises:
         ConfigError: Weights are missing, cut off or another network's.
@@ -172,7 +172,7 @@ def check_weights(config: WeightsCheckConfig) -> WeightsCheckResult:
     needed = config.needed()
     if not any(one.needed_by for one in needed):
         raise ConfigError(
-            "Nothing to check. Give a file or folder, or say what a run uses: --preset NAME, --protocol NAMES."
+            "Nothing to check. Give a file or folder, or the options of a run: --preset NAME, --protocol NAMES."
         )
     return _check_run(config, needed)
 
@@ -223,7 +223,7 @@ def _guess(source: str) -> str:
     name = guess_network(source)
     if name is None:
         raise ConfigError(
-            f"{source} has the keys of no known network. Say what it should hold: --layout, one of {_NAMES}."
+            f"{source} does not have the keys of a known network. Give the network that it should contain: --layout, one of {_NAMES}."
         )
     return name
 

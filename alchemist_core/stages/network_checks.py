@@ -31,7 +31,7 @@ _MOST_SHAPES = 4
 
 @dataclass(frozen=True, slots=True)
 class CheckedNetwork:
-    """What was loaded."""
+    """A network that was loaded."""
 
     path: Path
     recognised: str | None

@@ -1,4 +1,4 @@
-"""Which networks with published weights the stages need, from their configs, and where their weights lie. No torch."""
+"""Which networks with published weights the stages need, from their configs, and where these are. No torch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class NeededNetwork:
     needed_by: tuple[str, ...]
     """The stages, each with the option that names the weights."""
     source: str | None = None
-    """What the config names: a path or hub name; None: nothing yet, or a package."""
+    """The path or hub name that the config gives; None if it gives none, or for a package."""
 
     def find(self) -> Path | None:
         """Return the file or folder of the weights on this machine; nothing is downloaded.

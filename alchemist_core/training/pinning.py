@@ -1,7 +1,7 @@
-"""Pinning: what a training config names outside of itself is fixed before the training, so that its result always means the same.
+"""Pinning: before a training, the files and hub names in its config are fixed to their present content.
 
 A stage pins the config that it was given: a hub name gets its commit, each source of weights the sha256 of its content, and the
-text encoder its number of tokens. The identity of a rater or model depends on the content of weights, not on where they lie.
+text encoder its number of tokens. The identity of a rater or model depends on the content of weights, not on their location.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ MINILM_TOKENS = 256
 
 
 def pin(config: C) -> C:
-    """Return the config with everything fixed that it names outside of itself; a pinned config is checked.
+    """Return the config with its files and hub names pinned; of a pinned config, compare them with their pins.
 
     Raises:
         ConfigError: Weights are missing, or are not those that the config was pinned to.

@@ -8,7 +8,7 @@ FORMS = {
     },
     "train_rater": {
         "preset": {'type': ['string', 'null'], 'default': None, 'title': 'Preset', 'description': 'Size of the networks; empty: as the project file says, which must then name one', 'enum': [None, 'tiny', 'gpu24', 'gpu80', 'paper']},
-        "recipe": {'type': ['string', 'null'], 'default': None, 'title': 'Recipe', 'description': 'Scoring rule and window of ranks; empty: ours, rule alignment', 'enum': [None, 'ours', 'paper', 'paper_exact', 'learnability']},
+        "recipe": {'type': ['string', 'null'], 'default': None, 'title': 'Recipe', 'description': 'Scoring rule and rank window; empty: ours, rule alignment', 'enum': [None, 'ours', 'paper', 'paper_exact', 'learnability']},
         "dataset": {'type': 'string', 'title': 'Dataset', 'description': 'Training dataset that the rater learns to rate', 'minLength': 1},
         "validation": {'type': 'string', 'title': 'Validation', 'description': 'Validation dataset: samples like those that downstream models should be good at', 'minLength': 1},
         "rule": {'type': ['string', 'null'], 'default': None, 'title': 'Rule', 'description': "Scoring rule. alignment: how much lower a sample's loss is under the proxy that also trains on validation data (Eq. 6). loss: a low loss under that proxy (Eq. 9). learnability: how much further training on validation data alone lowers a proxy's loss; it trains no rater network; empty: the value of the preset", 'enum': [None, 'alignment', 'loss', 'learnability']},

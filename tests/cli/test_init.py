@@ -62,7 +62,7 @@ def test_the_file_declares_what_was_found_with_a_comment_on_each_line(
     assert all(" # " in line or line.startswith("# ") for line in lines)
     assert "machine: no GPU, 2 cores, 8 GiB of memory" in said
     assert re.search(r"web: 6 tars, about 24\d samples", said)
-    assert "a miniature for trying the way" in Path("alchemist.toml").read_text()
+    assert "small networks to try the commands with" in Path("alchemist.toml").read_text()
 
 
 def test_what_was_written_is_what_commands_read(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,12 @@ def test_every_package_has_a_page() -> None:
     assert packages == {path.parent.name for path in CHECKOUT.glob("alchemist_core/*/README.md")}
 
 
+@pytest.mark.parametrize("page", sorted(CHECKOUT.glob("alchemist_core/*/README.md")), ids=lambda page: page.parent.name)
+def test_the_page_of_a_package_names_each_of_its_modules(page: Path) -> None:
+    quoted = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", page.read_text(encoding="utf-8")))))
+    assert {path.stem for path in page.parent.glob("*.py")} - {"__init__"} - quoted == set()
+
+
 def test_the_security_page_names_tests_that_exist() -> None:
     text = (CHECKOUT / "infra" / "SECURITY.md").read_text(encoding="utf-8")
     named = set(re.findall(r"\btest_\w+\.py", text))

@@ -1,6 +1,6 @@
 """All networks whose weights are published elsewhere, as data: publisher, licence, size, layout, where to get them. No torch.
 
-Facts that the publishers' pages and files do not state are left to them: "see publisher".
+"see publisher" stands for facts that the pages and files of a publisher do not state.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Network:
     layout: str
     """The form of its files: keys, or the library that wrote them."""
     source: str
-    """Where to get it; a hub name, a package, or words."""
+    """Where to get it: a hub name, a package, or a description."""
     n_numbers: int | None = None
-    """Numbers in its file; None: `size_note` says it."""
+    """Number of weights in its file; None if it varies (`size_note`)."""
     size_note: str = SEE_PUBLISHER
 
     @property

@@ -1,4 +1,4 @@
-"""What a state dict looks like, from its keys and shapes: the model and the size that they belong to. No torch."""
+"""Recognises the model and the size of a state dict by its keys and shapes. No torch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -69,7 +69,7 @@ def _text_encoder(shapes: Shapes) -> str:
     return f"{what} ({shapes[sign][1]:,} features of a text token)"
 
 
-# By a key that only this model has, the most telling first.
+# By a key that only this model has, the most specific first.
 _SIGNS: dict[str, Callable[[Shapes], str]] = {
     "head_instance.0.weight": _rater,
     "pos_start": lambda shapes: _star(shapes, "pos_start", "blocks.", "encoder_proj.weight"),

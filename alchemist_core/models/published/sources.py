@@ -20,7 +20,7 @@ HUB_FILE, HUB_ENCODER = "hf:", "clip:"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 """Suffixes of files of weights."""
 OWN_FILE = "model.safetensors"
-"""The weights of a model that was trained here, in the folder of the model; its tokenizer lies beside them."""
+"""The weights of a model that was trained here, in the folder of the model; its tokenizer is beside them."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 FILE_FORM = "hf:ORG/NAME/FILE or hf:ORG/NAME/FILE@REVISION"
 ENCODER_FORM = "a folder, clip:ORG/NAME@REVISION, or clip:ORG/NAME/text_encoder@REVISION"
@@ -82,13 +82,13 @@ def locate_file(source: str, *, is_offline: bool = False) -> Located:
         is_offline: Only look, and download nothing.
 
     Raises:
-        ConfigError: There is no such file, or the folder does not decide which file is meant.
+        ConfigError: The file does not exist, or the folder contains several files of weights.
     """
     if source.startswith(HUB_FILE):
         name = HubName.parse(source)
         if not name.path:
             raise ConfigError(f"{source} does not name a file. Write {FILE_FORM}.")
-        path = _ask_hub(name, "hf_hub_download", filename=name.path, local_files_only=is_offline)
+        path = _call_hub(name, "hf_hub_download", filename=name.path, local_files_only=is_offline)
         return Located(str(name.pinned_by(path)), path)
     path = Path(source)
     return Located(source, _only_file(path) if path.is_dir() else _existing(path))
@@ -120,7 +120,7 @@ class Encoder(NamedTuple):
     tokenizer: Path
 
     def sha256(self) -> str:
-        """Hash the files that decide the encoder's output: its config, its weights and its vocabulary."""
+        """Hash the files that determine the encoder's output: its config, its weights and its vocabulary."""
         paths = [self.model / "config.json", *self._weights(), *self._vocabulary()]
         return _digest((path.name, file_sha256(path)) for path in paths)
 
@@ -136,7 +136,7 @@ class Encoder(NamedTuple):
         return []
 
     def _vocabulary(self) -> list[Path]:
-        # The first set that is there is read; the others say the same in other forms.
+        # The first set that exists is read; the others contain the same in other formats.
         for names in (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",)):
             if all((self.tokenizer / name).is_file() for name in names):
                 return [self.tokenizer / name for name in names]
@@ -159,7 +159,7 @@ def locate_encoder(source: str, *, is_offline: bool = False) -> tuple[str, Encod
         is_offline: Only look, and download nothing.
 
     Raises:
-        ConfigError: There is no complete encoder; the text says what is missing.
+        ConfigError: The encoder is incomplete; the message lists what is missing.
     """
     place = source.removeprefix(HUB_ENCODER)
     if Path(place).is_dir():
@@ -183,18 +183,18 @@ def locate_encoder(source: str, *, is_offline: bool = False) -> tuple[str, Encod
 
 def _fetch_encoder(name: HubName, *, is_offline: bool) -> Encoder:
     model = f"{name.path}/" if name.path else ""
-    # In a pipeline the two folders lie side by side.
+    # In a pipeline the two folders are side by side.
     tokenizer = f"{PurePosixPath(name.path).parent / 'tokenizer'}/" if name.path else ""
     for weights in (_ENCODER_FILES, _OLDER_FILES):
         patterns = [*(model + file for file in weights), *(tokenizer + file for file in _TOKENIZER_FILES)]
-        root = _ask_hub(name, "snapshot_download", allow_patterns=patterns, local_files_only=is_offline)
+        root = _call_hub(name, "snapshot_download", allow_patterns=patterns, local_files_only=is_offline)
         encoder = Encoder(root / model, root / tokenizer)
         if encoder.is_complete():
             break
     return encoder
 
 
-def _ask_hub(name: HubName, function: str, **options: Any) -> Path:
+def _call_hub(name: HubName, function: str, **options: Any) -> Path:
     """Call a function of the hub's library, which reads its cache first."""
     try:
         import huggingface_hub  # noqa: PLC0415  local files need no hub
