@@ -33,6 +33,8 @@ WITHOUT = {
     "config show",
     "config check",
     "settings",
+    "weights list",
+    "weights check",
 }
 REFUSE: dict[str, tuple[str, ...]] = {
     "ingest": (),

@@ -138,7 +138,7 @@ def test_a_job_that_was_stopped_past_its_lease_ends_before_it_uses_the_device_ag
     wait_for(store, "SELECT count(DISTINCT pid) = 2 FROM uses")
     os.kill(first.pid, signal.SIGCONT)
     assert first.code() == LeaseLostError.exit_code
-    assert "This process stops" in first.printed()
+    assert "This process stops" in first.output()
     (tmp_path / "end").touch()
     second.result()
     assert stray_uses(store) == []

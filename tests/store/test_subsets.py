@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import Engine, make_url, text
 
 from alchemist_core.errors import DataError
+from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
 from alchemist_core.store.engine import make_engine
-from alchemist_core.store.manifests import Manifest, hash_rows
+from alchemist_core.store.manifests import Manifest, hash_rows, write_manifest
 from alchemist_core.store.subsets import (
     SubsetRow,
     find_by_id,
@@ -55,10 +56,15 @@ def versions(engine: Engine) -> Engine:
             "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
             "samples": [{"sample_id": i} for i in range(1, N_SAMPLES + 1)],
             "subsets": [
-                {"subset_id": number, "name": "crawl", "version": number, "snapshot_id": 1, "n_samples": len(sample_ids)}
+                {
+                    "subset_id": number, "name": "crawl", "version": number, "snapshot_id": 1, "n_samples": len(sample_ids),
+                    "manifest_uri": f"subsets/crawl/{number}.parquet",
+                }
                 for number, sample_ids in VERSIONS.items()
             ],
         })  # fmt: skip
+    for number, sample_ids in VERSIONS.items():
+        write_manifest(artifact_path(f"subsets/crawl/{number}.parquet"), manifest(sample_ids))
     return engine
 
 
