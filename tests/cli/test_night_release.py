@@ -15,7 +15,7 @@ from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
 from alchemist_core.cli.night import ReleaseNightConfig, release
 from alchemist_core.errors import CheckFailedError, ConfigError
-from alchemist_core.settings import Settings
+from alchemist_core.prices import Prices
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
@@ -142,7 +142,7 @@ def test_a_night_that_nothing_stopped_cannot_be_released(bad_night: str) -> None
 
 def firing(folder: Path) -> set[str]:
     """The alerts that our rules raise on what the exporter measures now, as promtool finds by listing none as expected."""
-    measured = read_measurements(open_store(), Settings(), n_cores=2)
+    measured = read_measurements(open_store(), Prices(), n_cores=2)
     names = {
         "alchemist_check_failures": ("reason", "outcome"),
         "alchemist_night_samples": ("dataset", "outcome", "reason"),
