@@ -13,6 +13,11 @@ from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig, IngestResult
 from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig, SelectResult
+from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
@@ -93,3 +98,15 @@ def trained_store(copy_trained: Callable[[], TrainedStore], monkeypatch: pytest.
     store = copy_trained()
     use_store(monkeypatch, store)
     return store
+
+
+def make_selectable() -> None:
+    """Score the corpus, and publish its nights, so that their samples can be selected."""
+    score(ScoreConfig(dataset="scenes"))
+    publish_night(PublishNightConfig(dataset="scenes"))
+
+
+def select_subset(name: str = "s", retention: float = 0.5, **policy: object) -> SelectResult:
+    """Select a version of a subset of the corpus."""
+    given = {"retention": retention, **policy}
+    return select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": given}))

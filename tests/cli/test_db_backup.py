@@ -11,29 +11,23 @@ from alchemist_core.cli.db import BackupConfig, RestoreConfig, backup, restore
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import artifact_path
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig, SelectResult
-from alchemist_core.stages.select import run as select
+from alchemist_core.stages.select import SelectResult
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import current_revision, make_engine, open_store
 from alchemist_core.store.subsets import find_subset
-from tests.trained_store import TrainedStore, use_store
+from tests.trained_store import TrainedStore, make_selectable, select_subset, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 
 def choose(name: str) -> SelectResult:
-    policy = {"strategy": "gsample", "retention": 0.3, "std_rank": 0.2, "seed": 7}
-    return select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": policy}))
+    return select_subset(name, 0.3, strategy="gsample", std_rank=0.2, seed=7)
 
 
 @pytest.fixture
 def backed_up(trained_store: TrainedStore, tmp_path: Path) -> Path:
     """A scored store with a published subset, backed up."""
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
+    make_selectable()
     choose("first")
     publish(PublishSubsetConfig(name="first"))
     with pytest.MonkeyPatch.context() as patch:

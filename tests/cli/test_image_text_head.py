@@ -12,16 +12,11 @@ from alchemist_core.models.image_text import load_head
 from alchemist_core.models.image_text_config import LEAST_AUC
 from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateResult
 from alchemist_core.stages.evaluate import run as evaluate
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, make_selectable, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -80,9 +75,8 @@ def test_a_head_that_learnt_nothing_is_not_written(trained_store: TrainedStore, 
 
 
 def test_a_changed_head_is_refused_by_the_field_s_name(trained_store: TrainedStore, tmp_path: Path) -> None:
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
-    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    make_selectable()
+    select_subset()
     given = {"subset": "s", "arms": "subset,random", "model": {"max_train_steps": 1, "batch_size": 32}}
     train_downstream(TrainDownstreamConfig.model_validate(given))
     one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"

@@ -24,7 +24,7 @@ from alchemist_core.stages.score import run as score
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_measurements
 from tests.infra.test_prometheus import PROMETHEUS, needs_promtool
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, make_selectable
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -57,8 +57,7 @@ def run_night(dataset: str = "scenes") -> None:
 @pytest.fixture
 def bad_night(trained_store: TrainedStore, corpus: Path, tmp_path: Path) -> str:
     """A store whose first night is published, and whose second one has just come, 30 % of it broken."""
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
+    make_selectable()
     root = tmp_path / "crawl"
     shutil.copytree(corpus / "test", root)
     break_pictures(root, 0.3)

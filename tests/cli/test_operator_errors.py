@@ -22,15 +22,10 @@ from alchemist_core.cli.db import BackupConfig, backup
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.cli.verbs import PASS_THROUGH, VERBS, load_commands
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine, open_store
 from tests.faults.test_kills import environment
-from tests.trained_store import TrainedStore, use_store
+from tests.trained_store import TrainedStore, make_selectable, select_subset, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -169,10 +164,8 @@ def shop(
     write_files(root / "files")
     with pytest.MonkeyPatch.context() as patch:
         use_store(patch, store)
-        score(ScoreConfig(dataset="scenes"))
-        publish_night(PublishNightConfig(dataset="scenes"))
-        policy = {"strategy": "gsample", "retention": 0.5, "std_rank": 0.2, "seed": 7}
-        select(SelectConfig.model_validate({"dataset": "scenes", "name": "half", "policy": policy}))
+        make_selectable()
+        select_subset("half", 0.5, strategy="gsample", std_rank=0.2, seed=7)
         publish(PublishSubsetConfig(name="half"))
         backup(BackupConfig(folder=root / "files" / "good-backup"))
         open_store().dispose()

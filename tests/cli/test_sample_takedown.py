@@ -28,17 +28,12 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path
 from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.manifests import hash_rows, read_manifest
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.training.feature_cache import FeatureCache
 from tests.given import insert_rows
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, make_selectable, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -47,10 +42,8 @@ NAME = "best"
 
 @pytest.fixture(autouse=True)
 def _published(trained_store: TrainedStore) -> None:
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
-    policy = {"strategy": "gsample", "retention": 0.3, "std_rank": 0.2, "seed": 7}
-    select(SelectConfig.model_validate({"dataset": "scenes", "name": NAME, "policy": policy}))
+    make_selectable()
+    select_subset(NAME, 0.3, strategy="gsample", std_rank=0.2, seed=7)
     publish(PublishSubsetConfig(name=NAME))
 
 
@@ -112,9 +105,8 @@ def test_an_old_version_is_not_copied_any_more_but_its_successor_is_offered() ->
 def test_what_gc_removed_is_copied_again_with_the_same_bytes() -> None:
     first = materialize(MaterializeConfig(subset=NAME))
     before = {path.name: path.read_bytes() for path in Path(first.folder).iterdir()}
-    policy = {"strategy": "gsample", "retention": 0.5, "std_rank": 0.2, "seed": 7}
     for _ in range(2):  # The version that a rollback goes back to is kept.
-        select(SelectConfig.model_validate({"dataset": "scenes", "name": NAME, "policy": policy}))
+        select_subset(NAME, 0.5, strategy="gsample", std_rank=0.2, seed=7)
         publish(PublishSubsetConfig(name=NAME))
         policy["retention"] = 0.6
     (removed,) = gc(GcSubsetConfig(min_age_days=0, dry_run=False)).removed

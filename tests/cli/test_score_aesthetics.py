@@ -15,13 +15,10 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from alchemist_core.cli.score_aesthetics import AestheticConfig, run
 from alchemist_core.errors import ConfigError
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.engine import open_store
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, make_selectable
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -108,8 +105,7 @@ def test_a_second_run_judges_nothing_and_a_crawl_s_own_scores_stay(configured: P
 
 def test_samples_are_ranked_by_it(configured: Path) -> None:
     run(AestheticConfig(dataset="scenes"))
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
+    make_selectable()
     policy = {"rank_by": "aesthetic", "strategy": "top_k", "retention": 0.1}
     report = select(SelectConfig.model_validate({"dataset": "scenes", "name": "liked", "policy": policy}))
     assert report.n_samples == 24

@@ -8,7 +8,6 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.local import stack
 from alchemist_core.local.airflow_client import AirflowClient, AirflowError
-from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine
@@ -22,12 +21,6 @@ SUCCEEDED = (
     "WHERE state = 'succeeded' AND config ->> 'crawl_date' = :night GROUP BY stage"
 )
 FAILED = "SELECT subject FROM alchemist.audit_events WHERE action = 'task failed' ORDER BY audit_event_id"
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    draw_scenes(tmp_path / "scenes", n_train=1200, n_validation=2000, n_test=40, shard_size=60, side=32)
-    return tmp_path / "scenes"
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.local import stack
 from alchemist_core.local.processes import read_state
-from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine
@@ -20,12 +19,6 @@ from alchemist_core.store.postgres import start_postgres
 from .calm import N_STEPS, NIGHTS, alchemist, run_first_days, run_second_night
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    draw_scenes(tmp_path / "scenes", n_train=1200, n_validation=2000, n_test=40, shard_size=60, side=32)
-    return tmp_path / "scenes"
 
 
 @pytest.fixture

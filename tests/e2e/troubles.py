@@ -15,13 +15,15 @@ import shutil
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from tests.shards.conftest import make_tar
 
 Entry = tuple[str, bytes]
 Alchemist = Callable[..., str]
@@ -277,19 +279,6 @@ OF_FILES: list[tuple[int, str, Bring, str, Mend]] = [
 
 
 # ------------------------------------------------------------------------------------------------------------------------- pictures
-
-
-def make_tar(entries: Iterable[Entry | tarfile.TarInfo]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for entry in entries:
-            if isinstance(entry, tarfile.TarInfo):
-                tar.addfile(entry)
-                continue
-            info = tarfile.TarInfo(entry[0])
-            info.size = len(entry[1])
-            tar.addfile(info, io.BytesIO(entry[1]))
-    return buffer.getvalue()
 
 
 def picture(seed: int = 0, kind: str = "PNG", size: tuple[int, int] = (32, 32), **options: Any) -> bytes:

@@ -22,6 +22,7 @@ from alchemist_core.training.encoding import encode_samples
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import JoinedSamples, Samples
 from tests.training.conftest import train_pairs, validation_pairs
+from tests.training.progress import KilledError, ignore, kill_at, kill_at_any_step
 
 __all__ = ["train_pairs", "validation_pairs"]
 
@@ -29,14 +30,6 @@ CONFIG = RaterTrainingConfig(
     proxy_warmup_steps=20, max_train_steps=40, batch_size=32, proxy_width=32, rater_width=32, codebook_size=64,
     validation_steps=20, checkpointing_steps=25, early_stopping_patience=100,
 )  # fmt: skip
-
-
-class KilledError(Exception):
-    """Stands for a process that is killed here."""
-
-
-def ignore(_done: int, _total: int, _note: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +110,8 @@ def test_marks_are_evenly_spaced_and_the_reference_begins_after_the_warm_up(
 def test_a_killed_run_resumes_and_measures_the_same(
     follow: Callable[..., dict[str, Any]], tmp_path: Path, step: int
 ) -> None:
-    def kill(done: int, _total: int, _note: str) -> None:
-        if done == step:
-            raise KilledError
-
     with pytest.raises(KilledError):
-        follow("killed", kill)
+        follow("killed", kill_at(step))
     assert not (tmp_path / "killed").exists()
     assert follow("killed") == follow("whole")
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {"course.json"}
@@ -150,8 +139,5 @@ def test_a_kill_between_a_checkpoint_and_the_mark_of_its_step_costs_no_mark(
 
 
 def test_a_finished_course_is_read_and_not_trained_again(follow: Callable[..., dict[str, Any]]) -> None:
-    def refuse(_done: int, _total: int, _note: str) -> None:
-        raise KilledError
-
     first = follow()
-    assert follow(on_progress=refuse) == first
+    assert follow(on_progress=kill_at_any_step) == first

@@ -2,14 +2,17 @@
 
 import pytest
 
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_downstream import run as train_downstream
-from tests.trained_store import TrainedStore, copy_trained, corpus, trained_once, trained_store
+from tests.trained_store import (
+    TrainedStore,
+    copy_trained,
+    corpus,
+    make_selectable,
+    select_subset,
+    trained_once,
+    trained_store,
+)
 
 __all__ = ["copy_trained", "corpus", "trained_once", "trained_store"]
 
@@ -17,8 +20,7 @@ __all__ = ["copy_trained", "corpus", "trained_once", "trained_store"]
 @pytest.fixture
 def trained_arms(trained_store: TrainedStore) -> list[str]:
     """The identities of a subset's model and its control's, a step each."""
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
-    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    make_selectable()
+    select_subset()
     given = {"subset": "s", "arms": "subset,random", "model": {"max_train_steps": 1, "batch_size": 32}}
     return train_downstream(TrainDownstreamConfig.model_validate(given)).identities

@@ -11,17 +11,12 @@ from alchemist_core.metrics.catalogue import METRICS
 from alchemist_core.models.published.flux import export_flux
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
 from tests.metrics.scene_metric import SceneScore
 from tests.models.given_flux import TINY, new_transformer, write_flux_parts
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, make_selectable, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -37,9 +32,8 @@ sampling = { n_steps = 2, batch_size = 3 }
 
 @pytest.fixture
 def selected(trained_store: TrainedStore) -> None:
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
-    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    make_selectable()
+    select_subset()
 
 
 def train(folder: Path) -> TrainDownstreamResult:

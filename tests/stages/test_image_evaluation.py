@@ -13,19 +13,14 @@ from alchemist_core.metrics.catalogue import METRICS
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateResult
 from alchemist_core.stages.evaluate import run as evaluate
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.report import ReportConfig
 from alchemist_core.stages.report import run as report
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from tests.metrics.scene_metric import SceneScore
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, make_selectable, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -45,9 +40,8 @@ KID = (
 @pytest.fixture
 def trained(trained_store: TrainedStore, monkeypatch: pytest.MonkeyPatch) -> TrainedStore:
     monkeypatch.setitem(METRICS, "geneval_scenes", SceneScore)
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
-    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    make_selectable()
+    select_subset()
     publish(PublishSubsetConfig(name="s"))
     given = {"subset": "s", "arms": "subset,random", "model": {"num_train_epochs": 1, "batch_size": 32}}
     train_downstream(TrainDownstreamConfig.model_validate(given))

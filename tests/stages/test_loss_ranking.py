@@ -8,15 +8,10 @@ from sqlalchemy import text
 
 from alchemist_core.errors import DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, make_selectable, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -42,9 +37,8 @@ def find_picture() -> tuple[Path, int, int]:
 def test_an_image_that_is_lost_after_it_was_scored_refuses_the_ranking_and_leaves_no_file(
     trained_store: TrainedStore,
 ) -> None:
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
-    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    make_selectable()
+    select_subset()
     # The encoded images are cached from the rater's training; delete them, as if another machine ranked.
     shutil.rmtree(artifact_path(FEATURE_CACHE))
     tar, offset, size = find_picture()

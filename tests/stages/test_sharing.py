@@ -12,13 +12,9 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.config import Config, Result
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
 from alchemist_core.stages.sharing import hold_resource
 from alchemist_core.store.engine import open_store
+from tests.trained_store import make_selectable, select_subset
 
 pytestmark = pytest.mark.db
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -103,10 +99,9 @@ def wait_for(*processes: subprocess.Popen[str]) -> None:
 @pytest.mark.usefixtures("trained_store")
 def test_two_subsets_train_and_measure_what_they_share_once() -> None:
     """One by two launched processes, one alone: they share the model of the full corpus, and the one that ranks by loss."""
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
+    make_selectable()
     for name, retention in (("a", 0.3), ("b", 0.5)):
-        select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": {"retention": retention}}))
+        select_subset(name, retention)
     words = ("--preset", "tiny", "--arms", "minus_loss,full,random", *MODEL)
     wait_for(
         command("train-downstream", "a", *words, launcher=TWO_PROCESSES),

@@ -19,19 +19,14 @@ from alchemist_core.cli.subset import (
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.report import ReportConfig
 from alchemist_core.stages.report import run as report
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.queries import load_query
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, make_selectable, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 ARMS = "subset,random,oracle,full"
@@ -39,9 +34,8 @@ ARMS = "subset,random,oracle,full"
 
 @pytest.fixture
 def published(trained_store: TrainedStore) -> None:
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
-    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    make_selectable()
+    select_subset()
     publish(PublishSubsetConfig(name="s"))
 
 
@@ -181,7 +175,7 @@ def test_a_version_whose_predecessor_cannot_be_drawn_again_is_reported_without_t
             """)
         ).scalar_one()
     takedown(TakedownConfig(image_hash=image_hash, reason="asked", successors=False))
-    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.3}}))
+    select_subset("s", 0.3)
     publish(PublishSubsetConfig(name="s"))
     assert "Since version 1" in Path(report(ReportConfig(dataset="scenes")).path).read_text(encoding="utf-8")
     with open_store().begin() as connection:

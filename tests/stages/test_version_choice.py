@@ -12,9 +12,6 @@ from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig
-from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig
@@ -23,15 +20,14 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.manifests import read_manifest
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.dataset import SubsetDataset
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, make_selectable
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 
 @pytest.fixture
 def two_versions(trained_store: TrainedStore) -> None:
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
+    make_selectable()
     for seed in (0, 1):
         policy = {"retention": 0.3, "seed": seed, "strategy": "random"}
         select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": policy}))

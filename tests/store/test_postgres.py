@@ -64,6 +64,20 @@ def used_home() -> Iterator[Path]:
         yield made
 
 
+@pytest.fixture
+def closed_home(home: Path) -> Iterator[Path]:
+    """A home in a folder that only root can enter, whose server is therefore elsewhere; it runs."""
+    if os.geteuid() != 0:
+        pytest.skip("only root's server may lie outside its home")
+    closed = home.parent / "closed"
+    closed.mkdir(mode=0o700)
+    server = start_postgres(closed / "home")
+    yield closed / "home"
+    for folder in closed.iterdir():
+        stop_postgres(folder)
+    shutil.rmtree(server.data_dir.parent)
+
+
 def postmaster(home: Path) -> int:
     return int((start_postgres(home).data_dir / "postmaster.pid").read_text().split()[0])
 
@@ -285,19 +299,12 @@ def test_a_very_long_home_works(home: Path) -> None:
         stop_postgres(long)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root's server belongs to another account")
-def test_root_gets_a_server_even_where_others_cannot_walk(home: Path) -> None:
-    closed = home.parent / "closed"
-    closed.mkdir(mode=0o700)
-    server = start_postgres(closed / "home")
-    try:
-        assert not server.data_dir.is_relative_to(closed)
-        assert server.data_dir.stat().st_uid != 0
-        assert ask(server.url(), "SELECT 1") == "1"
-        assert start_postgres(closed / "home") == server
-    finally:
-        stop_postgres(closed / "home")
-        shutil.rmtree(server.data_dir.parent)
+def test_root_gets_a_server_even_where_others_cannot_walk(closed_home: Path) -> None:
+    server = start_postgres(closed_home)
+    assert not server.data_dir.is_relative_to(closed_home.parent)
+    assert server.data_dir.stat().st_uid != 0
+    assert ask(server.url(), "SELECT 1") == "1"
+    assert start_postgres(closed_home) == server
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
@@ -356,20 +363,13 @@ def test_a_home_that_was_moved_after_its_server_was_killed_starts(home: Path) ->
         stop_postgres(moved)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root's server may lie outside its home")
-def test_a_copy_of_a_home_whose_data_are_elsewhere_does_not_use_them(home: Path) -> None:
-    closed = home.parent / "closed"
-    closed.mkdir(mode=0o700)
-    server = start_postgres(closed / "home")
-    try:
-        copied = copy_home(closed / "home", closed / "copy")
-        assert not is_running(copied)
-        assert not stop_postgres(copied)
-        with pytest.raises(StoreError, match=f"is a copy of the home .* {server.data_dir.parent}"):
-            start_postgres(copied)
-        stop_postgres(closed / "home")
-        moved = (closed / "home").rename(closed / "moved")
-        assert start_postgres(moved).data_dir == server.data_dir
-    finally:
-        stop_postgres(closed / "moved")
-        shutil.rmtree(server.data_dir.parent)
+def test_a_copy_of_a_home_whose_data_are_elsewhere_does_not_use_them(closed_home: Path) -> None:
+    server = start_postgres(closed_home)
+    copied = copy_home(closed_home, closed_home.with_name("copy"))
+    assert not is_running(copied)
+    assert not stop_postgres(copied)
+    with pytest.raises(StoreError, match=f"is a copy of the home .* {server.data_dir.parent}"):
+        start_postgres(copied)
+    stop_postgres(closed_home)
+    moved = closed_home.rename(closed_home.with_name("moved"))
+    assert start_postgres(moved).data_dir == server.data_dir

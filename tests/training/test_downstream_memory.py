@@ -21,7 +21,7 @@ from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
 from alchemist_core.training.launching import make_accelerator
 from alchemist_core.training.samples import Samples
-from tests.training.test_downstream_training import KilledError, ignore, kill_at
+from tests.training.progress import KilledError, ignore, kill_at
 from tests.training.test_launching import TWO_PROCESSES, launch
 
 CONFIG = DownstreamConfig(max_train_steps=10, batch_size=20, width=32, checkpointing_steps=4)
@@ -61,9 +61,7 @@ def train(out: Path, tokenizer_from: Path, pairs: Samples, **fields: object) -> 
 
 def train_until_killed(out: Path, tokenizer_from: Path, pairs: Samples) -> None:
     with pytest.raises(KilledError):
-        train_downstream(
-            CONFIG, pairs, tokenizer_from=tokenizer_from, out=out, on_progress=lambda done, _t, _n: kill_at(6, done)
-        )
+        train_downstream(CONFIG, pairs, tokenizer_from=tokenizer_from, out=out, on_progress=kill_at(6))
 
 
 def launched_losses(folder: Path, launcher: list[str], **fields: object) -> list[float]:

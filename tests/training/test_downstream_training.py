@@ -12,21 +12,9 @@ from alchemist_core.training.averaging import average_weights
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
 from alchemist_core.training.samples import Samples
+from tests.training.progress import KilledError, ignore, kill_at, kill_at_any_step
 
 CONFIG = DownstreamConfig(num_train_epochs=6, batch_size=20, width=32, checkpointing_steps=10)
-
-
-class KilledError(Exception):
-    """Stands for a process that is killed here."""
-
-
-def ignore(_done: int, _total: int, _note: str) -> None:
-    pass
-
-
-def kill_at(step: int, done: int) -> None:
-    if done == step:
-        raise KilledError
 
 
 def test_training_lowers_the_held_out_loss(
@@ -64,7 +52,7 @@ def test_a_killed_run_resumes_to_bit_identical_weights(
     with pytest.raises(KilledError):
         train_downstream(
             config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
-            on_progress=lambda done, _total, _note: kill_at(27, done),
+            on_progress=kill_at(27),
         )  # fmt: skip
     assert not (tmp_path / "killed").exists()
     steps: list[int] = []
@@ -112,7 +100,7 @@ def test_a_finished_run_is_read_not_repeated(tmp_path: Path, tokenizer_from: Pat
         heldout_pairs,
         tokenizer_from=tokenizer_from,
         out=out,
-        on_progress=lambda done, _t, _n: kill_at(done, done),
+        on_progress=kill_at_any_step,
     )
     assert again == first
 
@@ -121,7 +109,7 @@ def test_another_config_s_checkpoint_is_refused(tmp_path: Path, tokenizer_from: 
     with pytest.raises(KilledError):
         train_downstream(
             CONFIG, heldout_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model",
-            on_progress=lambda done, _total, _note: kill_at(12, done),
+            on_progress=kill_at(12),
         )  # fmt: skip
     other = CONFIG.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="another config"):

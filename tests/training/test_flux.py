@@ -21,21 +21,9 @@ from alchemist_core.training.flux import FluxGenerator, encode_latents, heldout_
 from alchemist_core.training.generators import load_drawer, read_config
 from alchemist_core.training.samples import Chunks, Samples
 from tests.models.given_flux import TINY, new_transformer, write_flux_parts
+from tests.training.progress import KilledError, ignore, kill_at
 
 SAMPLING = FlowSamplingConfig(num_inference_steps=3, batch_size=2)
-
-
-class KilledError(Exception):
-    """Stands for a process that is killed here."""
-
-
-def ignore(_done: int, _total: int, _note: str) -> None:
-    pass
-
-
-def kill_at_17(done: int, _total: int, _note: str) -> None:
-    if done == 17:
-        raise KilledError
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +96,7 @@ def test_a_killed_run_resumes_to_bit_identical_adapters(
     train(shorter, validation_pairs, tmp_path / "whole")
     with pytest.raises(KilledError):
         train_downstream(
-            shorter, validation_pairs, tokenizer_from=tmp_path, out=tmp_path / "killed", on_progress=kill_at_17
+            shorter, validation_pairs, tokenizer_from=tmp_path, out=tmp_path / "killed", on_progress=kill_at(17)
         )
     train(shorter, validation_pairs, tmp_path / "killed")
     whole, killed = (load_file(tmp_path / name / "adapters.safetensors") for name in ("whole", "killed"))

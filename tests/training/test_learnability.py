@@ -21,9 +21,10 @@ from alchemist_core.training.learnability import Learnability
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Batch, Samples
 from alchemist_core.training.scoring import Scorer
+from tests.training.progress import ignore
 from tests.training.test_bilevel import TEXT_DIM, TOKENIZER, draw_batch
 from tests.training.test_rater_training import CONFIG as BILEVEL
-from tests.training.test_rater_training import ignore, kill_twice
+from tests.training.test_rater_training import kill_twice
 
 CONFIG = BILEVEL.model_copy(update={"rule": ScoringRule.LEARNABILITY})
 SMALL = RaterTrainingConfig(batch_size=8, proxy_width=16, rule=ScoringRule.LEARNABILITY)

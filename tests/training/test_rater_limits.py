@@ -15,7 +15,8 @@ from alchemist_core.training.bilevel import collapse_reason, make_rater
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
-from tests.training.test_rater_training import CONFIG, ignore
+from tests.training.progress import ignore
+from tests.training.test_rater_training import CONFIG
 
 
 @pytest.mark.parametrize("of", ["training", "validation"])

@@ -16,6 +16,7 @@ from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
+from tests.training.progress import KilledError, ignore, kill_at, kill_at_any_step
 
 GOLDEN = Path(__file__).with_name("golden_rater_curve.txt")
 CONFIG = RaterTrainingConfig(
@@ -24,26 +25,11 @@ CONFIG = RaterTrainingConfig(
 )  # fmt: skip
 
 
-class KilledError(Exception):
-    """Stands for a process that is killed here."""
-
-
-def ignore(_done: int, _total: int, _note: str) -> None:
-    pass
-
-
-def kill_at(step: int, done: int) -> None:
-    if done == step:
-        raise KilledError
-
-
 def kill_twice(config: RaterTrainingConfig, train: Samples, validation: Samples, *, out: Path) -> None:
     """Begin a training, and go on with it, each time until a step: once in the warm-up, once after."""
     for step in (40, 140):
         with pytest.raises(KilledError):
-            train_rater(
-                config, train, validation, out=out, on_progress=lambda done, _t, _n, step=step: kill_at(step, done)
-            )
+            train_rater(config, train, validation, out=out, on_progress=kill_at(step))
         assert not out.exists()
 
 
@@ -125,9 +111,7 @@ def test_a_killed_run_resumes_to_bit_identical_weights(
 
 
 def test_a_finished_run_is_read_not_repeated(rater: Path, train_pairs: Samples, validation_pairs: Samples) -> None:
-    metrics = train_rater(
-        CONFIG, train_pairs, validation_pairs, out=rater, on_progress=lambda done, _t, _n: kill_at(done, done)
-    )
+    metrics = train_rater(CONFIG, train_pairs, validation_pairs, out=rater, on_progress=kill_at_any_step)
     assert metrics["n_steps"] == 180
 
 
@@ -136,7 +120,7 @@ def test_another_config_s_checkpoint_is_refused(
 ) -> None:
     out = tmp_path / "rater"
     with pytest.raises(KilledError):
-        train_rater(CONFIG, train_pairs, validation_pairs, out=out, on_progress=lambda done, _t, _n: kill_at(30, done))
+        train_rater(CONFIG, train_pairs, validation_pairs, out=out, on_progress=kill_at(30))
     other = CONFIG.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="another config"):
         train_rater(other, train_pairs, validation_pairs, out=out, on_progress=ignore)
