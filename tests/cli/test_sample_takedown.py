@@ -105,10 +105,9 @@ def test_an_old_version_is_not_copied_any_more_but_its_successor_is_offered() ->
 def test_what_gc_removed_is_copied_again_with_the_same_bytes() -> None:
     first = materialize(MaterializeConfig(subset=NAME))
     before = {path.name: path.read_bytes() for path in Path(first.folder).iterdir()}
-    for _ in range(2):  # The version that a rollback goes back to is kept.
-        select_subset(NAME, 0.5, strategy="gsample", std_rank=0.2, seed=7)
+    for retention in (0.5, 0.6):  # The version that a rollback goes back to is kept.
+        select_subset(NAME, retention, strategy="gsample", std_rank=0.2, seed=7)
         publish(PublishSubsetConfig(name=NAME))
-        policy["retention"] = 0.6
     (removed,) = gc(GcSubsetConfig(min_age_days=0, dry_run=False)).removed
     assert first.folder in removed
     assert not Path(first.folder).exists()

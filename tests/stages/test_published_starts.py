@@ -13,17 +13,14 @@ from alchemist_core.stages import train_downstream as downstream_stage
 from alchemist_core.stages import train_rater as rater_stage
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
-from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
-from alchemist_core.stages.select import SelectConfig
-from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterResult
 from alchemist_core.store.engine import open_store
 from alchemist_core.training.config import RaterTrainingConfig
 from tests.models.given_models import lively_star
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, make_selectable, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 # As published: 64 features and one head for each block, here of two.
@@ -76,9 +73,8 @@ def test_a_rater_starts_from_published_star_scores_and_is_known_again_by_its_con
 
 @pytest.fixture
 def selected(trained_store: TrainedStore) -> None:
-    score(ScoreConfig(dataset="scenes"))
-    publish_night(PublishNightConfig(dataset="scenes"))
-    select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": {"retention": 0.5}}))
+    make_selectable()
+    select_subset()
 
 
 @pytest.mark.usefixtures("selected")

@@ -24,6 +24,7 @@ from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
 from tests.models.given_models import lively_star
+from tests.training.progress import ignore
 
 # As published: 64 features and one head for each block, here of two; codes and captions are those of the tests' encoders.
 SIZES = {"proxy_depth": 2, "proxy_width": 128, "rater_depth": 2, "rater_width": 128, "n_heads": None}
@@ -37,10 +38,6 @@ STAR = CONFIG.proxy(CONFIG.tokenizer_config, WordVectors.dim)
 def few(train_pairs: Samples) -> Samples:
     """Boxes and noise."""
     return train_pairs.rows(np.arange(0, 400, 10))
-
-
-def ignore(_done: int, _total: int, _note: str) -> None:
-    pass
 
 
 def stretched(star: StarConfig, **fields: Any) -> StarConfig:
