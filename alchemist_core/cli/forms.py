@@ -47,7 +47,7 @@ def build_forms() -> dict[str, dict[str, Field]]:
             "preset": _choice("preset", PRESET_TEXT, presets_of("train_rater")),
             "recipe": _choice("recipe", RECIPE_TEXT, RECIPES),
             **_form(TrainRaterConfig, "dataset", "validation"),
-            **_form(TrainRaterConfig, "rule", "seed", "max_train_steps", "max_pairs", is_preset=True),
+            **_form(TrainRaterConfig, "rule", "seed", "max_train_steps", "max_samples", is_preset=True),
         },
         "build_subset": {
             **_form(SelectConfig, "dataset", "retention", "name", "strategy"),

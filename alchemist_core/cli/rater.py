@@ -94,7 +94,7 @@ class CertifyConfig(Config):
     """Which rater to check, on how many samples."""
 
     rater: str = Field("newest", description="Rater by name, or newest, or production", json_schema_extra=BARE_WORD)
-    max_pairs: int = Field(
+    max_samples: Annotated[int, Formerly("max_pairs")] = Field(
         1024, ge=64, le=100_000, description="Largest number of validation samples, taken in the order of their hash"
     )
 
@@ -135,7 +135,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
         )
     training = RaterTrainingConfig.from_stored(rater.config["training"])
     validation = find_dataset(engine, rater.config["validation"])
-    rows = read_training_samples(engine, validation.dataset_id, max_pairs=config.max_pairs)
+    rows = read_training_samples(engine, validation.dataset_id, max_samples=config.max_samples)
     if not rows:
         raise ConfigError(
             f"Dataset {validation.name!r} has no samples left. The acceptance checks of {rater.name} need them. Ingest it again."

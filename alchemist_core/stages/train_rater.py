@@ -1,12 +1,12 @@
 """Train a rater by bilevel optimization: it learns which training samples help a proxy model on the validation dataset."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import Command, Config, Result, fingerprint
+from alchemist_core.config import Command, Config, Formerly, Result, fingerprint
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256
 from alchemist_core.stages.collective import execute_together
@@ -32,7 +32,7 @@ class TrainRaterConfig(Config):
     validation: str = Field(
         ..., description="Validation dataset: samples like those that downstream models should be good at"
     )
-    max_pairs: int | None = Field(
+    max_samples: Annotated[int | None, Formerly("max_pairs")] = Field(
         None,
         ge=64,
         description="Use at most this many samples of each dataset (those with the smallest hashes); default: as many as the "
@@ -131,8 +131,8 @@ def _read_pairs(
         raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}. Allowed: {' or '.join(roles)}.")
     # Training reads some hundred thousand samples, so memory holds only those, not all of 30 million.
     n_read = config.training.n_read if field == "dataset" else None
-    limits = [n for n in (config.max_pairs, n_read) if n is not None]
-    rows = read_training_samples(engine, dataset.dataset_id, max_pairs=min(limits, default=None))
+    limits = [n for n in (config.max_samples, n_read) if n is not None]
+    rows = read_training_samples(engine, dataset.dataset_id, max_samples=min(limits, default=None))
     if len(rows) == n_read:
         say(f"{dataset.name}: using the first {len(rows):,} samples by hash, as many as all steps read.")
     return _enough(config, dataset.name, rows)

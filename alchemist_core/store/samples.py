@@ -51,11 +51,13 @@ def _located(rows: Iterable[AnyRow]) -> list[LocatedSample]:
     return [LocatedSample._make(row) for row in rows]
 
 
-def read_training_samples(engine: Engine, dataset_id: int, *, max_pairs: int | None = None) -> Sequence[LocatedSample]:
+def read_training_samples(
+    engine: Engine, dataset_id: int, *, max_samples: int | None = None
+) -> Sequence[LocatedSample]:
     """Return a dataset's distinct samples in the order of pair_hash, each with its first live location."""
     with engine.connect() as connection:
         return _located(
-            connection.execute(load_query("training_samples"), {"dataset_id": dataset_id, "max_pairs": max_pairs})
+            connection.execute(load_query("training_samples"), {"dataset_id": dataset_id, "max_samples": max_samples})
         )
 
 

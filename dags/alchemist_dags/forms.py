@@ -14,7 +14,7 @@ FORMS = {
         "rule": {'type': ['string', 'null'], 'default': None, 'title': 'Rule', 'description': "Scoring rule. alignment: how much lower a sample's loss is under the proxy that also trains on validation data (Eq. 6). loss: a low loss under that proxy (Eq. 9). learnability: how much further training on validation data alone lowers a proxy's loss; it trains no rater network; empty: the value of the preset", 'enum': [None, 'alignment', 'loss', 'learnability']},
         "seed": {'default': None, 'title': 'Seed', 'description': 'Seed of the initial weights and of the data order; empty: the value of the preset', 'if': {'type': 'string'}, 'then': {'allowed': 'at least 0, below 2147483648', 'pattern': '^\\s*[0-9]{1,10}\\s*$'}, 'else': {'type': ['integer', 'null'], 'minimum': 0, 'exclusiveMaximum': 2147483648}},
         "max_train_steps": {'default': None, 'title': 'Steps', 'description': "Training steps after the proxy's warm-up; early stopping may end the run before; empty: the value of the preset", 'if': {'type': 'string'}, 'then': {'allowed': 'at least 1, at most 10000000', 'pattern': '^\\s*[0-9]{1,8}\\s*$'}, 'else': {'type': ['integer', 'null'], 'minimum': 1, 'maximum': 10000000}},
-        "max_pairs": {'default': None, 'title': 'Max pairs', 'description': 'Use at most this many samples of each dataset (those with the smallest hashes); default: as many as the training steps need', 'if': {'type': 'string'}, 'then': {'allowed': 'at least 64', 'pattern': '^\\s*[0-9]{1,10}\\s*$'}, 'else': {'type': ['integer', 'null'], 'minimum': 64}},
+        "max_samples": {'default': None, 'title': 'Max samples', 'description': 'Use at most this many samples of each dataset (those with the smallest hashes); default: as many as the training steps need', 'if': {'type': 'string'}, 'then': {'allowed': 'at least 64', 'pattern': '^\\s*[0-9]{1,10}\\s*$'}, 'else': {'type': ['integer', 'null'], 'minimum': 64}},
     },
     "build_subset": {
         "dataset": {'type': 'string', 'title': 'Dataset', 'description': 'Training datasets to select from, separated by commas', 'minLength': 1},
@@ -46,7 +46,7 @@ FORMS = {
 # Current names of renamed fields, by their former names.
 RENAMED = {
     "nightly_rescore": {},
-    "train_rater": {'n_steps': 'max_train_steps'},
+    "train_rater": {'n_steps': 'max_train_steps', 'max_pairs': 'max_samples'},
     "build_subset": {'duplicates': 'dedup'},
     "evaluate_subset": {},
 }

@@ -34,7 +34,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("sample", "retry-quarantine", "--reason", "transient"),
     ("train-rater", "--preset", "tiny", "--dataset", "scenes", "--validation", "v", *FEW_STEPS),
     ("plan", "promote", "newest", "--json"),
-    ("rater", "certify", "newest", "--max-pairs", "64"),
+    ("rater", "certify", "newest", "--max-samples", "64"),
     ("rater", "promote", "newest", "--without-acceptance", "two steps"),
     ("score", "--dataset", "scenes"),
     ("check", "--suite", "scores", "--dataset", "scenes"),

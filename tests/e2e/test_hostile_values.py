@@ -27,7 +27,7 @@ PICTURES = Path(".alchemist/screenshots")
 # Every text field of every form, with valid values for the other fields.
 FIELDS: dict[str, tuple[str, ...]] = {
     "nightly_rescore": ("dataset", "root", "crawl_date"),
-    "train_rater": ("dataset", "validation", "preset", "recipe", "rule", "seed", "max_train_steps", "max_pairs"),
+    "train_rater": ("dataset", "validation", "preset", "recipe", "rule", "seed", "max_train_steps", "max_samples"),
     "build_subset": (
         "dataset", "retention", "name", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank", "seed", "rater",
     ),

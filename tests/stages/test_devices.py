@@ -319,7 +319,7 @@ TINY = "--proxy-warmup-steps 2 --max-train-steps 2 --batch-size 32 --softmax-gro
     ("launcher", "words"),
     [
         ((), "score --dataset scenes"),
-        ((), "rater certify --max-pairs 64"),
+        ((), "rater certify --max-samples 64"),
         (TWO_PROCESSES, f"train-rater --preset tiny --dataset scenes --validation v --seed 7 {TINY}"),
     ],
 )

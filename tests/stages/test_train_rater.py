@@ -102,7 +102,7 @@ def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
     ingest_corpus()
     name = train(rater_learning_rate=1e-9).rater
     with pytest.raises(CheckFailedError, match=r"(?s)has not passed its acceptance checks:.*caption_sensitivity"):
-        certify(CertifyConfig(max_pairs=100))
+        certify(CertifyConfig(max_samples=100))
     rater = find_rater(open_store(), name)
     assert rater is not None
     assert rater.acceptance_report["is_certified"] is False
@@ -119,7 +119,7 @@ def test_a_rater_that_reads_far_smaller_images_than_there_are_says_so_wherever_i
     for resolution, is_warning in ((8, True), (16, False)):
         name = train(resolution=resolution).rater
         with pytest.raises(CheckFailedError) as failed:
-            certify(CertifyConfig(max_pairs=100))
+            certify(CertifyConfig(max_samples=100))
         assert "resolution_ratio" not in str(failed.value)
         rater = find_rater(open_store(), name)
         assert rater is not None
@@ -139,7 +139,7 @@ def test_a_rater_of_another_seed_measures_the_stability_of_ranks(
     for seed in (0, 1):
         train(seed=seed)
     with pytest.raises(CheckFailedError):
-        certify(CertifyConfig(max_pairs=100))
+        certify(CertifyConfig(max_samples=100))
     rater = find_rater(open_store(), "newest")
     assert rater is not None
     (stability,) = (check for check in rater.acceptance_report["checks"] if check["name"] == "rank_stability")
