@@ -64,7 +64,7 @@ def _flux(shapes: Shapes) -> str:
 
 
 def _text_encoder(shapes: Shapes) -> str:
-    sign = "text_model.embeddings.token_embedding.weight"
+    sign = next(key for key in shapes if key.endswith("embeddings.token_embedding.weight"))
     what = "CLIP" if "visual_projection.weight" in shapes else "a CLIP text encoder"
     return f"{what} ({shapes[sign][1]:,} features of a text token)"
 
@@ -84,6 +84,7 @@ _SIGNS: dict[str, Callable[[Shapes], str]] = {
     "instance_head.0.weight": lambda _: "a rater that was trained here",
     "quantiser.codebook.weight": lambda _: "a tokenizer that was fitted here",
     "text_model.embeddings.token_embedding.weight": _text_encoder,
+    "embeddings.token_embedding.weight": _text_encoder,
     "embeddings.word_embeddings.weight": lambda _: "a BERT text encoder, such as all-MiniLM-L6-v2",
     "Mixed_7c.branch_pool.conv.weight": lambda _: "InceptionV3 for FID",
     "model.pixel_level_module.encoder.embeddings.patch_embeddings.projection.weight": lambda _: "Mask2Former",

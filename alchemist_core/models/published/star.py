@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from alchemist_core.errors import ConfigError
@@ -74,6 +75,10 @@ def load_star(source: str | Path, config: StarConfig) -> Star:
         source: A file of weights or of a training checkpoint, a folder that holds one, or `hf:ORG/NAME/FILE@REVISION`.
         config: Its size, such as `published_star(16)`.
     """
+    # Another size is refused before a large model is built.
+    with torch.device("meta"):
+        size = Star(config)
+    fill_star(size, source)
     star = Star(config)
     fill_star(star, source)
     return star

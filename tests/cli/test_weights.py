@@ -1,0 +1,256 @@
+"""`alchemist weights check`: each form of file is loaded as a run loads it, and each fault is named with its key."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from alchemist_core.__main__ import main
+from alchemist_core.cli.weights import WeightsCheckConfig, WeightsListConfig, check_weights, list_weights
+from alchemist_core.errors import ConfigError
+from alchemist_core.files import file_sha256
+from alchemist_core.stages.network_checks import check_sizes
+from alchemist_core.training.config import RaterTrainingConfig
+from tests.models.published.published_keys import Shapes, rater_keys, star_keys
+from tests.models.test_text_models import save_clip
+
+Weights = dict[str, Tensor]
+
+
+def random_weights(shapes: Shapes, dtype: torch.dtype = torch.float32) -> Weights:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        key: torch.empty(shape, dtype=dtype).uniform_(-0.1, 0.1, generator=generator) for key, shape in shapes.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def star_40m(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """STAR-40M at its real size, as its publishers would write it: a training checkpoint with random weights."""
+    path = tmp_path_factory.mktemp("star") / "star-40m.pth"
+    torch.save({"epoch": 1, "iter": 2, "trainer": {"var_wo_ddp": random_weights(star_keys(8), torch.float16)}}, path)
+    return path
+
+
+@pytest.fixture
+def narrow() -> Weights:
+    """A STAR of two blocks under the published keys."""
+    return random_weights(star_keys(2))
+
+
+def write(folder: Path, weights: Weights, form: str) -> Path:
+    """Write weights as .pth, as a training checkpoint, as .safetensors, or as a folder that holds one file."""
+    if form == "safetensors":
+        save_file(weights, folder / "star.safetensors")
+        return folder / "star.safetensors"
+    content = {"trainer": {"var_wo_ddp": weights}} if form == "checkpoint" else weights
+    torch.save(content, folder / "star.pth")
+    return folder if form == "folder" else folder / "star.pth"
+
+
+def check(source: Path | str, layout: str | None = None) -> Any:
+    (row,) = check_weights(WeightsCheckConfig(source=str(source), layout=layout)).checked
+    return row
+
+
+def refusal(source: Path | str, layout: str | None = None) -> str:
+    with pytest.raises(ConfigError) as refused:
+        check(source, layout)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_star_40m_at_its_real_size_is_loaded_and_described(star_40m: Path) -> None:
+    row = check(star_40m, "star-40m")
+    assert row.holds == "STAR-40M (depth 8, width 512, captions of 1,024 features)"
+    assert row.parameters == 40_963_200
+    assert row.shapes["pos_start"] == "1 × 1 × 512"
+    assert row.sha256 == file_sha256(star_40m).hex()
+
+
+def test_a_file_of_another_size_is_refused_with_the_size_that_it_has(star_40m: Path) -> None:
+    told = refusal(star_40m, "star-0.3b")
+    assert "First difference: pos_start is (1, 1, 512), not (1, 1, 1024)." in told
+    assert "The shapes are those of STAR-40M (depth 8, width 512, captions of 1,024 features)." in told
+
+
+def test_a_file_of_another_network_is_refused_with_the_network_that_it_has(star_40m: Path) -> None:
+    for layout in ("rater", "tokenizer", "flux-mini", "inception"):
+        told = refusal(star_40m, layout)
+        assert "STAR-40M (depth 8, width 512, captions of 1,024 features)" in told, layout
+
+
+@pytest.mark.parametrize("form", ["pth", "checkpoint", "safetensors", "folder"])
+def test_every_form_of_file_is_loaded(tmp_path: Path, narrow: Weights, form: str) -> None:
+    row = check(write(tmp_path, narrow, form), "star")
+    assert row.holds == "a STAR of 2 blocks (depth 2, width 128, captions of 1,024 features)"
+    assert row.parameters == sum(weight.numel() for weight in narrow.values())
+    assert Path(row.path).is_file()
+    assert check(write(tmp_path, narrow, form)).name == "star", "without a layout, the keys say what it is"
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors", "folder"])
+def test_a_renamed_key_is_named(tmp_path: Path, narrow: Weights, form: str) -> None:
+    renamed = {key.replace("blocks.1.ffn.fc2.bias", "blocks.1.ffn.fc_2.bias"): weight for key, weight in narrow.items()}
+    told = refusal(write(tmp_path, renamed, form), "star")
+    assert "First difference: blocks.1.ffn.fc2.bias is missing." in told
+    assert "1 unexpected: blocks.1.ffn.fc_2.bias" in told
+
+
+@pytest.mark.parametrize(("form", "told"), [
+    ("pth", "is cut off: its table of contents, which comes last, is missing"),
+    ("folder", "is cut off: its table of contents, which comes last, is missing"),
+    ("safetensors", "is cut off or damaged: it ends inside of "),
+])  # fmt: skip
+def test_a_file_that_is_cut_off_says_so(tmp_path: Path, narrow: Weights, form: str, told: str) -> None:
+    source = write(tmp_path, narrow, form)
+    path = source / "star.pth" if source.is_dir() else source
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    said = refusal(source, "star")
+    assert told in said
+    assert said.endswith("Download it again.")
+
+
+def test_numbers_that_are_not_finite_are_named(tmp_path: Path, narrow: Weights) -> None:
+    narrow["blocks.1.ffn.fc2.bias"][3] = torch.nan
+    assert "blocks.1.ffn.fc2.bias holds numbers that are not finite" in refusal(write(tmp_path, narrow, "pth"), "star")
+
+
+class Hostile:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_hostile_file_runs_nothing_and_gets_one_line(
+    tmp_path: Path, narrow: Weights, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"trainer": {"var_wo_ddp": narrow, "config": Hostile(tmp_path / "OWNED")}}, tmp_path / "star.pth")
+    for arguments in (["--layout", "star"], []):
+        monkeypatch.setattr("sys.argv", ["alchemist", "weights", "check", str(tmp_path / "star.pth"), *arguments])
+        assert main() == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "holds more than tensors: reading it would run" in line
+        assert not (tmp_path / "OWNED").exists()
+
+
+def test_the_paper_s_rater_is_loaded(tmp_path: Path) -> None:
+    torch.save({"trainer": {"varRater_wo_ddp": random_weights(rater_keys(2))}}, tmp_path / "rater.pth")
+    assert check(tmp_path / "rater.pth").holds == "the paper's rater (depth 2, width 128)"
+
+
+def test_a_text_encoder_is_loaded_from_its_folder_and_a_missing_weight_is_named(tmp_path: Path) -> None:
+    save_clip(tmp_path, tmp_path)
+    row = check(f"clip:{tmp_path}")
+    assert (row.name, row.path) == ("text-encoder", str(tmp_path))
+    assert row.holds == "a CLIP text encoder (24 features of a text token)"
+    assert check(tmp_path, "text-encoder") == row
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = weights.popitem()[0]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    assert f"{lost} is missing" in refusal(tmp_path, "text-encoder")
+
+
+@pytest.mark.parametrize("name", ["minilm", "efficientnet-lite0"])
+def test_networks_of_packages_are_loaded(name: str) -> None:
+    (found,) = [row for row in list_weights(WeightsListConfig()).networks if row.name == name]
+    assert check(found.here, name).parameters > 1_000_000
+
+
+def test_an_aesthetic_head_is_loaded(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(1, 768), "bias": torch.zeros(1)}, tmp_path / "head.safetensors")
+    assert check(tmp_path / "head.safetensors", "aesthetic-head").parameters == 769
+    assert "must hold weight and bias" in refusal(
+        write(tmp_path, {"a": torch.zeros(1)}, "safetensors"), "aesthetic-head"
+    )
+
+
+def test_unknown_layouts_and_keys_are_refused_with_the_choices(tmp_path: Path) -> None:
+    source = write(tmp_path, {"a": torch.zeros(1)}, "safetensors")
+    assert "has the keys of no known network. Say what it should hold: --layout, one of star-40m," in refusal(source)
+    assert "--layout 'vae' is unknown. Choose from: star-40m," in refusal(source, "vae")
+    assert "There is no file of weights at" in refusal(tmp_path / "no.pth")
+
+
+def test_a_layout_without_a_file_and_nothing_to_check_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--layout star needs a file or folder"):
+        check_weights(WeightsCheckConfig(layout="star"))
+    with pytest.raises(ConfigError, match="Nothing to check"):
+        check_weights(WeightsCheckConfig())
+
+
+def test_a_run_s_networks_are_checked_together_and_every_fault_is_told(
+    tmp_path: Path, narrow: Weights, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_clip(tmp_path / "clip", tmp_path / "clip")
+    star = write(tmp_path, narrow, "pth")
+    run = WeightsCheckConfig(
+        preset="gpu24", text_encoder=f"clip:{tmp_path / 'clip'}", proxy_weights=str(star), protocol=("fid_mjhq",)
+    )
+    with pytest.raises(ConfigError) as refused:
+        check_weights(run)
+    tokenizer, proxy, inception = str(refused.value).splitlines()
+    assert tokenizer.startswith(
+        "tokenizer: not named yet (train-rater --tokenizer-weights). Get it: hf:FoundationVision/var/"
+    )
+    assert proxy.startswith(
+        f"star-40m: {star} does not hold weights of this size. First difference: pos_start is (1, 1, 128), not (1, 1, 512)"
+    )
+    assert inception.startswith("inception: not named yet (evaluate, protocol fid_mjhq). Get it: https://")
+    assert "text-encoder: loaded" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_the_run_s_text_encoder_are_refused(tmp_path: Path, star_40m: Path) -> None:
+    """Whole and of the right depth, but STAR reads captions of 1,024 features, and this encoder gives 24."""
+    save_clip(tmp_path, tmp_path)
+    config = RaterTrainingConfig(
+        proxy_depth=8, proxy_width=512, n_heads=None, rater_init="scratch", tokenizer_weights="vae.pth", resolution=256,
+        proxy_weights=str(star_40m), text_encoder=f"clip:{tmp_path}",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"First difference: encoder_proj\.weight is \(512, 1024\), not \(512, 24\)"):
+        check_sizes(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({"preset": "tiny"}, []),
+        ({"preset": "gpu80"}, ["tokenizer", "text-encoder"]),
+        ({"preset": "flux_mini", "protocol": "fid_mjhq_flux"}, ["flux-mini", "flux-components", "inception"]),
+        ({"text_encoder": "minilm"}, ["minilm"]),
+        ({"base_model": "star.pth"}, ["star"]),
+        ({"rater_weights": "rater.pth"}, ["rater"]),
+    ],
+)
+def test_the_list_holds_what_a_run_needs(arguments: dict[str, str], names: list[str]) -> None:
+    assert [row.name for row in list_weights(WeightsListConfig.model_validate(arguments)).networks] == names
+
+
+def test_the_list_says_where_weights_are(tmp_path: Path, star_40m: Path) -> None:
+    shutil.copy(star_40m, tmp_path / "star.pth")
+    found = list_weights(WeightsListConfig(preset="gpu24", proxy_weights=str(tmp_path / "star.pth")))
+    here = {row.name: row.here for row in found.networks}
+    assert here["star-40m"] == str(tmp_path / "star.pth")
+    assert here["tokenizer"] == "not found: not named yet (train-rater --tokenizer-weights)."
+    text = found.summary()
+    assert "publisher: Tian et al. 2024 (VAR), FoundationVision" in text
+    assert "licence:   MIT" in text
+    assert "size:      109.0 million numbers, 436 MB in fp32" in text
+
+
+def test_an_unknown_preset_or_protocol_is_refused_with_the_choices() -> None:
+    for arguments, told in (
+        ({"preset": "huge"}, "There is no preset 'huge'. Choose from: tiny,"),
+        ({"protocol": "fit"}, "No evaluation protocol"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            list_weights(WeightsListConfig.model_validate(arguments))
