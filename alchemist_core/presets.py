@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.models.published.catalogue import NETWORKS as PUBLISHED
 
 Values = Mapping[str, Any]
 NETWORKS = {"train_rater": "training", "train_downstream": "model"}
@@ -16,31 +17,13 @@ NETWORKS = {"train_rater": "training", "train_downstream": "model"}
 RECIPE_STAGES = ("train_rater", "select")
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Published weights that a preset needs, by the option that names them."""
-
-    what: str
-    source: str
-    """Publisher and files, as their pages name them."""
-
-
 WEIGHTS = {
-    "tokenizer_weights": Weights(
-        "the published image tokenizer",
-        "vae_ch160v4096z32.pth of FoundationVision/var on Hugging Face, as a file or as hf:FoundationVision/var/vae_ch160v4096z32.pth",
-    ),
-    "text_encoder": Weights(
-        "a text encoder",
-        "clip:FOLDER with the folders text_encoder and tokenizer of Stable Diffusion 2.1 (stabilityai/stable-diffusion-2-1 on Hugging "
-        "Face, 1,024 features), or another CLIP text model",
-    ),
-    "base_model": Weights("FLUX-mini", "flux-mini.safetensors of TencentARC/flux-mini on Hugging Face"),
-    "flux_components": Weights(
-        "VAE, text encoders and their tokenizers of FLUX.1",
-        "the folders vae, text_encoder, text_encoder_2, tokenizer and tokenizer_2 of black-forest-labs/FLUX.1-dev on Hugging Face",
-    ),
+    "tokenizer_weights": PUBLISHED["tokenizer"],
+    "text_encoder": PUBLISHED["text-encoder"],
+    "base_model": PUBLISHED["flux-mini"],
+    "flux_components": PUBLISHED["flux-components"],
 }
+"""The published network of each option with weights that a preset may need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +230,7 @@ def refuse_missing_weights(preset: str, stage: str, values: Values) -> None:
         return
     lines = [f"{_command_of(stage)} with preset {preset} needs weights that were not given:"]
     lines += [f"  --{name.replace('_', '-')}: {WEIGHTS[name].what} ({WEIGHTS[name].source})" for name in missing]
+    lines.append(f"Publishers, licences and sizes: alchemist weights list --preset {preset}.")
     if preset in RECIPES and stage in RECIPE_STAGES:
         lines.append(f"For its scoring rule with another preset: --recipe {preset}.")
     raise ConfigError("\n".join(lines))

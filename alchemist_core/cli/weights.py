@@ -6,67 +6,94 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from alchemist_core.cli.effective import compose
+from alchemist_core.cli.sections import GENEVAL, config_of, declared_values
 from alchemist_core.config import BARE_WORD, Command, Config, Result, Words, lay_out
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.published.catalogue import NETWORKS
 from alchemist_core.presets import NETWORKS as STAGE_SECTIONS
-from alchemist_core.presets import PRESETS, merge, preset_values
-from alchemist_core.stages.evaluate import EvaluateConfig
+from alchemist_core.presets import PRESETS
+from alchemist_core.project import load_project
+from alchemist_core.stages.evaluate import EvaluateConfig, split_protocols
 from alchemist_core.stages.networks import NeededNetwork, aesthetic_networks, needed_networks, why_missing
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig, PinnedConfig, RaterTrainingConfig, Source
 
-_MODELS: dict[str, type[PinnedConfig]] = {"train_rater": RaterTrainingConfig, "train_downstream": DownstreamConfig}
 _NAMES = ", ".join(NETWORKS)
+_TRAININGS: dict[str, type[PinnedConfig]] = {"train-rater": RaterTrainingConfig, "train-downstream": DownstreamConfig}
 
 
 class RunOptions(Config):
-    """What a run uses: a preset, its options with weights, and evaluation protocols."""
+    """What a run uses, where it differs from the project file."""
 
     preset: str | None = Field(
-        None, description=f"Preset of the training: {', '.join(PRESETS)}; none: all known networks"
+        None, description=f"Preset of the training: {', '.join(PRESETS)}; default: that of the project file"
     )
-    protocol: Words = Field((), description="Evaluation protocols of the run, separated by commas")
+    protocol: Words = Field(
+        (), description="Evaluation protocols, separated by commas; default: those of the project file"
+    )
     tokenizer_weights: Source | None = Field(None, description="As for train-rater")
     proxy_weights: Source | None = Field(None, description="As for train-rater")
     rater_weights: Source | None = Field(None, description="As for train-rater")
     text_encoder: str | None = Field(None, description="As for train-rater and train-downstream")
     base_model: Source | None = Field(None, description="As for train-downstream")
     flux_components: Path | None = Field(None, description="As for train-downstream")
-    evaluation_weights: Path | None = Field(None, description="As for evaluate")
-
-    def configs(self) -> list[Config]:
-        """Return the configs of the run's stages.
-
-        Raises:
-            ConfigError: A preset, protocol or option is not valid.
-        """
-        stages = [stage for stage in _MODELS if self.preset is None or stage in _preset(self.preset).values]
-        try:
-            trained: list[Config] = [_MODELS[stage].model_validate(self._values(stage)) for stage in stages]
-        except ValidationError as error:
-            raise ConfigError(
-                "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
-            ) from None
-        weights = self.evaluation_weights
-        return trained + [EvaluateConfig(subset="any", protocol=name, weights=weights) for name in self.protocol]
+    evaluation_weights: Path | None = Field(None, description="As --weights for evaluate")
 
     def needed(self) -> list[NeededNetwork]:
-        """Return the networks of the run; without a preset, a protocol or an option, all known ones."""
-        if not self.model_dump(exclude_defaults=True):
-            return [NeededNetwork(name, ()) for name in NETWORKS]
-        return needed_networks(self.configs(), {} if self.preset is None else _preset(self.preset).needs)
+        """Return the networks of the run; all known ones if neither an option nor the project file says what a run uses.
 
-    def _values(self, stage: str) -> dict[str, Any]:
-        preset = {} if self.preset is None else preset_values(stage, preset=self.preset).get(STAGE_SECTIONS[stage], {})
-        fields = _MODELS[stage].model_fields
-        given = {name: value for name, value in self if name in fields and value is not None}
+        Raises:
+            ConfigError: The project file, a preset, a protocol or an option is not valid.
+        """
+        trainings, evaluations = self.trainings(), self._evaluations()
+        if not trainings and not evaluations:
+            return [NeededNetwork(name, ()) for name in NETWORKS]
+        required = {
+            stage.replace("-", "_"): PRESETS[preset].needs.get(stage.replace("-", "_"), ())
+            for stage, (preset, _) in trainings.items()
+            if preset is not None
+        }
+        return needed_networks([*(config for _, config in trainings.values()), *evaluations], required)
+
+    def trainings(self) -> dict[str, tuple[str | None, PinnedConfig]]:
+        """Return the preset and the training config of each training stage that an option or the project file describes."""
+        found = {}
+        for stage, kind in _TRAININGS.items():
+            if self.preset is None or stage.replace("-", "_") in _preset(self.preset).values:
+                composed = compose(stage, config_of(stage), self._options(stage, kind), declared_values(stage, {}))
+                values = composed.values.get(STAGE_SECTIONS[stage.replace("-", "_")], {})
+                if values or composed.preset is not None:
+                    found[stage] = composed.preset, _validate(kind, values)
+        return found
+
+    def _evaluations(self) -> list[EvaluateConfig]:
+        declared = {name: one.value for name, one in declared_values("evaluate", {}).items()}
+        names = self.protocol or tuple(filter(None, str(declared.get("protocol", "")).split(",")))
+        if not self.protocol and load_project().files_of(GENEVAL):
+            # alchemist evaluate does not measure it, so the file names it by its networks alone.
+            names = (*names, GENEVAL)
+        given = EvaluateConfig(subset="any", protocol=",".join(names), weights=self.evaluation_weights)
+        return split_protocols(given) if names else []
+
+    def _options(self, stage: str, kind: type[PinnedConfig]) -> dict[str, Any]:
+        section = STAGE_SECTIONS[stage.replace("-", "_")]
+        given = {name: value for name, value in self if name in kind.model_fields and value is not None}
         # What these two options require beside them.
         if "rater_weights" in given:
             given["rater_init"] = "weights"
-        if "base_model" in given and preset.get("method") is None:
+        if "base_model" in given and "flux_components" not in given and self.preset != "flux_mini":
             given["method"] = "finetune"
-        return merge(preset, given)
+        chosen = {} if self.preset is None else {"preset": self.preset}
+        return chosen | {f"{section}.{name}": value for name, value in given.items()}
+
+
+def _validate(kind: type[PinnedConfig], values: dict[str, Any]) -> PinnedConfig:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        said = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
+        raise ConfigError(f"{said[:1].upper()}{said[1:]}.") from None
 
 
 class WeightsListConfig(RunOptions):
@@ -125,7 +152,7 @@ class WeightsCheckConfig(RunOptions):
 
     source: str | None = Field(
         None,
-        description="File, folder or hub name to check; none: the weights that --preset, --protocol and the other options name",
+        description="File, folder or hub name to check; none: the weights that the project file and the options name",
         json_schema_extra=BARE_WORD,
     )
     layout: str | None = Field(
@@ -188,7 +215,7 @@ def _check_run(config: WeightsCheckConfig, needed: Sequence[NeededNetwork]) -> W
         if result.checked:
             say(result.summary())
         raise ConfigError("\n".join(faults))
-    for trained in config.configs():
+    for _, trained in config.trainings().values():
         if isinstance(trained, RaterTrainingConfig):
             check_sizes(trained)
     return result

@@ -9,15 +9,13 @@ from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.models.extractors import find_weights, minilm_folder
 from alchemist_core.models.published.catalogue import EXTRACTORS, STAR_NETWORKS
 from alchemist_core.models.published.sources import HUB_ENCODER, locate_encoder, locate_file
+from alchemist_core.project import load_project
 from alchemist_core.protocols.protocol import AverageProtocol, ImageProtocol, read_protocol
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.evaluate import EvaluateConfig
+from alchemist_core.stages.evaluate import EvaluateConfig, split_protocols
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
-
-PACKAGED = ("minilm", "efficientnet-lite0")
-"""Networks whose weights come with a package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def _needs(config: Config, required: Mapping[str, Sequence[str]]) -> list[Needed
         case DownstreamConfig():
             return _of_model(config, required.get("train_downstream", ()))
         case EvaluateConfig():
-            return _of_protocol(config.protocol, config.weights)
+            return [need for one in split_protocols(config) for need in _of_protocol(one.protocol, one.weights)]
     return []
 
 
@@ -117,7 +115,7 @@ def _of_options(
 
 
 def _of_protocol(name: str, weights: Path | None) -> list[NeededNetwork]:
-    file = read_protocol(name)
+    file, files = read_protocol(name), load_project().files_of(name)
     if "extractor" in file.fields:
         networks = EXTRACTORS[file.check(ImageProtocol).extractor]
     elif "fid" in file.fields and "clip_score" in file.fields:
@@ -125,9 +123,13 @@ def _of_protocol(name: str, weights: Path | None) -> list[NeededNetwork]:
         return [need for part in (average.clip_score, average.fid) for need in _of_protocol(part, None)]
     else:
         return []
+    # GenEval's two networks have keys of their own; any other metric's network is the one that --weights names.
+    given = {networks[0]: weights or files.get("weights")} | {
+        network: files[key] for key, network in (("detector", "mask2former"), ("clip", "clip-l")) if key in files
+    }
     used = f"evaluate, protocol {file.name}"
     return [
-        NeededNetwork(network, (used,), str(weights) if weights is not None and network == networks[0] else None)
+        NeededNetwork(network, (used,), None if given.get(network) is None else str(given[network]))
         for network in networks
     ]
 

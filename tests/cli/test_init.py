@@ -149,7 +149,7 @@ def test_a_preset_with_weights_names_those_that_are_missing_and_takes_those_that
     on(monkeypatch, Gpu("L4", 22.5))
     assert main(["init", "--data", str(corpus / "train")]) == 0
     said = capsys.readouterr().out
-    assert "# First set tokenizer_weights in [rater]: vae_ch160v4096z32.pth" in said
+    assert "# First set tokenizer_weights in [rater]: hf:FoundationVision/var/vae_ch160v4096z32.pth" in said
     assert "# First set text_encoder in [rater]" in said
     assert "tokenizer_weights" not in written()["rater"]
     given = ["--tokenizer-weights", "/w/vae.pth", "--text-encoder", "clip:/w/sd21"]

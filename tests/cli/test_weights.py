@@ -9,15 +9,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
 
 from alchemist_core.__main__ import main
 from alchemist_core.cli.weights import WeightsCheckConfig, WeightsListConfig, check_weights, list_weights
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import file_sha256
+from alchemist_core.models.published.flux import export_flux
+from alchemist_core.models.published.sources import ENCODER_FORM
+from alchemist_core.models.published.tokenizer import export_tokenizer
+from alchemist_core.project import load_project
 from alchemist_core.stages.network_checks import check_sizes
 from alchemist_core.training.config import RaterTrainingConfig
+from tests.models.given_flux import TINY, new_transformer, write_flux_parts
+from tests.models.given_models import lively_tokenizer
 from tests.models.published.published_keys import Shapes, rater_keys, star_keys
-from tests.models.test_text_models import save_clip
+from tests.models.test_text_models import make_tokenizer, save_clip
+from tests.random_detector import save_random_detector
 
 Weights = dict[str, Tensor]
 
@@ -254,3 +262,114 @@ def test_an_unknown_preset_or_protocol_is_refused_with_the_choices() -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             list_weights(WeightsListConfig.model_validate(arguments))
+
+
+PROJECT = """
+[rater]
+preset = "gpu80"
+tokenizer_weights = "vae.pth"
+text_encoder = "clip:./clip"
+[downstream]
+preset = "gpu24"
+text_encoder = "clip:./clip"
+[evaluation]
+protocols = ["fid_mjhq", "heldout_loss"]
+[evaluation.fid_mjhq]
+weights = "inception.pth"
+[evaluation.geneval]
+detector = "mask2former"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a project file, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alchemist.toml").write_text(PROJECT, encoding="utf-8")
+    load_project.cache_clear()
+    return tmp_path
+
+
+def test_the_list_reads_the_project_file_and_an_option_overrides_it(project: Path) -> None:
+    (project / "mask2former").mkdir()
+    here = {row.name: row.here for row in list_weights(WeightsListConfig()).networks}
+    assert here == {
+        "tokenizer": f"not found: {project / 'vae.pth'} does not exist. Correct the path.",
+        "text-encoder": f"not found: There is no folder {project / 'clip'}. Give {ENCODER_FORM}.",
+        "inception": f"not found: {project / 'inception.pth'} does not exist. Correct the path.",
+        "mask2former": str(project / "mask2former"),
+        "clip-l": "not found: not named yet (evaluate, protocol geneval).",
+    }
+    named = list_weights(WeightsListConfig(protocol=("kid_offline",), text_encoder="minilm")).networks
+    assert [row.name for row in named] == ["tokenizer", "minilm", "efficientnet-lite0"]
+
+
+def test_the_check_of_a_project_names_every_network_that_is_missing(project: Path) -> None:
+    save_clip(project / "clip", project / "clip")
+    with pytest.raises(ConfigError) as refused:
+        check_weights(WeightsCheckConfig())
+    assert [line.partition(":")[0] for line in str(refused.value).splitlines()] == [
+        "tokenizer",
+        "inception",
+        "mask2former",
+        "clip-l",
+    ]
+
+
+def random_inception(path: Path) -> Path:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_args, **_kwargs: {})
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_args, **_kwargs: None)
+        network.__init__("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_inception_is_loaded_and_a_renamed_key_is_named(tmp_path: Path) -> None:
+    path = random_inception(tmp_path / "inception.pth")
+    row = check(path)
+    assert (row.name, row.holds) == ("inception", "InceptionV3 for FID")
+    weights = torch.load(path)
+    weights["renamed"] = weights.pop("Mixed_5b.branch1x1.conv.weight")
+    torch.save(weights, path)
+    assert (
+        "First difference: Mixed_5b.branch1x1.conv.weight is missing. The shapes are those of InceptionV3"
+        in refusal(path)
+    )
+
+
+def test_networks_of_evaluation_are_loaded_from_their_folders(tmp_path: Path) -> None:
+    assert check(save_random_detector(tmp_path / "mask2former"), "mask2former").holds == "Mask2Former"
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    CLIPModel(CLIPConfig(text_config=sizes, vision_config=sizes | {"image_size": 32, "patch_size": 8})).save_pretrained(
+        tmp_path / "clip"
+    )
+    make_tokenizer().save_pretrained(tmp_path / "clip")
+    assert str(check(tmp_path / "clip", "clip-l").holds).startswith("CLIP (24 features")
+
+
+def test_flux_is_loaded_with_its_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alchemist_core.stages.network_checks.FluxConfig", lambda: TINY)
+    published = {key: tensor.contiguous() for key, tensor in export_flux(new_transformer().state_dict(), TINY).items()}
+    save_file(published, tmp_path / "flux.safetensors")
+    row = check(tmp_path / "flux.safetensors")
+    assert (row.name, row.holds) == ("flux-mini", "a FLUX transformer (1 double and 2 single blocks, width 32)")
+    parts = write_flux_parts(tmp_path / "parts")
+    assert check(parts, "flux-components").parameters > 1_000
+    shutil.rmtree(parts / "vae")
+    assert "parts lacks vae" in refusal(parts, "flux-components")
+
+
+def test_the_published_tokenizer_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = lively_tokenizer()
+    monkeypatch.setattr("alchemist_core.stages.network_checks.published_tokenizer", lambda: tokenizer.config)
+    weights = export_tokenizer(tokenizer)
+    row = check(write(tmp_path, weights, "pth"))
+    assert (row.name, row.holds) == ("tokenizer", "a published tokenizer (32 codes of 12 features)")
+    renamed = {
+        key.replace("decoder.conv_out.bias", "decoder.conv_last.bias"): weight for key, weight in weights.items()
+    }
+    assert "First difference: decoder.conv_out.bias is missing" in refusal(write(tmp_path, renamed, "pth"), "tokenizer")

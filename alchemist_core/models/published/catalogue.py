@@ -78,7 +78,7 @@ NETWORKS: dict[str, Network] = {
         "Tian et al. 2024 (VAR), FoundationVision",
         "MIT",
         "state dict of 324 keys, the same for every resolution",
-        "hf:FoundationVision/var/vae_ch160v4096z32.pth",
+        f"hf:FoundationVision/var/vae_ch160v4096z32.pth on {_HUB}",
         108_989_315,
     ),
     "text-encoder": Network(
@@ -86,7 +86,7 @@ NETWORKS: dict[str, Network] = {
         "Stability AI",
         "CreativeML Open RAIL++-M",
         "folder for transformers: text_encoder and tokenizer of the pipeline",
-        "clip:stabilityai/stable-diffusion-2-1/text_encoder; STAR's publishers keep it in the folder CLIP of taocrayon/STAR",
+        f"clip:stabilityai/stable-diffusion-2-1/text_encoder on {_HUB}; STAR's publishers keep it in the folder CLIP of taocrayon/STAR",
     ),
     "minilm": Network(
         "the sentence encoder all-MiniLM-L6-v2: 384 features",
@@ -100,7 +100,7 @@ NETWORKS: dict[str, Network] = {
         "TencentARC",
         "FLUX.1-dev non-commercial",
         "state dict of 220 keys in the names of Black Forest Labs",
-        "hf:TencentARC/flux-mini/flux-mini.safetensors",
+        f"hf:TencentARC/flux-mini/flux-mini.safetensors on {_HUB}",
         3_179_199_552,
     ),
     "flux-components": Network(

@@ -87,6 +87,6 @@ _SIGNS: dict[str, Callable[[Shapes], str]] = {
     "embeddings.token_embedding.weight": _text_encoder,
     "embeddings.word_embeddings.weight": lambda _: "a BERT text encoder, such as all-MiniLM-L6-v2",
     "Mixed_7c.branch_pool.conv.weight": lambda _: "InceptionV3 for FID",
-    "model.pixel_level_module.encoder.embeddings.patch_embeddings.projection.weight": lambda _: "Mask2Former",
+    "class_predictor.weight": lambda _: "Mask2Former",
     "_conv_stem.weight": lambda _: "an EfficientNet",
 }
