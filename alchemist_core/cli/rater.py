@@ -30,6 +30,7 @@ from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import median_image_side, read_training_samples
 from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.training.pinning import without_places
 from alchemist_core.training.sample_reading import read_images
 
 NO_RATER = "No raters. Train one: alchemist train-rater --preset PRESET --dataset NAME --validation NAME"
@@ -142,7 +143,11 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
         )
     images, captions, *_ = read_images(rows, training.resolution, stage_run.report)
     hold_device(stage_run, is_on_cpu=True)
-    twin = find_twin(engine, rater, lambda training: current_names(RaterTrainingConfig, training))
+    twin = find_twin(
+        engine,
+        rater,
+        lambda training: without_places(RaterTrainingConfig, current_names(RaterTrainingConfig, training)),
+    )
     trained_on = find_dataset(engine, rater.config["dataset"])
     checks, failed = _examine(rater, twin, (images, captions), median_image_side(engine, trained_on.dataset_id))
     for warning in warnings_of({"checks": checks}):

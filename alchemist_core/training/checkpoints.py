@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from alchemist_core.config import Config
+from alchemist_core.config import Config, current_names
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import atomic_write, sync_file
+from alchemist_core.training.pinning import without_places
 
 
 def partial_folder(out: Path) -> Path:
@@ -39,9 +40,14 @@ def load_state(out: Path, config: Config) -> dict[str, Any] | None:
         return None
     # Load to the CPU: by default each of several processes would load it onto the GPU that wrote it.
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if json.loads(state["config"]) != config.hashed_json():
+    if _compared(config, json.loads(state["config"])) != _compared(config, config.hashed_json()):
         raise ConfigError(f"{partial_folder(out)} holds an unfinished run of another config. Remove the folder.")
     return state
+
+
+def _compared(config: Config, stored: dict[str, Any]) -> dict[str, Any]:
+    """Return stored JSON without the places of weights: they may be moved between two tries."""
+    return without_places(type(config), current_names(type(config), stored))
 
 
 def finish(out: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from alchemist_core.config import former_names
+from alchemist_core.config import Config, former_names
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import file_sha256
 from alchemist_core.models.published.sources import (
@@ -55,7 +55,7 @@ def pin(config: C) -> C:
     return config.model_copy(update=update | {"weights_sha256": sha256s})
 
 
-def without_places(model: type[PinnedConfig], stored: Mapping[str, Any]) -> dict[str, Any]:
+def without_places(model: type[Config], stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the JSON that an identity is computed from: with the content of weights and without their places.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 from alchemist_core.training.downstream_training import train_downstream
+from alchemist_core.training.pinning import pin
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
 
@@ -42,9 +43,9 @@ def seconds_a_step(model: DownstreamConfig, rater: RaterTrainingConfig) -> tuple
     clocks = _Clock(), _Clock()
     with tempfile.TemporaryDirectory() as folder:
         rater_folder, model_folder = Path(folder) / "rater", Path(folder) / "model"
-        short = rater.model_copy(update={"proxy_warmup_steps": 0, "max_train_steps": _N_STEPS})
+        short = pin(rater).model_copy(update={"proxy_warmup_steps": 0, "max_train_steps": _N_STEPS})
         train_rater(short, samples, samples, out=rater_folder, on_progress=clocks[1])
-        trained = model.model_copy(update={"max_train_steps": _N_STEPS})
+        trained = pin(model).model_copy(update={"max_train_steps": _N_STEPS})
         train_downstream(trained, samples, tokenizer_from=rater_folder, out=model_folder, on_progress=clocks[0])
     return clocks[0].seconds(), clocks[1].seconds()
 

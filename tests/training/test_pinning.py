@@ -1,10 +1,12 @@
 """A stage pins what its config names outside of itself; identities depend on content, and stored configs keep their hashes."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from alchemist_core.config import fingerprint
 from alchemist_core.errors import ConfigError
@@ -12,8 +14,11 @@ from alchemist_core.files import file_sha256
 from alchemist_core.models.text import MiniLm
 from alchemist_core.training.config import DownstreamConfig, PinnedConfig, RaterTrainingConfig
 from alchemist_core.training.pinning import MINILM_TOKENS, before_hashes, open_text_encoder, pin, without_places
+from alchemist_core.training.rater_training import train_rater
+from alchemist_core.training.scoring import Scorer
 from tests.models.published.given_hub import FIRST, SECOND, HubCache, hub
 from tests.models.test_text_models import save_clip
+from tests.training.conftest import draw_pairs
 
 __all__ = ["hub"]
 
@@ -153,3 +158,30 @@ def test_missing_weights_are_refused_before_anything_is_trained(tmp_path: Path) 
     for given in ({"proxy_weights": str(tmp_path / "no.pth")}, {"text_encoder": "clip:/nowhere"}):
         with pytest.raises(ConfigError, match="There is no"):
             pin(RaterTrainingConfig.model_validate(given))
+
+
+def test_a_rater_scores_by_the_encoder_of_its_training_after_the_publisher_changed_it(
+    hub: HubCache, tmp_path: Path
+) -> None:
+    first = hub.commit("org/clip", FIRST)
+    save_clip(first, first)
+    few = draw_pairs(24, seed=0)
+    config = pin(
+        RaterTrainingConfig(
+            text_encoder="clip:org/clip", proxy_warmup_steps=1, max_train_steps=2, batch_size=8, proxy_width=16, rater_width=16,
+            codebook_size=16, rater_learning_rate=0.1,
+        )
+    )  # fmt: skip
+    train_rater(config, few, few, out=tmp_path / "rater", on_progress=lambda *_: None)
+    before_N = Scorer.load(tmp_path / "rater").score(few.image_NHWC, few.captions)
+    second = hub.commit("org/clip", SECOND)
+    save_clip(second, second)
+    weights = load_file(second / "model.safetensors")
+    save_file({key: 2 * weight for key, weight in weights.items()}, second / "model.safetensors", {"format": "pt"})
+    assert (
+        open_text_encoder(RaterTrainingConfig(text_encoder="clip:org/clip")).encode(["red"]).token_BTD.isfinite().all()
+    )
+    np.testing.assert_array_equal(Scorer.load(tmp_path / "rater").score(few.image_NHWC, few.captions), before_N)
+    shutil.rmtree(first)
+    with pytest.raises(ConfigError, match=f"clip:org/clip@{FIRST} cannot be downloaded"):
+        Scorer.load(tmp_path / "rater")

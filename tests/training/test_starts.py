@@ -20,6 +20,7 @@ from alchemist_core.rating.config import RaterFeatures, ScoringRule
 from alchemist_core.rating.rater import Rater
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 from alchemist_core.training.downstream_training import train_downstream
+from alchemist_core.training.pinning import pin
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
@@ -101,6 +102,28 @@ def test_rule_learnability_starts_both_its_proxies_from_published_star(tmp_path:
     update = {"proxy_weights": str(published_star_file(tmp_path / "star.pth")), "rule": ScoringRule.LEARNABILITY}
     train(CONFIG.model_copy(update=update), tmp_path / "rater", few)
     assert near(load_file(tmp_path / "rater" / "proxy.safetensors"), lively_star(STAR).state_dict())
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+def kill(_done: int, _total: int, _note: str) -> None:
+    raise KilledError
+
+
+def test_a_killed_run_goes_on_after_its_weights_were_moved(tmp_path: Path, few: Samples) -> None:
+    source = published_star_file(tmp_path / "star.pth")
+    config = pin(
+        CONFIG.model_copy(update={"proxy_weights": str(source), "max_train_steps": 2, "checkpointing_steps": 1})
+    )
+    with pytest.raises(KilledError):
+        train_rater(config, few, few, out=tmp_path / "rater", on_progress=kill)
+    (tmp_path / "moved").mkdir()
+    moved = config.model_copy(update={"proxy_weights": str(source.rename(tmp_path / "moved" / "star.pth"))})
+    steps: list[int] = []
+    train_rater(moved, few, few, out=tmp_path / "rater", on_progress=lambda done, _total, _note: steps.append(done))
+    assert steps == [2]
 
 
 class Unread(Samples):
