@@ -9,6 +9,7 @@ refused, with a mark under its position. Division is in floating point; division
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from typing import Any, NamedTuple, NoReturn
 
@@ -250,6 +251,8 @@ class _Compiler:
             return Operand(None, bool, at, value=bool(node.this))
         if isinstance(node, exp.Literal):
             value = node.this if node.is_string else _number(node.this)
+            if value is None:
+                self._refuse(node, f"{node.this!r} is not a number")
             return Operand(None, type(value), at, value=value)
         inner = self._build(node.this, depth)
         if inner.is_number and inner.value is not None:
@@ -323,8 +326,9 @@ class _Compiler:
         refuse(self._text, self._place(node), message)
 
 
-def _number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
+def _number(text: str) -> int | float | None:
+    """Return the number, or None for what the SQL parser accepts as one and Python does not, such as 0E."""
+    for read in (int, float):
+        with suppress(ValueError):
+            return read(text)
+    return None

@@ -4,7 +4,7 @@ import contextlib
 from datetime import date
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Date, Double, Integer, LargeBinary, String, column, select, text, values
 from sqlalchemy.dialects import postgresql
@@ -128,6 +128,8 @@ def test_and_binds_closer_than_or_and_not_closest() -> None:
 
 
 @given(st.text(max_size=30))
+@example("0E")
+@example("score < 0E")
 def test_any_text_is_a_condition_or_is_refused_with_its_place(given_text: str) -> None:
     with contextlib.suppress(ConfigError):
         compile_condition(given_text, KINDS, COLUMNS)
