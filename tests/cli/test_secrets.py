@@ -36,15 +36,15 @@ def run(words: tuple[str, ...], given: dict[str, str]) -> tuple[str, set[str]]:
         command = [sys.executable, "-m", "alchemist_core", *words]
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            seen |= {line for path in Path("/proc").glob("[0-9]*/cmdline") if (line := read_line(path))}
+            seen |= {line for name in os.listdir("/proc") if name.isdigit() and (line := read_line(name))}
             time.sleep(0.02)
         output.seek(0)
         return output.read(), seen
 
 
-def read_line(path: Path) -> str:
+def read_line(process: str) -> str:
     try:
-        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return Path("/proc", process, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
 
