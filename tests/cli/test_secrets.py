@@ -36,15 +36,17 @@ def run(words: tuple[str, ...], given: dict[str, str]) -> tuple[str, set[str]]:
         command = [sys.executable, "-m", "alchemist_core", *words]
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            seen |= {line for name in os.listdir("/proc") if name.isdigit() and (line := read_line(name))}
+            seen |= {
+                line for folder in Path("/proc").iterdir() if folder.name.isdigit() and (line := read_line(folder))
+            }
             time.sleep(0.02)
         output.seek(0)
         return output.read(), seen
 
 
-def read_line(process: str) -> str:
+def read_line(process: Path) -> str:
     try:
-        return Path("/proc", process, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
 
