@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 comma := ,
+# More processes than cores, because many tests wait; with the checked array shapes.
+PARALLEL := $(BIN)/pytest -q -n 3 --dist loadfile --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup wheel demo down check test lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz mutate sbom clean
+.PHONY: help setup wheel demo down check test test-slow lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz mutate sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,7 +40,7 @@ down: ## Stop what demo or `alchemist stack up` started
 check: lint test ## The gates of a change: format, lint, types, SQL, tests
 
 test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
-	@$(BIN)/pytest -n 2 --dist loadfile -q -m "not stack and not faults and not gpu" --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
+	@$(PARALLEL) -m "not slow and not stack and not faults and not gpu"
 
 # Install each missing program with apt-get: $(call install_missing,PROGRAM=PACKAGE ...). Programs that serve the same purpose are separated by /.
 define install_missing
@@ -50,6 +52,9 @@ define install_missing
 		echo "$$package cannot be installed here, so its tests are skipped. To run them: apt-get install $$package"; \
 done
 endef
+
+test-slow: $(STAMP) ## Tests of training by two processes and others that need many seconds of processor time (ten minutes)
+	@$(PARALLEL) -m "slow and not stack and not faults and not gpu" --timeout 600
 
 test-e2e: $(STAMP) ## Tests with Airflow's scheduler, Prometheus and a browser, which are installed if they are missing (half an hour)
 	$(call install_missing,promtool=prometheus chromium/google-chrome/chromium-browser=chromium)

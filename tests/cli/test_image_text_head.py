@@ -74,6 +74,7 @@ def test_a_head_that_learnt_nothing_is_not_written(trained_store: TrainedStore, 
     assert not (tmp_path / "weak.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_head_is_refused_by_the_field_s_name(trained_store: TrainedStore, tmp_path: Path) -> None:
     make_selectable()
     select_subset()

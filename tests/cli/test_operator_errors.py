@@ -180,9 +180,9 @@ def states(shop: Shop) -> list[tuple[object, ...]]:
 
 
 def sampled(rows: list[Row]) -> list[ParameterSet]:
-    """Mark all but every eighth row as slow: `make test-faults` runs them."""
+    """Mark all but every eighth row as slow."""
     return [
-        pytest.param(row, id=str(row), marks=[pytest.mark.faults] * (number % 8 > 0)) for number, row in enumerate(rows)
+        pytest.param(row, id=str(row), marks=[pytest.mark.slow] * (number % 8 > 0)) for number, row in enumerate(rows)
     ]
 
 
@@ -218,7 +218,7 @@ LIMITED = (
     "report --out {f}/page.html",
     "db backup {f}/full-backup",
     "materialize half",
-    "train-downstream half --preset tiny --num-train-epochs 1",
+    pytest.param("train-downstream half --preset tiny --num-train-epochs 1", marks=pytest.mark.slow),
 )
 
 

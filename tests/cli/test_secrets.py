@@ -51,6 +51,7 @@ def read_line(process: Path) -> str:
         return ""
 
 
+@pytest.mark.slow
 @pytest.mark.db
 @pytest.mark.e2e
 def test_a_planted_password_appears_nowhere(trained_store: TrainedStore, tmp_path: Path) -> None:

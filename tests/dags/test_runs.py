@@ -80,6 +80,7 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.mark.slow
 def test_a_night_is_scored_by_every_slot_of_every_dataset(runs):
     states, commands = runs
     assert states["two slots"]["tasks"]["score"] == ["success"] * 4

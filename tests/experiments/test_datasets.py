@@ -34,6 +34,7 @@ def counted() -> tuple[int, int]:
     return int(models), int(raters)
 
 
+@pytest.mark.slow
 @pytest.mark.db
 @pytest.mark.e2e
 def test_two_drawn_corpora_at_two_retentions_and_what_exists_is_not_trained_again(trained_store: TrainedStore) -> None:

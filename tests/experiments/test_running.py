@@ -110,6 +110,7 @@ def test_a_dry_run_prints_cost_and_detectable_effect_and_stores_nothing(
     assert list_(ListConfig()).experiments == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_the_stated_cost_is_about_what_training_takes(corpus: Path) -> None:
     given = config(corpus, arms="random,full", tuning_seeds="", seeds="2", num_train_epochs=60)

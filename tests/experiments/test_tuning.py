@@ -53,6 +53,7 @@ def selected_windows() -> list[dict[str, float]]:
         ]
 
 
+@pytest.mark.slow
 def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     found = probe()
     # For each of 2 seeds random and 3 bands; random and a window at 30 %.

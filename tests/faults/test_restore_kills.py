@@ -128,6 +128,7 @@ def kill_and_complete(
     return found
 
 
+@pytest.mark.slow
 def test_a_few_killed_restores_leave_nothing_or_everything(
     copy_trained: Callable[[], TrainedStore], make_database: Callable[..., str], tmp_path: Path
 ) -> None:

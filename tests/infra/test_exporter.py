@@ -63,6 +63,7 @@ def scrape(*reads: Callable[[], Measurements]) -> list[str]:
     return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
 
 
+@pytest.mark.slow
 @pytest.mark.db
 def test_a_million_shards_and_a_thousand_subsets_are_fewer_than_500_series(large: Engine) -> None:
     series = scrape(lambda: measure(large), airflow_of_many_dags().read)

@@ -68,6 +68,7 @@ def ours(
     return metric_of(protocol, weights, [references]).measure_images([drawn])[protocol.title]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:The `disp` argument:DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
 )
@@ -86,6 +87,7 @@ def test_fid_and_kid_of_images_are_torch_fidelity_s(weights: Path) -> None:
     assert kid == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
 
 
+@pytest.mark.slow
 @threadpool_limits.wrap(limits=1)
 def test_clean_fid_of_images_is_clean_fid_s(weights: Path, tmp_path: Path) -> None:
     """It reads folders of PNG and resizes them its own way; from there on tests/metrics/test_distances.py compares."""

@@ -25,6 +25,7 @@ def trained() -> Tokenizer:
     return fit_tokenizer(shapes(400, seed=0), quick(150), seed=0)
 
 
+@pytest.mark.slow
 def test_training_learns_to_draw(trained: Tokenizer) -> None:
     image_NHWC = shapes(100, seed=3)
     untrained = fit_tokenizer(shapes(400, seed=0), quick(1), seed=0)

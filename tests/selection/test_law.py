@@ -50,6 +50,7 @@ def chi_squared(n_draws, noise=Noise):
     return sum((counts[subset] - n_draws * chance) ** 2 / (n_draws * chance) for subset, chance in law.items())
 
 
+@pytest.mark.slow
 def test_100000_draws_of_3_from_6_follow_all_20_subset_probabilities():
     assert chi_squared_of(100_000) < CHI2_19_AT_P001
 

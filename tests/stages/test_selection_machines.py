@@ -86,6 +86,7 @@ def older_processor() -> str:
     return " ".join(name for name in numpy_core.__cpu_dispatch__ if numpy_core.__cpu_features__[name])
 
 
+@pytest.mark.slow
 def test_other_hash_seeds_threads_cores_and_processors_give_the_same_manifest(store: Engine) -> None:
     here = draw(dry_run=True, **OPTIONS).manifest_sha256
     for environment, cores in (

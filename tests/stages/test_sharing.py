@@ -95,6 +95,7 @@ def wait_for(*processes: subprocess.Popen[str]) -> None:
     assert [process.returncode for process in processes] == [0] * len(processes), outputs
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.usefixtures("trained_store")
 def test_two_subsets_train_and_measure_what_they_share_once() -> None:

@@ -63,6 +63,7 @@ def test_no_more_samples_are_held_than_all_steps_read(
     assert "scenes: using the first 96 samples by hash" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_rater_in_one_run(ingest_corpus: Callable[[], object]) -> None:
     ingest_corpus()
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in FEW.items()]

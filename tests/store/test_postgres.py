@@ -103,6 +103,7 @@ def test_a_second_start_finds_the_same_server_and_stop_ends_it(used_home: Path) 
     assert start_postgres(used_home) == server, "port and password are remembered"
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_share_one_server(home: Path) -> None:
     started = [
         subprocess.Popen([sys.executable, "-c", START, home], stdout=subprocess.PIPE, text=True) for _ in range(3)
@@ -141,6 +142,7 @@ def test_a_pid_file_that_names_a_stranger_does_not_stop_the_start(used_home: Pat
     assert start_postgres(used_home).port == server.port
 
 
+@pytest.mark.slow
 def test_a_half_made_cluster_is_made_again(home: Path) -> None:
     server = start_postgres(home)
     stop_postgres(home)
@@ -232,6 +234,7 @@ def test_roles_that_exist_before_the_first_migration_get_their_rights_and_limits
     assert ask(server.url(role="writer"), "SHOW default_transaction_read_only") == "off"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["password-postgres", "password-alchemist_reader"])
 def test_a_start_that_was_killed_between_file_and_server_is_done_again(home: Path, lost: str) -> None:
     make_old(home)
@@ -242,6 +245,7 @@ def test_a_start_that_was_killed_between_file_and_server_is_done_again(home: Pat
     assert server.run_sql("SELECT 1").strip() == "1"
 
 
+@pytest.mark.slow
 def test_a_start_that_was_killed_before_the_note_is_done_again(home: Path) -> None:
     before = start_postgres(home)
     unset(home / "postgres" / "server.json")
@@ -291,6 +295,7 @@ def test_psql_of_the_wheel_runs() -> None:
     assert "PostgreSQL" in subprocess.run([psql_path(), "--version"], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_a_very_long_home_works(home: Path) -> None:
     long = home / ("deep-" * 20) / ("folder-" * 10)
     try:
@@ -299,6 +304,7 @@ def test_a_very_long_home_works(home: Path) -> None:
         stop_postgres(long)
 
 
+@pytest.mark.slow
 def test_root_gets_a_server_even_where_others_cannot_walk(closed_home: Path) -> None:
     server = start_postgres(closed_home)
     assert not server.data_dir.is_relative_to(closed_home.parent)
@@ -336,6 +342,7 @@ def test_a_home_that_was_copied_while_its_server_runs_never_uses_the_originals(u
     shutil.rmtree(copied)
 
 
+@pytest.mark.slow
 def test_a_home_that_was_copied_while_its_server_was_down_has_a_server_of_its_own(used_home: Path) -> None:
     ask(start_postgres(used_home).url(), "CREATE TABLE apart AS SELECT 7 AS n")
     stop_postgres(used_home)
@@ -351,6 +358,7 @@ def test_a_home_that_was_copied_while_its_server_was_down_has_a_server_of_its_ow
     assert is_running(used_home)
 
 
+@pytest.mark.slow
 def test_a_home_that_was_moved_after_its_server_was_killed_starts(home: Path) -> None:
     ask(start_postgres(home).url(), "CREATE TABLE kept AS SELECT 7 AS n")
     os.kill(postmaster(home), signal.SIGKILL)
@@ -363,6 +371,7 @@ def test_a_home_that_was_moved_after_its_server_was_killed_starts(home: Path) ->
         stop_postgres(moved)
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_home_whose_data_are_elsewhere_does_not_use_them(closed_home: Path) -> None:
     server = start_postgres(closed_home)
     copied = copy_home(closed_home, closed_home.with_name("copy"))

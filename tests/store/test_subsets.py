@@ -81,6 +81,7 @@ def rows(engine: Engine, sql: str) -> list[Any]:
         return list(connection.execute(text(sql)))
 
 
+@pytest.mark.slow
 def test_a_reader_during_hundreds_of_publishes_and_rollbacks_never_sees_a_mixed_version(
     versions: Engine, database_url: str
 ) -> None:

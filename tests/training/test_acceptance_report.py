@@ -56,6 +56,7 @@ def examine(scorer: Any, clean: Samples, metrics: dict[str, Any], **given: Any) 
     return {check.name: check for check in checks}
 
 
+@pytest.mark.slow
 def test_a_trained_rater_is_examined_in_every_respect(
     trained: list[Path], metrics: dict[str, Any], heldout_pairs: Samples
 ) -> None:

@@ -109,6 +109,7 @@ def test_recomputed_activations_give_the_same_steps(
     assert len(read) == 2 * CONFIG.max_train_steps * CONFIG.depth
 
 
+@pytest.mark.slow
 def test_bf16_follows_the_curve_of_fp32(folder: Path, validation_pairs: Samples) -> None:
     # In another process, because accelerate keeps one number format per process.
     half = launched_losses(
@@ -119,6 +120,7 @@ def test_bf16_follows_the_curve_of_fp32(folder: Path, validation_pairs: Samples)
     assert half != whole
 
 
+@pytest.mark.slow
 def test_two_processes_that_read_parts_give_the_loss_curve_of_one(folder: Path, validation_pairs: Samples) -> None:
     two = launched_losses(folder, TWO_PROCESSES, gradient_accumulation_steps=2)
     one = train(folder / "plain", folder, validation_pairs)

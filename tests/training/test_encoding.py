@@ -277,6 +277,7 @@ encode_samples(pairs, tokenizer, WordVectors(), cache=folder / "cache", accelera
 """
 
 
+@pytest.mark.slow
 def test_processes_encode_a_share_each_and_after_a_kill_only_what_is_missing(
     tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path
 ) -> None:

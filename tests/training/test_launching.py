@@ -60,6 +60,7 @@ def launch(launcher: list[str], folder: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     [
@@ -89,6 +90,7 @@ def test_a_launched_run_gives_the_weights_of_a_plain_one(
         torch.testing.assert_close(launched[name], plain[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [ScoringRule.ALIGNMENT, ScoringRule.LEARNABILITY])
 def test_two_processes_give_the_loss_curve_of_one(
     folder: Path, train_pairs: Samples, validation_pairs: Samples, rule: ScoringRule
@@ -120,6 +122,7 @@ def test_processes_that_would_cut_a_softmax_group_are_refused_with_the_remedy(fo
     assert b"set softmax_group_size to 8 or a divisor of it" in refused.value.stderr
 
 
+@pytest.mark.slow
 def test_bf16_follows_the_curve_of_fp32(folder: Path, train_pairs: Samples, validation_pairs: Samples) -> None:
     config = CONFIG.model_copy(update={"mixed_precision": "bf16", "max_train_steps": 20})
     (folder / "config.json").write_text(config.model_dump_json(), "utf-8")

@@ -33,6 +33,7 @@ def scenes(n: int, seed: int, side: int = 16) -> Samples:
     return Samples(np.stack([np.asarray(one.image) for one in drawn]), [one.caption for one in drawn])
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_score_rises_and_kid_falls_with_training(tmp_path: Path) -> None:
     torch.set_num_threads(1)

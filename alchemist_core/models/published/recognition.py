@@ -13,7 +13,8 @@ STAR_SIZES = {8: "STAR-40M", 16: "STAR-0.3B", 24: "STAR-0.9B", 30: "STAR-1.7B"}
 def recognise(shapes: Shapes) -> str | None:
     """Return the model and the size that these keys and shapes belong to; None if no known model has them.
 
-    >>> recognise({"pos_start": (1, 1, 512), "head_logits.weight": (4096, 512), "blocks.7.attn.q_bias": (512,)})
+    >>> blocks = {f"blocks.{i}.attn.q_bias": (512,) for i in range(8)}
+    >>> recognise({"pos_start": (1, 1, 512), "head_logits.weight": (4096, 512), **blocks})
     'STAR-40M (depth 8, width 512)'
     """
     bare = {key.removeprefix("model.diffusion_model."): shape for key, shape in shapes.items()}

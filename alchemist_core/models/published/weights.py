@@ -4,12 +4,12 @@ A file that is cut off, or whose keys or shapes differ, is refused by the first 
 """
 
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def _read_torch(path: Path, *, is_zip: bool) -> Any:
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise ConfigError(_explain_pickle(path, str(error))) from None
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
