@@ -159,6 +159,7 @@ def test_a_replaced_shard_is_found_whatever_the_clock_of_the_ingesting_machine(
     store = TrainedStore(shifted_server.create_database(f"replaced{jump[0] == '+'}".lower()), tmp_path / "home")
     shutil.copytree(scenes / "train", tmp_path / "train")
     words = ("ingest", "--dataset", "scenes", "--root", str(tmp_path / "train"))
+    finish(("db", "migrate"), store)
     own = Clock(make_folder(tmp_path / "clock"))
     own.set(jump)
     with monkeypatch.context() as patch:

@@ -29,17 +29,10 @@ CHAIN = (
     ("subset", "publish", "scenes-auto-r50"),
     ("materialize", "scenes-auto-r50", "--shard-size", "20"),
     (
-        "train-downstream",
-        "scenes-auto-r50",
-        "--preset",
-        "tiny",
-        "--num-train-epochs",
-        "2",
-        "--checkpointing-steps",
-        "3",
+        "train-downstream", "scenes-auto-r50", "--preset", "tiny", "--num-train-epochs", "2", "--checkpointing-steps", "3",
     ),
     ("evaluate", "scenes-auto-r50"),
-)
+)  # fmt: skip
 
 
 def environment(store: TrainedStore) -> dict[str, str]:
@@ -123,26 +116,12 @@ def test_postgres_killed_while_a_shard_is_scored_loses_nothing(trained_once: Tra
 
 
 def prepare(store: TrainedStore, corpus: Path) -> None:
+    """Fill an empty database; on a given server its schema is made by `db migrate` alone."""
+    finish(("db", "migrate"), store)
     finish(("ingest", "--dataset", "scenes", "--root", str(corpus / "train")), store)
     finish(("ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation"), store)
-    finish(
-        (
-            "train-rater",
-            "--preset",
-            "tiny",
-            "--dataset",
-            "scenes",
-            "--validation",
-            "v",
-            "--proxy-warmup-steps",
-            "5",
-            "--max-train-steps",
-            "5",
-            "--batch-size",
-            "16",
-        ),
-        store,
-    )
+    words = "train-rater --preset tiny --dataset scenes --validation v --proxy-warmup-steps 5 --max-train-steps 5 --batch-size 16"
+    finish(tuple(words.split()), store)
     finish(("rater", "promote", "--without-acceptance", "a few steps, for tests"), store)
 
 
