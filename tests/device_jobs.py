@@ -33,6 +33,28 @@ USES = """
         at timestamptz NOT NULL DEFAULT clock_timestamp()
     )
 """
+# Triggers on the lease table record each claim and end, so the test does not depend on timing.
+AUDIT = """
+    CREATE TABLE holds (
+        resource text, token bigint PRIMARY KEY, from_at timestamptz DEFAULT clock_timestamp(), until_at timestamptz
+    );
+    CREATE FUNCTION note_hold() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+    BEGIN
+        IF TG_OP <> 'INSERT' AND (TG_OP = 'DELETE' OR OLD.fencing_token <> NEW.fencing_token) THEN
+            UPDATE holds SET until_at = least(OLD.expires_at, clock_timestamp()) WHERE token = OLD.fencing_token;
+        END IF;
+        IF TG_OP <> 'DELETE' AND (TG_OP = 'INSERT' OR OLD.fencing_token <> NEW.fencing_token) THEN
+            INSERT INTO holds (resource, token) VALUES (NEW.resource, NEW.fencing_token);
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER note_hold AFTER INSERT OR UPDATE OR DELETE ON alchemist.leases FOR EACH ROW EXECUTE FUNCTION note_hold();
+"""
+OVERLAPS = """
+    SELECT count(*) FROM holds AS earlier INNER JOIN holds AS later
+        ON earlier.resource = later.resource AND earlier.token < later.token
+    WHERE earlier.until_at IS NULL OR earlier.until_at > later.from_at
+"""
 # A use by an older token after one by a newer token: both held the device at a time.
 STRAY_USES = """
     SELECT pid FROM (

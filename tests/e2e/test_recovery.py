@@ -15,6 +15,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.postgres import start_postgres
+from tests.device_jobs import AUDIT, OVERLAPS
 
 from .calm import N_STEPS, NIGHTS, alchemist, run_first_days, run_second_night
 
@@ -23,8 +24,9 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home whose stack is stopped after the test; leases are short, so that a dead holder is detected soon."""
+    """A home with a stack until the test ends; leases are short, so that a dead holder is detected soon; one job a device."""
     monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "5")
+    monkeypatch.setenv("ALCHEMIST_JOBS_PER_DEVICE", "1")
     load_settings.cache_clear()
     tmp_path.chmod(0o755)
     yield tmp_path / "stack"
@@ -69,6 +71,8 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
         server.url(), home, "ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation"
     )
     engine, airflow = make_engine(server.url()), stack.client(home)
+    with engine.begin() as connection:
+        connection.execute(text(AUDIT))
     night = {"dataset": "scenes", "root": str(corpus / "train")}
 
     run_id = airflow.trigger("nightly_rescore", night, partition_key=NIGHTS[0])
@@ -91,5 +95,11 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
     kill(wait_for_run(engine, "score"))
     airflow.wait("nightly_rescore", run_id, timeout_s=400, on_progress=print)
 
+    with engine.connect() as connection:
+        held = "SELECT count(*) FROM holds WHERE resource LIKE 'device:%'"
+        assert connection.execute(text(held)).scalar_one() >= 3, (
+            "the first night's score, the training and what followed it"
+        )
+        assert connection.execute(text(OVERLAPS)).scalar_one() == 0, "no device had two holders at one time"
     engine.dispose()
     assert table_checksums(server.url()) == table_checksums(calm_url)

@@ -11,32 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.device_jobs import USES, Forker, Job, is_alive, stray_uses
+from tests.device_jobs import AUDIT, OVERLAPS, USES, Forker, Job, is_alive, stray_uses
 
 pytestmark = [pytest.mark.db, pytest.mark.faults]
 N_KILLS, N_RIVALS, LEASE_TTL_S, PATIENCE_S = 50, 4, 2.0, 120.0
-# Triggers on the lease table record each claim and end, so the test does not depend on timing.
-AUDIT = """
-    CREATE TABLE holds (
-        resource text, token bigint PRIMARY KEY, from_at timestamptz DEFAULT clock_timestamp(), until_at timestamptz
-    );
-    CREATE FUNCTION note_hold() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        IF TG_OP <> 'INSERT' AND (TG_OP = 'DELETE' OR OLD.fencing_token <> NEW.fencing_token) THEN
-            UPDATE holds SET until_at = least(OLD.expires_at, clock_timestamp()) WHERE token = OLD.fencing_token;
-        END IF;
-        IF TG_OP <> 'DELETE' AND (TG_OP = 'INSERT' OR OLD.fencing_token <> NEW.fencing_token) THEN
-            INSERT INTO holds (resource, token) VALUES (NEW.resource, NEW.fencing_token);
-        END IF;
-        RETURN NULL;
-    END $$;
-    CREATE TRIGGER note_hold AFTER INSERT OR UPDATE OR DELETE ON alchemist.leases FOR EACH ROW EXECUTE FUNCTION note_hold();
-"""
-OVERLAPS = """
-    SELECT count(*) FROM holds AS earlier INNER JOIN holds AS later
-        ON earlier.resource = later.resource AND earlier.token < later.token
-    WHERE earlier.until_at IS NULL OR earlier.until_at > later.from_at
-"""
 
 
 @pytest.fixture

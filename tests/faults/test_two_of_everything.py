@@ -140,4 +140,4 @@ def test_the_results_of_two_concurrent_commands_add_up_to_that_of_one(
 ) -> None:
     (once,) = [ended for ended in alone[1] if ended.words[:2] == words]
     (pair,) = [pair for pair in twice[1] if pair[0].words[:2] == words]
-    assert sum(int(ended.result[figure]) for ended in pair) == int(once.result[figure]) > 0
+    assert sum(int(ended.report[figure]) for ended in pair) == int(once.report[figure]) > 0
