@@ -9,7 +9,7 @@ comma := ,
 PARALLEL := $(BIN)/pytest -q -n 3 --dist loadfile --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup wheel demo down check test test-slow lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz mutate sbom clean
+.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz mutate sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,12 @@ endef
 
 test-slow: $(STAMP) ## Tests of training by two processes and others that need many seconds of processor time (ten minutes)
 	@$(PARALLEL) -m "slow and not stack and not faults and not gpu" --timeout 600
+
+rehearsal: $(STAMP) ## The whole chain at the real width of preset gpu80 with random weights, without a GPU (90 minutes, 20 GiB; CORPUS=folder of real tars)
+	@$(BIN)/python -m tests.rehearsal star $(if $(CORPUS),--corpus $(CORPUS))
+
+rehearsal-flux: $(STAMP) ## The same for FLUX-mini's adapters, with one block of each kind (CORPUS=folder of real tars)
+	@$(BIN)/python -m tests.rehearsal flux $(if $(CORPUS),--corpus $(CORPUS))
 
 test-e2e: $(STAMP) ## Tests with Airflow's scheduler, Prometheus and a browser, which are installed if they are missing (half an hour)
 	$(call install_missing,promtool=prometheus chromium/google-chrome/chromium-browser=chromium)

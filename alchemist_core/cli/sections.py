@@ -19,6 +19,7 @@ from alchemist_core.config import BARE_WORD, Config, Formerly, Located, Section,
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import NETWORKS, RECIPE_STAGES, RECIPES, presets_of
 from alchemist_core.project import Options, Project, load_project
+from alchemist_core.training.config import DownstreamConfig
 
 
 class StageSection(NamedTuple):
@@ -99,6 +100,9 @@ def keys_of(section: str) -> dict[str, Key]:
     for path, field in flag_fields(config_of(stage)):
         if field.json_schema_extra != BARE_WORD and path[-1] not in of_one_run:
             keys[renamed.get(path[-1], path[-1])] = Key(path, field)
+    if section == "downstream":
+        # Sizes for trials: a table of the file only, because the options would be those of one preset among all.
+        keys["flux"] = Key(("model", "flux"), DownstreamConfig.model_fields["flux"])
     return keys
 
 

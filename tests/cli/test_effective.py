@@ -141,10 +141,8 @@ def test_every_option_of_a_stage_is_a_key_of_its_section_except_those_of_one_run
     for section, (stage, of_one_run, renamed) in SECTIONS.items():
         options = {path[-1] for path, field in flag_fields(config_of(stage)) if field.json_schema_extra != BARE_WORD}
         assert of_one_run <= options, section
-        assert {renamed.get(name, name) for name in options - of_one_run} == keys_of(section).keys() - {
-            "preset",
-            "recipe",
-        }
+        others = {"preset", "recipe", "flux"}
+        assert {renamed.get(name, name) for name in options - of_one_run} == keys_of(section).keys() - others
 
 
 @pytest.mark.parametrize(
@@ -276,6 +274,17 @@ def test_a_relative_path_of_the_file_starts_at_its_folder_wherever_the_command_r
     assert copy.as_json()["to"] == str(folder / "out")
     assert evaluation.protocol == f"heldout_loss,{folder}/mine.toml"
     assert [one.weights for one in split_protocols(evaluation)] == [None, folder / "inception.pt"]
+
+
+def test_a_table_of_the_file_makes_flux_smaller_for_a_trial_and_checks_its_keys(folder: Path) -> None:
+    of_flux = '[downstream]\npreset = "flux_mini"\nbase_model = "flux.safetensors"\nflux_components = "flux"\n'
+    write(folder, f"{of_flux}[downstream.flux]\nn_double_blocks = 1\n")
+    config = read("train-downstream s").config
+    assert isinstance(config, TrainDownstreamConfig)
+    assert config.model.flux is not None
+    assert (config.model.flux.n_double_blocks, config.model.flux.n_single_blocks) == (1, 10)
+    write(folder, f"{of_flux}[downstream.flux]\nn_blocks = 1\n")
+    assert "[downstream] 'flux' = {'n_blocks': 1} is not allowed" in refusal("train-downstream s")
 
 
 def test_the_weights_of_a_protocol_are_its_own_and_an_option_belongs_to_one_protocol(folder: Path) -> None:
