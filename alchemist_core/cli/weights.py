@@ -10,6 +10,7 @@ from alchemist_core.cli.effective import compose
 from alchemist_core.cli.sections import GENEVAL, config_of, declared_values
 from alchemist_core.config import BARE_WORD, Command, Config, Result, Words, lay_out
 from alchemist_core.errors import ConfigError
+from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.models.published.catalogue import NETWORKS
 from alchemist_core.presets import NETWORKS as STAGE_SECTIONS
 from alchemist_core.presets import PRESETS
@@ -226,17 +227,17 @@ def _try(needed: NeededNetwork) -> CheckedRow | str:
     if (missing := why_missing(needed)) is not None:
         return f"{needed.name}: {missing} Get it: {NETWORKS[needed.name].source}."
     try:
-        return _check(needed.name, needed.source or str(needed.find()))
+        return _check(needed.name, needed.source or str(needed.find()), needed.flux)
     except ConfigError as error:
         return f"{needed.name}: {error}"
 
 
-def _check(name: str, source: str) -> CheckedRow:
+def _check(name: str, source: str, flux: FluxConfig | None = None) -> CheckedRow:
     from alchemist_core.stages.network_checks import check_network  # noqa: PLC0415  imports torch
 
     if name not in NETWORKS:
         raise ConfigError(f"--layout {name!r} is unknown. Choose from: {_NAMES}.")
-    found = check_network(name, source)
+    found = check_network(name, source, flux=flux)
     return CheckedRow(
         name=name, path=str(found.path), holds=found.recognised, parameters=found.n_numbers,
         shapes={key: " × ".join(map(str, shape)) or "one number" for key, shape in found.shapes.items()}, sha256=found.sha256,

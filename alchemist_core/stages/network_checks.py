@@ -42,18 +42,19 @@ class CheckedNetwork:
     sha256: str
 
 
-def check_network(name: str, source: str) -> CheckedNetwork:
+def check_network(name: str, source: str, *, flux: FluxConfig | None = None) -> CheckedNetwork:
     """Load the weights of a network as a run does.
 
     Args:
         name: Name of the network in the catalogue.
         source: A file, a folder, or a hub name.
+        flux: The size of a FLUX transformer; None: FLUX-mini's.
 
     Raises:
         ConfigError: The weights are missing, cut off, or another network's; the message names the first key that differs, and what
             the weights look like.
     """
-    loaded = _LOADERS[name](source)
+    loaded = _flux(source, flux or FluxConfig()) if name == "flux-mini" else _LOADERS[name](source)
     _refuse_infinite(loaded.weights, source)
     shapes = shapes_of(loaded.weights)
     return CheckedNetwork(
@@ -161,11 +162,10 @@ def _tokenizer(source: str) -> _Loaded:
     return _file(source, read_weights(source))
 
 
-def _flux(source: str) -> _Loaded:
+def _flux(source: str, config: FluxConfig) -> _Loaded:
     from alchemist_core.models.flux import DTYPES  # noqa: PLC0415  as above
     from alchemist_core.models.published.flux import load_flux  # noqa: PLC0415
 
-    config = FluxConfig()
     load_flux(source, config, DTYPES[config.weight_dtype])
     return _file(source, read_weights(source))
 
@@ -239,7 +239,6 @@ _LOADERS: dict[str, Callable[[str], _Loaded]] = {
     "tokenizer": _tokenizer,
     "text-encoder": _text_encoder,
     "minilm": _minilm,
-    "flux-mini": _flux,
     "flux-components": _flux_components,
     "inception": _extractor("inception_v3"),
     "clip-l": _extractor("clip"),

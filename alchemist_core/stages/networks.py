@@ -7,6 +7,7 @@ from pathlib import Path
 from alchemist_core.config import Config
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.models.extractors import find_weights, minilm_folder
+from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.models.published.catalogue import EXTRACTORS, STAR_NETWORKS
 from alchemist_core.models.published.sources import HUB_ENCODER, locate_encoder, locate_file
 from alchemist_core.project import load_project
@@ -28,6 +29,8 @@ class NeededNetwork:
     """The stages, each with the option that names the weights."""
     source: str | None = None
     """The path or hub name that the config gives; None if it gives none, or for a package."""
+    flux: FluxConfig | None = None
+    """The size of a FLUX transformer; None: FLUX-mini's."""
 
     def find(self) -> Path | None:
         """Return the file or folder of the weights on this machine; nothing is downloaded.
@@ -93,7 +96,8 @@ def _of_rater(config: RaterTrainingConfig, required: Sequence[str]) -> list[Need
 def _of_model(config: DownstreamConfig, required: Sequence[str]) -> list[NeededNetwork]:
     base = STAR_NETWORKS.get(config.depth, "star") if config.flux is None else "flux-mini"
     names = {"base_model": base, "flux_components": "flux-components"}
-    return _of_options("train-downstream", config, names, required)
+    needed = _of_options("train-downstream", config, names, required)
+    return [replace(one, flux=config.flux) for one in needed]
 
 
 def _of_options(

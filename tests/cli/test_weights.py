@@ -19,8 +19,9 @@ from alchemist_core.models.published.flux import export_flux
 from alchemist_core.models.published.sources import ENCODER_FORM
 from alchemist_core.models.published.tokenizer import export_tokenizer
 from alchemist_core.project import load_project
-from alchemist_core.stages.network_checks import check_sizes
-from alchemist_core.training.config import RaterTrainingConfig
+from alchemist_core.stages.network_checks import check_network, check_sizes
+from alchemist_core.stages.networks import needed_networks
+from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 from tests.models.given_flux import TINY, new_transformer, write_flux_parts
 from tests.models.given_models import lively_tokenizer
 from tests.models.published.published_keys import Shapes, rater_keys, star_keys
@@ -361,6 +362,20 @@ def test_flux_is_loaded_with_its_encoders(tmp_path: Path, monkeypatch: pytest.Mo
     assert check(parts, "flux-components").parameters > 1_000
     shutil.rmtree(parts / "vae")
     assert "parts lacks vae" in refusal(parts, "flux-components")
+
+
+def test_a_smaller_flux_of_the_project_file_is_checked_by_its_own_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = {key: tensor.contiguous() for key, tensor in export_flux(new_transformer().state_dict(), TINY).items()}
+    save_file(published, tmp_path / "flux.safetensors")
+    of_model = {"flux": TINY, "method": "lora", "base_model": "flux.safetensors", "flux_components": tmp_path}
+    (needed, _) = needed_networks([DownstreamConfig.model_validate(of_model)])
+    assert needed.flux == TINY
+    monkeypatch.chdir(tmp_path)
+    assert check_network(needed.name, "flux.safetensors", flux=needed.flux).n_numbers > 0
+    with pytest.raises(ConfigError, match="does not hold weights of this size"):
+        check_network(needed.name, "flux.safetensors")
 
 
 def test_the_published_tokenizer_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
