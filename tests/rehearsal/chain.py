@@ -20,7 +20,7 @@ from tests.benchmarks.rows import Row, write_rows
 from tests.rehearsal.corpus import NIGHT, write_parts
 from tests.rehearsal.watch import GIB, Watch
 
-LIMIT_S, LIMIT_GIB = 90 * 60, 20
+LIMIT_S, LIMIT_GIB, TOLERANCE = 90 * 60, 20, 0.25
 N_IMAGES = 4
 SHORT = {"batch_size": 4, "max_train_steps": 2, "checkpointing_steps": 2}
 """Lengths that two cores can walk."""
@@ -50,6 +50,7 @@ class Rehearsal(ABC):
             "ALCHEMIST_HOME": str(self.home),
         }
         self.seconds: dict[str, float] = {}
+        self.planned_bytes: dict[str, int] = {}
 
     def type(self, *words: str, expect: int = 0) -> str:
         """Run a command of alchemist in the folder, show it with its output, and return its output."""
@@ -129,7 +130,8 @@ class Rehearsal(ABC):
         self.type("weights", "list")
         self.type("weights", "check")
         for stage in ("train-rater", "train-downstream"):
-            self.type("plan", stage)
+            self.type("plan", stage, "--gpu", "cpu")
+            self.planned_bytes[stage] = json.loads(self.type("plan", stage, "--gpu", "cpu", "--json"))["peak_bytes"]
         for dataset in ("web-validation", "web-test"):
             self.type("ingest", "--dataset", dataset)
         self.type("stack", "up")
@@ -173,27 +175,31 @@ def rehearse(bench: str, rehearsal: Rehearsal, corpus: Path | None) -> None:
             rehearsal.walk()
         finally:
             rehearsal.type("stack", "down")
-    tell(bench, rehearsal.seconds, watch.peak_bytes, time.monotonic() - began)
+    tell(bench, rehearsal, watch.peak_bytes, time.monotonic() - began)
 
 
-def tell(bench: str, seconds: dict[str, float], peak_bytes: dict[str, int], total_s: float) -> None:
-    """Print time and memory of each task and command, and keep them."""
-    table = Table("task of Airflow", "seconds")
-    for name, each in seconds.items():
-        table.add_row(name, f"{each:.0f}")
-    memory = Table("command", "peak memory, GiB")
+def tell(bench: str, rehearsal: Rehearsal, peak_bytes: dict[str, int], total_s: float) -> None:
+    """Print time and memory of each task and command, beside what `plan` said, and keep them."""
+    times = Table("task of Airflow", "seconds")
+    for name, seconds in rehearsal.seconds.items():
+        times.add_row(name, f"{seconds:.0f}")
+    memory = Table("command", "peak memory, GiB", "plan", "plan / measured")
+    rows = []
     for name, n_bytes in sorted(peak_bytes.items(), key=lambda pair: -pair[1]):
-        memory.add_row(name, f"{n_bytes / GIB:.2f}")
-    console = Console(width=100)
-    console.print(table, memory)
+        planned = rehearsal.planned_bytes.get(name)
+        said = ("", "") if planned is None else (f"{planned / GIB:.2f}", f"{planned / n_bytes:.2f}")
+        memory.add_row(name, f"{n_bytes / GIB:.2f}", *said)
+        if planned is not None:
+            share = planned / n_bytes
+            rows.append(
+                Row(f"plan / measured of {name}", round(share, 3), "", "0.75 to 1.25", abs(share - 1) <= TOLERANCE)
+            )
+    Console(width=110).print(times, memory)
     everything = peak_bytes["everything"] / GIB
-    rows = [
+    rows += [
         Row("whole rehearsal", round(total_s), "s", f"< {LIMIT_S}", total_s < LIMIT_S, f"{os.cpu_count()} cores"),
         Row("peak memory of everything", round(everything, 2), "GiB", f"< {LIMIT_GIB}", everything < LIMIT_GIB),
-        *(Row(f"time of {name}", round(each, 1), "s", None, None) for name, each in seconds.items()),
-        *(
-            Row(f"peak memory of {name}", round(n_bytes / GIB, 2), "GiB", None, None)
-            for name, n_bytes in peak_bytes.items()
-        ),
+        *(Row(f"time of {name}", round(each, 1), "s", None, None) for name, each in rehearsal.seconds.items()),
+        *(Row(f"peak memory of {name}", round(each / GIB, 2), "GiB", None, None) for name, each in peak_bytes.items()),
     ]
     write_rows(bench.replace("-", "_"), rows)
