@@ -79,12 +79,6 @@ def evaluated_models(engine: Engine, protocol_id: int, metric: str) -> set[int]:
         return set(connection.execute(statement).scalars())
 
 
-def store_evaluation(engine: Engine, **fields: Any) -> None:
-    """Store a metric value; the table refuses a second one of the same model, protocol and metric."""
-    with engine.begin() as connection:
-        connection.execute(insert(Evaluation).values(**fields))
-
-
 class EvaluationRow(NamedTuple):
     """A value of a model under a protocol; `n` is the number of samples or images that it was measured on."""
 

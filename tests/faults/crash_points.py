@@ -112,8 +112,8 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
     "evaluate": (
         *_BEGUN,
         CrashPoint("after the protocol", f"{_STORE}.models", "store_protocol", "after"),
-        CrashPoint("before a value", f"{_STORE}.models", "store_evaluation", "before"),
-        CrashPoint("after a value", f"{_STORE}.models", "store_evaluation", "after"),
+        CrashPoint("before a value", f"{_STORE}.models", "store_values", "before"),
+        CrashPoint("after a value", f"{_STORE}.models", "store_values", "after"),
         *_ENDED,
     ),
     "report": (*_BEGUN, *_RENAMED, *_ENDED),
