@@ -173,7 +173,7 @@ def test_a_replaced_shard_is_found_whatever_the_clock_of_the_ingesting_machine(
     process = start(words, store)
     _, said = process.communicate(timeout=120)
     assert process.returncode == DataError.exit_code
-    assert "Replaced under the same address" in said
+    assert "replaced under the same address" in said
     assert shards[0].name in said
 
 
