@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Migrates both databases and sets the password of each role; safe to re-run. compose.yaml runs it before any other service.
+# Migrates both databases, sets the password of each role, and installs the DAGs with the forms and schedules of the project file;
+# safe to re-run. compose.yaml runs it before any other service.
 # Only here is ALCHEMIST_DATABASE_URL the address of the owner.
 set -euo pipefail
 python - <<'PYTHON'
@@ -32,4 +33,6 @@ with connection.cursor() as cursor:
         cursor.execute(sql.SQL("CREATE DATABASE airflow OWNER {}").format(AIRFLOW))
 PYTHON
 airflow db migrate
+mkdir -p "${AIRFLOW__CORE__DAGS_FOLDER}"
+alchemist dags install --to "${AIRFLOW__CORE__DAGS_FOLDER}"
 airflow pools set gpu "${ALCHEMIST_SCORE_SLOTS:-1}" "One slot a device"
