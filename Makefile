@@ -119,8 +119,8 @@ fmt: $(STAMP) ## Format the code
 	@$(BIN)/ruff format -q
 	@$(BIN)/ruff check -q --fix
 
-generate: $(STAMP) ## Regenerate derived files: the forms of the DAGs, the dashboards, the list of variables
-	@$(BIN)/python -m alchemist_core.cli.forms > dags/alchemist_dags/forms.py
+generate: $(STAMP) ## Regenerate derived files: the forms and schedules of the DAGs, the dashboards, the list of variables
+	@$(BIN)/python -m alchemist_core.cli.forms dags/alchemist_dags
 	@$(BIN)/python infra/grafana/build.py
 	@$(BIN)/python infra/variables.py
 

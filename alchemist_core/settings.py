@@ -30,7 +30,10 @@ class Settings(BaseSettings):
     project: Path | None = Field(
         None, description="Project file; unset: alchemist.toml in the working directory or the nearest folder above it"
     )
-    dags: Path | None = Field(None, description="DAG folder of the local Airflow; unset: the DAGs of this installation")
+    dags: Path | None = Field(
+        None,
+        description="DAG folder of the local Airflow; unset: airflow/dags in the home, into which `alchemist stack up` installs them",
+    )
     lease_ttl_s: float = Field(
         30.0, gt=1, le=3600, description="Seconds without a heartbeat after which a lease expires"
     )
@@ -151,8 +154,6 @@ DAG_VARIABLES = {
     "ALCHEMIST_JOB_RUNNER": "Where tasks that use a device run; `local`: on the Airflow worker; `kubernetes`: in a pod (default: local)",
     "ALCHEMIST_POD_TEMPLATE": "File with the template of these pods (default: /etc/alchemist/gpu-job.yaml)",
     "ALCHEMIST_LAUNCH": "Launcher of trainings on several devices, such as `accelerate launch --num-processes 4`; unset: one process",
-    "ALCHEMIST_TRAIN_WEEKLY": "JSON object with values of the form of `train_rater`, to run it every Sunday; unset: only by hand",
-    "ALCHEMIST_EVALUATE": "JSON object with values of the form of `evaluate_subset`, for published subsets; unset: the form's defaults",
 }
 """Variables that Airflow's processes read when they load the DAG files."""
 OTHER_VARIABLES = {

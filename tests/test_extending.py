@@ -39,7 +39,7 @@ assert "bottom_k" in build_forms()["build_subset"]["strategy"]["enum"]
     "cli/forms.py": """
 from alchemist_core.cli.forms import build_forms
 
-assert build_forms()["build_subset"]["allow_fewer"]["type"] == "boolean"
+assert build_forms()["build_subset"]["p_rank"]["enum"] == [None, "per-draw", "inclusion"]
 """,
 }
 

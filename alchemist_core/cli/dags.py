@@ -1,4 +1,4 @@
-"""DAGs: list those of this installation, and install them into the DAG folder of another Airflow."""
+"""DAGs: list them, and install them with the forms and schedules of the project file into a DAG folder of Airflow."""
 
 import ast
 import hashlib
@@ -11,7 +11,10 @@ from alchemist_core import __version__
 from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import atomic_write, file_sha256
+from alchemist_core.local.airflow_environment import dags_folder, stack_dags_folder
+from alchemist_core.project import load_project
 from alchemist_core.resources import resource
+from alchemist_core.settings import load_settings
 
 PACKAGE = "alchemist_dags"
 RECORD = ".installed.json"
@@ -19,7 +22,12 @@ RECORD = ".installed.json"
 
 
 class DagsListConfig(Config):
-    """No options."""
+    """Which DAGs to list."""
+
+    to: Path | None = Field(
+        None,
+        description="DAG folder into which they were installed; none: that of the local stack, else of this installation",
+    )
 
 
 class DagsInstallConfig(Config):
@@ -36,6 +44,8 @@ class DagsListResult(Result):
 
     folder: str
     dags: dict[str, str]
+    note: str | None = None
+    """What to do if forms and schedules are not those of the project file."""
 
 
 class DagsInstallResult(Result):
@@ -50,20 +60,26 @@ class DagsInstallResult(Result):
     is_dry_run: bool
 
 
-def list_dags(_config: DagsListConfig) -> DagsListResult:
-    """List the DAGs of this installation: name, purpose, and the folder of their files."""
-    folder = resource("dags", PACKAGE)
+def list_dags(config: DagsListConfig) -> DagsListResult:
+    """List the DAGs: name, purpose, the folder of their files, and whether their forms are those of the project file."""
+    folder = (config.to or dags_folder(load_settings().home.resolve())) / PACKAGE
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder. Install the DAGs: alchemist dags install --to {folder.parent}.")
     sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
     purposes = {
         name: (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
         for name, source in sources.items()
         if "\n@dag(" in source
     }
-    return DagsListResult(folder=str(folder), dags=purposes)
+    return DagsListResult(folder=str(folder), dags=purposes, note=describe_stale(folder))
 
 
 def install(config: DagsInstallConfig) -> DagsInstallResult:
-    """Install the DAG files into an Airflow DAG folder. Safe to run again: an upgrade replaces the older files."""
+    """Install the DAG files with the forms and schedules of the project file. Safe to run again: an upgrade replaces older files.
+
+    Raises:
+        ConfigError: The project file is not valid, or the folder contains files that this command did not write.
+    """
     shipped, folder = _shipped_files(), _target(config.to)
     written = _read_record(folder)
     present = {name: digest for name in shipped.keys() | written.keys() if (digest := _digest_of(folder / name))}
@@ -83,10 +99,55 @@ def install(config: DagsInstallConfig) -> DagsInstallResult:
     return result
 
 
+def install_for_stack(home: Path) -> None:
+    """Install the DAGs into the folder of the local stack, unless ALCHEMIST_DAGS names another one."""
+    if load_settings().dags is not None:
+        return
+    folder = stack_dags_folder(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    install(DagsInstallConfig(to=folder))
+
+
+def describe_stale(folder: Path) -> str | None:
+    """Return what to do if the forms and schedules of installed DAGs are not those of the project file; None if they are.
+
+    Args:
+        folder: The package of the DAGs.
+    """
+    if folder == resource("dags", PACKAGE):
+        return (
+            None
+            if load_project().path is None
+            else "These DAGs know no project file. Run: alchemist dags install --to FOLDER."
+        )
+    try:
+        wanted = _generated_files()
+    except ConfigError as error:
+        return f"The project file is not valid: {error}"
+    if all((folder / name).exists() and (folder / name).read_bytes() == content for name, content in wanted.items()):
+        return None
+    is_stack = folder.parent == stack_dags_folder(load_settings().home.resolve())
+    command = "alchemist stack up" if is_stack else f"alchemist dags install --to {folder.parent}"
+    return f"The project file has changed since the DAGs were installed: their forms and schedules are older. Run: {command}."
+
+
 def _shipped_files() -> dict[str, bytes]:
     folder = resource("dags", PACKAGE)
     # Includes .airflowignore, but not Python's cache folders.
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != RECORD}
+    shipped = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != RECORD}
+    return shipped | _generated_files()
+
+
+def _generated_files() -> dict[str, bytes]:
+    """Return the forms and schedules of the project file, or of an installation without one."""
+    # What generates them imports every stage.
+    from alchemist_core.cli.effective import check_project  # noqa: PLC0415
+    from alchemist_core.cli.forms import RENDERED  # noqa: PLC0415
+
+    project = load_project()
+    check_project(project)
+    known = None if project.path is None else project
+    return {name: render(known).encode() for name, render in RENDERED.items()}
 
 
 def _target(to: Path) -> Path:

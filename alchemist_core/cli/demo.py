@@ -1,14 +1,20 @@
 """The demo: run the whole platform on this machine with a synthetic corpus, and compare subset, random and full training."""
 
+import os
 from pathlib import Path
 
 from pydantic import Field
 
+from alchemist_core.cli.dags import install_for_stack
+from alchemist_core.cli.effective import read_effective
 from alchemist_core.config import Command, Config
+from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
 from alchemist_core.local.demo import DATASET, Arm, Demo, comparison_table
 from alchemist_core.local.scenes import ScenesConfig
-from alchemist_core.settings import load_settings
+from alchemist_core.local.stack import describe_other_project
+from alchemist_core.project import load_project
+from alchemist_core.settings import PROJECT_FILE, load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.engine import open_store
@@ -35,7 +41,8 @@ class DemoConfig(Config):
 def run(config: DemoConfig) -> None:
     """Run the platform through Airflow and print the comparison."""
     demo = Demo(load_settings().home.resolve(), config.scenes, seeds=config.seeds)
-    status = demo.prepare(_register)
+    _use_project(demo.write_project(), demo.home)
+    status = demo.prepare(_register, install_for_stack)
     demo.drive()
     arms = read_arms({int(seed) for seed in config.seeds.split(",")})
     path = demo.write(arms)
@@ -44,7 +51,10 @@ def run(config: DemoConfig) -> None:
     say("\nThree queries to try:")
     for query in QUERIES:
         say(f"  alchemist db psql -c '{query}'")
-    say(f"\n{status.describe()}\n\nThe stack is still running. To stop it: alchemist stack down")
+    say(
+        f"\n{status.describe()}\n\nThe stack is still running. To stop it: alchemist stack down\n"
+        f"To run further commands with the demo's project file: export ALCHEMIST_PROJECT={demo.home / PROJECT_FILE}"
+    )
 
 
 def read_arms(seeds: set[int]) -> list[Arm]:
@@ -65,13 +75,30 @@ def read_arms(seeds: set[int]) -> list[Arm]:
     return arms
 
 
-def _register(name: str, root: Path, role: str) -> None:
-    ingest(IngestConfig.model_validate({"dataset": name, "root": str(root.resolve()), "role": role}))
+def _register(name: str) -> None:
+    """Ingest a dataset as the project file declares it."""
+    config = read_effective(IngestConfig, {"verb_name": "ingest", "dataset": name}).config
+    assert isinstance(config, IngestConfig), "a config is of its command's model"
+    ingest(config)
+
+
+def _use_project(path: Path, home: Path) -> None:
+    """Let this process and what it starts use the demo's project file.
+
+    Raises:
+        ConfigError: A stack runs in this home with another project file.
+    """
+    os.environ["ALCHEMIST_PROJECT"] = str(path)
+    load_settings.cache_clear()
+    load_project.cache_clear()
+    if other := describe_other_project(home):
+        raise ConfigError(other)
 
 
 def _say_paths(home: Path, demo_json: Path) -> None:
     say("\nFiles:")
     for title, path in (
+        ("project file", home / PROJECT_FILE),
         ("corpus", home / "corpora" / DATASET),
         ("materialized datasets", artifact_path("materialized")),
         ("figures", demo_json),

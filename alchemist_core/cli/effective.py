@@ -21,7 +21,7 @@ from alchemist_core.cli.sections import (
     places_of,
     section_values,
 )
-from alchemist_core.config import Config
+from alchemist_core.config import Config, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import (
     NETWORKS,
@@ -31,7 +31,8 @@ from alchemist_core.presets import (
     preset_values,
     refuse_missing_weights,
 )
-from alchemist_core.project import Project
+from alchemist_core.project import NEVER, Project
+from alchemist_core.protocols.protocol import read_protocol
 
 
 class Origin(NamedTuple):
@@ -111,7 +112,7 @@ def compose(
             chosen[name], origins[name] = sources.pop(name)
             own = preset_values(stage, **{name: chosen[name]}, retention=retention)
             values = merge(values, deepcopy(own))
-            origins |= {path: Origin("preset" if name == "preset" else "recipe", chosen[name]) for path in _leaves(own)}
+            origins |= {path: Origin("preset" if name == "preset" else "recipe", chosen[name]) for path in leaves(own)}
     for name, (value, origin) in sources.items():
         _place(values, name, value)
         origins[name] = origin
@@ -132,6 +133,7 @@ def check_project(project: Project) -> None:
     faults = [fault for section in SECTIONS for fault in faults_of(project, section)]
     if not faults:
         faults = [fault for section in SECTIONS for fault in _faults_between(project, section)]
+        faults += [*_faults_of_schedule(project), *_faults_of_protocols(project)]
     if faults:
         raise ConfigError("\n".join(f"{project.path}: {fault}" for fault in faults))
 
@@ -152,6 +154,23 @@ def _faults_between(project: Project, section: str) -> Iterator[str]:
                 yield f"[{section}] is not allowed: {said}."
 
 
+def _faults_of_schedule(project: Project) -> Iterator[str]:
+    """Yield what a training that starts by itself lacks: nobody fills in its form."""
+    missing = [key for key in ("preset", "dataset", "validation") if key not in project.rater]
+    if project.schedule.train != NEVER and missing:
+        yield f"[schedule] train = {project.schedule.train!r} requires {', '.join(missing)} in [rater]."
+
+
+def _faults_of_protocols(project: Project) -> Iterator[str]:
+    """Yield which of the declared protocols cannot be read."""
+    declared = section_values(project, "evaluation").get("protocol")
+    for name in () if declared is None else split_commas(declared.value):
+        try:
+            read_protocol(name)
+        except ConfigError as error:
+            yield f"[evaluation] protocols: {error}"
+
+
 def command_of(options: Mapping[str, Any]) -> str:
     """Return the name of a command, such as `train-rater` or `plan evaluate`."""
     return str(options.get("program") or options.get("verb_name", "")).removeprefix("alchemist ")
@@ -169,11 +188,11 @@ def _number(given: Any) -> float | None:
         return None
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted paths of nested values."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
 

@@ -1,18 +1,23 @@
-"""Generate the forms of the DAGs from the config models, as a Python literal (`make generate`).
+"""Generate the forms and the schedules of the DAGs from the config models and the project file, as Python literals.
 
-`dags/` does not import `alchemist_core`, and Airflow chooses a widget by a plain `type`: schemas are flattened, and an optional
-field may be null.
+`make generate` writes those of an installation without a project file; `alchemist dags install` and `alchemist stack up` those of the
+project file. `dags/` does not import `alchemist_core`, and Airflow chooses a widget by a plain `type`: schemas are flattened, and an
+empty field is null. An empty field is not passed to the command, so that it means what the project file says.
 """
 
 import json
-from collections.abc import Iterable
-from typing import Any
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-
+from alchemist_core.cli.effective import compose, leaves
 from alchemist_core.cli.flags import flag_fields
+from alchemist_core.cli.sections import SECTION_OF, SECTIONS, config_of, section_values
 from alchemist_core.config import Formerly
-from alchemist_core.presets import RECIPES, presets_of
+from alchemist_core.presets import DEFAULT_RECIPE, PRESETS, RECIPES, preset_values, presets_of
+from alchemist_core.project import NEVER, Project
 
 Field = dict[str, Any]
 
@@ -25,69 +30,216 @@ SEEDS = "0,1,2"
 SEEDS_TEXT = (
     "Seeds, separated by commas; all arms of a seed start from the same weights. Several seeds give an interval"
 )
-PRESET_TEXT = "Size of the networks; empty: as the project file says, which must then name one"
-RECIPE_TEXT = "Scoring rule and rank window; empty: ours, rule alignment"
-HEADER = (
-    '"""The forms of the DAGs. Written by `make generate` from the config models; a test compares: do not edit."""\n'
-)
+CHOICE_TEXTS = {"preset": "Size of the networks", "recipe": "Scoring rule and rank window"}
+SWITCH = [None, "yes", "no"]
+"""Choices of an option that is switched on or off; jobs.py turns them into true and false."""
+EMPTY_TEXTS = {
+    ("ingest", "dataset"): "all training datasets, registered ones and those of the project file",
+    ("ingest", "root"): "as [datasets.NAME] of the project file says",
+}
+"""What an empty field means where the option's own text does not say it."""
+FORMS_HEADER = '"""The forms of the DAGs. Written from the config models and the project file: do not edit."""\n'
+SCHEDULES_HEADER = '''"""When the DAGs start, and the project file of their tasks. Written from the project file: do not edit."""
+'''
 
 
-def build_forms() -> dict[str, dict[str, Field]]:
-    """Return the form of each DAG: every field as keywords of Airflow's Param."""
-    from alchemist_core.stages.evaluate import EvaluateConfig  # noqa: PLC0415  imported only to generate
-    from alchemist_core.stages.ingest import IngestConfig  # noqa: PLC0415
-    from alchemist_core.stages.report import ReportConfig  # noqa: PLC0415
-    from alchemist_core.stages.select import SelectConfig  # noqa: PLC0415
-    from alchemist_core.stages.train_downstream import TrainDownstreamConfig  # noqa: PLC0415
-    from alchemist_core.stages.train_rater import TrainRaterConfig  # noqa: PLC0415
+class Part(NamedTuple):
+    """A section of a form: its title, the stage, and the fields of the stage's config model."""
 
-    return {
-        "nightly_rescore": _form(IngestConfig, "dataset", "root", "crawl_date"),
-        "train_rater": {
-            "preset": _choice("preset", PRESET_TEXT, presets_of("train_rater")),
-            "recipe": _choice("recipe", RECIPE_TEXT, RECIPES),
-            **_form(TrainRaterConfig, "dataset", "validation"),
-            **_form(TrainRaterConfig, "rule", "seed", "max_train_steps", "max_samples", is_preset=True),
-        },
-        "build_subset": {
-            **_form(SelectConfig, "dataset", "retention", "name", "strategy"),
-            **_form(SelectConfig, "drop_top_ratio", "mean_rank", "std_rank", "start_rank", "seed", "rater"),
-            **_form(SelectConfig, "dedup", "rescale"),
-            "materialize": _switch("materialize", "Write the members as tar shards with a verified manifest"),
-            "dry_run": _switch("dry_run", "Only preview what would be selected"),
-            "approve": _switch("approve", "Ask a person before the version is published"),
-        },
-        "evaluate_subset": {
-            "preset": _choice("preset", PRESET_TEXT, presets_of("train_downstream")),
-            **_form(TrainDownstreamConfig, "arms"),
-            "seeds": {**_form(TrainDownstreamConfig, "seeds")["seeds"], "default": SEEDS, "description": SEEDS_TEXT},
-            **_form(TrainDownstreamConfig, "truth"),
-            **_form(EvaluateConfig, "evaluation"),
-            **_form(ReportConfig, "dataset"),
-        },
+    title: str
+    stage: str
+    names: tuple[str, ...]
+
+
+LAYOUT: dict[str, tuple[Part, ...]] = {
+    "nightly_rescore": (Part("Night", "ingest", ("dataset", "root", "crawl_date")),),
+    "train_rater": (
+        Part("Data", "train-rater", ("dataset", "validation", "max_samples")),
+        Part("Size and scoring rule", "train-rater", ("preset", "recipe", "rule")),
+        Part(
+            "Networks", "train-rater", ("resolution", "tokenizer", "tokenizer_weights", "proxy_weights", "text_encoder")
+        ),
+        Part("Training", "train-rater", ("seed", "max_train_steps", "batch_size")),
+    ),
+    "build_subset": (
+        Part("Subset", "select", ("dataset", "retention", "name", "rater")),
+        Part("Strategy", "select", ("recipe", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank")),
+        Part("Sampling", "select", ("seed", "rank_by", "rescale")),
+        Part("Which samples", "select", ("where", "dedup", "decontaminate")),
+        Part("Strata and caps", "select", ("stratify", "max_share", "max_share_of", "allow_fewer")),
+    ),
+    "evaluate_subset": (
+        Part(
+            "Models",
+            "train-downstream",
+            (
+                "preset",
+                "text_encoder",
+                "method",
+                "base_model",
+                "flux_components",
+                "num_train_epochs",
+                "max_train_steps",
+            ),
+        ),
+        Part("Comparison", "train-downstream", ("arms", "seeds", "truth")),
+        Part("Measurement", "evaluate", ("evaluation", "protocol")),
+        Part("Report", "report", ("dataset",)),
+    ),
+}
+SWITCHES = {
+    "build_subset": {
+        "materialize": "Write the members as tar shards with a verified manifest",
+        "dry_run": "Only preview what would be selected",
+        "approve": "Ask a person before the version is published",
     }
+}
+"""What a DAG does besides its stages, switched on in its form."""
+
+
+def build_forms(project: Project | None = None) -> dict[str, dict[str, Field]]:
+    """Return the form of each DAG: every field as keywords of Airflow's Param.
+
+    Args:
+        project: The project file, whose values the descriptions name. None: an installation whose file is not known.
+    """
+    forms = {}
+    for dag, parts in LAYOUT.items():
+        fields = {name: field for part in parts for name, field in _fields_of(part, project).items()}
+        switches = {name: _switch(name, text) for name, text in SWITCHES.get(dag, {}).items()}
+        forms[dag] = fields | switches
+    return forms
 
 
 def build_renames() -> dict[str, dict[str, str]]:
     """Return the current names of renamed form fields by their former names, for each DAG."""
-    from alchemist_core.stages.select import SelectConfig  # noqa: PLC0415  imported only to generate
-    from alchemist_core.stages.train_downstream import TrainDownstreamConfig  # noqa: PLC0415
-    from alchemist_core.stages.train_rater import TrainRaterConfig  # noqa: PLC0415
-
     marks = {
         path[-1]: mark.name
-        for model in (SelectConfig, TrainDownstreamConfig, TrainRaterConfig)
-        for path, field in flag_fields(model)
+        for stage in ("select", "train-downstream", "train-rater")
+        for path, field in flag_fields(config_of(stage))
         for mark in field.metadata
         if isinstance(mark, Formerly) and mark.name
     }
-    return {dag: {marks[name]: name for name in form if name in marks} for dag, form in build_forms().items()}
+    return {
+        dag: {marks[name]: name for part in parts for name in part.names if name in marks}
+        for dag, parts in LAYOUT.items()
+    }
 
 
-def _form(model: type[BaseModel], *names: str, is_preset: bool = False) -> dict[str, Field]:
-    schema = model.model_json_schema()
-    fields = dict(_flatten(schema, schema.get("$defs", {})))
-    return {name: _widget(name, fields[name], is_preset=is_preset) for name in names}
+class Given(NamedTuple):
+    """A value that takes effect without an option, and where it comes from: file, preset or recipe, and its name."""
+
+    value: Any
+    kind: str
+    name: str
+
+
+class Empty(NamedTuple):
+    """What the fields of a stage mean if they are left empty."""
+
+    stage: str
+    project: Project | None
+    given: dict[str, Given]
+    """What the project file, its preset and its recipe give, by the name of the field."""
+    chosen: dict[str, str | None]
+    """The preset and the recipe of the project file."""
+
+    @classmethod
+    def of(cls, stage: str, project: Project | None) -> "Empty":
+        """Read the section of a stage; stages without a section have only defaults."""
+        if project is None or stage not in SECTION_OF:
+            return cls(stage, project, {}, {})
+        found = compose(stage, config_of(stage), {}, section_values(project, SECTION_OF[stage]))
+        chosen = {"preset": found.preset, "recipe": found.recipe}
+        given = {}
+        for path, origin in found.origins.items():
+            value: Any = found.values | chosen
+            for part in path.split("."):
+                value = value[part]
+            given[path.rpartition(".")[2]] = Given(value, origin.kind, origin.name)
+        return cls(stage, project, given, chosen | {"recipe": found.recipe or DEFAULT_RECIPE})
+
+    def describe(self, name: str, default: Any, tail: str) -> str:
+        """Return what an empty field means; empty text if its description needs no addition.
+
+        Args:
+            name: The field.
+            default: Its default.
+            tail: What its own description says about an option that is not given.
+        """
+        otherwise = EMPTY_TEXTS.get((self.stage, name)) or tail or ("" if default in (None, [], ()) else _text(default))
+        if (self.stage, name) in EMPTY_TEXTS or self.stage not in SECTION_OF:
+            return otherwise
+        if name in SECTIONS[SECTION_OF[self.stage]].of_one_run:
+            return otherwise
+        if self.project is None or self.project.path is None:
+            return self._describe_unknown(name, otherwise, tail)
+        return self._describe_known(name, otherwise, tail, self.project.path.name)
+
+    def _describe_unknown(self, name: str, otherwise: str, tail: str) -> str:
+        """Return the meaning where the project file is not known."""
+        if name == "preset":
+            return "as the project file says"
+        kind = None if tail else _set_by(self.stage).get(name)
+        return f"as the project file says, else {f'the value of the {kind}' if kind else otherwise or 'none'}"
+
+    def _describe_known(self, name: str, otherwise: str, tail: str, file: str) -> str:
+        """Return the meaning with the values of the project file."""
+        if (given := self.given.get(name)) is not None:
+            value = _text(given.value)
+            return f"as {file} says ({value})" if given.kind == "file" else f"{value} ({given.kind} {given.name})"
+        preset = self.chosen.get("preset")
+        if name == "preset":
+            return f"none, so choose one: {file} names none"
+        if preset and name in PRESETS[preset].needs.get(self.stage.replace("-", "_"), ()):
+            return f"none, but preset {preset} requires it and {file} does not give it"
+        kind = _set_by(self.stage).get(name)
+        if kind is None or tail:
+            return otherwise or "none"
+        chosen = self.chosen[kind]
+        return f"{otherwise or 'none'} ({kind} {chosen})" if chosen else f"the value of the {kind}"
+
+
+@cache
+def _set_by(stage: str) -> dict[str, str]:
+    """Return the fields that presets or recipes of a stage set, and which of the two does.
+
+    >>> _set_by("train-rater")["resolution"], _set_by("train-rater")["rule"]
+    ('preset', 'recipe')
+    """
+    name = stage.replace("-", "_")
+    sources = [("preset", preset_values(name, preset=each)) for each in presets_of(name)]
+    sources += [("recipe", preset_values(name, recipe=each)) for each in RECIPES]
+    return {path.rpartition(".")[2]: kind for kind, values in sources for path in leaves(values)}
+
+
+def _fields_of(part: Part, project: Project | None) -> dict[str, Field]:
+    """Return the fields of one section of a form."""
+    schema = config_of(part.stage).model_json_schema()
+    declared, empty = dict(_flatten(schema, schema.get("$defs", {}))), Empty.of(part.stage, project)
+    fields = {}
+    for name in part.names:
+        field = _choice(part.stage, name) if name in CHOICE_TEXTS else declared[name]
+        is_required = field["is_required"] and name not in empty.given
+        widget = _widget(name, field, is_required=is_required)
+        if not is_required:
+            text, tail = _split_empty(widget["description"])
+            meaning = empty.describe(name, field.get("default"), tail)
+            widget["description"] = f"{text}; empty: {meaning}" if meaning else text
+        fields[name] = widget | {"section": part.title}
+    if "seeds" in fields and "seeds" not in empty.given:
+        fields["seeds"] |= {"type": "string", "default": SEEDS, "description": SEEDS_TEXT}
+    return fields
+
+
+def _split_empty(description: str) -> tuple[str, str]:
+    """Return a description without its last part, and that part: what an option that is not given means.
+
+    >>> _split_empty("Samples; none: all")
+    ('Samples', 'all')
+    """
+    found = re.fullmatch(r"(.*?); (?:none|default): (.*)", description, re.DOTALL)
+    return (found[1], found[2]) if found else (description, "")
 
 
 def _flatten(schema: Field, definitions: Field) -> list[tuple[str, Field]]:
@@ -102,13 +254,13 @@ def _flatten(schema: Field, definitions: Field) -> list[tuple[str, Field]]:
     return found
 
 
-def _widget(name: str, field: Field, *, is_preset: bool) -> Field:
-    """Return one field as keywords of Airflow's Param.
+def _widget(name: str, field: Field, *, is_required: bool) -> Field:
+    """Return one field as keywords of Airflow's Param; a field that is not required may be empty.
 
     Args:
         name: name of the field.
         field: its flat JSON schema.
-        is_preset: whether an empty field means the value of the preset.
+        is_required: whether it must be filled in.
     """
     choices = field.get("anyOf", [field])
     inner = next(choice for choice in choices if choice.get("type") != "null")
@@ -116,28 +268,23 @@ def _widget(name: str, field: Field, *, is_preset: bool) -> Field:
     kept = {key: value for key, value in merged.items() if key in KEPT}
     if kept.get("format") != "date":  # the only format with its own widget
         kept.pop("format", None)
-    kept["description"] = kept["description"].replace("; none: ", "; empty: ")
-    kind = "string" if inner["type"] == "array" else inner["type"]
-    is_empty_allowed = len(choices) > 1 or is_preset
-    if is_preset and len(choices) == 1:
-        kept["description"] += "; empty: the value of the preset"
-        kept |= {"enum": [None, *kept["enum"]]} if "enum" in kept else {}
+    kind = "string" if inner["type"] in ("array", "boolean") else inner["type"]
+    if inner["type"] == "boolean":
+        kept["enum"] = SWITCH[1:]
+    if is_required:
+        return {"type": kind, "title": _title(name), **kept, "minLength": 1}
+    if "enum" in kept:
+        kept["enum"] = [None, *kept["enum"]]
     if kind in ("integer", "number"):
         bounds = {key: merged[key] for key in BOUNDS if key in merged}
-        default = None if is_empty_allowed else str(field["default"])
-        number = _typed_number(kind, bounds, is_empty_allowed=is_empty_allowed)
-        return {"default": default, "title": _title(name), **kept, **number}
-    if is_empty_allowed:
-        return {"type": [kind, "null"], "default": None, "title": _title(name), **kept}
-    if field["is_required"]:
-        return {"type": kind, "title": _title(name), **kept, **({"minLength": 1} if kind == "string" else {})}
-    return {"type": kind, "default": _text(field["default"]), "title": _title(name), **kept}
+        return {"default": None, "title": _title(name), **kept, **_typed_number(kind, bounds)}
+    return {"type": [kind, "null"], "default": None, "title": _title(name), **kept}
 
 
-def _typed_number(kind: str, bounds: Field, *, is_empty_allowed: bool) -> Field:
+def _typed_number(kind: str, bounds: Field) -> Field:
     """Return the conditions of a number: a pattern for typed text, with the allowed values in words, and bounds for a number.
 
-    >>> _typed_number("integer", {"minimum": 0, "exclusiveMaximum": 100}, is_empty_allowed=False)["then"]["allowed"]
+    >>> _typed_number("integer", {"minimum": 0, "exclusiveMaximum": 100})["then"]["allowed"]
     'at least 0, below 100'
     """
     words = ", ".join(
@@ -154,34 +301,40 @@ def _typed_number(kind: str, bounds: Field, *, is_empty_allowed: bool) -> Field:
         pattern = rf"^\s*{not_zero}{not_one}(0*\.[0-9]+|0+\.?|0*1\.?0*|([0-9]{{1,2}}(\.[0-9]+)?|100(\.0+)?)\s*%)\s*$"
     else:
         pattern = rf"^\s*([0-9]{{1,{len(str(int(largest)))}}}(\.[0-9]*)?|\.[0-9]+)\s*$"
-    number = {"type": [kind, "null"] if is_empty_allowed else kind, **bounds}
-    return {"if": {"type": "string"}, "then": {"allowed": words, "pattern": pattern}, "else": number}
-
-
-def _text(default: Any) -> Any:
-    return ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
-
-
-def _choice(name: str, text: str, choices: Iterable[str]) -> Field:
-    """Return an optional field with fixed choices."""
     return {
-        "type": ["string", "null"], "default": None, "title": _title(name), "description": text, "enum": [None, *choices],
-    }  # fmt: skip
+        "if": {"type": "string"},
+        "then": {"allowed": words, "pattern": pattern},
+        "else": {"type": [kind, "null"], **bounds},
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _choice(stage: str, name: str) -> Field:
+    """Return the schema of preset or recipe, which are no fields of a config model."""
+    words = list(presets_of(stage.replace("-", "_")) if name == "preset" else RECIPES)
+    default = DEFAULT_RECIPE if name == "recipe" else None
+    about = {"type": "string", "description": CHOICE_TEXTS[name], "default": default, "is_required": False}
+    return about | {"enum": words}
 
 
 def _switch(name: str, text: str) -> Field:
-    return {"type": "boolean", "default": False, "title": _title(name), "description": text}
+    return {"type": "boolean", "default": False, "title": _title(name), "description": text, "section": "Afterwards"}
 
 
 def _title(name: str) -> str:
     return name.replace("_", " ").capitalize().replace("Max train steps", "Steps")
 
 
-def render_forms() -> str:
+def render_forms(project: Project | None = None) -> str:
     """Return the text of dags/alchemist_dags/forms.py, one field per line."""
     # Through JSON, so that the literal contains only plain values.
-    forms: dict[str, dict[str, Field]] = json.loads(json.dumps(build_forms()))
-    lines = [HEADER, "FORMS = {"]
+    forms: dict[str, dict[str, Field]] = json.loads(json.dumps(build_forms(project)))
+    lines = [FORMS_HEADER, "FORMS = {"]
     for dag, fields in forms.items():
         lines += [f'    "{dag}": {{', *(f'        "{name}": {field},' for name, field in fields.items()), "    },"]
     lines += ["}", "", "# Current names of renamed fields, by their former names.", "RENAMED = {"]
@@ -189,5 +342,30 @@ def render_forms() -> str:
     return "\n".join([*lines, "}", ""])
 
 
+def render_schedules(project: Project | None = None) -> str:
+    """Return the text of dags/alchemist_dags/schedules.py."""
+    section = (project or Project()).schedule
+    times = {"nightly_rescore": section.nightly, "train_rater": section.train, "maintenance": section.maintenance}
+    path = None if project is None or project.path is None else json.dumps(str(project.path))
+    lines = [
+        SCHEDULES_HEADER,
+        "# Cron expressions; None: by hand only.",
+        "CRON = {",
+        *(f'    "{dag}": {None if cron == NEVER else json.dumps(cron)},' for dag, cron in times.items()),
+        "}",
+        f"TIMEZONE = {json.dumps(section.timezone)}",
+        "# Whether evaluate_subset starts when a subset is published.",
+        f"EVALUATE_PUBLISHED = {section.evaluate == 'published'}",
+        "# The project file that tasks read where ALCHEMIST_PROJECT is not set.",
+        f"PROJECT = {path}",
+    ]
+    return "\n".join([*lines, ""])
+
+
+RENDERED = {"forms.py": render_forms, "schedules.py": render_schedules}
+"""The files that are generated, by name."""
+
+
 if __name__ == "__main__":
-    print(render_forms(), end="")  # noqa: T201  the output is the file
+    for file, render in RENDERED.items():
+        (Path(sys.argv[1]) / file).write_text(render(), encoding="utf-8")

@@ -462,6 +462,7 @@ def next_commands(found: Found) -> list[str]:
     return [
         *_missing(found),
         "alchemist config show",
+        *([] if found.preset == MINIATURE else [f"alchemist weights list --preset {found.preset}"]),
         *(f"alchemist ingest --dataset {dataset.name}" for dataset in found.datasets),
         "alchemist train-rater",
         "alchemist rater certify",

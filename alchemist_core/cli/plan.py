@@ -16,7 +16,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.metrics.heldout import heldout_conditions, heldout_flow_conditions
 from alchemist_core.notifications import code_span
 from alchemist_core.prices import cost_at
-from alchemist_core.project import effective_prices
+from alchemist_core.project import effective_prices, load_project
 from alchemist_core.protocols.protocol import ProtocolFile, read_protocol
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.comparison import ArmNames
@@ -24,6 +24,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset
 from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
 from alchemist_core.store.checks import failed_checks
+from alchemist_core.store.datasets import describe_datasets
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import count_unscored, scoring_speed
 from alchemist_core.store.manifests import read_first_bits
@@ -178,14 +179,21 @@ def plan_night(config: PlanNightConfig) -> PlanNightResult:
     """List the datasets that a run of nightly_rescore processes, including those whose root is unreachable (their task then fails)."""
     engine = open_store()
     rows = [row for row in list_datasets(engine, role="train") if config.dataset in (None, row.name)]
-    # A dataset that is given may not be registered yet: its first ingest registers it.
-    named = [row.name for row in rows] if config.dataset is None else [config.dataset]
+    # A dataset that is given, or that the project file declares, may not be registered yet: its first ingest registers it.
+    named = [row.name for row in rows] + _declared(engine) if config.dataset is None else [config.dataset]
     late = late_nights(engine, [row.dataset_id for row in rows], config.crawl_date)
     # A night that a check has stopped waits until a person releases it.
     late = [row for row in late if not failed_checks(engine, row.dataset, row.crawl_date)]
     nights = [NightPlan(dataset=name, crawl_date=config.crawl_date) for name in named]
     nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in late]
     return PlanNightResult(datasets=named, nights=nights)
+
+
+def _declared(engine: Engine) -> list[str]:
+    """Return the training datasets that the project file declares with a root, and that were never ingested."""
+    registered = {row.name for row in describe_datasets(engine)}
+    datasets = load_project().datasets.items()
+    return [name for name, own in datasets if own.role == "train" and own.root and name not in registered]
 
 
 def plan_score(config: PlanScoreConfig) -> PlanScoreResult:

@@ -104,6 +104,7 @@ class CertifyResult(Result):
     """The acceptance report."""
 
     rater: str
+    dataset: str
     twin: str | None
     # As stored: name, value and bounds of each check; a bound of None is open.
     checks: list[dict[str, Any]]
@@ -159,7 +160,8 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
             f"Rater {rater.name} has not passed its acceptance checks:{lines}\n"
             "Train longer (--max-train-steps) or with more validation samples; see `rater certify` in infra/RUNBOOK.md."
         )
-    return CertifyResult(rater=rater.name, twin=twin.name if twin else None, checks=checks)
+    dataset, of_twin = str(rater.config["dataset"]), twin.name if twin else None
+    return CertifyResult(rater=rater.name, dataset=dataset, twin=of_twin, checks=checks)
 
 
 def _examine(

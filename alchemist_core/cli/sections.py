@@ -19,6 +19,7 @@ from alchemist_core.config import BARE_WORD, Config, Formerly, Located, Section,
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import NETWORKS, RECIPE_STAGES, RECIPES, presets_of
 from alchemist_core.project import Options, Project, load_project
+from alchemist_core.protocols.protocol import shipped_protocols
 from alchemist_core.training.config import DownstreamConfig
 
 
@@ -210,7 +211,7 @@ def faults_of(project: Project, section: str) -> Iterator[str]:
         if name in keys:
             yield from _faults_of_value(section, name, keys[name].field, value)
         elif section == "evaluation" and isinstance(value, Mapping):
-            yield from _faults_of_files(name, value)
+            yield from _faults_of_files(project, name, value)
         else:
             yield _explain_unknown(section, name)
 
@@ -251,7 +252,11 @@ def _adapter_of(field: FieldInfo) -> TypeAdapter[Any]:
     return TypeAdapter(annotated)
 
 
-def _faults_of_files(protocol: str, given: Mapping[str, Any]) -> Iterator[str]:
+def _faults_of_files(project: Project, protocol: str, given: Mapping[str, Any]) -> Iterator[str]:
+    declared = project.evaluation.get("protocols")
+    own = [Path(name).stem for name in declared if str(name).endswith(".toml")] if isinstance(declared, list) else []
+    if protocol not in (known := [*shipped_protocols(), *own]):
+        yield f"[evaluation.{protocol}] is not a protocol that is shipped or declared. {_meant(protocol, known)}"
     for name, value in given.items():
         field = NetworkFiles.model_fields.get(name)
         if field is None:

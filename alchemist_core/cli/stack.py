@@ -6,8 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from alchemist_core.cli.dags import PACKAGE, describe_stale, install_for_stack
 from alchemist_core.config import BARE_WORD, Command, Config, Formerly
 from alchemist_core.local import stack
+from alchemist_core.local.airflow_environment import dags_folder
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import describe_held_devices
 from alchemist_core.store.engine import DatabaseError, database_url, make_engine
@@ -39,8 +41,11 @@ class AirflowConfig(Config):
 
 
 def up(_config: StackConfig) -> None:
-    """Start the stack and wait until Airflow schedules tasks; a running stack is reused."""
-    say(stack.up(_home()).describe())
+    """Start the stack with the forms and schedules of the project file, and wait until Airflow schedules tasks; reuse a running one."""
+    home = _home()
+    install_for_stack(home)
+    say(stack.up(home).describe())
+    _say_note(home)
 
 
 def down(_config: StackConfig) -> None:
@@ -53,8 +58,15 @@ def status(_config: StackConfig) -> None:
     """Print the addresses, the login and the processes of the stack, and which run holds which device."""
     home = _home()
     say(stack.status(home).describe())
+    _say_note(home)
     for line in _describe_devices(home):
         say(line)
+
+
+def _say_note(home: Path) -> None:
+    """Print what to do if the stack does not use the project file as it is now."""
+    if note := stack.describe_other_project(home) or describe_stale(dags_folder(home) / PACKAGE):
+        say(note)
 
 
 def _describe_devices(home: Path) -> list[str]:

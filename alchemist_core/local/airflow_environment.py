@@ -11,6 +11,7 @@ import secrets
 import sys
 from pathlib import Path
 
+from alchemist_core.errors import ConfigError
 from alchemist_core.resources import resource
 from alchemist_core.settings import find_project_file, load_settings
 from alchemist_core.store.postgres import path_key, write_secret
@@ -23,10 +24,15 @@ USERNAME = "admin"
 STACK_VARIABLE = "ALCHEMIST_STACK"
 
 
-def dags_folder() -> Path:
-    """Return Airflow's DAG folder: ALCHEMIST_DAGS, else the folder that contains our package of DAGs."""
-    given = load_settings().dags
-    return given.resolve() if given else resource("dags")
+def dags_folder(home: Path) -> Path:
+    """Return Airflow's DAG folder: ALCHEMIST_DAGS, else the one into which `stack up` installed the DAGs, else that of the package."""
+    given, installed = load_settings().dags, stack_dags_folder(home)
+    return given.resolve() if given else installed if installed.is_dir() else resource("dags")
+
+
+def stack_dags_folder(home: Path) -> Path:
+    """Return the DAG folder of a home's local stack."""
+    return airflow_home(home) / "dags"
 
 
 def airflow_home(home: Path) -> Path:
@@ -92,8 +98,7 @@ def build_environment(
         "ALCHEMIST_HOME": str(home),
         "ALCHEMIST_DATABASE_URL": store_url,
         "ALCHEMIST_AIRFLOW_URL": f"http://127.0.0.1:{port}",
-        # Tasks run in other working directories, from which the project file would not be found.
-        **({"ALCHEMIST_PROJECT": str(project)} if (project := find_project_file()) else {}),
+        **project_variable(),
         STACK_VARIABLE: stack_mark(home),
         # Unbuffered, so that a job's lines appear in its log at once.
         "PYTHONUNBUFFERED": "1",
@@ -115,10 +120,20 @@ def build_environment(
     return {**inherited, **ours, **{f"AIRFLOW__{name}": value for name, value in options.items()}}
 
 
+def project_variable() -> dict[str, str]:
+    """Return the variable that names the project file: tasks run in other working directories, from which it would not be found."""
+    try:
+        project = find_project_file()
+    except ConfigError:
+        # The file is gone: the variable of this process is kept, so that tasks report it and the processes still start.
+        return {}
+    return {} if project is None else {"ALCHEMIST_PROJECT": str(project)}
+
+
 def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
     return {
         "CORE__EXECUTOR": "LocalExecutor",
-        "CORE__DAGS_FOLDER": str(dags_folder()),
+        "CORE__DAGS_FOLDER": str(dags_folder(home)),
         "CORE__PLUGINS_FOLDER": str(airflow_home(home) / "plugins"),
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",

@@ -1,10 +1,10 @@
-"""The demo: runs the whole platform on this machine through Airflow's scheduler and REST API.
+"""The demo: writes a project file and runs the whole platform with it on this machine, through Airflow's scheduler and REST API.
 
 Every step is idempotent: results of an earlier demo are reused, and the demo prints that.
 """
 
 import json
-import os
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,19 +12,57 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from alchemist_core.errors import ConfigError
+from alchemist_core.files import atomic_write
 from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.scenes import ScenesConfig, draw_scenes
 from alchemist_core.local.stack import StackStatus, bring_store, client, up
+from alchemist_core.settings import PROJECT_FILE
 from alchemist_core.statistics import gap_closed
 from alchemist_core.telemetry import say
 
 DATASET = "scenes"
-PRESET = "tiny"
+VALIDATION, EVALUATION = f"{DATASET}-validation", f"{DATASET}-test"
 RETENTIONS = (0.2, 0.5)
 # The stored name of the arm `oracle`.
 ORACLE = "planted"
-ARMS = "subset,random,oracle,full"
 TIMEOUT_S = 1800.0
+MARK = "# Project file of the demo"
+PROJECT = """\
+{mark}; every alchemist demo writes it again. For your own data: alchemist init.
+
+[datasets.{dataset}]  # a synthetic corpus in which the value of each sample is known
+root = {train}
+
+[datasets.{validation}]  # examples of what models should become good at
+role = "validation"
+root = {validation_root}
+
+[datasets.{evaluation}]  # what models are measured on
+role = "evaluation"
+root = {evaluation_root}
+
+[rater]
+preset = "tiny"  # a miniature: images of 16 px, two minutes on two cores
+dataset = "{dataset}"
+validation = "{validation}"
+seed = {seed}
+
+[selection]
+dataset = ["{dataset}"]
+
+[downstream]
+preset = "tiny"
+arms = ["subset", "random", "oracle", "full"]  # oracle: samples that are known to be good
+seeds = [{seeds}]
+truth = {truth}  # the kind of each sample, for arm oracle
+
+[evaluation]
+dataset = "{evaluation}"
+
+[report]
+dataset = "{dataset}"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,48 +85,54 @@ class Demo:
         self.corpus = home / "corpora" / DATASET
         self.began = time.monotonic()
 
-    def prepare(self, ingest: Callable[[str, Path, str], None]) -> StackStatus:
-        """Generate the corpus, register the validation and test datasets, and start the stack."""
+    def write_project(self) -> Path:
+        """Write the demo's project file into its home, and show it.
+
+        Raises:
+            ConfigError: The home already holds a project file that is not the demo's.
+        """
+        path, text = self.home / PROJECT_FILE, self._project_text()
+        if path.exists() and not path.read_text(encoding="utf-8").startswith(MARK):
+            raise ConfigError(
+                f"{path} is not the demo's project file. Run the demo in another home: set ALCHEMIST_HOME to a new folder."
+            )
+        self.home.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+        self.say(f"project file: {path}\n\n{textwrap.indent(text, '    ')}")
+        return path
+
+    def _project_text(self) -> str:
+        # JSON's text is TOML's.
+        paths = {"train": "train", "validation_root": "validation", "evaluation_root": "test", "truth": "truth.parquet"}
+        located = {name: json.dumps(str(self.corpus / path)) for name, path in paths.items()}
+        names = {"dataset": DATASET, "validation": VALIDATION, "evaluation": EVALUATION}
+        return PROJECT.format(mark=MARK, **names, **located, seed=self.scenes.seed, seeds=self.seeds.replace(",", ", "))
+
+    def prepare(self, ingest: Callable[[str], None], install: Callable[[Path], None]) -> StackStatus:
+        """Generate the corpus, register the validation and evaluation datasets, install the DAGs, and start the stack."""
         drawn = draw_scenes(self.corpus, **self.scenes.model_dump())
-        # Publishing a subset triggers an evaluation: of the demo's size, and limited to the seeds that it compares.
-        os.environ.setdefault("ALCHEMIST_EVALUATE", json.dumps({"preset": PRESET, "seeds": self.seeds}))
         self.say(
             f"corpus: {drawn.n_train:,} training scenes {'reused' if drawn.is_reused else 'generated'} in {self.corpus}"
         )
         bring_store(self.home)
-        ingest(f"{DATASET}-validation", self.corpus / "validation", "validation")
-        ingest(f"{DATASET}-test", self.corpus / "test", "evaluation")
+        ingest(VALIDATION)
+        ingest(EVALUATION)
+        install(self.home)
         status = up(self.home)
         self.say(f"stack: Airflow at {status.url} {'was already running' if status.is_reused else 'started'}")
         return status
 
     def drive(self) -> None:
-        """Run the DAGs: two nights, the training of a rater, two subsets, and their comparison."""
+        """Run the DAGs: two nights, the training of a rater, two subsets, and their comparison. The project file says the rest."""
         airflow = client(self.home)
         for night in self.nights():
-            self.run_dag(
-                airflow,
-                "nightly_rescore",
-                {"dataset": DATASET, "root": str(self.corpus / "train")},
-                partition_key=night,
-            )
-        validation = f"{DATASET}-validation"
-        rater = {"preset": PRESET, "dataset": DATASET, "validation": validation, "seed": self.scenes.seed}
-        self.run_dag(airflow, "train_rater", rater)
+            self.run_dag(airflow, "nightly_rescore", {"dataset": DATASET}, partition_key=night)
+        self.run_dag(airflow, "train_rater", {})
         for retention in RETENTIONS:
-            self.run_dag(
-                airflow,
-                "build_subset",
-                {"dataset": DATASET, "retention": retention, "materialize": retention == RETENTIONS[0]},
-            )
-        comparison = {
-            "preset": PRESET,
-            "dataset": DATASET,
-            "arms": ARMS,
-            "seeds": self.seeds,
-            "truth": str(self.corpus / "truth.parquet"),
-        }
-        self.run_dag(airflow, "evaluate_subset", comparison)
+            chosen = {"retention": retention, "materialize": retention == RETENTIONS[0]}
+            self.run_dag(airflow, "build_subset", chosen)
+        self.run_dag(airflow, "evaluate_subset", {})
 
     def nights(self) -> list[str]:
         """Return the crawl dates of the synthetic corpus: the names of its folders."""

@@ -123,6 +123,8 @@ class StackState:
     children: dict[str, ChildState] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
     """Names of the processes that the supervisor runs, without programs that were installed after its start; empty without one."""
+    project: str | None = None
+    """The project file with which the supervisor was started."""
 
 
 def state_path(home: Path) -> Path:
@@ -142,7 +144,7 @@ def read_state(home: Path) -> StackState:
     children = {name: ChildState(**child) for name, child in raw["children"].items()}
     ports = Ports(**raw["ports"]) if raw["ports"] else None
     programs = tuple(raw.get("programs", ()))
-    return StackState(ports=ports, supervisor_pid=raw["supervisor_pid"], children=children, programs=programs)
+    return StackState(ports, raw["supervisor_pid"], children, programs, raw.get("project"))
 
 
 def write_state(home: Path, state: StackState) -> None:

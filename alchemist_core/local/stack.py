@@ -3,7 +3,7 @@
 All servers listen on loopback. Airflow runs as separate programs and is never imported.
 """
 
-import shutil
+import os
 import signal
 import socket
 import subprocess
@@ -28,8 +28,10 @@ from alchemist_core.local.airflow_environment import (
     build_environment,
     dags_folder,
     passwords_path,
+    project_variable,
     stack_mark,
 )
+from alchemist_core.local.machine import look_at_machine
 from alchemist_core.local.processes import (
     Ports,
     StackState,
@@ -47,7 +49,7 @@ from alchemist_core.local.processes import (
 )
 from alchemist_core.local.supervisor import COMMANDS, PROGRAMS, stack_environment
 from alchemist_core.ports import PORTS, reserve_port
-from alchemist_core.settings import load_settings
+from alchemist_core.settings import find_project_file, load_settings
 from alchemist_core.store.engine import check_schema, database_url, head_revision, migrate
 from alchemist_core.store.postgres import EmbeddedPostgres, is_running, start_postgres, stop_postgres
 from alchemist_core.telemetry import ProgressLine, say
@@ -97,6 +99,24 @@ class StackStatus:
 def status(home: Path) -> StackStatus:
     """Return the status. Starts nothing."""
     return look(home.resolve(), is_reused=False)
+
+
+def describe_other_project(home: Path) -> str | None:
+    """Return what to do if the running stack was started with another project file than the present one; None if not."""
+    if not is_supervised(home):
+        return None
+    started_with = read_state(home).project
+    try:
+        project = find_project_file()
+    except ConfigError as error:
+        return str(error)
+    if started_with == (None if project is None else str(project)):
+        return None
+    keep = f" To use that file here too: export ALCHEMIST_PROJECT={started_with}." if started_with else ""
+    return (
+        f"The stack was started with project file {started_with or 'none'}, and here it is {project or 'none'}.{keep} To change what the "
+        "stack uses: alchemist stack down, then alchemist stack up."
+    )
 
 
 def logs(home: Path, name: str, *, n_lines: int = 100) -> str:
@@ -168,7 +188,7 @@ def up(home: Path) -> StackStatus:
         AirflowError: It does not start. The message names the log to read.
     """
     home = home.resolve()
-    _check_installed()
+    _check_installed(home)
     with hold_lock(command_lock(home), should_wait=True), ProgressLine("stack") as line:
         is_reused = is_supervised(home)
         if not is_reused:
@@ -184,7 +204,7 @@ def up(home: Path) -> StackStatus:
         _wait_until_healthy(home)
         client(home).ensure_pool(
             "gpu",
-            n_slots=max(_count_devices(), load_settings().score_slots),
+            n_slots=max(1, len(look_at_machine().gpus), load_settings().score_slots),
             description="One slot per device; 1 on a CPU",
         )
         line.show(3, 3, "ready")
@@ -225,20 +245,20 @@ def airflow_command(home: Path) -> tuple[Path, dict[str, str]]:
         MissingDependencyError: Airflow is not installed beside this command.
         AirflowError: The stack of this home was never started, so there is no Airflow in it.
     """
-    _check_installed()
+    _check_installed(home)
     ports = read_state(home).ports
     if ports is None:
         raise AirflowError(f"There is no Airflow in {home}. Start the stack once: alchemist stack up.")
     return PROGRAMS / "airflow", stack_environment(home, ports, start_postgres(home))
 
 
-def _check_installed() -> None:
+def _check_installed(home: Path) -> None:
     if not (PROGRAMS / "airflow").exists():
         msg = f"Airflow is not installed for {sys.executable}. Install it: pip install 'alchemist-platform[airflow]'."
         raise MissingDependencyError(msg)
-    if not dags_folder().is_dir():
+    if not dags_folder(home).is_dir():
         raise ConfigError(
-            f"ALCHEMIST_DAGS is {dags_folder()}, which is not a folder. Set it to a DAG folder, or unset it."
+            f"ALCHEMIST_DAGS is {dags_folder(home)}, which is not a folder. Set it to a DAG folder, or unset it."
         )
 
 
@@ -286,7 +306,11 @@ def _start_supervisor(home: Path, reservations: Sequence[socket.socket]) -> None
     (home / "logs").mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "alchemist_core.local.supervisor", str(home)]
     with (home / "logs" / "supervisor.log").open("ab") as log:
-        options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
+        # The supervisor works in the home, from which the project file of the caller's folder would not be found.
+        options = {
+            "stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True,
+            "env": os.environ | project_variable(),
+        }  # fmt: skip
         inherited = [holder.fileno() for holder in reservations]
         subprocess.run(command, check=True, cwd=home, pass_fds=inherited, **options)  # type: ignore[call-overload]  # options are plain
 
@@ -319,12 +343,3 @@ def _end_leftovers(home: Path) -> None:
     for child in children:
         send(ours.intersection(find_session(child.pid)), signal.SIGKILL)
     end(find_marked(mark), grace_s=5.0)
-
-
-def _count_devices() -> int:
-    """Return the number of GPUs that nvidia-smi lists, or 1 (the CPU) without a GPU."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return 1
-    done = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
-    return max(1, len([line for line in done.stdout.splitlines() if line.startswith("GPU ")]))

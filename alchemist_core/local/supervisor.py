@@ -198,7 +198,8 @@ class Supervisor:
     def _write(self) -> None:
         children = {child.name: state for child in self._children if (state := child.state())}
         programs = tuple(child.name for child in self._children)
-        write_state(self._home, StackState(self._ports, os.getpid(), children, programs))
+        project = os.environ.get("ALCHEMIST_PROJECT")
+        write_state(self._home, StackState(self._ports, os.getpid(), children, programs, project))
 
 
 def stack_environment(home: Path, ports: Ports, postgres: EmbeddedPostgres) -> dict[str, str]:

@@ -50,6 +50,15 @@ class ProtocolFile(NamedTuple):
             raise ConfigError(f"Evaluation protocol {self.name} is not valid: {'; '.join(faults)}.") from error
 
 
+def shipped_protocols() -> list[str]:
+    """Return the names of the protocols that come with the package.
+
+    >>> "heldout_loss" in shipped_protocols()
+    True
+    """
+    return sorted(each.stem for each in SHIPPED.glob("*.toml"))
+
+
 def read_protocol(name: str) -> ProtocolFile:
     """Read a shipped protocol by its name, or a TOML file by its path; the name of the file is the name of the protocol.
 
@@ -58,7 +67,7 @@ def read_protocol(name: str) -> ProtocolFile:
     """
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     if not path.is_file():
-        shipped = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.toml")))
+        shipped = ", ".join(shipped_protocols())
         removed = f"{name} was removed: {REMOVED[name]}. " if name in REMOVED else ""
         raise ConfigError(
             f"No evaluation protocol {name!r}. {removed}Name one of {shipped}, or give the path of a .toml file."

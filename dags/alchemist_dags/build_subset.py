@@ -4,7 +4,8 @@
     check_subset → plan_publish
     check_subset → publish
 
-Safe to re-run: yes, the same form gives the same members. A dry run ends after the preview. The form can skip materialize and approve.
+An empty field of the form means what the project file says. A dry run ends after the preview. The form can skip materialize and approve.
+Safe to re-run: yes, the same form gives the same members.
 Runbook: infra/RUNBOOK.md#build_subset
 """
 
@@ -15,20 +16,20 @@ from alchemist_dags.jobs import form, step
 from alchemist_dags.people import COMMON, answered, approve
 
 ONLY_WHAT_RAN = "none_failed_min_one_success"
-
-
-def name(run):
-    of = f"{run.form['dataset'].replace(' ', '').replace(',', '+')}-{run.form['strategy']}"
-    return run.form["name"] or f"{of}-r{100 * run.form['retention']:g}"
+SWITCHES = ("materialize", "dry_run", "approve")
 
 
 def spec(run):
-    drawn = {field: value for field, value in run.form.items() if field not in ("materialize", "dry_run", "approve")}
-    return drawn | {"name": name(run)}
+    return {field: value for field, value in run.form.items() if field not in SWITCHES}
+
+
+def selected(run):
+    """Return name and version, as `select` chose or found them."""
+    return run.result_of("select")
 
 
 def question(run):
-    return f"Publish subset {name(run)}?", run.result_of("plan_publish")["question"]
+    return f"Publish subset {selected(run)['name']}?", run.result_of("plan_publish")["question"]
 
 
 @dag(
@@ -40,22 +41,23 @@ def question(run):
     **COMMON,
 )
 def build_subset():
-    def selected(run):
-        return {"version": run.result_of("select")}
+    def of_selected(*words, **flags):
+        return lambda run: alchemist(*words, operand=selected(run)["name"], version=selected(run)["version"], **flags)
 
     def publish_what_was_asked(run):
-        return alchemist("subset", "publish", operand=name(run), **selected(run), **answered(run.result_of("approve")))
+        return of_selected("subset", "publish", **answered(run.result_of("approve")))(run)
+
+    def check(run):
+        return alchemist("check", suite="subset", subset=selected(run)["name"], version=selected(run)["version"])
 
     preview = step("preview", lambda run: alchemist("select", dry_run=True, **spec(run)))
-    wanted = {"when": lambda run: not run.form["dry_run"], "returns": "version"}
+    wanted = {"when": lambda run: not run.form["dry_run"], "returns": ("name", "version")}
     select = step("select", lambda run: alchemist("select", json=True, **spec(run)), **wanted)
-    checked = step("check_subset", lambda run: alchemist("check", suite="subset", subset=name(run), **selected(run)))
+    checked = step("check_subset", check)
     copy = {"when": lambda run: run.form["materialize"]}
-    materialize = step("materialize", lambda run: alchemist("materialize", operand=name(run), **selected(run)), **copy)
+    materialize = step("materialize", of_selected("materialize"), **copy)
     asks = {"when": lambda run: run.form["approve"], "trigger_rule": ONLY_WHAT_RAN, "returns": ""}
-    plan_publish = step(
-        "plan_publish", lambda run: alchemist("plan", "publish", operand=name(run), json=True, **selected(run)), **asks
-    )
+    plan_publish = step("plan_publish", of_selected("plan", "publish", json=True), **asks)
     then = {"outlets": [Asset("alchemist://subsets")], "trigger_rule": ONLY_WHAT_RAN}
     publish = step("publish", publish_what_was_asked, **then)
     preview >> select >> checked >> materialize >> plan_publish >> approve("approve", ask=question) >> publish

@@ -7,6 +7,8 @@ interprets it. The environment contains only what commands need, and none of Air
 import os
 import shlex
 
+from alchemist_dags.schedules import PROJECT
+
 # Launcher of stages that can use several devices, for example `accelerate launch --num-processes 4`; empty: none.
 LAUNCH = shlex.split(os.environ.get("ALCHEMIST_LAUNCH", ""))
 SEVERAL_DEVICES = ("train-rater", "train-downstream")
@@ -34,23 +36,27 @@ def alchemist(*words, operand=None, **flags):
     Args:
         words: the command, which never comes from outside.
         operand: the positional argument; it follows `--`, so that it is never parsed as a flag.
-        flags: one flag each. None, empty and False are omitted; True gives a flag without a value.
+        flags: one flag each. None and empty text are omitted, so that they mean what the project file says; True and False give a
+            flag without a value: --name and --no-name.
     """
     line = [*LAUNCH, "-m", "alchemist_core"] if LAUNCH and words[0] in SEVERAL_DEVICES else ["alchemist"]
     line += words
     for name, value in flags.items():
-        if value is None or value is False or value == "":
+        if value is None or value == "":
             continue
-        flag = f"--{name.replace('_', '-')}"
+        option = name.replace("_", "-")
         # With `=`, so that a value that begins with a dash is not parsed as a flag.
-        line.append(flag if value is True else f"{flag}={value}")
+        switched = f"--{option}" if value is True else f"--no-{option}"
+        line.append(switched if isinstance(value, bool) else f"--{option}={value}")
     return line if operand is None else [*line, "--", str(operand)]
 
 
 def environment_of(line):
     """Return the environment of a command: only the variables of this process that the command needs."""
     verb = " ".join(line[1:3])
-    return {name: value for name, value in os.environ.items() if _is_passed(name, verb)}
+    # Tasks run in other working directories, from which the project file would not be found.
+    project = {} if PROJECT is None else {"ALCHEMIST_PROJECT": PROJECT}
+    return project | {name: value for name, value in os.environ.items() if _is_passed(name, verb)}
 
 
 def _is_passed(name, verb):

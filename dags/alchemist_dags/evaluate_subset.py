@@ -5,22 +5,31 @@
     plan → check_evaluation
 
 Starts when a subset is published. `plan` queries the store for all subsets without an evaluation, so one run can evaluate several.
-If there are none, the run only writes the report.
-ALCHEMIST_EVALUATE='{"preset": "gpu24", "seeds": "0,1,2,3,4"}' sets the form's defaults, which runs for published subsets use.
+If there are none, the run only writes the report. An empty field of the form means what the project file says: it declares the model
+that is trained and the protocols under which it is measured.
 Safe to re-run: yes, trained models and stored values are reused.
 Runbook: infra/RUNBOOK.md#evaluate_subset
 """
-
-import json
-import os
 
 from airflow.sdk import Asset, dag
 
 from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import device_step, form, mapped_step, step
 from alchemist_dags.people import COMMON
+from alchemist_dags.schedules import EVALUATE_PUBLISHED
 
-DEFAULTS = json.loads(os.environ.get("ALCHEMIST_EVALUATE", "{}"))
+COMPARED = ("arms", "seeds")
+MODEL = (
+    "preset",
+    "text_encoder",
+    "method",
+    "base_model",
+    "flux_components",
+    "num_train_epochs",
+    "max_train_steps",
+    "truth",
+)
+MEASURED = ("evaluation", "protocol")
 
 
 def chosen(run, *names):
@@ -28,8 +37,8 @@ def chosen(run, *names):
 
 
 @dag(
-    schedule=[Asset("alchemist://subsets")],
-    params=form("evaluate_subset", DEFAULTS, "ALCHEMIST_EVALUATE"),
+    schedule=[Asset("alchemist://subsets")] if EVALUATE_PUBLISHED else None,
+    params=form("evaluate_subset"),
     doc_md=__doc__,
     max_active_runs=1,
     tags=["alchemist", "subset"],
@@ -37,13 +46,13 @@ def chosen(run, *names):
 )
 def evaluate_subset():
     def waiting(run):
-        return alchemist("plan", "evaluate", json=True, **chosen(run, "evaluation", "arms", "seeds"))
+        return alchemist("plan", "evaluate", json=True, **chosen(run, *MEASURED, *COMPARED))
 
     def train(run):
-        return alchemist("train-downstream", operand=run.item, **chosen(run, "preset", "arms", "seeds", "truth"))
+        return alchemist("train-downstream", operand=run.item, **chosen(run, *MODEL, *COMPARED))
 
     def measure(run):
-        return alchemist("evaluate", operand=run.item, **chosen(run, "evaluation"))
+        return alchemist("evaluate", operand=run.item, **chosen(run, *MEASURED))
 
     def check(run):
         return alchemist("check", suite="evaluation", subset=run.item)

@@ -18,42 +18,46 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import BaseOperator, Param, RetryPolicy
+from airflow.sdk import BaseOperator, CronTriggerTimetable, Param, RetryPolicy
 from airflow.sdk.definitions.retry_policy import RetryDecision
 from airflow.sdk.exceptions import AirflowSkipException
 
 from alchemist_dags.commands import environment_of
 from alchemist_dags.forms import FORMS, RENAMED
+from alchemist_dags.schedules import CRON, TIMEZONE
 
 RUNNER = os.environ.get("ALCHEMIST_JOB_RUNNER", "local")
 POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "/etc/alchemist/gpu-job.yaml")
 LONGEST = timedelta(days=3)
 LONGEST_VALUE = 10_000  # characters; Linux allows 131,071 bytes in one argument
 N_LINES_KEPT = 30
+# Choices of an option that is switched on or off; empty: as the project file says.
+SWITCH = [None, "yes", "no"]
 NOT_STARTED, FOUND_FAILED = 127, 5
 # Exit codes that a retry would return again. Equal to those in alchemist_core/errors.py; a test compares them.
 FINAL_EXIT_CODES = (2, 5, 7, 9)
 
 
-def form(dag_id, defaults=None, source=None):
-    """Return a DAG's form.
-
-    Args:
-        dag_id: the DAG.
-        defaults: values of scheduled runs, by field.
-        source: the environment variable of the defaults, for the message.
+def form(dag_id):
+    """Return a DAG's form. Runs that a schedule or an asset starts have empty fields, which mean what the project file says.
 
     Raises:
-        ValueError: A default is not a field of the form.
+        ValueError: A variable of an earlier version is set, which would have no effect.
     """
-    defaults = defaults or {}
-    if complaint := _unknown_keys(dag_id, defaults, source):
-        raise ValueError(complaint)
-    # As text, because Airflow's number widget changes values that are out of bounds.
-    given = {
-        name: {"default": str(value) if "else" in FORMS[dag_id][name] else value} for name, value in defaults.items()
-    }
-    return {name: Param(**field | given.get(name, {})) for name, field in FORMS[dag_id].items()}
+    if instead := next((text for name, text in REMOVED_VARIABLES.items() if os.environ.get(name)), None):
+        raise ValueError(instead)
+    return {name: Param(**field) for name, field in FORMS[dag_id].items()}
+
+
+def cron(dag_id, timetable=CronTriggerTimetable, **options):
+    """Return a DAG's timetable; None if it starts by hand only."""
+    return timetable(CRON[dag_id], timezone=TIMEZONE, **options) if CRON[dag_id] else None
+
+
+REMOVED_VARIABLES = {
+    "ALCHEMIST_TRAIN_WEEKLY": "ALCHEMIST_TRAIN_WEEKLY was removed. Set [schedule] train and [rater] in alchemist.toml.",
+    "ALCHEMIST_EVALUATE": "ALCHEMIST_EVALUATE was removed. Set [downstream] and [evaluation] in alchemist.toml.",
+}
 
 
 def _unknown_keys(dag_id, keys, source):
@@ -92,7 +96,9 @@ class GiveUpOnFinalErrors(RetryPolicy):
 
 
 def read_value(name, value, field):
-    """Return one value of a form. Text in a number field becomes a number; 20% becomes 0.2."""
+    """Return one value of a form. Text in a number field becomes a number, 20% becomes 0.2; yes and no become true and false."""
+    if field.get("enum") == SWITCH:
+        return {"yes": True, "no": False}.get(value)
     if not isinstance(value, str):
         return value
     if "\0" in value or len(value) > LONGEST_VALUE:
@@ -151,7 +157,8 @@ class CommandTask(BaseOperator):
         line: makes the argument list from a `Run`.
         when: whether the task runs; None: always.
         item: the item of this mapped task.
-        returns: the key of the command's JSON output (its last line) that becomes the task's result; empty: the whole output.
+        returns: the key of the command's JSON output (its last line) that becomes the task's result; several: a dictionary of them;
+            empty: the whole output.
         needs: tasks that must have succeeded for the same item; they may have failed for other items.
         closes: whether this task is the last of the run: after its command it fails if any task of the run failed.
     """
@@ -180,6 +187,8 @@ class CommandTask(BaseOperator):
         if self.returns is None:
             return None
         result = json.loads(last_lines[-1])
+        if isinstance(self.returns, tuple):
+            return {key: result[key] for key in self.returns}
         return result[self.returns] if self.returns else result
 
     def run(self, line):

@@ -11,15 +11,15 @@ Safe to re-run: yes. Published and newest versions and live leases stay. A taked
 Runbook: infra/RUNBOOK.md#maintenance
 """
 
-from airflow.sdk import CronTriggerTimetable, dag
+from airflow.sdk import dag
 
 from alchemist_dags.commands import alchemist
-from alchemist_dags.jobs import step
+from alchemist_dags.jobs import cron, step
 from alchemist_dags.people import COMMON
 
 
 @dag(
-    schedule=CronTriggerTimetable("30 5 * * *", timezone="UTC"),
+    schedule=cron("maintenance"),
     doc_md=__doc__,
     max_active_runs=1,
     tags=["alchemist", "maintenance"],

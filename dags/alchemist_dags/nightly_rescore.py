@@ -13,7 +13,7 @@ Runbook: infra/RUNBOOK.md#nightly_rescore
 from airflow.sdk import CronPartitionTimetable, dag
 
 from alchemist_dags.commands import alchemist
-from alchemist_dags.jobs import device_step, form, mapped_step, step
+from alchemist_dags.jobs import cron, device_step, form, mapped_step, step
 from alchemist_dags.people import COMMON
 
 LATE = {"trigger_rule": "all_done"}  # runs after all upstream tasks, failed or not
@@ -28,8 +28,8 @@ def names(run):
 
 
 @dag(
-    schedule=CronPartitionTimetable(
-        "0 2 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d", run_immediately=False
+    schedule=cron(
+        "nightly_rescore", CronPartitionTimetable, run_offset=-1, key_format="%Y-%m-%d", run_immediately=False
     ),
     params=form("nightly_rescore"),
     doc_md=__doc__,
@@ -49,7 +49,7 @@ def nightly_rescore():
 
     nights = (planned := step("plan_night", of_form, returns="nights")).output
     bring = {
-        "line": lambda run: night("ingest", root=run.form["root"], role="train")(run),
+        "line": lambda run: night("ingest", root=run.form["root"])(run),
         "trigger_rule": "all_success",
     }
     ingest = each("ingest", **bring)

@@ -2,28 +2,23 @@
 
     train_rater → certify → plan → score → plan_promote → approve → promote → check_scores → publish
 
+An empty field of the form means what the project file says; `[schedule] train` starts runs with the values of the file.
 Safe to re-run: yes, a killed training resumes from its last checkpoint. The first rater of a store needs no approval.
-Weekly runs: ALCHEMIST_TRAIN_WEEKLY='{"preset": "gpu24", "dataset": "web", "validation": "goal"}' schedules them and sets the
-form's defaults.
 Runbook: infra/RUNBOOK.md#train_rater
 """
-
-import json
-import os
 
 from airflow.sdk import dag
 
 from alchemist_dags.commands import alchemist
-from alchemist_dags.jobs import device_step, form, step
+from alchemist_dags.jobs import cron, device_step, form, step
 from alchemist_dags.people import COMMON, answered, approve
 
 NEWEST = "newest"  # the rater that this run trained; plan_promote stores its name, because approval may take a week
-WEEKLY = json.loads(os.environ.get("ALCHEMIST_TRAIN_WEEKLY", "{}"))
 
 
 @dag(
-    schedule="0 8 * * SUN" if WEEKLY else None,
-    params=form("train_rater", WEEKLY, "ALCHEMIST_TRAIN_WEEKLY"),
+    schedule=cron("train_rater"),
+    params=form("train_rater"),
     doc_md=__doc__,
     max_active_runs=1,
     tags=["alchemist", "rater"],
@@ -31,14 +26,16 @@ WEEKLY = json.loads(os.environ.get("ALCHEMIST_TRAIN_WEEKLY", "{}"))
 )
 def train_rater():
     def of_dataset(*words, **flags):
-        return lambda run: alchemist(*words, dataset=run.form["dataset"], **flags)
+        return lambda run: alchemist(*words, dataset=run.result_of("certify"), **flags)
 
     def promote(run):
         rater = run.result_of("plan_promote")["rater"]
         return alchemist("rater", "promote", operand=rater, **answered(run.result_of("approve")))
 
     train = device_step("train_rater", lambda run: alchemist("train-rater", **run.form), priority_weight=20)
-    certify = step("certify", lambda _run: alchemist("rater", "certify", operand=NEWEST))
+    # Returns the dataset, which the form may have left to the project file.
+    certified = alchemist("rater", "certify", operand=NEWEST, json=True)
+    certify = step("certify", lambda _run: certified, returns="dataset")
     plan = step("plan", of_dataset("plan", "score", rater=NEWEST, json=True), returns="slots")
     score = device_step(
         "score", lambda run: of_dataset("score", rater=NEWEST, slot=run.item)(run), over=plan.output, priority_weight=20

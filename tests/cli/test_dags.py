@@ -5,13 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.dags import PACKAGE, RECORD
+from alchemist_core.cli.dags import PACKAGE, RECORD, describe_stale, install_for_stack
+from alchemist_core.local.airflow_environment import dags_folder
+from alchemist_core.project import load_project
 from alchemist_core.resources import resource
+from alchemist_core.settings import load_settings
 
 SHIPPED = resource("dags", PACKAGE)
 NAMES = {path.name for path in SHIPPED.iterdir() if path.is_file()}
@@ -133,29 +138,161 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "from which the DAG files are installed" in refuse(SHIPPED.parent, capsys)
 
 
-@pytest.mark.timeout(120)
-def test_the_dags_load_in_a_folder_that_has_files_of_the_same_names(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+PROJECT = """
+[rater]
+preset = "tiny"
+dataset = "web"
+validation = "goal"
+[schedule]
+train = "@weekly"
+nightly = "30 1 * * *"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """project(text): write the project file of the working directory."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def write(given: str) -> Path:
+        path = folder / "alchemist.toml"
+        path.write_text(given, encoding="utf-8")
+        load_project.cache_clear()
+        return path
+
+    return write
+
+
+def note_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> str | None:
+    load_project.cache_clear()
+    capsys.readouterr()
+    assert main(["dags", "list", "--to", str(folder), "--json"]) == 0
+    note: str | None = json.loads(capsys.readouterr().out)["note"]
+    return note
+
+
+def test_forms_and_schedules_are_installed_as_the_project_file_says_and_the_package_keeps_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], project: Callable[[str], Path]
 ) -> None:
-    """By Airflow's own loader, which puts the root of the bundle on sys.path, in another process."""
-    for name in ("commands", "forms", "jobs", "people", "pods"):
-        (tmp_path / f"{name}.py").write_text(
-            "raise RuntimeError('airflow: this is not the dag module that was meant')\n"
-        )
-    (tmp_path / "own.py").write_text("from airflow.sdk import dag\n@dag(schedule=None)\ndef own():\n    pass\nown()\n")
-    (tmp_path / ".airflowignore").write_text("commands.py\nforms.py\njobs.py\npeople.py\npods.py\n")
+    before = {path.name: path.read_bytes() for path in SHIPPED.iterdir() if path.is_file()}
+    path = project(PROJECT)
     install(tmp_path, capsys)
+    installed = content(tmp_path)
+    assert {name for name in before if installed[name] != before[name]} == {"forms.py", "schedules.py"}
+    assert b"as alchemist.toml says (goal)" in installed["forms.py"]
+    assert b'"train_rater": "@weekly"' in installed["schedules.py"]
+    assert str(path).encode() in installed["schedules.py"]
+    assert {path.name: path.read_bytes() for path in SHIPPED.iterdir() if path.is_file()} == before
+
+
+def test_a_file_that_changed_after_the_installation_is_reported_until_it_is_installed_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], project: Callable[[str], Path]
+) -> None:
+    project(PROJECT)
+    install(tmp_path, capsys)
+    assert note_of(tmp_path, capsys) is None
+    project(PROJECT + "# a remark changes nothing\n")
+    assert note_of(tmp_path, capsys) is None
+    project(PROJECT.replace("@weekly", "@monthly").replace("goal", "better"))
+    said = note_of(tmp_path, capsys)
+    assert said is not None
+    assert said.endswith(f"Run: alchemist dags install --to {tmp_path}.")
+    install(tmp_path, capsys)
+    assert note_of(tmp_path, capsys) is None
+    installed = content(tmp_path)
+    assert b"as alchemist.toml says (better)" in installed["forms.py"]
+    assert b"as alchemist.toml says (goal)" not in installed["forms.py"]
+    assert b'"train_rater": "@monthly"' in installed["schedules.py"]
+    project("[rater\n")
+    assert "is not valid TOML" in str(note_of(tmp_path, capsys))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[rater]\npresett = 'tiny'\n", "Did you mean preset?"),
+        (
+            "[schedule]\ntrain = '@weekly'\n",
+            "[schedule] train = '@weekly' requires preset, dataset, validation in [rater].",
+        ),
+    ],
+)
+def test_a_file_that_is_not_valid_is_not_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], project: Callable[[str], Path], text: str, said: str
+) -> None:
+    project(text)
+    assert said in refuse(tmp_path, capsys)
+    assert not (tmp_path / PACKAGE).exists()
+
+
+def test_the_local_stack_gets_the_dags_of_the_project_file_and_its_status_says_when_they_are_older(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], project: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Path(os.environ["ALCHEMIST_HOME"])
+    project(PROJECT)
+    install_for_stack(home)
+    folder = home / "airflow" / "dags"
+    assert dags_folder(home) == folder
+    assert b"as alchemist.toml says (web)" in (folder / PACKAGE / "forms.py").read_bytes()
+    assert describe_stale(folder / PACKAGE) is None
+    project(PROJECT.replace("goal", "better"))
+    capsys.readouterr()
+    assert main(["stack", "status"]) == 0
+    assert "The project file has changed since the DAGs were installed" in capsys.readouterr().err
+    assert str(describe_stale(folder / PACKAGE)).endswith("Run: alchemist stack up.")
+    install_for_stack(home)
+    assert describe_stale(folder / PACKAGE) is None
+    monkeypatch.setenv("ALCHEMIST_DAGS", str(tmp_path))
+    load_settings.cache_clear()
+    assert dags_folder(home) == tmp_path
+
+
+def test_the_installed_dags_of_a_project_file_are_loaded_by_airflow_with_its_schedules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], project: Callable[[str], Path]
+) -> None:
+    """A training that starts by itself has a form without required fields, which Airflow demands."""
+    project(PROJECT)
+    target = tmp_path / "dags"
+    target.mkdir()
+    install(target, capsys)
+    loaded = load_by_airflow(target, tmp_path / "home")
+    assert loaded["errors"] == {}
+    assert set(loaded["dags"]) == DAGS
+    assert loaded["dags"]["nightly_rescore"] == "30 1 * * *"
+
+
+def load_by_airflow(folder: Path, home: Path) -> dict[str, Any]:
+    """The DAGs of a folder with their schedules, by Airflow's own loader in a process of its own."""
     program = (
         "import json, sys, warnings; warnings.simplefilter('ignore')\n"
         "from pathlib import Path\n"
         "from airflow.dag_processing.dagbag import BundleDagBag\n"
         "bag = BundleDagBag(dag_folder=sys.argv[1], bundle_path=Path(sys.argv[1]), bundle_name='own')\n"
-        "print(json.dumps({'dags': sorted(bag.dags), 'errors': bag.import_errors}))"
+        "times = {name: getattr(dag.timetable, 'expression', None) for name, dag in bag.dags.items()}\n"
+        "print(json.dumps({'dags': times, 'errors': bag.import_errors}))"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    environment |= {"AIRFLOW_HOME": str(tmp_path / "home"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    environment |= {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(folder)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == {"dags": sorted(DAGS | {"own"}), "errors": {}}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_the_dags_load_in_a_folder_that_has_files_of_the_same_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By Airflow's own loader, which puts the root of the bundle on sys.path, in another process."""
+    for name in ("commands", "forms", "jobs", "people", "pods", "schedules"):
+        (tmp_path / f"{name}.py").write_text(
+            "raise RuntimeError('airflow: this is not the dag module that was meant')\n"
+        )
+    (tmp_path / "own.py").write_text("from airflow.sdk import dag\n@dag(schedule=None)\ndef own():\n    pass\nown()\n")
+    (tmp_path / ".airflowignore").write_text("commands.py\nforms.py\njobs.py\npeople.py\npods.py\nschedules.py\n")
+    install(tmp_path, capsys)
+    loaded = load_by_airflow(tmp_path, tmp_path / "home")
+    assert (set(loaded["dags"]), loaded["errors"]) == (DAGS | {"own"}, {})

@@ -172,6 +172,8 @@ def test_every_option_of_a_stage_is_a_key_of_its_section_except_those_of_one_run
         ("[evaluation]\nprotocols = [3]\n", r"'protocols' = 3 is not allowed"),
         ("[evaluation.fid_mjhq]\nweight = '/w'\n", r"\[evaluation.fid_mjhq\] 'weight' is not a known key. Did you mean weights\?"),
         ("[evaluation.fid_mjhq]\nweights = 3\n", r"\[evaluation.fid_mjhq\] 'weights' = 3 is not allowed"),
+        ("[evaluation.fid_mjqh]\nweights = '/w'\n", r"\[evaluation.fid_mjqh\] is not a protocol .*Did you mean fid_mjhq\?"),
+        ("[evaluation]\nprotocols = ['fid_mjqh']\n", r"\[evaluation\] protocols: No evaluation protocol 'fid_mjqh'"),
         ("[scoring]\nrater = 'newest'\n", r"'rater' belongs to a single run"),
         ("rater = 3\n", r"'rater' = 3 is not allowed"),
         ("[rater]\npreset = 'tiny'\nsoftmax_group_size = 48\n", r"\[rater\] is not allowed: .*multiple of softmax_group_size 48"),

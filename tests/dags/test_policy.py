@@ -15,13 +15,13 @@ from types import SimpleNamespace
 import pytest
 
 from alchemist_core.cli.command_line import build_parser, read_config
-from alchemist_core.cli.forms import render_forms
+from alchemist_core.cli.forms import RENDERED
 from alchemist_core.errors import FINAL_EXIT_CODES, ConfigError
 
 from .conftest import DAGS, NAMES
 
 RUNBOOK = DAGS.parents[1] / "infra" / "RUNBOOK.md"
-SUPPORT = ("__init__", "commands", "forms", "jobs", "people", "pods")
+SUPPORT = ("__init__", "commands", "forms", "jobs", "people", "pods", "schedules")
 PACKAGE = "alchemist_dags"
 DEVICE_TASKS = {"score", "train_rater", "train_downstream", "evaluate"}
 ALLOWED_IMPORTS = {"json", "logging", "os", "airflow.sdk", *(f"{PACKAGE}.{name}" for name in SUPPORT)}
@@ -32,7 +32,8 @@ NIGHT = {"dataset": "crawl", "crawl_date": "2026-01-02"}
 RESULTS = {
     "plan_night": [NIGHT],
     "plan_promote": {"rater": "crawl-loss-0a1b2c3d", "question": "?", "is_approval_needed": True},
-    "select": 3,
+    "certify": "crawl",
+    "select": {"name": "best", "version": 3},
     "plan_publish": {"version": 3, "question": "?"},
     "approve": ANSWER,
 }
@@ -59,12 +60,12 @@ FILLED = {
     },
     "build_subset": {
         "dataset": "crawl", "name": "best", "retention": 0.25, "strategy": "shift_gsample", "drop_top_ratio": 0,
-        "mean_rank": 0.6, "std_rank": 0.1, "start_rank": None, "seed": 0, "rater": "newest", "materialize": True, "dry_run": False,
-        "approve": True,
+        "mean_rank": 0.6, "std_rank": 0.1, "start_rank": None, "seed": 0, "rater": "newest", "dedup": "near", "rescale": "yes",
+        "stratify": "no", "where": "width > 5", "materialize": True, "dry_run": False, "approve": True,
     },
     "evaluate_subset": {
         "preset": "tiny", "arms": "subset,random,planted", "seeds": "0,1,2", "truth": "/data/truth.parquet", "evaluation": "heldout",
-        "dataset": "crawl",
+        "protocol": "heldout_loss,kid_offline", "dataset": "crawl",
     },
     "maintenance": {},
 }  # fmt: skip
@@ -177,6 +178,7 @@ def test_only_listing_tasks_return_a_value(dag):
         "plan_promote",
         "plan_publish",
         "select",
+        "certify",
     }
 
 
@@ -300,7 +302,8 @@ def test_a_training_without_a_preset_passes_none_and_is_refused_with_the_list(da
 @pytest.mark.parametrize("hostile", HOSTILE, ids=[repr(value[:12]) for value in HOSTILE])
 def test_a_value_from_the_form_is_one_argument_as_it_was_typed(dag, hostile):
     given = FILLED[dag.dag_id]
-    params = {name: hostile if isinstance(value, str) else value for name, value in form(dag, given).items()}
+    typed = {name: value for name, value in given.items() if isinstance(value, str) and value not in ("yes", "no")}
+    params = form(dag, given | dict.fromkeys(typed, hostile))
     lines = [command(operator, params) for operator in command_tasks(dag)]
     words = {word for line in lines for word in line if hostile in word}
     assert words or not given
@@ -466,12 +469,11 @@ def test_what_is_checked_copied_and_published_is_the_version_that_was_selected(d
         assert "--version=3" in command(dag.get_task(task_id), params)
 
 
-def test_the_default_name_of_a_subset_is_one_that_select_takes(dags):
+def test_an_option_that_is_switched_on_off_or_left_to_the_project_file_is_passed_as_such(dags):
     dag = dags["build_subset"]
-    params = form(dag, {**FILLED["build_subset"], "dataset": "web, books", "name": None})
-    words = command(dag.get_task("select"), params)[1:]
-    options = vars(build_parser(words).parse_args(words))
-    assert read_config(options["command"].config, options).as_json()["name"] == "web+books-shift_gsample-r25"
+    for typed, word in (("yes", "--rescale"), ("no", "--no-rescale"), (None, None), ("", None)):
+        words = command(dag.get_task("select"), form(dag, {**FILLED["build_subset"], "rescale": typed}))
+        assert [each for each in words if each.endswith("rescale")] == ([word] if word else [])
 
 
 @pytest.mark.parametrize(
@@ -525,8 +527,9 @@ def test_what_can_only_fail_again_is_not_tried_again(dags, code):
     assert decision.action.value == ("fail" if code in jobs.FINAL_EXIT_CODES else "default")
 
 
-def test_the_forms_are_those_of_the_config_models():
-    assert (DAGS / "forms.py").read_text() == render_forms()
+def test_forms_and_schedules_are_those_of_the_config_models_without_a_project_file():
+    for name, render in RENDERED.items():
+        assert (DAGS / name).read_text() == render()
 
 
 def test_dag_files_are_parsed_in_a_fifth_of_a_second():

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import json
 import logging
 import re
 import shlex
@@ -20,7 +19,7 @@ from .test_policy import FILLED, NIGHT, attribute, command, command_tasks, form,
 LINES = {
     "nightly_rescore": """
         plan_night plan night --json --dataset=crawl --crawl-date=2026-01-02
-        ingest ingest --dataset=crawl --crawl-date=2026-01-02 --root=/data/crawl --role=train
+        ingest ingest --dataset=crawl --crawl-date=2026-01-02 --root=/data/crawl
         check_shards check --suite=shards --dataset=crawl --crawl-date=2026-01-02
         check_samples check --suite=samples --dataset=crawl --crawl-date=2026-01-02
         plan plan score --json --rater=nightly --nights=crawl:2026-01-02 --crawl-date=2026-01-02
@@ -33,7 +32,7 @@ LINES = {
     """,
     "train_rater": """
         train_rater train-rater --preset=tiny --recipe=paper --dataset=crawl --validation=wanted --rule=loss --seed=3 --max-train-steps=100
-        certify rater certify -- newest
+        certify rater certify --json -- newest
         plan plan score --json --dataset=crawl --rater=newest
         score score --dataset=crawl --rater=newest --slot=1
         plan_promote plan promote --json -- newest
@@ -50,9 +49,9 @@ LINES = {
         publish subset publish --version=3 --approved-by=ann '--comment=fine; $(id)' -- best
     """,
     "evaluate_subset": """
-        plan plan evaluate --json --evaluation=heldout --arms=subset,random,planted --seeds=0,1,2
+        plan plan evaluate --json --evaluation=heldout --protocol=heldout_loss,kid_offline --arms=subset,random,planted --seeds=0,1,2
         train_downstream train-downstream --preset=tiny --arms=subset,random,planted --seeds=0,1,2 --truth=/data/truth.parquet -- best
-        evaluate evaluate --evaluation=heldout -- best
+        evaluate evaluate --evaluation=heldout --protocol=heldout_loss,kid_offline -- best
         check_evaluation check --suite=evaluation --subset=best
         report report --dataset=crawl
     """,
@@ -68,7 +67,7 @@ LINES = {
     """,
 }
 SPEC = """--dataset=crawl --name=best --retention=0.25 --strategy=shift_gsample --drop-top-ratio=0 --mean-rank=0.6 --std-rank=0.1
-    --seed=0 --rater=newest --dedup=exact"""
+    --seed=0 --rater=newest --dedup=near --rescale --no-stratify '--where=width > 5'"""
 RULES = {
     "nightly_rescore": {"all_success": {"plan_night", "ingest"}, "*": "all_done"},
     "train_rater": {"none_failed": {"promote"}, "*": "all_success"},
@@ -152,37 +151,20 @@ def test_the_night_begins_at_two_and_is_of_the_day_before_and_upkeep_comes_after
             assert next_run.partition_key == (next_run.run_after.date() - timedelta(days=1)).isoformat()
 
 
-def test_a_rater_is_trained_weekly_only_where_its_form_is_given(dags, monkeypatch):
-    assert dags["train_rater"].schedule is None
-    weekly = json.dumps({"dataset": "web", "validation": "goal", "seed": 3})
-    dag = load("train_rater", monkeypatch, ALCHEMIST_TRAIN_WEEKLY=weekly).train_rater()
-    assert dag.schedule == "0 8 * * SUN"
-    assert (dag.params["dataset"], dag.params["validation"], dag.params["seed"]) == ("web", "goal", "3")
-
-
 @pytest.mark.parametrize(
-    ("key", "refusal"),
-    [
-        ("n_steps", r"^Former key in ALCHEMIST_TRAIN_WEEKLY: n_steps is now max_train_steps\.$"),
-        ("steps", r"^Unknown key in ALCHEMIST_TRAIN_WEEKLY: 'steps'\. Allowed: preset, recipe, dataset, .*\.$"),
-    ],
+    ("name", "variable"), [("train_rater", "ALCHEMIST_TRAIN_WEEKLY"), ("evaluate_subset", "ALCHEMIST_EVALUATE")]
 )
 @pytest.mark.usefixtures("dags")
-def test_a_scheduled_value_that_is_not_in_the_form_is_refused_in_one_line(monkeypatch, key, refusal):
-    weekly = json.dumps({"dataset": "web", "validation": "goal", key: 3})
-    with pytest.raises(ValueError, match=refusal):
-        load("train_rater", monkeypatch, ALCHEMIST_TRAIN_WEEKLY=weekly)
+def test_a_variable_that_the_project_file_replaced_is_refused_with_its_section(monkeypatch, name, variable):
+    with pytest.raises(ValueError, match=rf"^{variable} was removed\. Set \[\w+\] .* in alchemist\.toml\.$"):
+        load(name, monkeypatch, **{variable: "{}"})
 
 
-def test_subsets_are_built_on_demand_and_evaluated_when_one_is_published(dags, monkeypatch):
+def test_subsets_are_built_on_demand_and_evaluated_when_one_is_published(dags):
     assert dags["build_subset"].schedule is None
     announced = {asset.uri for task in dags["build_subset"].tasks for asset in task.outlets}
     assert [asset.uri for asset in dags["evaluate_subset"].schedule] == list(announced)
     assert [task.task_id for task in dags["build_subset"].tasks if task.outlets] == ["publish"]
-    dag = load(
-        "evaluate_subset", monkeypatch, ALCHEMIST_EVALUATE='{"preset": "gpu24", "seeds": "0,1"}'
-    ).evaluate_subset()
-    assert (dag.params["preset"], dag.params["seeds"], dag.params["arms"]) == ("gpu24", "0,1", "subset,random")
 
 
 def test_a_task_for_a_device_may_last_days_and_any_other_half_a_day(dag):
@@ -223,11 +205,11 @@ def test_only_a_training_is_launched_on_several_devices(dags, monkeypatch, verb)
     assert load("commands", monkeypatch, ALCHEMIST_LAUNCH="").alchemist(verb) == ["alchemist", verb]
 
 
-def test_missing_values_are_omitted_and_zero_is_printed(dags):
+def test_missing_values_are_omitted_and_zero_and_false_are_printed(dags):
     line = ours("commands").alchemist(
-        "a", "b", operand=0, none=None, off=False, empty="", zero=0, flag_of_two=True, text="-x"
+        "a", "b", operand=0, none=None, off_one=False, empty="", zero=0, flag_of_two=True, text="-x"
     )
-    assert line == ["alchemist", "a", "b", "--zero=0", "--flag-of-two", "--text=-x", "--", "0"]
+    assert line == ["alchemist", "a", "b", "--no-off-one", "--zero=0", "--flag-of-two", "--text=-x", "--", "0"]
 
 
 def test_a_command_sees_airflows_home_only_where_it_needs_it(dags, monkeypatch):
@@ -257,6 +239,7 @@ def test_a_tasks_result_is_the_key_of_the_last_line_that_it_returns(dags, task):
     script = """echo warning >&2; echo '{"a": {"b": 1}, "c": 2}'; echo"""
     assert task(script, returns="a").execute(context) == {"b": 1}
     assert task(script, returns="").execute(context) == {"a": {"b": 1}, "c": 2}
+    assert task(script, returns=("c",)).execute(context) == {"c": 2}
     assert task(script).execute(context) is None
     assert task(script).do_xcom_push is False
     assert task(script, returns="").do_xcom_push is True
@@ -429,11 +412,33 @@ def test_the_approval_is_skipped_if_none_is_needed(dags, is_needed):
             question.execute(context)
 
 
-def test_a_subset_that_needs_no_name_is_asked_about_by_its_default_one(dags):
-    plan = SimpleNamespace(xcom_pull=lambda task_ids: {"plan_publish": {"question": "2 % differ."}}[task_ids])
+def test_a_person_is_asked_about_the_subset_that_select_named(dags):
+    results = {"plan_publish": {"question": "2 % differ."}, "select": {"name": "web+books-auto-r12.5", "version": 2}}
     dag = dags["build_subset"]
-    run = ours("jobs").Run(form(dag, {"dataset": "web, books", "retention": 0.125}), None, "2026-01-02", plan)
+    run = ours("jobs").Run({}, None, "2026-01-02", SimpleNamespace(xcom_pull=lambda task_ids: results[task_ids]))
     assert dag.get_task("approve").ask(run) == ("Publish subset web+books-auto-r12.5?", "2 % differ.")
+
+
+@pytest.mark.parametrize("name", ["nightly_rescore", "maintenance"])
+@pytest.mark.parametrize("cron", ["30 1 * * *", None])
+def test_a_dag_starts_when_the_schedule_that_was_written_beside_it_says(dags, monkeypatch, name, cron):
+    jobs = ours("jobs")
+    monkeypatch.setitem(jobs.CRON, name, cron)
+    monkeypatch.setattr(jobs, "TIMEZONE", "Europe/Berlin")
+    schedule = getattr(load(name, monkeypatch), name)().schedule
+    told = None if schedule is None else (schedule.expression, str(schedule.timezone))
+    assert told == (None if cron is None else (cron, "Europe/Berlin"))
+
+
+def test_the_project_file_that_was_written_beside_the_dags_reaches_commands_unless_a_variable_names_another(
+    dags, monkeypatch
+):
+    commands = ours("commands")
+    assert "ALCHEMIST_PROJECT" not in commands.environment_of(["alchemist", "score"])
+    monkeypatch.setattr(commands, "PROJECT", "/project/alchemist.toml")
+    assert commands.environment_of(["alchemist", "score"])["ALCHEMIST_PROJECT"] == "/project/alchemist.toml"
+    monkeypatch.setenv("ALCHEMIST_PROJECT", "/mounted/alchemist.toml")
+    assert commands.environment_of(["alchemist", "score"])["ALCHEMIST_PROJECT"] == "/mounted/alchemist.toml"
 
 
 @pytest.mark.parametrize("words", ["", "web", "10001"])

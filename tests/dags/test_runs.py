@@ -17,7 +17,12 @@ echo "$@" >> "$ALCHEMIST_HOME/commands"
 env >> "$ALCHEMIST_HOME/environment"
 case "$1" in
 plan) echo "a library's warning" >&2; cat "$ALCHEMIST_HOME/plan.json";;
-select) case "$*" in *broken*) exit 1;; *refused*) echo "error: no such dataset"; exit 2;; *--json*) echo '{"version": 7}';; esac;;
+select) case "$*" in
+    *broken*) exit 1;;
+    *refused*) echo "error: no such dataset"; exit 2;;
+    *--json*) echo '{"name": "best", "version": 7}';;
+    esac;;
+rater) case "$2" in certify) echo '{"dataset": "crawl"}';; esac;;
 note) ;;
 *) case "$*" in *broken*) exit 1;; *refused*) echo "error: no such dataset"; exit 2;; esac; echo "done";;
 esac
@@ -112,7 +117,7 @@ def test_a_new_rater_is_certified_and_scores_the_pool_before_it_is_promoted(runs
     states, commands = runs
     assert states["rater"]["state"] == "success"
     certified, scored, promoted = (
-        commands.index("rater certify -- newest"),
+        commands.index("rater certify --json -- newest"),
         commands.index("score --dataset=crawl --rater=newest --slot=0"),
         commands.index("rater promote -- crawl-loss-1"),
     )

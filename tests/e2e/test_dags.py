@@ -67,7 +67,8 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     with receiving() as receiver, pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALCHEMIST_HOME", str(home))
         patch.setenv("ALCHEMIST_NOTIFY_URL", receiver.url)
-        patch.setenv("ALCHEMIST_EVALUATE", '{"preset": "tiny"}')
+        (folder / "alchemist.toml").write_text('[downstream]\npreset = "tiny"\nseeds = [0, 1, 2]\n')
+        patch.setenv("ALCHEMIST_PROJECT", str(folder / "alchemist.toml"))
         load_settings.cache_clear()
         for name, part, role in (("v", "validation", "validation"), ("t", "test", "evaluation")):
             ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))

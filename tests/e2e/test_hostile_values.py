@@ -24,14 +24,14 @@ from .published_client import Airflow
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 
 PICTURES = Path(".alchemist/screenshots")
-# Every text field of every form, with valid values for the other fields.
+# Text fields of every form, with valid values for the other fields; tests/dags tries all fields without a scheduler.
 FIELDS: dict[str, tuple[str, ...]] = {
     "nightly_rescore": ("dataset", "root", "crawl_date"),
-    "train_rater": ("dataset", "validation", "preset", "recipe", "rule", "seed", "max_train_steps", "max_samples"),
+    "train_rater": ("dataset", "validation", "preset", "recipe", "rule", "seed", "max_train_steps", "max_samples", "text_encoder"),
     "build_subset": (
-        "dataset", "retention", "name", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank", "seed", "rater",
+        "dataset", "retention", "name", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank", "seed", "rater", "where",
     ),
-    "evaluate_subset": ("preset", "arms", "seeds", "truth", "evaluation", "dataset"),
+    "evaluate_subset": ("preset", "arms", "seeds", "truth", "evaluation", "protocol", "dataset"),
     "maintenance": (),
 }  # fmt: skip
 VALID = {

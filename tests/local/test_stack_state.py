@@ -27,8 +27,9 @@ from alchemist_core.local.processes import (
     supervisor_lock,
     write_state,
 )
-from alchemist_core.local.stack import airflow_command, client, logs, status
+from alchemist_core.local.stack import airflow_command, client, describe_other_project, logs, status
 from alchemist_core.local.supervisor import COMMANDS, prometheus_command
+from alchemist_core.settings import load_settings
 from alchemist_core.store.postgres import start_postgres, stop_postgres
 
 
@@ -176,3 +177,27 @@ def test_tasks_read_the_project_file_that_was_found_where_the_stack_was_started(
     assert "ALCHEMIST_PROJECT" not in build_environment(tmp_path, port=8081, **urls)
     (tmp_path / "alchemist.toml").touch()
     assert build_environment(tmp_path, port=8081, **urls)["ALCHEMIST_PROJECT"] == str(tmp_path / "alchemist.toml")
+
+
+def test_a_project_file_that_is_gone_does_not_keep_processes_from_starting(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(tmp_path / "gone.toml"))
+    load_settings.cache_clear()
+    found = build_environment(tmp_path, port=8081, metadata_url="postgresql://m", store_url="postgresql://store")
+    assert found["ALCHEMIST_PROJECT"] == str(tmp_path / "gone.toml")
+
+
+def test_a_stack_that_runs_with_another_project_file_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "alchemist.toml"
+    path.touch()
+    write_state(tmp_path, StackState(project=str(path)))
+    assert read_state(tmp_path).project == str(path)
+    assert describe_other_project(tmp_path) is None  # no stack runs
+    with hold_lock(supervisor_lock(tmp_path), should_wait=False):
+        assert describe_other_project(tmp_path) is None
+        path.rename(tmp_path / "other.toml")
+        said = describe_other_project(tmp_path)
+        assert f"started with project file {path}, and here it is none" in said
+        assert "alchemist stack down, then alchemist stack up" in said
+        write_state(tmp_path, StackState())
+        assert describe_other_project(tmp_path) is None

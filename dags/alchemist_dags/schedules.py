@@ -1,0 +1,13 @@
+"""When the DAGs start, and the project file of their tasks. Written from the project file: do not edit."""
+
+# Cron expressions; None: by hand only.
+CRON = {
+    "nightly_rescore": "0 2 * * *",
+    "train_rater": None,
+    "maintenance": "30 5 * * *",
+}
+TIMEZONE = "UTC"
+# Whether evaluate_subset starts when a subset is published.
+EVALUATE_PUBLISHED = True
+# The project file that tasks read where ALCHEMIST_PROJECT is not set.
+PROJECT = None
