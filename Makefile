@@ -9,7 +9,7 @@ comma := ,
 PARALLEL := $(BIN)/pytest -q -n 3 --dist loadfile --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate test-e2e test-faults bench-score bench-rater bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz mutate sbom clean
+.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz mutate sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -79,6 +79,9 @@ bench-score: $(STAMP) ## Throughput of scoring from tars to rows, and of the sto
 
 bench-rater: $(STAMP) ## Cost of a rater's training step, and quality of its scores over seeds (run alone)
 	@$(BIN)/python -m tests.benchmarks.rater
+
+bench-training-memory: $(STAMP) ## Memory of a training process at 10,000 and at a million samples, with made-up codes (run alone, 3 GB of disk)
+	@$(BIN)/python -m tests.benchmarks.training_memory
 
 bench-selection-value: $(STAMP) ## Value of subsets over seeds (run alone, 35 minutes on 2 cores; CORPUS=folder of real tars adds two corpora)
 	@$(BIN)/python -m tests.benchmarks.selection_value $(if $(CORPUS),--worlds scenes$(comma)damaged$(comma)real --corpus $(CORPUS))

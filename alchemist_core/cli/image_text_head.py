@@ -1,7 +1,7 @@
 """Train the image-text head, a critic of how well images match captions, on frozen encoders and the user's samples."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +17,8 @@ from alchemist_core.models.image_text_config import HeadRecord, HeadTrainingConf
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import LocatedSample, read_training_samples
+from alchemist_core.store.sample_table import LocatedSample, SampleTable
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.training.sample_reading import StoredSamples
 
 if TYPE_CHECKING:
@@ -97,15 +98,15 @@ def make_head(config: HeadConfig, stage_run: StageRun) -> HeadResult:
     )  # fmt: skip
 
 
-def _split(engine: Engine, config: HeadConfig) -> tuple[list[LocatedSample], list[LocatedSample]]:
+def _split(engine: Engine, config: HeadConfig) -> tuple[SampleTable, SampleTable]:
     """Split samples so that no held-out caption or image is trained on."""
     rows = read_training_samples(engine, find_dataset(engine, config.dataset).dataset_id)
     if config.heldout is None:
-        heldout = [row for row in rows if _is_held_out(row.caption)]
+        heldout = _rows_where(rows, lambda row: _is_held_out(row.caption))
     else:
-        heldout = list(read_training_samples(engine, find_dataset(engine, config.heldout).dataset_id))
-    captions, images = {row.caption for row in heldout}, {bytes(row.image_hash) for row in heldout}
-    train = [row for row in rows if row.caption not in captions and bytes(row.image_hash) not in images]
+        heldout = read_training_samples(engine, find_dataset(engine, config.heldout).dataset_id)
+    captions, images = {row.caption for row in heldout}, {row.image_hash for row in heldout}
+    train = _rows_where(rows, lambda row: row.caption not in captions and row.image_hash not in images)
     for side, name in ((train, "train on"), (heldout, "hold out")):
         if (found := len({row.caption for row in side})) < _LEAST:
             raise DataError(
@@ -115,12 +116,16 @@ def _split(engine: Engine, config: HeadConfig) -> tuple[list[LocatedSample], lis
     return train, heldout
 
 
+def _rows_where(rows: SampleTable, is_wanted: Callable[[LocatedSample], bool]) -> SampleTable:
+    return rows.take(np.flatnonzero([is_wanted(row) for row in rows]))
+
+
 def _is_held_out(caption: str) -> bool:
     digest = hashlib.sha256(b"image-text-head held out " + caption.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") % _ONE_IN == 0
 
 
-def _encode(stage_run: StageRun, rows: Sequence[LocatedSample], encoders: "Encoders", side: int) -> _Encoded:
+def _encode(stage_run: StageRun, rows: SampleTable, encoders: "Encoders", side: int) -> _Encoded:
     """Encode each sample whose image can be decoded, in the order of the rows."""
     features: dict[int, NDArray[np.float32]] = {}
     for place_M, image_MHWC in StoredSamples(rows, side, lambda *_: None).read(np.arange(len(rows))):

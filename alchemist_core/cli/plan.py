@@ -1,7 +1,7 @@
 """Plans: show what a command would do, how long it would take and what it would cost, without changing anything."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import date
 from typing import Any
 from urllib.parse import quote
@@ -32,7 +32,8 @@ from alchemist_core.store.models import find_named, find_protocol, models_to_com
 from alchemist_core.store.nights import late_nights, read_night
 from alchemist_core.store.raters import RaterRow, find_rater, find_raters
 from alchemist_core.store.registry import list_datasets
-from alchemist_core.store.samples import LocatedSample, read_training_samples
+from alchemist_core.store.sample_table import SampleTable
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import (
     SubsetRow,
     choose_version,
@@ -317,9 +318,7 @@ def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateResult:
     )
 
 
-def _evaluated(
-    engine: Engine, subset: SubsetRow, file: ProtocolFile, rows: Sequence[LocatedSample]
-) -> set[tuple[str, int]]:
+def _evaluated(engine: Engine, subset: SubsetRow, file: ProtocolFile, rows: SampleTable) -> set[tuple[str, int]]:
     """Return the arms and seeds that have a value under a protocol."""
     rater = rater_of_subset(engine, subset)
     is_flux = file.metric == "heldout_flow_loss" or file.fields.get("sampler") == "flow"

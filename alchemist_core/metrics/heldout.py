@@ -4,7 +4,6 @@ Letters: N samples.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +14,14 @@ from jaxtyping import Float32
 from alchemist_core.files import require_artifact
 from alchemist_core.metrics.metric import Bench, Measured
 from alchemist_core.protocols.protocol import LossProtocol, ProtocolFile
-from alchemist_core.store.manifests import members_sha256
+from alchemist_core.store.manifests import hashes_sha256
 from alchemist_core.store.models import ModelRow
-from alchemist_core.store.samples import LocatedSample
+from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.store.subsets import SubsetRater
 from alchemist_core.training.sample_reading import StoredSamples, read_images
 
 
-def heldout_conditions(rater: SubsetRater, rows: Sequence[LocatedSample]) -> dict[str, Any]:
+def heldout_conditions(rater: SubsetRater, rows: SampleTable) -> dict[str, Any]:
     """Return everything that two held-out losses must share to be comparable: the samples, and the rater's tokenizer."""
     # Stored values are found by the hash of these texts, so the texts never change.
     return {
@@ -33,7 +32,7 @@ def heldout_conditions(rater: SubsetRater, rows: Sequence[LocatedSample]) -> dic
     }
 
 
-def heldout_flow_conditions(rows: Sequence[LocatedSample]) -> dict[str, Any]:
+def heldout_flow_conditions(rows: SampleTable) -> dict[str, Any]:
     """Return everything that two held-out flow losses must share: the samples, and the times and noise that the measuring code uses."""
     return {
         "metric": "heldout_flow_loss",
@@ -147,5 +146,5 @@ def _token_losses(model_path: Path, samples: Any) -> Float32[np.ndarray, " N"]:
     return losses
 
 
-def _hash_pairs(rows: Sequence[LocatedSample]) -> str:
-    return members_sha256([bytes(row.pair_hash) for row in rows])
+def _hash_pairs(rows: SampleTable) -> str:
+    return hashes_sha256(rows.hashes("pair_hash"))

@@ -29,7 +29,7 @@ from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.extractors import find_weights, weights_sha256
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.protocols.protocol import ImageProtocol, ProtocolFile, texts_sha256
-from alchemist_core.store.manifests import members_sha256
+from alchemist_core.store.manifests import hashes_sha256
 from alchemist_core.store.models import ModelRow
 
 SAMPLERS: dict[str, type[SamplingConfig] | type[FlowSamplingConfig]] = {
@@ -92,7 +92,7 @@ class ImageMetric(ABC):
         if self.weights is not None:
             found["weights_sha256"] = weights_sha256(self.weights)
         if self.has_references:
-            found["reference_sha256"] = members_sha256([bytes(row.image_hash) for row in self.bench.samples.rows])
+            found["reference_sha256"] = hashes_sha256(self.bench.samples.rows.hashes("image_hash"))
         if self.labels is not None:
             found["labels_sha256"] = texts_sha256(self.labels)
         # Store the sampler's defaults too, so that a later change of a default makes another protocol.

@@ -3,7 +3,7 @@
 A further metric is one class that satisfies `Metric`, and one protocol file that names it; see the README of this folder.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,8 @@ from sqlalchemy import Engine
 
 from alchemist_core.protocols.protocol import ProtocolFile
 from alchemist_core.store.models import ModelRow
-from alchemist_core.store.samples import LocatedSample, read_categories
+from alchemist_core.store.sample_table import SampleTable
+from alchemist_core.store.samples import read_categories
 from alchemist_core.store.subsets import SubsetRater
 from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.sample_reading import Images, read_images
@@ -63,13 +64,11 @@ class Metric(Protocol):
 class EvaluationSamples:
     """The samples of the evaluation dataset, read from the store when a metric first asks for them."""
 
-    def __init__(
-        self, engine: Engine, read_rows: Callable[[], Sequence[LocatedSample]], on_progress: OnProgress
-    ) -> None:
+    def __init__(self, engine: Engine, read_rows: Callable[[], SampleTable], on_progress: OnProgress) -> None:
         self._engine, self._read_rows, self._on_progress = engine, read_rows, on_progress
 
     @cached_property
-    def rows(self) -> Sequence[LocatedSample]:
+    def rows(self) -> SampleTable:
         """Every sample with its hashes, caption and location, in the order of pair_hash."""
         return self._read_rows()
 

@@ -31,6 +31,7 @@ from alchemist_core.selection.curves import read_curve
 from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.store import models, overviews
 from alchemist_core.store.experiments import list_experiments
+from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
@@ -178,7 +179,7 @@ def _metrics(engine: Engine, row: SubsetRow) -> list[MetricRun]:
 def _sheets(engine: Engine, snapshot: Snapshot, on_progress: Callable[[int, int, str], None]) -> Sequence[ContactSheet]:
     picked = {band: pick_band(snapshot.rank_N, band) for band in BANDS}
     position = {snapshot.pairs.pair_hash_N32[i].tobytes(): i for indices in picked.values() for i in indices}
-    rows = read_first_locations(engine, list(position))
+    rows = read_first_locations(engine, hash_rows(list(position)))
     images, captions, hashes, _ = read_images(rows, THUMBNAIL_SIDE, on_progress)
     tiles: dict[int, Tile] = {}
     for image, caption, pair_hash in zip(images, captions, hashes, strict=True):

@@ -25,7 +25,8 @@ from alchemist_core.store.datasets import default_evaluation
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.overviews import read_comparisons
 from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
-from alchemist_core.store.samples import LocatedSample, read_training_samples
+from alchemist_core.store.sample_table import SampleTable
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import VERSION_TEXT, SubsetRater, SubsetRow, choose_version, rater_of_subset
 
 
@@ -168,7 +169,7 @@ def _without_value(
 def _prepare_bench(config: EvaluateConfig, stage_run: StageRun, rater: SubsetRater) -> Bench:
     engine = stage_run.engine
 
-    def read_rows() -> Sequence[LocatedSample]:
+    def read_rows() -> SampleTable:
         return read_training_samples(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
 
     samples = EvaluationSamples(engine, read_rows, stage_run.report)

@@ -20,7 +20,7 @@ from alchemist_core.stages.collective import hold_together, wait_for_all
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.store.eligible import EligibleSamples
-from alchemist_core.store.manifests import list_hashes, members_sha256
+from alchemist_core.store.manifests import hashes_sha256
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import SubsetRater, SubsetRow
@@ -31,7 +31,7 @@ from alchemist_core.training.pinning import without_places
 MINUS_LOSS = "minus_loss"
 """Name of the arm."""
 
-ReadSamples = Callable[[list[bytes]], Any]
+ReadSamples = Callable[[NDArray[np.uint8]], Any]
 
 
 class LossRanking:
@@ -40,7 +40,7 @@ class LossRanking:
     def __init__(self, stage_run: StageRun, subset: SubsetRow, rater: SubsetRater, read: ReadSamples) -> None:
         self._stage_run, self._subset, self._rater, self._read = stage_run, subset, rater, read
 
-    def members(self, config: DownstreamConfig) -> list[bytes]:
+    def members(self, config: DownstreamConfig) -> NDArray[np.uint8]:
         """Return the hashes of the selected samples; the sample with the lowest loss has rank 0."""
         drawn = reselect(self._stage_run.engine, self._subset)
         pairs = drawn.snapshot.pairs
@@ -48,15 +48,15 @@ class LossRanking:
         rank_N = np.ones(len(pairs))
         rank_N[pairs.eligible_mask()] = fit_rank_scale(score_K).rank(score_K)
         again = select_members(drawn.policy, replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_samples)
-        return list_hashes(pairs.pair_hash_N32[again.member_K])
+        return pairs.pair_hash_N32[again.member_K]
 
     def _losses(self, eligible: EligibleSamples, config: DownstreamConfig) -> NDArray[np.float64]:
         engine = self._stage_run.engine
         dataset = find_dataset(engine, self._rater.config["validation"])
         rows = read_training_samples(engine, dataset.dataset_id)
-        validation = [bytes(row.pair_hash) for row in rows]
+        validation = rows.hashes("pair_hash")
         trained = fingerprint(
-            [without_places(DownstreamConfig, config.as_json()), self._rater.name, members_sha256(validation)]
+            [without_places(DownstreamConfig, config.as_json()), self._rater.name, hashes_sha256(validation)]
         )
         path = artifact_path(f"loss_rankings/{trained}-{eligible.sha256()[:16]}.npy")
         if not path.exists():
@@ -66,12 +66,12 @@ class LossRanking:
             if not path.exists():
                 model = self._train(f"models/validation-{trained}", validation, config)
                 if self._stage_run.is_leader:
-                    _measure(path, model, self._read(list_hashes(eligible.pair_hash_N32)), n_wanted=len(eligible))
+                    _measure(path, model, self._read(eligible.pair_hash_N32), n_wanted=len(eligible))
             wait_for_all()
         losses: NDArray[np.float64] = np.load(path)
         return losses
 
-    def _train(self, uri: str, validation: list[bytes], config: DownstreamConfig) -> Path:
+    def _train(self, uri: str, validation: NDArray[np.uint8], config: DownstreamConfig) -> Path:
         from alchemist_core.training.downstream_training import train_downstream  # noqa: PLC0415  torch only when there is work
 
         tokenizer_from = require_artifact(self._rater.checkpoint_uri, self._rater.checkpoint_sha256)

@@ -23,7 +23,7 @@ from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.store import models
 from alchemist_core.store.eligible import EligibleSamples
-from alchemist_core.store.manifests import list_hashes, members_sha256, read_manifest
+from alchemist_core.store.manifests import find_hashes, hash_rows, hashes_sha256, read_manifest
 from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import reload_snapshot
 from alchemist_core.store.subsets import (
@@ -54,8 +54,8 @@ class Arms:
     eligible: EligibleSamples
     truth: Path | None
 
-    def members(self, arm: str, seed: int) -> list[bytes]:
-        """Return the hashes of the samples that an arm trains on; a repeated hash is trained on twice per epoch.
+    def members(self, arm: str, seed: int) -> NDArray[np.uint8]:
+        """Return the hashes (32 bytes each) of the samples that an arm trains on; a repeated hash is trained on twice per epoch.
 
         Raises:
             ConfigError: The arm is unknown, or it is an oracle and no truth file was given.
@@ -64,13 +64,13 @@ class Arms:
             case "subset":
                 return read_manifest(
                     artifact_path(self.subset.manifest_uri), sha256=self.subset.manifest_sha256
-                ).pair_hashes()
+                ).pair_hash_K32
             case "random":
                 return self._draw(np.arange(len(self.eligible)), self.subset.n_samples, seed, Domain.RANDOM_CONTROL)
             case _ if arm == ORACLE:
                 return self._oracle(seed)
             case "full":
-                return list_hashes(self.eligible.pair_hash_N32)
+                return self.eligible.pair_hash_N32
             case _ if arm.startswith(FILLED):
                 return self._oracle(seed, filling=arm.removeprefix(FILLED))
             case _:
@@ -78,28 +78,27 @@ class Arms:
                     f"--arms {arm_title(arm)} is unknown. Arms: {', '.join(ARMS)}, {MINUS_LOSS}, oracle+KIND."
                 )
 
-    def _draw(self, among: NDArray[np.int64], k: int, seed: int, domain: Domain) -> list[bytes]:
+    def _draw(self, among: NDArray[np.int64], k: int, seed: int, domain: Domain) -> NDArray[np.uint8]:
         rank_N, hash_N = np.zeros(len(among)), self.eligible.pair_hash64_N[among]
         drawn = sample_members(rank_N, hash_N, k=k, strategy=Random(), noise=Noise(seed, domain))
-        return list_hashes(self.eligible.pair_hash_N32[among[drawn]])
+        return self.eligible.pair_hash_N32[among[drawn]]
 
-    def _oracle(self, seed: int, filling: str | None = None) -> list[bytes]:
+    def _oracle(self, seed: int, filling: str | None = None) -> NDArray[np.uint8]:
         """Return as many informative samples as the subset has members; if there are fewer, repeat them evenly.
 
         With a filling, samples of that kind fill the missing places first, and informative ones are repeated for the rest.
         """
         informative = self._of_kind(INFORMATIVE, seed)
         n_members = self.subset.n_samples
-        others: list[bytes] = []
+        others = hash_rows([])
         if filling is not None:
             among = self._of_kind(filling, seed)
             n_filled = min(max(0, n_members - len(informative)), len(among))
-            others = self._draw(among, n_filled, seed, Domain.ORACLE_FILLING) if n_filled else []
+            others = self._draw(among, n_filled, seed, Domain.ORACLE_FILLING) if n_filled else others
         n_whole, n_rest = divmod(n_members - len(others), len(informative))
-        every = list_hashes(self.eligible.pair_hash_N32[informative])
-        return (
-            every * n_whole + (self._draw(informative, n_rest, seed, Domain.ORACLE_CONTROL) if n_rest else []) + others
-        )
+        every = np.tile(self.eligible.pair_hash_N32[informative], (n_whole, 1))
+        rest = self._draw(informative, n_rest, seed, Domain.ORACLE_CONTROL) if n_rest else hash_rows([])
+        return np.concatenate([every, rest, others])
 
     def _of_kind(self, kind: str, seed: int) -> NDArray[np.int64]:
         """Return the indices of the eligible samples of a kind."""
@@ -112,12 +111,12 @@ class Arms:
         if not wanted:
             kinds = ", ".join(sorted({row["kind"] for row in rows}))
             raise ConfigError(f"--truth {self.truth} has no sample of kind {kind!r}. Its kinds: {kinds}.")
-        among = [i for i, pair_hash in enumerate(self.members("full", seed)) if pair_hash in wanted]
-        if not among:
+        among = np.flatnonzero(find_hashes(hash_rows(sorted(wanted)), self.members("full", seed)) >= 0)
+        if not len(among):
             raise ConfigError(
                 f"--truth {self.truth}: none of its {len(wanted):,} {kind} samples is eligible. Give the file of this subset's corpus."
             )
-        return np.array(among, dtype=np.int64)
+        return among
 
 
 def _read_truth(path: Path) -> list[dict[str, Any]]:
@@ -218,7 +217,9 @@ class Comparison:
             identities=identities,
         )
 
-    def _members(self, stage_run: StageRun, arms: Arms, rater: SubsetRater, *, arm: str, seed: int) -> list[bytes]:
+    def _members(
+        self, stage_run: StageRun, arms: Arms, rater: SubsetRater, *, arm: str, seed: int
+    ) -> NDArray[np.uint8]:
         if arm != MINUS_LOSS:
             return arms.members(arm, seed)
         ranking = LossRanking(stage_run, arms.subset, rater, lambda hashes: self._pairs(stage_run, rater, hashes))
@@ -228,11 +229,11 @@ class Comparison:
         return self.model.model_copy(update={"seed": seed})
 
     def _identify(
-        self, subset: SubsetRow, rater: SubsetRater, *, arm: str, seed: int, members: list[bytes]
+        self, subset: SubsetRow, rater: SubsetRater, *, arm: str, seed: int, members: NDArray[np.uint8]
     ) -> dict[str, Any]:
         return {
             "model": self._model_config(seed).model_dump(mode="json"), "arm": arm, "rater": rater.name,
-            "members": members_sha256(members), "subset": None if arm == "full" else subset.spec_hash,
+            "members": hashes_sha256(members), "subset": None if arm == "full" else subset.spec_hash,
         }  # fmt: skip
 
     def _find_identity(self, stage_run: StageRun, what: dict[str, Any]) -> str:
@@ -249,7 +250,7 @@ class Comparison:
         what: dict[str, Any],
         *,
         identity: str,
-        members: list[bytes],
+        members: NDArray[np.uint8],
     ) -> bool:
         arm, seed = what["arm"], what["model"]["seed"]
         if models.find_model(stage_run.engine, identity) is not None:
@@ -273,17 +274,17 @@ class Comparison:
             )  # fmt: skip
         return True
 
-    def _pairs(self, stage_run: StageRun, rater: SubsetRater, members: list[bytes]) -> StoredSamples:
-        rows = read_first_locations(stage_run.engine, sorted(set(members)))
-        row_of = {bytes(row.pair_hash): row for row in rows}
-        if gone := [pair_hash for pair_hash in members if pair_hash not in row_of]:
+    def _pairs(self, stage_run: StageRun, rater: SubsetRater, members: NDArray[np.uint8]) -> StoredSamples:
+        rows = read_first_locations(stage_run.engine, members)
+        place_K = find_hashes(rows.hashes("pair_hash"), members)
+        if (missing_M32 := members[place_K < 0]).size:
             raise DataError(
-                f"{len(gone):,} of {len(members):,} members have no readable location, the first is sample "
-                f"{gone[0].hex()[:16]}. Restore the missing shards; list them: alchemist shard list."
+                f"{len(missing_M32):,} of {len(members):,} members have no readable location, the first is sample "
+                f"{missing_M32[0].tobytes().hex()[:16]}. Restore the missing shards; list them: alchemist shard list."
             )
         flux = self.config.model.flux
         side = rater.config["training"]["resolution"] if flux is None else flux.resolution
-        return StoredSamples([row_of[pair_hash] for pair_hash in members], side, stage_run.report)
+        return StoredSamples(rows.take(place_K), side, stage_run.report)
 
 
 COMMANDS = {"": Command(TrainDownstreamConfig, run, lambda config, _: f"alchemist evaluate {config.subset}")}

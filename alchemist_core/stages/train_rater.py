@@ -1,8 +1,8 @@
 """Train a rater by bilevel optimization: it learns which training samples help a proxy model on the validation dataset."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field
 from sqlalchemy import Engine
 
@@ -13,9 +13,10 @@ from alchemist_core.stages.collective import execute_together
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun
 from alchemist_core.store import raters
-from alchemist_core.store.manifests import members_sha256
+from alchemist_core.store.manifests import find_hashes, hashes_sha256, sort_hashes
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import LocatedSample, read_training_samples
+from alchemist_core.store.sample_table import SampleTable
+from alchemist_core.store.samples import read_training_samples
 from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.pinning import before_hashes, pin, without_places
@@ -65,7 +66,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResu
     """Pin what the config names outside of itself, read both datasets, train the rater and register it."""
     given, config = config, config.model_copy(update={"training": pin(config.training)})
     rows, overlap = read_both(config, stage_run.engine)
-    members = {name: members_sha256([bytes(row.pair_hash) for row in found]) for name, found in rows.items()}
+    members = {name: hashes_sha256(found.hashes("pair_hash")) for name, found in rows.items()}
     identity = _identity(config, members)
     n_pairs = {"n_train": len(rows["dataset"]), "n_validation": len(rows["validation"]), **overlap}
     if (known := _find(stage_run.engine, identity, given, config, members)) is not None:
@@ -101,7 +102,7 @@ def _find(
     return raters.find_trained(engine, identity) or raters.find_trained(engine, _identity(before, members))
 
 
-def read_both(config: TrainRaterConfig, engine: Engine) -> tuple[dict[str, Sequence[LocatedSample]], dict[str, int]]:
+def read_both(config: TrainRaterConfig, engine: Engine) -> tuple[dict[str, SampleTable], dict[str, int]]:
     """Return the samples of both datasets without shared images, and the numbers of shared images and near-duplicates.
 
     Raises:
@@ -123,13 +124,11 @@ def _register(config: TrainRaterConfig, stage_run: StageRun, name: str, identity
     )  # fmt: skip
 
 
-def _read_pairs(
-    config: TrainRaterConfig, engine: Engine, field: str, roles: tuple[str, ...]
-) -> Sequence[LocatedSample]:
+def _read_pairs(config: TrainRaterConfig, engine: Engine, field: str, roles: tuple[str, ...]) -> SampleTable:
     dataset = find_dataset(engine, getattr(config, field))
     if dataset.role not in roles:
         raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}. Allowed: {' or '.join(roles)}.")
-    # Training reads some hundred thousand samples, so memory holds only those, not all of 30 million.
+    # Only as many samples as the steps read are located, not all of 30 million.
     n_read = config.training.n_read if field == "dataset" else None
     limits = [n for n in (config.max_samples, n_read) if n is not None]
     rows = read_training_samples(engine, dataset.dataset_id, max_samples=min(limits, default=None))
@@ -139,14 +138,15 @@ def _read_pairs(
 
 
 def _keep_apart(
-    config: TrainRaterConfig, train: Sequence[LocatedSample], validation: Sequence[LocatedSample]
-) -> tuple[Sequence[LocatedSample], dict[str, int]]:
+    config: TrainRaterConfig, train: SampleTable, validation: SampleTable
+) -> tuple[SampleTable, dict[str, int]]:
     """Remove from the training samples every image of the validation dataset; count the near-duplicates of its images.
 
     Otherwise the rater would learn to recognise validation images: training on an image lowers the loss of that same image most.
     """
-    images, looks = {row.image_hash for row in validation}, {row.perceptual_hash for row in validation} - {None}
-    kept = [row for row in train if row.image_hash not in images]
+    place_N = find_hashes(sort_hashes(validation.hashes("image_hash")), train.hashes("image_hash"))
+    kept = train if (place_N < 0).all() else train.take(np.flatnonzero(place_N < 0))
+    looks = {row.perceptual_hash for row in validation} - {None}
     overlap = {
         "n_in_both": len(train) - len(kept),
         "n_near_duplicates": sum(row.perceptual_hash in looks for row in kept),
@@ -162,7 +162,7 @@ def _keep_apart(
     return _enough(config, config.dataset, kept), overlap
 
 
-def _enough(config: TrainRaterConfig, dataset: str, rows: Sequence[LocatedSample]) -> Sequence[LocatedSample]:
+def _enough(config: TrainRaterConfig, dataset: str, rows: SampleTable) -> SampleTable:
     if len(rows) < config.training.batch_size:
         raise ConfigError(
             f"Dataset {dataset!r} has {len(rows)} samples, but a batch has {config.training.batch_size}. "

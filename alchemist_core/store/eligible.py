@@ -28,7 +28,7 @@ from alchemist_core.selection.ranks import RankScale
 from alchemist_core.settings import load_settings
 from alchemist_core.store.copy import copy_out
 from alchemist_core.store.export import FILTER_COLUMNS, filter_rows
-from alchemist_core.store.manifests import hash_order
+from alchemist_core.store.manifests import hash_order, hash_prefixes
 from alchemist_core.store.queries import load_query
 
 
@@ -115,7 +115,7 @@ class EligibleSamples:
 
     def find(self, pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the positions of samples, ascending; samples that are not here are left out."""
-        own_N, wanted_K = (_prefix(hashes) for hashes in (self.pair_hash_N32, pair_hash_K32))
+        own_N, wanted_K = (hash_prefixes(hashes) for hashes in (self.pair_hash_N32, pair_hash_K32))
         place_K = np.minimum(np.searchsorted(own_N, wanted_K), len(own_N) - 1)
         found = place_K[own_N[place_K] == wanted_K] if len(own_N) else np.empty(0, np.int64)
         return np.sort(found)
@@ -129,10 +129,6 @@ class EligibleSamples:
         if self.source_N is not None:
             digest.update(np.ascontiguousarray(self.source_N, "<i8").data)
         return digest.hexdigest()
-
-
-def _prefix(pair_hash_N32: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(pair_hash_N32[:, :8]).view(">u8").ravel().astype(np.uint64)
 
 
 RANGE = 1_000_000

@@ -39,7 +39,7 @@ class Manifest:
         >>> Manifest(hash_rows([]), np.empty(0), np.empty(0)).sha256()[:8]
         'e3b0c442'
         """
-        return hashlib.sha256(np.ascontiguousarray(sort_hashes(self.pair_hash_K32)).data).hexdigest()
+        return hashes_sha256(self.pair_hash_K32)
 
     def pair_hashes(self) -> list[bytes]:
         """Return the hashes as Python objects. Meant for thousands of members, not for millions."""
@@ -71,7 +71,7 @@ def hash_order(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
     >>> hash_order(hash_rows([b"b" * 32, b"a" * 31 + b"z", b"a" * 32])).tolist()
     [2, 1, 0]
     """
-    prefix_K = np.ascontiguousarray(pair_hash_K32[:, :8]).view(">u8").ravel().astype(np.uint64)
+    prefix_K = hash_prefixes(pair_hash_K32)
     order_K = np.argsort(prefix_K)
     sorted_K = prefix_K[order_K]
     tied = np.flatnonzero(sorted_K[1:] == sorted_K[:-1])
@@ -84,13 +84,49 @@ def hash_order(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def sort_hashes(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return hashes in ascending order; sorted hashes, the usual case, are not copied."""
-    words_K = np.ascontiguousarray(pair_hash_K32[:, :8]).view(">u8").ravel()
-    return pair_hash_K32 if bool((words_K[1:] > words_K[:-1]).all()) else pair_hash_K32[hash_order(pair_hash_K32)]
+    prefix_K = hash_prefixes(pair_hash_K32)
+    return pair_hash_K32 if bool((prefix_K[1:] > prefix_K[:-1]).all()) else pair_hash_K32[hash_order(pair_hash_K32)]
 
 
-def members_sha256(pair_hash_K: Sequence[bytes]) -> str:
-    """Return the SHA-256 over a set of samples; it does not depend on their order."""
-    return hashlib.sha256(b"".join(sorted(pair_hash_K))).hexdigest()
+def hash_prefixes(pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the first 64 bits of each hash as a number that sorts as the hash does.
+
+    >>> hash_prefixes(hash_rows([bytes([0, 0, 0, 0, 0, 0, 1, 5]) * 4])).tolist()
+    [261]
+    """
+    return np.ascontiguousarray(pair_hash_K32[:, :8]).view(">u8").ravel().astype(np.uint64)
+
+
+def find_hashes(sorted_N32: NDArray[np.uint8], wanted_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the index of each wanted hash among hashes in ascending order; -1 where it is not among them.
+
+    >>> find_hashes(hash_rows([b"a" * 32, b"c" * 32]), hash_rows([b"c" * 32, b"b" * 32])).tolist()
+    [1, -1]
+    """
+    place_K, prefix_N = np.full(len(wanted_K32), -1), hash_prefixes(sorted_N32)
+    for start in range(0, len(wanted_K32) if len(sorted_N32) else 0, ROWS_A_PIECE):
+        wanted_P32 = wanted_K32[start : start + ROWS_A_PIECE]
+        prefix_P = hash_prefixes(wanted_P32)
+        place_P = np.minimum(np.searchsorted(prefix_N, prefix_P), len(prefix_N) - 1)
+        while True:
+            is_here_P = (sorted_N32[place_P] == wanted_P32).all(1)
+            next_P = np.minimum(place_P + 1, len(prefix_N) - 1)
+            # Several hashes with the same 64 bits: the wanted one may be the next.
+            is_later_P = ~is_here_P & (next_P > place_P) & (prefix_N[next_P] == prefix_P)
+            if not is_later_P.any():
+                break
+            place_P = np.where(is_later_P, next_P, place_P)
+        place_K[start : start + ROWS_A_PIECE] = np.where(is_here_P, place_P, -1)
+    return place_K
+
+
+def hashes_sha256(pair_hash_K32: NDArray[np.uint8]) -> str:
+    """Return the sha256 of the sorted hashes, one after another: it names the set of samples, whatever their order.
+
+    >>> hashes_sha256(hash_rows([b"b" * 32, b"a" * 32])) == hashlib.sha256(b"a" * 32 + b"b" * 32).hexdigest()
+    True
+    """
+    return hashlib.sha256(np.ascontiguousarray(sort_hashes(pair_hash_K32)).data).hexdigest()
 
 
 def rows_sha256(pair_hash_N32: NDArray[np.uint8], place_K: NDArray[np.int64]) -> str:
@@ -100,7 +136,7 @@ def rows_sha256(pair_hash_N32: NDArray[np.uint8], place_K: NDArray[np.int64]) ->
         pair_hash_N32: Hashes in ascending order.
         place_K: Indices of the rows, ascending.
 
-    >>> rows_sha256(hash_rows([b"a" * 32, b"b" * 32]), np.array([1])) == members_sha256([b"b" * 32])
+    >>> rows_sha256(hash_rows([b"a" * 32, b"b" * 32]), np.array([1])) == hashes_sha256(hash_rows([b"b" * 32]))
     True
     """
     digest = hashlib.sha256()

@@ -4,7 +4,7 @@ Near-duplicates are found incrementally, in blocks of one transaction. `distinct
 bands of its perceptual hash. New samples are compared only with first samples, so many copies of one image cost one row.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,49 +16,22 @@ from sqlalchemy.dialects.postgresql import insert
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.duplicates import MAX_DISTANCE, assign_firsts
 from alchemist_core.store.audit import record_event
-from alchemist_core.store.copy import copy_columns, copy_rows
+from alchemist_core.store.copy import copy_columns
 from alchemist_core.store.export import MEMBER_COLUMNS, Kinds, filter_rows
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.manifests import HASH_BYTES
 from alchemist_core.store.queries import load_query
+from alchemist_core.store.sample_table import SampleTable, spool_samples
 from alchemist_core.store.tables import AnyRow, RankScale, RankSnapshot, Sample, Takedown
 
 _ROWS_A_COPY, _ROWS_A_BATCH = 250_000, 20_000
 
 
-class LocatedSample(NamedTuple):
-    """A sample with a location that can be read now: a row of the view `live_locations`."""
-
-    sample_id: int
-    pair_hash: bytes
-    image_hash: bytes
-    perceptual_hash: int | None
-    caption: str
-    dataset_id: int
-    root_uri: str
-    shard_id: int
-    uri: str
-    ordinal: int
-    key: str
-    file_exts: list[str]
-    file_offsets: list[int]
-    file_sizes: list[int]
-    content_hash: bytes | None
-    repair: str | None
-
-
-def _located(rows: Iterable[AnyRow]) -> list[LocatedSample]:
-    return [LocatedSample._make(row) for row in rows]
-
-
-def read_training_samples(
-    engine: Engine, dataset_id: int, *, max_samples: int | None = None
-) -> Sequence[LocatedSample]:
+def read_training_samples(engine: Engine, dataset_id: int, *, max_samples: int | None = None) -> SampleTable:
     """Return a dataset's distinct samples in the order of pair_hash, each with its first live location."""
-    with engine.connect() as connection:
-        return _located(
-            connection.execute(load_query("training_samples"), {"dataset_id": dataset_id, "max_samples": max_samples})
-        )
+    given = {"dataset_id": dataset_id, "max_samples": max_samples}
+    with engine.connect().execution_options(yield_per=_ROWS_A_BATCH) as connection:
+        return spool_samples(connection.execute(load_query("training_samples"), given).partitions())
 
 
 def median_image_side(engine: Engine, dataset_id: int) -> int | None:
@@ -68,13 +41,12 @@ def median_image_side(engine: Engine, dataset_id: int) -> int | None:
     return side
 
 
-def read_first_locations(engine: Engine, pair_hash_K: Sequence[bytes]) -> Sequence[LocatedSample]:
-    """Return the first live location of each sample; samples without one (taken down, shard retired) are absent."""
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TEMPORARY TABLE wanted (pair_hash bytea) ON COMMIT DROP"))
-        copy_rows(connection, "wanted", ("pair_hash",), ((pair_hash,) for pair_hash in pair_hash_K))
-        connection.execute(text("ANALYZE wanted"))
-        return _located(connection.execute(load_query("first_locations")))
+def read_first_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> SampleTable:
+    """Return the first live location of each sample, in the order of pair_hash.
+
+    Samples without one are absent: their image was taken down, or their shard retired.
+    """
+    return spool_samples(_stream(engine, load_query("first_locations"), pair_hash_K32))
 
 
 def stream_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
@@ -139,14 +111,14 @@ _KEEP = """
 """
 
 
-def samples_without_aesthetic(engine: Engine, dataset_id: int) -> Iterator[tuple[Sequence[LocatedSample], int]]:
+def samples_without_aesthetic(engine: Engine, dataset_id: int) -> Iterator[tuple[SampleTable, int]]:
     """Yield the samples without an aesthetic score in batches of thousands, with the number of ids left to check."""
     with engine.connect() as connection:
         last = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
     for start in range(0, last, _RANGE):
         given = {"dataset_id": dataset_id, "after_id": start, "last_id": start + _RANGE}
         with engine.connect() as connection:
-            rows = _located(connection.execute(load_query("samples_without_aesthetic"), given))
+            rows = spool_samples([connection.execute(load_query("samples_without_aesthetic"), given)])
         yield rows, max(0, last - start - _RANGE)
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from alchemist_core.errors import DataError
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextEncoder, TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
+from alchemist_core.store.manifests import HASH_BYTES, hash_prefixes
 from alchemist_core.training.feature_cache import Arrays, FeatureCache, FoundRows, hold_rows
 from alchemist_core.training.launching import broadcast
 from alchemist_core.training.samples import CHUNK, Batch, Captions, SampleSource, SomeCaptions, none_decoded
@@ -29,6 +30,8 @@ from alchemist_core.training.samples import CHUNK, Batch, Captions, SampleSource
 _MOST_INPUT_BYTES = 2**30
 # Above this size a step encodes its own captions: 77 tokens of 768 numbers take 240 kB per caption.
 _MOST_TEXT_BYTES = 2**32
+# Captions that are counted at a time.
+_HASHED = 2**20
 _PROBE = "a red circle left of a blue square"
 
 Encode = Callable[[Int64[np.ndarray, " M"]], Iterator[tuple[Int64[np.ndarray, " M"], Arrays]]]
@@ -57,17 +60,15 @@ class EncodedImages:
 
 @dataclass(frozen=True, slots=True)
 class StoredCaptions:
-    """The features of each distinct caption, without the padding that all share, and the row of each sample's caption."""
+    """The features of each sample's caption, without the padding that all share; equal captions have one row."""
 
     found: FoundRows
     n_tokens: int
-    row_N: Int32[np.ndarray, " N"]
 
     def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
         """Read the features of the captions of some samples."""
-        row_B = self.row_N[index_B.numpy()].astype(np.int64)
         token_BTD, mask_BT, pooled_BD = (
-            torch.from_numpy(self.found.read(name, row_B)) for name in ("token", "mask", "pooled")
+            torch.from_numpy(self.found.read(name, index_B.numpy())) for name in ("token", "mask", "pooled")
         )
         return TextFeatures(
             token_BTD[:, : self.n_tokens].contiguous(), mask_BT[:, : self.n_tokens].contiguous(), pooled_BD
@@ -140,7 +141,7 @@ def encode_samples(
         tokenizer.encode,
         name="code",
         dtype=torch.int16 if config.n_codes <= 1 << 15 else torch.int32,
-        cache=None if cache is None else cache / "images" / _tokenizer_fingerprint(tokenizer),
+        cache=None if cache is None else cache / "images" / tokenizer_fingerprint(tokenizer),
         accelerator=accelerator,
     )
     captions = encode_captions(kept_captions(samples, codes), encoder, cache, accelerator)
@@ -207,26 +208,23 @@ def encode_captions(
         DataError: The processes do not see the same files in the cache.
     """
     longest = max(captions, key=lambda caption: (len(caption), caption), default="")
-    row_of = _number(captions, most=_MOST_TEXT_BYTES // encoder.encode([longest]).token_BTD.nbytes)
-    if row_of is None:
+    key_N32 = _hash_captions(captions, most=_MOST_TEXT_BYTES // encoder.encode([longest]).token_BTD.nbytes)
+    if key_N32 is None:
         return StepCaptions(encoder, captions)
-    distinct = list(row_of)
 
     def encode_some(index_M: Int64[np.ndarray, " M"]) -> Iterator[tuple[Int64[np.ndarray, " M"], Arrays]]:
         for start in range(0, len(index_M), CHUNK):
             chunk = index_M[start : start + CHUNK]
-            text = encoder.encode([distinct[row] for row in chunk])
+            text = encoder.encode([captions[place] for place in chunk.tolist()])
             arrays = {"token": text.token_BTD, "mask": text.mask_BT, "pooled": text.pooled_BD}
             yield chunk, {name: tensor.numpy(force=True) for name, tensor in arrays.items()}
 
     if cache is None:
-        found = _encode_all(len(distinct), encode_some)
+        found = _encode_distinct(key_N32, encode_some)
     else:
-        key_K32 = np.stack([_hash_caption(caption) for caption in distinct])
-        folder = cache / "captions" / _encoder_fingerprint(encoder)
-        found = _find_or_encode(FeatureCache(folder), key_K32, encode_some, accelerator)
-    row_N = np.fromiter((row_of[caption] for caption in captions), np.int32, len(captions))
-    return StoredCaptions(found, _longest(found), row_N)
+        folder = FeatureCache(cache / "captions" / _encoder_fingerprint(encoder))
+        found = _find_or_encode(folder, key_N32, encode_some, accelerator)
+    return StoredCaptions(found, _longest(found))
 
 
 def _find_or_encode(
@@ -261,6 +259,14 @@ def _encode_all(n: int, encode: Encode) -> FoundRows:
     return hold_rows(is_known_N, arrays)
 
 
+def _encode_distinct(key_N32: UInt8[np.ndarray, "N 32"], encode: Encode) -> FoundRows:
+    _, first_K, row_N = np.unique(key_N32.view("V32").ravel(), return_index=True, return_inverse=True)
+    rows = _encode_all(
+        len(first_K), lambda row_M: ((row_N[place_M], arrays) for place_M, arrays in encode(first_K[row_M]))
+    )
+    return FoundRows(np.ones(len(key_N32), bool), row_N, rows.segments, rows.end_S)
+
+
 def _wait(accelerator: Accelerator | None) -> None:
     if accelerator is not None:
         accelerator.wait_for_everyone()
@@ -284,14 +290,17 @@ def _is_first(key_M32: UInt8[np.ndarray, "M 32"]) -> Bool[np.ndarray, " M"]:
     return is_first_M
 
 
-def _number(captions: Captions, *, most: int) -> dict[str, int] | None:
-    """Number the distinct captions in their order; None if there are more than `most`."""
-    row_of: dict[str, int] = {}
-    for caption in captions:
-        row_of.setdefault(caption, len(row_of))
-        if len(row_of) > most:
-            return None
-    return row_of
+def _hash_captions(captions: Captions, *, most: int) -> UInt8[np.ndarray, "N 32"] | None:
+    """Return the sha256 of each caption; None if more than `most` are distinct."""
+    key_N32 = np.empty((len(captions), HASH_BYTES), np.uint8)
+    for n_hashed, caption in enumerate(captions, 1):
+        digest = hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest()
+        key_N32[n_hashed - 1] = np.frombuffer(digest, np.uint8)
+        if n_hashed % _HASHED == 0 or n_hashed == len(captions):
+            prefix_M = np.sort(hash_prefixes(key_N32[:n_hashed]))
+            if 1 + np.count_nonzero(np.diff(prefix_M)) > most:
+                return None
+    return key_N32
 
 
 def _longest(found: FoundRows) -> int:
@@ -300,15 +309,12 @@ def _longest(found: FoundRows) -> int:
     return max(int(found.read("mask", chunk).sum(1).max()) for chunk in chunks)
 
 
-def _hash_caption(caption: str) -> UInt8[np.ndarray, "32"]:
-    return np.frombuffer(hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest(), np.uint8)
-
-
 def _read_tokens(tokenizer: Tokenizer, code_BS: Tensor) -> ImageTokens:
     return tokenizer.tokens(code_BS.to(tokenizer.quantiser.codebook.weight.device).long())
 
 
-def _tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """Return a hash of a tokenizer's config and weights, the name of the folder of its codes in the cache."""
     digest = hashlib.sha256(tokenizer.config.model_dump_json().encode())
     for name, weight in sorted(tokenizer.state_dict().items()):
         digest.update(name.encode() + weight.numpy(force=True).tobytes())

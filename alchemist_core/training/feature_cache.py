@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.files import atomic_write
-from alchemist_core.store.manifests import HASH_BYTES, hash_order, hash_rows
+from alchemist_core.store.manifests import HASH_BYTES, hash_order, hash_prefixes, hash_rows
 
 _KEYS = "keys"
 Arrays = Mapping[str, NDArray[Any]]
@@ -119,11 +119,11 @@ class FeatureCache:
 
     def _find(self, key_N32: NDArray[np.uint8]) -> FoundRows:
         place_N = hash_order(key_N32)
-        prefix_N = _prefixes(key_N32)[place_N]
+        prefix_N = hash_prefixes(key_N32)[place_N]
         row_N, segments, ends = np.full(len(key_N32), -1), [], [0]
         for path in sorted(self._folder.glob("*.npz")) if len(key_N32) else ():
             key_K32 = _read_keys(path)
-            low_K, high_K = (np.searchsorted(prefix_N, _prefixes(key_K32), side) for side in ("left", "right"))
+            low_K, high_K = (np.searchsorted(prefix_N, hash_prefixes(key_K32), side) for side in ("left", "right"))
             # A key may be asked for several times: each row of the segment belongs to the places from low to high.
             n_each_K = high_K - low_K
             row_M = np.repeat(np.arange(len(key_K32)), n_each_K)
@@ -232,7 +232,3 @@ def _damage_deletes(path: Path) -> Iterator[None]:
             raise
         path.unlink(missing_ok=True)
         raise FileNotFoundError(f"{path} was damaged and is deleted") from damage
-
-
-def _prefixes(key_N32: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(key_N32[:, :8]).view(">u8").ravel().astype(np.uint64)

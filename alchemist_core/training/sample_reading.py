@@ -3,11 +3,10 @@
 Letters: N samples · M some of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,8 +18,7 @@ from alchemist_core.shards.images import BadImageError, decode_image, is_costly
 from alchemist_core.shards.storage import join_uri, read_ranges
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.shards.workers import n_own_cores
-from alchemist_core.store.manifests import hash_rows
-from alchemist_core.store.samples import LocatedSample
+from alchemist_core.store.sample_table import LocatedSample, SampleTable
 from alchemist_core.telemetry import OnProgress
 
 
@@ -73,6 +71,22 @@ class ReadSamples(NamedTuple):
     image_hashes: list[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class CaptionsOf:
+    """The captions of stored samples, read one by one."""
+
+    rows: SampleTable
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: int) -> str:
+        return self.rows[at].caption
+
+    def __iter__(self) -> Iterator[str]:
+        return (row.caption for row in self.rows)
+
+
 @dataclass(frozen=True)
 class StoredSamples:
     """Samples whose images are read from their shards on demand.
@@ -83,19 +97,19 @@ class StoredSamples:
         on_progress: Called with the images done, the images requested, and a note.
     """
 
-    rows: Sequence[LocatedSample]
+    rows: SampleTable
     side: int
     on_progress: OnProgress
 
     @property
-    def captions(self) -> list[str]:
+    def captions(self) -> "CaptionsOf":
         """Each sample's caption."""
-        return [row.caption for row in self.rows]
+        return CaptionsOf(self.rows)
 
     @property
     def image_keys(self) -> NDArray[np.uint8]:
         """The sha256 of each image's file."""
-        return hash_rows([bytes(row.image_hash) for row in self.rows])
+        return self.rows.hashes("image_hash")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -107,7 +121,7 @@ class StoredSamples:
         """
         places: list[int] = []
         images: list[Images] = []
-        for place, image in self._decode(index_M.tolist()):
+        for place, image in self._decode(index_M):
             places.append(place)
             images.append(image)
             if len(images) == _CHUNK:
@@ -116,33 +130,36 @@ class StoredSamples:
         if images:
             yield np.array(places), np.stack(images)
 
-    def _decode(self, index: list[int]) -> Iterator[tuple[int, Images]]:
-        rows, n_done = self.rows, 0
-        by_shard = sorted(index, key=lambda at: (rows[at].root_uri, rows[at].uri, rows[at].file_offsets[0]))
+    def _decode(self, index_M: NDArray[np.int64]) -> Iterator[tuple[int, Images]]:
+        n_done = 0
         with ThreadPoolExecutor(n_own_cores()) as pool:
-            for uri, group in groupby(by_shard, key=lambda at: join_uri(rows[at].root_uri, rows[at].uri)):
-                places = list(group)
-                for start in range(0, len(places), _N_FILES):
-                    part = places[start : start + _N_FILES]
-                    files = dict(zip(part, read_ranges(uri, [image_member(rows[at]) for at in part]), strict=True))
-                    costly = [at for at in part if is_costly(files[at])]
-                    cheap = [at for at in part if at not in set(costly)] if costly else part
-                    for place, image in zip(
-                        cheap, pool.map(self._decode_one, (files[at] for at in cheap)), strict=True
-                    ):
-                        if image is not None:
-                            yield place, image
-                    yield from self._decode_apart(uri, costly)
+            for shard in self.rows.take(index_M).by_shard():
+                for start in range(0, len(shard), _N_FILES):
+                    part = index_M[shard[start : start + _N_FILES]]
+                    yield from self._decode_part(dict(zip(part.tolist(), self.rows.take(part), strict=True)), pool)
                     n_done += len(part)
-                    self.on_progress(n_done, len(index), "read")
+                    self.on_progress(n_done, len(index_M), "read")
 
-    def _decode_apart(self, uri: str, places: list[int]) -> Iterator[tuple[int, Images]]:
+    def _decode_part(self, row_of: dict[int, LocatedSample], pool: ThreadPoolExecutor) -> Iterator[tuple[int, Images]]:
+        """Decode some images of one shard."""
+        first = next(iter(row_of.values()))
+        uri = join_uri(first.root_uri, first.uri)
+        data = read_ranges(uri, [image_member(row) for row in row_of.values()])
+        files = dict(zip(row_of, data, strict=True))
+        costly = {at: row_of[at] for at, file in files.items() if is_costly(file)}
+        cheap = [at for at in files if at not in costly]
+        for place, image in zip(cheap, pool.map(self._decode_one, (files[at] for at in cheap)), strict=True):
+            if image is not None:
+                yield place, image
+        yield from self._decode_apart(uri, costly)
+
+    def _decode_apart(self, uri: str, row_of: dict[int, LocatedSample]) -> Iterator[tuple[int, Images]]:
         """Decode costly images in worker processes, because a decoder may crash or need too much memory."""
-        if not places:
+        if not row_of:
             return
-        rows = [self.rows[at] for at in places]
+        places = list(row_of)
         with closing(ProcessDecoders(min(n_own_cores(), len(places)), self.side)) as decoders:
-            for at, row in enumerate(rows):
+            for at, row in enumerate(row_of.values()):
                 while not decoders.has_room():
                     yield from _good_images(decoders, places)
                 hashes = [bytes(row.image_hash)]
@@ -170,7 +187,7 @@ def _good_images(decoders: ProcessDecoders, places: list[int]) -> Iterator[tuple
             yield places[part.ticket], part.image_BHWC[0].copy()
 
 
-def read_images(rows: Sequence[LocatedSample], side: int, on_progress: OnProgress) -> ReadSamples:
+def read_images(rows: SampleTable, side: int, on_progress: OnProgress) -> ReadSamples:
     """Decode each sample's image to one size; a sample whose image cannot be decoded is left out (scoring quarantines it).
 
     Args:

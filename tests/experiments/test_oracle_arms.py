@@ -16,6 +16,7 @@ from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import Arms, TrainDownstreamConfig
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.manifests import list_hashes
 from alchemist_core.store.snapshots import reload_snapshot
 from alchemist_core.store.subsets import find_subset
 
@@ -31,7 +32,7 @@ def draw(scored_store: Any, corpus: Path) -> Callable[..., list[bytes]]:
         select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": policy}))
         subset = find_subset(open_store(), name)
         eligible = reload_snapshot(open_store(), subset.snapshot_id).pairs.open_pairs()
-        return Arms(subset, eligible, corpus / "truth.parquet").members(arm, seed)
+        return list_hashes(Arms(subset, eligible, corpus / "truth.parquet").members(arm, seed))
 
     return members
 

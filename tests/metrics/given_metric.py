@@ -11,6 +11,7 @@ from alchemist_core.metrics.catalogue import METRICS, find_metric
 from alchemist_core.metrics.image_metrics import ImageMetric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples
 from alchemist_core.protocols.protocol import ImageProtocol, ProtocolFile
+from alchemist_core.store.sample_table import spool_samples
 from tests.metrics.scene_metric import SceneScore
 
 NOWHERE = create_engine("postgresql+psycopg2://nowhere")
@@ -24,7 +25,7 @@ class GivenSamples(EvaluationSamples):
     """Reference images that were given, in place of those of an evaluation dataset."""
 
     def __init__(self, references: Sequence[np.ndarray]) -> None:
-        super().__init__(NOWHERE, tuple, forget)
+        super().__init__(NOWHERE, lambda: spool_samples([]), forget)
         self._references = references
 
     def images(self, _side: int) -> Iterator[np.ndarray]:

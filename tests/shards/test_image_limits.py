@@ -8,7 +8,6 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +28,9 @@ from alchemist_core.shards.reading import ShardContent, _ReadInOrder, read_shard
 from alchemist_core.shards.samples import Reading
 from alchemist_core.shards.storage import list_shards
 from alchemist_core.shards.workers import Workers
+from alchemist_core.store.sample_table import spool_samples
 from alchemist_core.training.sample_reading import read_images
+from tests.located_samples import located
 from tests.shards.conftest import draw_image
 from tests.shards.deadly import DeadlyRecordTask
 from tests.shards.slow_images import bomb, slow_jpeg
@@ -189,14 +190,14 @@ def test_training_leaves_an_image_out_that_takes_too_long(tmp_path: Path, pictur
     large = draw_image(9, kind="PNG", size=(1000, 1000))
     task = task_of(tmp_path / "a.tar", [*pictures, large])
     rows = [
-        SimpleNamespace(
-            root_uri=str(tmp_path), uri="a.tar", caption=str(number), pair_hash=image_hash, image_hash=image_hash,
+        located(
+            number, root_uri=str(tmp_path), uri="a.tar", caption=str(number), image_hash=image_hash,
             file_exts=["jpg"], file_offsets=[offset], file_sizes=[size],
         )
         for number, ((offset, size), image_hash) in enumerate(zip(task.ranges, task.image_hash_B, strict=True))
     ]  # fmt: skip
     assert is_costly(large)
-    found = read_images(rows, SIDE, lambda *_: None)
+    found = read_images(spool_samples([rows]), SIDE, lambda *_: None)
     assert found.captions == [str(number) for number in range(8) if number != 3]
     assert (found.images[-1] == decode_image(large, SIDE)).all()
 

@@ -17,7 +17,7 @@ from alchemist_core.project import load_project
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.select import SelectConfig
-from alchemist_core.store.manifests import members_sha256, read_first_bits, read_manifest
+from alchemist_core.store.manifests import hash_rows, hashes_sha256, read_first_bits, read_manifest
 from alchemist_core.store.raters import store_window
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.preview import MAX_DATES
@@ -58,7 +58,7 @@ def test_a_preview_equals_the_later_selection(store: Engine) -> None:
     preview, report = draw(dry_run=True), draw()
     same = {"version", "is_new"}
     assert preview.model_dump(exclude=same) == report.model_dump(exclude=same)
-    assert preview.manifest_sha256 == members_sha256(list(members(store)))
+    assert preview.manifest_sha256 == hashes_sha256(hash_rows(list(members(store))))
 
 
 def test_a_preview_counts_members_by_dataset_and_date_and_estimates_their_bytes(store: Engine) -> None:

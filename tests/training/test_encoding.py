@@ -12,14 +12,18 @@ import pytest
 import torch
 
 from alchemist_core.errors import DataError
-from alchemist_core.models.config import TokenizerConfig
+from alchemist_core.models.config import SCALES, TokenizerConfig
 from alchemist_core.models.text import TextFeatures, WordVectors
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 from alchemist_core.store.manifests import hash_rows
+from alchemist_core.store.sample_table import spool_samples
 from alchemist_core.training import encoding, samples
 from alchemist_core.training.encoding import EncodedSamples, encode_samples
 from alchemist_core.training.feature_cache import FeatureCache
+from alchemist_core.training.sample_reading import StoredSamples
 from alchemist_core.training.samples import ImagesOf, JoinedSamples, Samples
+from tests.located_samples import located
+from tests.peak_memory import peak_mib
 
 
 class CountingTokenizer(Tokenizer):
@@ -160,6 +164,28 @@ def test_known_images_are_not_even_read(tokenizer: CountingTokenizer, pairs: Sam
     gone = Samples(np.zeros_like(pairs.image_NHWC), pairs.captions, pairs.image_keys)
     found = encode_samples(gone, tokenizer, WordVectors(), cache=tmp_path)
     assert torch.equal(codes(found), tokenizer.encode(pairs.image_NHWC))
+
+
+def test_equal_captions_are_encoded_once_without_a_cache_too(
+    tokenizer: CountingTokenizer, pairs: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "CHUNK", 3)
+    encoder, n_probes = CountingEncoder(), 1
+    found = encode_samples(pairs, tokenizer, encoder)
+    assert encoder.n_encoded == len(set(pairs.captions)) + n_probes
+    every = WordVectors().encode(pairs.captions)
+    assert torch.equal(found.captions.rows(torch.arange(200)).pooled_BD, every.pooled_BD)
+
+
+@pytest.mark.parametrize(("most", "is_table"), [(16, True), (15, False)])
+def test_captions_are_kept_if_the_distinct_ones_fit(
+    tokenizer: CountingTokenizer, pairs: Samples, monkeypatch: pytest.MonkeyPatch, most: int, is_table: bool
+) -> None:
+    """There are 16: four colours at four places."""
+    assert len(set(pairs.captions)) == 16
+    monkeypatch.setattr(encoding, "_HASHED", 64)
+    monkeypatch.setattr(encoding, "_MOST_TEXT_BYTES", most * WordVectors().encode([""]).token_BTD.nbytes)
+    assert isinstance(encode_samples(pairs, tokenizer, WordVectors()).captions, encoding.StoredCaptions) == is_table
 
 
 @pytest.mark.parametrize("is_small", [True, False])
@@ -305,3 +331,30 @@ def test_processes_encode_a_share_each_and_after_a_kill_only_what_is_missing(
     again = encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path / "cache")
     assert tokenizer.n_encoded == 200 - len(encoded)
     assert torch.equal(codes(again), tokenizer.encode(pairs.image_NHWC))
+
+
+def made_up(n_samples: int) -> StoredSamples:
+    """Samples whose codes are in the cache, with rows that are read from the disk."""
+    parts = ([located(number) for number in range(at, at + 500)] for at in range(0, n_samples, 500))
+    return StoredSamples(spool_samples(parts), 16, lambda *_: None)
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The codes of 16,000 images take 22 MB, their rows 20 MB as objects and their captions' features 147 MB."""
+    tokenizer = Tokenizer(TokenizerConfig(resolution=64, scales=SCALES[256], n_codes=4096, n_rounds=1))
+    monkeypatch.setattr(encoding, "_MOST_INPUT_BYTES", 0)
+    monkeypatch.setattr(encoding, "CHUNK", 256)
+    store = FeatureCache(tmp_path / "images" / encoding.tokenizer_fingerprint(tokenizer))
+    for start in range(0, 16_000, 1000):
+        keys = hash_rows([located(number).image_hash for number in range(start, start + 1000)])
+        store.add(keys, {"code": np.full((1000, 680), start // 1000, np.int16)})
+    grown = []
+    for n_samples in (1000, 16_000):
+        before = peak_mib(reset=True)
+        data = encode_samples(made_up(n_samples), tokenizer, WordVectors(), cache=tmp_path)
+        for index_B in torch.randperm(n_samples)[:4000].split(100):
+            # The number of a thousand is the code of its images.
+            assert (data.codes.rows(index_B)[:, 5] == index_B // 1000).all()
+            assert data.captions.rows(index_B).mask_BT.any()
+        grown.append(peak_mib() - before)
+    assert grown[1] - grown[0] < 12

@@ -1,41 +1,41 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from alchemist_core.store.sample_table import LocatedSample, SampleTable, spool_samples
 from alchemist_core.training import sample_reading
 from alchemist_core.training.sample_reading import StoredSamples, read_images
+from tests.located_samples import located
 from tests.shards.conftest import draw_image
 
 SIDE = 16
 
 
-def store_pictures(path: Path, pictures: list[bytes]) -> list[SimpleNamespace]:
+def store_pictures(path: Path, pictures: list[bytes], shard_id: int) -> list[LocatedSample]:
     """Rows of the store for a file of concatenated images."""
     path.write_bytes(b"".join(pictures))
     offsets = np.cumsum([0, *map(len, pictures)]).tolist()
     return [
-        SimpleNamespace(
-            root_uri=str(path.parent), uri=path.name, key=str(number), caption=f"picture {number} of {path.name}",
-            pair_hash=bytes([number]) * 32, image_hash=bytes([number]) * 32,
-            file_exts=["jpg"], file_offsets=[offset], file_sizes=[len(picture)],
+        located(
+            number, root_uri=str(path.parent), uri=path.name, shard_id=shard_id, image_hash=bytes([number]) * 32,
+            caption=f"picture {number} of {path.name}", file_exts=["jpg"], file_offsets=[offset], file_sizes=[len(picture)],
         )
         for number, (offset, picture) in enumerate(zip(offsets, pictures, strict=False))
     ]  # fmt: skip
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> list[SimpleNamespace]:
+def rows(tmp_path: Path) -> SampleTable:
     """Twenty samples of two shards in mixed order; one image cannot be decoded."""
     pictures = [draw_image(seed, kind="JPEG", size=(40, 30)) for seed in range(20)]
     pictures[7] = b"no picture"
-    two = [store_pictures(tmp_path / name, part) for name, part in (("b.tar", pictures[:10]), ("a.tar", pictures[10:]))]
-    return [row for both in zip(*two, strict=True) for row in both]
+    b, a = store_pictures(tmp_path / "b.tar", pictures[:10], 2), store_pictures(tmp_path / "a.tar", pictures[10:], 1)
+    return spool_samples([[row for both in zip(b, a, strict=True) for row in both]])
 
 
 def test_images_come_some_at_a_time_in_the_order_of_the_shards(
-    rows: list[SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+    rows: SampleTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_reading, "_CHUNK", 6)
     chunks = list(StoredSamples(rows, SIDE, lambda *_: None).read(np.arange(20)))
@@ -45,16 +45,16 @@ def test_images_come_some_at_a_time_in_the_order_of_the_shards(
 
 
 def test_an_image_that_cannot_be_decoded_is_left_out_and_the_others_keep_their_captions(
-    rows: list[SimpleNamespace],
+    rows: SampleTable,
 ) -> None:
     found = read_images(rows, SIDE, lambda *_: None)
-    kept = [row for row in rows if row.caption != "picture 7 of b.tar"]
-    assert found.captions == [row.caption for row in kept]
-    one_by_one = [read_images([row], SIDE, lambda *_: None).images[0] for row in kept]
+    kept = [place for place, row in enumerate(rows) if row.caption != "picture 7 of b.tar"]
+    assert found.captions == [rows[place].caption for place in kept]
+    one_by_one = [read_images(rows[place : place + 1], SIDE, lambda *_: None).images[0] for place in kept]
     assert np.array_equal(found.images, np.stack(one_by_one))
 
 
-def test_only_what_is_asked_for_is_read(rows: list[SimpleNamespace]) -> None:
+def test_only_what_is_asked_for_is_read(rows: SampleTable) -> None:
     seen: list[tuple[int, int, str]] = []
     ((places, images),) = StoredSamples(rows, SIDE, lambda *news: seen.append(news)).read(np.array([3, 2]))
     assert sorted(places.tolist()) == [2, 3]

@@ -1,0 +1,133 @@
+"""Located samples in a table on the disk: a million of them as Python objects takes 1.2 GB, in each process of a run.
+
+Letters: N samples · M of them.
+"""
+
+import marshal
+import mmap
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, Literal, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alchemist_core.settings import load_settings
+from alchemist_core.store.manifests import HASH_BYTES
+
+
+class LocatedSample(NamedTuple):
+    """A sample with a location that can be read now: a row of the view `live_locations`."""
+
+    sample_id: int
+    pair_hash: bytes
+    image_hash: bytes
+    perceptual_hash: int | None
+    caption: str
+    dataset_id: int
+    root_uri: str
+    shard_id: int
+    uri: str
+    ordinal: int
+    key: str
+    file_exts: list[str]
+    file_offsets: list[int]
+    file_sizes: list[int]
+    content_hash: bytes | None
+    repair: str | None
+
+
+# What is read of all rows at once. A row's other values are before its end in the file of rows.
+_COLUMNS = np.dtype(
+    [("pair_hash", f"V{HASH_BYTES}"), ("image_hash", f"V{HASH_BYTES}"), ("shard_id", "i8"), ("ordinal", "i8"), ("end", "i8")]
+)  # fmt: skip
+_PACKED = struct.Struct(f"={HASH_BYTES}s{HASH_BYTES}sqqq")
+_ROWS_IN_MEMORY = 4096
+
+
+class SampleTable(Sequence[LocatedSample]):
+    """Located samples in two temporary files, mapped into memory. `spool_samples` makes one; a slice is another one."""
+
+    def __init__(
+        self, rows: mmap.mmap | bytes, columns: mmap.mmap | bytes, index_N: NDArray[np.int64] | None = None
+    ) -> None:
+        self._rows, self._mapped, self._index_N = rows, columns, index_N
+        self._columns = np.frombuffer(columns, _COLUMNS) if columns else np.empty(0, _COLUMNS)
+        self._end_N, self._n_read = self._columns["end"], 0
+
+    def __len__(self) -> int:
+        return len(self._columns if self._index_N is None else self._index_N)
+
+    @overload
+    def __getitem__(self, at: int) -> LocatedSample: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> "SampleTable": ...
+
+    def __getitem__(self, at: int | slice) -> "LocatedSample | SampleTable":
+        if isinstance(at, slice):
+            return self.take(np.arange(*at.indices(len(self))))
+        place = range(len(self))[at]
+        row = place if self._index_N is None else int(self._index_N[place])
+        self._n_read += 1
+        if self._n_read % _ROWS_IN_MEMORY == 0:
+            self._let_go()
+        start = int(self._end_N[row - 1]) if row else 0
+        return LocatedSample._make(marshal.loads(self._rows[start : int(self._end_N[row])]))  # noqa: S302  our own file
+
+    def __iter__(self) -> Iterator[LocatedSample]:
+        return (self[at] for at in range(len(self)))
+
+    def take(self, index_M: NDArray[np.int64]) -> "SampleTable":
+        """Return some rows, in the order of their indices."""
+        index_M = index_M if self._index_N is None else self._index_N[index_M]
+        return SampleTable(self._rows, self._mapped, index_M)
+
+    def hashes(self, name: Literal["pair_hash", "image_hash"]) -> NDArray[np.uint8]:
+        """Return the hashes of all rows, as 32 bytes each."""
+        hash_N: NDArray[np.uint8] = self._column(name).view(np.uint8).reshape(-1, HASH_BYTES)
+        return hash_N
+
+    def by_shard(self) -> list[NDArray[np.int64]]:
+        """Return the indices of the rows of each shard, in the order in which their files lie in it."""
+        shard_N, ordinal_N = self._column("shard_id"), self._column("ordinal")
+        place_N = np.lexsort((ordinal_N, shard_N))
+        return [] if not len(self) else np.split(place_N, np.flatnonzero(np.diff(shard_N[place_N])) + 1)
+
+    def _column(self, name: str) -> NDArray[Any]:
+        values = self._columns[name]
+        copied = np.ascontiguousarray(values) if self._index_N is None else values[self._index_N]
+        self._let_go()
+        return copied
+
+    def _let_go(self) -> None:
+        """Stop counting the pages that were read as memory of this process. The kernel keeps them as long as it has room."""
+        for mapped in (self._rows, self._mapped):
+            if isinstance(mapped, mmap.mmap):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def spool_samples(parts: Iterable[Iterable[Sequence[Any]]]) -> SampleTable:
+    """Write rows to temporary files, which the system deletes when nobody reads them any more, even after a kill.
+
+    Args:
+        parts: Rows with the values of a `LocatedSample`, some at a time.
+    """
+    home = load_settings().artifacts
+    # Beside the artifacts, because the system's temporary folder may be in memory.
+    folder, end = home if home.is_dir() else None, 0
+    with TemporaryFile(dir=folder) as rows, TemporaryFile(dir=folder) as columns:
+        for part in parts:
+            for row in part:
+                sample = LocatedSample._make(row)
+                end += rows.write(marshal.dumps(tuple(sample)))
+                hashes = bytes(sample.pair_hash), bytes(sample.image_hash)
+                columns.write(_PACKED.pack(*hashes, sample.shard_id, sample.ordinal, end))
+        return SampleTable(_map(rows), _map(columns))
+
+
+def _map(file: BinaryIO) -> mmap.mmap | bytes:
+    file.flush()
+    # An empty file cannot be mapped.
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
