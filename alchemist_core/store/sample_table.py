@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.settings import load_settings
-from alchemist_core.store.manifests import HASH_BYTES
+from alchemist_core.store.manifests import HASH_BYTES, ROWS_A_PIECE
 
 
 class LocatedSample(NamedTuple):
@@ -43,21 +43,41 @@ _COLUMNS = np.dtype(
     [("pair_hash", f"V{HASH_BYTES}"), ("image_hash", f"V{HASH_BYTES}"), ("shard_id", "i8"), ("ordinal", "i8"), ("end", "i8")]
 )  # fmt: skip
 _PACKED = struct.Struct(f"={HASH_BYTES}s{HASH_BYTES}sqqq")
-_ROWS_IN_MEMORY = 4096
+# After so many reads a process lets the pages go. The kernel maps 64 KiB around each page that is read: at most 32 MiB of two files.
+_READS_IN_MEMORY = 256
+
+
+class _Files:
+    """The rows and the columns of a table, mapped into memory."""
+
+    def __init__(self, rows: BinaryIO, columns: BinaryIO) -> None:
+        self._mapped = [_map(file) for file in (rows, columns)]
+        self.rows, packed = self._mapped
+        self.columns = np.frombuffer(packed, _COLUMNS) if packed else np.empty(0, _COLUMNS)
+        self._n_read = 0
+
+    def read(self, row: int) -> LocatedSample:
+        self._n_read += 1
+        if self._n_read % _READS_IN_MEMORY == 0:
+            self.let_go()
+        start, end = int(self.columns["end"][row - 1]) if row else 0, int(self.columns["end"][row])
+        return LocatedSample._make(marshal.loads(self.rows[start:end]))  # noqa: S302  our own file
+
+    def let_go(self) -> None:
+        """Stop counting the pages that were read as memory of this process. The kernel keeps them as long as it has room."""
+        for mapped in self._mapped:
+            if isinstance(mapped, mmap.mmap):
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class SampleTable(Sequence[LocatedSample]):
-    """Located samples in two temporary files, mapped into memory. `spool_samples` makes one; a slice is another one."""
+    """Located samples in two temporary files. `spool_samples` makes one; a slice is another one, in the same files."""
 
-    def __init__(
-        self, rows: mmap.mmap | bytes, columns: mmap.mmap | bytes, index_N: NDArray[np.int64] | None = None
-    ) -> None:
-        self._rows, self._mapped, self._index_N = rows, columns, index_N
-        self._columns = np.frombuffer(columns, _COLUMNS) if columns else np.empty(0, _COLUMNS)
-        self._end_N, self._n_read = self._columns["end"], 0
+    def __init__(self, files: _Files, index_N: NDArray[np.int64] | None = None) -> None:
+        self._files, self._index_N = files, index_N
 
     def __len__(self) -> int:
-        return len(self._columns if self._index_N is None else self._index_N)
+        return len(self._files.columns if self._index_N is None else self._index_N)
 
     @overload
     def __getitem__(self, at: int) -> LocatedSample: ...
@@ -70,11 +90,7 @@ class SampleTable(Sequence[LocatedSample]):
             return self.take(np.arange(*at.indices(len(self))))
         place = range(len(self))[at]
         row = place if self._index_N is None else int(self._index_N[place])
-        self._n_read += 1
-        if self._n_read % _ROWS_IN_MEMORY == 0:
-            self._let_go()
-        start = int(self._end_N[row - 1]) if row else 0
-        return LocatedSample._make(marshal.loads(self._rows[start : int(self._end_N[row])]))  # noqa: S302  our own file
+        return self._files.read(row)
 
     def __iter__(self) -> Iterator[LocatedSample]:
         return (self[at] for at in range(len(self)))
@@ -82,7 +98,7 @@ class SampleTable(Sequence[LocatedSample]):
     def take(self, index_M: NDArray[np.int64]) -> "SampleTable":
         """Return some rows, in the order of their indices."""
         index_M = index_M if self._index_N is None else self._index_N[index_M]
-        return SampleTable(self._rows, self._mapped, index_M)
+        return SampleTable(self._files, index_M)
 
     def hashes(self, name: Literal["pair_hash", "image_hash"]) -> NDArray[np.uint8]:
         """Return the hashes of all rows, as 32 bytes each."""
@@ -96,16 +112,13 @@ class SampleTable(Sequence[LocatedSample]):
         return [] if not len(self) else np.split(place_N, np.flatnonzero(np.diff(shard_N[place_N])) + 1)
 
     def _column(self, name: str) -> NDArray[Any]:
-        values = self._columns[name]
-        copied = np.ascontiguousarray(values) if self._index_N is None else values[self._index_N]
-        self._let_go()
-        return copied
-
-    def _let_go(self) -> None:
-        """Stop counting the pages that were read as memory of this process. The kernel keeps them as long as it has room."""
-        for mapped in (self._rows, self._mapped):
-            if isinstance(mapped, mmap.mmap):
-                mapped.madvise(mmap.MADV_DONTNEED)
+        values = self._files.columns[name]
+        column_N = np.empty(len(self), values.dtype)
+        for start in range(0, len(self), ROWS_A_PIECE):
+            piece = slice(start, start + ROWS_A_PIECE)
+            column_N[piece] = values[piece if self._index_N is None else self._index_N[piece]]
+            self._files.let_go()
+        return column_N
 
 
 def spool_samples(parts: Iterable[Iterable[Sequence[Any]]]) -> SampleTable:
@@ -124,7 +137,7 @@ def spool_samples(parts: Iterable[Iterable[Sequence[Any]]]) -> SampleTable:
                 end += rows.write(marshal.dumps(tuple(sample)))
                 hashes = bytes(sample.pair_hash), bytes(sample.image_hash)
                 columns.write(_PACKED.pack(*hashes, sample.shard_id, sample.ordinal, end))
-        return SampleTable(_map(rows), _map(columns))
+        return SampleTable(_Files(rows, columns))
 
 
 def _map(file: BinaryIO) -> mmap.mmap | bytes:
