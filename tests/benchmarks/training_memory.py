@@ -1,10 +1,12 @@
 """Memory of a process that trains on encoded samples, by their number, with codes and rows that are made up.
 
 `python -m tests.benchmarks.training_memory [--samples 10000,100000,1000000] [--batches 200] [--keep FOLDER]`, alone on the machine: a
-million samples at 256 px need 1.4 GB of disk for their codes and 0.5 GB for their rows. It writes `.alchemist/bench/training_memory.json`.
+million samples at 256 px need 1.4 GB of disk for their codes, 0.5 GB for their rows and 0.9 GB for captions. It writes `.alchemist/bench/training_memory.json`.
 
 Each number of samples is measured in a process of its own: rows are read as from the store, the cache is checked and searched, and batches
-are read in the order of training. Captions are all different, and are encoded by `words`. Peaks are over the process before the rows.
+are read in the order of training. Captions are all different and encoded by `words`: those of 100,000 samples are encoded at the start and
+read from the cache, those of a million, which exceed 4 GiB, at each step. Figures are over the process before the rows: `held_mib` is
+memory of the process alone, `peak_mib` all that was resident at any time, mapped files included.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from tests.benchmarks.rows import Row, write_rows
 from tests.peak_memory import held_mib, peak_mib
 
 BATCH, SEGMENT = 256, 4096
-# What a process may hold more at the largest number of samples than at the smallest.
+# What a process may have more at any number of samples than at the smallest.
 MOST_MIB = 100
 
 
@@ -49,9 +51,11 @@ def main() -> None:
         found = {count: in_process(count, cache, given.batches) for count in counts}
     rows = [row for count, one in found.items() for row in rows_of(count, one)]
     for name in ("held_mib", "peak_mib"):
-        grown = found[counts[-1]][name] - found[counts[0]][name]
-        title = f"{name} at {counts[-1]:,} over {counts[0]:,}"
-        rows.append(Row(title, round(grown, 1), "MiB", f"≤ {MOST_MIB}", grown <= MOST_MIB))
+        grown = max(one[name] for one in found.values()) - found[counts[0]][name]
+        title = f"{name}, most over {counts[0]:,} samples"
+        rows.append(
+            Row(title, round(grown, 1), "MiB", f"≤ {MOST_MIB}", grown <= MOST_MIB, f"up to {counts[-1]:,} samples")
+        )
     write_rows("training_memory", rows)
 
 
