@@ -1,7 +1,7 @@
 """Memory of a process that trains on encoded samples, by their number, with codes and rows that are made up.
 
-`python -m tests.benchmarks.training_memory [--samples 10000,100000,1000000] [--batches 200] [--keep FOLDER]`, alone on the machine. It needs
-3 GB of disk: 1.4 for the codes of a million images at 256 px, 0.5 for their rows, 0.9 for captions. It writes
+`python -m tests.benchmarks.training_memory [--samples 10000,100000,1000000] [--batches 200] [--keep FOLDER]`, alone on the machine. It
+needs 3 GB of disk: 1.4 for the codes of a million images at 256 px, 0.5 for their rows, 0.9 for captions. It writes
 `.alchemist/bench/training_memory.json`.
 
 Each number of samples is measured in a process of its own: rows are read as from the store, the cache is checked and searched, and batches
