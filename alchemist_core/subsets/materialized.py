@@ -591,7 +591,7 @@ def read_dataset_manifest(source: Path | BinaryIO) -> tuple[str, list[Materializ
         metadata = pq.read_schema(source / MANIFEST_NAME if isinstance(source, Path) else source).metadata or {}
         shards = [MaterializedShard(*shard) for shard in json.loads(metadata[_SHARDS_KEY])]
         return metadata[_IDENTITY_KEY].decode(), shards
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
 
 

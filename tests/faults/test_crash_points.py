@@ -32,8 +32,9 @@ NAME, TRAINED = (
     ("--preset", "tiny", "--num-train-epochs", "2", "--batch-size", "16", "--checkpointing-steps", "2"),
 )
 CHAIN = (
-    ("ingest", "--dataset", "v", "--root", "CORPUS/validation", "--role", "validation"),
-    ("ingest", "--dataset", "t", "--root", "CORPUS/test", "--role", "evaluation"),
+    # Dated, so that midnight during the test changes nothing.
+    ("ingest", "--dataset", "v", "--root", "CORPUS/validation", "--role", "validation", "--crawl-date", "2026-01-01"),
+    ("ingest", "--dataset", "t", "--root", "CORPUS/test", "--role", "evaluation", "--crawl-date", "2026-01-01"),
     ("ingest", "--dataset", "scenes", "--root", "CORPUS/train"),
     (
         "train-rater", "--preset", "tiny", "--dataset", "scenes", "--validation", "v", "--proxy-warmup-steps", "4",

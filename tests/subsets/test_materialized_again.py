@@ -1,9 +1,12 @@
 """Materializing again keeps correct files and makes the missing ones."""
 
+import io
 import multiprocessing
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from alchemist_core.errors import DataError
@@ -161,6 +164,23 @@ def test_a_copy_whose_manifest_cannot_be_read_is_something_else(sources: list[Me
         path.write_bytes(bad)
         with pytest.raises(DataError, match=r"something else\. Remove the folder"):
             copy(sources, tmp_path / "copy")
+
+
+def test_a_manifest_with_a_type_that_arrow_does_not_know_is_no_manifest() -> None:
+    """A flipped byte can make a column's integers wider than 64 bits, which Arrow reports as something not implemented."""
+    buffer = io.BytesIO()
+    pq.write_table(materialized.SCHEMA.empty_table(), buffer)
+    data, n_unknown = bytearray(buffer.getvalue()), 0
+    for place, value in ((place, data[place] ^ flip) for place in range(len(data)) for flip in (1, 64)):
+        damaged = bytes(data[:place]) + bytes([value]) + bytes(data[place + 1 :])
+        try:
+            pq.read_schema(io.BytesIO(damaged))
+        except pa.ArrowNotImplementedError:
+            n_unknown += 1
+            assert materialized.read_dataset_manifest(io.BytesIO(damaged)) is None
+        except (OSError, ValueError):
+            continue
+    assert n_unknown > 0
 
 
 def test_a_copy_is_complete_on_the_disk_before_it_is_renamed_and_the_rename_is_flushed_after_it(
