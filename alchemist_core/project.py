@@ -247,6 +247,28 @@ def effective_prices() -> Prices:
     return load_project().prices.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
+def train_rater_command(dataset: str = "NAME", validation: str = "NAME") -> str:
+    """Return the command that trains a rater, without the options that the project file gives.
+
+    >>> train_rater_command(validation="goal")
+    'alchemist train-rater --preset PRESET --dataset NAME --validation goal'
+    """
+    given, words = load_project().rater, ["alchemist train-rater"]
+    for name, value in (("preset", "PRESET"), ("dataset", dataset), ("validation", validation)):
+        if name not in given or value not in ("PRESET", "NAME", given[name]):
+            words.append(f"--{name} {value}")
+    return " ".join(words)
+
+
+def train_downstream_command(subset: str) -> str:
+    """Return the command that trains models on a subset, without the preset if the project file gives it.
+
+    >>> train_downstream_command("web-auto-r20")
+    'alchemist train-downstream web-auto-r20 --preset PRESET'
+    """
+    return f"alchemist train-downstream {subset}{'' if 'preset' in load_project().downstream else ' --preset PRESET'}"
+
+
 def read_project(path: Path) -> Project:
     """Read one project file.
 

@@ -9,7 +9,7 @@ import pytest
 
 from alchemist_core.config import bounds_of
 from alchemist_core.errors import ConfigError
-from alchemist_core.project import Project, load_project, read_project
+from alchemist_core.project import Project, load_project, read_project, train_downstream_command, train_rater_command
 from alchemist_core.settings import find_project_file, load_settings
 
 
@@ -157,3 +157,22 @@ def test_every_key_of_every_section_has_a_description_and_numbers_have_bounds() 
 
 def kinds_of(annotation: object) -> set[object]:
     return {annotation, *get_args(annotation)}
+
+
+@pytest.mark.parametrize(
+    ("text", "rater", "downstream"),
+    [
+        ("", "alchemist train-rater --preset PRESET --dataset web --validation NAME", " --preset PRESET"),
+        ('[rater]\ndataset = "web"\n', "alchemist train-rater --preset PRESET --validation NAME", " --preset PRESET"),
+        ('[rater]\npreset = "tiny"\ndataset = "books"\nvalidation = "goal"\n', "alchemist train-rater --dataset web", " --preset PRESET"),
+        ('[rater]\npreset = "tiny"\n[downstream]\npreset = "tiny"\n', "alchemist train-rater --dataset web --validation NAME", ""),
+    ],
+)  # fmt: skip
+def test_the_next_command_names_only_options_that_the_file_does_not_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, rater: str, downstream: str
+) -> None:
+    (tmp_path / "alchemist.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    load_project.cache_clear()
+    assert train_rater_command("web") == rater
+    assert train_downstream_command("s") == f"alchemist train-downstream s{downstream}"

@@ -11,7 +11,7 @@ from pydantic import Field
 from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result, current_names
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import require_artifact
-from alchemist_core.project import load_project
+from alchemist_core.project import load_project, train_rater_command
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
@@ -32,8 +32,6 @@ from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.pinning import without_places
 from alchemist_core.training.sample_reading import read_images
-
-NO_RATER = "No raters. Train one: alchemist train-rater --preset PRESET --dataset NAME --validation NAME"
 
 
 class RaterListConfig(Config):
@@ -60,7 +58,7 @@ class RaterListResult(Result):
     def summary(self) -> str:
         """Return a table with a line for each rater; the production rater is marked with *."""
         if not self.raters:
-            return NO_RATER
+            return f"No raters. Train one: {train_rater_command()}"
         rows = [("  name", "state", "acceptance", "rule", "dataset", "validation", "trained (UTC)")]
         rows += [
             (
@@ -132,9 +130,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     engine = stage_run.engine
     rater = find_rater(engine, config.rater)
     if rater is None:
-        raise ConfigError(
-            "There is no rater to check. Train a rater: alchemist train-rater --preset PRESET --dataset NAME --validation NAME."
-        )
+        raise ConfigError(f"There is no rater to check. Train a rater: {train_rater_command()}.")
     training = RaterTrainingConfig.from_stored(rater.config["training"])
     validation = find_dataset(engine, rater.config["validation"])
     rows = read_training_samples(engine, validation.dataset_id, max_samples=config.max_samples)
@@ -221,9 +217,7 @@ def promote(config: PromoteConfig) -> PromoteResult:
     engine = open_store()
     rater, before = find_rater(engine, config.rater), find_rater(engine, "production")
     if rater is None:
-        raise ConfigError(
-            "There is no rater to promote. Train a rater: alchemist train-rater --preset PRESET --dataset NAME --validation NAME."
-        )
+        raise ConfigError(f"There is no rater to promote. Train a rater: {train_rater_command()}.")
     if config.shadow is not None:
         mark_shadow(engine, rater, is_shadow=config.shadow, actor=current_actor())
         if config.shadow:

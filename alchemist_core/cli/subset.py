@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.project import train_downstream_command
 from alchemist_core.store import subsets
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
@@ -42,7 +43,7 @@ from alchemist_core.telemetry import say
 N_BARS, BAR_WIDTH = 20, 40
 NEXT = {
     "selected": "alchemist subset publish {name} --version {version}",
-    "published": "alchemist materialize {name} --version {version}, or alchemist train-downstream {name} --preset PRESET",
+    "published": "alchemist materialize {name} --version {version}, or {train}",
     "superseded": "alchemist subset rollback {name} --version {version} publishes it again; alchemist subset gc removes it",
     "withdrawn": "alchemist subset list shows the other versions; alchemist subset publish {name} --version {version} --reinstate "
     "publishes it again",
@@ -157,7 +158,7 @@ def show(config: SubsetShowConfig) -> SubsetShowResult:
             for uri in subset.all_materialized_uris
         ],
         curves=subset.curves,
-        next=NEXT[subset.state].format(name=subset.name, version=subset.version),
+        next=_next_of(subset.state, subset.name, subset.version),
     )
 
 
@@ -593,11 +594,16 @@ def _gain(row: dict[str, Any], name: str) -> str:
 def _next_compare(config: CompareConfig, result: CompareResult) -> str | None:
     if any(row["n_seeds"] > 1 for row in result.rows):
         return None
-    return f"alchemist train-downstream {config.subset} --preset PRESET --seeds 0,1,2; one seed gives no interval"
+    return f"{train_downstream_command(config.subset)} --seeds 0,1,2; one seed gives no interval"
+
+
+def _next_of(state: str, name: str, version: int) -> str:
+    """Return what can be done with a version in this state."""
+    return NEXT[state].format(name=name, version=version, train=train_downstream_command(name))
 
 
 def _next_publish(_config: PublishSubsetConfig, result: PublishSubsetResult) -> str:
-    return NEXT["published"].format(name=result.subset, version=result.version)
+    return _next_of("published", result.subset, result.version)
 
 
 COMMANDS = {

@@ -14,7 +14,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.catalogue import find_metric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples, Metric
 from alchemist_core.notifications import Event, page_of_this_task
-from alchemist_core.project import load_project
+from alchemist_core.project import load_project, train_downstream_command
 from alchemist_core.protocols.protocol import read_protocol
 from alchemist_core.report.comparison import arm_title
 from alchemist_core.stages.devices import hold_device
@@ -109,7 +109,7 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateResult:
     if not trained:
         raise ConfigError(
             f"No {'FLUX-mini' if is_flux else 'model'} was trained on {subset.title} yet. "
-            f"Run alchemist train-downstream {subset.name} --preset PRESET first."
+            f"Run {train_downstream_command(subset.name)} first."
         )
     protocol_id = store_protocol(engine, metric)
     n_measured = measure_missing(stage_run, metric, protocol_id, trained)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from alchemist_core.config import Command, Config, Result, Words
 from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
-from alchemist_core.project import ROLE_HELP, Role, load_project
+from alchemist_core.project import ROLE_HELP, Role, load_project, train_rater_command
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import escape_unstorable
 from alchemist_core.shards.reading import ShardContent, read_shards
@@ -472,10 +472,9 @@ def _next(config: IngestConfig, result: IngestResult) -> str | None:
     if not result.n_shards:
         return None
     if config.role == "validation":
-        return f"alchemist train-rater --preset PRESET --dataset NAME --validation {name}"
+        return train_rater_command(validation=name)
     if config.role == "train":
-        train = f"alchemist train-rater --preset PRESET --dataset {name} --validation NAME"
-        return f"alchemist score --dataset {name}; without a rater: {train}"
+        return f"alchemist score --dataset {name}; without a rater: {train_rater_command(dataset=name)}"
     return None
 
 

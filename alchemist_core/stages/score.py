@@ -14,6 +14,7 @@ from pydantic import Field
 from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ChangedShardError, DataError, MissingShardError, UnreachableRootError
 from alchemist_core.files import require_artifact
+from alchemist_core.project import train_rater_command
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.decoding import open_decoders
 from alchemist_core.shards.storage import has_files
@@ -251,7 +252,7 @@ def count_decode_workers(n_pairs: int) -> int:
 
 def _next(config: ScoreConfig, result: ScoreResult) -> str | None:
     if result.rater is None:
-        return "alchemist train-rater --preset PRESET --dataset NAME --validation NAME"
+        return train_rater_command()
     if not result.n_shards:
         return None
     which = f" --dataset {config.dataset}" if config.dataset else ""
