@@ -9,15 +9,24 @@ from pydantic import Field
 from alchemist_core.config import Command, Config, Result, Words
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
-from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec
+from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec, strategy_spec
 from alchemist_core.selection.curves import SelectionCurve
+from alchemist_core.selection.rank_window import FittedWindow
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.statistics import Estimate
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.eligible import scale_fingerprint
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.manifests import Manifest, read_manifest, rows_sha256, write_manifest
-from alchemist_core.store.raters import RaterRow, describe_worse, expected_gain, find_rater, is_worse, resolve_auto
+from alchemist_core.store.raters import (
+    RaterRow,
+    describe_worse,
+    expected_gain,
+    find_rater,
+    is_worse,
+    other_windows,
+    resolve_auto,
+)
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by_spec, store_subset
 from alchemist_core.subsets.preview import describe
@@ -188,9 +197,23 @@ class Selection:
 
     def _description(self) -> dict[str, Any]:
         found = describe(self._engine, self.drawn, self.name, self.curve)
+        if self.window is not None and (
+            others := other_windows(self._engine, self.drawn.snapshot.rater.rater_id, self.window)
+        ):
+            found["warnings"].append(_describe_nesting(self.window, others))
         if self.expected_gain is not None and is_worse(self.expected_gain):
             found["warnings"].append(describe_worse(self.expected_gain))
         return found
+
+
+def _describe_nesting(used: FittedWindow, others: list[float]) -> str:
+    """Return the warning that other retentions do not nest, with the options that select from the same rank window."""
+    strategy = strategy_spec(used.strategy)
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in strategy.items())
+    return (
+        f"Strategy auto took what was tuned for a retention of {used.retention:g}. Near {', '.join(f'{other:g}' for other in others)} it "
+        f"takes another rank window, so subsets of such a retention need not be nested with this one. To nest them, select with {options}."
+    )
 
 
 def _expectation(gain: Estimate | None) -> dict[str, float | bool | None]:

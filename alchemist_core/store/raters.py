@@ -299,6 +299,20 @@ def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tupl
     return (policy, None) if fitted is None else (policy.model_copy(update=strategy_spec(fitted.strategy)), fitted)
 
 
+def other_windows(engine: Engine, rater_id: int, used: FittedWindow) -> list[float]:
+    """Return the measured retentions whose tuned strategy is not the one that was used: `auto` takes it near those retentions."""
+    statement = (
+        select(*WINDOW_COLUMNS).where(RankWindowTable.rater_id == rater_id).order_by(RankWindowTable.rank_window_id)
+    )
+    with engine.connect() as connection:
+        # The newest of a retention counts.
+        strategy_of = {
+            row.fitted.retention: row.fitted.strategy
+            for row in (WindowRow(*each) for each in connection.execute(statement))
+        }
+    return sorted(retention for retention, strategy in strategy_of.items() if strategy != used.strategy)
+
+
 def list_windows(engine: Engine) -> list[tuple[str, WindowRow]]:
     """Return every rank window with its rater's name, newest first."""
     statement = (

@@ -1,5 +1,6 @@
 """Imports read from and write to folders and object stores, and resume without reading existing data again."""
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -8,10 +9,10 @@ import pytest
 from alchemist_core.cli.corpus import CorpusResult, ImportConfig, import_layout
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.shards import s3
-from alchemist_core.shards.layouts import parquet_images
+from alchemist_core.shards.layouts import huggingface, parquet_images, records
 from alchemist_core.shards.storage import list_shards
 from tests.object_store import BUCKET, endpoint, object_store
-from tests.shards.layouts.given_layouts import write_flux_reason
+from tests.shards.layouts.given_layouts import png, write_flux_reason
 
 __all__ = ["endpoint", "object_store"]
 
@@ -54,14 +55,75 @@ def test_an_address_that_holds_something_else_is_left_alone(tmp_path: Path, obje
         run(tmp_path / "set", f"{object_store}/tars")
 
 
-def test_an_import_that_was_killed_reads_only_from_its_last_shard_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def break_off_at(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fail once before a tar is written; return the names of the tars that are written."""
+    write, written, broken = records.write_tar, list[str](), list[str]()
+
+    def write_or_break(path: Path, *given: object, **options: object) -> None:
+        if path.name == name and not broken:
+            broken.append(name)
+            raise DataError("the network is gone")
+        write(path, *given, **options)
+        written.append(path.name)
+
+    monkeypatch.setattr(records, "write_tar", write_or_break)
+    return written
+
+
+@pytest.mark.parametrize(("source", "out"), [("s3", "s3"), ("s3", "folder"), ("folder", "s3")])
+def test_an_import_that_broke_off_on_its_way_from_or_to_an_object_store_goes_on_from_its_last_shard(
+    tmp_path: Path, object_store: str, monkeypatch: pytest.MonkeyPatch, source: str, out: str
 ) -> None:
     write_flux_reason(tmp_path / "set", n=9)
+    for path in (tmp_path / "set").iterdir():
+        s3._client().upload_file(str(path), BUCKET, f"set/{path.name}")
     run(tmp_path / "set", tmp_path / "whole")
-    run(tmp_path / "set", tmp_path / "out")
-    (tmp_path / "out" / "000002.tar").unlink()
-    (tmp_path / "out" / "import.json").rename(tmp_path / "out" / "import.unfinished.json")
+    places = {"s3": object_store, "folder": str(tmp_path)}
+    given = f"{places[source]}/set", f"{places[out]}/tars"
+    written = break_off_at("000002.tar", monkeypatch)
+    with pytest.raises(DataError, match="network"):
+        run(*given)
+    assert written == ["000000.tar", "000001.tar"]
+    groups = count_groups(monkeypatch)
+    assert run(*given).counts == {"records": 9}
+    assert groups == [[1, 2, 3, 4]]
+    assert written == ["000000.tar", "000001.tar", "000002.tar"]
+    made = {path.name: path.read_bytes() for path in (tmp_path / "tars").glob("*.tar")}
+    assert (tars(given[1]) if out == "s3" else made) == {
+        path.name: path.read_bytes() for path in (tmp_path / "whole").glob("*.tar")
+    }
+    assert run(*given).counts == {}
+
+
+def test_an_import_by_the_library_datasets_that_broke_off_reads_no_image_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(9):
+        (folder / f"{number}.png").write_bytes(png(number))
+    lines = [json.dumps({"file_name": f"{number}.png", "text": f"picture {number}"}) for number in range(9)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    run(folder, tmp_path / "whole", layout="huggingface")
+    break_off_at("000002.tar", monkeypatch)
+    with pytest.raises(DataError, match="network"):
+        run(folder, tmp_path / "out", layout="huggingface")
+    read_file, read = huggingface.read_file_below, list[str]()
+
+    def read_and_note(below: Path, name: str) -> bytes:
+        read.append(Path(name).name)
+        return read_file(below, name)
+
+    monkeypatch.setattr(huggingface, "read_file_below", read_and_note)
+    assert run(folder, tmp_path / "out", layout="huggingface").counts == {"records": 9}
+    assert set(read) == {"6.png", "7.png", "8.png"}
+    for number in range(3):
+        name = f"{number:06d}.tar"
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def count_groups(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Return the row groups of each Parquet file that is read."""
     groups: list[list[int]] = []
 
     class Counting(pq.ParquetFile):  # type: ignore[misc]
@@ -70,6 +132,18 @@ def test_an_import_that_was_killed_reads_only_from_its_last_shard_on(
             return super().iter_batches(row_groups=row_groups, **given)
 
     monkeypatch.setattr(parquet_images.pq, "ParquetFile", Counting)
+    return groups
+
+
+def test_an_import_that_was_killed_reads_only_from_its_last_shard_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_flux_reason(tmp_path / "set", n=9)
+    run(tmp_path / "set", tmp_path / "whole")
+    run(tmp_path / "set", tmp_path / "out")
+    (tmp_path / "out" / "000002.tar").unlink()
+    (tmp_path / "out" / "import.json").rename(tmp_path / "out" / "import.unfinished.json")
+    groups = count_groups(monkeypatch)
     assert run(tmp_path / "set", tmp_path / "out").counts == {"records": 9}
     # Rows 3 to 8, in groups of 2 rows: the first group, rows 0 and 1, is not read.
     assert groups == [[1, 2, 3, 4]]

@@ -16,7 +16,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.project import load_project
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import SelectConfig, SelectResult
 from alchemist_core.store.manifests import hash_rows, hashes_sha256, read_first_bits, read_manifest
 from alchemist_core.store.raters import store_window
 from alchemist_core.store.subsets import find_subset
@@ -135,6 +135,38 @@ def test_a_selection_that_the_probe_expects_to_be_worse_than_random_reports_it_a
     load_settings.cache_clear()
     load_project.cache_clear()
     assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
+
+
+def nesting(report: SelectResult) -> list[str]:
+    return [text for text in report.warnings if "nested" in text]
+
+
+def tune(store: Engine, retention: float, window: RankWindow) -> None:
+    with store.connect() as connection:
+        rater_id = connection.execute(text("SELECT rater_id FROM alchemist.raters")).scalar_one()
+    store_window(store, rater_id, FittedWindow(window, retention, 0.4, 0.3, 0.5), {"retention": retention})
+
+
+def test_a_preview_warns_that_retentions_with_other_tuned_windows_do_not_nest_and_says_how_they_do(
+    store: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tune(store, 0.2, RankWindow(0.1, 0.6, 0.1))
+    assert nesting(draw(0.2, strategy="auto", dry_run=True)) == [], "one window serves every retention"
+    tune(store, 0.5, RankWindow(0.1, 0.6, 0.1))
+    assert nesting(draw(0.2, strategy="auto", dry_run=True)) == [], "equal windows nest"
+    tune(store, 0.3, RankWindow(0.25, 0.3, 0.2))
+    draw(0.2, strategy="auto", name="smaller")
+    draw(0.3, strategy="auto", name="larger")
+    assert not members(store, "smaller") <= members(store, "larger")
+    assert nesting(draw(0.2, strategy="shift_gsample", dry_run=True)) == []
+    (warning,) = nesting(draw(0.3, strategy="auto", dry_run=True))
+    assert "tuned for a retention of 0.3. Near 0.2, 0.5 it takes another rank window" in warning
+    # As the warning says: with its options the smaller subset is contained in the larger one.
+    options = warning.partition("select with ")[2].rstrip(".")
+    select = f"select --dataset web,books --dedup near --name nested --retention 0.2 {options}"
+    assert main(select.split()) == 0
+    capsys.readouterr()
+    assert members(store, "nested") <= members(store, "larger")
 
 
 @pytest.mark.usefixtures("probed")
