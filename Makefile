@@ -9,7 +9,7 @@ comma := ,
 PARALLEL := $(BIN)/pytest -q -n 3 --dist loadfile --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs fuzz mutate sbom clean
+.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs gpu gpu-smallest fuzz mutate sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -100,6 +100,12 @@ bench-migrations: $(STAMP) ## Upgrade and downgrade of ten million scores under 
 
 bench-repairs: $(STAMP) ## Share of 1,000 damaged records of each kind that repairs recover; no repair may be wrong (1 minute)
 	@$(BIN)/python -m tests.benchmarks.repairs
+
+gpu: $(STAMP) ## Everything that only a GPU can show, in one table (an hour at most; PART="scoring lease" CORPUS=folder of tars)
+	@$(BIN)/python -m tests.gpu $(PART) $(if $(CORPUS),--corpus $(CORPUS))
+
+gpu-smallest: $(STAMP) ## The parts of `gpu` on the CPU at their smallest size: do they run?
+	@$(BIN)/python -m tests.gpu $(PART) --device cpu --smallest $(if $(CORPUS),--corpus $(CORPUS))
 
 fuzz: $(STAMP) ## 100,000 damaged inputs for every reader (5 minutes)
 	@$(BIN)/python -m tests.benchmarks.fuzz

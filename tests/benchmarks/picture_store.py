@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
-from alchemist_core.store.engine import open_store
+from alchemist_core.store.engine import migrate, open_store
 from alchemist_core.store.postgres import start_postgres, stop_postgres
 from alchemist_core.subsets.members import MemberLocation, MemberTable, locate_all
 from tests.benchmarks.jpeg_corpus import write_corpus
@@ -55,7 +55,9 @@ def own_store() -> Iterator[Engine]:
         server = start_postgres(home)
         # A corpus of millions is inserted with foreign keys off, which requires a superuser.
         server.run_sql("ALTER ROLE alchemist SUPERUSER")
-        patch.setenv("ALCHEMIST_DATABASE_URL", server.create_database("bench"))
+        url = server.create_database("bench")
+        migrate(url)
+        patch.setenv("ALCHEMIST_DATABASE_URL", url)
         load_settings.cache_clear()
         try:
             yield open_store()

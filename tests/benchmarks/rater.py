@@ -25,6 +25,7 @@ from alchemist_core.statistics import mean_ranks, spearman
 from alchemist_core.training.bilevel import Bilevel
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.encoding import encode_samples
+from alchemist_core.training.launching import own_device
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import batch_index
 from alchemist_core.training.scoring import Scorer
@@ -151,14 +152,19 @@ def loss_rows(root: Path, seeds: list[int]) -> list[Row]:
 
 
 def _score(root: Path, *, corpus: int, seed: int, **overrides: Any) -> np.ndarray:
-    study = load_study(root, seed=corpus)
-    config = RaterTrainingConfig.model_validate({"seed": seed, **overrides})
+    began = time.perf_counter()
+    score_N = train_and_score(load_study(root, seed=corpus), seed=seed, **overrides)
+    print(f"corpus {corpus}, seed {seed}, {overrides}: {time.perf_counter() - began:.0f} s", flush=True)
+    return score_N
+
+
+def train_and_score(study: Study, **training: Any) -> np.ndarray:
+    """Train a rater with some options; return its scores of the training samples."""
+    config = RaterTrainingConfig.model_validate(training)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rater"
-        began = time.perf_counter()
         train_rater(config, study.train, study.validation, out=out, on_progress=lambda *_: None)
-        print(f"corpus {corpus}, seed {seed}, {config.rule}: {time.perf_counter() - began:.0f} s", flush=True)
-        return Scorer.load(out).score(study.train.image_NHWC, study.train.captions)
+        return Scorer.load(out, own_device()).score(study.train.image_NHWC, study.train.captions)
 
 
 if __name__ == "__main__":

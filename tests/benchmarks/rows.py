@@ -11,10 +11,10 @@ from alchemist_core.statistics import estimate
 
 
 class Row(NamedTuple):
-    """One figure; without a target it is for information only."""
+    """One figure; without a target it is for information only. A value that could not be measured is None; the detail says why."""
 
     name: str
-    value: float
+    value: float | None
     unit: str
     target: str | None
     ok: bool | None

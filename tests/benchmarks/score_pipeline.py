@@ -34,7 +34,7 @@ from alchemist_core.stages.score import run as score
 from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.backups import table_checksums
-from alchemist_core.store.engine import open_store
+from alchemist_core.store.engine import migrate, open_store
 from alchemist_core.store.postgres import start_postgres, stop_postgres
 from alchemist_core.store.raters import find_rater
 from tests.benchmarks.decode_alone import DecodeAlone
@@ -66,20 +66,22 @@ def main() -> None:
 
 
 @contextmanager
-def own_store() -> Iterator[Engine]:
-    """A server and a home that are gone afterwards, with a rater of the default size that was hardly trained."""
+def own_store(**training: Any) -> Iterator[Engine]:
+    """A server and a home that are gone afterwards, with a rater that was hardly trained, of the default size or by other options."""
     with TemporaryDirectory(prefix="alchemist-bench-") as folder, pytest.MonkeyPatch.context() as patch:
         home = Path(folder)
         home.chmod(0o755)
         patch.setenv("ALCHEMIST_HOME", str(home))
-        patch.setenv("ALCHEMIST_DATABASE_URL", start_postgres(home).create_database("bench"))
+        url = start_postgres(home).create_database("bench")
+        migrate(url)
+        patch.setenv("ALCHEMIST_DATABASE_URL", url)
         load_settings.cache_clear()
         try:
             # Two sizes, so that the two corpora share no image.
             for name, side, role in (("t", 72, "train"), ("v", 80, "validation")):
                 write_corpus(home / name, side=side, n_pairs=128, shard_pairs=SHARD_PAIRS[side])
                 ingest(IngestConfig.model_validate({"dataset": name, "root": str(home / name), "role": role}))
-            training = {"proxy_warmup_steps": 2, "max_train_steps": 2, "batch_size": 32}
+            training = {"proxy_warmup_steps": 2, "max_train_steps": 2, "batch_size": 32} | training
             train_rater(TrainRaterConfig.model_validate({"dataset": "t", "validation": "v", "training": training}))
             yield open_store()
         finally:
