@@ -42,6 +42,7 @@ def train(out: Path, **changed: object) -> HeadResult:
     return run(HeadConfig.model_validate(given))
 
 
+@pytest.mark.slow
 def test_a_head_is_trained_twice_to_the_same_bytes_and_changes_no_store(
     trained_store: TrainedStore, tmp_path: Path
 ) -> None:

@@ -218,10 +218,11 @@ LIMITED = (
     "report --out {f}/page.html",
     "db backup {f}/full-backup",
     "materialize half",
-    pytest.param("train-downstream half --preset tiny --num-train-epochs 1", marks=pytest.mark.slow),
+    "train-downstream half --preset tiny --num-train-epochs 1",
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", LIMITED)
 def test_a_full_disk_is_one_line(line: str, shop: Shop) -> None:
     """A limit on the file size imitates a full disk: the write fails in the same place."""

@@ -39,6 +39,7 @@ def course(seed: int = 3, shift: float = 0.0, difference: float = 0.0) -> dict[s
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.db
 @pytest.mark.e2e
 @pytest.mark.usefixtures("scored_store")

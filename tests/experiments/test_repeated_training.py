@@ -118,6 +118,7 @@ def test_a_killed_run_resumes_and_measures_the_same(
     assert not partial_folder(tmp_path / "killed").exists()
 
 
+@pytest.mark.slow
 def test_a_kill_between_a_checkpoint_and_the_mark_of_its_step_costs_no_mark(
     follow: Callable[..., dict[str, Any]], rater: Path, tmp_path: Path
 ) -> None:

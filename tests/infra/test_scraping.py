@@ -122,6 +122,7 @@ def wait_for_scrapes(server: Prometheus, statsd_port: int, n_scrapes: int = 6) -
     raise AssertionError("Prometheus did not see the exporter within 90 s")
 
 
+@pytest.mark.slow
 def test_the_exporter_is_scraped(prometheus: Prometheus) -> None:
     assert [series["value"][1] for series in prometheus.ask('up{job="alchemist"}')] == ["1"]
     assert prometheus.ask("alchemist_store_up")[0]["value"][1] == "1"

@@ -49,6 +49,7 @@ def test_a_field_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
         read_protocol(str(tmp_path / "mine.toml")).check(AverageProtocol)
 
 
+@pytest.mark.slow
 @pytest.mark.db
 @pytest.mark.e2e
 @pytest.mark.usefixtures("trained_arms")

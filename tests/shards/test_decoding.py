@@ -222,6 +222,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_worker_s_memory_stays_bounded(tmp_path: Path) -> None:
     """1,000 images of a megapixel: far more bytes and pixels than a worker may hold at a time."""
     large = [draw_image(seed, kind="JPEG", size=(1000, 1000)) for seed in range(4)]

@@ -173,6 +173,7 @@ def test_a_gain_that_was_only_predicted_loses_its_interval(earlier: Engine) -> N
         assert [tuple(row) for row in connection.execute(ends)] == [(-math.inf, math.inf), (0.01, 0.05)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["sample_locations", "subsets"])
 def test_a_reader_who_stays_makes_the_migration_give_up_and_not_the_others(earlier: Engine, table: str) -> None:
     columns = read_columns(earlier)

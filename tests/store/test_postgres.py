@@ -112,6 +112,7 @@ def test_processes_that_start_at_once_share_one_server(home: Path) -> None:
     assert ports == {str(start_postgres(home).port)}
 
 
+@pytest.mark.slow
 def test_the_server_outlives_a_killed_parent_and_its_process_group(home: Path) -> None:
     code = f"{START}\nimport time\ntime.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, home], stdout=subprocess.PIPE, start_new_session=True) as parent:
@@ -151,6 +152,7 @@ def test_a_half_made_cluster_is_made_again(home: Path) -> None:
     assert ask(start_postgres(home).url(), "SELECT 1") == "1"
 
 
+@pytest.mark.slow
 def test_a_deleted_home_starts_empty(home: Path) -> None:
     ask(start_postgres(home).url(), "CREATE TABLE gone (n int)")
     stop_postgres(home)
@@ -206,6 +208,7 @@ def make_old(home: Path) -> EmbeddedPostgres:
     return server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_up", [True, False])
 def test_an_older_home_gets_a_password_for_each_role_and_keeps_its_data(home: Path, *, is_up: bool) -> None:
     old = make_old(home)
@@ -255,6 +258,7 @@ def test_a_start_that_was_killed_before_the_note_is_done_again(home: Path) -> No
     assert server.run_sql("SELECT 1").strip() == "1"
 
 
+@pytest.mark.slow
 def test_no_password_is_in_the_servers_log_whatever_it_logs(home: Path) -> None:
     server = start_postgres(home)
     server.run_sql("ALTER SYSTEM SET log_statement = 'all'; SELECT pg_reload_conf()")

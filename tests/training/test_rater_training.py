@@ -96,6 +96,7 @@ def test_the_loss_curve_is_the_golden_one(rater: Path) -> None:
     np.testing.assert_allclose(found[5:], golden[5:], atol=0.04)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_bit_identical_weights(
     rater: Path, tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
@@ -134,6 +135,7 @@ def test_the_rater_rests_during_the_warm_up(tmp_path: Path, train_pairs: Samples
     assert np.abs(score_N).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
