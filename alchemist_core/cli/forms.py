@@ -44,17 +44,20 @@ SCHEDULES_HEADER = '''"""When the DAGs start, and the project file of their task
 
 
 class Part(NamedTuple):
-    """A section of a form: its title, the stage, and the fields of the stage's config model."""
+    """A section of a form: its title, the stage, and the fields of the stage's config model.
 
-    title: str
+    Airflow shows fields without a section first and unfolded, and each section folded.
+    """
+
+    title: str | None
     stage: str
     names: tuple[str, ...]
 
 
 LAYOUT: dict[str, tuple[Part, ...]] = {
-    "nightly_rescore": (Part("Night", "ingest", ("dataset", "root", "crawl_date")),),
+    "nightly_rescore": (Part(None, "ingest", ("dataset", "root", "crawl_date")),),
     "train_rater": (
-        Part("Data", "train-rater", ("dataset", "validation", "max_samples")),
+        Part(None, "train-rater", ("dataset", "validation", "max_samples")),
         Part("Size and scoring rule", "train-rater", ("preset", "recipe", "rule")),
         Part(
             "Networks", "train-rater", ("resolution", "tokenizer", "tokenizer_weights", "proxy_weights", "text_encoder")
@@ -62,7 +65,7 @@ LAYOUT: dict[str, tuple[Part, ...]] = {
         Part("Training", "train-rater", ("seed", "max_train_steps", "batch_size")),
     ),
     "build_subset": (
-        Part("Subset", "select", ("dataset", "retention", "name", "rater")),
+        Part(None, "select", ("dataset", "retention", "name", "rater")),
         Part("Strategy", "select", ("recipe", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank")),
         Part("Sampling", "select", ("seed", "rank_by", "rescale")),
         Part("Which samples", "select", ("where", "dedup", "decontaminate")),
@@ -70,7 +73,7 @@ LAYOUT: dict[str, tuple[Part, ...]] = {
     ),
     "evaluate_subset": (
         Part(
-            "Models",
+            None,
             "train-downstream",
             (
                 "preset",
@@ -226,7 +229,7 @@ def _fields_of(part: Part, project: Project | None) -> dict[str, Field]:
             text, tail = _split_empty(widget["description"])
             meaning = empty.describe(name, field.get("default"), tail)
             widget["description"] = f"{text}; empty: {meaning}" if meaning else text
-        fields[name] = widget | {"section": part.title}
+        fields[name] = widget | ({"section": part.title} if part.title else {})
     if "seeds" in fields and "seeds" not in empty.given:
         fields["seeds"] |= {"type": "string", "default": SEEDS, "description": SEEDS_TEXT}
     return fields
@@ -274,7 +277,8 @@ def _widget(name: str, field: Field, *, is_required: bool) -> Field:
     if is_required:
         return {"type": kind, "title": _title(name), **kept, "minLength": 1}
     if "enum" in kept:
-        kept["enum"] = [None, *kept["enum"]]
+        # Airflow would show the empty choice as null.
+        kept |= {"enum": [None, *kept["enum"]], "values_display": {"null": "empty"}}
     if kind in ("integer", "number"):
         bounds = {key: merged[key] for key in BOUNDS if key in merged}
         return {"default": None, "title": _title(name), **kept, **_typed_number(kind, bounds)}

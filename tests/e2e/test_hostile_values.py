@@ -230,19 +230,21 @@ def test_a_retention_that_is_typed_is_the_one_that_is_used_or_is_refused(
 
 @needs_chromium
 @pytest.mark.parametrize(
-    ("dag_id", "name", "allowed"), [("train_rater", "seed", "at least 0"), ("build_subset", "seed", "at least 0")]
+    ("dag_id", "section", "name", "allowed"),
+    [("train_rater", "Training", "seed", "at least 0"), ("build_subset", "Sampling", "seed", "at least 0")],
 )
 def test_a_negative_seed_is_refused_with_what_is_allowed(
-    attack: Attack, tmp_path: Path, dag_id: str, name: str, allowed: str
+    attack: Attack, tmp_path: Path, dag_id: str, section: str, name: str, allowed: str
 ) -> None:
     airflow = Airflow(attack.home)
     with Browser(tmp_path / "chromium", 26_700 + len(dag_id)) as browser:
         browser.log_in(airflow.url, airflow.token)
         browser.open(f"{airflow.url}/dags/{dag_id}", until="Trigger")
-        browser.click("Trigger", until="Seed")
+        browser.click("Trigger", until=section)
         browser.type("dataset", "nowhere")
         if dag_id == "train_rater":
             browser.type("validation", "nowhere")
+        browser.click(section, until="Seed")
         assert browser.type(name, "-3") == "-3"
         browser.press_last("Trigger")
         assert allowed in browser.text()
