@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import stat
@@ -5,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg2
 import pytest
 import yaml
 
@@ -27,7 +29,7 @@ from alchemist_core.local.processes import (
     supervisor_lock,
     write_state,
 )
-from alchemist_core.local.stack import airflow_command, client, describe_other_project, logs, status
+from alchemist_core.local.stack import _migrate_airflow, airflow_command, client, describe_other_project, logs, status
 from alchemist_core.local.supervisor import COMMANDS, prometheus_command
 from alchemist_core.settings import load_settings
 from alchemist_core.store.postgres import start_postgres, stop_postgres
@@ -86,6 +88,31 @@ def test_airflows_command_line_gets_the_stacks_environment(tmp_path):
         assert environment["AIRFLOW_HOME"] == str(tmp_path / "airflow")
         assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].endswith(f"127.0.0.1:{server.port}/airflow")
         assert "alchemist_writer" in environment["ALCHEMIST_DATABASE_URL"]
+    finally:
+        stop_postgres(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_airflows_command_line_works_on_the_stacks_own_database(tmp_path, monkeypatch):
+    """Airflow without the stack's environment says: Database migration required."""
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path))
+    monkeypatch.delenv("ALCHEMIST_DATABASE_URL", raising=False)
+    server, ports = start_postgres(tmp_path), Ports(18080, 19477)
+
+    def airflow(*words):
+        command = [sys.executable, "-m", "alchemist_core", "stack", "airflow", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    try:
+        _migrate_airflow(tmp_path, server, ports.airflow)
+        write_state(tmp_path, StackState(ports))
+        airflow("pools", "set", "shelf", "3", "made by a test")
+        (pool,) = (pool for pool in json.loads(airflow("pools", "list", "--output", "json")) if pool["pool"] == "shelf")
+        assert pool["slots"] == "3"
+        with psycopg2.connect(server.url("airflow", "airflow")) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT slots FROM slot_pool WHERE pool = 'shelf'")
+            assert cursor.fetchall() == [(3,)]
     finally:
         stop_postgres(tmp_path)
 
