@@ -9,7 +9,7 @@ comma := ,
 PARALLEL := $(BIN)/pytest -q -n 3 --dist loadfile --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs gpu gpu-smallest fuzz mutate sbom clean
+.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs gpu gpu-smallest fuzz mutate sbom clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -132,6 +132,10 @@ generate: $(STAMP) ## Regenerate derived files: the forms and schedules of the D
 	@$(BIN)/python -m alchemist_core.cli.forms dags/alchemist_dags
 	@$(BIN)/python infra/grafana/build.py
 	@$(BIN)/python infra/variables.py
+
+figures: $(STAMP) ## Count memory and arithmetic of the presets again (some minutes; after a change of a preset or a network)
+	@mkdir -p .alchemist && $(BIN)/python -m alchemist_core.cli.presets > .alchemist/preset_figures.py
+	@$(BIN)/ruff format -q .alchemist/preset_figures.py && mv .alchemist/preset_figures.py alchemist_core/preset_figures.py
 
 clean: down ## Stop the stack and delete its data
 	rm -rf .alchemist

@@ -10,11 +10,15 @@ from typing import Any
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.published.catalogue import NETWORKS as PUBLISHED
+from alchemist_core.preset_figures import FIGURES
+from alchemist_core.training.gpus import DEFAULT_UTILISATION, GPUS, GpuName
 
 Values = Mapping[str, Any]
 NETWORKS = {"train_rater": "training", "train_downstream": "model"}
 """The stages with presets, each with the field of its config that describes networks and training."""
 RECIPE_STAGES = ("train_rater", "select")
+PLAN = "plan "
+"""A command that begins with it plans a stage, for which no weights need to exist."""
 
 
 WEIGHTS = {
@@ -36,12 +40,17 @@ class Preset:
     values: Mapping[str, Values]
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Options with weights that have no default, by stage."""
+    gpu: GpuName = "cpu"
+    """The GPU on which its time is estimated; a CPU's is not."""
+    n_gpus: int = 1
+    n_samples: int = 1_000_000
+    """The training samples, or the members of a subset, for which its time is estimated."""
 
 
 _RATER: dict[str, Any] = {
     "rater_depth": 8, "rater_width": 512, "n_heads": None, "rater_init": "scratch", "rater_features": "hidden", "resolution": 256,
     "mixed_precision": "bf16", "proxy_learning_rate": 1e-4, "rater_learning_rate": 1e-4, "weight_decay": 0.05, "max_grad_norm": 2.0,
-    "softmax_group_size": 32, "rater_ema_decay": 0.9997,
+    "softmax_group_size": 32, "rater_ema_decay": 0.9997, "gradient_checkpointing": True,
 }  # fmt: skip
 _STAR_40M: dict[str, Any] = {"depth": 8, "width": 512, "n_heads": 8}
 _STAR_03B: dict[str, Any] = {"depth": 16, "width": 1024, "n_heads": 16}
@@ -67,6 +76,7 @@ PRESETS: dict[str, Preset] = {
         },
         # The config models' own defaults.
         {"train_rater": {}, "train_downstream": {}},
+        n_samples=12_000,
     ),
     "gpu24": Preset(
         "one GPU of 24 GB",
@@ -77,12 +87,13 @@ PRESETS: dict[str, Preset] = {
         {
             # Warm-up and training each read 1 M samples once.
             "train_rater": {"training": _RATER | {
-                "proxy_depth": 8, "proxy_width": 512, "gradient_accumulation_steps": 2, "proxy_warmup_steps": 15_625,
+                "proxy_depth": 8, "proxy_width": 512, "proxy_warmup_steps": 15_625,
                 "max_train_steps": 15_625, "validation_steps": 500, "checkpointing_steps": 500,
             }},
             "train_downstream": {"model": _DOWNSTREAM | _STAR_40M | {"gradient_accumulation_steps": 8}},
         },
         _STAR_NEEDS,
+        gpu="rtx4090",
     ),
     "gpu80": Preset(
         "one GPU of 80 GB",
@@ -92,6 +103,7 @@ PRESETS: dict[str, Preset] = {
         },
         {"train_rater": {"training": _PAPER_RATER}, "train_downstream": {"model": _PAPER_DOWNSTREAM}},
         _STAR_NEEDS,
+        gpu="h100",
     ),
     "paper": Preset(
         "two GPUs of 80 GB",
@@ -105,6 +117,9 @@ PRESETS: dict[str, Preset] = {
             "train_downstream": {"model": _PAPER_DOWNSTREAM | {"num_train_epochs": 3}},
         },
         _STAR_NEEDS,
+        gpu="h100",
+        n_gpus=2,
+        n_samples=30_000_000,
     ),
     "flux_mini": Preset(
         "one GPU of 24 GB",
@@ -114,6 +129,7 @@ PRESETS: dict[str, Preset] = {
             "lr_warmup_steps": 0, "weight_decay": 0.01,
         }}},
         {"train_downstream": ("base_model", "flux_components")},
+        gpu="rtx4090",
     ),
 }  # fmt: skip
 
@@ -155,6 +171,15 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 DEFAULT_RECIPE = "ours"
+
+
+def stage_of(command: str) -> str:
+    """Return the stage that a command runs or plans.
+
+    >>> stage_of("train-rater"), stage_of("plan train-rater")
+    ('train_rater', 'train_rater')
+    """
+    return command.removeprefix(PLAN).replace("-", "_")
 
 
 def presets_of(stage: str) -> dict[str, Preset]:
@@ -236,9 +261,62 @@ def refuse_missing_weights(preset: str, stage: str, values: Values) -> None:
     raise ConfigError("\n".join(lines))
 
 
+def assume_weights(preset: str, stage: str, values: Values) -> dict[str, Any]:
+    """Return the values of a stage with the published weights for those that its preset needs and nothing names.
+
+    >>> assume_weights("flux_mini", "train_downstream", {"model": {"base_model": "mine"}})
+    {'model': {'base_model': 'mine', 'flux_components': 'black-forest-labs/FLUX.1-dev'}}
+    """
+    usual = {name: WEIGHTS[name].address for name in PRESETS[preset].needs.get(stage, ())}
+    return merge({NETWORKS[stage]: usual}, values) if usual else dict(values)
+
+
+def planned_values(preset: str, stage: str, values: Values) -> dict[str, Any]:
+    """Return the values of a plan of a stage: with the hardware of the preset, and as `assume_weights` does.
+
+    >>> planned_values("paper", "train_rater", {"hardware": {"gpu": "a100"}})["hardware"]
+    {'gpu': 'a100', 'n_gpus': 2}
+    """
+    hardware = {"gpu": PRESETS[preset].gpu, "n_gpus": PRESETS[preset].n_gpus}
+    return merge({"hardware": hardware}, assume_weights(preset, stage, values))
+
+
+def line_of(stage: str, name: str) -> str:
+    """Describe a preset for a stage: hardware, networks, memory, time, and the weights that it needs."""
+    preset = PRESETS[name]
+    parts = [
+        f"{preset.hardware}: {preset.networks[stage]}",
+        f"{gigabytes(FIGURES[stage][name]['peak_bytes'])} of memory",
+    ]
+    if (seconds := seconds_of(stage, name)) is not None:
+        device = f"{preset.n_gpus} {GPUS[preset.gpu].title}"
+        parts.append(f"about {seconds / 3600:,.0f} hours for {preset.n_samples:,} samples on {device}")
+    if needs := preset.needs.get(stage):
+        parts.append(f"needs {', '.join('--' + need.replace('_', '-') for need in needs)}")
+    return "; ".join(parts)
+
+
+def seconds_of(stage: str, name: str) -> float | None:
+    """Estimate the time of a preset on its GPUs at the default utilisation; None for a CPU."""
+    gpu, figures = GPUS.get(PRESETS[name].gpu), FIGURES[stage][name]
+    if gpu is None:
+        return None
+    at_peak = float(figures["bf16_flops"]) / gpu.bf16 + float(figures["fp32_flops"]) / gpu.fp32
+    return at_peak / (DEFAULT_UTILISATION * PRESETS[name].n_gpus)
+
+
+def gigabytes(n_bytes: float) -> str:
+    """Return a size in gigabytes.
+
+    >>> gigabytes(23_800_000_000), gigabytes(80_000_000)
+    ('23.8 GB', '0.08 GB')
+    """
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e9:.2g} GB"
+
+
 def preset_required(stage: str) -> ConfigError:
     """Return the error of a stage without a preset: a list of its presets."""
-    lines = [f"  {name:<10} {preset.hardware}: {preset.networks[stage]}" for name, preset in presets_of(stage).items()]
+    lines = [f"  {name:<10} {line_of(stage, name)}" for name in presets_of(stage)]
     # The section that holds the stage's options, such as [rater] for train_rater.
     section = stage.removeprefix("train_")
     head = (

@@ -73,6 +73,9 @@ def test_a_choice_gives_the_config_hash_of_the_former_preset(preset: str, stage:
         pytest.skip("FLUX-mini trains no rater")
     model, required = REQUIRED[stage]
     values = preset_values(stage, **CHOICES[preset]) | required
+    if preset == "paper_size" and stage == "train_rater":
+        # It did not fit into the memory that it named.
+        values["training"] |= {"gradient_checkpointing": False}
     if preset == "flux_mini" and stage == "train_downstream":
         flux = next(
             row["stored"]["model"] for row in STORED if row["case"] == "preset flux_mini" and "subset" in row["stored"]

@@ -17,6 +17,7 @@ from alchemist_core.presets import (
     RECIPE_STAGES,
     RECIPES,
     WEIGHTS,
+    line_of,
     preset_values,
     presets_of,
     refuse_missing_weights,
@@ -112,8 +113,8 @@ def test_a_training_without_a_preset_is_refused_with_a_line_for_each(
     place = f"preset in [{stage.removeprefix('train_')}] of alchemist.toml"
     assert head == f"error: {stage.replace('_', '-')} requires --preset, or {place}: the size of the networks:"
     assert [line.split()[0] for line in lines] == list(presets_of(stage))
-    for line, preset in zip(lines, presets_of(stage).values(), strict=True):
-        assert line.endswith(f"{preset.hardware}: {preset.networks[stage]}")
+    for line, name in zip(lines, presets_of(stage), strict=True):
+        assert line.endswith(line_of(stage, name))
 
 
 @pytest.mark.parametrize("stage", NETWORKS)
@@ -121,8 +122,8 @@ def test_help_shows_a_line_for_each_preset(stage: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         main([stage.replace("_", "-"), "--help"])
     told = re.sub(r"\s+", " ", capsys.readouterr().out)
-    for name, preset in presets_of(stage).items():
-        assert f" {name} {preset.hardware}: {preset.networks[stage]}" in told
+    for name in presets_of(stage):
+        assert f" {name} {line_of(stage, name)}" in told
 
 
 @pytest.mark.parametrize(

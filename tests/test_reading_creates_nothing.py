@@ -35,6 +35,9 @@ WITHOUT = {
     "settings",
     "weights list",
     "weights check",
+    "presets",
+    "plan train-rater",
+    "plan train-downstream",
 }
 REFUSE: dict[str, tuple[str, ...]] = {
     "ingest": (),

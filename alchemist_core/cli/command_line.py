@@ -24,7 +24,9 @@ from alchemist_core.presets import (
     NETWORKS,
     RECIPE_STAGES,
     RECIPES,
+    line_of,
     presets_of,
+    stage_of,
 )
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import configure_logging
@@ -167,8 +169,10 @@ def _add_flags(parser: argparse.ArgumentParser, verb: str, command: Command) -> 
     parser.set_defaults(command=command, verb_name=verb, program=parser.prog)
     parser.usage = usage_of(command.config)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
+    stage = stage_of(verb if verb in STAGES else parser.prog.removeprefix("alchemist "))
+    if verb in STAGES or stage in NETWORKS:
+        _add_preset_flags(parser, stage)
     if verb in STAGES:
-        _add_preset_flags(parser, _stage_of(verb))
         parser.add_argument(
             "--slot",
             type=int,
@@ -179,19 +183,14 @@ def _add_flags(parser: argparse.ArgumentParser, verb: str, command: Command) -> 
     add_flags(parser, command.config)
 
 
-def _stage_of(verb: str) -> str:
-    return verb.replace("-", "_")
-
-
 def _add_preset_flags(parser: argparse.ArgumentParser, stage: str) -> None:
     """Add --preset and --recipe to the stages that use them, with a line of help for each choice; refuse their former use."""
     has_recipes, epilog = stage in RECIPE_STAGES, []
     if stage in NETWORKS:
-        known = presets_of(stage)
         text = "size of the networks, as listed below; other options override single values (required, here or in the project file)"
-        parser.add_argument("--preset", choices=list(known), default=argparse.SUPPRESS, help=text)
-        lines = {name: f"{preset.hardware}: {preset.networks[stage]}" for name, preset in known.items()}
-        epilog += ["presets:", *_columns(lines), ""]
+        parser.add_argument("--preset", choices=list(presets_of(stage)), default=argparse.SUPPRESS, help=text)
+        lines = {name: line_of(stage, name) for name in presets_of(stage)}
+        epilog += ["presets (all values of one: alchemist presets NAME):", *_columns(lines), ""]
     if has_recipes:
         text = f"scoring rule and rank window, as listed below; other options override them (default: {DEFAULT_RECIPE})"
         parser.add_argument("--recipe", choices=list(RECIPES), default=argparse.SUPPRESS, help=text)

@@ -25,11 +25,14 @@ from alchemist_core.config import Config, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import (
     NETWORKS,
+    PLAN,
     RECIPE_STAGES,
     merge,
+    planned_values,
     preset_required,
     preset_values,
     refuse_missing_weights,
+    stage_of,
 )
 from alchemist_core.project import NEVER, Project
 from alchemist_core.protocols.protocol import read_protocol
@@ -77,13 +80,17 @@ def read_effective(model: type[Config], options: Mapping[str, Any]) -> Effective
     """
     command = command_of(options)
     declared = declared_values(command, options)
-    composed, stage = compose(command, model, options, declared), _stage_of(command)
+    composed, stage = compose(command, model, options, declared), stage_of(command)
+    values = composed.values
     if stage in NETWORKS:
         if composed.preset is None:
             raise preset_required(stage)
-        refuse_missing_weights(composed.preset, stage, composed.values)
+        if command.startswith(PLAN):
+            values = planned_values(composed.preset, stage, values)
+        else:
+            refuse_missing_weights(composed.preset, stage, values)
     try:
-        return Effective(model.model_validate(composed.values), composed.origins)
+        return Effective(model.model_validate(values), composed.origins)
     except ValidationError as error:
         said = [explain(model, error, places_of(command)), *_declared_in(error, declared)]
         raise ConfigError(f"{' '.join(said)} See: {options.get('program', 'alchemist')} --help") from None
@@ -97,7 +104,7 @@ def compose(
     Raises:
         ConfigError: There is no such preset or recipe.
     """
-    stage = _stage_of(command)
+    stage = stage_of(command)
     flags = {".".join(path): flag_of(path[-1], field) for path, field in flag_fields(model)}
     choices = choices_of(command)
     flags |= {name: f"--{name}" for name in choices}
@@ -121,7 +128,7 @@ def compose(
 
 def choices_of(command: str) -> list[str]:
     """Return which of preset and recipe a command has."""
-    return [name for name, stages in (("preset", NETWORKS), ("recipe", RECIPE_STAGES)) if _stage_of(command) in stages]
+    return [name for name, stages in (("preset", NETWORKS), ("recipe", RECIPE_STAGES)) if stage_of(command) in stages]
 
 
 def check_project(project: Project) -> None:
@@ -174,10 +181,6 @@ def _faults_of_protocols(project: Project) -> Iterator[str]:
 def command_of(options: Mapping[str, Any]) -> str:
     """Return the name of a command, such as `train-rater` or `plan evaluate`."""
     return str(options.get("program") or options.get("verb_name", "")).removeprefix("alchemist ")
-
-
-def _stage_of(command: str) -> str:
-    return command.replace("-", "_")
 
 
 def _number(given: Any) -> float | None:

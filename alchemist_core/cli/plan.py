@@ -10,11 +10,13 @@ import numpy as np
 from pydantic import Field
 from sqlalchemy import Engine
 
+from alchemist_core.cli import estimates
 from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, Words, split_commas
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.metrics.heldout import heldout_conditions, heldout_flow_conditions
 from alchemist_core.notifications import code_span
+from alchemist_core.presets import gigabytes
 from alchemist_core.prices import cost_at
 from alchemist_core.project import effective_prices, load_project
 from alchemist_core.protocols.protocol import ProtocolFile, read_protocol
@@ -22,6 +24,7 @@ from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.comparison import ArmNames
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import evaluation_dataset
+from alchemist_core.stages.execution import CPU
 from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
 from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.datasets import describe_datasets
@@ -43,6 +46,7 @@ from alchemist_core.store.subsets import (
     seconds_per_member,
     selection_result,
 )
+from alchemist_core.training.gpus import DEFAULT_UTILISATION, GpuName
 
 
 class PlanScoreConfig(Config):
@@ -58,10 +62,20 @@ class PlanScoreConfig(Config):
     rater: str = Field(
         "production", description="Rater by name, or production, newest, or nightly (production and all shadow raters)"
     )
+    gpu: GpuName | None = Field(
+        None,
+        description="GPU to estimate for, by counted arithmetic, until this rater has scored on one; none: measured runs only",
+    )
+    utilisation: float = Field(
+        DEFAULT_UTILISATION, gt=0, le=1, description="Share of the GPU's peak that scoring reaches, for --gpu"
+    )
+    price_per_gpu_hour: float | None = Field(
+        None, ge=0, description="Price of one GPU hour, for --gpu; none: gpu_hour in [prices] of alchemist.toml"
+    )
 
 
 class RaterPlan(Result):
-    """Unscored samples of one rater; seconds and cost are estimated from recent runs, none without a measurement or a price."""
+    """Unscored samples of one rater, with time, cost and, for a named GPU, its memory; None without a measurement or a price."""
 
     rater: str
     is_shadow: bool
@@ -72,10 +86,13 @@ class RaterPlan(Result):
     cost: float | None
     currency: str = ""
     note: str | None
+    memory_bytes: int | None = None
+    flops_per_sample: float | None = None
 
     def summary(self) -> str:
         """Return the plan of this rater on one line."""
-        took = "time unknown (nothing was scored yet)" if self.seconds is None else f"about {self.seconds:,.0f} s"
+        unknown = "time unknown" if self.note else "time unknown (nothing was scored yet; estimate it with --gpu)"
+        took = unknown if self.seconds is None else f"about {self.seconds:,.0f} s"
         speed = "" if self.pairs_per_s is None else f" at {self.pairs_per_s:,.0f} samples/s per slot"
         cost = (
             "cost unknown (set core_hour or gpu_hour in [prices] of alchemist.toml)"
@@ -83,7 +100,10 @@ class RaterPlan(Result):
             else f"cost about {self.cost:,.2f} {self.currency}".rstrip()
         )
         shadow, note = " (shadow rater)" if self.is_shadow else "", f" ({self.note})" if self.note else ""
-        return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} samples, {took}{speed}, {cost}{note}"
+        memory = "" if self.memory_bytes is None else f", {gigabytes(self.memory_bytes)} of memory"
+        if self.flops_per_sample is not None:
+            memory += f", {estimates.flop_text(self.flops_per_sample)} a sample"
+        return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} samples, {took}{speed}, {cost}{memory}{note}"
 
 
 class ScoreTask(Result):
@@ -221,7 +241,7 @@ def plan_score(config: PlanScoreConfig) -> PlanScoreResult:
         rater=", ".join(rater.name for rater in raters) or None,
         n_shards=n_shards,
         n_samples=n_samples,
-        raters=[_estimate(engine, rater, of_rater[rater.rater_id], n_slots) for rater in raters],
+        raters=[_estimate(engine, rater, of_rater[rater.rater_id], n_slots, config) for rater in raters],
     )
 
 
@@ -251,21 +271,35 @@ def _count_slots(counts: Iterable[tuple[int, int]]) -> int:
     return max(1, min(load_settings().score_slots, max((n_shards for n_shards, _ in counts), default=0)))
 
 
-def _estimate(engine: Engine, rater: RaterRow, unscored: tuple[int, int], n_slots: int) -> RaterPlan:
+def _estimate(
+    engine: Engine, rater: RaterRow, unscored: tuple[int, int], n_slots: int, config: PlanScoreConfig
+) -> RaterPlan:
     n_shards, n_samples = unscored
-    speed = scoring_speed(engine, rater.rater_id)
     ahead = {"rater": rater.name, "is_shadow": rater.is_shadow, "n_shards": n_shards, "n_samples": n_samples}
-    if speed is None:
-        return RaterPlan(**ahead, pairs_per_s=None, seconds=None, cost=None, note=None)
-    slot_seconds = n_samples / speed.pairs_per_s
-    price = price_per_slot_hour(speed.device, n_slots)
+    speed = scoring_speed(engine, rater.rater_id)
+    price = None if speed is None else price_per_slot_hour(speed.device, n_slots)
+    note = "estimated from runs of another rater" if speed and speed.rater_id != rater.rater_id else None
+    pairs_per_s = None if speed is None else speed.pairs_per_s
+    if config.gpu is not None:
+        hardware = estimates.Hardware.model_validate({
+            name: getattr(config, name) for name in ("gpu", "utilisation", "price_per_gpu_hour")
+        })  # fmt: skip
+        estimate = estimates.estimate_scoring(rater.config["training"], hardware)
+        ahead |= {"memory_bytes": estimate.memory_bytes, "flops_per_sample": estimate.flops}
+        if speed is None or speed.rater_id != rater.rater_id or not estimate.is_of(speed.device):
+            pairs_per_s, note = estimate.samples_per_s, estimate.basis
+        # Slots share the cores of a machine, but not a GPU.
+        price = price_per_slot_hour(CPU, n_slots) if config.gpu == CPU else estimate.price_per_hour
+    if pairs_per_s is None:
+        return RaterPlan(**ahead, pairs_per_s=None, seconds=None, cost=None, note=note)
+    slot_seconds = n_samples / pairs_per_s
     return RaterPlan(
         **ahead,
-        pairs_per_s=round(speed.pairs_per_s, 2),
+        pairs_per_s=round(pairs_per_s, 2),
         seconds=round(slot_seconds / max(1, min(n_slots, n_shards)), 1),
         cost=None if price is None else round(cost_at(slot_seconds, price), 4),
         currency=effective_prices().currency,
-        note=None if speed.rater_id == rater.rater_id else "estimated from runs of another rater",
+        note=note,
     )
 
 
@@ -484,6 +518,7 @@ def _duration(seconds: float) -> str:
 
 
 COMMANDS = {
+    **estimates.COMMANDS,
     "night": Command(PlanNightConfig, plan_night),
     "score": Command(PlanScoreConfig, plan_score),
     "promote": Command(PlanPromoteConfig, plan_promote),

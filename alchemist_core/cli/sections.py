@@ -51,6 +51,8 @@ SHARED = {
     },
 }  # fmt: skip
 """Commands that are not stages and use options of a stage: section and key of each."""
+PLANNED = {"plan train-rater": "rater", "plan train-downstream": "downstream"}
+"""Commands that plan a stage: they use the values of its section for all options that they share with the stage."""
 LISTS = {("evaluation", "protocols")}
 """Keys with a list in the file whose option is one text, separated by commas."""
 GENEVAL = "geneval"
@@ -118,6 +120,11 @@ def config_of(stage: str) -> type[Config]:
     return load_commands(stage)[""].config
 
 
+def _config_of_plan(command: str) -> type[Config]:
+    verb, name = command.split()
+    return load_commands(verb)[name].config
+
+
 def declared_values(command: str, options: Mapping[str, Any]) -> dict[str, Declared]:
     """Return what the project file declares for a command, by the dotted path of the field.
 
@@ -134,6 +141,10 @@ def declared_values(command: str, options: Mapping[str, Any]) -> dict[str, Decla
         return section_values(load_project(), SECTION_OF[command])
     if command in SHARED:
         return _shared_values(load_project(), SHARED[command])
+    if command in PLANNED:
+        own = {"preset", "recipe"} | {".".join(path) for path, _ in flag_fields(_config_of_plan(command))}
+        values = section_values(load_project(), PLANNED[command])
+        return {path: value for path, value in values.items() if path in own}
     if command == "geneval judge":
         project, section = load_project(), f"evaluation.{GENEVAL}"
         section_values(project, "evaluation")
@@ -167,8 +178,8 @@ def options_of(project: Project, section: str) -> Options:
 
 def places_of(command: str) -> dict[str, str]:
     """Return the place in the project file of each option of a command, by the name of the option's field."""
-    if command in SECTION_OF:
-        section = SECTION_OF[command]
+    section = SECTION_OF.get(command) or PLANNED.get(command)
+    if section is not None:
         return {key.path[-1]: f"[{section}] {name}" for name, key in keys_of(section).items()}
     return {name: f"[{section}] {key}" for name, (section, key) in SHARED.get(command, {}).items()}
 

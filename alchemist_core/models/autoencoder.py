@@ -18,6 +18,7 @@ from alchemist_core.models.config import AutoencoderConfig
 from alchemist_core.models.precision import without_tf32
 from alchemist_core.models.quantiser import ResidualQuantiser, draw_rows, fit_codebook
 
+_WARMUP_RATIO = 0.05
 # The autoencoder is first trained without codes; then k-means fits the codebook to its features.
 _PLAIN_RATIO, _N_ROUNDS, _N_FITTED = 0.5, 8, 1000
 # A code that is not used within this many steps gets a new vector, except in the last tenth of the training.
@@ -235,7 +236,11 @@ def train_autoencoder(
     """Train coder and quantiser in place; equal initial weights and generator give equal bytes."""
     weights = [*coder.parameters(), *quantiser.parameters()]
     optimizer = torch.optim.AdamW(weights, config.learning_rate, (0.9, 0.95), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.n_steps, pct_start=0.05)
+    # A warm-up that ends with the first step would be divided by its length of 0.
+    warmup_ratio = _WARMUP_RATIO if _WARMUP_RATIO * config.n_steps > 1 else 0.0
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, config.n_steps, pct_start=warmup_ratio
+    )
     n_used_V = torch.zeros(quantiser.codebook.num_embeddings, dtype=torch.int64)
     first = int(_PLAIN_RATIO * config.n_steps)
     for step in range(config.n_steps):

@@ -37,8 +37,7 @@ def scale_index(scales: Scales) -> Int64[Tensor, " S"]:
     >>> scale_index((1, 2)).tolist()
     [0, 1, 1, 1, 1]
     """
-    lengths_K = torch.tensor([side**2 for side in scales], device="cpu")
-    return torch.repeat_interleave(torch.arange(len(scales), device="cpu"), lengths_K)
+    return torch.tensor([scale for scale, side in enumerate(scales) for _ in range(side**2)], device="cpu")
 
 
 def block_causal_mask(scales: Scales) -> Bool[Tensor, "S S"]:
@@ -274,7 +273,7 @@ class Trunk(nn.Module):
         self.token_in = nn.Linear(config.token_dim, config.width)
         self.text_in = nn.Linear(config.text_dim, config.width)
         self.level_in = nn.Embedding(len(config.scales), config.width)
-        ratios = torch.linspace(0, config.drop_path_ratio, config.depth, device="cpu").tolist()
+        ratios = [config.drop_path_ratio * index / max(1, config.depth - 1) for index in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config, ratio) for ratio in ratios)
         turn_SF = rotary_turns(config.scales, config.width // config.n_heads)
         # Repeated for each head, because the product without broadcasting is three times as fast on a CPU.

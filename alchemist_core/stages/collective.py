@@ -8,7 +8,7 @@ from typing import TypeVar
 from alchemist_core.config import Config, Result
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
-from alchemist_core.stages.execution import HelperWatch, StageRun, execute
+from alchemist_core.stages.execution import HelperWatch, StageRun, count_processes, execute
 from alchemist_core.stages.sharing import hold_resource
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.runs import RunClaim
@@ -66,4 +66,4 @@ def wait_for_all() -> None:
 
 
 def _is_alone() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return count_processes() == 1

@@ -44,9 +44,14 @@ def device_in_use() -> str:
 
 def cost_of(work_seconds: float, device: str) -> float | None:
     """Return the cost of a run in the currency of the configured prices: one GPU per launched process, or all available cores."""
-    n_devices, n_cores = int(os.environ.get("WORLD_SIZE", "1")), len(os.sched_getaffinity(0))
-    price = effective_prices().of_device(device, n_devices=n_devices, n_cores=n_cores)
+    n_cores = len(os.sched_getaffinity(0))
+    price = effective_prices().of_device(device, n_devices=count_processes(), n_cores=n_cores)
     return None if price is None else cost_at(work_seconds, price)
+
+
+def count_processes() -> int:
+    """Return how many processes were launched together: one per GPU."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 FOLLOW_INTERVAL_S = 1.0

@@ -19,7 +19,7 @@ from alchemist_core.selection.sampler import sample_members
 from alchemist_core.selection.strategies import Random
 from alchemist_core.stages.collective import execute_together, hold_together
 from alchemist_core.stages.devices import hold_device
-from alchemist_core.stages.execution import StageRun
+from alchemist_core.stages.execution import StageRun, count_processes
 from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
 from alchemist_core.store import models
 from alchemist_core.store.eligible import EligibleSamples
@@ -163,6 +163,7 @@ class TrainDownstreamResult(Result):
     subset: str
     n_trained: int
     n_reused: int
+    n_processes: int = 1
     arms: list[str]
     seeds: list[int]
     # By seed, then by arm, in the order of the options.
@@ -212,6 +213,7 @@ class Comparison:
             subset=subset.title,
             n_trained=n_trained,
             n_reused=len(identities) - n_trained,
+            n_processes=count_processes(),
             arms=list(config.arms),
             seeds=list(config.seeds),
             identities=identities,

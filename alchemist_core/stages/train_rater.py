@@ -11,7 +11,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256
 from alchemist_core.stages.collective import execute_together
 from alchemist_core.stages.devices import hold_device
-from alchemist_core.stages.execution import StageRun
+from alchemist_core.stages.execution import StageRun, count_processes
 from alchemist_core.store import raters
 from alchemist_core.store.manifests import find_hashes, hashes_sha256, sort_hashes
 from alchemist_core.store.registry import find_dataset
@@ -52,6 +52,7 @@ class TrainRaterResult(Result):
     n_validation: int
     n_in_both: int
     n_near_duplicates: int
+    n_processes: int = 1
     metrics: dict[str, float]
 
 
@@ -86,7 +87,9 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResu
     )  # fmt: skip
     if stage_run.is_leader:
         _register(config, stage_run, name, identity, metrics)
-    return TrainRaterResult(rater=name, is_new=True, rule=config.training.rule, metrics=_figures(metrics), **n_pairs)
+    return TrainRaterResult(
+        rater=name, is_new=True, rule=config.training.rule, n_processes=count_processes(), metrics=_figures(metrics), **n_pairs
+    )  # fmt: skip
 
 
 def _identity(config: TrainRaterConfig, members: dict[str, str]) -> str:

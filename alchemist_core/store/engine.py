@@ -58,6 +58,12 @@ def role_url(role: Role) -> str:
     return address.render_as_string(hide_password=False)
 
 
+def has_store() -> bool:
+    """Whether there is a store to open: a server is given, or the home has one."""
+    settings = load_settings()
+    return settings.database_url is not None or has_server(settings.home)
+
+
 def create_store() -> None:
     """Create the home's embedded server unless it exists; `open_store` creates the schema. A given server is left unchanged."""
     settings = load_settings()

@@ -4,11 +4,12 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, insert, select, text, update
 
 from alchemist_core.store.leases import LeaseClaim, claim_lease
+from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import Lease, Run
 
 
@@ -103,3 +104,29 @@ def finish_run(engine: Engine, claim: RunClaim, *, state: str, **fields: Any) ->
     with engine.begin() as connection:
         connection.execute(update(Run).where(Run.run_id == claim.run_id, Run.state == "running").values(values))
         connection.execute(text("DELETE FROM alchemist.leases WHERE run_id = :run_id"), {"run_id": claim.run_id})
+
+
+N_MEASURED = 50
+"""Runs in which a plan looks for one of the same sizes."""
+
+
+class MeasuredTraining(NamedTuple):
+    """A finished training from its first step on, and how long it took."""
+
+    run_id: int
+    device: str
+    n_processes: int
+    """One for each GPU."""
+    work_seconds: float
+    config: dict[str, Any]
+    n_steps: int
+    """Steps of all models that it trained."""
+    rater_training: dict[str, Any]
+    """Training options, as stored, of the rater whose tokenizer it used."""
+
+
+def measured_trainings(engine: Engine, stage: str) -> list[MeasuredTraining]:
+    """Return the newest finished trainings of a stage (query `measure_trainings`), newest first."""
+    with engine.connect() as connection:
+        rows = connection.execute(load_query("measure_trainings"), {"stage": stage, "n_runs": N_MEASURED})
+        return [MeasuredTraining(*row) for row in rows]

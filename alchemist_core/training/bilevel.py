@@ -89,6 +89,10 @@ class TwoProxies(ABC):
             epoch: Passes over the validation data so far; used by the schedule `seal` only.
         """
 
+    @abstractmethod
+    def read_part(self, part: Batch, n_validation: int, *, epoch: int, n_parts: int) -> Any:
+        """Run one part of a step's batch through the models and accumulate the gradients: what a step holds in memory and computes."""
+
     @property
     @abstractmethod
     def scoring_rater(self) -> SampleRater:
@@ -120,7 +124,7 @@ class TwoProxies(ABC):
             for module in model.modules():
                 if isinstance(module, Trunk):
                     module.has_gradient_checkpointing = True
-        model = model.to(self.accelerator.device)
+        # The accelerator moves the model to its device.
         given = torch.compile(model) if self.config.compile else model
         # Models that are not trained have no gradients to share between processes.
         return self.accelerator.prepare_model(given, evaluation_mode=not is_trained)
@@ -293,7 +297,7 @@ class Bilevel(TwoProxies):
 
     def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> StepResult:
         """Update both proxies and the rater from losses that were all computed before any of them changed."""
-        measured = [self._read_part(part, n_validation, epoch=epoch, n_parts=len(parts)) for part in parts]
+        measured = [self.read_part(part, n_validation, epoch=epoch, n_parts=len(parts)) for part in parts]
         stepped = self._submit(self._move, ["reference", "rater"])
         self._move(["proxy"])
         stepped()
@@ -318,7 +322,7 @@ class Bilevel(TwoProxies):
         """The EMA of the rater."""
         return cast("Rater", self.average_rater.module)
 
-    def _read_part(self, part: Batch, n_validation: int, *, epoch: int, n_parts: int) -> Measured:
+    def read_part(self, part: Batch, n_validation: int, *, epoch: int, n_parts: int) -> Measured:
         """Run one part through all three models and accumulate its gradients."""
         train = part.between(n_validation, None)
         others = self._submit(self._read_beside, train)

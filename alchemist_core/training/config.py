@@ -206,7 +206,8 @@ class RaterTrainingConfig(PinnedConfig):
     @property
     def group_size(self) -> int:
         """Samples whose weights sum to 1."""
-        return self.softmax_group_size or self.batch_size // self.gradient_accumulation_steps
+        # At least 1, so that a batch of fewer samples than parts is refused and not divided by 0.
+        return self.softmax_group_size or max(1, self.batch_size // self.gradient_accumulation_steps)
 
     @property
     def n_read(self) -> int:

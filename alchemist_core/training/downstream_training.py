@@ -64,7 +64,7 @@ class _Run:
 
         self.config, self.out, self.n_samples = config, out, len(samples)
         self.accelerator = make_accelerator(config.mixed_precision)
-        _require_equal_parts(config, self.accelerator.num_processes)
+        require_equal_parts(config, self.accelerator.num_processes)
         device = self.accelerator.device
         self.recipe = load_recipe(config, tokenizer_from, device)
         self.data = self.recipe.encode(samples, cache, self.accelerator)
@@ -177,7 +177,12 @@ class _Run:
         self.step, self.losses = state["step"], state["losses"]
 
 
-def _require_equal_parts(config: DownstreamConfig, n_processes: int) -> None:
+def require_equal_parts(config: DownstreamConfig, n_processes: int) -> None:
+    """Refuse a batch that processes would not split into equal parts.
+
+    Raises:
+        ConfigError: They would not; the message gives the factor that is missing.
+    """
     if config.batch_size % (n_processes * config.gradient_accumulation_steps):
         raise ConfigError(
             f"batch_size {config.batch_size} does not split into {n_processes} processes × gradient_accumulation_steps "

@@ -28,8 +28,8 @@ from alchemist_core.training.samples import CHUNK, Batch, Captions, SampleSource
 
 # Above this size a step computes the tokens' inputs from their codes: at 256 px they take 87 kB per image.
 _MOST_INPUT_BYTES = 2**30
-# Above this size a step encodes its own captions: 77 tokens of 768 numbers take 240 kB per caption.
-_MOST_TEXT_BYTES = 2**32
+MOST_TEXT_BYTES = 2**32
+"""Above this size a step encodes its own captions: 77 tokens of 768 numbers take 240 kB per caption."""
 # Captions that are counted at a time.
 _HASHED = 2**20
 _PROBE = "a red circle left of a blue square"
@@ -208,7 +208,7 @@ def encode_captions(
         DataError: The processes do not see the same files in the cache.
     """
     longest = max(captions, key=lambda caption: (len(caption), caption), default="")
-    key_N32 = _hash_captions(captions, most=_MOST_TEXT_BYTES // encoder.encode([longest]).token_BTD.nbytes)
+    key_N32 = _hash_captions(captions, most=MOST_TEXT_BYTES // encoder.encode([longest]).token_BTD.nbytes)
     if key_N32 is None:
         return StepCaptions(encoder, captions)
 

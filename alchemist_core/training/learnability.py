@@ -37,9 +37,11 @@ class Learnability(TwoProxies):
         models = {"proxy": proxy, "reference": copy.deepcopy(proxy).requires_grad_(requires_grad=False)}
         super().__init__(config, accelerator, models, {"proxy": config.proxy_learning_rate})
 
-    def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> LearnabilityResult:  # noqa: ARG002  a schedule's
+    def step(self, parts: Sequence[Batch], n_validation: int, *, epoch: int = 0) -> LearnabilityResult:
         """Train θ on the validation samples; measure the losses of the training samples without learning from them."""
-        figures_P4 = torch.stack([self._read_part(part, n_validation, len(parts)) for part in parts])
+        figures_P4 = torch.stack(
+            [self.read_part(part, n_validation, epoch=epoch, n_parts=len(parts)) for part in parts]
+        )
         self._move(["proxy"])
         self.scaler.update()
         mean: list[float] = self.accelerator.reduce(figures_P4.mean(0), "mean").tolist()
@@ -53,7 +55,8 @@ class Learnability(TwoProxies):
         """Both proxies as one rater."""
         return LearnabilityRater(self.unwrapped("reference"), self.unwrapped("proxy"))
 
-    def _read_part(self, part: Batch, n_validation: int, n_parts: int) -> Tensor:
+    def read_part(self, part: Batch, n_validation: int, *, epoch: int, n_parts: int) -> Tensor:  # noqa: ARG002  a schedule's
+        """Return validation loss, training loss, reference loss and squared difference of the last two."""
         train = part.between(n_validation, None)
         with torch.no_grad():
             loss_B, reference_loss_B = self.unwrapped("proxy")(*train), self.unwrapped("reference")(*train)

@@ -48,11 +48,15 @@ def pin(config: C) -> C:
     if config.text_encoder.startswith(HUB_ENCODER):
         update["text_encoder"], encoder = locate_encoder(config.text_encoder)
         sha256s["text_encoder"] = encoder.sha256()
-    if config.text_encoder == "minilm" and config.caption_tokens is None:
-        update["caption_tokens"] = MINILM_TOKENS
+    update["caption_tokens"] = caption_tokens(config)
     for name, sha256 in sha256s.items():
         _require_content(config, name, sha256)
     return config.model_copy(update=update | {"weights_sha256": sha256s})
+
+
+def caption_tokens(config: RaterTrainingConfig | DownstreamConfig) -> int | None:
+    """Return the tokens at which a new training cuts captions; None: the text encoder's own limit."""
+    return MINILM_TOKENS if config.text_encoder == "minilm" and config.caption_tokens is None else config.caption_tokens
 
 
 def without_places(model: type[Config], stored: Mapping[str, Any]) -> dict[str, Any]:

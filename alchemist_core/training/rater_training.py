@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
 from alchemist_core.files import atomic_write
-from alchemist_core.models.config import StarConfig
+from alchemist_core.models.config import StarConfig, TokenizerConfig
 from alchemist_core.models.published.tokenizer import load_tokenizer
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 from alchemist_core.statistics import spearman
@@ -29,9 +29,10 @@ from alchemist_core.training.learnability import Learnability
 from alchemist_core.training.pinning import open_text_encoder
 from alchemist_core.training.samples import Batch, ImagesOf, JoinedSamples, SampleSource, batch_index
 
-_SAMPLE = 1024
-# Logits in memory at a time: 4 GiB.
-_MOST_LOGITS = 2**30
+N_EVALUATED = 1024
+"""Samples of each evaluation: of the held-out loss, and of the training metrics."""
+# Logits in memory at a time: 1 GiB, and as much again for their probabilities.
+_MOST_LOGITS = 2**28
 _N_QUANTILES = 257
 
 
@@ -93,7 +94,7 @@ class RaterRun:
     ) -> None:
         self.config, self.out = config, out
         self.accelerator = make_accelerator(config.mixed_precision)
-        _require_whole_groups(config, self.accelerator.num_processes)
+        require_whole_groups(config, self.accelerator.num_processes)
         encoder = open_text_encoder(config, str(self.accelerator.device))
         sizes = (config.proxy(config.tokenizer_config, encoder.dim), config.rater(config.tokenizer_config, encoder.dim))
         check_starts(config, sizes)
@@ -181,7 +182,7 @@ class RaterRun:
 
     def _validate(self) -> None:
         progress = self.progress
-        loss_B = self._losses("proxy", torch.arange(min(self.n_held_out, _SAMPLE)))
+        loss_B = self._losses("proxy", torch.arange(min(self.n_held_out, N_EVALUATED)))
         # Reduced to one number: processes that stopped at different steps would wait for each other forever.
         loss = self.accelerator.reduce(loss_B.mean(), "mean").item()
         progress.history[-1]["held_out_loss"] = loss
@@ -200,14 +201,13 @@ class RaterRun:
         return torch.cat([model(*self._batch(index_P)) for index_P in self._small_parts(index_B)])
 
     def _small_parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        config = self.tokenizer.config
-        return torch.split(index_B, max(1, _MOST_LOGITS // (config.n_tokens * config.n_codes)))
+        return torch.split(index_B, samples_per_forward(self.tokenizer.config))
 
     @torch.no_grad()
     def _metrics(self) -> dict[str, Any]:
         """Return the metrics, including the controls that show whether the score is more than a ranking by loss."""
         start, generator = self.n_held_out + self.n_validation, np.random.default_rng(self.config.seed)
-        index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:_SAMPLE])) + start
+        index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:N_EVALUATED])) + start
         rater = self.models.scoring_rater
         score_B = torch.cat([rater.score(*self._batch(index_P)) for index_P in self._small_parts(index_B)])
         return {
@@ -251,6 +251,11 @@ def make_models(
     return kind(config, accelerator, sizes)
 
 
+def samples_per_forward(config: TokenizerConfig) -> int:
+    """Return how many samples an evaluation reads at a time, so that their logits fit into memory."""
+    return max(1, _MOST_LOGITS // (config.n_tokens * config.n_codes))
+
+
 def _require_several(**n_of: int) -> None:
     for name, n_samples in n_of.items():
         if n_samples < 2:
@@ -259,7 +264,12 @@ def _require_several(**n_of: int) -> None:
             )
 
 
-def _require_whole_groups(config: RaterTrainingConfig, n_processes: int) -> None:
+def require_whole_groups(config: RaterTrainingConfig, n_processes: int) -> None:
+    """Refuse a batch that processes and parts would not split into whole softmax groups.
+
+    Raises:
+        ConfigError: They would not; the message gives the largest size that fits.
+    """
     n_whole = config.group_size * config.gradient_accumulation_steps
     if config.batch_size % (n_processes * n_whole):
         most = max(2, config.batch_size // n_processes // config.gradient_accumulation_steps)

@@ -6,7 +6,8 @@
 WITH recent AS (
     SELECT
         run_id,
-        started_at
+        started_at,
+        device
     FROM alchemist.runs
     WHERE stage = 'score'
     ORDER BY run_id DESC
@@ -19,12 +20,16 @@ turns AS (
         recent.run_id,
         recent.started_at,
         shard_scores.rater_id,
-        max(shard_scores.device) AS device,
+        -- A run that has ended knows the name of its GPU.
+        CASE
+            WHEN max(shard_scores.device) = 'cpu' THEN 'cpu'
+            ELSE coalesce(nullif(recent.device, 'cpu'), max(shard_scores.device))
+        END AS device,
         sum(shard_scores.n_scored - shard_scores.n_reused) AS n_computed,
         max(shard_scores.scored_at) AS ended_at
     FROM recent
     INNER JOIN alchemist.shard_scores ON recent.run_id = shard_scores.run_id
-    GROUP BY recent.run_id, recent.started_at, shard_scores.rater_id
+    GROUP BY recent.run_id, recent.started_at, recent.device, shard_scores.rater_id
 ),
 
 timed AS (

@@ -15,6 +15,11 @@ def quick(n_steps: int) -> TokenizerConfig:
     return tiny.model_copy(update={"autoencoder": tiny.autoencoder.model_copy(update={"n_steps": n_steps})})
 
 
+@pytest.mark.parametrize("n_steps", [2, 19, 20, 21])
+def test_a_short_training_has_a_learning_rate_too(n_steps: int) -> None:
+    fit_tokenizer(shapes(20, seed=0), quick(n_steps), seed=0)
+
+
 def error(tokenizer: Tokenizer, image_NHWC: np.ndarray) -> float:
     drawn_NHWC = tokenizer.decode(tokenizer.encode(image_NHWC))
     return float(np.mean((drawn_NHWC.astype(float) - image_NHWC) ** 2))

@@ -106,7 +106,7 @@ def test_captions_whose_features_do_not_fit_are_encoded_at_each_step(
     tokenizer: CountingTokenizer, pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = encode_samples(pairs, tokenizer, WordVectors())
-    monkeypatch.setattr(encoding, "_MOST_TEXT_BYTES", 0)
+    monkeypatch.setattr(encoding, "MOST_TEXT_BYTES", 0)
     lean = encode_samples(pairs, tokenizer, WordVectors())
     index_B = torch.tensor([1, 50, 7])
     found, expected = lean.rows(index_B).text, kept.rows(index_B).text
@@ -184,7 +184,7 @@ def test_captions_are_kept_if_the_distinct_ones_fit(
     """There are 16: four colours at four places."""
     assert len(set(pairs.captions)) == 16
     monkeypatch.setattr(encoding, "_HASHED", 64)
-    monkeypatch.setattr(encoding, "_MOST_TEXT_BYTES", most * WordVectors().encode([""]).token_BTD.nbytes)
+    monkeypatch.setattr(encoding, "MOST_TEXT_BYTES", most * WordVectors().encode([""]).token_BTD.nbytes)
     assert isinstance(encode_samples(pairs, tokenizer, WordVectors()).captions, encoding.StoredCaptions) == is_table
 
 

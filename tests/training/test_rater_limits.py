@@ -73,7 +73,14 @@ def test_weights_that_go_to_one_sample_are_a_collapse_in_a_group_of_any_size(gro
     assert (collapse_reason(some, group_size) is None) == (group_size < 10)
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 30, "softmax_group_size": 16}, {"gradient_accumulation_steps": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 30, "softmax_group_size": 16},
+        {"gradient_accumulation_steps": 3},
+        {"batch_size": 2, "gradient_accumulation_steps": 4},
+    ],
+)
 def test_groups_that_do_not_divide_the_batch_are_refused(change: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match="must be a multiple of softmax_group_size"):
         RaterTrainingConfig(**{**CONFIG.model_dump(), **change})

@@ -18,10 +18,19 @@ class Network:
     layout: str
     """The form of its files: keys, or the library that wrote them."""
     source: str
-    """Where to get it: a hub name, a package, or a description."""
+    """Where to get it: a hub name and a description, a package, or a description."""
     n_numbers: int | None = None
     """Number of weights in its file; None if it varies (`size_note`)."""
     size_note: str = SEE_PUBLISHER
+
+    @property
+    def address(self) -> str:
+        """Return the option's value for it: the first word of its source.
+
+        >>> NETWORKS["flux-components"].address
+        'black-forest-labs/FLUX.1-dev'
+        """
+        return self.source.split()[0].rstrip(";,")
 
     @property
     def size(self) -> str:

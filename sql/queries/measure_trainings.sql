@@ -1,0 +1,45 @@
+-- Purpose: Return how long trainings took, so that a plan replaces its assumed utilisation by what was measured.
+-- Parameters: stage text (train_rater or train_downstream), n_runs integer.
+-- One row is: a finished run that trained something from the first step on, newest first: device and number of its processes, seconds
+--   of work, config, steps of all its models, and the training options of the rater whose tokenizer it used.
+-- Relies on: ix_runs_stage_config_hash, pk_raters, uq_raters_name; reads as many models and raters as there are.
+-- Safe to re-run: yes.
+WITH trained AS (
+    SELECT
+        run_id,
+        (acceptance_report ->> 'n_steps')::bigint AS n_steps,
+        config -> 'training' AS rater_training
+    FROM alchemist.raters
+    UNION ALL
+    SELECT
+        models.run_id,
+        sum(models.n_steps),
+        -- All models of a run have one rater.
+        (array_agg(raters.config -> 'training'))[1]
+    FROM alchemist.models
+    INNER JOIN alchemist.raters ON models.config ->> 'rater' = raters.name
+    GROUP BY models.run_id
+)
+
+SELECT
+    runs.run_id,
+    runs.device,
+    -- Results from before it was stored lack it; several processes were rare.
+    coalesce((runs.result ->> 'n_processes')::integer, 1) AS n_processes,
+    runs.work_seconds,
+    runs.config,
+    trained.n_steps::bigint AS n_steps,
+    trained.rater_training
+FROM alchemist.runs
+INNER JOIN trained ON runs.run_id = trained.run_id
+WHERE
+    runs.stage = :stage AND runs.state = 'succeeded' AND runs.work_seconds > 0 AND trained.n_steps > 0
+    -- A run that resumed an earlier one took fewer steps than its models have.
+    AND NOT EXISTS (
+        SELECT FROM alchemist.runs AS earlier
+        WHERE
+            earlier.stage = runs.stage AND earlier.config_hash = runs.config_hash AND earlier.run_id < runs.run_id
+            AND earlier.state <> 'succeeded'
+    )
+ORDER BY runs.run_id DESC
+LIMIT :n_runs
