@@ -71,6 +71,7 @@ def count(*, n_processes: int = 1, **fields: Any) -> Footprint:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
