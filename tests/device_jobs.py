@@ -21,6 +21,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.__main__ import _stop
 from alchemist_core.config import Config, Result
 from alchemist_core.errors import AlchemistError
+from alchemist_core.files import write_bytes_atomically
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
@@ -136,7 +137,8 @@ def _run_job(order: dict[str, Any]) -> int:
         return error.exit_code
     except SystemExit as stopped:
         return int(stopped.code or 0)
-    (folder / "report").write_text(report.model_dump_json(), encoding="utf-8")
+    # The test reads it as soon as it exists.
+    write_bytes_atomically(folder / "report", report.model_dump_json().encode())
     return 0
 
 

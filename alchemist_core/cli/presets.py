@@ -204,8 +204,8 @@ def render_figures() -> str:
     )
 
 
+COMMANDS = {"": Command(PresetsConfig, show)}
+
+
 if __name__ == "__main__":
     print(render_figures(), end="")  # noqa: T201  the output is the file
-
-
-COMMANDS = {"": Command(PresetsConfig, show)}

