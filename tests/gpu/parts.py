@@ -31,6 +31,7 @@ class Part(NamedTuple):
 
 PARTS = (
     Part("scoring", 480, "images a second from tar to committed row, and up to the bytes of COPY without Postgres"),
+    Part("presets", 480, "samples a second, share of the card's peak, and memory against the plan, for each preset"),
     Part("precision", 480, "scores in bf16 against fp32"),
     Part("compilation", 480, "training with and without torch.compile"),
     Part("checkpointing", 480, "training with and without recomputed activations: memory and time"),

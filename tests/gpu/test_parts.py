@@ -29,7 +29,7 @@ def test_every_module_with_a_measurement_is_a_part() -> None:
 def test_an_unknown_part_is_refused_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gpu.main(["scoring", "paint"])
-    assert "unknown part paint; choose from scoring, precision, " in capsys.readouterr().err
+    assert "unknown part paint; choose from scoring, presets, " in capsys.readouterr().err
 
 
 def test_a_part_that_reaches_its_limit_keeps_its_rows_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
