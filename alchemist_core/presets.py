@@ -320,7 +320,8 @@ def preset_required(stage: str) -> ConfigError:
     # The section that holds the stage's options, such as [rater] for train_rater.
     section = stage.removeprefix("train_")
     head = (
-        f"{_command_of(stage)} requires --preset, or preset in [{section}] of alchemist.toml: the size of the networks:"
+        f"{_command_of(stage)} requires --preset, or preset in [{section}] of alchemist.toml, "
+        "which alchemist init writes. The sizes of the networks:"
     )
     return ConfigError("\n".join([head, *lines]))
 

@@ -110,8 +110,8 @@ def test_a_training_without_a_preset_is_refused_with_a_line_for_each(
 ) -> None:
     assert main(TRAININGS[stage].split()) == 2
     head, *lines = capsys.readouterr().err.splitlines()
-    place = f"preset in [{stage.removeprefix('train_')}] of alchemist.toml"
-    assert head == f"error: {stage.replace('_', '-')} requires --preset, or {place}: the size of the networks:"
+    place = f"preset in [{stage.removeprefix('train_')}] of alchemist.toml, which alchemist init writes"
+    assert head == f"error: {stage.replace('_', '-')} requires --preset, or {place}. The sizes of the networks:"
     assert [line.split()[0] for line in lines] == list(presets_of(stage))
     for line, name in zip(lines, presets_of(stage), strict=True):
         assert line.endswith(line_of(stage, name))
