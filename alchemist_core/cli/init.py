@@ -147,13 +147,14 @@ def init(config: InitConfig) -> InitResult:
     found, path = find(config, Asker()), config.to.resolve()
     text = render(found)
     check_project(parse_project(text, path))
+    commands = next_commands(found)
     write_bytes_atomically(path, text.encode())
     return InitResult(
         path=str(path),
         machine=found.machine.describe(),
         data={dataset.name: dataset.survey.describe() for dataset in found.datasets},
         preset=found.preset,
-        next=next_commands(found),
+        next=commands,
     )
 
 
@@ -169,7 +170,11 @@ class Asker:
         if not self.is_terminal:
             return proposal
         said = Prompt.ask(
-            question, console=self._console, default=proposal or "", choices=list(choices) if choices else None
+            question,
+            console=self._console,
+            default=proposal or "",
+            show_default=bool(proposal),
+            choices=list(choices) if choices else None,
         )
         return said.strip() or None
 
@@ -219,6 +224,8 @@ def _choose_preset(config: InitConfig, machine: Machine, asker: Asker) -> str:
 
 def _look(role: Role, root: str, name: str | None, asker: Asker) -> FoundDataset:
     root = absolute_root(root)
+    if not is_s3(root) and ".." in Path(root).parts:
+        root = str(Path(root).resolve())
     survey = survey_root(root)
     name = name or _name_of(root)
     asker.show(f"{name}: {survey.describe()}.")
@@ -241,7 +248,7 @@ def _name_of(root: str) -> str:
     """
     parts = [part for part in root.removeprefix("s3://").split("/") if part]
     named = [part for part in parts if part.lower() not in GENERIC]
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", (named or parts or ["data"])[-1]).strip("-")[:100] or "data"
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", (named or parts or ["data"])[-1]).strip("-._+")[:100] or "data"
 
 
 def _name_beside(root: str, train: str, role: str) -> str:

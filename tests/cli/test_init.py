@@ -208,12 +208,37 @@ def test_a_folder_of_any_name_is_written_so_that_it_is_read_again(tmp_path: Path
     assert [each.root for each in project.datasets.values()] == [str(tmp_path / name)]
 
 
+@pytest.mark.parametrize(
+    ("given", "name"), [("../web", "web"), ("../data/train", "below"), ("../.hidden", "hidden")], ids=str
+)
+def test_a_folder_above_the_working_folder_is_named_and_written_without_dots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, name: str
+) -> None:
+    work = tmp_path / "below" / "project"
+    work.mkdir(parents=True)
+    monkeypatch.chdir(work)
+    make_tar(work / given / "a.tar", [(64, "a dog")])
+    assert main(["init", "--data", given]) == 0
+    declared = read_project(Path("alchemist.toml")).datasets
+    assert {key: each.root for key, each in declared.items()} == {name: str((work / given).resolve())}
+
+
+def test_a_name_that_leaves_no_room_for_that_of_a_subset_writes_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tar(tmp_path / "web" / "a.tar", [(64, "a dog")])
+    assert main(["init", "--data", "web", "--dataset", "w" * 100]) == 2
+    assert "is not a valid subset name" in capsys.readouterr().err
+    assert not Path("alchemist.toml").exists()
+
+
 def test_on_a_terminal_each_answer_is_asked_for_and_an_empty_one_takes_the_proposal(corpus: Path) -> None:
     answers = [str(corpus / "train"), "", "", "tiny"]
     said = on_terminal(["init", "--dataset", "web"], answers)
     for question in ("Folder or s3:// address of the training tars", "validation tars", "evaluation tars", "Preset ("):
         assert question in said
     assert "web: 6 tars" in said
+    assert "()" not in said
     found = written()
     assert found["datasets"].keys() == {"web", "web-validation", "web-test"}
     assert found["rater"]["preset"] == "tiny"
