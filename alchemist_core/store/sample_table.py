@@ -3,7 +3,7 @@
 Letters: N samples · M of them.
 """
 
-import marshal
+import json
 import mmap
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,6 +43,7 @@ _COLUMNS = np.dtype(
     [("pair_hash", f"V{HASH_BYTES}"), ("image_hash", f"V{HASH_BYTES}"), ("shard_id", "i8"), ("ordinal", "i8"), ("end", "i8")]
 )  # fmt: skip
 _PACKED = struct.Struct(f"={HASH_BYTES}s{HASH_BYTES}sqqq")
+_HASHES = ("pair_hash", "image_hash", "content_hash")
 # After so many reads a process lets the pages go. The kernel maps 64 KiB around each page that is read: at most 32 MiB of two files.
 _READS_IN_MEMORY = 256
 
@@ -61,7 +62,7 @@ class _Files:
         if self._n_read % _READS_IN_MEMORY == 0:
             self.let_go()
         start, end = int(self.columns["end"][row - 1]) if row else 0, int(self.columns["end"][row])
-        return LocatedSample._make(marshal.loads(self.rows[start:end]))  # noqa: S302  our own file
+        return _decode(self.rows[start:end])
 
     def let_go(self) -> None:
         """Stop counting the pages that were read as memory of this process. The kernel keeps them as long as it has room."""
@@ -134,10 +135,22 @@ def spool_samples(parts: Iterable[Iterable[Sequence[Any]]]) -> SampleTable:
         for part in parts:
             for row in part:
                 sample = LocatedSample._make(row)
-                end += rows.write(marshal.dumps(tuple(sample)))
+                end += rows.write(_encode(sample))
                 hashes = bytes(sample.pair_hash), bytes(sample.image_hash)
                 columns.write(_PACKED.pack(*hashes, sample.shard_id, sample.ordinal, end))
         return SampleTable(_Files(rows, columns))
+
+
+def _encode(sample: LocatedSample) -> bytes:
+    """Return a row as JSON; hashes are hexadecimal."""
+    values = (bytes(value).hex() if isinstance(value, bytes | memoryview) else value for value in sample)
+    return json.dumps([*values]).encode()
+
+
+def _decode(row: bytes) -> LocatedSample:
+    values: dict[str, Any] = dict(zip(LocatedSample._fields, json.loads(row), strict=True))
+    values |= {name: bytes.fromhex(values[name]) for name in _HASHES if values[name] is not None}
+    return LocatedSample(**values)
 
 
 def _map(file: BinaryIO) -> mmap.mmap | bytes:
