@@ -36,23 +36,23 @@ USES = """
 """
 # Triggers on the lease table record each claim and end, so the test does not depend on timing.
 AUDIT = """
-    CREATE TABLE holds (
+    CREATE TABLE public.holds (
         resource text, token bigint PRIMARY KEY, from_at timestamptz DEFAULT clock_timestamp(), until_at timestamptz
     );
-    CREATE FUNCTION note_hold() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+    CREATE FUNCTION public.note_hold() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
     BEGIN
         IF TG_OP <> 'INSERT' AND (TG_OP = 'DELETE' OR OLD.fencing_token <> NEW.fencing_token) THEN
-            UPDATE holds SET until_at = least(OLD.expires_at, clock_timestamp()) WHERE token = OLD.fencing_token;
+            UPDATE public.holds SET until_at = least(OLD.expires_at, clock_timestamp()) WHERE token = OLD.fencing_token;
         END IF;
         IF TG_OP <> 'DELETE' AND (TG_OP = 'INSERT' OR OLD.fencing_token <> NEW.fencing_token) THEN
-            INSERT INTO holds (resource, token) VALUES (NEW.resource, NEW.fencing_token);
+            INSERT INTO public.holds (resource, token) VALUES (NEW.resource, NEW.fencing_token);
         END IF;
         RETURN NULL;
     END $$;
-    CREATE TRIGGER note_hold AFTER INSERT OR UPDATE OR DELETE ON alchemist.leases FOR EACH ROW EXECUTE FUNCTION note_hold();
+    CREATE TRIGGER note_hold AFTER INSERT OR UPDATE OR DELETE ON alchemist.leases FOR EACH ROW EXECUTE FUNCTION public.note_hold();
 """
 OVERLAPS = """
-    SELECT count(*) FROM holds AS earlier INNER JOIN holds AS later
+    SELECT count(*) FROM public.holds AS earlier INNER JOIN public.holds AS later
         ON earlier.resource = later.resource AND earlier.token < later.token
     WHERE earlier.until_at IS NULL OR earlier.until_at > later.from_at
 """

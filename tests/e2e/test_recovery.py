@@ -96,7 +96,7 @@ def test_nights_and_training_survive_the_death_of_server_scheduler_and_job(home:
     airflow.wait("nightly_rescore", run_id, timeout_s=400, on_progress=print)
 
     with engine.connect() as connection:
-        held = "SELECT count(*) FROM holds WHERE resource LIKE 'device:%'"
+        held = "SELECT count(*) FROM public.holds WHERE resource LIKE 'device:%'"
         assert connection.execute(text(held)).scalar_one() >= 3, (
             "the first night's score, the training and what followed it"
         )

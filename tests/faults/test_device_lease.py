@@ -85,7 +85,9 @@ def holding_pid(engine: Engine) -> int | None:
 
 def check(engine: Engine, stopped: set[int]) -> None:
     with engine.connect() as connection:
-        n_holds = connection.execute(text("SELECT count(*) FROM holds WHERE resource LIKE 'device:%'")).scalar_one()
+        n_holds = connection.execute(
+            text("SELECT count(*) FROM public.holds WHERE resource LIKE 'device:%'")
+        ).scalar_one()
         n_overlaps = connection.execute(text(OVERLAPS)).scalar_one()
         n_uses, n_users = connection.execute(text("SELECT count(*), count(DISTINCT pid) FROM uses")).one()
     strays = stray_uses(engine)
