@@ -162,7 +162,7 @@ def _faults_between(project: Project, section: str) -> Iterator[str]:
 
 
 def _faults_of_schedule(project: Project) -> Iterator[str]:
-    """Yield what a training that starts by itself lacks: nobody fills in its form."""
+    """Yield the required values that a scheduled training lacks, because its form is not filled in."""
     missing = [key for key in ("preset", "dataset", "validation") if key not in project.rater]
     if project.schedule.train != NEVER and missing:
         yield f"[schedule] train = {project.schedule.train!r} requires {', '.join(missing)} in [rater]."

@@ -121,7 +121,7 @@ def find_hashes(sorted_N32: NDArray[np.uint8], wanted_K32: NDArray[np.uint8]) ->
 
 
 def hashes_sha256(pair_hash_K32: NDArray[np.uint8]) -> str:
-    """Return the sha256 of the sorted hashes, one after another: it names the set of samples, whatever their order.
+    """Return the sha256 of the sorted hashes, one after another: it names the set of samples in any order.
 
     >>> hashes_sha256(hash_rows([b"b" * 32, b"a" * 32])) == hashlib.sha256(b"a" * 32 + b"b" * 32).hexdigest()
     True

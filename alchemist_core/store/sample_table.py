@@ -123,7 +123,7 @@ class SampleTable(Sequence[LocatedSample]):
 
 
 def spool_samples(parts: Iterable[Iterable[Sequence[Any]]]) -> SampleTable:
-    """Write rows to temporary files, which the system deletes when nobody reads them any more, even after a kill.
+    """Write rows to temporary files, which the system deletes when no process has them open, even after a kill.
 
     Args:
         parts: Rows with the values of a `LocatedSample`, some at a time.

@@ -27,6 +27,7 @@ from tests.models.given_models import lively_tokenizer
 from tests.models.published.published_keys import Shapes, rater_keys, star_keys
 from tests.models.test_text_models import make_tokenizer, save_clip
 from tests.random_detector import save_random_detector
+from tests.rehearsal.weights import write_inception
 
 Weights = dict[str, Tensor]
 
@@ -317,20 +318,9 @@ def test_the_check_of_a_project_names_every_network_that_is_missing(project: Pat
     ]
 
 
-def random_inception(path: Path) -> Path:
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    network = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "load", lambda *_args, **_kwargs: {})
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_args, **_kwargs: None)
-        network.__init__("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
-    torch.save(network.state_dict(), path)
-    return path
-
-
 def test_inception_is_loaded_and_a_renamed_key_is_named(tmp_path: Path) -> None:
-    path = random_inception(tmp_path / "inception.pth")
+    path = tmp_path / "inception.pth"
+    write_inception(path)
     row = check(path)
     assert (row.name, row.holds) == ("inception", "InceptionV3 for FID")
     weights = torch.load(path)

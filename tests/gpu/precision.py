@@ -70,7 +70,7 @@ def _compare(name: str, score_N: np.ndarray, expected_N: np.ndarray) -> Iterator
 
 
 class _InFormat(torch.nn.Module):
-    """A rater that computes in one number format, whatever the scorer's default is."""
+    """A rater that computes in one number format instead of the scorer's default."""
 
     def __init__(self, rater: Any, *, is_bf16: bool) -> None:
         super().__init__()

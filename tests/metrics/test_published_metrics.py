@@ -19,6 +19,7 @@ from alchemist_core.metrics.image_sets import ImageSet
 from alchemist_core.models.features import CleanInceptionV3, InceptionV3
 from alchemist_core.protocols.protocol import ImageProtocol
 from tests.metrics.given_metric import metric_of
+from tests.rehearsal.weights import write_inception
 
 N_IMAGES = 8
 SUBSETS = {"n_subsets": 4, "subset_size": 6}
@@ -46,16 +47,9 @@ def some_images(seed: int, contrast: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """InceptionV3 of random weights, with statistics that keep its features apart."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("inception") / "inception.pth"
-    network = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "load", lambda *_args, **_kwargs: {})
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_args, **_kwargs: None)
-        network.__init__("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
-    torch.save(network.state_dict(), path)
+    write_inception(path)
     return path
 
 
