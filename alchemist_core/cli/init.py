@@ -18,7 +18,7 @@ from rich.prompt import Prompt
 
 from alchemist_core.cli.effective import check_project
 from alchemist_core.config import Command, Config, Result
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import write_bytes_atomically
 from alchemist_core.local.machine import Machine, look_at_machine
 from alchemist_core.presets import PRESETS, WEIGHTS, presets_of
@@ -34,6 +34,8 @@ MINIATURE = "tiny"
 WORDS_OF = {"words": 15, "minilm": 24, "clip": 58}
 """How many words of a caption a text encoder reads: 16 tokens, 32 tokens, 77 tokens."""
 KID_IMAGES = 512
+LONGEST_NAME = 60
+"""A dataset's name is the beginning of its subsets' names, which have at most 100 characters."""
 GENERIC = {"train", "training", "data", "tars", "shards", "crawl"}
 SIBLINGS = {"validation": ("validation", "val", "valid"), "evaluation": ("test", "evaluation", "eval")}
 
@@ -188,10 +190,10 @@ def find(config: InitConfig, asker: Asker) -> Found:
     """Look at the machine and the data, and ask for what was not given."""
     machine = look_at_machine()
     asker.show(f"This machine: {machine.describe()}.")
-    data = config.data or asker.ask("Folder or s3:// address of the training tars", None)
-    if data is None:
+    train = _find_dataset("train", config.data, "Folder or s3:// address of the training tars", None, asker)
+    if train is None:
         raise ConfigError("--data is required: the folder or s3:// address of the training tars.")
-    train = _look("train", data, config.dataset, asker)
+    train = train._replace(name=config.dataset or _ask_name(train.name, asker))
     datasets = [train]
     others: tuple[tuple[Role, str | None, str], ...] = (
         (
@@ -202,9 +204,9 @@ def find(config: InitConfig, asker: Asker) -> Found:
         ("evaluation", config.evaluation_data, "Folder of the evaluation tars, on which models are measured"),
     )
     for role, given, text in others:
-        root = given or asker.ask(f"{text} (empty: later)", _sibling(train.root, role))
-        if root:
-            datasets.append(_look(role, root, _name_beside(root, train.name, role), asker))
+        found = _find_dataset(role, given, f"{text} (empty: later)", _sibling(train.root, role), asker)
+        if found is not None:
+            datasets.append(found._replace(name=_name_beside(found.root, train.name, role)))
     preset = _choose_preset(config, machine, asker)
     weights, encoder = config.tokenizer_weights, config.text_encoder
     if preset != MINIATURE:
@@ -222,14 +224,35 @@ def _choose_preset(config: InitConfig, machine: Machine, asker: Asker) -> str:
     return chosen
 
 
-def _look(role: Role, root: str, name: str | None, asker: Asker) -> FoundDataset:
+def _find_dataset(
+    role: Role, given: str | None, question: str, proposal: str | None, asker: Asker
+) -> FoundDataset | None:
+    """Survey the given root, or ask for one until it can be surveyed; None if there is none."""
+    if given is not None:
+        return _look(role, given, asker)
+    while (root := asker.ask(question, proposal)) is not None:
+        try:
+            return _look(role, root, asker)
+        except DataError as error:
+            if not asker.is_terminal:
+                raise
+            asker.show(str(error))
+    return None
+
+
+def _ask_name(proposal: str, asker: Asker) -> str:
+    while not re.fullmatch(NAME_PATTERN, name := asker.ask("Name of this dataset", proposal) or proposal):
+        asker.show("A name has at most 100 letters, digits and . _ + -, and begins with a letter or digit.")
+    return name
+
+
+def _look(role: Role, root: str, asker: Asker) -> FoundDataset:
     root = absolute_root(root)
     if not is_s3(root) and ".." in Path(root).parts:
         root = str(Path(root).resolve())
     survey = survey_root(root)
-    name = name or _name_of(root)
-    asker.show(f"{name}: {survey.describe()}.")
-    return FoundDataset(name, role, root, survey)
+    asker.show(f"{root}: {survey.describe()}.")
+    return FoundDataset(_name_of(root), role, root, survey)
 
 
 def _sibling(root: str, role: str) -> str | None:
@@ -245,10 +268,12 @@ def _name_of(root: str) -> str:
 
     >>> _name_of("/data/web/train"), _name_of("s3://crawl/2026 web/")
     ('web', '2026-web')
+    >>> len(_name_of("/data/" + "w" * 200))
+    60
     """
     parts = [part for part in root.removeprefix("s3://").split("/") if part]
     named = [part for part in parts if part.lower() not in GENERIC]
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", (named or parts or ["data"])[-1]).strip("-._+")[:100] or "data"
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", (named or parts or ["data"])[-1]).strip("-._+")[:LONGEST_NAME] or "data"
 
 
 def _name_beside(root: str, train: str, role: str) -> str:

@@ -20,7 +20,7 @@ from alchemist_core.models.images import ImageArray, resize_images
 from alchemist_core.models.precision import without_tf32
 from alchemist_core.models.pretrained import load_pretrained
 
-_VAE_BATCH = 8
+VAE_BATCH = 8
 
 
 class FluxAutoencoder:
@@ -40,10 +40,10 @@ class FluxAutoencoder:
     def encode(self, image_NHWC: ImageArray) -> Float[Tensor, "N C H W"]:
         """Return each image's latents, on the CPU. Every forward has one shape, so they do not depend on the batch composition."""
         parts = []
-        for start in range(0, len(image_NHWC), _VAE_BATCH):
-            pixels_BCHW = resize_images(image_NHWC[start : start + _VAE_BATCH], self._side)
+        for start in range(0, len(image_NHWC), VAE_BATCH):
+            pixels_BCHW = resize_images(image_NHWC[start : start + VAE_BATCH], self._side)
             n_images = len(pixels_BCHW)
-            padded = torch.cat([pixels_BCHW, pixels_BCHW[-1:].expand(_VAE_BATCH - n_images, -1, -1, -1)])
+            padded = torch.cat([pixels_BCHW, pixels_BCHW[-1:].expand(VAE_BATCH - n_images, -1, -1, -1)])
             mean_BCHW = self.vae.encode(padded.to(self._device, self.vae.dtype)).latent_dist.mean[:n_images]
             scaled = (mean_BCHW.float() - self.vae.config.shift_factor) * self.vae.config.scaling_factor
             parts.append(scaled.cpu())

@@ -38,15 +38,15 @@ class Survey:
         """Return the findings in one line.
 
         >>> Survey(2, 3_000_000, 110, 100, 1, 512, 64, 9, 20, {"jpeg": 99, "png": 1}).describe()
-        '2 tars, about 110 samples, 0.003 GB. Of 101 read: median side 512 px, 99% jpeg, median caption 9 words, 1 damaged'
+        '2 tars, about 110 samples, 0.003 GB. Of 101 read: median short side 512 px, 99% jpeg, median caption 9 words, 1 damaged'
         """
-        size = f"{self.n_tars:,} tars, about {self.n_samples:,} samples, {self.n_bytes / 1e9:.3g} GB"
+        size = f"{self.n_tars:,} {'tar' if self.n_tars == 1 else 'tars'}, about {self.n_samples:,} samples, {self.n_bytes / 1e9:.3g} GB"
         if not self.n_read:
             return f"{size}. No record could be read"
         ((name, n),) = Counter(self.formats).most_common(1)
         damaged = f", {self.n_faults:,} damaged" if self.n_faults else ""
         return (
-            f"{size}. Of {self.n_read + self.n_faults:,} read: median side {self.side:,} px, {n / self.n_read:.0%} {name}, "
+            f"{size}. Of {self.n_read + self.n_faults:,} read: median short side {self.side:,} px, {n / self.n_read:.0%} {name}, "
             f"median caption {self.words} words{damaged}"
         )
 

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Result, Words
+from alchemist_core.config import Command, Config, Result, Words, lay_out
 from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
 from alchemist_core.project import ROLE_HELP, Role, load_project, train_rater_command
 from alchemist_core.settings import load_settings
@@ -29,7 +29,7 @@ from alchemist_core.shards.storage import (
 from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
-from alchemist_core.store.engine import create_store, read_clock
+from alchemist_core.store.engine import create_store, open_store, read_clock
 from alchemist_core.store.registry import DatasetRow, KnownShard, NewShard
 from alchemist_core.telemetry import on_one_line, say
 
@@ -91,6 +91,24 @@ class IngestResult(Result):
     quarantined: dict[str, int]
     n_repaired: int = 0
     repaired: dict[str, int] = Field({})
+
+    def summary(self) -> str:
+        """Return the counts with their meanings; what happens seldom is left out if it did not happen."""
+        often = {
+            "shards": self.n_shards,
+            "registered before": self.n_known,
+            "samples": self.n_locations,
+            "new pairs": self.n_new_pairs,
+            "quarantined": self.quarantined or 0,
+        }
+        seldom = {
+            "rejected shards": self.n_rejected,
+            "still being uploaded": self.n_growing,
+            "skipped files": self.n_passed_over,
+            "shards of other dates": self.n_of_other_days,
+            "repaired": self.repaired,
+        }
+        return lay_out(often | {label: value for label, value in seldom.items() if value})
 
 
 def run(config: IngestConfig, *, slot: int = 0) -> IngestResult:
@@ -465,17 +483,26 @@ def _count_readers(files: Sequence[ShardFile]) -> int:
     return min(n_own_cores(), len(files), sum(file.size_bytes for file in files) // BYTES_A_READER)
 
 
+def _waiting() -> str | None:
+    """Return the first dataset of the project file that was never ingested."""
+    registered = {dataset.name for dataset in registry.list_datasets(open_store())}
+    declared = [name for name, dataset in load_project().datasets.items() if dataset.root]
+    return next((name for name in declared if name not in registered), None)
+
+
 def _next(config: IngestConfig, result: IngestResult) -> str | None:
     name = config.dataset or "NAME"
     if result.n_quarantined:
         return "select shard_id, key, reason, detail from alchemist.quarantined_samples (alchemist db psql) lists the quarantined samples"
     if not result.n_shards:
         return None
+    if (waiting := _waiting()) is not None:
+        return f"alchemist ingest --dataset {waiting}"
     if config.role == "validation":
         return train_rater_command(validation=name)
     if config.role == "train":
         return f"alchemist score --dataset {name}; without a rater: {train_rater_command(dataset=name)}"
-    return None
+    return train_rater_command() if load_project().rater else None
 
 
 COMMANDS = {"": Command(IngestConfig, run, _next)}

@@ -253,7 +253,7 @@ def check_resolution(
             "resolution_ratio", None, None, None, f"not measured: {dataset} has no samples left", warns_from
         )
     note = (
-        f"The rater reads images of {resolution} px, but the median side of those of {dataset} is {median_side:,} px: "
+        f"The rater reads images of {resolution} px, but the median short side of those of {dataset} is {median_side:,} px: "
         "what only shows at full size does not influence a score"
     )
     return HealthCheck("resolution_ratio", median_side / resolution, None, None, note, warns_from)

@@ -49,7 +49,7 @@ def train_downstream(
         return checkpoints.read_json(out / "metrics.json")
     if not len(samples):
         raise DataError("No samples to train on. Select at least 1.")
-    run = _Run(config, samples, tokenizer_from=tokenizer_from, out=out, cache=cache)
+    run = _Run(config, samples, tokenizer_from=tokenizer_from, out=out, cache=cache, on_progress=on_progress)
     run.train(on_progress)
     return run.finish()
 
@@ -58,8 +58,9 @@ class _Run:
     """One training run: its encoded data, model, optimiser, schedule and step."""
 
     def __init__(
-        self, config: DownstreamConfig, samples: SampleSource, *, tokenizer_from: Path, out: Path, cache: Path | None
-    ) -> None:
+        self, config: DownstreamConfig, samples: SampleSource, *, tokenizer_from: Path, out: Path, cache: Path | None,
+        on_progress: OnProgress,
+    ) -> None:  # fmt: skip
         from transformers import get_scheduler  # noqa: PLC0415  half a second that scoring and evaluation need not pay
 
         self.config, self.out, self.n_samples = config, out, len(samples)
@@ -67,7 +68,7 @@ class _Run:
         require_equal_parts(config, self.accelerator.num_processes)
         device = self.accelerator.device
         self.recipe = load_recipe(config, tokenizer_from, device)
-        self.data = self.recipe.encode(samples, cache, self.accelerator)
+        self.data = self.recipe.encode(samples, cache, self.accelerator, on_progress)
         if n_broken := len(samples) - len(self.data):
             raise DataError(
                 f"The images of {n_broken:,} of {len(samples):,} samples cannot be decoded any more. Select again."

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextEncoder, TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
 from alchemist_core.store.manifests import HASH_BYTES, hash_prefixes
+from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.feature_cache import Arrays, FeatureCache, FoundRows, hold_rows
 from alchemist_core.training.launching import broadcast
 from alchemist_core.training.samples import CHUNK, Batch, Captions, SampleSource, SomeCaptions, none_decoded
@@ -122,6 +124,7 @@ def encode_samples(
     *,
     cache: Path | None = None,
     accelerator: Accelerator | None = None,
+    on_progress: OnProgress | None = None,
 ) -> EncodedSamples:
     """Run both frozen encoders over all samples.
 
@@ -131,6 +134,7 @@ def encode_samples(
         encoder: Encodes captions.
         cache: Folder of cached outputs of these and other encoders.
         accelerator: The processes that share the work; each must call this. Without a cache each of them encodes all samples.
+        on_progress: Called with the images that this process has encoded, those that it encodes in all, and a note.
 
     Raises:
         DataError: No image can be decoded, or the processes do not see the same files in the cache.
@@ -138,11 +142,12 @@ def encode_samples(
     config = tokenizer.config
     codes = encode_images(
         samples,
-        tokenizer.encode,
-        name="code",
-        dtype=torch.int16 if config.n_codes <= 1 << 15 else torch.int32,
-        cache=None if cache is None else cache / "images" / tokenizer_fingerprint(tokenizer),
-        accelerator=accelerator,
+        ImageEncoder(
+            tokenizer.encode, tokenizer.encode_batch, "code", torch.int16 if config.n_codes <= 1 << 15 else torch.int32
+        ),
+        None if cache is None else cache / "images" / tokenizer_fingerprint(tokenizer),
+        accelerator,
+        on_progress,
     )
     captions = encode_captions(kept_captions(samples, codes), encoder, cache, accelerator)
     is_small = len(codes) * config.n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES
@@ -150,32 +155,50 @@ def encode_samples(
     return EncodedSamples(codes, captions, tokenizer, tokens)
 
 
+class ImageEncoder(NamedTuple):
+    """A frozen encoder of images, and how its outputs are kept."""
+
+    encode: Callable[[ImageArray], Tensor]
+    """Returns a row for each image."""
+    n_at_once: int
+    """Images of one forward."""
+    name: str
+    """Name of the array in the cache."""
+    dtype: torch.dtype
+    """Number format to keep."""
+
+
 def encode_images(
     samples: SampleSource,
-    encode: Callable[[ImageArray], Tensor],
-    *,
-    name: str,
-    dtype: torch.dtype,
+    encoder: ImageEncoder,
     cache: Path | None,
     accelerator: Accelerator | None,
+    on_progress: OnProgress | None = None,
 ) -> EncodedImages:
     """Return an encoder's output for each image.
 
     Args:
         samples: Samples; those without image keys are not cached.
-        encode: Returns a row for each image.
-        name: Name of the array in the cache.
-        dtype: Number format to keep.
+        encoder: The encoder.
         cache: Folder of cached outputs of this encoder.
         accelerator: As in `encode_samples`.
+        on_progress: As in `encode_samples`.
 
     Raises:
         DataError: As in `encode_samples`.
     """
 
     def encode_some(index_M: Int64[np.ndarray, " M"]) -> Iterator[tuple[Int64[np.ndarray, " M"], Arrays]]:
+        n_done = 0
         for chunk, image_NHWC in samples.read(index_M):
-            yield chunk, {name: encode(image_NHWC).cpu().to(dtype).numpy()}
+            parts = []
+            for start in range(0, len(chunk), encoder.n_at_once):
+                rows = encoder.encode(image_NHWC[start : start + encoder.n_at_once])
+                parts.append(rows.cpu().to(encoder.dtype).numpy())
+                n_done += len(rows)
+                if on_progress is not None:
+                    on_progress(n_done, len(index_M), "images encoded")
+            yield chunk, {encoder.name: np.concatenate(parts)}
 
     key_N32 = None if cache is None else samples.image_keys
     if cache is None or key_N32 is None:
@@ -184,7 +207,7 @@ def encode_images(
         found = _find_or_encode(FeatureCache(cache), key_N32, encode_some, accelerator)
     if not len(found):
         raise none_decoded(len(samples))
-    return EncodedImages(found, name)
+    return EncodedImages(found, encoder.name)
 
 
 def kept_captions(samples: SampleSource, images: EncodedImages) -> Captions:

@@ -20,7 +20,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.models.extractors import weights_sha256
 from alchemist_core.models.flux import DTYPES, FlowMatching, FluxBatch, flow_loss, make_pipeline, pack_latents
 from alchemist_core.models.flux_config import FlowSamplingConfig
-from alchemist_core.models.flux_encoders import FluxAutoencoder, FluxTextEncoder
+from alchemist_core.models.flux_encoders import VAE_BATCH, FluxAutoencoder, FluxTextEncoder
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.lora import (
     FLUX_TARGETS,
@@ -34,8 +34,9 @@ from alchemist_core.models.lora import (
 from alchemist_core.models.precision import without_tf32
 from alchemist_core.models.published.flux import load_flux
 from alchemist_core.models.published.sources import locate_file
+from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.config import DownstreamConfig
-from alchemist_core.training.encoding import EncodedImages, encode_images, kept_captions
+from alchemist_core.training.encoding import EncodedImages, ImageEncoder, encode_images, kept_captions
 from alchemist_core.training.launching import own_device
 from alchemist_core.training.samples import Captions, SampleSource
 
@@ -59,10 +60,16 @@ class FluxRecipe:
         self.max_grad_norm: float | None = config.flux.max_grad_norm
         self._base, self._parts = base_and_parts(config)
 
-    def encode(self, samples: SampleSource, cache: Path | None, accelerator: Accelerator | None) -> "FluxSamples":
+    def encode(
+        self,
+        samples: SampleSource,
+        cache: Path | None,
+        accelerator: Accelerator | None,
+        on_progress: OnProgress | None = None,
+    ) -> "FluxSamples":
         """Compute the latents that the cache lacks. The VAE is freed afterwards."""
         vae = FluxAutoencoder(self._parts, self._flux, self._device)
-        latents = encode_latents(samples, vae, cache, accelerator)
+        latents = encode_latents(samples, vae, cache, accelerator, on_progress)
         encoder = FluxTextEncoder(self._parts, self._flux, self._device)
         return FluxSamples(latents, kept_captions(samples, latents), encoder)
 
@@ -122,11 +129,17 @@ def base_and_parts(config: DownstreamConfig) -> tuple[Path, Path]:
 
 
 def encode_latents(
-    samples: SampleSource, vae: FluxAutoencoder, cache: Path | None, accelerator: Accelerator | None
+    samples: SampleSource,
+    vae: FluxAutoencoder,
+    cache: Path | None,
+    accelerator: Accelerator | None,
+    on_progress: OnProgress | None = None,
 ) -> EncodedImages:
     """Return latents in half precision of all images that can be decoded; each process of a run computes a share."""
     folder = None if cache is None else cache / "latents" / vae.fingerprint()
-    return encode_images(samples, vae.encode, name="latent", dtype=torch.float16, cache=folder, accelerator=accelerator)
+    return encode_images(
+        samples, ImageEncoder(vae.encode, VAE_BATCH, "latent", torch.float16), folder, accelerator, on_progress
+    )
 
 
 def read_trained(model_path: Path, config: DownstreamConfig) -> nn.Module:

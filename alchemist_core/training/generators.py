@@ -20,6 +20,7 @@ from alchemist_core.models.sampling import sample_codes
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import TextEncoder
 from alchemist_core.models.tokenizer import Tokenizer
+from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.checkpoints import read_json
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.encoding import EncodedSamples, encode_samples
@@ -34,7 +35,13 @@ class Recipe(Protocol):
     schedule: str
     max_grad_norm: float | None
 
-    def encode(self, samples: SampleSource, cache: Path | None, accelerator: Accelerator | None) -> Any:
+    def encode(
+        self,
+        samples: SampleSource,
+        cache: Path | None,
+        accelerator: Accelerator | None,
+        on_progress: OnProgress | None = None,
+    ) -> Any:
         """Run the frozen encoders, each process a share; `rows` of the result returns the batch that the model is called with."""
         ...
 
@@ -87,9 +94,17 @@ class StarRecipe:
                 star = Star(self._size)
             fill_star(star, config.base_model)
 
-    def encode(self, samples: SampleSource, cache: Path | None, accelerator: Accelerator | None) -> EncodedSamples:
+    def encode(
+        self,
+        samples: SampleSource,
+        cache: Path | None,
+        accelerator: Accelerator | None,
+        on_progress: OnProgress | None = None,
+    ) -> EncodedSamples:
         """Run the tokenizer and the text encoder."""
-        return encode_samples(samples, self._tokenizer, self._encoder, cache=cache, accelerator=accelerator)
+        return encode_samples(
+            samples, self._tokenizer, self._encoder, cache=cache, accelerator=accelerator, on_progress=on_progress
+        )
 
     def make_model(self) -> nn.Module:
         """Build a new generator, or one with the weights of the base model; `lora` adds adapters to it."""

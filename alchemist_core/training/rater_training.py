@@ -75,7 +75,7 @@ def train_rater(
     """
     if (out / "metrics.json").exists():
         return checkpoints.read_json(out / "metrics.json")
-    run = RaterRun(config, train, validation, out=out, cache=cache)
+    run = RaterRun(config, train, validation, out=out, cache=cache, on_progress=on_progress)
     run.train(on_progress)
     return run.finish()
 
@@ -91,6 +91,7 @@ class RaterRun:
         *,
         out: Path,
         cache: Path | None,
+        on_progress: OnProgress | None = None,
     ) -> None:
         self.config, self.out = config, out
         self.accelerator = make_accelerator(config.mixed_precision)
@@ -102,8 +103,9 @@ class RaterRun:
             self.tokenizer = _tokenizer(config, train, out).to(self.accelerator.device)
         # One table in the order held-out validation, validation, training, so that a step gathers both batches at once.
         self.data = encode_samples(
-            JoinedSamples(validation, train), self.tokenizer, encoder, cache=cache, accelerator=self.accelerator
-        )
+            JoinedSamples(validation, train), self.tokenizer, encoder, cache=cache, accelerator=self.accelerator,
+            on_progress=on_progress,
+        )  # fmt: skip
         n_validation = int((self.data.kept < len(validation)).sum())
         self.n_held_out = max(1, n_validation // 10)
         self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation

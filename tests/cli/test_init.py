@@ -244,6 +244,28 @@ def test_on_a_terminal_each_answer_is_asked_for_and_an_empty_one_takes_the_propo
     assert found["rater"]["preset"] == "tiny"
 
 
+def test_on_a_terminal_a_wrong_folder_is_asked_for_again_and_the_dataset_can_be_named(corpus: Path) -> None:
+    answers = [
+        "absent",
+        str(corpus / "train"),
+        "a b",
+        "crawl",
+        str(corpus / "nothing"),
+        str(corpus / "validation"),
+        "",
+        "tiny",
+    ]
+    said = on_terminal(["init"], answers)
+    assert (
+        said.count("Folder or s3:// address of the training tars") == said.count("Folder of the validation tars") == 2
+    )
+    assert "absent" in said
+    found = written()
+    assert [(name, declared["role"]) for name, declared in found["datasets"].items()] == [
+        ("crawl", "train"), ("crawl-validation", "validation"), ("crawl-test", "evaluation"),
+    ]  # fmt: skip
+
+
 def on_terminal(words: list[str], answers: list[str]) -> str:
     """Run the command on a terminal of its own, type the answers, and return what it printed."""
     leader, follower = pty.openpty()

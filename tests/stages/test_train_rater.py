@@ -116,7 +116,7 @@ def test_a_rater_that_reads_far_smaller_images_than_there_are_says_so_wherever_i
 ) -> None:
     """The images have sides of 32 px: 4 times the resolution of the first rater, twice that of the second."""
     ingest_corpus()
-    told = "images of 8 px, but the median side of those of scenes is 32 px"
+    told = "images of 8 px, but the median short side of those of scenes is 32 px"
     for resolution, is_warning in ((8, True), (16, False)):
         name = train(resolution=resolution).rater
         with pytest.raises(CheckFailedError) as failed:

@@ -84,6 +84,17 @@ def test_frozen_encoders_are_asked_once_a_content(tokenizer: CountingTokenizer, 
     assert torch.equal(first.codes.rows(torch.arange(150)), second.codes.rows(torch.arange(150)))
 
 
+def test_progress_is_told_after_each_forward_and_counts_only_what_is_encoded_now(
+    tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path
+) -> None:
+    n_each, seen = tokenizer.encode_batch, list[tuple[int, int]]()
+    encode_samples(pairs.rows(np.arange(50)), tokenizer, WordVectors(), cache=tmp_path)
+    encode_samples(
+        pairs, tokenizer, WordVectors(), cache=tmp_path, on_progress=lambda done, total, _: seen.append((done, total))
+    )
+    assert seen == [(min(done, 150), 150) for done in range(n_each, 150 + n_each, n_each)]
+
+
 def test_another_tokenizer_never_gets_these_codes(tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path) -> None:
     encode_samples(pairs, tokenizer, WordVectors(), cache=tmp_path)
     other = fit_tokenizer(pairs.image_NHWC, TokenizerConfig(n_codes=32, n_rounds=2), seed=1)
