@@ -249,6 +249,7 @@ def test_the_local_stack_gets_the_dags_of_the_project_file_and_its_status_says_w
     assert dags_folder(home) == tmp_path
 
 
+@pytest.mark.slow
 def test_the_installed_dags_of_a_project_file_are_loaded_by_airflow_with_its_schedules(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], project: Callable[[str], Path]
 ) -> None:

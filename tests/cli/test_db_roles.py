@@ -35,8 +35,8 @@ def alchemist(*words: str, **given: str) -> subprocess.CompletedProcess[str]:
     ("words", "login"),
     [
         ((), "alchemist_reader"),
-        (("--role", "reader"), "alchemist_reader"),
-        (("--role", "writer"), "alchemist_writer"),
+        pytest.param(("--role", "reader"), "alchemist_reader", marks=pytest.mark.slow),
+        pytest.param(("--role", "writer"), "alchemist_writer", marks=pytest.mark.slow),
         (("--role", "owner"), "alchemist"),
     ],
 )
@@ -83,6 +83,7 @@ def test_the_url_of_a_given_server_has_the_password_of_its_own_user_only(
     assert "hidden" not in printed.err
 
 
+@pytest.mark.slow
 def test_psql_on_a_given_server_is_its_own_user_and_reads_only_unless_a_role_is_named(home: Path) -> None:
     given = {"ALCHEMIST_DATABASE_URL": start_postgres(home).url()}
     write = ("-AXqtc", "CREATE TEMPORARY TABLE t AS SELECT current_user AS login; TABLE t")

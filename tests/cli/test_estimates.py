@@ -145,6 +145,7 @@ def test_captions_whose_features_do_not_fit_are_encoded_at_every_step() -> None:
     assert many["captions"] == 8 * (10 + 2 * 100_000)
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_fit_is_told_by_how_much_and_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"batch_size": 512, "softmax_group_size": 64}
     fitting = rater_plan(fields)
@@ -234,6 +235,7 @@ def test_a_plan_needs_no_store_and_prints_a_line_for_each_question(capsys: pytes
     assert found["peak_bytes"] == found["weights_bytes"] + found["optimizer_bytes"] + found["step_bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.db
 def test_a_measured_run_of_the_same_sizes_on_such_a_gpu_replaces_the_assumption(engine: Engine) -> None:
     config = RaterTrainingConfig.model_validate(TINY | {"proxy_warmup_steps": 100, "max_train_steps": 100, "seed": 9})

@@ -239,7 +239,14 @@ def test_a_full_disk_is_one_line(line: str, shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("home", ["/dev/null/home", "{f}/file.txt", "/proc/nowhere/home", "{f}/{long}"])
-@pytest.mark.parametrize("line", ["subset list", "db start", "ingest --dataset new --root {f}/empty"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "subset list",
+        pytest.param("db start", marks=pytest.mark.slow),
+        pytest.param("ingest --dataset new --root {f}/empty", marks=pytest.mark.slow),
+    ],
+)
 def test_a_home_that_cannot_be_written_is_one_line(line: str, home: str, shop: Shop) -> None:
     given = {name: value for name, value in environment(shop.store).items() if name != "ALCHEMIST_DATABASE_URL"}
     done = subprocess.run(

@@ -82,9 +82,9 @@ def test_a_planted_password_appears_nowhere(trained_store: TrainedStore, tmp_pat
     [
         f"postgresql://u:{SECRET}@127.0.0.1:1/x",
         f"postgresql://u:{SECRET}@127.0.0.1:port/x",
-        f"mysql://u:{SECRET}@127.0.0.1/x",
-        f"postgresql://u:{SECRET}@127.0.0.1:1/x?sslmode=nonsense",
-        SECRET,
+        pytest.param(f"mysql://u:{SECRET}@127.0.0.1/x", marks=pytest.mark.slow),
+        pytest.param(f"postgresql://u:{SECRET}@127.0.0.1:1/x?sslmode=nonsense", marks=pytest.mark.slow),
+        pytest.param(SECRET, marks=pytest.mark.slow),
     ],
 )
 def test_a_url_that_cannot_be_used_is_an_error_that_keeps_the_password(url: str, tmp_path: Path) -> None:

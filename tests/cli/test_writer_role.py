@@ -85,6 +85,7 @@ HOLD = (
 )
 
 
+@pytest.mark.slow
 def test_every_command_of_the_dags_works_as_the_writer(
     writer: str, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

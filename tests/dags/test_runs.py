@@ -10,7 +10,7 @@ import pytest
 
 from .conftest import DAGS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 STAND_IN = """#!/bin/sh
 echo "$@" >> "$ALCHEMIST_HOME/commands"
@@ -85,7 +85,6 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.slow
 def test_a_night_is_scored_by_every_slot_of_every_dataset(runs):
     states, commands = runs
     assert states["two slots"]["tasks"]["score"] == ["success"] * 4

@@ -62,6 +62,7 @@ def follow(
     return run
 
 
+@pytest.mark.slow
 def test_the_training_is_the_raters_own_bit_for_bit(
     follow: Callable[..., dict[str, Any]], rater: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def n_models() -> int:
         return int(connection.execute(text("SELECT count(*) FROM alchemist.models")).scalar_one())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     corpus: Path, capsys: pytest.CaptureFixture[str]

@@ -75,6 +75,7 @@ def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     assert len(list_windows(open_store())) == 1
 
 
+@pytest.mark.slow
 def test_one_seed_probes_without_an_interval_and_auto_is_random() -> None:
     said = probe(seeds="0").said
     assert "no interval" in said[0]

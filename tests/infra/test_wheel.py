@@ -135,6 +135,7 @@ def test_shards_are_ingested_without_an_extra(alchemist: Program, store: str, tm
     assert report_of(alchemist, store, "dataset", "show", "web")["n_samples"] == 40
 
 
+@pytest.mark.slow
 def test_a_subset_is_selected_published_and_exported_without_an_extra(
     alchemist: Program, scored_store: str, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_subset_is_selected_published_and_exported_without_an_extra(
         assert len(list(csv.reader(file))) == 1 + (N_WEB + N_BOOKS) // 2
 
 
+@pytest.mark.slow
 def test_the_dags_of_the_wheel_are_installed(alchemist: Program, store: str, tmp_path: Path) -> None:
     report_of(alchemist, store, "dags", "install", "--to", str(tmp_path))
     installed = {f"dags/{path.relative_to(tmp_path).as_posix()}" for path in tmp_path.rglob("*.py")}

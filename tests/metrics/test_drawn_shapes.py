@@ -37,6 +37,7 @@ def test_every_shape_that_is_drawn_is_known() -> None:
     assert FORMS.keys() == _SHAPE_DRAWERS.keys()
 
 
+@pytest.mark.slow
 def test_synthetic_scenes_answer_every_question_rightly() -> None:
     drawn = scenes(150)
     assert score(drawn, [scene.caption for scene in drawn]) == dict.fromkeys(("overall", *TAGS), 1.0)
@@ -47,6 +48,7 @@ def test_at_16_pixels_almost_every_question_is_answered_rightly() -> None:
     assert min(score(drawn, [scene.caption for scene in drawn], side=16).values()) > 0.95
 
 
+@pytest.mark.slow
 def test_another_scene_s_caption_is_answered_by_chance() -> None:
     drawn = scenes(150)
     values = score(drawn, [scene.caption for scene in drawn[1:] + drawn[:1]])

@@ -61,6 +61,7 @@ def protocol(**changed: object) -> ImageProtocol:
     return ImageProtocol.model_validate(fields | {"categories": CATEGORIES} | changed)
 
 
+@pytest.mark.slow
 def test_a_category_s_row_is_the_fid_of_its_images_alone() -> None:
     weights = find_weights("efficientnet_lite0", None)
     images, prompts = some_scenes(0)

@@ -24,6 +24,7 @@ print(before == (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.all
 """
 
 
+@pytest.mark.slow
 def test_importing_the_models_changes_no_setting_of_torch() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]

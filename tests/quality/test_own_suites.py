@@ -283,6 +283,7 @@ def test_hostile_names_and_values_are_values(engine: Engine, suites: Path, capsy
         assert connection.execute(text("SELECT count(*) FROM alchemist.scores")).scalar_one() == 6
 
 
+@pytest.mark.slow
 def test_a_query_that_takes_too_long_is_given_up(suites: Path) -> None:
     (suites.parent / "alchemist.toml").write_text("[checks]\nsuite_timeout_s = 1\n")
     slow = {"unexpected_rows_query": "SELECT * FROM {batch} WHERE pg_sleep(10) IS NULL"}

@@ -115,7 +115,7 @@ def test_a_shard_that_changed_or_is_gone_comes_with_its_error_beside_the_others(
     assert {n_images for *_, n_images in parts.values()} == {len(task.ranges)}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_workers_are_replaced_and_nothing_is_lost_or_doubled(
     decoders: ProcessDecoders, task: DecodeTask, seed: int
 ) -> None:

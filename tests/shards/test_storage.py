@@ -199,6 +199,7 @@ def test_an_object_can_be_sought_like_a_file(bucket: str) -> None:
         assert file.read(2) == PART[7:9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_store_that_fails_a_share_of_requests_is_read_in_full(
     bucket: str, endpoint: str, tar, record, monkeypatch: pytest.MonkeyPatch, seed: int

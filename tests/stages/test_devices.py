@@ -288,6 +288,7 @@ watch.join()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.db
 @pytest.mark.parametrize(("how", "code"), [("succeeds", 0), ("fails", 4), ("is killed", 4)])
 def test_a_launched_helper_ends_when_its_leader_has_lost_the_lease_of_its_device(

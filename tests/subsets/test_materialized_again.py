@@ -133,6 +133,7 @@ def test_what_an_interrupted_copy_of_other_members_left_is_not_mixed_in(
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_that_copy_the_same_wait_for_each_other(sources: list[MemberLocation], tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         copies = pool.map(copy_into, [(sources, tmp_path / "copy")] * 3)

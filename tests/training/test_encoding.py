@@ -350,6 +350,7 @@ def made_up(n_samples: int) -> StoredSamples:
     return StoredSamples(spool_samples(parts), 16, lambda *_: None)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The codes of 16,000 images take 22 MB, their rows 20 MB as objects and their captions' features 147 MB."""
     tokenizer = Tokenizer(TokenizerConfig(resolution=64, scales=SCALES[256], n_codes=4096, n_rounds=1))

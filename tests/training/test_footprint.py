@@ -144,6 +144,7 @@ def test_arithmetic_is_that_of_forward_and_backward() -> None:
     assert found["step"].flops == pytest.approx(4 * found["warm-up"].flops, rel=0.1)
 
 
+@pytest.mark.slow
 def test_parts_and_processes_share_the_work_and_need_less_memory_each() -> None:
     whole, parts = (count(batch_size=32, gradient_accumulation_steps=n) for n in (1, 4))
     # Each softmax group has a score of its own.
@@ -154,6 +155,7 @@ def test_parts_and_processes_share_the_work_and_need_less_memory_each() -> None:
     assert both.step < whole.step
 
 
+@pytest.mark.slow
 def test_checkpointing_takes_less_memory_and_more_arithmetic() -> None:
     deep = {"proxy_depth": 4, "rater_depth": 4, "rater_init": "scratch", "batch_size": 32}
     plain, recomputed = (count(**deep, gradient_checkpointing=is_on) for is_on in (False, True))
@@ -221,6 +223,7 @@ def test_the_sizes_of_a_text_encoder_are_read_where_its_folder_is(tmp_path: Path
     assert text_shape("words") == (144, 16, None)
 
 
+@pytest.mark.slow
 def test_a_flow_matching_transformer_is_counted_with_its_frozen_weights() -> None:
     pytest.importorskip("diffusers")
     flux = FluxConfig(n_double_blocks=1, n_single_blocks=1, n_heads=2, head_dim=16, rope_dims=(4, 6, 6), text_dim=64, pooled_dim=48,

@@ -116,6 +116,7 @@ def test_processes_wait_for_the_first_one_as_long_as_it_fits_and_encodes(monkeyp
     assert [options["timeout"] > timedelta(days=1) for options in given] == [True, True]
 
 
+@pytest.mark.slow
 def test_processes_that_would_cut_a_softmax_group_are_refused_with_the_remedy(folder: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         launch(TWO_PROCESSES, folder)

@@ -128,6 +128,7 @@ def test_the_history_contains_losses_and_no_weights(rater: Path) -> None:
     assert history[-1]["cost_spread"] > history[0]["cost_spread"] == 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_bit_identical_weights(
     rater: Path, tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:

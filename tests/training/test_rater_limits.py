@@ -42,6 +42,7 @@ def test_fp16_without_a_gpu_is_refused(
         train_rater(config, train_pairs, validation_pairs, out=tmp_path / "rater", on_progress=ignore)
 
 
+@pytest.mark.slow
 def test_a_run_whose_weights_collapse_stops_with_the_reason(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:

@@ -53,6 +53,7 @@ def test_the_folder_holds_all_that_scoring_needs_and_nothing_of_the_run(rater: P
     assert RaterTrainingConfig.from_stored(json.loads((rater / "config.json").read_text("utf-8"))) == CONFIG
 
 
+@pytest.mark.slow
 def test_two_threads_give_the_same_bits_at_every_run(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
@@ -207,7 +208,7 @@ def test_losses_that_are_looked_at_in_small_parts_are_the_same(
     [
         {"penalty_schedule": PenaltySchedule.SEAL},
         {"rater_features": RaterFeatures.HIDDEN},
-        {"tokenizer": "vqvae"},
+        pytest.param({"tokenizer": "vqvae"}, marks=pytest.mark.slow),
         {"rule": ScoringRule.LOSS},
         {"objective": Objective.PAPER_EXACT},
         {"group_weight": True},

@@ -42,6 +42,7 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_are_imported_in_bounded_memory(parquet: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORT, str(parquet), str(tmp_path)],
