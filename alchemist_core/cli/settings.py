@@ -45,7 +45,8 @@ def show(_config: SettingsConfig) -> SettingsResult:
         value = os.environ.get(name) if about.field is None else getattr(settings, about.field)
         is_shown = not about.is_secret or value is None
         shown = (None if value is None else str(value)) if is_shown else HIDDEN
-        found[name] = Variable(is_set=name in os.environ, value=shown, meaning=about.full_text)
+        is_set = name in os.environ or f"{name}_FILE" in os.environ
+        found[name] = Variable(is_set=is_set, value=shown, meaning=about.full_text)
     return SettingsResult(variables=found)
 
 

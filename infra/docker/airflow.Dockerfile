@@ -9,8 +9,11 @@ ARG EXTRAS="airflow server celery kubernetes local checks lineage"
 RUN echo "${EXTRAS}" | xargs -n 1 printf -- '--extra=%s ' \
     | xargs uv pip install --quiet --no-cache --compile-bytecode --python /opt/venv/bin/python --constraint constraints.txt \
     --requirement pyproject.toml
+WORKDIR /opt/venv/lib/python3.11/site-packages
+RUN find numpy pandas pyarrow scipy -name tests -prune -exec rm -r {} + && rm -r pyarrow/include
 
 FROM libraries AS wheel
+WORKDIR /build
 COPY setup.py README.md LICENSE ./
 COPY alchemist_core alchemist_core
 COPY sql sql

@@ -11,15 +11,13 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
-from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 
 from alchemist_core.resources import resource
-from tests.trained_store import make_selectable, select_subset
 
-from .test_policy import FILLED, REQUIRED, attribute, command, command_tasks, form, ours
+from .test_policy import FILLED, REQUIRED, attribute, command, command_tasks, form
 
 ROOT = resource("sql").parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -32,9 +30,6 @@ def end_of(words):
     options = vars(build_parser(words).parse_args(words))
     read_config(options["command"].config, options)
     return 0
-"""
-RUN = """
-from alchemist_core.__main__ import main as end_of
 """
 PROGRAM = """
 import contextlib, io, json, sys
@@ -145,40 +140,3 @@ def test_airflows_image_has_no_torch_and_the_image_of_jobs_no_airflow():
 def test_the_libraries_of_other_images_are_refused():
     ((code, _),) = run_in("airflow", [["rater", "certify"]], kind="def end_of(words):\n    import torch\n")
     assert "No module named 'torch'" in code
-
-
-NIGHT = {"dataset": "scenes", "crawl_date": "2026-01-02"}
-RESULTS = {
-    "plan_night": [NIGHT],
-    "plan_promote": {"rater": "newest", "question": "?", "is_approval_needed": False},
-    "certify": "scenes",
-    "select": {"name": "best", "version": 1},
-    "plan_publish": {"version": 1, "question": "?"},
-    "approve": None,
-}
-FORMS = {
-    "nightly_rescore": {"dataset": "scenes", "crawl_date": NIGHT["crawl_date"]},
-    "train_rater": {"preset": "tiny", "dataset": "scenes", "validation": "v"},
-    "build_subset": {"dataset": "scenes", "name": "best", "retention": 0.5},
-    "evaluate_subset": {"preset": "tiny", "evaluation": "t", "dataset": "scenes"},
-    "maintenance": {},
-}
-# Nothing was evaluated, and there is no other rater.
-FOUND_FAILED = {"evaluate_subset.check_evaluation", "train_rater.plan_promote"}
-
-
-def test_every_command_that_needs_no_device_runs_without_torch(dags, trained_store):
-    make_selectable()
-    select_subset("best")
-    lines = {}
-    for task in tasks_of("airflow", dags):
-        item = NIGHT if task.dag.dag_id == "nightly_rescore" else "best"
-        run = ours("jobs").Run(
-            form(task.dag, FORMS[task.dag.dag_id]), item, NIGHT["crawl_date"],
-            SimpleNamespace(xcom_pull=lambda task_ids: RESULTS[task_ids]),
-        )  # fmt: skip
-        lines[f"{task.dag.dag_id}.{task.task_id}"] = attribute(task, "line")(run)[1:]
-    ends = run_in("airflow", list(lines.values()), kind=RUN)
-    failed = {name: end for name, end in zip(lines, ends, strict=True) if end[0] != 0}
-    assert failed.keys() <= FOUND_FAILED, failed
-    assert not any("is not installed" in told for _, told in failed.values())

@@ -1,5 +1,6 @@
 """Deployment files, checked without Docker or a cluster: schemas, linters, and the pod of a GPU task."""
 
+import base64
 import importlib.util
 import json
 import os
@@ -7,11 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from alchemist_core import __version__
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 GOLDEN = Path(__file__).with_name("golden") / "score-pod.json"
@@ -121,31 +126,79 @@ def violations(document: dict[str, Any]) -> list[str]:
 
 
 def test_compose_keeps_to_its_schema() -> None:
-    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(INFRA / "compose.yaml")]
-    assert complaints(command) == ""
+    files = [str(INFRA / name) for name in ("compose.yaml", "compose.gpu.yaml")]
+    assert complaints(["check-jsonschema", "--builtin-schema", "vendor.compose-spec", *files]) == ""
 
 
-def test_compose_publishes_on_loopback_only_and_holds_no_secret() -> None:
-    compose = yaml.safe_load((INFRA / "compose.yaml").read_text())
-    assert {"postgres", "airflow-scheduler", "exporter", "prometheus", "alertmanager", "grafana", "minio"} <= compose[
-        "services"
-    ].keys()
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
+    return found
+
+
+def test_compose_publishes_on_loopback_only_and_pins_every_image(compose: dict[str, Any]) -> None:
+    expected = {"postgres", "airflow-scheduler", "exporter", "prometheus", "alertmanager", "grafana", "objects"}
+    assert expected <= compose["services"].keys()
     for name, service in compose["services"].items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert re.search(r":[\w.-]*\d", service["image"]), f"{name} is not pinned"
-        for variable, value in service.get("environment", {}).items():
-            if re.search("PASSWORD|SECRET|KEY", variable):
-                assert "${" in value or value.startswith("/run/secrets/"), f"{name} holds {variable}"
 
 
-def test_the_log_of_each_container_of_compose_is_bounded() -> None:
-    compose = yaml.safe_load((INFRA / "compose.yaml").read_text())
+def test_every_secret_of_compose_is_a_file_that_its_container_mounts(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        mounted = {secret if isinstance(secret, str) else secret["source"] for secret in service.get("secrets", [])}
+        values = {variable: str(value) for variable, value in service.get("environment", {}).items()}
+        told = " ".join([*values.values(), *map(str, service.get("command", []))])
+        # Writers of other addresses are named, but each container mounts only what it needs.
+        unused = {"aws_credentials"} if name == "migrate" else set()
+        assert set(re.findall(r"/run/secrets/([\w.]+)", told)) - unused <= mounted, name
+        for variable, value in values.items():
+            if re.search("PASSWORD|SECRET|_KEY|_URL_FILE|_CONN|CREDENTIALS", variable):
+                assert "/run/secrets/" in value, f"{name} holds {variable}"
+            assert not re.search(r"//[^/]*:[^/]*@", value), f"{name} holds a password in {variable}"
+            assert not re.search(r"\$\{[^}]*(PASSWORD|SECRET|KEY|TOKEN)", value), (
+                f"{name} reads {variable} from outside"
+            )
+
+
+def test_only_migrate_reads_the_address_of_the_owner(compose: dict[str, Any]) -> None:
+    reading = {name for name, service in compose["services"].items() if "store_owner_url" in service.get("secrets", [])}
+    assert reading == {"migrate"}
+
+
+def test_the_script_makes_every_secret_of_compose_once(compose: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    script = ["bash", str(INFRA / "secrets.sh"), str(folder)]
+    subprocess.run(script, check=True, capture_output=True)
+    made = {path.name: path.read_text() for path in folder.iterdir()}
+    assert {Path(secret["file"]).name for secret in compose["secrets"].values()} <= made.keys()
+    assert all(Path(secret["file"]).name == name for name, secret in compose["secrets"].items())
+    assert folder.stat().st_mode & 0o777 == 0o700, "only its owner enters it"
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}, "containers run as other users"
+    assert len(base64.urlsafe_b64decode(made["airflow_fernet_key"])) == 32
+    (identity,) = json.loads(made["s3_accounts.json"])["identities"]
+    assert identity["credentials"][0]["secretKey"] in made["aws_credentials"]
+    assert made["postgres_password"].strip() in made["store_owner_url"]
+    (folder / "notify_url").unlink()
+    (folder / "alert_webhook_url").chmod(0o644)
+    (folder / "alert_webhook_url").write_text("https://alerts.example/")
+    subprocess.run(script, check=True, capture_output=True)
+    again = {path.name: path.read_text() for path in folder.iterdir()}
+    assert again == made | {"alert_webhook_url": "https://alerts.example/"}
+
+
+def test_compose_runs_the_images_of_this_version(compose: dict[str, Any]) -> None:
+    ours = {service["image"] for service in compose["services"].values() if "alchemist" in service["image"]}
+    assert ours == {f"${{IMAGE_REGISTRY:-}}alchemist-{name}:{__version__}" for name in ("airflow", "worker")}
+    assert not any("build" in service for service in compose["services"].values()), "make images sets the code version"
+
+
+def test_the_log_of_each_container_of_compose_is_bounded(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         assert service["logging"]["options"] == {"max-size": "50m", "max-file": "5"}, name
 
 
-def test_files_that_compose_mounts_exist() -> None:
-    compose = yaml.safe_load((INFRA / "compose.yaml").read_text())
+def test_files_that_compose_mounts_exist(compose: dict[str, Any]) -> None:
     mounts = [mount for service in compose["services"].values() for mount in service.get("volumes", [])]
     local = {mount.split(":")[0] for mount in mounts if mount.startswith("./")}
     assert local
@@ -162,9 +215,57 @@ def test_compose_scrapes_what_this_machine_scrapes_by_other_names() -> None:
 def test_dockerfiles_are_clean_pinned_and_not_root(path: Path) -> None:
     assert complaints(["hadolint", str(path)]) == ""
     text = path.read_text()
-    assert re.search(r"^FROM \S+:\d+\.\d+\.\d+", text, flags=re.MULTILINE)
+    bases = re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE)
+    assert {base for base in bases if not re.search(r":\d+\.\d+\.\d+", base)} == {"libraries"}
     assert re.search(r"^USER 10001:10001$", text, flags=re.MULTILINE)
+    assert re.search(r"^HEALTHCHECK .*CMD \[", text, flags=re.MULTILINE)
     assert ("torch==" in text) == (path.stem.split(".")[0] in ("jobs", "worker"))
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_the_last_stage_of_an_image_gets_a_wheel_and_neither_sources_nor_their_tools(path: Path) -> None:
+    last = path.read_text().rpartition("\nFROM ")[2]
+    assert "uv" not in last
+    assert "apt-get" not in last
+    assert set(re.findall(r"^COPY (.*)$", last, flags=re.MULTILINE)) <= {
+        "--from=libraries /opt/venv /opt/venv",
+        "--chmod=755 infra/docker/healthcheck.py /usr/local/bin/healthcheck",
+    }
+    assert "RUN --mount=type=bind,from=wheel," in last
+    for label in ("title", "description", "licenses", "version", "revision", "created"):
+        assert f"org.opencontainers.image.{label}=" in last
+
+
+@pytest.mark.parametrize(
+    ("answer", "component", "code"),
+    [
+        (b"", [], 0),
+        (b'{"scheduler": {"status": "healthy"}}', ["scheduler"], 0),
+        (b'{"scheduler": {"status": "unhealthy"}}', ["scheduler"], 1),
+        (b'{"scheduler": {"status": "healthy"}}', ["triggerer"], 1),
+        (b"not JSON", ["scheduler"], 1),
+        (None, [], 1),
+    ],
+)
+def test_a_container_is_healthy_if_its_page_answers_and_names_its_component_healthy(
+    answer: bytes | None, component: list[str], code: int
+) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if answer is not None else 503)
+            self.end_headers()
+            self.wfile.write(answer or b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        program = [sys.executable, str(INFRA / "docker" / "healthcheck.py")]
+        done = subprocess.run(
+            [*program, f"http://127.0.0.1:{server.server_port}/", *component], check=False, capture_output=True
+        )
+    assert done.returncode == code
 
 
 def test_alertmanager_accepts_its_configuration() -> None:
@@ -181,20 +282,44 @@ def complaints(command: list[str]) -> str:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
-def test_an_image_names_its_code_and_holds_the_page_that_its_links_name(path: Path) -> None:
-    text = path.read_text()
-    assert 'RUN test -n "${CODE_VERSION}"\nENV ALCHEMIST_CODE_VERSION=${CODE_VERSION}\n' in text
-    assert "COPY infra/RUNBOOK.md infra/\n" in text
+def test_an_image_names_its_code(path: Path) -> None:
+    assert 'RUN test -n "${CODE_VERSION}"\nENV ALCHEMIST_CODE_VERSION=${CODE_VERSION}\n' in path.read_text()
 
 
-def test_compose_builds_each_image_with_its_code_version() -> None:
-    services = yaml.safe_load((INFRA / "compose.yaml").read_text())["services"].values()
-    builds = [service["build"] for service in services if "build" in service]
-    assert builds
-    assert {build["args"]["CODE_VERSION"] for build in builds} == {"${CODE_VERSION:-unknown}"}
+def test_the_images_are_built_from_the_commit_of_this_checkout(tmp_path: Path) -> None:
+    """With a program in the place of podman that writes down what it is asked for."""
+    if subprocess.run(["git", "rev-parse"], cwd=INFRA, capture_output=True, check=False).returncode:
+        pytest.skip("not a git checkout")
+    engine = tmp_path / "engine"
+    engine.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    engine.chmod(0o755)
+    checkout = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "--quiet", "--shared", str(INFRA.parent), str(checkout)], check=True)
+    shutil.copy(INFRA / "docker" / "build.sh", checkout / "infra" / "docker" / "build.sh")
+    environment = {name: value for name, value in os.environ.items() if name != "CODE_VERSION"} | {
+        "CONTAINER_ENGINE": str(engine)
+    }
+    subprocess.run(
+        ["bash", "infra/docker/build.sh", "jobs"], cwd=checkout, env=environment, check=True, capture_output=True
+    )
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    build, sbom, listed = (tmp_path / "asked").read_text().splitlines()
+    assert (
+        f"--tag alchemist-jobs:{__version__} --build-arg CODE_VERSION={__version__}+{described.stdout.strip()} "
+        in build
+    )
+    assert sbom.endswith(f"--entrypoint python alchemist-jobs:{__version__} - --debian")
+    assert (checkout / "dist" / "jobs.cdx.json").exists()
+    assert listed.startswith("images ")
 
 
-@pytest.mark.parametrize("name", [".env", "infra/.env", "infra/prod.env"])
+@pytest.mark.parametrize("name", [".env", "infra/.env", "infra/prod.env", "infra/secrets/store_owner_url"])
 def test_files_of_secrets_are_not_committed_by_mistake(name: str) -> None:
     done = subprocess.run(["git", "check-ignore", "-q", name], cwd=INFRA.parent, check=False)
     if done.returncode == 128:

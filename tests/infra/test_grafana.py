@@ -113,7 +113,7 @@ def test_panels_ask_data_sources_that_are_provisioned() -> None:
     }
     assert asked == known
     assert {source["secureJsonData"]["password"] for source in provisioned if "secureJsonData" in source} == {
-        "${STORE_READER_PASSWORD}"
+        "$__file{/run/secrets/store_reader_password}"
     }
 
 
