@@ -16,7 +16,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.files import atomic_write
 from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.scenes import ScenesConfig, draw_scenes
-from alchemist_core.local.stack import StackStatus, bring_store, client, up
+from alchemist_core.local.stack import StackStatus, bring_store, client, require_airflow, up
 from alchemist_core.settings import PROJECT_FILE
 from alchemist_core.statistics import gap_closed
 from alchemist_core.telemetry import say
@@ -110,7 +110,12 @@ class Demo:
         return PROJECT.format(mark=MARK, **names, **located, seed=self.scenes.seed, seeds=self.seeds.replace(",", ", "))
 
     def prepare(self, ingest: Callable[[str], None], install: Callable[[Path], None]) -> StackStatus:
-        """Generate the corpus, register the validation and evaluation datasets, install the DAGs, and start the stack."""
+        """Generate the corpus, register the validation and evaluation datasets, install the DAGs, and start the stack.
+
+        Raises:
+            MissingDependencyError: Airflow is not installed beside this command; nothing was generated.
+        """
+        require_airflow()
         drawn = draw_scenes(self.corpus, **self.scenes.model_dump())
         self.say(
             f"corpus: {drawn.n_train:,} training scenes {'reused' if drawn.is_reused else 'generated'} in {self.corpus}"

@@ -252,10 +252,19 @@ def airflow_command(home: Path) -> tuple[Path, dict[str, str]]:
     return PROGRAMS / "airflow", stack_environment(home, ports, start_postgres(home))
 
 
-def _check_installed(home: Path) -> None:
+def require_airflow() -> None:
+    """Raise if the stack cannot start for want of Airflow.
+
+    Raises:
+        MissingDependencyError: Airflow is not installed beside this command.
+    """
     if not (PROGRAMS / "airflow").exists():
         msg = f"Airflow is not installed for {sys.executable}. Install it: pip install 'alchemist-platform[airflow]'."
         raise MissingDependencyError(msg)
+
+
+def _check_installed(home: Path) -> None:
+    require_airflow()
     if not dags_folder(home).is_dir():
         raise ConfigError(
             f"ALCHEMIST_DAGS is {dags_folder(home)}, which is not a folder. Set it to a DAG folder, or unset it."

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.cli.effective import check_project
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, MissingDependencyError
+from alchemist_core.local import stack
 from alchemist_core.local.demo import Demo
 from alchemist_core.local.scenes import ScenesConfig
 from alchemist_core.project import load_project
@@ -41,3 +42,11 @@ def test_the_demo_writes_its_own_file_again_and_never_replaces_another(tmp_path:
     with pytest.raises(ConfigError, match="is not the demo's project file"):
         Demo(tmp_path, ScenesConfig(seed=6), seeds="0").write_project()
     assert (tmp_path / "alchemist.toml").read_text() == '[rater]\npreset = "gpu24"\n'
+
+
+def test_without_airflow_nothing_is_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "PROGRAMS", tmp_path)
+    demo = Demo(tmp_path / "home", ScenesConfig(), seeds="0")
+    with pytest.raises(MissingDependencyError, match="Airflow is not installed"):
+        demo.prepare(lambda name: None, lambda home: None)
+    assert not (tmp_path / "home").exists()
