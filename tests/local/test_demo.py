@@ -46,7 +46,8 @@ def test_the_demo_writes_its_own_file_again_and_never_replaces_another(tmp_path:
 
 def test_without_airflow_nothing_is_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "PROGRAMS", tmp_path)
-    demo = Demo(tmp_path / "home", ScenesConfig(), seeds="0")
+    demo, done = Demo(tmp_path / "home", ScenesConfig(), seeds="0"), list[object]()
     with pytest.raises(MissingDependencyError, match="Airflow is not installed"):
-        demo.prepare(lambda name: None, lambda home: None)
+        demo.prepare(done.append, done.append)
+    assert done == []
     assert not (tmp_path / "home").exists()
