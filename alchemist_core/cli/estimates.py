@@ -492,10 +492,10 @@ def _time(seconds: float | None) -> str:
     """Return a duration in readable units.
 
     >>> _time(50), _time(5400), _time(None)
-    ('about 50 s', 'about 1.5 hours', 'unknown time')
+    ('about 50 s', 'about 1.5 hours', 'unknown')
     """
     if seconds is None:
-        return "unknown time"
+        return "unknown"
     return f"about {seconds / 3600:,.1f} hours" if seconds >= 3600 else f"about {seconds:,.0f} s"
 
 
