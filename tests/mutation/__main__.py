@@ -74,10 +74,10 @@ def sample_mutants(room: Room, n: int, seed: int) -> list[MutationSpec]:
     ):
         init(room.sources, found, {})
         specs = [spec for item in found.work_items for spec in item.mutations if spec.operator_name not in IDLE]
-    hints = {path: type_hints(path.read_text(encoding="utf-8")) for path in room.sources}
+    idle = {path: idle_places(path.read_text(encoding="utf-8")) for path in room.sources}
     at: dict[tuple[str, tuple[int, int]], list[MutationSpec]] = defaultdict(list)
     for spec in specs:
-        if not any(start <= spec.start_pos < end for start, end in hints[spec.module_path]):
+        if not any(start <= spec.start_pos < end for start, end in idle[spec.module_path]):
             at[str(spec.module_path), spec.start_pos].append(spec)
     draw = random.Random(f"{seed} {room.name}")
     places = draw.sample(sorted(at), min(n, len(at)))
@@ -85,16 +85,18 @@ def sample_mutants(room: Room, n: int, seed: int) -> list[MutationSpec]:
     return [draw.choice(choices) for choices in by_operator]
 
 
-def type_hints(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return where each type hint begins and ends, as (line, column): a change of one changes no result."""
-    hints: list[ast.expr | None] = []
+def idle_places(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return where expressions begin and end whose change changes no result, as (line, column): type hints, and `slots` of a dataclass."""
+    found: list[ast.expr | None] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
-            hints.append(node.returns)
+            found.append(node.returns)
         elif isinstance(node, ast.arg | ast.AnnAssign):
-            hints.append(node.annotation)
+            found.append(node.annotation)
+        elif isinstance(node, ast.keyword) and node.arg == "slots":
+            found.append(node.value)
     return [
-        ((hint.lineno, hint.col_offset), (hint.end_lineno or 0, hint.end_col_offset or 0)) for hint in hints if hint
+        ((each.lineno, each.col_offset), (each.end_lineno or 0, each.end_col_offset or 0)) for each in found if each
     ]
 
 
