@@ -28,7 +28,7 @@ from alchemist_core.store.raters import (
 )
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import median_image_side, read_training_samples
-from alchemist_core.telemetry import say, warn
+from alchemist_core.telemetry import OnProgress, say, warn
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.pinning import without_places
 from alchemist_core.training.sample_reading import read_images
@@ -146,7 +146,8 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
         lambda training: without_places(RaterTrainingConfig, current_names(RaterTrainingConfig, training)),
     )
     trained_on = find_dataset(engine, rater.config["dataset"])
-    checks, failed = _examine(rater, twin, (images, captions), median_image_side(engine, trained_on.dataset_id))
+    median_side = median_image_side(engine, trained_on.dataset_id)
+    checks, failed = _examine((rater, twin), (images, captions), median_side, stage_run.report)
     for warning in warnings_of({"checks": checks}):
         warn(f"{warning}.")
     record_acceptance_report(engine, rater, checks, is_certified=not failed, actor=current_actor())
@@ -161,17 +162,25 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
 
 
 def _examine(
-    rater: RaterRow, twin: RaterRow | None, clean: Any, median_side: int | None
+    raters: tuple[RaterRow, RaterRow | None], clean: Any, median_side: int | None, on_progress: OnProgress
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    from alchemist_core.training.acceptance_report import Training, certify, check_resolution, failures  # noqa: PLC0415  imports torch
+    from alchemist_core.training.acceptance_report import (  # noqa: PLC0415  imports torch
+        ReportingScorer,
+        Training,
+        certify,
+        check_resolution,
+        failures,
+    )
     from alchemist_core.training.samples import Samples  # noqa: PLC0415  as above
     from alchemist_core.training.scoring import Scorer  # noqa: PLC0415  as above
 
-    scorers = [Scorer.load(require_artifact(row.checkpoint_uri, row.checkpoint_sha256)) for row in (rater, twin) if row]
+    rater, _ = raters
+    scorers = [Scorer.load(require_artifact(row.checkpoint_uri, row.checkpoint_sha256)) for row in raters if row]
     training, limits = RaterTrainingConfig.from_stored(rater.config["training"]), load_project().acceptance
     checks = certify(
-        scorers[0], Samples(*clean), Training(rater.acceptance_report, training.rule, training.group_size),
-        twin=scorers[1] if twin else None, tokenizer=scorers[0].tokenizer, limits=limits,
+        ReportingScorer(scorers[0], len(clean[1]), on_progress), Samples(*clean),
+        Training(rater.acceptance_report, training.rule, training.group_size),
+        twin=scorers[1] if len(scorers) > 1 else None, tokenizer=scorers[0].tokenizer, limits=limits,
     )  # fmt: skip
     checks.append(check_resolution(training.resolution, rater.config["dataset"], median_side, limits))
     return [check.as_json() for check in checks], failures(checks)

@@ -16,6 +16,7 @@ from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.rating.acceptance import AcceptanceLimits
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.statistics import area_under_curve, spearman
+from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.samples import Samples
 
 _GRID = 4
@@ -101,6 +102,29 @@ class SampleScorer(Protocol):
     def score(self, image_NHWC: Any, captions: list[str]) -> Float32[np.ndarray, " N"]:
         """Return each sample's score."""
         ...
+
+
+class ReportingScorer:
+    """A scorer that reports after each of the times that `certify` lets it score all samples.
+
+    Args:
+        scorer: The scorer.
+        n_samples: Number of clean samples.
+        on_progress: Called with the images scored, the images to score in all checks, and a note.
+    """
+
+    N_SCORINGS = 6
+
+    def __init__(self, scorer: SampleScorer, n_samples: int, on_progress: OnProgress) -> None:
+        self._scorer, self._on_progress = scorer, on_progress
+        self._n_done, self._n_images = 0, self.N_SCORINGS * n_samples
+
+    def score(self, image_NHWC: Any, captions: list[str]) -> Float32[np.ndarray, " N"]:
+        """Return each sample's score."""
+        score_N = self._scorer.score(image_NHWC, captions)
+        self._n_done += len(captions)
+        self._on_progress(self._n_done, self._n_images, "images scored for the checks")
+        return score_N
 
 
 class Training(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 
 from alchemist_core.rating.acceptance import AcceptanceLimits
 from alchemist_core.rating.config import ScoringRule
-from alchemist_core.training.acceptance_report import HealthCheck, Training, certify, failures
+from alchemist_core.training.acceptance_report import HealthCheck, ReportingScorer, Training, certify, failures
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
@@ -54,6 +54,16 @@ def examine(scorer: Any, clean: Samples, metrics: dict[str, Any], **given: Any) 
     training = Training(metrics, given.pop("rule", ScoringRule.ALIGNMENT), 32)
     checks = certify(scorer, clean, training, **given)
     return {check.name: check for check in checks}
+
+
+def test_progress_ends_when_the_last_check_has_scored(metrics: dict[str, Any], heldout_pairs: Samples) -> None:
+    seen = list[tuple[int, int]]()
+    judge = Judge(lambda images, _: images.mean((1, 2, 3)))
+    scorer = ReportingScorer(judge, len(heldout_pairs), lambda done, total, _: seen.append((done, total)))
+    examine(scorer, heldout_pairs, metrics)
+    assert len(seen) == 6
+    assert seen[-1] == (6 * len(heldout_pairs), 6 * len(heldout_pairs))
+    assert seen[0][0] == len(heldout_pairs)
 
 
 @pytest.mark.slow
