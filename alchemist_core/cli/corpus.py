@@ -1,4 +1,4 @@
-"""Make a corpus: a synthetic one of captioned scenes, or a published dataset imported into tar shards."""
+"""Make a corpus: a synthetic one of captioned scenes, or pictures or a published dataset imported into tar shards."""
 
 import hashlib
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ class ScenesCorpusConfig(Config):
 class ImportConfig(Config):
     """Which dataset to import, and the folder to write."""
 
-    layout: Literal["parquet", "hpdv3", "mjhq", "huggingface"] = Field(
+    layout: Literal["pictures", "parquet", "hpdv3", "mjhq", "huggingface"] = Field(
         ...,
-        description="Layout of the source. parquet: FLUX-Reason-6M and any Parquet with images; hpdv3; mjhq; huggingface: any source of "
-        "the library datasets",
+        description="Layout of the source. pictures: a folder of pictures, each with its caption in a .txt of the same name; parquet: "
+        "FLUX-Reason-6M and any Parquet with images; hpdv3; mjhq; huggingface: any source of the library datasets",
     )
     source: str = Field(
         ...,
@@ -62,7 +62,7 @@ def scenes(config: ScenesCorpusConfig) -> CorpusResult:
 
 
 def import_layout(config: ImportConfig) -> CorpusResult:
-    """Import a published dataset into tar shards. Tars of img2dataset and webdataset need no import."""
+    """Import a folder of pictures or a published dataset into tar shards. Tars of img2dataset and webdataset need no import."""
     if is_s3(config.source) and config.layout != "parquet":
         raise ConfigError(
             f"--source {config.source}: only --layout parquet reads an object store. Copy the {config.layout} files to a folder."
@@ -95,13 +95,13 @@ def _marker_folder(out: str) -> Path:
 
 def _read_layout(config: ImportConfig, *, start: int) -> Iterator[LayoutRecord]:
     """Yield the records of a layout after the first `start`; images that are stored in the rows are not read again."""
-    from alchemist_core.shards.layouts import hpdv3, huggingface, mjhq, parquet_images  # noqa: PLC0415  imports pyarrow
+    from alchemist_core.shards.layouts import hpdv3, huggingface, mjhq, parquet_images, pictures  # noqa: PLC0415  imports pyarrow
 
     if config.layout == "huggingface":
         return huggingface.read_huggingface(config.source, config.split, start)
     if config.layout == "parquet":
         return parquet_images.read_parquet(config.source, start)
-    readers = {"hpdv3": hpdv3.read_hpdv3, "mjhq": mjhq.read_mjhq}
+    readers = {"hpdv3": hpdv3.read_hpdv3, "mjhq": mjhq.read_mjhq, "pictures": pictures.read_pictures}
     return islice(readers[config.layout](Path(config.source)), start, None)
 
 

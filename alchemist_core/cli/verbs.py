@@ -58,7 +58,7 @@ GROUPS = {
         "settings": Verb("cli.settings", "List the environment variables with their values and meanings; secrets are hidden."),
         "weights": Verb("cli.weights", "List the networks with published weights that a run needs, and check their files."),
         "dataset": Verb("cli.dataset", "List, show, rename and remove datasets, and set the default evaluation dataset."),
-        "corpus": Verb("cli.corpus", "Make a synthetic corpus, or import a published dataset into tar shards."),
+        "corpus": Verb("cli.corpus", "Make a synthetic corpus, or import pictures or a published dataset into tar shards."),
         "db": Verb("cli.db", "Start, migrate, query, back up and restore the database."),
         "stack": Verb("cli.stack", "Start and stop the local stack (Postgres, Airflow, metrics), and show its state and logs."),
         "dags": Verb("cli.dags", "List the DAGs, or install them into the DAG folder of another Airflow."),

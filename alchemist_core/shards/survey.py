@@ -1,15 +1,18 @@
 """A look at the shards under a root, without a store: how many there are, and the sizes, formats and captions of a sample of them."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, starmap
+from pathlib import Path
 from statistics import median
 
 from alchemist_core.errors import DataError
 from alchemist_core.shards.faults import Fault
+from alchemist_core.shards.layouts.pictures import find_pictures
 from alchemist_core.shards.samples import Reading, Sample, read_samples
-from alchemist_core.shards.storage import ShardFile, list_root, open_shard
+from alchemist_core.shards.storage import ShardFile, is_s3, list_root, open_shard
 
 N_TARS, N_RECORDS = 5, 200
 """Number of tars that are opened, and of records that are read from the beginning of each."""
@@ -59,7 +62,7 @@ def survey_root(root_uri: str) -> Survey:
     """
     shards = list_root(root_uri).shards
     if not shards:
-        raise DataError(f"{root_uri} has no .tar file. Give a folder or s3:// address of webdataset tars.")
+        raise DataError(f"{root_uri} has no .tar file. {_remedy(root_uri)}")
     opened = [(shard, list(_read_some(shard))) for shard in _spread(shards)]
     records = [record for _, tar in opened for record in tar]
     samples = [record for record in records if isinstance(record, Sample)]
@@ -78,6 +81,14 @@ def survey_root(root_uri: str) -> Survey:
         most_words=words[int(0.95 * (len(words) - 1))] if words else None,
         formats=dict(Counter(sample.format for sample in samples)),
     )
+
+
+def _remedy(root_uri: str) -> str:
+    if is_s3(root_uri) or next(find_pictures(Path(root_uri)), None) is None:
+        return "Give a folder or s3:// address of webdataset tars."
+    out = f"{root_uri.rstrip('/')}-tars"
+    words = ["alchemist", "corpus", "import", "--layout", "pictures", "--source", root_uri, "--out", out]
+    return f"It holds pictures. Write them into tars, then give that folder: {shlex.join(words)}"
 
 
 def _spread(shards: Sequence[ShardFile]) -> list[ShardFile]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from alchemist_core.__main__ import main
 from alchemist_core.cli import init
@@ -188,6 +189,19 @@ def test_a_wrong_answer_is_refused_and_writes_nothing(
     assert main(["init", *words]) == code
     assert said in capsys.readouterr().err
     assert not Path("alchemist.toml").exists()
+
+
+def test_a_folder_of_pictures_is_refused_with_the_command_that_writes_its_tars(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my pictures").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "my pictures" / "a.png")
+    (tmp_path / "my pictures" / "a.txt").write_text("a black square")
+    assert main(["init", "--data", "my pictures"]) == 6
+    command = capsys.readouterr().err.partition("then give that folder: ")[2]
+    assert main(shlex.split(command)[1:]) == 0
+    assert main(["init", "--data", "my pictures-tars"]) == 0
+    assert "1 tar, about 1 samples" in capsys.readouterr().out
 
 
 def test_a_file_that_exists_is_kept_unless_it_is_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,8 @@ class LayoutRecord:
     """One sample of a published dataset. The image is read when it is needed."""
 
     read_image: Callable[[], bytes]
-    caption: str
+    caption: str | bytes | None
+    """Bytes are written as they are, so that ingest repairs or quarantines them; None: there is no caption."""
     metadata: dict[str, Any]
 
 
@@ -97,7 +98,9 @@ def _entries(records: Iterable[LayoutRecord], start: int) -> Iterator[tuple[str,
     for place, record in enumerate(records, start):
         key, data = f"{place:09d}", record.read_image()
         yield f"{key}.{_extension(data)}", data
-        yield f"{key}.txt", record.caption.encode("utf-8", "surrogatepass")
+        if record.caption is not None:
+            is_text = isinstance(record.caption, str)
+            yield f"{key}.txt", record.caption.encode("utf-8", "surrogatepass") if is_text else record.caption
         yield (
             f"{key}.json",
             json.dumps(_storable(record.metadata), ensure_ascii=False, default=str).encode("utf-8", "replace"),

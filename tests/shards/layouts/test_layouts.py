@@ -24,6 +24,9 @@ from alchemist_core.shards.layouts.huggingface import _make_record as make_hub_r
 from alchemist_core.shards.layouts.huggingface import read_huggingface
 from alchemist_core.shards.layouts.mjhq import read_mjhq
 from alchemist_core.shards.layouts.parquet_images import read_parquet
+from alchemist_core.shards.layouts.pictures import read_pictures
+from alchemist_core.shards.layouts.records import write_shards
+from alchemist_core.shards.samples import Reading, Sample, read_samples
 from tests.shards.layouts.given_layouts import png, write_flux_reason, write_hpdv3, write_mjhq
 
 
@@ -140,6 +143,35 @@ def test_mjhq_keeps_categories(tmp_path: Path, folder: str) -> None:
 def test_mjhq_without_its_listing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"meta_data\.json is missing"):
         next(read_mjhq(tmp_path))
+
+
+def test_pictures_come_with_their_captions_and_facts_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    files = {
+        "b/2.JPG": png(1), "b/2.txt": b"  two\n", "a.png": png(2), "a.json": b'{"caption": "from the file", "licence": "CC0"}',
+        "c.png": png(3), "c.json": b"{broken", "c.txt": "caf\u00e9".encode("latin-1"), ".hidden/d.png": png(4), "notes.md": b"none",
+    }  # fmt: skip
+    for name, data in files.items():
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / name).write_bytes(data)
+    assert write_shards(read_pictures(tmp_path / "source"), tmp_path / "out", shard_size=10) == 3
+    tar = tmp_path / "out" / "000000.tar"
+    with tar.open("rb") as file:
+        found = list(read_samples(file, tar.stat().st_size, Reading(has_perceptual_hash=False)))
+    samples = [sample for sample in found if isinstance(sample, Sample)]
+    assert [sample.caption for sample in samples] == ["from the file", "caf\u00e9", "two"]
+    records = list(read_pictures(tmp_path / "source"))
+    assert [record.metadata for record in records] == [
+        {"path": "a.png", "caption": "from the file", "licence": "CC0"},
+        {"path": "c.png", "unread_json": "{broken"},
+        {"path": "b/2.JPG"},
+    ]
+    assert [record.read_image() for record in records] == [png(2), png(3), png(1)]
+
+
+@pytest.mark.parametrize(("folder", "message"), [("absent", "is not a folder"), (".", "holds no picture")])
+def test_a_folder_without_pictures_is_refused(tmp_path: Path, folder: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(read_pictures(tmp_path / folder))
 
 
 def test_a_hugging_face_folder_of_images_streams(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""A folder of pictures, each with its caption in a text file of the same name, and facts about it in a JSON file of the same name."""
+
+import json
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from alchemist_core.errors import DataError
+from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below
+from alchemist_core.shards.tars import IMAGE_EXTS
+
+
+def find_pictures(source: Path) -> Iterator[str]:
+    """Yield the paths of all pictures below a folder, relative to it, sorted in each folder; hidden files and folders are left out."""
+    for folder, names, files in os.walk(source):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower().removeprefix(".") in IMAGE_EXTS:
+                yield Path(folder, name).relative_to(source).as_posix()
+
+
+def read_pictures(source: Path) -> Iterator[LayoutRecord]:
+    """Yield every picture of a folder; one without a text file has no caption, unless its JSON file has one.
+
+    Raises:
+        DataError: The folder does not exist, or holds no picture.
+    """
+    if not source.is_dir():
+        raise DataError(f"{source} is not a folder. Give the folder of the pictures.")
+    name = None
+    for name in find_pictures(source):
+        stem = Path(name).with_suffix("")
+        text = source / f"{stem}.txt"
+        caption = text.read_bytes() if text.is_file() else None
+        yield LayoutRecord(
+            partial(read_file_below, source, name), caption, {"path": name} | _facts(source / f"{stem}.json")
+        )
+    if name is None:
+        raise DataError(f"{source} holds no picture ({', '.join(sorted(IMAGE_EXTS))}).")
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Return what a picture's JSON file says; text that is no JSON object is kept as it is."""
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        facts = None
+    return facts if isinstance(facts, dict) else {"unread_json": text}
