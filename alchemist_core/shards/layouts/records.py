@@ -98,9 +98,11 @@ def _entries(records: Iterable[LayoutRecord], start: int) -> Iterator[tuple[str,
     for place, record in enumerate(records, start):
         key, data = f"{place:09d}", record.read_image()
         yield f"{key}.{_extension(data)}", data
-        if record.caption is not None:
-            is_text = isinstance(record.caption, str)
-            yield f"{key}.txt", record.caption.encode("utf-8", "surrogatepass") if is_text else record.caption
+        match record.caption:
+            case str(text):
+                yield f"{key}.txt", text.encode("utf-8", "surrogatepass")
+            case bytes(text):
+                yield f"{key}.txt", text
         yield (
             f"{key}.json",
             json.dumps(_storable(record.metadata), ensure_ascii=False, default=str).encode("utf-8", "replace"),
