@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float32
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from torch.nn import functional
 
 from alchemist_core.errors import DataError
 from alchemist_core.heuristics.measures import MEASURES
@@ -421,7 +422,9 @@ class Scorer:
         """
         with self._own_stream():
             text = self._encoder.encode([*captions, *[""] * (self.batch - len(captions))]).to(self._device)
-            tokens = self._tokenizer.tokens(self._tokenizer.encode(image_BHWC))
+            # The padding is not encoded: large images take most of the time, and no code depends on its batch.
+            code_PS = self._tokenizer.encode(image_BHWC[: len(captions)])
+            tokens = self._tokenizer.tokens(functional.pad(code_PS, (0, 0, 0, self.batch - len(captions))))
             with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
                 score_B = self._rater.score(tokens, text)
             return score_B[: len(captions)].float().numpy(force=True)

@@ -56,6 +56,20 @@ def test_another_batch_shape_moves_no_score_by_a_hundred_thousandth_of_the_sprea
     assert (found_N[:, None] > found_N[None, :])[is_apart_NN].all()
 
 
+def test_the_padding_of_a_batch_is_not_encoded(
+    scorer: Scorer, train_pairs: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_N, encode, n_encoded = score(scorer, train_pairs), scorer.tokenizer.encode, list[int]()
+
+    def count(image_NHWC: np.ndarray) -> torch.Tensor:
+        n_encoded.append(len(image_NHWC))
+        return encode(image_NHWC)
+
+    monkeypatch.setattr(scorer.tokenizer, "encode", count)
+    np.testing.assert_array_equal(score(scorer, train_pairs.rows(np.arange(3))), expected_N[:3])
+    assert n_encoded == [3]
+
+
 def test_threads_that_rate_at_a_time_change_no_bit(scorer: Scorer, train_pairs: Samples) -> None:
     expected_N = score(scorer, train_pairs)
     parts = [train_pairs.rows(np.arange(start, start + 50)) for start in range(0, 400, 50)]
