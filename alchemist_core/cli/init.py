@@ -31,6 +31,7 @@ from alchemist_core.stages.select import NAME_PATTERN, SelectConfig, name_subset
 LEAST_GIB = {"gpu80": 70.0, "gpu24": 22.0}
 """The memory that a GPU must have for a preset, in GiB, largest first."""
 MINIATURE = "tiny"
+MINIATURE_TEXT = "small networks to try the commands with, not for real scores"
 WORDS_OF = {"words": 15, "minilm": 24, "clip": 58}
 """How many words of a caption a text encoder reads: 16 tokens, 32 tokens, 77 tokens."""
 KID_IMAGES = 512
@@ -84,8 +85,18 @@ class InitResult(Result):
         """Return what was found, then the commands, each on a line that can be copied."""
         lines = [f"machine: {self.machine}", *(f"{name}: {found}" for name, found in self.data.items())]
         return "\n".join(
-            [*lines, f"Wrote {self.path} with preset {self.preset}.", "", "Next, in this order:", *self.next]
+            [
+                *lines,
+                f"Wrote {self.path} with preset {self.preset}{_note_of(self.preset)}.",
+                "",
+                "Next, in this order:",
+                *self.next,
+            ]
         )
+
+
+def _note_of(preset: str) -> str:
+    return f" ({MINIATURE_TEXT})" if preset == MINIATURE else ""
 
 
 class FoundDataset(NamedTuple):
@@ -230,9 +241,10 @@ def _find_dataset(
     """Survey the given root, or ask for one until it can be surveyed; None if there is none."""
     if given is not None:
         return _look(role, given, asker)
-    while (root := asker.ask(question, proposal)) is not None:
+    while (root := asker.ask(question, proposal)) is not None or (asker.is_terminal and role == "train"):
         try:
-            return _look(role, root, asker)
+            if root is not None:
+                return _look(role, root, asker)
         except DataError as error:
             if not asker.is_terminal:
                 raise
@@ -355,11 +367,7 @@ _DECLARE_VALIDATION = ": declare a dataset of role validation, then its name her
 
 def _rater_lines(found: Found) -> list[Line]:
     validation, is_miniature = found.of_role("validation"), found.preset == MINIATURE
-    size = (
-        "small networks to try the commands with, not for real scores"
-        if is_miniature
-        else PRESETS[found.preset].hardware
-    )
+    size = MINIATURE_TEXT if is_miniature else PRESETS[found.preset].hardware
     return [
         Line("preset", found.preset, f"size of the networks: {size}; alchemist train-rater --help lists all"),
         Line("recipe", "ours", "scoring rule and rank window; paper: as published"),
@@ -422,7 +430,9 @@ def _selection_lines(found: Found) -> list[Line]:
         Line("retention", 0.2, "share of the samples to keep"),
         Line("strategy", "auto", "how samples are chosen by rank; auto, the default: what fits the rater", is_on=False),
         Line(
-            "dedup", "exact", "duplicates that are removed; near: also near-duplicates, after alchemist duplicates find"
+            "dedup",
+            "exact",
+            "duplicates that are removed: the same bytes; near: also what alchemist duplicates find has found",
         ),
         *([Line("decontaminate", [evaluation.name], "no member has an image of this dataset")] if evaluation else []),
         Line("where", "width >= 256", "further condition on samples", is_on=False),
@@ -503,13 +513,14 @@ def next_commands(found: Found) -> list[str]:
         f"alchemist check --suite shards,samples,scores --dataset {name}",
         f"alchemist night check-drift --dataset {name}",
         f"alchemist night publish --dataset {name}",
+        "alchemist duplicates find",
         "alchemist select",
         f"alchemist subset publish {subset}",
         f"alchemist train-downstream {subset}",
         f"alchemist evaluate {subset}",
         f"alchemist subset compare {subset}",
         "alchemist report",
-        "# From then on every night by itself: alchemist stack up",
+        "# To ingest, check, score and publish new tars every night by itself: alchemist stack up",
     ]
 
 

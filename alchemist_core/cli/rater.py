@@ -11,6 +11,7 @@ from pydantic import Field
 from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result, current_names
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import require_artifact
+from alchemist_core.notifications import runbook_page
 from alchemist_core.project import load_project, train_rater_command
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.stages.devices import hold_device
@@ -154,11 +155,30 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     if failed:
         lines = "".join(f"\n  {line}" for line in failed)
         raise CheckFailedError(
-            f"Rater {rater.name} has not passed its acceptance checks:{lines}\n"
-            "Train longer (--max-train-steps) or with more validation samples; see `rater certify` in infra/RUNBOOK.md."
+            f"Rater {rater.name} has not passed its acceptance checks:{lines}\n{_remedy(rater, training, len(rows))}"
         )
     dataset, of_twin = str(rater.config["dataset"]), twin.name if twin else None
     return CertifyResult(rater=rater.name, dataset=dataset, twin=of_twin, checks=checks)
+
+
+def _remedy(rater: RaterRow, training: RaterTrainingConfig, n_validation: int) -> str:
+    """Return what helps a rater that has failed: more steps do not if its training had stopped by itself."""
+    metrics, n_planned = rater.acceptance_report, training.proxy_warmup_steps + training.max_train_steps
+    more = f"more validation samples (it had {n_validation:,})"
+    if metrics.get("stopped_early"):
+        advice = (
+            f"Its training stopped after {metrics['n_steps']:,} of {n_planned:,} steps, because the held-out loss had not fallen since "
+            f"step {metrics['best_step']:,}: a larger --max-train-steps changes nothing. Ingest {more}, or let it wait longer: "
+            f"alchemist train-rater --early-stopping-patience {2 * training.early_stopping_patience}."
+        )
+    else:
+        advice = (
+            f"Train longer: alchemist train-rater --max-train-steps {2 * training.max_train_steps}. Or ingest {more}."
+        )
+    return (
+        f"{advice} To use it all the same: alchemist rater promote {rater.name} --without-acceptance 'REASON'. "
+        f"What each check means: {runbook_page('rater-certify')}"
+    )
 
 
 def _examine(
@@ -235,12 +255,12 @@ def promote(config: PromoteConfig) -> PromoteResult:
             )
         return PromoteResult(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
     if not rater.acceptance_report.get("is_certified") and config.without_acceptance is None:
+        is_checked = "is_certified" in rater.acceptance_report
+        first = "" if is_checked else f"Run them: alchemist rater certify {rater.name}. "
         raise CheckFailedError(
-            f"Rater {rater.name} has not passed its acceptance checks. Run alchemist rater certify {rater.name}, or give a reason: "
-            f"alchemist rater promote {rater.name} --without-acceptance 'REASON'."
+            f"Rater {rater.name} has {'failed' if is_checked else 'not passed'} its acceptance checks. {first}"
+            f"To promote it all the same, give a reason: alchemist rater promote {rater.name} --without-acceptance 'REASON'."
         )
-    if before is None:
-        say("There was no rater in production: the first one needs no approval.")
     for warning in warnings_of(rater.acceptance_report):
         warn(f"{warning}.")
     approved = approval(config.approved_by, config.comment)

@@ -1,5 +1,6 @@
 """The local stack: start it, stop it, show what runs, read a log, and run Airflow's own command line on it."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from alchemist_core.cli.dags import PACKAGE, describe_stale, install_for_stack
 from alchemist_core.config import BARE_WORD, Command, Config, Formerly
 from alchemist_core.local import stack
 from alchemist_core.local.airflow_environment import dags_folder
+from alchemist_core.project import NEVER, load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import describe_held_devices
 from alchemist_core.store.engine import DatabaseError, database_url, make_engine
@@ -44,8 +46,26 @@ def up(_config: StackConfig) -> None:
     """Start the stack with the forms and schedules of the project file, and wait until Airflow schedules tasks; reuse a running one."""
     home = _home()
     install_for_stack(home)
-    say(stack.up(home).describe())
+    started = stack.up(home)
+    say(started.describe())
     _say_note(home)
+    say(_describe_nights(started.url))
+
+
+def _describe_nights(url: str | None) -> str:
+    """Return when nights start, and how a person starts one."""
+    schedule = load_project().schedule
+    own = "No night starts by itself ([schedule] nightly of the project file is none)."
+    if schedule.nightly != NEVER:
+        own = (
+            f"nightly_rescore starts by itself ({schedule.nightly}, {schedule.timezone}) for the crawl date of the day before, "
+            "for the first time now."
+        )
+    conf = json.dumps({"crawl_date": "YYYY-MM-DD"})
+    return (
+        f"\n{own} To start it for another date: alchemist stack airflow dags trigger nightly_rescore --conf '{conf}', or the form of "
+        f"{url}/dags/nightly_rescore. New subsets: {url}/dags/build_subset"
+    )
 
 
 def down(_config: StackConfig) -> None:

@@ -60,3 +60,12 @@ def warnings_of(acceptance_report: Mapping[str, Any]) -> list[str]:
     ['Small.']
     """
     return [str(check["note"]) for check in acceptance_report.get("checks", []) if check.get("is_warning")]
+
+
+def failed_checks(acceptance_report: Mapping[str, Any]) -> list[str]:
+    """Return the names of the checks that a stored acceptance report says have failed.
+
+    >>> failed_checks({"checks": [{"name": "a", "is_ok": True}, {"name": "b", "is_ok": False}]}), failed_checks({})
+    (['b'], [])
+    """
+    return [str(check["name"]) for check in acceptance_report.get("checks", []) if not check["is_ok"]]

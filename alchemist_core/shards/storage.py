@@ -247,7 +247,7 @@ def _list_files(root_uri: str, listing: RootListing) -> Iterator[tuple[str, int,
     root = _local_path(root_uri)
     if not root.is_dir():
         raise UnreachableRootError(
-            f"The root {root_uri} is unreachable: it is not a folder that can be read here. Correct the path, or mount it."
+            f"The root {root_uri} is unreachable: it is not a folder that can be read here. Correct the path, or mount its disk."
         )
     for path in _find_files(root, listing):
         uri = join_uri(root_uri, path.relative_to(root).as_posix())

@@ -11,11 +11,13 @@ from sqlalchemy import Engine
 
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.rating.acceptance import failed_checks
 from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.ranks import needs_rescale, share_above_cut
 from alchemist_core.selection.strategies import ShiftGsample, mixed_pairing_warning
 from alchemist_core.store.manifests import read_first_bits
+from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.samples import count_uncompared
 from alchemist_core.store.subsets import published_version, seconds_per_member
 from alchemist_core.subsets.selected import Selected
@@ -80,10 +82,16 @@ def _training_hours(engine: Engine, k: int) -> float | None:
     return None if speed is None else round(k * speed / 3600, 3)
 
 
+def _failure_warning(rater: RaterRow) -> str | None:
+    failed = failed_checks(rater.acceptance_report)
+    return f"Rater {rater.name} ranks although it failed acceptance checks: {', '.join(failed)}." if failed else None
+
+
 def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[str]:
     policy, snapshot, found = drawn.policy, drawn.snapshot, []
     if policy.rank_by == RATER_SCORE:
         found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule))
+        found.append(_failure_warning(snapshot.rater))
     cut = getattr(drawn.strategy, "drop_top_ratio", 0.0)
     if needs_rescale(snapshot.rank_N, cut):
         share = share_above_cut(snapshot.rank_N, cut)
@@ -102,7 +110,8 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
         )
     if policy.dedup != "off" and (n_uncompared := count_uncompared(engine)):
         found.append(
-            f"About {n_uncompared:,} samples were never searched for duplicates. Run alchemist duplicates find first."
+            f"About {n_uncompared:,} samples were never searched for near-duplicates: run alchemist duplicates find, then select again. "
+            "--dedup exact removes the same bytes only, --dedup near also near-duplicates."
         )
     if policy.max_share is not None and (source_N := snapshot.pairs.source_N) is not None:
         n_sourceless = int(np.count_nonzero(source_N[drawn.member_K] == 0))

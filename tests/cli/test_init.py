@@ -260,6 +260,7 @@ def test_on_a_terminal_each_answer_is_asked_for_and_an_empty_one_takes_the_propo
 
 def test_on_a_terminal_a_wrong_folder_is_asked_for_again_and_the_dataset_can_be_named(corpus: Path) -> None:
     answers = [
+        "",
         "absent",
         str(corpus / "train"),
         "a b",
@@ -270,9 +271,8 @@ def test_on_a_terminal_a_wrong_folder_is_asked_for_again_and_the_dataset_can_be_
         "tiny",
     ]
     said = on_terminal(["init"], answers)
-    assert (
-        said.count("Folder or s3:// address of the training tars") == said.count("Folder of the validation tars") == 2
-    )
+    assert said.count("Folder or s3:// address of the training tars") == 3
+    assert said.count("Folder of the validation tars") == 2
     assert "absent" in said
     found = written()
     assert [(name, declared["role"]) for name, declared in found["datasets"].items()] == [

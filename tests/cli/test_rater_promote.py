@@ -1,17 +1,19 @@
 """Promotion switches all readers at once; a shadow rater scores beside the production rater, and its cost is planned."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli.plan import PlanScoreConfig, plan_score
-from alchemist_core.cli.rater import PromoteConfig, PromoteResult
+from alchemist_core.cli.rater import PromoteConfig, PromoteResult, _remedy
 from alchemist_core.cli.rater import promote as run
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import make_engine
-from alchemist_core.store.raters import find_raters
+from alchemist_core.store.raters import find_rater, find_raters
+from alchemist_core.training.config import RaterTrainingConfig
 from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_night, add_rater
 
@@ -128,3 +130,14 @@ def test_before_anything_was_scored_the_plan_reports_an_unknown_time(engine: Eng
     report = plan_score(PlanScoreConfig())
     assert (report.n_shards, report.n_samples, report.raters[0].seconds) == (1, 70, None)
     assert "time unknown (nothing was scored yet; estimate it with --gpu)" in report.summary()
+
+
+def test_a_rater_whose_training_stopped_by_itself_is_not_told_to_train_longer(two_raters: Engine) -> None:
+    rater = find_rater(two_raters, "new")
+    assert rater is not None
+    stopped = replace(rater, acceptance_report={"stopped_early": True, "n_steps": 900, "best_step": 500})
+    told = _remedy(stopped, RaterTrainingConfig(proxy_warmup_steps=400, max_train_steps=1200), 129)
+    assert "stopped after 900 of 1,600 steps" in told
+    assert "had not fallen since step 500: a larger --max-train-steps changes nothing" in told
+    assert "more validation samples (it had 129)" in told
+    assert "Train longer" not in told

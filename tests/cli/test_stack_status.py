@@ -1,9 +1,13 @@
 """`alchemist stack status` lists the devices in use and starts nothing."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import Engine
 
 from alchemist_core.__main__ import main
+from alchemist_core.cli.stack import _describe_nights
+from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.store.leases import claim_together
 from alchemist_core.store.postgres import is_running
@@ -36,3 +40,27 @@ def test_the_status_of_a_server_that_does_not_answer_is_shown_without_devices(
     load_settings.cache_clear()
     assert main(["stack", "status"]) == 0
     assert "The stack of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        (
+            "",
+            "nightly_rescore starts by itself (0 2 * * *, UTC) for the crawl date of the day before, for the first time now.",
+        ),
+        (
+            '[schedule]\nnightly = "none"\n',
+            "No night starts by itself ([schedule] nightly of the project file is none).",
+        ),
+    ],
+)
+def test_it_is_told_when_nights_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, told: str
+) -> None:
+    (tmp_path / "alchemist.toml").write_text(schedule)
+    monkeypatch.chdir(tmp_path)
+    load_project.cache_clear()
+    said = _describe_nights("http://127.0.0.1:8080")
+    assert told in said
+    assert """alchemist stack airflow dags trigger nightly_rescore --conf '{"crawl_date": "YYYY-MM-DD"}'""" in said

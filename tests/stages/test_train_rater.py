@@ -102,8 +102,15 @@ def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
 ) -> None:
     ingest_corpus()
     name = train(rater_learning_rate=1e-9).rater
-    with pytest.raises(CheckFailedError, match=r"(?s)has not passed its acceptance checks:.*caption_sensitivity"):
+    with pytest.raises(
+        CheckFailedError, match=r"(?s)has not passed its acceptance checks:.*caption_sensitivity"
+    ) as refused:
         certify(CertifyConfig(max_samples=100))
+    told = "Train longer: alchemist train-rater --max-train-steps 10. Or ingest more validation samples (it had 100)"
+    assert told in str(refused.value)
+    assert f"alchemist rater promote {name} --without-acceptance" in str(refused.value)
+    with pytest.raises(CheckFailedError, match="has failed its acceptance checks"):
+        promote(PromoteConfig())
     rater = find_rater(open_store(), name)
     assert rater is not None
     assert rater.acceptance_report["is_certified"] is False
