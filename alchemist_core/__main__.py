@@ -24,9 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         parser = build_parser(given)
         set_compute_defaults()
-        result = run_command(parser, given)
-        if result:
-            print(escape_control(result), flush=True)
+        outcome = run_command(parser, given)
+        if outcome.text:
+            print(escape_control(outcome.text), flush=True)
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001  every exception becomes a line and an exit code
         return _fail(error, given)
-    return 0
+    return outcome.exit_code
 
 
 def _fail(error: Exception, words: list[str]) -> int:

@@ -237,6 +237,11 @@ class Result(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command; 0 unless the result itself is bad news."""
+        return 0
+
     def summary(self) -> str:
         """Return the result as lines of text: names in one column, values in the next."""
         return lay_out({_label(name): value for name, value in self if value is not None})

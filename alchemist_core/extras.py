@@ -5,6 +5,7 @@ from alchemist_core.errors import MissingDependencyError
 EXTRA_OF = {
     "accelerate": "train",
     "airflow": "airflow",
+    "celery": "celery",
     "cleanfid": "metrics",
     "diffusers": "flux",
     "efficientnet_lite_pytorch": "offline",
@@ -16,6 +17,7 @@ EXTRA_OF = {
     "openlineage": "lineage",
     "pandas": "checks",
     "peft": "train",
+    "pynvml": "airflow",
     "safetensors": "train",
     "torch": "train",
     "torch_fidelity": "metrics",

@@ -149,6 +149,13 @@ class Settings(BaseSettings):
     airflow_url: str | None = Field(
         None, description="URL of Airflow's web page, for links; unset: links lead to the runbook"
     )
+    metrics_url: str | None = Field(
+        None,
+        description="URL of the exporter's page /metrics, which `alchemist doctor` reads; unset: that of the local stack",
+    )
+    prometheus_url: str | None = Field(
+        None, description="URL of Prometheus, which `alchemist doctor` asks; unset: that of the local stack"
+    )
     reports_url: str | None = Field(
         None, description="URL of the pages of artifacts/reports, for links; unset: their paths"
     )

@@ -290,7 +290,7 @@ def run_as(name: str, run: Callable[..., Result | None], *words: str, next_step:
         command = commands[sub_verb]._replace(run=run, next_step=lambda _config, _report: next_step)
         patch.setitem(commands, sub_verb, command)
         line = [*name.split(), *words]
-        return command_line.run_command(build_parser(line), line)
+        return command_line.run_command(build_parser(line), line).text
 
 
 def test_a_mapped_stage_works_in_its_slot_and_any_other_verb_has_none() -> None:

@@ -15,7 +15,11 @@ from alchemist_core.resources import resource
 
 PROJECT = tomllib.loads((resource("sql").parent / "pyproject.toml").read_text())["project"]
 # A distribution that another one, which the extra names, depends on.
-BROUGHT_BY = {"pandas": "great-expectations", "apache-airflow-core": "apache-airflow"}
+BROUGHT_BY = {
+    "pandas": "great-expectations",
+    "apache-airflow-core": "apache-airflow",
+    "celery": "apache-airflow-providers-celery",
+}
 
 
 def normal(name: str) -> str:

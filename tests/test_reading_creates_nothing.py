@@ -36,6 +36,7 @@ WITHOUT = {
     "weights list",
     "weights check",
     "presets",
+    "doctor",
     "plan train-rater",
     "plan train-downstream",
 }
@@ -53,6 +54,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "check": ("--suite", "scores"),
     "night check-drift": (),
     "night publish": (),
+    "night announce": (),
     "night release": ("--dataset", "d", "--crawl-date", "2026-01-01", "--reason", "asked for"),
     "sample takedown": ("--image-hash", "0" * 64, "--reason", "asked for"),
     "sample retry-quarantine": (),

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -232,8 +232,15 @@ def _refuse_former_names(parser: Parser, name: str, field: FieldInfo) -> None:
                 parser.renamed_flags[former.replace("--", "--no-", 1)] = f"now {flag.replace('--', '--no-', 1)}"
 
 
-def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
-    """Run the parsed command and return its result as text.
+class Outcome(NamedTuple):
+    """The result of a command as text, and the exit code."""
+
+    text: str
+    exit_code: int = 0
+
+
+def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> Outcome:
+    """Run the parsed command and return its result.
 
     Raises:
         ConfigError: If a value breaks a bound of the config model.
@@ -256,11 +263,12 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
     finally:
         send_announced()
     if result is None:
-        return ""
+        return Outcome("")
     if options["json"]:
-        return json.dumps(result.model_dump(mode="json"))
+        return Outcome(json.dumps(result.model_dump(mode="json")), result.exit_code)
     following = command.next_step(config, result)
-    return f"{result.summary()}\nnext: {following}" if following else str(result.summary())
+    summary = f"{result.summary()}\nnext: {following}" if following else str(result.summary())
+    return Outcome(summary, result.exit_code)
 
 
 def _notification_command() -> str | None:

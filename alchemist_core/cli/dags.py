@@ -17,6 +17,8 @@ from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
 
 PACKAGE = "alchemist_dags"
+DAG_MARK = "\n@dag("
+"""Text of a file that declares a DAG; the other files of the package do not contain it."""
 RECORD = ".installed.json"
 """Hashes of the installed files, so that a later installation recognises which files it may replace."""
 
@@ -69,7 +71,7 @@ def list_dags(config: DagsListConfig) -> DagsListResult:
     purposes = {
         name: (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
         for name, source in sources.items()
-        if "\n@dag(" in source
+        if DAG_MARK in source
     }
     return DagsListResult(folder=str(folder), dags=purposes, note=describe_stale(folder))
 
@@ -83,7 +85,7 @@ def install(config: DagsInstallConfig) -> DagsInstallResult:
     shipped, folder = _shipped_files(), _target(config.to)
     written = _read_record(folder)
     present = {name: digest for name in shipped.keys() | written.keys() if (digest := _digest_of(folder / name))}
-    wanted = {name: hashlib.sha256(content).hexdigest() for name, content in shipped.items()}
+    wanted = {name: _sha256(content) for name, content in shipped.items()}
     _refuse_files_of_others(folder, present, written, wanted)
     result = DagsInstallResult(
         folder=str(folder),
@@ -97,6 +99,22 @@ def install(config: DagsInstallConfig) -> DagsInstallResult:
     if not config.dry_run:
         _write(folder, result, shipped, wanted)
     return result
+
+
+def shipped_dags() -> frozenset[str]:
+    """Return the ids of the DAGs of this version."""
+    files = resource("dags", PACKAGE).glob("*.py")
+    return frozenset(path.stem for path in files if DAG_MARK in path.read_text(encoding="utf-8"))
+
+
+def differing_files(folder: Path) -> list[str]:
+    """Return the files of an installed package that are missing, or differ from this version and the project file.
+
+    Args:
+        folder: The package of the DAGs.
+    """
+    shipped = _shipped_files()
+    return sorted(name for name, content in shipped.items() if _digest_of(folder / name) != _sha256(content))
 
 
 def install_for_stack(home: Path) -> None:
@@ -174,6 +192,10 @@ def _read_record(folder: Path) -> dict[str, str]:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(f"{folder / RECORD} is damaged. Delete it, then run the command again.") from None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _digest_of(path: Path) -> str | None:

@@ -253,6 +253,13 @@ def _connected(url: str) -> Iterator[Connection]:
         engine.dispose()
 
 
+def can_write(url: str) -> bool:
+    """Return whether the user of an address may write rows: a reader and a standby server may not."""
+    query = "SELECT has_table_privilege('alchemist.runs', 'INSERT') AND NOT pg_is_in_recovery()"
+    with _connected(url) as connection:
+        return bool(connection.execute(text(query)).scalar_one())
+
+
 def current_revision(url: str) -> str | None:
     """Return the revision of a database, or None if it was never migrated."""
     return schema_state(url).revision
