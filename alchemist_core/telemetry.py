@@ -192,6 +192,17 @@ CATALOGUE = (
         "alchemist_stage_cost_total", "Cost of a stage's ended runs, in the currency of the prices set.", ("stage",)
     ),
     Metric("alchemist_budget_per_day", "Budget per day, in the currency of the prices set."),
+    Metric(
+        "alchemist_score_images_per_second",
+        "Images per second of all running score runs together; of each, the mean since it began.",
+    ),
+    Metric(
+        "alchemist_device_utilization_ratio",
+        "Share of time in which a GPU of the exporter's machine worked.",
+        ("device",),
+    ),
+    Metric("alchemist_device_memory_used_bytes", "Memory in use on a GPU of the exporter's machine.", ("device",)),
+    Metric("alchemist_device_memory_total_bytes", "Memory of a GPU of the exporter's machine.", ("device",)),
     Metric("alchemist_shards", "Registered shards by state.", ("dataset", "outcome")),
     Metric("alchemist_shards_unscored", "Verified shards that the production rater has not scored.", ("dataset",)),
     Metric(
@@ -266,6 +277,39 @@ CATALOGUE = (
     Metric("alchemist_airflow_runs_total", "DAG runs that ended since the exporter started.", ("dag", "outcome")),
     Metric("alchemist_airflow_pool_slots", "Slots of the pool gpu: open, queued, running.", ("outcome",)),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignMetric:
+    """A metric of another program, passed on under its usual name: a total, a gauge, or a timer with its sum in seconds and its count."""
+
+    name: str
+    is_timer: bool
+    values: tuple[tuple[dict[str, str], float, float], ...]
+    """Labels, value or sum, and count (only of a timer) of each series."""
+
+
+class ForeignCollector(Collector):
+    """Exports the metrics of another program beside the catalogue, under the names that dashboards made for that program use."""
+
+    def __init__(self, read: Callable[[], list[ForeignMetric]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[PrometheusMetric]:
+        """Yield each metric without a declared type, because its name does not follow Prometheus's rules for counters."""
+        for metric in self._read():
+            family = PrometheusMetric(metric.name, "Passed on from Airflow's statsd metrics.", "untyped")
+            if metric.is_timer:
+                family = PrometheusMetric(
+                    metric.name, "Passed on from Airflow's statsd metrics, in seconds.", "summary"
+                )
+            for labels, value, count in metric.values:
+                if metric.is_timer:
+                    family.add_sample(f"{metric.name}_sum", labels, value)
+                    family.add_sample(f"{metric.name}_count", labels, count)
+                else:
+                    family.add_sample(metric.name, labels, value)
+            yield family
 
 
 Measurements = dict[str, list[tuple[tuple[str, ...], float]]]

@@ -9,12 +9,13 @@ from pydantic import Field
 
 from alchemist_core.config import Command, Config
 from alchemist_core.local.airflow_metrics import AirflowMetrics, listen
+from alchemist_core.local.devices import read_devices
 from alchemist_core.notifications import docs_address
 from alchemist_core.project import Project, effective_prices, load_project
 from alchemist_core.settings import Settings, load_settings
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_measurements
-from alchemist_core.telemetry import Measurements, StoreCollector, say
+from alchemist_core.telemetry import ForeignCollector, Measurements, StoreCollector, say
 
 INTERVAL = "alchemist_night_interval_seconds"
 
@@ -37,7 +38,8 @@ def serve(config: MetricsConfig) -> None:
         return with_expectations(read_measurements(engine, prices, n_cores=n_cores), project)
 
     registry = CollectorRegistry()
-    registry.register(StoreCollector(read, airflow.read, lambda: described(settings)))
+    registry.register(StoreCollector(read, airflow.read, read_devices, lambda: described(settings)))
+    registry.register(ForeignCollector(airflow.passed_on))
     server: tuple[Any, threading.Thread] = start_http_server(config.port, addr=config.address, registry=registry)
     say(f"Metrics on http://{config.address}:{config.port}/metrics (stop: Ctrl-C)")
     server[1].join()

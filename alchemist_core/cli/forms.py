@@ -350,6 +350,8 @@ def render_schedules(project: Project | None = None) -> str:
     """Return the text of dags/alchemist_dags/schedules.py."""
     section = (project or Project()).schedule
     times = {"nightly_rescore": section.nightly, "train_rater": section.train, "maintenance": section.maintenance}
+    declared = {} if project is None else project.datasets
+    datasets = sorted(name for name, own in declared.items() if own.role == "train")
     path = None if project is None or project.path is None else json.dumps(str(project.path))
     lines = [
         SCHEDULES_HEADER,
@@ -360,6 +362,8 @@ def render_schedules(project: Project | None = None) -> str:
         f"TIMEZONE = {json.dumps(section.timezone)}",
         "# Whether evaluate_subset starts when a subset is published.",
         f"EVALUATE_PUBLISHED = {section.evaluate == 'published'}",
+        "# Training datasets of the project file: the crawl of each starts a night.",
+        f"DATASETS = {json.dumps(datasets)}",
         "# The project file that tasks read where ALCHEMIST_PROJECT is not set.",
         f"PROJECT = {path}",
     ]

@@ -22,7 +22,15 @@ from alchemist_core.store import registry
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.checks import FailedCheck, failed_checks, release_checks, store_check_results
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.nights import NightRow, held_nights, night_title, open_nights, read_night, release_night
+from alchemist_core.store.nights import (
+    NightRow,
+    announce_nights,
+    held_nights,
+    night_title,
+    open_nights,
+    read_night,
+    release_night,
+)
 from alchemist_core.store.overviews import (
     NightOverview,
     NightQuarantine,
@@ -415,9 +423,47 @@ def _which(config: DriftConfig) -> str:
     return f" --dataset {config.dataset}" if config.dataset else ""
 
 
+class AnnounceConfig(Config):
+    """No options."""
+
+
+class SelectableNight(Result):
+    """A night that became selectable under the production rater."""
+
+    dataset: str
+    crawl_date: date
+    revision: int
+    rater: str
+
+
+class AnnounceResult(Result):
+    """Nights that became selectable since the last announcement."""
+
+    nights: list[SelectableNight]
+
+    def summary(self) -> str:
+        """Return a line for each night."""
+        lines = [f"{night.dataset} {night.crawl_date} r{night.revision}" for night in self.nights]
+        return "\n".join(lines) or "No night has become selectable since the last announcement."
+
+
+def announce(_config: AnnounceConfig) -> AnnounceResult:
+    """Return the nights that became selectable since the last call, so that Airflow updates their assets; called by the DAGs.
+
+    Each night is returned to one run of Airflow only, and to its retries again. Released nights are included.
+    """
+    found = announce_nights(open_store(), current_actor())
+    nights = [
+        SelectableNight(dataset=one.dataset, crawl_date=one.crawl_date, revision=one.revision, rater=one.rater)
+        for one in found
+    ]
+    return AnnounceResult(nights=nights)
+
+
 COMMANDS = {
     "list": Command(NightListConfig, list_),
     "check-drift": Command(DriftConfig, check_drift, _next_drift),
     "publish": Command(PublishNightConfig, publish_night, _next_publish),
     "release": Command(ReleaseNightConfig, release),
+    "announce": Command(AnnounceConfig, announce),
 }

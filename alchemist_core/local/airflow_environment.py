@@ -117,6 +117,8 @@ def build_environment(
             "METRICS__STATSD_PORT": str(statsd_port),
         }
         options["METRICS__STATSD_INFLUXDB_ENABLED"] = "True"
+        # Names that contain those of DAGs and tasks; the tags have them too.
+        options["METRICS__LEGACY_NAMES_ON"] = "False"
     return {**inherited, **ours, **{f"AIRFLOW__{name}": value for name, value in options.items()}}
 
 

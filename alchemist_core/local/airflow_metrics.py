@@ -1,6 +1,7 @@
-"""Airflow's own metrics: its statsd datagrams, converted to the metrics of our catalogue.
+"""Airflow's own metrics: its statsd datagrams, converted to the metrics of our catalogue, and passed on for dashboards of Airflow.
 
-Airflow sends `airflow.NAME,tag=value:NUMBER|KIND`. Metrics that no panel or alert uses are ignored. Counters start with this process.
+Airflow sends `airflow.NAME,tag=value:NUMBER|KIND`. Every metric is passed on as `airflow_NAME` with its tags as labels, as a statsd
+exporter does, and those that our panels and alerts use also become metrics of the catalogue. Counters start with this process.
 """
 
 import re
@@ -8,16 +9,27 @@ import socket
 import threading
 from dataclasses import dataclass, field
 
-from alchemist_core.telemetry import Measurements
+from alchemist_core.telemetry import ForeignMetric, Measurements
 
 LINE = re.compile(
-    r"airflow\.(?P<name>[\w.]+)(?P<tags>(?:,[^:,=]+=[^:,]*)*):(?P<value>-?\d{1,20}(?:\.\d*)?)\|(?P<kind>\w+)"
+    r"airflow\.(?P<name>[\w.-]+)(?P<tags>(?:,[^:,=]+=[^:,]*)*):(?P<value>-?\d{1,20}(?:\.\d*)?)\|(?P<kind>\w+)"
 )
 LONGEST_DATAGRAM = 65_535
 MAX_DAGS = 12
 """Largest number of DAGs in labels; our package has five. Metrics of further DAGs are ignored."""
 RUN = "dagrun.duration."
 POOL = "pool."
+MOST_SERIES = 5_000
+"""Largest number of series that are passed on; further ones are ignored."""
+ALSO = {
+    "dagrun.duration.success": ("dagrun_duration",),
+    "dagrun.duration.failed": ("dagrun_failed",),
+    "task.duration": ("task_duration", "dag_task_duration"),
+    "ti.finish": ("task_finish_total",),
+}
+"""Other names of the same metric in the Airflow chart's mapping and in Grafana's dashboards for Airflow."""
+UNBOUNDED = frozenset({"run_id", "job_id", "pid"})
+"""Tags that have a new value for each run."""
 POOL_SLOTS = {"open_slots": "open", "queued_slots": "queued", "running_slots": "running"}
 
 Key = tuple[str, tuple[str, ...]]
@@ -28,6 +40,8 @@ class AirflowMetrics:
     """The current values. `receive` is called by a thread for every datagram, `read` returns the values."""
 
     _values: dict[Key, float] = field(default_factory=dict)
+    _passed_on: dict[tuple[str, bool, tuple[tuple[str, str], ...]], tuple[float, float]] = field(default_factory=dict)
+    """Sum and count by name, kind and labels."""
     _dags: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -45,6 +59,7 @@ class AirflowMetrics:
                 tags = dict(part.split("=", 1) for part in found["tags"].split(",")[1:])
                 with self._lock:
                     self._keep(found["name"], tags, float(found["value"]))
+                    self._pass_on(found["name"], tags, float(found["value"]), found["kind"])
 
     def expect_heartbeats(self) -> None:
         """Export the heartbeat counter from 0, so that alerts fire for a scheduler that never sent a heartbeat."""
@@ -58,6 +73,37 @@ class AirflowMetrics:
             for (name, labels), value in sorted(self._values.items()):
                 found.setdefault(name, []).append((labels, value))
             return found
+
+    def passed_on(self) -> list[ForeignMetric]:
+        """Return every metric that Airflow sent, by name.
+
+        >>> metrics = AirflowMetrics()
+        >>> metrics.receive(b"airflow.pool.open_slots,pool_name=gpu:1|g")
+        >>> [(metric.name, metric.values) for metric in metrics.passed_on()]
+        [('airflow_pool_open_slots', (({'pool': 'gpu', 'pool_name': 'gpu'}, 1.0, 1.0),))]
+        """
+        with self._lock:
+            found: dict[tuple[str, bool], list[tuple[dict[str, str], float, float]]] = {}
+            for (name, is_timer, labels), (total, count) in sorted(self._passed_on.items()):
+                found.setdefault((name, is_timer), []).append((dict(labels), total, count))
+        # A name has one kind; of two kinds the first one is exported.
+        unique = {
+            name: ForeignMetric(name, is_timer, tuple(values)) for (name, is_timer), values in reversed(found.items())
+        }
+        return sorted(unique.values(), key=lambda metric: metric.name)
+
+    def _pass_on(self, name: str, tags: dict[str, str], value: float, kind: str) -> None:
+        bounded = {re.sub(r"\W", "_", tag): text for tag, text in tags.items() if tag not in UNBOUNDED}
+        if "pool_name" in bounded:
+            bounded["pool"] = bounded["pool_name"]
+        is_timer = kind == "ms"
+        for target in (re.sub(r"\W", "_", name), *ALSO.get(name, ())):
+            key = (f"airflow_{target}", is_timer, tuple(sorted(bounded.items())))
+            if key not in self._passed_on and len(self._passed_on) >= MOST_SERIES:
+                return
+            total, count = self._passed_on.get(key, (0.0, 0.0))
+            change = value / 1000 if is_timer else value  # statsd's timers are milliseconds
+            self._passed_on[key] = (change if kind == "g" else total + change, count + 1)
 
     def _keep(self, name: str, tags: dict[str, str], value: float) -> None:
         if name == "scheduler_heartbeat":

@@ -1,11 +1,12 @@
 """Inputs and outputs of stages as OpenLineage events: dataset → shards → rater → scores → rank snapshot → subset → models → metric.
 
 If ALCHEMIST_OPENLINEAGE is set and the extra `lineage` is installed, a stage sends an event when it starts, and when it ends or
-fails. The client reads the address from its own OPENLINEAGE_ variables. The view `alchemist.lineage` has the same links for the rows
-of the store; these events are for a data catalog outside. A stage continues when the catalog is unreachable. A killed process sends
-no end event; its next attempt is a new run.
+fails. The client reads the address from its own OPENLINEAGE_ variables. In Airflow, the task is the parent of the run. The view
+`alchemist.lineage` has the same links for the rows of the store; these events are for a data catalog outside. A stage continues when
+the catalog is unreachable. A killed process sends no end event; its next attempt is a new run.
 """
 
+import os
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ NAMESPACE = "alchemist"
 # Aliases in a config that the stage resolves to a rater; they must not appear in the catalog as raters.
 ALIASES = frozenset({"production", "newest", "nightly"})
 Values = Mapping[str, Any]
+AIRFLOW = "airflow"
+"""Namespace of Airflow's jobs where its own OpenLineage provider is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +139,17 @@ def _event(run_id: int, step: Step, state: str, error: str | None) -> Any:
     facets: dict[str, Any] = {}
     if error is not None:
         facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(message=error, programmingLanguage="python")
+    above = airflow_run()
+    parent = above.task if above else None
     if step.parent is not None:
+        parent = OuterRun(NAMESPACE, step.parent, _run_uuid(run_id))
+    if parent is not None:
+        root = above.dag_run if above else None
         facets["parent"] = parent_run.ParentRunFacet(
-            parent_run.Run(_run_uuid(run_id)), parent_run.Job(NAMESPACE, step.parent)
+            parent_run.Run(parent.run_id),
+            parent_run.Job(parent.namespace, parent.job),
+            root=root
+            and parent_run.Root(parent_run.RootRun(root.run_id), parent_run.RootJob(root.namespace, root.job)),
         )
     return event.RunEvent(
         eventType=event.RunState[state],
@@ -148,6 +159,49 @@ def _event(run_id: int, step: Step, state: str, error: str | None) -> Any:
         inputs=[event.InputDataset(NAMESPACE, name) for name in step.inputs],
         outputs=[event.OutputDataset(NAMESPACE, name) for name in step.outputs],
         producer=f"alchemist-platform/{code_version()}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OuterRun:
+    """A run that an event names as its parent."""
+
+    namespace: str
+    job: str
+    run_id: str
+
+    @classmethod
+    def read(cls, text: str) -> "OuterRun":
+        """Read NAMESPACE/JOB/RUN, as Airflow's OpenLineage provider writes it.
+
+        >>> OuterRun.read("prod/eu/nightly_rescore.score/0190-a")
+        OuterRun(namespace='prod/eu', job='nightly_rescore.score', run_id='0190-a')
+        """
+        namespace, job, run_id = text.rsplit("/", 2)
+        return cls(namespace, job, run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class AirflowRun:
+    """The task of Airflow that started this process, and its DAG run."""
+
+    task: OuterRun
+    dag_run: OuterRun
+
+
+def airflow_run() -> AirflowRun | None:
+    """Return the task that started this process, with the ids of Airflow's own OpenLineage events if it sends any; else None."""
+    given = [os.environ.get(f"OPENLINEAGE_{name}", "") for name in ("PARENT_ID", "ROOT_PARENT_ID")]
+    if all(text.count("/") >= 2 for text in given):
+        return AirflowRun(*map(OuterRun.read, given))
+    names = ("DAG_ID", "DAG_RUN_ID", "TASK_ID", "TRY_NUMBER")
+    dag_id, run, task_id, attempt = (os.environ.get(f"AIRFLOW_CTX_{name}", "") for name in names)
+    if not (dag_id and run and task_id):
+        return None
+    namespace, key = os.environ.get("OPENLINEAGE_NAMESPACE", AIRFLOW), f"airflow:{dag_id}:{run}"
+    return AirflowRun(
+        OuterRun(namespace, f"{dag_id}.{task_id}", str(uuid.uuid5(uuid.NAMESPACE_URL, f"{key}:{task_id}:{attempt}"))),
+        OuterRun(namespace, dag_id, str(uuid.uuid5(uuid.NAMESPACE_URL, key))),
     )
 
 

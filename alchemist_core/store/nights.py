@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import Event, page_of_this_task
+from alchemist_core.store.audit import record_event
+from alchemist_core.store.engine import read_clock
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import Dataset, Night, RankScale, Rater, ScoreDistribution, Shard
@@ -173,6 +175,42 @@ def release_night(connection: Connection, night_id: int, *, actor: str, reason: 
     values = {"state": "released", "reason": reason, "decided_by": actor, "decided_at": func.clock_timestamp()}
     statement = update(Night).where(Night.night_id == night_id, Night.state == "held").values(values)
     return connection.execute(statement).rowcount == 1
+
+
+class AnnouncedNight(NamedTuple):
+    """A night that became selectable."""
+
+    night_id: int
+    dataset: str
+    crawl_date: date
+    revision: int
+    rater: str
+    is_new: bool
+    """False if the same Airflow run has announced it before: the run tries again."""
+
+
+ANNOUNCED_WITHIN = timedelta(days=7)
+"""Nights decided earlier are not announced, so that an upgrade does not announce all nights of a store."""
+
+
+def announce_nights(engine: Engine, actor: str) -> list[AnnouncedNight]:
+    """Return the nights that became selectable and that no other run has announced, and record that this one does.
+
+    Args:
+        engine: The store.
+        actor: The Airflow run, so that its retry gets the same nights again.
+    """
+    with engine.begin() as connection:
+        # Two runs at the same time must not both announce a night.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.announce'))"))
+        since = read_clock(connection) - ANNOUNCED_WITHIN
+        rows = connection.execute(load_query("unannounced_nights"), {"actor": actor, "since": since})
+        nights = [AnnouncedNight._make(row) for row in rows]
+        for night in nights:
+            if night.is_new:
+                after = {"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "rater": night.rater}
+                record_event(connection, actor, "announce", f"night {night.night_id}", after=after)
+    return nights
 
 
 ROWS_A_FETCH = 50_000

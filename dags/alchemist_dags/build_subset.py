@@ -9,8 +9,9 @@ Safe to re-run: yes, the same form gives the same members.
 Runbook: infra/RUNBOOK.md#build_subset
 """
 
-from airflow.sdk import Asset, dag
+from airflow.sdk import dag
 
+from alchemist_dags.assets import SUBSETS, updating_step
 from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import form, step
 from alchemist_dags.people import COMMON, answered, approve
@@ -26,6 +27,11 @@ def spec(run):
 def selected(run):
     """Return name and version, as `select` chose or found them."""
     return run.result_of("select")
+
+
+def published(run, _result):
+    """Return the update of the asset: which version was published."""
+    return [(SUBSETS, None, selected(run))]
 
 
 def question(run):
@@ -58,8 +64,8 @@ def build_subset():
     materialize = step("materialize", of_selected("materialize"), **copy)
     asks = {"when": lambda run: run.form["approve"], "trigger_rule": ONLY_WHAT_RAN, "returns": ""}
     plan_publish = step("plan_publish", of_selected("plan", "publish", json=True), **asks)
-    then = {"outlets": [Asset("alchemist://subsets")], "trigger_rule": ONLY_WHAT_RAN}
-    publish = step("publish", publish_what_was_asked, **then)
+    then = {"outlets": [SUBSETS], "updates": published, "trigger_rule": ONLY_WHAT_RAN}
+    publish = updating_step("publish", publish_what_was_asked, **then)
     preview >> select >> checked >> materialize >> plan_publish >> approve("approve", ask=question) >> publish
     checked >> [plan_publish, publish]
 

@@ -11,8 +11,9 @@ Safe to re-run: yes, trained models and stored values are reused.
 Runbook: infra/RUNBOOK.md#evaluate_subset
 """
 
-from airflow.sdk import Asset, dag
+from airflow.sdk import dag
 
+from alchemist_dags.assets import SUBSETS
 from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import device_step, form, mapped_step, step
 from alchemist_dags.people import COMMON
@@ -37,7 +38,7 @@ def chosen(run, *names):
 
 
 @dag(
-    schedule=[Asset("alchemist://subsets")] if EVALUATE_PUBLISHED else None,
+    schedule=[SUBSETS] if EVALUATE_PUBLISHED else None,
     params=form("evaluate_subset"),
     doc_md=__doc__,
     max_active_runs=1,

@@ -27,6 +27,8 @@ from alchemist_dags.forms import FORMS, RENAMED
 from alchemist_dags.schedules import CRON, TIMEZONE
 
 RUNNER = os.environ.get("ALCHEMIST_JOB_RUNNER", "local")
+# Queues of CeleryExecutor; other executors ignore them. A task whose command runs in a pod only waits, as light tasks do.
+LIGHT, DEVICE = "light", "device"
 POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "/etc/alchemist/gpu-job.yaml")
 LONGEST = timedelta(days=3)
 LONGEST_VALUE = 10_000  # characters; Linux allows 131,071 bytes in one argument
@@ -179,7 +181,7 @@ class CommandTask(BaseOperator):
 
     def execute(self, context):
         """Run the command on this worker, without a shell."""
-        last_lines = self.run(self.read_line(context))
+        last_lines = self.run(self.read_line(context), lineage_parent(context["ti"]))
         if self.closes and (failed := Run.of(context).unsuccessful()):
             raise CommandFailed(
                 "\n".join([*last_lines, f"error: These tasks of the run failed: {', '.join(failed)}."]), FOUND_FAILED
@@ -191,15 +193,15 @@ class CommandTask(BaseOperator):
             return {key: result[key] for key in self.returns}
         return result[self.returns] if self.returns else result
 
-    def run(self, line):
-        """Run a command, log its output, and return the last lines."""
+    def run(self, line, variables):
+        """Run a command with these variables too, log its output, and return the last lines."""
         self.log.info("Running %s", line)
         last_lines = deque(maxlen=N_LINES_KEPT)
         with tempfile.TemporaryDirectory() as folder:
             # In its own session, so that it survives the death of the worker; the retry then follows its run.
             options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True, "cwd": folder}
             try:
-                self.process = subprocess.Popen(line, env=environment_of(line), **options)
+                self.process = subprocess.Popen(line, env=environment_of(line) | variables, **options)
             except OSError as error:
                 raise CommandFailed(f"{line[0]} cannot be started: {error.strerror}.", NOT_STARTED) from None
             with self.process.stdout as output:
@@ -231,9 +233,22 @@ class CommandTask(BaseOperator):
                 os.killpg(self.process.pid, signal.SIGTERM)
 
 
+def lineage_parent(task_instance):
+    """Return the variables that name a task as the parent of its command's OpenLineage events; none without Airflow's provider."""
+    try:
+        from airflow.providers.openlineage.plugins import macros  # noqa: PLC0415  the provider is optional
+    except ModuleNotFoundError:
+        # The command derives ids from the names of the DAG run and the task: no other event refers to them.
+        return {}
+    return {
+        "OPENLINEAGE_PARENT_ID": macros.lineage_parent_id(task_instance),
+        "OPENLINEAGE_ROOT_PARENT_ID": macros.lineage_root_parent_id(task_instance),
+    }
+
+
 def step(task_id, line, **options):
     """Return a task that runs on the Airflow worker."""
-    return CommandTask(task_id=task_id, line=line, **options)
+    return CommandTask(task_id=task_id, line=line, queue=LIGHT, **options)
 
 
 def device_step(task_id, line, *, over=None, **options):
@@ -242,6 +257,7 @@ def device_step(task_id, line, *, over=None, **options):
     # Absolute weights: a night is started before a training, and a training before an evaluation.
     options = {
         "pool": "gpu",
+        "queue": DEVICE if RUNNER == "local" else LIGHT,
         "weight_rule": "absolute",
         "execution_timeout": LONGEST,
         "do_xcom_push": False,
@@ -255,7 +271,7 @@ def device_step(task_id, line, *, over=None, **options):
 
 def mapped_step(task_id, line, *, over, **options):
     """Return a mapped task on the Airflow worker: one for each item of a result."""
-    return CommandTask.partial(task_id=task_id, line=line, do_xcom_push=False, **options).expand(item=over)
+    return CommandTask.partial(task_id=task_id, line=line, queue=LIGHT, do_xcom_push=False, **options).expand(item=over)
 
 
 def _pod_task():

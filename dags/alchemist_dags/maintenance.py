@@ -2,6 +2,7 @@
 
     collect_subsets → complete_takedowns
     remove_leases
+    announce_nights
     forget_old_checks → refresh_statistics
     recount_ledger
     clean_airflow
@@ -13,6 +14,7 @@ Runbook: infra/RUNBOOK.md#maintenance
 
 from airflow.sdk import dag
 
+from alchemist_dags.assets import announce_nights
 from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import cron, step
 from alchemist_dags.people import COMMON
@@ -30,6 +32,8 @@ def maintenance():
         return step(task_id, lambda _run: alchemist(*words, **flags))
 
     run("collect_subsets", "subset", "gc", no_dry_run=True) >> run("complete_takedowns", "maintain", "takedowns")
+    # Nights that a person released since the last night.
+    announce_nights("announce_nights", lambda _run: alchemist("night", "announce", json=True))
     run("remove_leases", "maintain", "leases")
     run("forget_old_checks", "maintain", "retention") >> run("refresh_statistics", "maintain", "statistics")
     run("recount_ledger", "check", suite="scores")

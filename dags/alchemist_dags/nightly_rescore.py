@@ -1,6 +1,6 @@
 """Ingest, check and score the newest crawl of each dataset, so that samples can be selected from it.
 
-    plan_night → ingest → check_shards → check_samples → plan → score → check_scores → drift → publish → summary
+    plan_night → ingest → check_shards → check_samples → plan → score → check_scores → drift → publish → announce → summary
     ingest → find_duplicates → summary
     plan_night → summary
 
@@ -12,6 +12,7 @@ Runbook: infra/RUNBOOK.md#nightly_rescore
 
 from airflow.sdk import CronPartitionTimetable, dag
 
+from alchemist_dags.assets import announce_nights
 from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import cron, device_step, form, mapped_step, step
 from alchemist_dags.people import COMMON
@@ -62,8 +63,9 @@ def nightly_rescore():
     scores = each("check_scores", night("check", suite="scores"), needs=("check_shards", "check_samples"))
     drift = each("drift", night("night", "check-drift"), needs=("check_shards", "check_samples", "check_scores"))
     publish = each("publish", night("night", "publish"), needs=("drift",))
+    announce = announce_nights("announce", lambda _run: alchemist("night", "announce", json=True), **LATE)
     summary = step("summary", lambda run: alchemist("night", "list", nights=names(run)), closes=True, **LATE)
-    planned >> ingest >> shards >> samples >> plan >> score >> scores >> drift >> publish >> summary
+    planned >> ingest >> shards >> samples >> plan >> score >> scores >> drift >> publish >> announce >> summary
     ingest >> step("find_duplicates", lambda _run: alchemist("duplicates", "find"), **LATE) >> summary
     planned >> summary
 

@@ -9,7 +9,7 @@ from airflow.sdk import BaseNotifier, Param
 from airflow.sdk.exceptions import AirflowSkipException
 
 from alchemist_dags.commands import alchemist, environment_of
-from alchemist_dags.jobs import LONGEST_VALUE, CommandFailed, GiveUpOnFinalErrors, NotRun, Run
+from alchemist_dags.jobs import LIGHT, LONGEST_VALUE, CommandFailed, GiveUpOnFinalErrors, NotRun, Run
 
 PATIENCE = timedelta(days=7)
 COMMENT = Param("", type=["string", "null"], maxLength=2000, title="Comment", description="Stored in the audit log")
@@ -104,7 +104,7 @@ class Question(ApprovalOperator):
 
 def approve(task_id, **options):
     """Return a task that waits for a person's approval."""
-    return Question(task_id=task_id, params={"comment": COMMENT}, **options)
+    return Question(task_id=task_id, queue=LIGHT, params={"comment": COMMENT}, **options)
 
 
 # Arguments of every DAG: no runs for past dates, and a notification for each failure.

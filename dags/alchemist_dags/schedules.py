@@ -9,5 +9,7 @@ CRON = {
 TIMEZONE = "UTC"
 # Whether evaluate_subset starts when a subset is published.
 EVALUATE_PUBLISHED = True
+# Training datasets of the project file: the crawl of each starts a night.
+DATASETS = []
 # The project file that tasks read where ALCHEMIST_PROJECT is not set.
 PROJECT = None

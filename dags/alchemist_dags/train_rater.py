@@ -1,6 +1,6 @@
 """Train a rater for a validation dataset, score the corpus with it, and make it the production rater.
 
-    train_rater → certify → plan → score → plan_promote → approve → promote → check_scores → publish
+    train_rater → certify → plan → score → plan_promote → approve → promote → check_scores → publish → announce
 
 An empty field of the form means what the project file says; `[schedule] train` starts runs with the values of the file.
 Safe to re-run: yes, a killed training resumes from its last checkpoint. The first rater of a store needs no approval.
@@ -9,6 +9,7 @@ Runbook: infra/RUNBOOK.md#train_rater
 
 from airflow.sdk import dag
 
+from alchemist_dags.assets import RATERS, announce_nights, updating_step
 from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import cron, device_step, form, step
 from alchemist_dags.people import COMMON, answered, approve
@@ -28,9 +29,11 @@ def train_rater():
     def of_dataset(*words, **flags):
         return lambda run: alchemist(*words, dataset=run.result_of("certify"), **flags)
 
+    def rater_of(run):
+        return {"rater": run.result_of("plan_promote")["rater"]}
+
     def promote(run):
-        rater = run.result_of("plan_promote")["rater"]
-        return alchemist("rater", "promote", operand=rater, **answered(run.result_of("approve")))
+        return alchemist("rater", "promote", operand=rater_of(run)["rater"], **answered(run.result_of("approve")))
 
     train = device_step("train_rater", lambda run: alchemist("train-rater", **run.form), priority_weight=20)
     # Returns the dataset, which the form may have left to the project file.
@@ -48,10 +51,12 @@ def train_rater():
         ask=lambda run: ("Promote the new rater?", run.result_of("plan_promote")["question"]),
         when=lambda run: run.result_of("plan_promote")["is_approval_needed"],
     )
-    promoted = step("promote", promote, trigger_rule="none_failed")
+    updates = {"outlets": [RATERS], "updates": lambda run, _: [(RATERS, None, rater_of(run))]}
+    promoted = updating_step("promote", promote, trigger_rule="none_failed", **updates)
     checked = step("check_scores", of_dataset("check", suite="scores"))
     train >> certify >> plan >> score >> plan_promote >> approval >> promoted >> checked
-    checked >> step("publish", of_dataset("night", "publish"))
+    announce = announce_nights("announce", lambda _run: alchemist("night", "announce", json=True))
+    checked >> step("publish", of_dataset("night", "publish")) >> announce
 
 
 train_rater()

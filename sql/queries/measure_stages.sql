@@ -35,7 +35,10 @@ alive AS (
     SELECT
         stage,
         count(*)::double precision AS n_runs,
-        avg((progress ->> 'done')::double precision / nullif((progress ->> 'total')::double precision, 0)) AS done_ratio
+        avg((progress ->> 'done')::double precision / nullif((progress ->> 'total')::double precision, 0)) AS done_ratio,
+        sum(
+            (progress ->> 'done')::double precision / nullif(extract(EPOCH FROM heartbeat_at - started_at), 0)
+        )::double precision AS done_per_second
     FROM alchemist.runs
     WHERE state = 'running' AND heartbeat_at > clock_timestamp() - make_interval(mins => 5)
     GROUP BY stage
@@ -57,3 +60,7 @@ UNION ALL
 SELECT 'alchemist_stage_runs_running', ARRAY[stage], n_runs FROM alive
 UNION ALL
 SELECT 'alchemist_stage_progress_ratio', ARRAY[stage], done_ratio FROM alive WHERE done_ratio IS NOT NULL
+UNION ALL
+-- The progress of `score` counts images.
+SELECT 'alchemist_score_images_per_second', CAST('{}' AS text[]), done_per_second FROM alive
+WHERE stage = 'score' AND done_per_second IS NOT NULL

@@ -20,7 +20,7 @@ from alchemist_core.settings import load_settings
 
 SHIPPED = resource("dags", PACKAGE)
 NAMES = {path.name for path in SHIPPED.iterdir() if path.is_file()}
-DAGS = {"build_subset", "evaluate_subset", "maintenance", "nightly_rescore", "train_rater"}
+DAGS = {"build_subset", "crawl_arrived", "evaluate_subset", "maintenance", "nightly_rescore", "train_rater"}
 
 
 def install(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, object]:

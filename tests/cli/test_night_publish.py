@@ -6,6 +6,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
+from alchemist_core.cli.night import AnnounceConfig, ReleaseNightConfig, announce, release
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from tests.scored_nights import add_dataset, add_night, add_rater
@@ -58,3 +59,24 @@ def test_a_night_that_must_be_checked_first_keeps_no_other_closed(checked: Engin
     with checked.connect() as connection:
         rows = connection.exec_driver_sql("SELECT dataset_id, state FROM alchemist.nights ORDER BY 1").all()
     assert [tuple(row) for row in rows] == [(1, "scored"), (2, "selectable")]
+
+
+def announced(actor: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The nights that a run of Airflow announces."""
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "nightly_rescore")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", actor)
+    return [f"{night.dataset} {night.crawl_date}" for night in announce(AnnounceConfig()).nights]
+
+
+def test_a_night_is_announced_once_when_it_becomes_selectable_and_again_to_a_retry(
+    checked: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert announced("first", monkeypatch) == []
+    publish_night(PublishNightConfig(dataset="web"))
+    assert announced("second", monkeypatch) == [f"web {NIGHT}"]
+    assert announced("second", monkeypatch) == [f"web {NIGHT}"]
+    assert announced("third", monkeypatch) == []
+    add_night(checked, "2026-01-02", {"b.tar": SCORES}, state="held")
+    assert announced("third", monkeypatch) == []
+    release(ReleaseNightConfig.model_validate({"dataset": "web", "crawl_date": "2026-01-02", "reason": "it is right"}))
+    assert announced("third", monkeypatch) == ["web 2026-01-02"]

@@ -28,6 +28,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     *(("check", "--suite", suite, "--dataset", "scenes") for suite in ("shards", "samples", "scores")),
     ("night", "check-drift", "--dataset", "scenes"),
     ("night", "publish", "--dataset", "scenes"),
+    ("night", "announce", "--json"),
     ("check", "--suite", "scores", "--dataset", "more"),
     ("night", "check-drift", "--dataset", "more"),
     ("night", "release", *NIGHT, "--reason", "looked at"),

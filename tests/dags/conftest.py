@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 DAGS = Path(__file__).resolve().parents[2] / "dags" / "alchemist_dags"
-NAMES = ("build_subset", "evaluate_subset", "maintenance", "nightly_rescore", "train_rater")
+NAMES = ("build_subset", "crawl_arrived", "evaluate_subset", "maintenance", "nightly_rescore", "train_rater")
 
 # Airflow reads its environment once, when it is first imported.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-of-tests-")

@@ -21,9 +21,10 @@ from alchemist_core.errors import FINAL_EXIT_CODES, ConfigError
 from .conftest import DAGS, NAMES
 
 RUNBOOK = DAGS.parents[1] / "infra" / "RUNBOOK.md"
-SUPPORT = ("__init__", "commands", "forms", "jobs", "people", "pods", "schedules")
+SUPPORT = ("__init__", "assets", "commands", "forms", "jobs", "people", "pods", "schedules")
 PACKAGE = "alchemist_dags"
 DEVICE_TASKS = {"score", "train_rater", "train_downstream", "evaluate"}
+WITHOUT_COMMAND = {"approve", "arrived", "start_nights"}
 ALLOWED_IMPORTS = {"json", "logging", "os", "airflow.sdk", *(f"{PACKAGE}.{name}" for name in SUPPORT)}
 ANSWER = {
     "chosen_options": ["Approve"], "params_input": {"comment": "fine; $(id)\0"}, "responded_by_user": {"id": "7", "name": "ann"},
@@ -68,6 +69,7 @@ FILLED = {
         "protocol": "heldout_loss,kid_offline", "dataset": "crawl",
     },
     "maintenance": {},
+    "crawl_arrived": {},
 }  # fmt: skip
 REQUIRED = {
     "train_rater": {"preset": "tiny", "dataset": "crawl", "validation": "wanted"},
@@ -114,8 +116,8 @@ def command(operator, params, **about):
 
 
 def command_tasks(dag):
-    """The tasks that run a command: all but questions to people."""
-    return [task for task in dag.tasks if task.task_id != "approve"]
+    """The tasks that run a command: all but questions to people and those of crawl_arrived."""
+    return [task for task in dag.tasks if task.task_id not in WITHOUT_COMMAND]
 
 
 def pictured_edges(text):
@@ -170,6 +172,13 @@ def test_work_for_a_device_waits_in_the_gpu_pool(dag):
     assert {name for name, pool in pools.items() if pool == "gpu"} == pools.keys() & DEVICE_TASKS
 
 
+def test_a_task_that_uses_a_device_has_a_queue_of_its_own(dag):
+    queues = {task.task_id: attribute(task, "queue") for task in dag.tasks}
+    assert {name: queue for name, queue in queues.items() if queue != "light"} == dict.fromkeys(
+        queues.keys() & DEVICE_TASKS, "device"
+    )
+
+
 def test_only_listing_tasks_return_a_value(dag):
     returning = {task.task_id for task in command_tasks(dag) if attribute(task, "do_xcom_push") is not False}
     assert returning == {task.task_id for task in dag.tasks} & {
@@ -179,6 +188,8 @@ def test_only_listing_tasks_return_a_value(dag):
         "plan_publish",
         "select",
         "certify",
+        "announce",
+        "announce_nights",
     }
 
 
@@ -190,7 +201,7 @@ def test_a_task_is_retried_with_backoff_times_out_and_reports_why_it_failed(dag)
 
 
 def test_a_question_sends_a_notification_and_times_out(dag):
-    questions = [task for task in dag.tasks if task not in command_tasks(dag)]
+    questions = [task for task in dag.tasks if hasattr(task, "notifiers")]
     assert {task.task_id for task in questions} == (
         {"approve"} if dag.dag_id in ("train_rater", "build_subset") else set()
     )
@@ -231,6 +242,7 @@ def test_a_nights_dataset_is_checked_and_published_only_if_its_own_earlier_tasks
         "check_scores",
         "drift",
         "publish",
+        "announce",
         "find_duplicates",
         "summary",
     }

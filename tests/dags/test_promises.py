@@ -27,6 +27,7 @@ LINES = {
         check_scores check --suite=scores --dataset=crawl --crawl-date=2026-01-02
         drift night check-drift --dataset=crawl --crawl-date=2026-01-02
         publish night publish --dataset=crawl --crawl-date=2026-01-02
+        announce night announce --json
         summary night list --nights=crawl:2026-01-02
         find_duplicates duplicates find
     """,
@@ -39,7 +40,9 @@ LINES = {
         promote rater promote --approved-by=ann '--comment=fine; $(id)' -- crawl-loss-0a1b2c3d
         check_scores check --suite=scores --dataset=crawl
         publish night publish --dataset=crawl
+        announce night announce --json
     """,
+    "crawl_arrived": "",
     "build_subset": """
         preview select --dry-run SPEC
         select select --json SPEC
@@ -59,6 +62,7 @@ LINES = {
         collect_subsets subset gc --no-dry-run
         complete_takedowns maintain takedowns
         remove_leases maintain leases
+        announce_nights night announce --json
         forget_old_checks maintain retention
         refresh_statistics maintain statistics
         recount_ledger check --suite=scores
@@ -74,8 +78,10 @@ RULES = {
     "build_subset": {"none_failed_min_one_success": {"plan_publish", "publish"}, "*": "all_success"},
     "evaluate_subset": {"all_done": {"evaluate", "check_evaluation", "report"}, "*": "all_success"},
     "maintenance": {"*": "all_success"},
+    "crawl_arrived": {"*": "all_success"},
 }
 MAPPED = {
+    "crawl_arrived": {"start_nights"},
     "nightly_rescore": {"ingest", "check_shards", "check_samples", "score", "check_scores", "drift", "publish"},
     "train_rater": {"score"},
     "evaluate_subset": {"train_downstream", "evaluate", "check_evaluation"},

@@ -24,6 +24,11 @@ select) case "$*" in
     esac;;
 rater) case "$2" in certify) echo '{"dataset": "crawl"}';; esac;;
 note) ;;
+night) case "$*" in
+    *announce*) echo '{"nights": [{"dataset": "web", "crawl_date": "2026-01-02", "revision": 1, "rater": "r"}]}';;
+    *broken*) exit 1;;
+    *) echo "done";;
+    esac;;
 *) case "$*" in *broken*) exit 1;; *refused*) echo "error: no such dataset"; exit 2;; esac; echo "done";;
 esac
 """

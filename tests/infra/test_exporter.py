@@ -14,17 +14,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.cli.exporter import described, with_expectations
-from alchemist_core.local.airflow_metrics import MAX_DAGS, AirflowMetrics, listen
+from alchemist_core.local.airflow_metrics import MAX_DAGS, MOST_SERIES, AirflowMetrics, listen
 from alchemist_core.prices import Prices
 from alchemist_core.project import Project
 from alchemist_core.settings import Settings, load_settings
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.overviews import read_measurements
 from alchemist_core.store.queries import load_query
-from alchemist_core.telemetry import CATALOGUE, Measurements, StoreCollector
+from alchemist_core.telemetry import CATALOGUE, ForeignCollector, Measurements, StoreCollector
 from tests.sql.test_plans import nodes
 
-ALLOWED_LABELS = {"stage", "dataset", "outcome", "reason", "rater", "subset", "metric", "dag", "url"}
+ALLOWED_LABELS = {"stage", "dataset", "outcome", "reason", "rater", "subset", "metric", "dag", "url", "device"}
 N_SHARDS = 1_000_000
 
 
@@ -124,6 +124,45 @@ def test_a_store_that_is_away_is_reported_and_does_not_break_the_scrape() -> Non
 def test_a_metric_that_is_not_in_the_catalogue_is_refused() -> None:
     with pytest.raises(KeyError, match="alchemist_invented"):
         scrape(lambda: {"alchemist_invented": [((), 1.0)]})
+
+
+def passed_on(*datagrams: bytes) -> set[str]:
+    """The samples that dashboards made for Airflow read."""
+    heard = AirflowMetrics()
+    for datagram in datagrams:
+        heard.receive(datagram)
+    registry = CollectorRegistry()
+    registry.register(ForeignCollector(heard.passed_on))
+    return {line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")}
+
+
+def test_every_metric_of_airflow_is_passed_on_under_the_names_of_its_dashboards() -> None:
+    assert passed_on(
+        b"airflow.scheduler_heartbeat:1|c\nairflow.scheduler_heartbeat:1|c",
+        b"airflow.executor.open_slots:3|g",
+        b"airflow.pool.open_slots,pool_name=gpu:2|g",
+        b"airflow.dagrun.duration.success,dag_id=n,run_type=manual:1500|ms",
+        b"airflow.dagrun.duration.success,dag_id=n,run_type=manual:500|ms",
+        b"airflow.ti.finish,dag_id=n,task_id=t,state=success,run_id=manual__1:1|c",
+        b"airflow.dagrun.dependency-check,dag_id=n:20|ms",
+    ) == {
+        "airflow_scheduler_heartbeat 2.0",
+        "airflow_executor_open_slots 3.0",
+        'airflow_pool_open_slots{pool="gpu",pool_name="gpu"} 2.0',
+        'airflow_dagrun_duration_success_sum{dag_id="n",run_type="manual"} 2.0',
+        'airflow_dagrun_duration_success_count{dag_id="n",run_type="manual"} 2.0',
+        'airflow_dagrun_duration_sum{dag_id="n",run_type="manual"} 2.0',
+        'airflow_dagrun_duration_count{dag_id="n",run_type="manual"} 2.0',
+        'airflow_ti_finish{dag_id="n",state="success",task_id="t"} 1.0',
+        'airflow_task_finish_total{dag_id="n",state="success",task_id="t"} 1.0',
+        'airflow_dagrun_dependency_check_sum{dag_id="n"} 0.02',
+        'airflow_dagrun_dependency_check_count{dag_id="n"} 1.0',
+    }
+
+
+def test_the_number_of_series_that_are_passed_on_is_bounded() -> None:
+    names = "\n".join(f"airflow.ti.start,dag_id=d{i}:1|c" for i in range(MOST_SERIES + 10))
+    assert len(passed_on(names.encode())) == MOST_SERIES
 
 
 def test_airflows_words_become_series_and_strangers_do_not() -> None:

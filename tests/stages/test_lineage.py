@@ -136,3 +136,44 @@ def test_a_report_that_lacks_what_a_catalogue_wants_stops_nothing(
 ) -> None:
     lineage.send_end("select", 7, {"dataset": ["web"]}, {})
     assert "Lineage was not sent: KeyError" in capsys.readouterr().err
+
+
+IN_AIRFLOW = {
+    "AIRFLOW_CTX_DAG_ID": "nightly_rescore", "AIRFLOW_CTX_DAG_RUN_ID": "scheduled__1", "AIRFLOW_CTX_TASK_ID": "ingest",
+    "AIRFLOW_CTX_TRY_NUMBER": "1",
+}  # fmt: skip
+
+
+def parent_of(run_id: int, step: lineage.Step) -> dict[str, Any]:
+    from openlineage.client.serde import Serde
+
+    found: dict[str, Any] = json.loads(Serde.to_json(lineage._event(run_id, step, "START", None)))["run"]["facets"]
+    return found.get("parent", {})
+
+
+def test_the_parent_of_a_run_is_the_task_of_airflow_and_the_root_its_dag_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = lineage.Step("ingest", [], [])
+    assert parent_of(3, step) == {}
+    for name, value in IN_AIRFLOW.items():
+        monkeypatch.setenv(name, value)
+    first = parent_of(3, step)
+    assert first["job"] == {"namespace": "airflow", "name": "nightly_rescore.ingest", "facets": {}}
+    assert first["root"]["job"]["name"] == "nightly_rescore"
+    monkeypatch.setenv("AIRFLOW_CTX_TRY_NUMBER", "2")
+    again = parent_of(3, step)
+    assert again["run"]["runId"] != first["run"]["runId"]
+    assert again["root"] == first["root"]
+    # The two jobs of a selection are parts of the stage, under the same root.
+    part = parent_of(3, lineage.Step("snapshot", [], [], parent="select"))
+    assert (part["job"]["name"], part["root"]) == ("select", first["root"])
+
+
+def test_the_ids_of_airflows_own_events_are_used_where_it_sends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in IN_AIRFLOW.items():
+        monkeypatch.setenv(name, value)
+    task, run = ("0190a1b2-0000-7000-8000-00000000000" + digit for digit in "12")
+    monkeypatch.setenv("OPENLINEAGE_PARENT_ID", f"prod/nightly_rescore.ingest/{task}")
+    monkeypatch.setenv("OPENLINEAGE_ROOT_PARENT_ID", f"prod/nightly_rescore/{run}")
+    parent = parent_of(3, lineage.Step("ingest", [], []))
+    assert (parent["run"]["runId"], parent["job"]["namespace"]) == (task, "prod")
+    assert parent["root"]["run"]["runId"] == run
