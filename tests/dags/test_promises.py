@@ -143,7 +143,7 @@ def test_what_there_are_several_of_is_one_task_each(dag):
 
 def test_one_run_at_a_time_but_of_subsets_which_may_be_built_side_by_side(dags):
     limits = {name: dag.max_active_runs for name, dag in dags.items()}
-    assert limits == dict.fromkeys(dags, 1) | {"build_subset": 4}
+    assert limits == dict.fromkeys(dags, 1) | {"build_subset": 4, "crawl_arrived": 4}
 
 
 def test_the_night_begins_at_two_and_is_of_the_day_before_and_upkeep_comes_after_it(dags):
