@@ -144,13 +144,9 @@ def _event(run_id: int, step: Step, state: str, error: str | None) -> Any:
     if step.parent is not None:
         parent = OuterRun(NAMESPACE, step.parent, _run_uuid(run_id))
     if parent is not None:
-        root = above.dag_run if above else None
-        facets["parent"] = parent_run.ParentRunFacet(
-            parent_run.Run(parent.run_id),
-            parent_run.Job(parent.namespace, parent.job),
-            root=root
-            and parent_run.Root(parent_run.RootRun(root.run_id), parent_run.RootJob(root.namespace, root.job)),
-        )
+        top = None if above is None else _root(above.dag_run)
+        run, job = parent_run.Run(parent.run_id), parent_run.Job(parent.namespace, parent.job)
+        facets["parent"] = parent_run.ParentRunFacet(run, job, root=top)
     return event.RunEvent(
         eventType=event.RunState[state],
         eventTime=datetime.now(UTC).isoformat(),
@@ -160,6 +156,12 @@ def _event(run_id: int, step: Step, state: str, error: str | None) -> Any:
         outputs=[event.OutputDataset(NAMESPACE, name) for name in step.outputs],
         producer=f"alchemist-platform/{code_version()}",
     )
+
+
+def _root(run: "OuterRun") -> Any:
+    from openlineage.client.facet_v2 import parent_run  # noqa: PLC0415  as above
+
+    return parent_run.Root(parent_run.RootRun(run.run_id), parent_run.RootJob(run.namespace, run.job))
 
 
 @dataclass(frozen=True, slots=True)
