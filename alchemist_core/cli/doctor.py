@@ -131,7 +131,8 @@ class Site:
         execution = self.environment.get("AIRFLOW__CORE__EXECUTION_API_SERVER_URL")
         if execution:
             return execution.rstrip("/").removesuffix("/execution")
-        return load_settings().airflow_url
+        given = load_settings().airflow_url
+        return given.rstrip("/") if given else None
 
     @property
     def database(self) -> str | None:
