@@ -61,6 +61,8 @@ root = "{corpus}/train"
 nightly = "none"
 maintenance = "none"
 evaluate = "none"
+[rater]
+proxy_warmup_steps = 20
 [acceptance]
 min_plain_auc = 0
 min_chaotic_auc = 0
