@@ -201,7 +201,7 @@ def check_clock(site: Site) -> Iterator[Finding]:
     state = next((name for name in ("missing", "warn") if skew_s > MOST_SKEW_S[name]), "ok")
     what = f"The clock of this machine and that of the database differ by {skew_s:.1f} s."
     remedy = "Synchronise both clocks, for example with chrony." if state != "ok" else None
-    yield Finding(part="clock", state=state, what=what, remedy=remedy)  # type: ignore[arg-type]  # one of the three
+    yield Finding(part="clock", state=state, what=what, remedy=remedy)
 
 
 def check_home(site: Site) -> Iterator[Finding]:
