@@ -303,6 +303,15 @@ def _plain(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s unless the number is 1.
+
+    >>> counted(1, "night"), counted(1200, "sample")
+    ('1 night', '1,200 samples')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -327,6 +336,10 @@ def fingerprint(value: object) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+WITHOUT_DRY_RUN = "the same command without --dry-run"
+"""A next step for which the command line prints the command itself, with the options that were given."""
 
 
 class Command(NamedTuple):

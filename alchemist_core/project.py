@@ -269,6 +269,25 @@ def train_downstream_command(subset: str) -> str:
     return f"alchemist train-downstream {subset}{'' if 'preset' in load_project().downstream else ' --preset PRESET'}"
 
 
+def select_command(dataset: str | None = None) -> str:
+    """Return the command that selects a subset, without the options that the project file gives; without a file, a preview.
+
+    >>> select_command("web")
+    'alchemist select --dataset web --retention 0.2 --dry-run'
+    """
+    given = load_project().selection.get("dataset", ())
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+    if names and (dataset is None or dataset in names):
+        return "alchemist select"
+    return f"alchemist select --dataset {dataset or 'NAME'} --retention 0.2 --dry-run"
+
+
+def only_train_dataset() -> str | None:
+    """Return the training dataset that the project file declares; None if it declares none or several."""
+    names = [name for name, dataset in load_project().datasets.items() if dataset.role == "train"]
+    return names[0] if len(names) == 1 else None
+
+
 def read_project(path: Path) -> Project:
     """Read one project file.
 

@@ -139,4 +139,12 @@ def describe(outcome: "CheckOutcome") -> str:
     return f"{title}: found {n}{found}" + (f"; allowed: {limits or allowed}" if limits or allowed else "")
 
 
-COMMANDS = {"": Command(CheckConfig, run)}
+def _next(config: CheckConfig, result: CheckResult) -> str | None:
+    which = f" --dataset {config.dataset}" if config.dataset else ""
+    which += f" --crawl-date {config.crawl_date}" if config.crawl_date else ""
+    if not result.n_checks or not {"shards", "samples", "scores"}.intersection(config.suite):
+        return None
+    return f"alchemist night check-drift{which}" if "scores" in config.suite else f"alchemist score{which}"
+
+
+COMMANDS = {"": Command(CheckConfig, run, _next)}

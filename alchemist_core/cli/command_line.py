@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from pydantic.fields import FieldInfo
 from alchemist_core import __version__
 from alchemist_core.cli.flags import add_flag, flag_fields, flag_of, usage_of
 from alchemist_core.cli.verbs import GROUPS, PASS_THROUGH, REMOVED, RENAMED, STAGES, VERBS, load_commands
-from alchemist_core.config import Command, Config, Formerly
+from alchemist_core.config import WITHOUT_DRY_RUN, Command, Config, Formerly
 from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import read_command_from, send_announced
 from alchemist_core.presets import (
@@ -267,6 +268,10 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> Outcom
     if options["json"]:
         return Outcome(json.dumps(result.model_dump(mode="json")), result.exit_code)
     following = command.next_step(config, result)
+    if following == WITHOUT_DRY_RUN:
+        # argparse also takes a shortened option.
+        words = [word for word in arguments if len(word) < 4 or not "--dry-run".startswith(word)]
+        following = shlex.join(["alchemist", *words])
     summary = f"{result.summary()}\nnext: {following}" if following else str(result.summary())
     return Outcome(summary, result.exit_code)
 

@@ -1,6 +1,7 @@
 """Make a corpus: a synthetic one of captioned scenes, or pictures or a published dataset imported into tar shards."""
 
 import hashlib
+import shlex
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.local.corpus_marker import CorpusMarker
 from alchemist_core.local.scenes import ScenesConfig, draw_scenes
-from alchemist_core.settings import load_settings
+from alchemist_core.settings import find_project_file, load_settings
 from alchemist_core.shards.layouts.records import LayoutRecord, find_shards, first_unfinished, write_shards
 from alchemist_core.shards.storage import is_s3
 from alchemist_core.telemetry import say
@@ -106,9 +107,12 @@ def _read_layout(config: ImportConfig, *, start: int) -> Iterator[LayoutRecord]:
 
 
 def _next(_config: Config, result: CorpusResult) -> str:
+    """Return the command that ingests the folder; an import without a project file may begin with one."""
     folder = Path(result.folder)
     if is_s3(result.folder) or not (folder / "train").is_dir():
-        return f"alchemist ingest --dataset NAME --root {result.folder}"
+        ingest = f"alchemist ingest --dataset NAME --root {shlex.quote(result.folder)}"
+        is_in_project = find_project_file() is not None
+        return ingest if is_in_project else f"alchemist init --data {shlex.quote(result.folder)}, or {ingest}"
     rest = "then the folders validation and test with --role validation and --role evaluation, each as a dataset of its own"
     return f"alchemist ingest --dataset {folder.name} --root {folder / 'train'}\n      {rest}"
 

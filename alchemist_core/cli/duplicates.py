@@ -1,10 +1,11 @@
 """Near-duplicates: find them by perceptual hash, and list the largest groups. The first ingested sample of a group is its original."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Formerly, Result
+from alchemist_core.config import Command, Config, Formerly, Result, counted
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.samples import count_uncompared, find_duplicates, list_groups
 from alchemist_core.telemetry import ProgressLine
@@ -36,11 +37,7 @@ class ListResult(Result):
 
     def summary(self) -> str:
         """Return a line for each group."""
-        rows = (
-            f"{group['n_samples']:,} samples are near-duplicates of sample {group['first_sample_id']} "
-            f"({group['n_same_image']:,} with the same bytes, others within {group['max_distance']} bits): {group['caption'][:80]}"
-            for group in self.groups
-        )
+        rows = (f"{_describe_group(group)}: {group['caption'][:80]}" for group in self.groups)
         return "\n".join(rows) or "No near-duplicates. Find new ones: alchemist duplicates find"
 
 
@@ -58,6 +55,26 @@ def find(_config: FindConfig) -> FindResult:
 def list_(config: ListConfig) -> ListResult:
     """List the largest groups of near-duplicate images."""
     return ListResult(groups=list_groups(open_store(), n_groups=config.limit))
+
+
+def _describe_group(group: Mapping[str, Any]) -> str:
+    """Return how many samples are near-duplicates of the first of a group, and how near they are.
+
+    >>> _describe_group({"first_sample_id": 7, "n_samples": 4, "n_same_image": 2, "max_distance": 1})
+    '3 samples are near-duplicates of sample 7 (1 with the same bytes, others within 1 bit)'
+    >>> _describe_group({"first_sample_id": 7, "n_samples": 2, "n_same_image": 2, "max_distance": 0})
+    '1 sample is a near-duplicate of sample 7 (with the same bytes)'
+    """
+    # Both counts of a group include its first sample.
+    n, n_same = group["n_samples"] - 1, group["n_same_image"] - 1
+    distance = group["max_distance"]
+    nearness = f"within {counted(distance, 'bit')}" if distance else "with the same perceptual hash"
+    if n_same == n:
+        nearness = "with the same bytes"
+    elif n_same:
+        nearness = f"{n_same:,} with the same bytes, others {nearness}"
+    verb = "samples are near-duplicates" if n != 1 else "sample is a near-duplicate"
+    return f"{n:,} {verb} of sample {group['first_sample_id']} ({nearness})"
 
 
 COMMANDS = {

@@ -9,9 +9,9 @@ from sqlalchemy import Engine
 
 from alchemist_core.cli import check
 from alchemist_core.cli.shard import UNREAD, remedy_of_shard
-from alchemist_core.config import Command, Config, Result, Words
+from alchemist_core.config import Command, Config, Result, Words, counted
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
-from alchemist_core.project import load_project
+from alchemist_core.project import load_project, select_command
 from alchemist_core.quality.drift import DriftLimits, Mover, NightDrift, judge_night
 from alchemist_core.stages.ingest import REST_INGESTED
 from alchemist_core.stages.publishing import PublishNightConfig, PublishNightResult, publish_night
@@ -87,7 +87,7 @@ class ListedNight(Result):
 
     def lines(self) -> list[str]:
         """Return a line for the night, then one for each problem and each next step."""
-        counts = f"{self.n_shards:,} shards, {self.n_scored:,} scored, {self.n_quarantined:,} quarantined"
+        counts = f"{counted(self.n_shards, 'shard')}, {self.n_scored:,} scored, {self.n_quarantined:,} quarantined"
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in self.quarantined.items())
         left = [
             *self.not_ingested,
@@ -204,9 +204,7 @@ def _remedies_of_night(night: NightOverview, reasons: Sequence[NightQuarantine],
 
 
 def _next_publish(config: PublishNightConfig, result: PublishNightResult) -> str | None:
-    return (
-        f"alchemist select --dataset {config.dataset or 'NAME'} --retention 0.2 --dry-run" if result.n_nights else None
-    )
+    return select_command(config.dataset) if result.n_nights else None
 
 
 class ReleaseNightConfig(Config):
@@ -321,7 +319,7 @@ class DriftResult(Result):
 
     def summary(self) -> str:
         """Return the counts; each night was printed when it was measured."""
-        return self.note or f"{self.n_nights} nights measured, {self.n_warned} warned, {self.n_held} held"
+        return self.note or f"{counted(self.n_nights, 'night')} measured, {self.n_warned} warned, {self.n_held} held"
 
 
 def check_drift(config: DriftConfig) -> DriftResult:

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy import Connection, Engine
 
-from alchemist_core.config import BARE_WORD, Command, Config, Result
+from alchemist_core.config import BARE_WORD, Command, Config, Result, counted
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
-from alchemist_core.project import train_downstream_command
+from alchemist_core.project import load_project, train_downstream_command
 from alchemist_core.store import subsets
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
@@ -44,6 +44,7 @@ N_BARS, BAR_WIDTH = 20, 40
 NEXT = {
     "selected": "alchemist subset publish {name} --version {version}",
     "published": "alchemist materialize {name} --version {version}, or {train}",
+    "published in a project": "{train}; for tars to train with elsewhere: alchemist materialize {name} --version {version}",
     "superseded": "alchemist subset rollback {name} --version {version} publishes it again; alchemist subset gc removes it",
     "withdrawn": "alchemist subset list shows the other versions; alchemist subset publish {name} --version {version} --reinstate "
     "publishes it again",
@@ -64,7 +65,7 @@ class SubsetListResult(Result):
         titles = [f"{s['name']} v{s['version']}" for s in self.subsets]
         width = max(map(len, titles), default=0)
         rows = (
-            f"{title:<{width}}  {s['state']:<10}  {s['n_samples']:>11,} samples  {s['strategy']} {s['retention']:g}"
+            f"{title:<{width}}  {s['state']:<10}  {counted(s['n_samples'], 'sample'):>19}  {s['strategy']} {s['retention']:g}"
             + (f"  {s['withdrawal']}" if s["withdrawal"] else "")
             for title, s in zip(titles, self.subsets, strict=True)
         )
@@ -591,14 +592,16 @@ def _gain(row: dict[str, Any], name: str) -> str:
     return f"{gain:+.4f}" if low is None else f"{gain:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def _next_compare(config: CompareConfig, result: CompareResult) -> str | None:
+def _next_compare(config: CompareConfig, result: CompareResult) -> str:
     if any(row["n_seeds"] > 1 for row in result.rows):
-        return None
+        return "alchemist report"
     return f"{train_downstream_command(config.subset)} --seeds 0,1,2; one seed gives no interval"
 
 
 def _next_of(state: str, name: str, version: int) -> str:
     """Return what can be done with a version in this state."""
+    if state == "published" and load_project().downstream:
+        state = "published in a project"
     return NEXT[state].format(name=name, version=version, train=train_downstream_command(name))
 
 

@@ -101,7 +101,10 @@ class IngestResult(Result):
             "new pairs": self.n_new_pairs,
             "quarantined": self.quarantined or 0,
         }
+        n_known_pairs = self.n_locations - self.n_quarantined - self.n_new_pairs
         seldom = {
+            # A pair is stored once, however many locations it has.
+            "known pairs": n_known_pairs and f"{n_known_pairs:,} (their image and caption are already stored)",
             "rejected shards": self.n_rejected,
             "still being uploaded": self.n_growing,
             "skipped files": self.n_passed_over,

@@ -5,7 +5,7 @@ from datetime import date
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import Config, Result
+from alchemist_core.config import Config, Result, counted
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
@@ -62,7 +62,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightResult:
         )
     if held or refused:
         # Fail, so that the task is red in Airflow and a person decides; after all other nights were published.
-        summary = f"Published {n_published} nights; {len(held)} are held and not selectable"
+        summary = f"Published {counted(n_published, 'night')}; {len(held)} are held and not selectable"
         names = f": {', '.join(night_title(night) for night in held)}" if held else ""
         raise CheckFailedError("\n".join([*refused, f"{summary}{names}."]))
     return PublishNightResult(n_nights=n_published, note=None if n_published else "No night was open.")

@@ -14,7 +14,7 @@ from pydantic import Field
 from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ChangedShardError, DataError, MissingShardError, UnreachableRootError
 from alchemist_core.files import require_artifact
-from alchemist_core.project import train_rater_command
+from alchemist_core.project import only_train_dataset, train_rater_command
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.decoding import open_decoders
 from alchemist_core.shards.storage import has_files
@@ -255,8 +255,10 @@ def _next(config: ScoreConfig, result: ScoreResult) -> str | None:
         return train_rater_command()
     if not result.n_shards:
         return None
-    which = f" --dataset {config.dataset}" if config.dataset else ""
-    return f"alchemist check --suite scores{which}, then alchemist night check-drift{which} and alchemist night publish{which}"
+    dataset = config.dataset or only_train_dataset()
+    which = f" --dataset {dataset}" if dataset else ""
+    steps = f"alchemist night check-drift{which} and alchemist night publish{which}"
+    return f"alchemist check --suite shards,samples,scores{which}, then {steps}"
 
 
 COMMANDS = {"": Command(ScoreConfig, run, _next)}

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Result, Words
+from alchemist_core.config import WITHOUT_DRY_RUN, Command, Config, Result, Words
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec, strategy_spec
@@ -93,11 +93,22 @@ class SelectResult(Result):
     training_hours: float | None
     warnings: list[str]
 
+    def summary(self) -> str:
+        """Return the fields; of contaminated samples also what counts as one."""
+        removed: dict[str, object] = dict(self.n_removed)
+        if n := removed.get("contaminated"):
+            removed["contaminated"] = (
+                f"{n:,} (same image as an evaluation or validation sample, or a near-duplicate by perceptual hash)"
+            )
+        return Result.summary(self.model_copy(update={"n_removed": removed}))
+
 
 def run(config: SelectConfig, *, slot: int = 0) -> SelectResult:
     """Select a subset version; if the same spec on the same eligible samples exists, return that version."""
     if config.dry_run:
-        return Selection(config, should_store=False).result(None, is_new=True)
+        selection = Selection(config, should_store=False)
+        known = find_by_spec(open_store(), selection.name, hash_spec(selection.spec()))
+        return selection.result(None, is_new=known is None)
     return execute("select", config, lambda stage_run: select(config, stage_run), SelectResult, slot=slot)
 
 
@@ -250,7 +261,7 @@ def _require_rater(config: SelectConfig) -> RaterRow:
 
 def _next(_config: SelectConfig, result: SelectResult) -> str:
     if result.version is None:
-        return "the same command without --dry-run"
+        return WITHOUT_DRY_RUN
     return f"alchemist subset publish {result.name} --version {result.version}"
 
 

@@ -26,6 +26,19 @@ TRAIN_ROLES = ("train",)
 VALIDATION_ROLES = ("validation", "evaluation")
 
 
+METRIC_TEXTS = {
+    "n_steps": "steps",
+    "stopped_early": "stopped early",
+    "best_step": "step of the lowest held-out loss",
+    "score_mean": "mean of the scores",
+    "score_std": "standard deviation of the scores",
+    "n_scores": "training samples scored for these figures",
+    "spearman_score_minus_loss": "rank correlation of score and low loss (1: the rater only ranks by loss)",
+    "reference_loss_mean": "mean loss of the reference proxy",
+}
+"""The metrics of a training in words; results and reports store their names."""
+
+
 class TrainRaterConfig(Config):
     """Datasets and training options of a rater."""
 
@@ -54,6 +67,18 @@ class TrainRaterResult(Result):
     n_near_duplicates: int
     n_processes: int = 1
     metrics: dict[str, float]
+
+    def summary(self) -> str:
+        """Return the fields, with the meaning of the counts and metrics."""
+        metrics: dict[str, object] = {METRIC_TEXTS.get(name, name): value for name, value in self.metrics.items()}
+        if "stopped_early" in self.metrics:
+            metrics[METRIC_TEXTS["stopped_early"]] = bool(self.metrics["stopped_early"])
+        texts = {
+            "n_in_both": f"{self.n_in_both:,} training images are also in the validation dataset: excluded from training",
+            "n_near_duplicates": f"{self.n_near_duplicates:,} more training images look like one of them (same perceptual hash): kept",
+        }
+        shown = {name: text for name, text in texts.items() if getattr(self, name)}
+        return Result.summary(self.model_copy(update={"metrics": metrics, **shown}))
 
 
 def run(config: TrainRaterConfig, *, slot: int = 0) -> TrainRaterResult:
@@ -160,7 +185,8 @@ def _keep_apart(
         )
     if overlap["n_near_duplicates"]:
         warn(
-            f"{overlap['n_near_duplicates']:,} images of {config.dataset} have the perceptual hash of an image in {config.validation}."
+            f"{overlap['n_near_duplicates']:,} images of {config.dataset} have the perceptual hash of an image in "
+            f"{config.validation}; they are kept."
         )
     return _enough(config, config.dataset, kept), overlap
 

@@ -19,7 +19,7 @@ from alchemist_core.models.config import StarConfig, TokenizerConfig
 from alchemist_core.models.published.tokenizer import load_tokenizer
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 from alchemist_core.statistics import spearman
-from alchemist_core.telemetry import OnProgress
+from alchemist_core.telemetry import OnProgress, say
 from alchemist_core.training import checkpoints
 from alchemist_core.training.bilevel import Bilevel, TwoProxies, check_starts, collapse_reason
 from alchemist_core.training.config import RaterTrainingConfig
@@ -126,6 +126,11 @@ class RaterRun:
             if progress.step % config.checkpointing_steps == 0:
                 self._save()
             on_progress(progress.step, total, note)
+        if progress.is_stopped and self.accelerator.is_main_process:
+            say(
+                f"Stopped early at step {progress.step:,} of {total:,}: the held-out loss was lowest at step {progress.best_step:,}, "
+                "whose rater is kept."
+            )
 
     def finish(self) -> dict[str, Any]:
         """Write the folder and return its metrics; every process waits for the first."""
@@ -169,7 +174,7 @@ class RaterRun:
         self.progress.history.append({"step": step, **asdict(measured)})
         if (reason := collapse_reason(self.progress.history, config.group_size)) is not None:
             raise TrainingCollapsedError(f"Rater training stopped: {reason}.")
-        return f"loss {measured.validation_loss:.3f}, spread of c {measured.cost_spread:.3f}"
+        return f"loss {measured.validation_loss:.3f}, spread of the advantage {measured.cost_spread:.3f}"
 
     def _parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Split this process's slice of a batch into its micro-batches."""

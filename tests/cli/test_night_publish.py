@@ -54,7 +54,7 @@ def test_a_night_that_must_be_checked_first_keeps_no_other_closed(checked: Engin
         add_dataset(connection, dataset_id=2, name="books")
     add_night(checked, NIGHT, {"b.tar": SCORES})
     add_night(checked, NIGHT, {"a.tar": SCORES}, dataset_id=2)
-    with pytest.raises(CheckFailedError, match=r"web 2026-01-01 r1 has grown.*\nPublished 1 nights"):
+    with pytest.raises(CheckFailedError, match=r"web 2026-01-01 r1 has grown.*\nPublished 1 night"):
         publish_night(PublishNightConfig())
     with checked.connect() as connection:
         rows = connection.exec_driver_sql("SELECT dataset_id, state FROM alchemist.nights ORDER BY 1").all()

@@ -76,7 +76,7 @@ def test_publishing_ends_with_code_5_where_a_night_is_held(engine: Engine, capfd
     assert main(["night", "check-drift"]) == 0
     assert main(["night", "publish"]) == 5
     assert capfd.readouterr().err.splitlines()[-1] == (
-        "error: Published 1 nights; 1 are held and not selectable: web 2026-01-03 r1."
+        "error: Published 1 night; 1 are held and not selectable: web 2026-01-03 r1."
     )
     with engine.connect() as connection:
         states = connection.execute(text("SELECT state FROM alchemist.nights ORDER BY crawl_date")).scalars().all()

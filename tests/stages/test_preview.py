@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +281,21 @@ def test_the_command_previews_and_its_last_line_is_the_report(
     assert main(command.split()) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (report["n_samples"], report["version"], report["name"]) == (80, None, "web+books-shift_gsample-r20")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_preview_leads_to_the_same_command_and_is_new_until_that_has_run(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["select", "--dataset", "web,books", "--dry-run", "--strategy", "random", "--where", "width > 1"]
+
+    def preview() -> str:
+        assert main(words) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    line = "alchemist select --dataset web,books --strategy random --where 'width > 1'"
+    assert preview().endswith(f"next: {line}")
+    assert main(shlex.split(line)[1:]) == 0
+    assert "new: yes" in " ".join(capsys.readouterr().out.split())
+    assert "new: no" in preview()
 
 
 @pytest.mark.usefixtures("store")

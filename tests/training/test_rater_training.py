@@ -138,7 +138,7 @@ def test_the_rater_rests_during_the_warm_up(tmp_path: Path, train_pairs: Samples
 
 @pytest.mark.slow
 def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
-    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = validation_pairs.rows(np.arange(40))
     config = CONFIG.model_copy(
@@ -148,6 +148,8 @@ def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
     assert metrics["stopped_early"]
     assert metrics["best_step"] == metrics["n_steps"] - 2 * config.validation_steps
     assert metrics["n_steps"] < 660
+    stopped = f"Stopped early at step {metrics['n_steps']:,} of "
+    assert any(message.startswith(stopped) for message in caplog.messages)
 
 
 def test_a_batch_in_parts_takes_the_steps_of_the_whole_batch(
