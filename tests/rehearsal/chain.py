@@ -49,7 +49,7 @@ class Rehearsal(ABC):
             **{name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")},
             "ALCHEMIST_HOME": str(self.home),
             # At this width the steps are faster with all cores; the default of one thread suits miniatures.
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
+            "OMP_NUM_THREADS": str(os.cpu_count()),
         }
         self.seconds: dict[str, float] = {}
         self.planned_bytes: dict[str, int] = {}
