@@ -74,7 +74,7 @@ test-faults: $(STAMP) ## Tests that kill real processes and a real object store,
 	@$(BIN)/pytest -q -m faults -rs --timeout 1200
 
 test-cluster: $(STAMP) ## Build the images and run them in containers (as root; podman is installed if it is missing; an hour)
-	$(call install_missing,podman=podman runc=runc podman-compose=podman-compose debootstrap=debootstrap redis-server=redis-server)
+	$(call install_missing,podman=podman runc=runc docker-compose=docker-compose debootstrap=debootstrap redis-server=redis-server)
 	@$(BIN)/pytest -q -m cluster -rs --timeout 5400
 
 bench-score: $(STAMP) ## Throughput of scoring from tars to rows, and of the store at 30 million samples (run alone)

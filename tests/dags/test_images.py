@@ -11,13 +11,15 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 
 from alchemist_core.resources import resource
+from tests.trained_store import make_selectable, select_subset
 
-from .test_policy import FILLED, REQUIRED, attribute, command, command_tasks, form
+from .test_policy import FILLED, REQUIRED, attribute, command, command_tasks, form, ours
 
 ROOT = resource("sql").parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,6 +32,9 @@ def end_of(words):
     options = vars(build_parser(words).parse_args(words))
     read_config(options["command"].config, options)
     return 0
+"""
+RUN = """
+from alchemist_core.__main__ import main as end_of
 """
 PROGRAM = """
 import contextlib, io, json, sys
@@ -140,3 +145,42 @@ def test_airflows_image_has_no_torch_and_the_image_of_jobs_no_airflow():
 def test_the_libraries_of_other_images_are_refused():
     ((code, _),) = run_in("airflow", [["rater", "certify"]], kind="def end_of(words):\n    import torch\n")
     assert "No module named 'torch'" in code
+
+
+NIGHT = {"dataset": "scenes", "crawl_date": "2026-01-02"}
+RESULTS = {
+    "plan_night": [NIGHT],
+    "plan_promote": {"rater": "newest", "question": "?", "is_approval_needed": False},
+    "certify": "scenes",
+    "select": {"name": "best", "version": 1},
+    "plan_publish": {"version": 1, "question": "?"},
+    "approve": None,
+}
+FORMS = {
+    "nightly_rescore": {"dataset": "scenes", "crawl_date": NIGHT["crawl_date"]},
+    "train_rater": {"preset": "tiny", "dataset": "scenes", "validation": "v"},
+    "build_subset": {"dataset": "scenes", "name": "best", "retention": 0.5},
+    "evaluate_subset": {"preset": "tiny", "evaluation": "t", "dataset": "scenes"},
+    "maintenance": {},
+}
+# Nothing was evaluated, and there is no other rater.
+FOUND_FAILED = {"evaluate_subset.check_evaluation", "train_rater.plan_promote"}
+# The acceptance checks score with the rater, so on a cluster they belong into the image of jobs.
+NEEDS_TORCH = {"train_rater.certify"}
+
+
+def test_every_command_that_needs_no_device_runs_without_torch(dags, trained_store):
+    make_selectable()
+    select_subset("best")
+    lines = {}
+    for task in tasks_of("airflow", dags):
+        item = NIGHT if task.dag.dag_id == "nightly_rescore" else "best"
+        run = ours("jobs").Run(
+            form(task.dag, FORMS[task.dag.dag_id]), item, NIGHT["crawl_date"],
+            SimpleNamespace(xcom_pull=lambda task_ids: RESULTS[task_ids]),
+        )  # fmt: skip
+        lines[f"{task.dag.dag_id}.{task.task_id}"] = attribute(task, "line")(run)[1:]
+    ends = dict(zip(lines, run_in("airflow", list(lines.values()), kind=RUN), strict=True))
+    assert {name for name, (_, told) in ends.items() if "is not installed" in told} == NEEDS_TORCH
+    failed = {name: end for name, end in ends.items() if end[0] != 0 and name not in NEEDS_TORCH}
+    assert failed.keys() <= FOUND_FAILED, failed
