@@ -1,6 +1,6 @@
 """`infra/compose.yaml` under podman: start, stop, kill, and run commands in its containers.
 
-Docker's own compose drives podman through its socket: podman-compose 1.3 waits for no condition of `depends_on` when it starts in the background.
+Docker's compose drives podman through its socket: podman-compose 1.3 waits for no condition of `depends_on` in the background.
 """
 
 import contextlib
