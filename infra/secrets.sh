@@ -11,8 +11,8 @@ chmod 700 "$folder"
 cd "$folder"
 
 random() { head -c "$1" /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
-# secret NAME VALUE
-secret() { test -e "$1" || { printf '%s\n' "$2" > "$1.new" && chmod 444 "$1.new" && mv "$1.new" "$1"; }; }
+# secret NAME VALUE. Without a line break at the end, which Airflow would take for a part of the value.
+secret() { test -e "$1" || { printf '%s' "$2" > "$1.new" && chmod 444 "$1.new" && mv "$1.new" "$1"; }; }
 
 # Postgres: the owner changes the schema, the writer only rows, the reader reads, and Airflow has a database of its own.
 secret postgres_password "$(random 24)"
@@ -27,7 +27,7 @@ secret airflow_jwt_secret "$(random 32)"
 secret airflow_admin_password "$(random 12)"
 # The object store: one account, for the server and for its clients.
 secret s3_key "$(random 10) $(random 24)"
-read -r id key < s3_key
+read -r id key <<< "$(cat s3_key)"
 secret s3_accounts.json \
 	"{\"identities\": [{\"name\": \"alchemist\", \"credentials\": [{\"accessKey\": \"$id\", \"secretKey\": \"$key\"}], \"actions\": [\"Admin\"]}]}"
 secret aws_credentials "$(printf '[default]\naws_access_key_id = %s\naws_secret_access_key = %s' "$id" "$key")"

@@ -175,6 +175,9 @@ def test_the_script_makes_every_secret_of_compose_once(compose: dict[str, Any], 
     assert all(Path(secret["file"]).name == name for name, secret in compose["secrets"].items())
     assert folder.stat().st_mode & 0o777 == 0o700, "only its owner enters it"
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}, "containers run as other users"
+    assert not [name for name, text in made.items() if text.endswith("\n")], (
+        "Airflow takes a line break for a part of the value"
+    )
     assert len(base64.urlsafe_b64decode(made["airflow_fernet_key"])) == 32
     (identity,) = json.loads(made["s3_accounts.json"])["identities"]
     assert identity["credentials"][0]["secretKey"] in made["aws_credentials"]
