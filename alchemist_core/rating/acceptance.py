@@ -62,6 +62,31 @@ def warnings_of(acceptance_report: Mapping[str, Any]) -> list[str]:
     return [str(check["note"]) for check in acceptance_report.get("checks", []) if check.get("is_warning")]
 
 
+def override_warning(acceptance_report: Mapping[str, Any], reason: str | None) -> str | None:
+    """Return the warning that a rater in production has not passed its acceptance checks; None if it has.
+
+    Args:
+        acceptance_report: The stored acceptance report of the rater.
+        reason: The reason that was given when the rater was promoted; None: none is stored.
+
+    >>> check = {"name": "a", "value": 0.123456, "low": 0.7, "high": None, "note": "AUC", "is_ok": False}
+    >>> override_warning({"is_certified": False, "checks": [check]}, "a trial")
+    'This rater is in production although it failed acceptance checks: a is 0.1235 (must be ≥ 0.7; AUC). Reason of the promotion: a trial'
+    >>> override_warning({"is_certified": True}, None)
+    """
+    if acceptance_report.get("is_certified"):
+        return None
+    failed = [_describe_failed(check) for check in acceptance_report.get("checks", []) if not check.get("is_ok", True)]
+    state = f"failed acceptance checks: {', '.join(failed)}" if failed else "never passed its acceptance checks"
+    text = f"This rater is in production although it {state}"
+    return f"{text}. Reason of the promotion: {reason}" if reason else text
+
+
+def _describe_failed(check: Mapping[str, Any]) -> str:
+    bounds = [f"{sign} {check[end]:g}" for end, sign in (("low", "≥"), ("high", "≤")) if check.get(end) is not None]
+    return f"{check['name']} is {check['value']:.4g} (must be {' and '.join(bounds)}; {check['note']})"
+
+
 def failed_checks(acceptance_report: Mapping[str, Any]) -> list[str]:
     """Return the names of the checks that a stored acceptance report says have failed.
 

@@ -64,6 +64,11 @@ class Comparison:
         """Whether no arm has a second seed, so that nothing has an interval."""
         return all(len(arm.loss_of_seed) < 2 for arm in self.arms)
 
+    @property
+    def has_oracle(self) -> bool:
+        """Whether there is an oracle, without which no gap is known."""
+        return any(arm.arm == ORACLE for arm in self.arms)
+
     def place_of(self, loss: float) -> float:
         """Return where a loss lies between the lowest and the highest of all arms, as a percentage with a margin."""
         ends = [end for arm in self.arms for end in arm.ends]

@@ -110,11 +110,12 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class ContactSheet:
-    """Images of one band of ranks; 0 = highest score."""
+    """Images of eligible samples in one band of ranks; 0 = highest score."""
 
     low_rank: float
     high_rank: float
     tiles: tuple[Tile, ...]
+    subset: str = ""  # The subset of which most samples lie in this band; empty: of none.
 
 
 @dataclass(frozen=True, slots=True)

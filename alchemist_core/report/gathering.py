@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
 from alchemist_core.errors import DataError
-from alchemist_core.rating.acceptance import warnings_of
+from alchemist_core.rating.acceptance import override_warning, warnings_of
 from alchemist_core.report.content import (
     ArmRun,
     ContactSheet,
@@ -27,12 +27,12 @@ from alchemist_core.report.content import (
     VersionChange,
     WithdrawnRow,
 )
-from alchemist_core.selection.curves import read_curve
+from alchemist_core.selection.curves import SelectionCurve, read_curve
 from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.store import models, overviews
 from alchemist_core.store.experiments import list_experiments
 from alchemist_core.store.manifests import hash_rows
-from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.raters import RaterRow, find_rater, promotion_reason
 from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
 from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
@@ -41,7 +41,7 @@ from alchemist_core.subsets.selected import reselect
 from alchemist_core.telemetry import warn
 from alchemist_core.training.sample_reading import read_images
 
-# The bands of a ranking in the paper: the highest ranks, the middle that it found best to train on, and the lowest ranks.
+# Without a subset, the bands of a ranking in the paper: the highest ranks, the middle that it found best to train on, and the lowest.
 BANDS = ((0.0, 0.2), (0.4, 0.8), (0.9, 1.0))
 THUMBNAIL_SIDE = 96
 # More nights than this are summarized in one line.
@@ -60,7 +60,7 @@ def gather_content(
         title=f"Curation of {dataset or 'every training dataset'}",
         made_at=made_at,
         facts=_facts(dataset, rater, snapshot),
-        warnings=warnings_of(rater.acceptance_report) if rater else (),
+        warnings=_warnings(engine, rater) if rater else (),
         scores=Histogram.of(snapshot.pairs.score_N) if snapshot else None,
         ranks=Histogram.of(snapshot.rank_N, bounds=(0.0, 1.0)) if snapshot else None,
         subsets=[_subset(engine, row) for row in subsets],
@@ -69,7 +69,7 @@ def gather_content(
             for row in list_subsets(engine, state="withdrawn")
             if row.withdrawn_at and _is_of(engine, row, dataset)
         ],
-        sheets=_sheets(engine, snapshot, on_progress) if snapshot else (),
+        sheets=_sheets(engine, snapshot, subsets, on_progress) if snapshot else (),
         arms=[arm for row in subsets for arm in _arms(engine, row)],
         metrics=[metric for row in subsets for metric in _metrics(engine, row)],
         experiments=_experiments(engine, dataset),
@@ -78,6 +78,11 @@ def gather_content(
         drift=overviews.read_drift(engine, rater.rater_id, dataset) if rater else (),
         costs=overviews.read_costs(engine, [row.title for row in subsets]),
     )
+
+
+def _warnings(engine: Engine, rater: RaterRow) -> list[str]:
+    override = override_warning(rater.acceptance_report, promotion_reason(engine, rater))
+    return [*([override] if override else []), *warnings_of(rater.acceptance_report)]
 
 
 def _is_of(engine: Engine, subset: SubsetRow, dataset: str | None) -> bool:
@@ -107,7 +112,7 @@ def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
         strategy=f"{row.strategy} ({parameters})" if parameters else row.strategy,
         seed=row.seed,
         n_samples=row.n_samples,
-        curve=read_curve(row.curves) if row.curves else reselect(engine, row).curve(),
+        curve=_curve(engine, row),
         lineage=(
             LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} samples"),
             LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible samples"),
@@ -117,6 +122,10 @@ def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
         warning=mixed_pairing_warning(strategy, rater.rule),
         change=_change(engine, row),
     )
+
+
+def _curve(engine: Engine, row: SubsetRow) -> SelectionCurve:
+    return read_curve(row.curves) if row.curves else reselect(engine, row).curve()
 
 
 def _shards(engine: Engine, row: SubsetRow) -> list[tuple[str, str]]:
@@ -176,8 +185,16 @@ def _metrics(engine: Engine, row: SubsetRow) -> list[MetricRun]:
     return [MetricRun(row.title, *metric) for metric in overviews.read_image_metrics(engine, trained)]
 
 
-def _sheets(engine: Engine, snapshot: Snapshot, on_progress: Callable[[int, int, str], None]) -> Sequence[ContactSheet]:
-    picked = {band: pick_band(snapshot.rank_N, band) for band in BANDS}
+def _sheets(
+    engine: Engine, snapshot: Snapshot, subsets: Sequence[SubsetRow], on_progress: Callable[[int, int, str], None]
+) -> Sequence[ContactSheet]:
+    """Return the sheets of the bands; one is the range of the newest subset that the snapshot's rater ranked, if there is one."""
+    own = [row for row in subsets if rater_of_subset(engine, row).name == snapshot.rater.name]
+    newest = max(own, key=lambda row: row.subset_id, default=None)
+    selected = selected_range(_curve(engine, newest)) if newest else None
+    bands = bands_around(selected) if selected else BANDS
+    place_M = np.flatnonzero(snapshot.pairs.eligible_mask())
+    picked = {band: place_M[pick_band(snapshot.rank_N[place_M], band)] for band in bands}
     position = {snapshot.pairs.pair_hash_N32[i].tobytes(): i for indices in picked.values() for i in indices}
     rows = read_first_locations(engine, hash_rows(list(position)))
     images, captions, hashes, _ = read_images(rows, THUMBNAIL_SIDE, on_progress)
@@ -185,7 +202,34 @@ def _sheets(engine: Engine, snapshot: Snapshot, on_progress: Callable[[int, int,
     for image, caption, pair_hash in zip(images, captions, hashes, strict=True):
         i = position[pair_hash]
         tiles[i] = Tile(encode_thumbnail(image), caption, float(snapshot.rank_N[i]), float(snapshot.pairs.score_N[i]))
-    return [ContactSheet(*band, tuple(tiles[i] for i in indices if i in tiles)) for band, indices in picked.items()]
+    return [
+        ContactSheet(
+            *band, tuple(tiles[i] for i in indices if i in tiles), newest.title if newest and band == selected else ""
+        )
+        for band, indices in picked.items()
+    ]
+
+
+def selected_range(curve: SelectionCurve) -> tuple[float, float]:
+    """Return the range of ranks, in whole bins of the curve, that holds the middle nine tenths of the selected samples.
+
+    >>> bins = np.array([0, 5, 5, 0])
+    >>> selected_range(SelectionCurve(bins, bins, bins / 5, bins / 5))
+    (0.25, 0.75)
+    """
+    share_R = np.cumsum(curve.n_kept) / max(curve.n_kept.sum(), 1)
+    low, high = np.searchsorted(share_R, 0.05, side="right"), np.searchsorted(share_R, 0.95) + 1
+    return float(low / len(share_R)), float(min(high / len(share_R), 1.0))
+
+
+def bands_around(selected: tuple[float, float]) -> list[tuple[float, float]]:
+    """Return the band of the selected samples, and those above and below it unless they are narrower than 0.02.
+
+    >>> bands_around((0.1, 0.4)), bands_around((0.0, 0.2))
+    ([(0.0, 0.1), (0.1, 0.4), (0.4, 1.0)], [(0.0, 0.2), (0.2, 1.0)])
+    """
+    low, high = selected
+    return [band for band in ((0.0, low), selected, (high, 1.0)) if band == selected or band[1] - band[0] >= 0.02]
 
 
 def pick_band(ranks: NDArray[np.float64], band: tuple[float, float], n: int = 24) -> NDArray[np.int64]:

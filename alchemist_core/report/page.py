@@ -47,17 +47,16 @@ def saturation_note(curve: SelectionCurve) -> str | None:
     """Describe at which ranks a selection could not reach its target density; None if it reached it everywhere.
 
     >>> bins = np.ones(2, np.int64)
-    >>> saturation_note(SelectionCurve(bins, bins, np.array([0.1, 1.9]), np.array([0.5, 0.9])))[:59]
-    'At this retention, some ranks have fewer samples than the t'
+    >>> saturation_note(SelectionCurve(bins, bins, np.array([0.1, 1.9]), np.array([0.5, 0.9])))[:53]
+    'Between ranks 50% and 100% the strategy asks for 190%'
     """
     if not curve.is_saturated:
         return None
     i, n_bins = int(np.argmax(curve.target)), len(curve.target)
     return (
-        "At this retention, some ranks have fewer samples than the target requires, so the selection is flatter than its target: "
-        f"between ranks {show_percent(i / n_bins)} and {show_percent((i + 1) / n_bins)} the target is "
-        f"{show_percent(float(curve.target[i]))} of the samples and {show_percent(float(curve.kept_share[i]))} are selected; "
-        "the rest comes from neighbouring ranks."
+        f"Between ranks {show_percent(i / n_bins)} and {show_percent((i + 1) / n_bins)} the strategy asks for "
+        f"{show_percent(float(curve.target[i]))} of the eligible samples; {show_percent(float(curve.kept_share[i]))} of them are "
+        "selected, and neighbouring ranks fill the gap."
     )
 
 

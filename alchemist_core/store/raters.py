@@ -16,8 +16,8 @@ from alchemist_core.selection.rank_window import FittedWindow, RankWindow, predi
 from alchemist_core.selection.strategies import Random
 from alchemist_core.statistics import Estimate
 from alchemist_core.store.audit import record_event
+from alchemist_core.store.tables import AuditEvent, Rater, Run
 from alchemist_core.store.tables import RankWindow as RankWindowTable
-from alchemist_core.store.tables import Rater, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +197,19 @@ def promote_rater(
             before={"production": before},
             after={"production": rater.name} | ({"without_acceptance": reason} if reason else {}) | (approved or {}),
         )
+
+
+def promotion_reason(engine: Engine, rater: RaterRow) -> str | None:
+    """Return why a rater was last promoted without having passed its acceptance checks; None if no reason is stored."""
+    statement = (
+        select(AuditEvent.after)
+        .where(AuditEvent.action == "promote", AuditEvent.subject == f"rater {rater.name}")
+        .order_by(AuditEvent.audit_event_id.desc())
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        after = connection.execute(statement).scalar_one_or_none()
+    return (after or {}).get("without_acceptance")
 
 
 def _production_name(connection: Connection) -> str | None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from alchemist_core.report.content import (
+    ArmRun,
     ContactSheet,
     ExperimentContent,
     Fact,
@@ -16,8 +17,10 @@ from alchemist_core.report.content import (
     Tile,
     WithdrawnRow,
 )
-from alchemist_core.report.gathering import encode_thumbnail, pick_band
+from alchemist_core.report.gathering import bands_around, encode_thumbnail, pick_band, selected_range
 from alchemist_core.report.page import render_experiment, render_report
+from alchemist_core.selection.curves import selection_curve
+from alchemist_core.selection.strategies import TopK
 from alchemist_core.store.overviews import NightOverview, QuarantineReason
 
 ATTRIBUTE_ATTACK = '"><img src=x onerror=alert(1)> {{ 7 * 6 }} {% raw %}'
@@ -128,6 +131,14 @@ def test_the_table_shows_the_gap_closed_by_a_subset(outline):
     assert "planted" not in text
 
 
+def test_without_an_oracle_nothing_is_said_of_a_gap():
+    runs = [
+        ArmRun("s v1", 0.2, arm, 0, 10, 10, loss) for arm, loss in (("subset", 2.0), ("random", 3.0), ("planted", 1.0))
+    ]
+    assert page_of(arms=runs).count("Gap closed") == 1 + 1 + 3, "intro, head and a label in each row"
+    assert "Gap closed" not in page_of(arms=runs[:2])
+
+
 def test_every_subset_shows_its_lineage_and_its_warning(content, outline):
     for subset in content.subsets:
         assert any(text.startswith(subset.name) for text in outline.text)
@@ -209,7 +220,30 @@ def test_a_band_is_shown_from_its_first_rank_to_its_last():
     assert pick_band(rank_N, (2.0, 3.0)).tolist() == []
 
 
+@pytest.mark.parametrize(
+    ("retention", "bands"),
+    [
+        (0.2, [(0.0, 0.2), (0.2, 1.0)]),
+        (0.01, [(0.0, 0.025), (0.025, 1.0)]),
+        (1.0, [(0.0, 0.05), (0.05, 0.95), (0.95, 1.0)]),
+    ],
+)
+def test_most_of_the_selected_samples_lie_in_one_of_the_bands(retention, bands):
+    rank_N = (np.arange(2_000) + 0.5) / 2_000
+    kept = np.arange(round(2_000 * retention))
+    selected = selected_range(selection_curve(rank_N, kept, strategy=TopK()))
+    assert bands_around(selected) == bands
+    assert selected in bands
+    assert np.mean((rank_N[kept] >= selected[0]) & (rank_N[kept] <= selected[1])) >= 0.9
+
+
+def test_a_band_names_the_subset_that_it_holds_most_of():
+    page = page_of(sheets=[ContactSheet(0.0, 0.1, ()), ContactSheet(0.1, 0.4, (), "web-r20 v2")])
+    assert page.count("in between; most samples of web-r20 v2") == 1
+    assert page.count("most samples of") == 1
+
+
 def test_an_empty_band_and_an_empty_caption_are_reported():
-    assert "No sample has a rank in this band" in page_of(sheets=[ContactSheet(0.9, 1.0, ())])
+    assert "No eligible sample has a rank in this band" in page_of(sheets=[ContactSheet(0.9, 1.0, ())])
     jpeg = encode_thumbnail(np.zeros((8, 8, 3), np.uint8))
     assert "(empty caption)" in page_of(sheets=[ContactSheet(0.0, 0.2, (Tile(jpeg, "", 0.1, 1.0),))])

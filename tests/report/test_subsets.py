@@ -47,7 +47,9 @@ def curve(target, expected, kept):
 
 def test_a_saturated_selection_is_reported_in_a_sentence_with_its_figures():
     note = saturation_note(curve([0.1, 1.9, 0.5, 0.5], [0.3, 0.9, 0.6, 0.6], [30, 92, 60, 61]))
-    assert "between ranks 25% and 50% the target is 190% of the samples and 92% are selected" in note
+    assert (
+        "Between ranks 25% and 50% the strategy asks for 190% of the eligible samples; 92% of them are selected" in note
+    )
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.04])

@@ -95,6 +95,10 @@ def test_a_rater_without_an_acceptance_report_is_not_promoted(ingest_corpus: Cal
             text("SELECT after FROM alchemist.audit_events WHERE action = 'promote'")
         ).scalar_one()
     assert event["without_acceptance"] == "tried on purpose"
+    content = gather_content(open_store(), "scenes", made_at=datetime.now(UTC), on_progress=lambda *_: None)
+    assert content.warnings[0] == (
+        "This rater is in production although it never passed its acceptance checks. Reason of the promotion: tried on purpose"
+    )
 
 
 def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
