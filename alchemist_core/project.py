@@ -101,6 +101,32 @@ def _check_cron(value: str) -> None:
             raise ValueError(f"{field!r} is not a {name} ({low} to {high})")
 
 
+class LaunchSection(Section):
+    """Processes of a training (train-rater, train-downstream). They change neither its result nor its hash."""
+
+    processes_per_node: int = Field(
+        1, ge=1, le=64, description="Processes of a training on each node: one per GPU; its batch is split evenly"
+    )
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Nodes of a training. Each runs the same command; on Kubernetes the pods of an Indexed Job do",
+    )
+    rendezvous: str | None = Field(
+        None,
+        pattern=r"^[^\s:]+:[0-9]{1,5}$",
+        description="HOST:PORT at which the nodes meet: an address of the first node; on Kubernetes the Job sets it",
+    )
+    restarts: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="How often each of several nodes starts its processes again after a process or a node has ended; the training then "
+        "resumes from its checkpoint",
+    )
+
+
 class NotificationsSection(Section):
     """Receivers of notifications; addresses contain secrets and are set by ALCHEMIST_NOTIFY_URL."""
 
@@ -143,6 +169,7 @@ class Project(Config):
     evaluation: Options = Field({}, description="Options of alchemist evaluate")
     report: Options = Field({}, description="Options of alchemist report")
     schedule: ScheduleSection = Field(ScheduleSection(), description="When the DAGs start")
+    launch: LaunchSection = Field(LaunchSection(), description="Processes and nodes of a training")
     prices: Prices = Field(Prices(), description="Prices of devices, and the budget")
     notifications: NotificationsSection = Field(NotificationsSection(), description="Receivers of notifications")
 
@@ -220,6 +247,7 @@ VARIABLES = {
     ("prices", "gpu_hour"): "price_per_gpu_hour",
     ("prices", "core_hour"): "price_per_core_hour",
     ("prices", "budget_per_day"): "budget_per_day",
+    ("launch", "rendezvous"): "rendezvous",
     ("notifications", "command"): "notify_command",
 }
 """Settings that override a key of the file, because they belong to the deployment: by section and key."""

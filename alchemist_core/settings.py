@@ -84,6 +84,11 @@ class Settings(BaseSettings):
         None,
         description="Names of the devices of this machine in CUDA's order, separated by commas; unset: the UUIDs of its GPUs, or its CPU",
     )
+    rendezvous: str | None = Field(
+        None,
+        pattern=r"^[^\s:]+:[0-9]{1,5}$",
+        description="HOST:PORT at which the nodes of a training meet; unset: [launch] rendezvous of the project file",
+    )
     decode_workers: int | None = Field(
         None,
         ge=0,
@@ -209,8 +214,7 @@ class Settings(BaseSettings):
 
 DAG_VARIABLES = {
     "ALCHEMIST_JOB_RUNNER": "Where tasks that use a device run; `local`: on the Airflow worker; `kubernetes`: in a pod (default: local)",
-    "ALCHEMIST_POD_TEMPLATE": "File with the template of these pods (default: /etc/alchemist/gpu-job.yaml)",
-    "ALCHEMIST_LAUNCH": "Launcher of trainings on several devices, such as `accelerate launch --num-processes 4`; unset: one process",
+    "ALCHEMIST_POD_TEMPLATE": "Name of the PodTemplate of these pods in Airflow's namespace (default: alchemist-device-job)",
 }
 """Variables that Airflow's processes read when they load the DAG files."""
 FILE_VARIABLES = {

@@ -148,7 +148,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_key_of_every_section_has_a_description_and_numbers_have_bounds() -> None:
-    for section in ("ingest", "checks", "drift", "acceptance", "schedule", "prices", "notifications"):
+    for section in ("ingest", "checks", "drift", "acceptance", "schedule", "launch", "prices", "notifications"):
         model = type(getattr(Project(), section))
         for name, field in model.model_fields.items():
             assert field.description, (section, name)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from alchemist_core import __version__
 from alchemist_core.cli.flags import add_flag, flag_fields, flag_of, usage_of
+from alchemist_core.cli.launch import LAUNCHED, declared_topology, launch
 from alchemist_core.cli.verbs import GROUPS, PASS_THROUGH, REMOVED, RENAMED, STAGES, VERBS, load_commands
 from alchemist_core.config import WITHOUT_DRY_RUN, Command, Config, Formerly
 from alchemist_core.errors import ConfigError
@@ -258,12 +260,16 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> Outcom
     command: Command = options["command"]
     config = read_config(command.config, options)
     is_stage = options["verb_name"] in STAGES
+    if is_stage and (topology := declared_topology(options["verb_name"])) is not None:
+        return Outcome("", launch(topology, config, arguments))
     read_command_from(_notification_command)
     try:
         result = command.run(config, slot=options["slot"]) if is_stage else command.run(config)
     finally:
         send_announced()
-    if result is None:
+    # Of several processes that compute together, the first one prints.
+    is_helper = options["verb_name"] in LAUNCHED and int(os.environ.get("RANK", "0")) > 0
+    if result is None or is_helper:
         return Outcome("")
     if options["json"]:
         return Outcome(json.dumps(result.model_dump(mode="json")), result.exit_code)

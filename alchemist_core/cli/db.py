@@ -1,4 +1,4 @@
-"""The database: start and stop the embedded server, print its URL, open psql, migrate, compute a checksum, back up and restore.
+"""The database: start and stop the embedded server, print its URL, open psql, migrate, set passwords, compute a checksum, back up, restore.
 
 A backup holds the database at one moment, the artifacts that it names, and a checksum over both. It does not hold shards, which
 belong to the user, nor what can be made again (materialized datasets, caches).
@@ -122,6 +122,42 @@ def migrate_schema(_config: NoConfig) -> None:
     create_store()
     has_changed = upgrade(database_url())
     say(f"The schema is {'now' if has_changed else 'already'} at revision {head_revision()}.")
+
+
+def provision(_config: NoConfig) -> None:
+    """Give the roles of a server of your own their passwords, and create Airflow's database. Run it after db migrate; safe to repeat.
+
+    The passwords are read from STORE_READER_PASSWORD, STORE_WRITER_PASSWORD and AIRFLOW_DATABASE_PASSWORD, or from the files that
+    the variables with the ending _FILE name.
+    """
+    from alchemist_core.store.logins import create_airflow_database, set_passwords  # noqa: PLC0415  imports psycopg2
+
+    if load_settings().database_url is None:
+        raise ConfigError(
+            "The embedded server has passwords already. Set ALCHEMIST_DATABASE_URL to the owner's URL of your own server."
+        )
+    passwords = {role: _read_secret(variable) for role, variable in PASSWORD_VARIABLES.items()}
+    set_passwords(database_url(), passwords)
+    is_new = create_airflow_database(database_url())
+    say(f"{len(passwords)} roles have their passwords. Airflow's database {'was created' if is_new else 'exists'}.")
+
+
+PASSWORD_VARIABLES: dict[Role, str] = {
+    "reader": "STORE_READER_PASSWORD",
+    "writer": "STORE_WRITER_PASSWORD",
+    "airflow": "AIRFLOW_DATABASE_PASSWORD",
+}
+
+
+def _read_secret(variable: str) -> str:
+    """Return a secret from a variable, or from the file that the variable NAME_FILE names, as images of databases do."""
+    path = os.environ.get(f"{variable}_FILE")
+    secret = Path(path).read_text(encoding="utf-8").strip() if path else os.environ.get(variable, "")
+    if not secret:
+        raise ConfigError(
+            f"{variable} is not set. Set it, or set {variable}_FILE to the path of a file with the password."
+        )
+    return secret
 
 
 def print_checksum(_config: NoConfig) -> ChecksumResult:
@@ -323,6 +359,7 @@ COMMANDS = {
     "url": Command(UrlConfig, url),
     "psql": Command(PsqlConfig, psql),
     "migrate": Command(NoConfig, migrate_schema),
+    "provision": Command(NoConfig, provision),
     "checksum": Command(NoConfig, print_checksum),
     "backup": Command(
         BackupConfig, backup, lambda _, result: f"alchemist db restore {result.folder}, under a new ALCHEMIST_HOME"

@@ -46,6 +46,9 @@ BY_LIBRARY = {
 # Libraries written in Rust report the error number in this form.
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
+# How torch's communication libraries report that a process is gone.
+LOST_PEER = re.compile(r"gloo|NCCL error|DistNetworkError|Connection (closed|reset) by peer|Broken pipe")
+
 
 def explain(error: BaseException) -> AlchemistError | None:
     """Return the error to print, or None for a defect of the code."""
@@ -102,6 +105,11 @@ def _explain_by_library(error: BaseException) -> AlchemistError | None:
         return _explain_validation(error)
     if found := OS_ERROR.search(str(error)):
         return _explain_os_error(OSError(int(found[1]), message))
+    if "WORLD_SIZE" in os.environ and LOST_PEER.search(str(error)):
+        return AlchemistError(
+            f"Another process of this training ended or cannot be reached: {message}. Start the command again on each node: it resumes "
+            "from its checkpoint."
+        )
     if "PytorchStreamWriter" in str(error):
         return AlchemistError(
             f"A checkpoint cannot be written: {message}. Free space, then run the same command again."

@@ -366,6 +366,8 @@ def render_schedules(project: Project | None = None) -> str:
         f"DATASETS = {json.dumps(datasets)}",
         "# The project file that tasks read where ALCHEMIST_PROJECT is not set.",
         f"PROJECT = {path}",
+        "# Nodes of a training: the pods of its Indexed Job on Kubernetes.",
+        f"NODES = {(project or Project()).launch.nodes}",
     ]
     return "\n".join([*lines, ""])
 

@@ -1,4 +1,4 @@
-"""Stages in several processes, started by `accelerate launch` or torchrun: all compute, and rank 0 claims the run and writes."""
+"""Stages in several processes, started by `[launch]`, accelerate or torchrun: all compute, and rank 0 claims the run and writes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from alchemist_core.config import Config, Result
+from alchemist_core.errors import AlchemistError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import HelperWatch, StageRun, count_processes, execute
@@ -21,32 +22,46 @@ def execute_together(
 ) -> R:
     """Run a stage's work in every launched process; a single process runs it directly.
 
-    The leader (rank 0) claims the run key and sends the helpers the run; if it follows a live run instead, they end. Before that it
-    claims all devices that the processes on its machine use, so that no helper allocates memory on a device that is not held.
+    The leader (rank 0) claims the run key and sends the helpers the run; if it follows a live run instead, or fails before, they end
+    with its exit code, so that no node waits for another. Before that it claims all devices that the processes on its machine use; the
+    first process of each further machine then claims those there.
     """
     if _is_alone():
         return execute(stage, config, work, report_type, slot=slot)
     from alchemist_core.training.launching import broadcast  # noqa: PLC0415  torch only when processes communicate
 
+    n_local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     if int(os.environ["RANK"]) > 0:
         claim = broadcast()
-        if claim is None:
-            raise SystemExit(0)
+        if not isinstance(claim, RunClaim):
+            raise SystemExit(claim)
         engine = open_store()
         HelperWatch(engine, claim, load_settings().lease_ttl_s).start()
-        return work(StageRun.of_helper(engine, claim))
+        stage_run = StageRun.of_helper(engine, claim)
+        if os.environ.get("LOCAL_RANK") == "0":
+            # The leader's heartbeat renews these leases too, and the end of the run releases them.
+            hold_device(stage_run, n_devices=n_local, is_for_node=True)
+        wait_for_all()
+        return work(stage_run)
     sent: list[RunClaim] = []
 
     def work_and_announce(stage_run: StageRun) -> R:
-        hold_device(stage_run, n_devices=int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])))
+        hold_device(stage_run, n_devices=n_local)
         sent.append(broadcast(stage_run.claim))
+        wait_for_all()
         return work(stage_run)
 
+    code = AlchemistError.exit_code
     try:
-        return execute(stage, config, work_and_announce, report_type, slot=slot)
+        result = execute(stage, config, work_and_announce, report_type, slot=slot)
+        code = 0
+    except AlchemistError as error:
+        code = error.exit_code
+        raise
     finally:
         if not sent:
-            broadcast(None)
+            broadcast(code)
+    return result
 
 
 @contextmanager

@@ -67,7 +67,7 @@ _PINNED: list[Device] = []
 Group = tuple[Device, ...]
 
 
-def hold_device(stage_run: StageRun, *, n_devices: int = 1, is_on_cpu: bool = False) -> None:
+def hold_device(stage_run: StageRun, *, n_devices: int = 1, is_on_cpu: bool = False, is_for_node: bool = False) -> None:
     """Wait until a device is free and hold it until the run ends; return at once if the run already holds its devices.
 
     Call it before anything that initializes CUDA: it takes the first free GPU and pins this process to it.
@@ -75,10 +75,11 @@ def hold_device(stage_run: StageRun, *, n_devices: int = 1, is_on_cpu: bool = Fa
     Args:
         stage_run: The run whose heartbeat renews the lease; a launched helper uses the devices of its leader.
         n_devices: Number of devices to hold together: one per process launched on this machine, starting with the first device.
+        is_for_node: Whether a helper holds the devices of a machine on which its leader does not run.
         is_on_cpu: Whether the work runs on the CPU although the machine may have a GPU.
     """
     devices = (find_cpu(),) if is_on_cpu else find_devices()
-    if stage_run.devices or not stage_run.is_leader or _is_shared_freely(devices):
+    if stage_run.devices or not (stage_run.is_leader or is_for_node) or _is_shared_freely(devices):
         return
     choices = _choose_groups(devices, n_devices)
 

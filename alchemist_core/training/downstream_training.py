@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.telemetry import OnProgress
+from alchemist_core.telemetry import OnProgress, say
 from alchemist_core.training import checkpoints
 from alchemist_core.training.averaging import average_of
 from alchemist_core.training.config import DownstreamConfig
@@ -176,6 +176,8 @@ class _Run:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.losses = state["step"], state["losses"]
+        if self.accelerator.is_main_process:
+            say(f"Resuming from the checkpoint at step {self.step:,}.")
 
 
 def require_equal_parts(config: DownstreamConfig, n_processes: int) -> None:

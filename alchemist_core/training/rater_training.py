@@ -248,6 +248,8 @@ class RaterRun:
         self.models.load_state_dict(state["bilevel"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["torch_rng"])
+        if self.accelerator.is_main_process:
+            say(f"Resuming from the checkpoint at step {self.progress.step:,}.")
 
 
 def make_models(

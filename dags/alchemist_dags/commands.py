@@ -5,13 +5,8 @@ interprets it. The environment contains only what commands need, and none of Air
 """
 
 import os
-import shlex
 
 from alchemist_dags.schedules import PROJECT
-
-# Launcher of stages that can use several devices, for example `accelerate launch --num-processes 4`; empty: none.
-LAUNCH = shlex.split(os.environ.get("ALCHEMIST_LAUNCH", ""))
-SEVERAL_DEVICES = ("train-rater", "train-downstream")
 
 PASSED = (
     "PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "VIRTUAL_ENV", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "TERM",
@@ -20,7 +15,7 @@ PASSED = (
 PASSED_PREFIXES = (
     # Airflow's names of the DAG run and its user, for the audit log and for links.
     "AIRFLOW_CTX_",
-    "ALCHEMIST_", "LC_", "SSL_", "AWS_", "CUDA_", "NVIDIA_", "NCCL_", "ACCELERATE_", "TORCH_", "PYTORCH_", "HF_", "OMP_", "MKL_",
+    "ALCHEMIST_", "LC_", "SSL_", "AWS_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "ACCELERATE_", "TORCH_", "PYTORCH_", "HF_", "OMP_", "MKL_",
     "OPENBLAS_", "OPENLINEAGE_", "KUBERNETES_SERVICE_",
 )  # fmt: skip
 # Variables that only some commands need: `maintain airflow` cleans Airflow's database, `note failure` reads the task's log.
@@ -39,8 +34,7 @@ def alchemist(*words, operand=None, **flags):
         flags: one flag each. None and empty text are omitted, so that they mean what the project file says; True and False give a
             flag without a value: --name and --no-name.
     """
-    line = [*LAUNCH, "-m", "alchemist_core"] if LAUNCH and words[0] in SEVERAL_DEVICES else ["alchemist"]
-    line += words
+    line = ["alchemist", *words]
     for name, value in flags.items():
         if value is None or value == "":
             continue

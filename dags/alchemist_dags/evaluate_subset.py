@@ -60,7 +60,7 @@ def evaluate_subset():
 
     subsets = step("plan", waiting, returns="subsets").output
     late = {"trigger_rule": "all_done"}  # a subset that fails does not stop the others; the run ends as failed
-    train_downstream = device_step("train_downstream", train, over=subsets)
+    train_downstream = device_step("train_downstream", train, over=subsets, is_training=True)
     evaluate = device_step("evaluate", measure, over=subsets, needs=("train_downstream",), **late)
     checked = mapped_step("check_evaluation", check, over=subsets, needs=("evaluate",), **late)
     report = step("report", lambda run: alchemist("report", **chosen(run, "dataset")), closes=True, **late)

@@ -3,7 +3,7 @@
 No operator here has template fields: Airflow never renders a value from a form, a task's result or a run's name as a template.
 `tests/dags/test_policy.py` refuses any other operator in a DAG.
 
-ALCHEMIST_JOB_RUNNER=local|kubernetes. A template in infra/kubernetes sets the pod's image, devices, volumes and secrets.
+ALCHEMIST_JOB_RUNNER=local|kubernetes. A PodTemplate in infra/kubernetes sets the pod's image, devices, volumes and secrets.
 """
 
 import json
@@ -24,12 +24,12 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from alchemist_dags.commands import environment_of
 from alchemist_dags.forms import FORMS, RENAMED
-from alchemist_dags.schedules import CRON, TIMEZONE
+from alchemist_dags.schedules import CRON, NODES, TIMEZONE
 
 RUNNER = os.environ.get("ALCHEMIST_JOB_RUNNER", "local")
 # Queues of CeleryExecutor; other executors ignore them. A task whose command runs in a pod only waits, as light tasks do.
 LIGHT, DEVICE = "light", "device"
-POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "/etc/alchemist/gpu-job.yaml")
+POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "alchemist-device-job")
 LONGEST = timedelta(days=3)
 LONGEST_VALUE = 10_000  # characters; Linux allows 131,071 bytes in one argument
 N_LINES_KEPT = 30
@@ -46,6 +46,11 @@ def form(dag_id):
     Raises:
         ValueError: A variable of an earlier version is set, which would have no effect.
     """
+    if "/" in POD_TEMPLATE:
+        raise ValueError(
+            f"ALCHEMIST_POD_TEMPLATE is {POD_TEMPLATE!r}, a path. It is now the name of a PodTemplate of the cluster; unset: "
+            "alchemist-device-job of infra/kubernetes."
+        )
     if instead := next((text for name, text in REMOVED_VARIABLES.items() if os.environ.get(name)), None):
         raise ValueError(instead)
     return {name: Param(**field) for name, field in FORMS[dag_id].items()}
@@ -58,6 +63,7 @@ def cron(dag_id, timetable=CronTriggerTimetable, **options):
 
 REMOVED_VARIABLES = {
     "ALCHEMIST_TRAIN_WEEKLY": "ALCHEMIST_TRAIN_WEEKLY was removed. Set [schedule] train and [rater] in alchemist.toml.",
+    "ALCHEMIST_LAUNCH": "ALCHEMIST_LAUNCH was removed. Set [launch] processes_per_node in alchemist.toml.",
     "ALCHEMIST_EVALUATE": "ALCHEMIST_EVALUATE was removed. Set [downstream] and [evaluation] in alchemist.toml.",
 }
 
@@ -251,9 +257,12 @@ def step(task_id, line, **options):
     return CommandTask(task_id=task_id, line=line, queue=LIGHT, **options)
 
 
-def device_step(task_id, line, *, over=None, **options):
-    """Return a task that uses a device, in Airflow's pool gpu. With `over`: one task for each item of that result."""
-    kind = CommandTask if RUNNER == "local" else _pod_task()
+def device_step(task_id, line, *, over=None, is_training=False, **options):
+    """Return a task that uses a device, in Airflow's pool gpu. With `over`: one task for each item of that result.
+
+    On Kubernetes a training runs on as many nodes as [launch] of the project file says.
+    """
+    kind = CommandTask if RUNNER == "local" else _pod_task(has_nodes=is_training and NODES > 1)
     # Absolute weights: a night is started before a training, and a training before an evaluation.
     options = {
         "pool": "gpu",
@@ -274,10 +283,10 @@ def mapped_step(task_id, line, *, over, **options):
     return CommandTask.partial(task_id=task_id, line=line, queue=LIGHT, do_xcom_push=False, **options).expand(item=over)
 
 
-def _pod_task():
-    """Return the operator that runs a command in a pod. Imported late, because its provider is optional."""
+def _pod_task(*, has_nodes):
+    """Return the operator that runs a command in a pod, or in one on each node. Imported late, because its provider is optional."""
     if RUNNER != "kubernetes":
         raise ValueError(f"ALCHEMIST_JOB_RUNNER is {RUNNER!r}: it must be local or kubernetes.")
-    from alchemist_dags.pods import PodTask  # noqa: PLC0415  see above
+    from alchemist_dags.pods import NodesTask, PodTask  # noqa: PLC0415  see above
 
-    return PodTask
+    return NodesTask if has_nodes else PodTask

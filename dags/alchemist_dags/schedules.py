@@ -13,3 +13,5 @@ EVALUATE_PUBLISHED = True
 DATASETS = []
 # The project file that tasks read where ALCHEMIST_PROJECT is not set.
 PROJECT = None
+# Nodes of a training: the pods of its Indexed Job on Kubernetes.
+NODES = 1

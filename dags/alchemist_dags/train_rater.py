@@ -35,7 +35,10 @@ def train_rater():
     def promote(run):
         return alchemist("rater", "promote", operand=rater_of(run)["rater"], **answered(run.result_of("approve")))
 
-    train = device_step("train_rater", lambda run: alchemist("train-rater", **run.form), priority_weight=20)
+    def trained(run):
+        return alchemist("train-rater", **run.form)
+
+    train = device_step("train_rater", trained, priority_weight=20, is_training=True)
     # Returns the dataset, which the form may have left to the project file.
     certified = alchemist("rater", "certify", operand=NEWEST, json=True)
     certify = step("certify", lambda _run: certified, returns="dataset")

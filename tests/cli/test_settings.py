@@ -20,12 +20,12 @@ def test_every_variable_is_listed_with_its_value_and_meaning(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALCHEMIST_SCORE_SLOTS", "3")
-    monkeypatch.setenv("ALCHEMIST_LAUNCH", "accelerate launch")
+    monkeypatch.setenv("ALCHEMIST_JOB_RUNNER", "kubernetes")
     found = listed(capsys)
     assert {f"ALCHEMIST_{name.upper()}" for name in Settings.model_fields} <= found.keys()
     assert (found["ALCHEMIST_SCORE_SLOTS"]["value"], found["ALCHEMIST_SCORE_SLOTS"]["is_set"]) == ("3", True)
     assert (found["ALCHEMIST_LEASE_TTL_S"]["value"], found["ALCHEMIST_LEASE_TTL_S"]["is_set"]) == ("30.0", False)
-    assert found["ALCHEMIST_LAUNCH"]["value"] == "accelerate launch"
+    assert found["ALCHEMIST_JOB_RUNNER"]["value"] == "kubernetes"
     assert all(variable["meaning"] for variable in found.values())
 
 

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from tests.dags.conftest import dags  # noqa: F401  a fixture
+from tests.trained_store import corpus  # noqa: F401  a fixture
 
 from .compose import ROOT
 from .stand_ins import ENVIRONMENT, bring_base, bring_services, build_options

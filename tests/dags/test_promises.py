@@ -158,7 +158,12 @@ def test_the_night_begins_at_two_and_is_of_the_day_before_and_upkeep_comes_after
 
 
 @pytest.mark.parametrize(
-    ("name", "variable"), [("train_rater", "ALCHEMIST_TRAIN_WEEKLY"), ("evaluate_subset", "ALCHEMIST_EVALUATE")]
+    ("name", "variable"),
+    [
+        ("train_rater", "ALCHEMIST_TRAIN_WEEKLY"),
+        ("evaluate_subset", "ALCHEMIST_EVALUATE"),
+        ("train_rater", "ALCHEMIST_LAUNCH"),
+    ],
 )
 @pytest.mark.usefixtures("dags")
 def test_a_variable_that_the_project_file_replaced_is_refused_with_its_section(monkeypatch, name, variable):
@@ -199,16 +204,6 @@ def test_what_a_form_does_not_ask_for_is_skipped(dags):
         for value in (True, False):
             run = jobs.Run(form(build, {field: value}), None, "2026-01-02", None)
             assert attribute(build.get_task(name), "when")(run) is (value is does_run_if)
-
-
-@pytest.mark.parametrize("verb", ["train-rater", "train-downstream"])
-def test_only_a_training_is_launched_on_several_devices(dags, monkeypatch, verb):
-    commands = load("commands", monkeypatch, ALCHEMIST_LAUNCH="accelerate launch --num-processes 4")
-    launched = ["accelerate", "launch", "--num-processes", "4", "-m", "alchemist_core"]
-    assert commands.alchemist(verb, dataset="a") == [*launched, verb, "--dataset=a"]
-    for other in ("score", "evaluate", "certify", "select"):
-        assert commands.alchemist(other) == ["alchemist", other]
-    assert load("commands", monkeypatch, ALCHEMIST_LAUNCH="").alchemist(verb) == ["alchemist", verb]
 
 
 def test_missing_values_are_omitted_and_zero_and_false_are_printed(dags):
@@ -472,16 +467,28 @@ def test_another_runner_than_beside_airflow_or_in_a_pod_is_refused(dags, monkeyp
     assert load("jobs", monkeypatch, ALCHEMIST_JOB_RUNNER="local").device_step("score", lambda _run: []).pool == "gpu"
 
 
+def test_the_path_of_a_template_is_refused_with_what_replaced_it(dags, monkeypatch):
+    with pytest.raises(ValueError, match="It is now the name of a PodTemplate"):
+        load("jobs", monkeypatch, ALCHEMIST_POD_TEMPLATE="/etc/alchemist/gpu-job.yaml").form("maintenance")
+
+
+def test_on_kubernetes_only_a_training_of_several_nodes_is_a_job(dags, monkeypatch):
+    jobs, pods = load("jobs", monkeypatch, ALCHEMIST_JOB_RUNNER="kubernetes"), ours("pods")
+    for n_nodes, is_training, kind in ((1, True, pods.PodTask), (2, False, pods.PodTask), (2, True, pods.NodesTask)):
+        monkeypatch.setattr(jobs, "NODES", n_nodes)
+        assert type(jobs.device_step("t", lambda _run: [], is_training=is_training)) is kind
+
+
 def test_a_pod_ends_as_a_command_does(dags, monkeypatch):
     pods, jobs = ours("pods"), ours("jobs")
     base = pods.KubernetesPodOperator
     one = pods.PodTask(task_id="check_it", line=lambda _run: ["alchemist", "night", "check-drift"], item=NIGHT)
-    assert (one.name, one.durable, one.pod_template_file) == ("check-it", True, "/etc/alchemist/gpu-job.yaml")
+    assert (one.name, one.durable, one.deferrable) == ("check-it", True, True)
 
     def end(code):
-        ended = SimpleNamespace(terminated=SimpleNamespace(exit_code=code))
+        ended = SimpleNamespace(terminated=SimpleNamespace(exit_code=code, message="before\nerror: No such night.\n"))
         containers = [
-            SimpleNamespace(name="another", state=SimpleNamespace(terminated=SimpleNamespace(exit_code=1))),
+            SimpleNamespace(name="another", state=SimpleNamespace(terminated=SimpleNamespace(exit_code=1, message=""))),
             SimpleNamespace(name=one.base_container_name, state=ended),
         ]
         monkeypatch.setattr(base, "cleanup", lambda *_given, **_options: None)
@@ -494,7 +501,7 @@ def test_a_pod_ends_as_a_command_does(dags, monkeypatch):
     with pytest.raises(pods.AirflowException, match="the pod failed"):
         one.execute(context_of(dags["maintenance"]))  # It never started: no code is known.
     end(7)
-    with pytest.raises(jobs.CommandFailed, match="the pod failed") as failed:
+    with pytest.raises(jobs.CommandFailed, match=r"^error: No such night\.$") as failed:
         one.execute(context_of(dags["maintenance"]))
     assert failed.value.exit_code == 7
     assert one.cmds == ["alchemist", "night", "check-drift"]

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-VALUES = Path(__file__).resolve().parents[2] / "infra" / "kubernetes" / "values.yaml"
+VALUES = Path(__file__).resolve().parents[2] / "infra" / "chart" / "values.yaml"
 DOCUMENTED: dict[str, type] = {
     "executor": str,
     "airflowVersion": str,
     "defaultAirflowRepository": str,
     "defaultAirflowTag": str,
+    "uid": int,
+    "gid": int,
     "fernetKeySecretName": str,
     "apiSecretKeySecretName": str,
     "jwtSecretName": str,

@@ -1,7 +1,6 @@
-"""Deployment files, checked without Docker or a cluster: schemas, linters, and the pod of a GPU task."""
+"""Deployment files of one machine, checked without Docker: schemas and linters."""
 
 import base64
-import importlib.util
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -19,110 +17,7 @@ import yaml
 from alchemist_core import __version__
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
-GOLDEN = Path(__file__).with_name("golden") / "score-pod.json"
 DOCKERFILES = sorted((INFRA / "docker").glob("*.Dockerfile"))
-MANIFESTS = [INFRA / "kubernetes" / name for name in ("alchemist.yaml", "gpu-job.yaml")]
-KUBERNETES = "1.34"
-
-# A separate program, because Airflow reads its environment only once, when it is first imported.
-RENDER = """
-import json, sys, warnings
-from types import SimpleNamespace
-warnings.simplefilter("ignore")
-sys.path.insert(0, sys.argv[1])
-from alchemist_dags import evaluate_subset, nightly_rescore, train_rater
-from kubernetes import client
-
-GPU = {"score": nightly_rescore.nightly_rescore(), "train_rater": train_rater.train_rater(),
-       "train_downstream": evaluate_subset.evaluate_subset(), "evaluate": evaluate_subset.evaluate_subset()}
-pods = {}
-for task_id, dag in GPU.items():
-    task = dag.get_task(task_id)
-    item = {"dataset": "crawl", "crawl_date": "2026-01-02", "slot": 0} if task_id == "score" else "best"
-    operator = task.unmap({"item": item}) if task.is_mapped else task
-    params = {name: dag.params.get_param(name).value for name in dag.params} | {"dataset": "crawl", "validation": "goal"}
-    run = SimpleNamespace(partition_key="2026-01-02", conf={})
-    none = SimpleNamespace(dag_id="", run_id="", map_index=0, get_task_states=lambda *_, **__: {})
-    operator.cmds = operator.read_line({"params": params, "dag_run": run, "dag": dag, "ti": none})
-    pod = operator.build_pod_request_obj()
-    pods[task_id] = client.ApiClient().sanitize_for_serialization(pod)
-print("\\n" + json.dumps(pods))
-"""
-
-
-# Never called; the provider only checks whether it runs inside a cluster.
-NOWHERE = {
-    "apiVersion": "v1", "kind": "Config", "current-context": "none", "users": [],
-    "contexts": [{"name": "none", "context": {"cluster": "none", "user": ""}}],
-    "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The pod of each GPU task as the Kubernetes runner would request it, without its random name."""
-    if importlib.util.find_spec("airflow.providers.cncf") is None:
-        pytest.skip("the provider comes with the extra `kubernetes`")
-    home = tmp_path_factory.mktemp("airflow")
-    (home / "cluster.yaml").write_text(yaml.safe_dump(NOWHERE))
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
-        "AIRFLOW_HOME": str(home),
-        "KUBECONFIG": str(home / "cluster.yaml"),
-        "ALCHEMIST_JOB_RUNNER": "kubernetes",
-        "ALCHEMIST_POD_TEMPLATE": str(INFRA / "kubernetes" / "gpu-job.yaml"),
-    }
-    program = [sys.executable, "-c", RENDER, str(INFRA.parent / "dags")]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
-    for pod in found.values():
-        pod["metadata"]["name"] = re.sub(r"-[a-z0-9]{8}$", "-RANDOM", pod["metadata"]["name"])
-        labels = pod["metadata"]["labels"]
-        pod["metadata"]["labels"] = {name: value for name, value in labels.items() if "version" not in name}
-    return found
-
-
-def test_the_pod_of_a_gpu_task_is_the_committed_one(pods: dict[str, dict[str, Any]]) -> None:
-    if os.environ.get("ALCHEMIST_TEST_WRITE_GOLDEN"):
-        GOLDEN.write_text(json.dumps(pods["score"], indent=1, sort_keys=True) + "\n")
-    assert pods["score"] == json.loads(GOLDEN.read_text())
-
-
-@pytest.mark.parametrize("task_id", ["score", "train_rater", "train_downstream", "evaluate"])
-def test_every_gpu_task_is_a_valid_pod_with_one_card_that_is_not_root(
-    pods: dict[str, dict[str, Any]], task_id: str
-) -> None:
-    assert violations(pods[task_id]) == []
-    (container,) = pods[task_id]["spec"]["containers"]
-    assert container["command"][0] == "alchemist"
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert pods[task_id]["spec"]["securityContext"]["runAsNonRoot"] is True
-    assert pods[task_id]["spec"]["restartPolicy"] == "Never", "Airflow retries, and the lease decides"
-
-
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_manifests_are_valid(path: Path) -> None:
-    documents = list(yaml.safe_load_all(path.read_text()))
-    assert documents
-    assert [violations(document) for document in documents] == [[]] * len(documents)
-
-
-def test_a_manifest_with_a_wrong_field_is_not_valid() -> None:
-    pod = yaml.safe_load((INFRA / "kubernetes" / "gpu-job.yaml").read_text())
-    pod["spec"]["restartPolicies"] = "Never"
-    (violation,) = violations(pod)
-    assert "'restartPolicies' was unexpected" in violation
-
-
-def violations(document: dict[str, Any]) -> list[str]:
-    """The first field that Kubernetes does not accept, if any."""
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    try:
-        kubernetes_validate.validate(document, KUBERNETES, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        return [str(error)]
-    return []
 
 
 def test_compose_keeps_to_its_schema() -> None:

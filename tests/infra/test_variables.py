@@ -12,8 +12,8 @@ PAGE = CHECKOUT / "infra" / "VARIABLES.md"
 NAME = re.compile(r"\bALCHEMIST_[A-Z0-9_]*[A-Z0-9]\b")
 # Set by Alchemist itself for the processes that it starts: no user sets them.
 INTERNAL = {"ALCHEMIST_STACK", "ALCHEMIST_VERIFIERS"}
-# The DAGs refuse these, with what replaced them.
-REMOVED = {"ALCHEMIST_TRAIN_WEEKLY", "ALCHEMIST_EVALUATE"}
+# The DAGs, or trainings, refuse these, with what replaced them.
+REMOVED = {"ALCHEMIST_TRAIN_WEEKLY", "ALCHEMIST_EVALUATE", "ALCHEMIST_LAUNCH"}
 
 
 def listed() -> set[str]:
