@@ -337,6 +337,7 @@ def render(found: Found) -> str:
         ("evaluation", _evaluation_lines(found), "how these models are measured: options of alchemist evaluate"),
         ("checks", _CHECK_LINES, "when a data check warns or fails; [drift] and [acceptance] hold other limits"),
         ("schedule", _SCHEDULE_LINES, "when the DAGs start; alchemist stack up puts it into effect"),
+        *([("launch", _launch_lines(found), "processes of a training")] if len(found.machine.gpus) > 1 else []),
         ("prices", _PRICE_LINES, "without prices costs are unknown"),
         ("notifications", _NOTIFICATION_LINES, "addresses contain secrets: set ALCHEMIST_NOTIFY_URL for them"),
     ):
@@ -486,6 +487,14 @@ _SCHEDULE_LINES = [
     Line("train", "none", "train a new rater; @weekly or cron: with the values of [rater]"),
     Line("timezone", "UTC", "time zone of the schedules and of crawl dates"),
 ]
+
+
+def _launch_lines(found: Found) -> list[Line]:
+    n_gpus = len(found.machine.gpus)
+    text = f"one process per GPU; needs softmax_group_size in [rater] of at most its batch_size / {n_gpus}"
+    return [Line("processes_per_node", n_gpus, text, is_on=False)]
+
+
 _PRICE_LINES = [
     Line("gpu_hour", 2.0, "price of one GPU hour", is_on=False),
     Line("core_hour", 0.05, "price of one CPU core hour", is_on=False),

@@ -115,13 +115,15 @@ class NodesTask(PodTask):
         request = self._build_job(self.fill(context))
         self.job = self._find_job(request) or self._api.create_namespaced_job(request.metadata.namespace, request)
         place = (self.job.metadata.name, self.job.metadata.namespace)
-        followed = set()
-        while not (end := _condition_of(self._api.read_namespaced_job_status(*place))):
+        followed, end = set(), None
+        while end is None:
+            time.sleep(POLL_INTERVAL_S)
+            # Before the logs, so that those of a Job that has just ended are copied too.
+            end = _condition_of(self._api.read_namespaced_job_status(*place))
             for pod in self._pods_of_job(f",{JOB_INDEX}=0"):
                 if pod.status.phase != "Pending" and pod.metadata.name not in followed:
                     followed.add(pod.metadata.name)
                     self.pod_manager.fetch_requested_container_logs(pod, self.base_container_name, follow_logs=True)
-            time.sleep(POLL_INTERVAL_S)
         if end.type == "Failed":
             raise self._explain(end)
 
@@ -202,4 +204,5 @@ def failure_of(ended, otherwise):
     """Return the error of a command that ended, with its own reason if it printed one."""
     code, message = ended
     _, marker, reason = message.rpartition("error: ")
-    return CommandFailed((marker + reason).strip() or otherwise, code)
+    last_line = "".join(message.strip().splitlines()[-1:])
+    return CommandFailed((marker + reason).strip() if marker else last_line or otherwise, code)

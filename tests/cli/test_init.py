@@ -142,6 +142,8 @@ def test_the_preset_is_proposed_by_the_memory_of_the_smallest_gpu(
     found = written()
     assert (found["rater"]["preset"], found["downstream"]["preset"]) == (preset, preset)
     assert found["rater"]["resolution"] == (16 if preset == "tiny" else 256)
+    offered = f"# processes_per_node = {len(gpus)}" in Path("alchemist.toml").read_text()
+    assert offered is (len(gpus) > 1), "several processes are offered where there are several GPUs"
 
 
 def test_a_preset_with_weights_names_those_that_are_missing_and_takes_those_that_are_given(

@@ -21,6 +21,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages import devices
 from alchemist_core.stages.devices import describe_held_devices, hold_device
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.store.leases import renew_leases
 from alchemist_core.store.runs import RunKey, claim_run, finish_run
 from tests.device_jobs import USES, Forker, Job, JobConfig, JobResult, is_stopped, stray_uses
 
@@ -307,6 +308,26 @@ def test_a_launched_helper_ends_when_its_leader_has_lost_the_lease_of_its_device
         finish_run(engine, claim, state="succeeded" if how == "succeeds" else "failed")
     assert helper.wait(PATIENCE_S) == code
     helper.stdout.close()
+
+
+@pytest.mark.db
+def test_a_process_of_a_further_machine_holds_its_devices_for_the_run_of_its_leader(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_DEVICES", "left,right")
+    load_settings.cache_clear()
+    claim = claim_run(engine, RunKey("train_rater", {}, "0" * 16), ttl_s=30.0, code_version="test")
+    assert claim is not None
+    helper = StageRun.of_helper(engine, claim)
+    hold_device(helper, n_devices=2)
+    assert helper.devices == [], "beside its leader, which holds them"
+    hold_device(helper, n_devices=2, is_for_node=True)
+    assert sorted(lease.resource for lease in helper.devices) == ["device:left:0", "device:right:0"]
+    with engine.begin() as connection:
+        renewed = renew_leases(connection, claim.run_id, ttl_s=30.0)
+    assert {lease.fencing_token for lease in helper.devices} < renewed, "the leader's heartbeat renews them"
+    finish_run(engine, claim, state="succeeded")
+    assert ask(engine, "SELECT count(*) FROM alchemist.leases") == 0
 
 
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
