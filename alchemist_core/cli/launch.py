@@ -5,6 +5,7 @@ per device. If a process or a node ends, the processes of all nodes end; each no
 its checkpoint.
 """
 
+import importlib.util
 import logging
 import multiprocessing
 import os
@@ -15,9 +16,10 @@ from dataclasses import dataclass
 
 from alchemist_core.config import Config
 from alchemist_core.errors import FINAL_EXIT_CODES, AlchemistError, ConfigError
+from alchemist_core.extras import missing_library
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import configure_logging, say
 
 LAUNCHED = ("train-rater", "train-downstream")
 """The stages that compute in several processes."""
@@ -80,6 +82,8 @@ def launch(topology: Topology, config: Config, arguments: list[str]) -> int:
         config: The config of the command; nodes with different configs do not meet.
         arguments: The arguments of `alchemist`.
     """
+    if importlib.util.find_spec("torch") is None:
+        raise missing_library("torch")
     code = 0
     for restart in range(topology.restarts + 1):
         code = _run_once(topology, config.fingerprint(), arguments)
@@ -116,6 +120,9 @@ def _run_agent(topology: Topology, run_id: str, arguments: list[str]) -> None:
 
     # A failed process has printed why; the agent would repeat it as a traceback.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    configure_logging(load_settings().log_format)
+    if not topology.has_one_node:
+        say(f"Waiting for {topology.nodes} nodes at {topology.host}:{topology.port}.")
     local, is_host = ("127.0.0.1", True) if topology.has_one_node else _find_local_address(topology.host)
     config = LaunchConfig(
         min_nodes=topology.nodes,
