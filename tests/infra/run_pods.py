@@ -1,6 +1,8 @@
-"""Run tasks in the pods of a test server, and print what happened as one line of JSON: python run_pods.py DAGS OBJECTS LINES.
+"""Make the pods of the DAGs' tasks, or run tasks in pods of a test server; print the outcome as one line of JSON.
 
-OBJECTS is a file with the objects of infra/kubernetes as JSON, LINES a JSON list of command lines of Airflow.
+    python run_pods.py DAGS OBJECTS run|LINES
+
+OBJECTS is a file with the objects of infra/kubernetes as JSON; LINES are the command lines of Airflow in them, as a JSON list.
 
 A program of its own, because Airflow reads its environment only once, when it is first imported.
 """
@@ -199,17 +201,21 @@ def refused_commands() -> list[str]:
     return refused
 
 
-RESULTS = {
-    "refused_commands": refused_commands(),
-    "pods": rendered(),
-    "success": run_deferred("succeeds", "echo one; echo the context is $AIRFLOW_CTX_DAG_ID"),
-    "failure": run_deferred("fails", "echo before; echo 'error: No dataset is called x.'; exit 2"),
-    "killed": run_deferred("killed", "echo halfway; kill -9 $$"),
-    "adopted": adopt(),
-    "without_template": without_template(),
-    "job": run_job("trains", "echo node $JOB_COMPLETION_INDEX at $ALCHEMIST_RENDEZVOUS"),
-    "failed_job": run_job("trains_in_vain", "test $JOB_COMPLETION_INDEX = 1 && { echo 'error: No.'; exit 2; }; exit 1"),
-    "adopted_job": adopt_job(),
-}
+def run_tasks() -> dict[str, Any]:
+    return {
+        "success": run_deferred("succeeds", "echo one; echo the context is $AIRFLOW_CTX_DAG_ID"),
+        "failure": run_deferred("fails", "echo before; echo 'error: No dataset is called x.'; exit 2"),
+        "killed": run_deferred("killed", "echo halfway; kill -9 $$"),
+        "adopted": adopt(),
+        "without_template": without_template(),
+        "job": run_job("trains", "echo node $JOB_COMPLETION_INDEX at $ALCHEMIST_RENDEZVOUS"),
+        "failed_job": run_job(
+            "trains_in_vain", "test $JOB_COMPLETION_INDEX = 1 && { echo 'error: No.'; exit 2; }; exit 1"
+        ),
+        "adopted_job": adopt_job(),
+    }
+
+
+RESULTS = run_tasks() if sys.argv[3] == "run" else {"refused_commands": refused_commands(), "pods": rendered()}
 SERVER.shutdown()
 print("\n" + json.dumps(RESULTS, default=str))

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -276,35 +276,51 @@ def test_every_variable_is_known_and_what_the_laptop_sets_too_has_its_value(
 
 
 @pytest.fixture(scope="module")
-def results(objects: list[Json], tmp_path_factory: pytest.TempPathFactory) -> Json:
-    """What happened to tasks in pods of the test server (`run_pods.py`)."""
+def run_pods(objects: list[Json], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Json]:
+    """run_pods(WHAT): the outcome of the program `run_pods.py`."""
     if importlib.util.find_spec("airflow.providers.cncf") is None:
         pytest.skip("the provider comes with the extra `kubernetes`")
     path = tmp_path_factory.mktemp("objects") / "objects.json"
     path.write_text(json.dumps(objects))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+
+    def run(what: str) -> Json:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        program = [
+            sys.executable,
+            str(Path(__file__).with_name("run_pods.py")),
+            str(INFRA.parent / "dags"),
+            str(path),
+            what,
+        ]
+        done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found: Json = json.loads(done.stdout.strip().splitlines()[-1])
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def rendered(run_pods: Callable[[str], Json], objects: list[Json]) -> Json:
+    """The pod of each device task, and the command lines of the objects that Airflow's parser refuses."""
     lines = [line for line in lines_of(objects) if line[0] == "airflow"]
     if importlib.util.find_spec("airflow.providers.fab") is None:
         lines = [line for line in lines if line[1] != "users"]  # The auth manager comes with the extra `server`.
-    program = [
-        sys.executable,
-        str(Path(__file__).with_name("run_pods.py")),
-        str(INFRA.parent / "dags"),
-        str(path),
-        json.dumps(lines),
-    ]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: Json = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    return run_pods(json.dumps(lines))
 
 
-def test_every_command_of_airflow_is_accepted_by_its_parser(results: Json) -> None:
-    assert results["refused_commands"] == []
+@pytest.fixture(scope="module")
+def results(run_pods: Callable[[str], Json]) -> Json:
+    """What happened to tasks that ran in pods of the test server."""
+    return run_pods("run")
 
 
-def test_the_pod_of_a_device_task_is_the_committed_one(results: Json) -> None:
-    pod = results["pods"]["score"]
+def test_every_command_of_airflow_is_accepted_by_its_parser(rendered: Json) -> None:
+    assert rendered["refused_commands"] == []
+
+
+def test_the_pod_of_a_device_task_is_the_committed_one(rendered: Json) -> None:
+    pod = rendered["pods"]["score"]
     pod["metadata"]["name"] = re.sub(r"-[a-z0-9]{8}$", "-RANDOM", pod["metadata"]["name"])
     pod["metadata"]["labels"] = {
         name: value for name, value in pod["metadata"]["labels"].items() if "version" not in name
@@ -317,8 +333,8 @@ def test_the_pod_of_a_device_task_is_the_committed_one(results: Json) -> None:
 
 @pytest.mark.parametrize("task_id", ["score", "train_rater", "train_downstream", "evaluate"])
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_every_device_task_is_a_valid_restricted_pod_with_one_gpu(results: Json, task_id: str, version: str) -> None:
-    pod = results["pods"][task_id]
+def test_every_device_task_is_a_valid_restricted_pod_with_one_gpu(rendered: Json, task_id: str, version: str) -> None:
+    pod = rendered["pods"][task_id]
     assert violations(pod, version) == []
     assert breaches_of_restricted(pod["spec"]) == []
     (container,) = pod["spec"]["containers"]
@@ -329,6 +345,7 @@ def test_every_device_task_is_a_valid_restricted_pod_with_one_gpu(results: Json,
     assert pod["metadata"]["labels"]["component"] == "job"
 
 
+@pytest.mark.slow
 def test_a_task_waits_in_the_triggerer_and_its_log_is_in_the_tasks_log(results: Json) -> None:
     ended = results["success"]
     assert (ended["exit_code"], ended["event"]) == (0, "success")
@@ -340,6 +357,7 @@ def test_a_task_waits_in_the_triggerer_and_its_log_is_in_the_tasks_log(results: 
     assert ended["pods_left"] == [], "a pod is removed when its task has ended"
 
 
+@pytest.mark.slow
 def test_a_task_whose_pod_fails_has_the_commands_exit_code_and_reason(results: Json) -> None:
     ended = results["failure"]
     assert (ended["exit_code"], ended["reason"], ended["event"]) == (2, "error: No dataset is called x.", "failed")
@@ -347,6 +365,7 @@ def test_a_task_whose_pod_fails_has_the_commands_exit_code_and_reason(results: J
     assert results["killed"]["reason"]
 
 
+@pytest.mark.slow
 def test_after_the_worker_died_the_retry_finds_the_pod_by_its_labels(results: Json) -> None:
     assert results["adopted"]["is_same"]
     assert (results["adopted"]["exit_code"], results["adopted"]["n_created"]) == (0, 1)
@@ -355,6 +374,7 @@ def test_after_the_worker_died_the_retry_finds_the_pod_by_its_labels(results: Js
     }.items()  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_missing_template_is_named_with_the_command_that_makes_it(results: Json) -> None:
     assert results["without_template"] == {
         "exit_code": 127,
@@ -362,6 +382,7 @@ def test_a_missing_template_is_named_with_the_command_that_makes_it(results: Jso
     }
 
 
+@pytest.mark.slow
 def test_a_training_on_several_nodes_is_an_indexed_job_whose_pods_meet_at_the_first(
     results: Json, objects: list[Json]
 ) -> None:
@@ -377,6 +398,7 @@ def test_a_training_on_several_nodes_is_an_indexed_job_whose_pods_meet_at_the_fi
     assert len(f"{name}-1023.{service}") < 64, "a label of a host name has at most 63 letters"
 
 
+@pytest.mark.slow
 def test_a_final_exit_code_of_one_node_ends_the_job_and_is_the_tasks(results: Json) -> None:
     failed = results["failed_job"]
     assert (failed["exit_code"], failed["reason"]) == (2, "error: No.")
@@ -385,5 +407,6 @@ def test_a_final_exit_code_of_one_node_ends_the_job_and_is_the_tasks(results: Js
     assert second["action"] == "Ignore"
 
 
+@pytest.mark.slow
 def test_a_retried_training_finds_its_job(results: Json) -> None:
     assert (results["adopted_job"]["exit_code"], results["adopted_job"]["n_created"]) == (0, 1)
