@@ -12,7 +12,15 @@ from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 
-from alchemist_dags.jobs import FINAL_EXIT_CODES, LONGEST, NOT_STARTED, POD_TEMPLATE, CommandFailed, CommandTask
+from alchemist_dags.jobs import (
+    FINAL_EXIT_CODES,
+    LONGEST,
+    NOT_STARTED,
+    POD_TEMPLATE,
+    CommandFailed,
+    CommandTask,
+    lineage_parent,
+)
 from alchemist_dags.schedules import NODES
 
 LONGEST_START_S = 3600  # a node with a GPU may have to be started first
@@ -67,7 +75,8 @@ class PodTask(KubernetesPodOperator):
         """Set the command and its environment, and return the context."""
         self.cmds, self.arguments = self.read_line(context), []
         # Airflow's names of the DAG run and its user, for the audit log and for links.
-        self.env_vars = {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW_CTX_")}
+        names = {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW_CTX_")}
+        self.env_vars = names | lineage_parent(context["ti"])
         return context
 
     def _run(self, step, *arguments):
