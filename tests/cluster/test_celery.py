@@ -181,7 +181,8 @@ def make_environment(cluster: Cluster, metadata_url: str, folder: Path) -> None:
         "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"), "AIRFLOW__CORE__PARALLELISM": "16",
         "ALCHEMIST_PROJECT": str(folder / "alchemist.toml"), "ALCHEMIST_SCORE_SLOTS": str(N_TASKS),
         "ALCHEMIST_LEASE_TTL_S": "10", "ALCHEMIST_DECODE_WORKERS": "0", "OMP_NUM_THREADS": "1",
-        "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": "302400", "C_FORCE_ROOT": "1", "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(cluster.home / "airflow" / "logs"),
+        "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": "302400", "C_FORCE_ROOT": "1",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(cluster.home / "airflow" / "logs"),
     }  # fmt: skip
     cluster.client = AirflowClient.of(cluster.home, airflow)
     cluster.run("dags", "install", "--to", str(folder / "dags"))
