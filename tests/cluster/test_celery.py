@@ -218,7 +218,7 @@ def night(cluster: Cluster) -> Night:
         cluster.start_worker(name)
     cluster.wait_for("two workers", lambda: TWO_WORKERS.items() <= cluster.workers().items())
     began = time.monotonic()
-    run_id = cluster.client.trigger("nightly_rescore", {"dataset": "scenes"}, partition_key=NIGHT)
+    run_id = cluster.client.trigger("nightly_rescore", {"dataset": "scenes", "crawl_date": NIGHT})
     cluster.wait_for(
         "a tenth, by both", lambda: len(cluster.hosts()) == 2 and sum(cluster.hosts().values()) >= N_SHARDS // 10
     )
