@@ -17,6 +17,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.notifications import Event, page_of_this_task
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.engine import read_clock
+from alchemist_core.store.leases import take_lock
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import Dataset, Night, RankScale, Rater, ScoreDistribution, Shard
@@ -202,7 +203,7 @@ def announce_nights(engine: Engine, actor: str) -> list[AnnouncedNight]:
     """
     with engine.begin() as connection:
         # Two runs at the same time must not both announce a night.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alchemist.announce'))"))
+        take_lock(connection, "announce nights")
         since = read_clock(connection) - ANNOUNCED_WITHIN
         rows = connection.execute(load_query("unannounced_nights"), {"actor": actor, "since": since})
         nights = [AnnouncedNight._make(row) for row in rows]

@@ -29,8 +29,10 @@ SELECT N_SHARDS - i % 2000, i, i, 'reason ' || i % 40, '', 'ingest' FROM generat
 INSERT INTO alchemist.runs (stage, config, config_hash, state, code_version, host, pid, finished_at, work_seconds)
 SELECT (ARRAY['ingest', 'train_rater', 'score', 'select', 'materialize', 'train_downstream', 'evaluate', 'report'])[1 + i % 8],
     '{}', 'c', (ARRAY['succeeded', 'failed', 'lost'])[1 + i % 3], '1', 'here', 1, now(), 1 FROM generate_series(1, 20000) AS i;
-INSERT INTO alchemist.runs (stage, config, config_hash, code_version, host, pid, progress)
-SELECT DISTINCT stage, '{}'::jsonb, 'd', '1', 'here', 1, '{"done": 1, "total": 2}'::jsonb FROM alchemist.runs;
+INSERT INTO alchemist.runs (stage, config, config_hash, code_version, host, pid, progress, started_at)
+SELECT DISTINCT
+    stage, '{}'::jsonb, 'd', '1', 'here', 1, '{"done": 1, "total": 2}'::jsonb, clock_timestamp() - make_interval(secs => 10)
+FROM alchemist.runs;
 INSERT INTO alchemist.check_results (suite, expectation, severity, is_success, observed, dataset_name)
 SELECT 'scores', 'expectation ' || i % 60, 'warn', FALSE, '{}', 'web 1' FROM generate_series(1, 50000) AS i;
 INSERT INTO alchemist.check_results (suite, expectation, severity, is_success, observed, dataset_name)

@@ -35,8 +35,9 @@ SAID_BY_AIRFLOW = (
     b"airflow.scheduler_heartbeat:1|c", b"airflow.dag_processing.import_errors:0|g", b"airflow.pool.open_slots,pool_name=gpu:1|g",
     b"airflow.dagrun.duration.success,dag_id=nightly_rescore:2500|ms",
 )  # fmt: skip
-MEANT_TO_BE_EMPTY: set[str] = set()
-"""Titles of panels that a well store leaves empty."""
+HAS_GPU = Path("/proc/driver/nvidia/version").exists()
+MEANT_TO_BE_EMPTY: set[str] = set() if HAS_GPU else {"Use of the GPUs", "Memory of the GPUs in use"}
+"""Titles of panels that a well store leaves empty on this machine."""
 
 
 class Prometheus:

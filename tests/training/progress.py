@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 
+ENCODED = "images encoded"
+"""The note of what is called before the first step, while images are encoded."""
+
 
 class KilledError(Exception):
     """Stands for a process that is killed here."""
@@ -11,15 +14,26 @@ def ignore(_done: int, _total: int, _note: str) -> None:
     pass
 
 
+def collect(steps: list[int]) -> Callable[[int, int, str], None]:
+    """Append each step to a list."""
+
+    def append(done: int, _total: int, note: str) -> None:
+        if note != ENCODED:
+            steps.append(done)
+
+    return append
+
+
 def kill_at(step: int) -> Callable[[int, int, str], None]:
     """End the process after this step."""
 
-    def kill(done: int, _total: int, _note: str) -> None:
-        if done == step:
+    def kill(done: int, _total: int, note: str) -> None:
+        if done == step and note != ENCODED:
             raise KilledError
 
     return kill
 
 
-def kill_at_any_step(_done: int, _total: int, _note: str) -> None:
-    raise KilledError
+def kill_at_any_step(_done: int, _total: int, note: str) -> None:
+    if note != ENCODED:
+        raise KilledError

@@ -12,7 +12,7 @@ from alchemist_core.training.averaging import average_weights
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
 from alchemist_core.training.samples import Samples
-from tests.training.progress import KilledError, ignore, kill_at, kill_at_any_step
+from tests.training.progress import KilledError, collect, ignore, kill_at, kill_at_any_step
 
 CONFIG = DownstreamConfig(num_train_epochs=6, batch_size=20, width=32, checkpointing_steps=10)
 
@@ -58,7 +58,7 @@ def test_a_killed_run_resumes_to_bit_identical_weights(
     steps: list[int] = []
     train_downstream(
         config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "killed",
-        on_progress=lambda done, _total, _note: steps.append(done),
+        on_progress=collect(steps),
     )  # fmt: skip
     assert steps[0] == 21
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))

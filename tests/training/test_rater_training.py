@@ -16,7 +16,7 @@ from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
-from tests.training.progress import KilledError, ignore, kill_at, kill_at_any_step
+from tests.training.progress import KilledError, collect, ignore, kill_at, kill_at_any_step
 
 GOLDEN = Path(__file__).with_name("golden_rater_curve.txt")
 CONFIG = RaterTrainingConfig(
@@ -104,7 +104,7 @@ def test_a_killed_run_resumes_to_bit_identical_weights(
     out = tmp_path / "rater"
     kill_twice(CONFIG, train_pairs, validation_pairs, out=out)
     steps: list[int] = []
-    train_rater(CONFIG, train_pairs, validation_pairs, out=out, on_progress=lambda done, _t, _n: steps.append(done))
+    train_rater(CONFIG, train_pairs, validation_pairs, out=out, on_progress=collect(steps))
     assert steps[0] == 126
     for name in ("rater", "proxy", "tokenizer"):
         whole, resumed = load_file(rater / f"{name}.safetensors"), load_file(out / f"{name}.safetensors")

@@ -25,7 +25,7 @@ from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
 from tests.models.given_models import lively_star
-from tests.training.progress import ignore
+from tests.training.progress import KilledError, collect, ignore, kill_at_any_step
 
 # As published: 64 features and one head for each block, here of two; codes and captions are those of the tests' encoders.
 SIZES = {"proxy_depth": 2, "proxy_width": 128, "rater_depth": 2, "rater_width": 128, "n_heads": None}
@@ -104,25 +104,17 @@ def test_rule_learnability_starts_both_its_proxies_from_published_star(tmp_path:
     assert near(load_file(tmp_path / "rater" / "proxy.safetensors"), lively_star(STAR).state_dict())
 
 
-class KilledError(Exception):
-    """The process ends here."""
-
-
-def kill(_done: int, _total: int, _note: str) -> None:
-    raise KilledError
-
-
 def test_a_killed_run_goes_on_after_its_weights_were_moved(tmp_path: Path, few: Samples) -> None:
     source = published_star_file(tmp_path / "star.pth")
     config = pin(
         CONFIG.model_copy(update={"proxy_weights": str(source), "max_train_steps": 2, "checkpointing_steps": 1})
     )
     with pytest.raises(KilledError):
-        train_rater(config, few, few, out=tmp_path / "rater", on_progress=kill)
+        train_rater(config, few, few, out=tmp_path / "rater", on_progress=kill_at_any_step)
     (tmp_path / "moved").mkdir()
     moved = config.model_copy(update={"proxy_weights": str(source.rename(tmp_path / "moved" / "star.pth"))})
     steps: list[int] = []
-    train_rater(moved, few, few, out=tmp_path / "rater", on_progress=lambda done, _total, _note: steps.append(done))
+    train_rater(moved, few, few, out=tmp_path / "rater", on_progress=collect(steps))
     assert steps == [2]
 
 
