@@ -107,6 +107,7 @@ def test_marks_are_evenly_spaced_and_the_reference_begins_after_the_warm_up(
     assert boxes[0] - boxes[-1] > 2 * (noise[0] - noise[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [7, *(pytest.param(step, marks=pytest.mark.slow) for step in (33, 59))])
 def test_a_killed_run_resumes_and_measures_the_same(
     follow: Callable[..., dict[str, Any]], tmp_path: Path, step: int

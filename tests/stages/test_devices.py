@@ -334,6 +334,7 @@ TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-nod
 TINY = "--proxy-warmup-steps 2 --max-train-steps 2 --batch-size 32 --softmax-group-size 16"
 
 
+@pytest.mark.slow
 @pytest.mark.db
 @pytest.mark.e2e
 @pytest.mark.usefixtures("trained_store")
