@@ -19,6 +19,7 @@ CREATE = {
 # Each of them needs no store.
 WITHOUT = {
     "db stop",
+    "db provision",
     "stack down",
     "stack status",
     "stack logs",

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from alchemist_core.config import Config
 from alchemist_core.errors import FINAL_EXIT_CODES, AlchemistError, ConfigError
 from alchemist_core.extras import missing_library
-from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import configure_logging, say
 
@@ -59,6 +58,8 @@ def declared_topology(verb: str) -> Topology | None:
             f"{FORMER_VARIABLE} was removed. Unset it, and set [launch] processes_per_node in alchemist.toml "
             "(nodes, rendezvous and restarts for several machines)."
         )
+    from alchemist_core.project import load_project  # noqa: PLC0415  imports the store, which help need not
+
     launch = load_project().launch
     if launch.processes_per_node == launch.nodes == 1:
         return None
