@@ -8,6 +8,8 @@ comma := ,
 # More processes than cores, because many tests wait; with the checked array shapes.
 PARALLEL := $(BIN)/pytest -q -n 4 --dist loadfile --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Otherwise each of thousands of processes of the tests would compile every library that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
