@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,7 @@ class Installation:
 
     url: str
     home: Path
+    started: list[subprocess.Popen[str]]
 
     def start(self, *words: str, node: str | None = None) -> subprocess.Popen[str]:
         """Start a command; on a node it finds the project file with [launch]."""
@@ -81,13 +83,15 @@ class Installation:
             **({"ALCHEMIST_PROJECT": str(self.home / "alchemist.toml")} if node else {}),
         }
         place = ["ip", "netns", "exec", node] if node else []
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*place, sys.executable, "-m", "alchemist_core", *words],
             env={name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")} | given,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.started.append(process)
+        return process
 
     def finish(self, *words: str) -> str:
         return ended(self.start(*words))
@@ -105,6 +109,15 @@ class Installation:
         return rows
 
 
+def kill_node(pid: int) -> None:
+    """Kill a command with the agent and the processes that it started."""
+    children = subprocess.run(["pgrep", "--parent", str(pid)], check=False, capture_output=True, text=True)
+    for child in children.stdout.split():
+        kill_node(int(child))
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     output, _ = process.communicate(timeout=600)
     assert process.returncode == code, output[-3000:]
@@ -112,8 +125,9 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> str:
 
 
 @pytest.fixture
-def install(make_database: Callable[..., str], corpus: Path, tmp_path: Path) -> Callable[[str], Installation]:
-    """install(NAME): a new store of the same datasets."""
+def install(make_database: Callable[..., str], corpus: Path, tmp_path: Path) -> Iterator[Callable[[str], Installation]]:
+    """install(NAME): a new store of the same datasets. Nodes that a failed test left are killed."""
+    started: list[subprocess.Popen[str]] = []
 
     def make(name: str) -> Installation:
         address = make_url(make_database())
@@ -123,14 +137,18 @@ def install(make_database: Callable[..., str], corpus: Path, tmp_path: Path) -> 
         engine.dispose()
         query = {"host": str(folder), "port": str(address.port)}
         url = address.set(host=None, port=None, query=query).render_as_string(hide_password=False)
-        found = Installation(url, tmp_path / name)
+        found = Installation(url, tmp_path / name, started)
         found.home.mkdir()
         (found.home / "alchemist.toml").write_text(LAUNCH)
         for dataset, part, role in PARTS:
             found.finish("ingest", "--dataset", dataset, "--root", str(corpus / part), "--role", role)
         return found
 
-    return make
+    yield make
+    for process in started:
+        if process.poll() is None:
+            kill_node(process.pid)
+        process.communicate()
 
 
 @pytest.fixture
