@@ -148,7 +148,8 @@ def install(make_database: Callable[..., str], corpus: Path, tmp_path: Path) -> 
     for process in started:
         if process.poll() is None:
             kill_node(process.pid)
-        process.communicate()
+        if process.stdout is not None and not process.stdout.closed:
+            process.communicate()
 
 
 @pytest.fixture
