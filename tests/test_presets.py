@@ -54,7 +54,8 @@ def test_every_preset_with_every_recipe_is_a_valid_config(stage: str) -> None:
     recipes = RECIPES if stage in RECIPE_STAGES else (None,)
     for preset, recipe in product(presets_of(stage), recipes):
         chosen = f" --recipe {recipe}" if recipe else ""
-        config_of(f"{TRAININGS[stage]} --preset {preset}{chosen}{weights_of(stage, preset)}")
+        config = config_of(f"{TRAININGS[stage]} --preset {preset}{chosen}{weights_of(stage, preset)}")
+        assert config.as_json() == type(config).model_validate(config.as_json()).as_json(), (preset, recipe)
 
 
 def test_a_recipe_keeps_the_networks_of_its_preset() -> None:

@@ -251,7 +251,7 @@ _WAYS = ("", "_CMD", "_SECRET")
 
 
 def check_notifications(_site: Site) -> Iterator[Finding]:
-    """Somebody receives notifications."""
+    """Notifications have a receiver."""
     names = [name for name, _ in receivers()]
     if names:
         yield ok("notify", f"Failures and questions are sent to {len(names)} receivers.")

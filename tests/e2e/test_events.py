@@ -144,7 +144,7 @@ def test_a_crawl_starts_the_night_of_its_dataset_and_date_and_that_its_follower(
     (run,) = airflow.runs.get_dag_runs("nightly_rescore").dag_runs
     assert run.conf == {"dataset": "web+art", "crawl_date": NIGHTS[1]}
     assert airflow.wait("nightly_rescore", run.dag_run_id) == "success"
-    # The night is announced once: another run of the same night starts nobody.
+    # The night is announced once: another run of the same night starts no other DAG.
     assert airflow.run("nightly_rescore", run.conf) == "success"
     assert len(followed("follows_nights", 2)) == 2
 

@@ -48,6 +48,6 @@ def _facts(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
         facts = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         facts = None
     return facts if isinstance(facts, dict) else {"unread_json": text}

@@ -168,6 +168,13 @@ def test_pictures_come_with_their_captions_and_facts_in_the_order_of_their_paths
     assert [record.read_image() for record in records] == [png(2), png(3), png(1)]
 
 
+def test_facts_that_are_nested_too_deeply_are_kept_as_text(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    (record,) = read_pictures(tmp_path)
+    assert record.metadata == {"path": "a.png", "unread_json": "[" * 100_000}
+
+
 @pytest.mark.parametrize(("folder", "message"), [("absent", "is not a folder"), (".", "holds no picture")])
 def test_a_folder_without_pictures_is_refused(tmp_path: Path, folder: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
