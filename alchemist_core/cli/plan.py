@@ -185,6 +185,8 @@ class PlanPromoteResult(Result):
     """The question to the approver; the first rater needs no approval."""
 
     rater: str
+    dataset: str
+    """The dataset that the rater was trained on."""
     production: str | None
     is_approval_needed: bool
     question: str
@@ -331,6 +333,7 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteResult:
     change = "is in production already" if is_there else f"goes into production {was}"
     return PlanPromoteResult(
         rater=rater.name,
+        dataset=rater.config["dataset"],
         production=production.name if production else None,
         is_approval_needed=production is not None and not is_there,
         question="\n".join([f"Rater {code_span(rater.name)} ({rater.rule}, {accepted}) {change}.", "", *lines]),

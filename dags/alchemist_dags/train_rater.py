@@ -1,6 +1,6 @@
 """Train a rater for a validation dataset, score the corpus with it, and make it the production rater.
 
-    train_rater → certify → plan → score → plan_promote → approve → promote → check_scores → publish → announce
+    train_rater → find_rater → certify → plan → score → plan_promote → approve → promote → check_scores → publish → announce
 
 An empty field of the form means what the project file says; `[schedule] train` starts runs with the values of the file.
 Safe to re-run: yes, a killed training resumes from its last checkpoint. The first rater of a store needs no approval.
@@ -14,8 +14,6 @@ from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import cron, device_step, form, step
 from alchemist_dags.people import COMMON, answered, approve
 
-NEWEST = "newest"  # the rater that this run trained; plan_promote stores its name, because approval may take a week
-
 
 @dag(
     schedule=cron("train_rater"),
@@ -26,38 +24,40 @@ NEWEST = "newest"  # the rater that this run trained; plan_promote stores its na
     **COMMON,
 )
 def train_rater():
-    def of_dataset(*words, **flags):
-        return lambda run: alchemist(*words, dataset=run.result_of("certify"), **flags)
+    def found(run):
+        return run.result_of("find_rater")
 
-    def rater_of(run):
-        return {"rater": run.result_of("plan_promote")["rater"]}
+    def of_rater(*words, **flags):
+        return lambda run: alchemist(*words, operand=found(run)["rater"], **flags)
+
+    def of_dataset(*words, **flags):
+        return lambda run: alchemist(*words, dataset=found(run)["dataset"], **flags)
 
     def promote(run):
-        return alchemist("rater", "promote", operand=rater_of(run)["rater"], **answered(run.result_of("approve")))
+        return of_rater("rater", "promote", **answered(run.result_of("approve")))(run)
 
     def trained(run):
         return alchemist("train-rater", **run.form)
 
     train = device_step("train_rater", trained, priority_weight=20, is_training=True)
-    # Returns the dataset, which the form may have left to the project file.
-    certified = alchemist("rater", "certify", operand=NEWEST, json=True)
-    certify = step("certify", lambda _run: certified, returns="dataset")
-    plan = step("plan", of_dataset("plan", "score", rater=NEWEST, json=True), returns="slots")
-    score = device_step(
-        "score", lambda run: of_dataset("score", rater=NEWEST, slot=run.item)(run), over=plan.output, priority_weight=20
-    )
-    plan_promote = step(
-        "plan_promote", lambda _run: alchemist("plan", "promote", operand=NEWEST, json=True), returns=""
-    )
+    # Now the newest rater is that of this run; after the scoring and the approval there may be another one. Its dataset may be
+    # that of the project file.
+    newest = alchemist("plan", "promote", operand="newest", json=True)
+    find = step("find_rater", lambda _run: newest, returns=("rater", "dataset"))
+    certify = device_step("certify", of_rater("rater", "certify"), priority_weight=20)
+    plan = step("plan", lambda run: alchemist("plan", "score", json=True, **found(run)), returns="slots")
+    scored = {"over": plan.output, "priority_weight": 20}
+    score = device_step("score", lambda run: alchemist("score", slot=run.item, **found(run)), **scored)
+    plan_promote = step("plan_promote", of_rater("plan", "promote", json=True), returns="")
     approval = approve(
         "approve",
         ask=lambda run: ("Promote the new rater?", run.result_of("plan_promote")["question"]),
         when=lambda run: run.result_of("plan_promote")["is_approval_needed"],
     )
-    updates = {"outlets": [RATERS], "updates": lambda run, _: [(RATERS, None, rater_of(run))]}
+    updates = {"outlets": [RATERS], "updates": lambda run, _: [(RATERS, None, {"rater": found(run)["rater"]})]}
     promoted = updating_step("promote", promote, trigger_rule="none_failed", **updates)
     checked = step("check_scores", of_dataset("check", suite="scores"))
-    train >> certify >> plan >> score >> plan_promote >> approval >> promoted >> checked
+    train >> find >> certify >> plan >> score >> plan_promote >> approval >> promoted >> checked
     announce = announce_nights("announce", lambda _run: alchemist("night", "announce", json=True))
     checked >> step("publish", of_dataset("night", "publish")) >> announce
 

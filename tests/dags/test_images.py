@@ -152,8 +152,8 @@ def test_the_libraries_of_other_images_are_refused():
 NIGHT = {"dataset": "scenes", "crawl_date": "2026-01-02"}
 RESULTS = {
     "plan_night": [NIGHT],
-    "plan_promote": {"rater": "newest", "question": "?", "is_approval_needed": False},
-    "certify": "scenes",
+    "find_rater": {"rater": "newest", "dataset": "scenes"},
+    "plan_promote": {"question": "?", "is_approval_needed": False},
     "select": {"name": "best", "version": 1},
     "plan_publish": {"version": 1, "question": "?"},
     "approve": None,
@@ -167,8 +167,6 @@ FORMS = {
 }
 # The rater has not passed its acceptance checks.
 FOUND_FAILED = {"train_rater.promote"}
-# The acceptance checks score with the rater, so on a cluster they belong into the image of jobs.
-NEEDS_TORCH = {"train_rater.certify"}
 
 
 @pytest.mark.slow
@@ -185,6 +183,6 @@ def test_every_command_that_needs_no_device_runs_without_torch(dags, trained_sto
         )  # fmt: skip
         lines[f"{task.dag.dag_id}.{task.task_id}"] = attribute(task, "line")(run)[1:]
     ends = dict(zip(lines, run_in("airflow", list(lines.values()), kind=RUN), strict=True))
-    assert {name for name, (_, told) in ends.items() if "is not installed" in told} == NEEDS_TORCH
-    failed = {name: end for name, end in ends.items() if end[0] != 0 and name not in NEEDS_TORCH}
+    assert {name for name, (_, told) in ends.items() if "is not installed" in told} == set()
+    failed = {name: end for name, end in ends.items() if end[0] != 0}
     assert failed.keys() == FOUND_FAILED, failed

@@ -23,7 +23,7 @@ from .conftest import DAGS, NAMES
 RUNBOOK = DAGS.parents[1] / "infra" / "RUNBOOK.md"
 SUPPORT = ("__init__", "assets", "commands", "forms", "jobs", "people", "pods", "schedules")
 PACKAGE = "alchemist_dags"
-DEVICE_TASKS = {"score", "train_rater", "train_downstream", "evaluate"}
+DEVICE_TASKS = {"score", "train_rater", "certify", "train_downstream", "evaluate"}
 WITHOUT_COMMAND = {"approve", "arrived", "start_nights"}
 ALLOWED_IMPORTS = {"json", "logging", "os", "airflow.sdk", *(f"{PACKAGE}.{name}" for name in SUPPORT)}
 ANSWER = {
@@ -32,8 +32,8 @@ ANSWER = {
 NIGHT = {"dataset": "crawl", "crawl_date": "2026-01-02"}
 RESULTS = {
     "plan_night": [NIGHT],
-    "plan_promote": {"rater": "crawl-loss-0a1b2c3d", "question": "?", "is_approval_needed": True},
-    "certify": "crawl",
+    "find_rater": {"rater": "crawl-loss-0a1b2c3d", "dataset": "crawl"},
+    "plan_promote": {"question": "?", "is_approval_needed": True},
     "select": {"name": "best", "version": 3},
     "plan_publish": {"version": 3, "question": "?"},
     "approve": ANSWER,
@@ -187,7 +187,7 @@ def test_only_listing_tasks_return_a_value(dag):
         "plan_promote",
         "plan_publish",
         "select",
-        "certify",
+        "find_rater",
         "announce",
         "announce_nights",
     }

@@ -33,10 +33,11 @@ LINES = {
     """,
     "train_rater": """
         train_rater train-rater --preset=tiny --recipe=paper --dataset=crawl --validation=wanted --rule=loss --seed=3 --max-train-steps=100
-        certify rater certify --json -- newest
-        plan plan score --json --dataset=crawl --rater=newest
-        score score --dataset=crawl --rater=newest --slot=1
-        plan_promote plan promote --json -- newest
+        find_rater plan promote --json -- newest
+        certify rater certify -- crawl-loss-0a1b2c3d
+        plan plan score --json --dataset=crawl --rater=crawl-loss-0a1b2c3d
+        score score --dataset=crawl --rater=crawl-loss-0a1b2c3d --slot=1
+        plan_promote plan promote --json -- crawl-loss-0a1b2c3d
         promote rater promote --approved-by=ann '--comment=fine; $(id)' -- crawl-loss-0a1b2c3d
         check_scores check --suite=scores --dataset=crawl
         publish night publish --dataset=crawl

@@ -22,7 +22,6 @@ select) case "$*" in
     *refused*) echo "error: no such dataset"; exit 2;;
     *--json*) echo '{"name": "best", "version": 7}';;
     esac;;
-rater) case "$2" in certify) echo '{"dataset": "crawl"}';; esac;;
 note) ;;
 night) case "$*" in
     *announce*) echo '{"nights": [{"dataset": "web", "crawl_date": "2026-01-02", "revision": 1, "rater": "r"}]}';;
@@ -41,7 +40,13 @@ SCENARIOS = {
     "rater": {
         "dag": "train_rater",
         "conf": {"dataset": "crawl", "validation": "wanted"},
-        "plan": {"slots": [0], "is_approval_needed": False, "question": "?", "rater": "crawl-loss-1"},
+        "plan": {
+            "slots": [0],
+            "is_approval_needed": False,
+            "question": "?",
+            "rater": "crawl-loss-1",
+            "dataset": "crawl",
+        },
     },
     "dry run": {"dag": "build_subset", "conf": {**SUBSET, "dry_run": True}},
     "view only": {"dag": "build_subset", "conf": SUBSET},
@@ -121,8 +126,8 @@ def test_a_new_rater_is_certified_and_scores_the_pool_before_it_is_promoted(runs
     states, commands = runs
     assert states["rater"]["state"] == "success"
     certified, scored, promoted = (
-        commands.index("rater certify --json -- newest"),
-        commands.index("score --dataset=crawl --rater=newest --slot=0"),
+        commands.index("rater certify -- crawl-loss-1"),
+        commands.index("score --slot=0 --rater=crawl-loss-1 --dataset=crawl"),
         commands.index("rater promote -- crawl-loss-1"),
     )
     assert certified < scored < promoted

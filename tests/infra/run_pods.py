@@ -46,6 +46,8 @@ from alchemist_dags import evaluate_subset, nightly_rescore, pods, train_rater  
 from alchemist_dags.jobs import CommandFailed  # noqa: E402
 from structlog.testing import capture_logs  # noqa: E402
 
+# What earlier tasks of the run returned.
+FOUND = {"find_rater": {"rater": "crawl-loss-0a1b2c3d", "dataset": "crawl"}}
 SLOW = "for i in 1 2 3 4 5 6 7 8 9 10; do test -e {mark} && exit 0; sleep 1; done; exit 1"
 
 
@@ -67,7 +69,8 @@ def listening() -> Iterator[list[str]]:
 def context_of(task: Any) -> dict[str, Any]:
     ti = SimpleNamespace(
         dag_id="train_rater", task_id=task.task_id, run_id="manual__1", map_index=-1, try_number=1,
-        start_date=datetime.now(UTC), xcom_push=lambda *_, **__: None, get_task_states=lambda *_, **__: {},
+        start_date=datetime.now(UTC), xcom_push=lambda *_, **__: None, xcom_pull=lambda task_ids: FOUND[task_ids],
+        get_task_states=lambda *_, **__: {},
     )  # fmt: skip
     dag = SimpleNamespace(dag_id="train_rater", parent_dag=None)
     run = SimpleNamespace(partition_key="2026-01-02", conf={}, run_after=datetime.now(UTC))
@@ -171,7 +174,7 @@ def rendered() -> dict[str, Any]:
     """The pod of each task of the DAGs that needs a device, as it would be posted."""
     found = {}
     dags = {
-        "score": nightly_rescore.nightly_rescore(), "train_rater": train_rater.train_rater(),
+        "score": nightly_rescore.nightly_rescore(), "train_rater": train_rater.train_rater(), "certify": train_rater.train_rater(),
         "train_downstream": evaluate_subset.evaluate_subset(), "evaluate": evaluate_subset.evaluate_subset(),
     }  # fmt: skip
     for task_id, dag in dags.items():

@@ -336,7 +336,7 @@ def test_the_pod_of_a_device_task_is_the_committed_one(rendered: Json) -> None:
     assert text == GOLDEN.read_text()
 
 
-@pytest.mark.parametrize("task_id", ["score", "train_rater", "train_downstream", "evaluate"])
+@pytest.mark.parametrize("task_id", ["score", "train_rater", "certify", "train_downstream", "evaluate"])
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_every_device_task_is_a_valid_restricted_pod_with_one_gpu(rendered: Json, task_id: str, version: str) -> None:
     pod = rendered["pods"][task_id]
