@@ -13,6 +13,7 @@ cd "$folder"
 random() { head -c "$1" /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
 # secret NAME VALUE. Without a line break at the end, which Airflow would take for a part of the value.
 secret() { test -e "$1" || { printf '%s' "$2" > "$1.new" && chmod 444 "$1.new" && mv "$1.new" "$1"; }; }
+password_in() { sed -E 's#.*://[^:]*:([^@]*)@.*#\1#' "$1"; }
 
 # Postgres: the owner changes the schema, the writer only rows, the reader reads, and Airflow has a database of its own.
 secret postgres_password "$(random 24)"
@@ -20,6 +21,9 @@ secret store_owner_url "postgresql://alchemist:$(cat postgres_password)@postgres
 secret store_writer_url "postgresql://alchemist_writer:$(random 24)@postgres/alchemist"
 secret store_reader_password "$(random 24)"
 secret airflow_database_url "postgresql+psycopg2://alchemist_airflow:$(random 24)@postgres/airflow"
+# For `alchemist db provision`, the passwords of these two URLs alone.
+secret store_writer_password "$(password_in store_writer_url)"
+secret airflow_database_password "$(password_in airflow_database_url)"
 # Airflow: the key of its connections, the keys that sign sessions and tokens, and the password of its first user.
 secret airflow_fernet_key "$(head -c 32 /dev/urandom | base64 | tr '+/' '-_')"
 secret airflow_api_secret "$(random 32)"

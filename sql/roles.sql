@@ -2,8 +2,7 @@
 --   owner             the user who migrates: owns all objects; only this role creates, alters and drops them
 --   alchemist_writer  stages: changes rows, not the schema; partitions and statistics only through functions
 --   alchemist_reader  Grafana, analysts: SELECT only; a session can change its timeouts, so `end_long_reads` enforces the limit
--- Both can log in after they have a password. The embedded server sets one for each; on another server an administrator does:
--- ALTER ROLE alchemist_reader PASSWORD '…'.
+-- Both can log in after they have a password. The embedded server sets one for each; on another server `alchemist db provision` does.
 -- If the owner may not create roles (a managed server), an administrator creates both; until then nothing is granted.
 
 DO $$

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import make_url
 
 from alchemist_core import __version__
 
@@ -62,6 +63,35 @@ def test_only_migrate_reads_the_address_of_the_owner(compose: dict[str, Any]) ->
     assert reading == {"migrate"}
 
 
+def test_migrate_prepares_both_databases_as_the_job_of_kubernetes_does(compose: dict[str, Any], tmp_path: Path) -> None:
+    """With programs in the place of alchemist and airflow that write down what they are asked for."""
+    for name in ("alchemist", "airflow"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/asked\ncat >> {tmp_path}/typed\n')
+        program.chmod(0o755)
+    (tmp_path / "airflow_admin_password").write_text("hunter2")
+    # Compose reads $$ as $.
+    words = [
+        word.replace("$$", "$").replace("/run/secrets", str(tmp_path))
+        for word in compose["services"]["migrate"]["command"]
+    ]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags")}
+    subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, check=True)
+    *prepared, first_user = (tmp_path / "asked").read_text().splitlines()
+    assert prepared == [
+        "alchemist db migrate", "alchemist db provision", "airflow db migrate", f"alchemist dags install --to {tmp_path}/dags",
+        "airflow pools set gpu 1 One slot per device",
+    ]  # fmt: skip
+    assert first_user.startswith("airflow users create --username admin ")
+    assert (tmp_path / "typed").read_text() == "hunter2\nhunter2\n"
+    job = (INFRA / "kubernetes" / "migrate.yaml").read_text()
+    assert (
+        job.index("[alchemist, db, migrate]")
+        < job.index("[alchemist, db, provision]")
+        < job.index("[airflow, db, migrate]")
+    )
+
+
 def test_the_script_makes_every_secret_of_compose_once(compose: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     script = ["bash", str(INFRA / "secrets.sh"), str(folder)]
@@ -77,7 +107,13 @@ def test_the_script_makes_every_secret_of_compose_once(compose: dict[str, Any], 
     assert len(base64.urlsafe_b64decode(made["airflow_fernet_key"])) == 32
     (identity,) = json.loads(made["s3_accounts.json"])["identities"]
     assert identity["credentials"][0]["secretKey"] in made["aws_credentials"]
-    assert made["postgres_password"].strip() in made["store_owner_url"]
+    passwords = {
+        "store_owner_url": "postgres",
+        "store_writer_url": "store_writer",
+        "airflow_database_url": "airflow_database",
+    }
+    for url, name in passwords.items():
+        assert make_url(made[url]).password == made[f"{name}_password"]
     (folder / "notify_url").unlink()
     (folder / "alert_webhook_url").chmod(0o644)
     (folder / "alert_webhook_url").write_text("https://alerts.example/")
