@@ -43,6 +43,7 @@ class Reason(StrEnum):
     DECODER_DIED = "decoder_died"
     # Score.
     SCORE_NOT_FINITE = "score_not_finite"
+    REFUSED_BY_SCORER = "refused_by_scorer"
 
 
 # A truncated shard may still be uploaded, and complete the next night. A decoder may have been killed from outside.

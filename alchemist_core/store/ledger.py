@@ -135,6 +135,25 @@ def _claim(connection: Connection, scope: ScoringScope, *, run_id: int, ttl_s: f
     return ClaimedShard(read_shard(connection, shard_id), lease)
 
 
+def claim_beside(
+    engine: Engine, claimed: ClaimedShard, rater_id: int, *, run_id: int, ttl_s: float
+) -> ClaimedShard | None:
+    """Claim a shard that this run has claimed for one rater for another rater too, so that both score it in one pass.
+
+    None if that rater has scored it, or another run is scoring it with that rater.
+    """
+    shard_id = claimed.shard.shard_id
+    with engine.begin() as connection:
+        connection.execute(text(END_SILENCE))
+        lease = claim_lease(connection, f"shard:{rater_id}:{shard_id}", run_id=run_id, ttl_s=ttl_s)
+        if lease is None:
+            return None
+        if _is_scored(connection, rater_id, shard_id):
+            release_lease(connection, lease)
+            return None
+    return ClaimedShard(claimed.shard, lease)
+
+
 def give_up_shard(engine: Engine, claimed: ClaimedShard, *, state: str | None, reason: str) -> None:
     """Release a claimed shard unscored. With a state, mark it as missing or changed, so that it is not claimed until it is repaired."""
     with engine.begin() as connection:

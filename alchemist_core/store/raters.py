@@ -22,7 +22,7 @@ from alchemist_core.store.tables import RankWindow as RankWindowTable
 
 @dataclass(frozen=True, slots=True)
 class RaterRow:
-    """A registered rater version."""
+    """A registered rater version: a trained network, a scorer, or imported scores (its kind)."""
 
     rater_id: int
     name: str
@@ -33,6 +33,7 @@ class RaterRow:
     acceptance_report: dict[str, Any]
     config: dict[str, Any]
     is_shadow: bool = False
+    kind: str = "trained"
 
 
 NIGHTLY = "nightly"
@@ -94,11 +95,11 @@ class ListedRater(NamedTuple):
 
 
 def list_raters(engine: Engine) -> list[ListedRater]:
-    """Return every rater version, oldest first."""
+    """Return every trained rater version, oldest first."""
     datasets = (Rater.config[name].as_string() for name in ("dataset", "validation"))
     statement = select(
         Rater.name, Rater.state, Rater.is_shadow, Rater.rule, *datasets, Rater.created_at, Rater.acceptance_report
-    )
+    ).where(Rater.kind == "trained")
     with engine.connect() as connection:
         return [ListedRater(*row) for row in connection.execute(statement.order_by(Rater.rater_id))]
 
@@ -122,7 +123,8 @@ def find_twin(engine: Engine, rater: RaterRow, present: Callable[[dict[str, Any]
     def recipe(config: dict[str, Any]) -> dict[str, Any]:
         return config | {"training": present(config["training"]) | {"seed": None}}
 
-    statement = select(*COLUMNS).where(Rater.rater_id != rater.rater_id).order_by(Rater.rater_id.desc())
+    others = (Rater.rater_id != rater.rater_id, Rater.kind == "trained")
+    statement = select(*COLUMNS).where(*others).order_by(Rater.rater_id.desc())
     with engine.connect() as connection:
         rows = [RaterRow(*row) for row in connection.execute(statement)]
     return next((row for row in rows if recipe(row.config) == recipe(rater.config)), None)
@@ -148,9 +150,67 @@ def record_acceptance_report(
 
 def register_rater(engine: Engine, **fields: Any) -> None:
     """Store a rater version and create its partition of scores, in one transaction."""
+    register_raters(engine, [fields])
+
+
+def register_raters(engine: Engine, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Store several rater versions, such as the outputs of one scorer, with their partitions of scores, in one transaction."""
     with engine.begin() as connection:
-        rater_id = connection.execute(insert(Rater).values(**fields).returning(Rater.rater_id)).scalar_one()
-        connection.execute(text("SELECT alchemist.add_partition('scores', :rater_id)"), {"rater_id": rater_id})
+        for fields in rows:
+            rater_id = connection.execute(insert(Rater).values(**fields).returning(Rater.rater_id)).scalar_one()
+            connection.execute(text("SELECT alchemist.add_partition('scores', :rater_id)"), {"rater_id": rater_id})
+
+
+class ListedScorer(NamedTuple):
+    """A scorer's output, or imported scores, in the list of all."""
+
+    name: str
+    kind: str
+    state: str
+    is_shadow: bool
+    config: dict[str, Any]
+    created_at: datetime
+
+
+def list_scorers(engine: Engine) -> list[ListedScorer]:
+    """Return every registered scorer's outputs and every set of imported scores, oldest first."""
+    columns = (getattr(Rater, name) for name in ListedScorer._fields)
+    statement = select(*columns).where(Rater.kind != "trained").order_by(Rater.rater_id)
+    with engine.connect() as connection:
+        return [ListedScorer(*row) for row in connection.execute(statement)]
+
+
+def find_named(engine: Engine, names: Sequence[str]) -> list[RaterRow]:
+    """Return the raters of these names; those that do not exist are left out."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(*COLUMNS).where(Rater.name.in_(names)).order_by(Rater.rater_id))
+        return [RaterRow(*row) for row in rows]
+
+
+def retire_scorers(engine: Engine, names: Sequence[str], *, actor: str, reason: str | None) -> None:
+    """Retire the outputs of a scorer: they score nothing more, and their scores stay.
+
+    Raises:
+        ConfigError: One of them is in production.
+    """
+    with engine.begin() as connection:
+        is_meant = (Rater.name.in_(names), Rater.kind != "trained")
+        found = connection.execute(select(Rater.name, Rater.state).where(*is_meant).with_for_update()).all()
+        for name, state in found:
+            if state == "production":
+                raise ConfigError(
+                    f"Scorer {name} is in production. Promote another rater first: alchemist rater promote"
+                )
+            record_event(
+                connection,
+                actor,
+                "retire",
+                f"rater {name}",
+                before={"state": state},
+                after={"state": "retired", "reason": reason},
+            )
+        values = {"state": "retired", "is_shadow": False, "retired_at": func.clock_timestamp()}
+        connection.execute(update(Rater).where(*is_meant, Rater.state == "candidate").values(values))
 
 
 def mark_shadow(engine: Engine, rater: RaterRow, *, is_shadow: bool, actor: str) -> None:

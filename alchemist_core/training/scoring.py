@@ -2,23 +2,26 @@
 
 The slowest step determines the speed, and the others wait for it: the numbers of decoded tasks, batches and claimed shards are limited.
 So decoding and rating share the cores without a setting. A sample's score depends neither on the batch size nor on the order or
-composition of batches.
+composition of batches, nor on which other scorers rate beside it.
+
+Several scorers that read images of the same side share one pass: each image is decoded once. Each of their outputs has its own lease and
+its own row in the ledger, so that one that fails costs the others nothing.
 
 `ScoringPipeline` does not use the database: its caller passes the functions that claim and commit a shard.
 
-Letters: N samples of a shard · B samples in a batch · P samples of a decoded part, or of a batch without its padding.
+Letters: N samples of a shard · B samples in a batch · P samples of a decoded part, or of a batch without its padding · M outputs.
 """
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +36,7 @@ from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextEncoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer
 from alchemist_core.rating.rater import SampleRater
+from alchemist_core.scorers.scorer import Batch, Rated
 from alchemist_core.shards.decoding import TASK_IMAGES, DecodedPart, Decoders, DecodeTask
 from alchemist_core.shards.faults import Fault, Reason, make_fault
 from alchemist_core.shards.storage import join_uri
@@ -51,7 +55,7 @@ _TASK_BYTES = 1 << 24
 """Largest number of encoded bytes of a decode task, unless its only image is larger. It limits the memory of a worker."""
 MAX_OPEN_SHARDS = 128
 """Number of shards that may be claimed at a time; each holds a lease."""
-Claim = Callable[[], "PendingShard | None"]
+ClaimNext = Callable[[], "PendingShard | None"]
 Commit = Callable[["PendingShard"], None]
 
 
@@ -59,23 +63,33 @@ class ScoringPipeline:
     """Takes shards from `claim`, scores their samples, and passes each complete shard to `commit`.
 
     Args:
-        scorer: Rates batches.
-        decoders: Decode images; closed at the end.
+        scorers: Rate batches; their outputs, one after the other, are the columns of a claim.
+        decoders: Decode images; closed at the end. None if the scorers read no images.
         commit: Stores a complete shard, or releases one that could not be read (its `error`); called in one thread, in the order
             in which shards are completed.
-        rater_name: Named in the details of quarantined samples.
+        rater_names: Name of each column, for the details of quarantined samples.
     """
 
-    def __init__(self, scorer: "BatchScorer", decoders: Decoders, commit: Commit, *, rater_name: str) -> None:
-        self._scorer, self._decoders, self._commit, self._rater_name = scorer, decoders, commit, rater_name
+    def __init__(
+        self, scorers: Sequence["BatchScorer"], decoders: Decoders | None, commit: Commit, *, rater_names: Sequence[str]
+    ) -> None:
+        self._scorers, self._decoders, self._commit, self._rater_names = scorers, decoders, commit, rater_names
+        ends = np.cumsum([scorer.n_outputs for scorer in scorers]).tolist()
+        self._columns = [range(end - scorer.n_outputs, end) for scorer, end in zip(scorers, ends, strict=True)]
+        self.failed: dict[int, DataError] = {}
+        """Why a scorer stopped, by each of its columns; the others go on."""
+        self._side = scorers[0].image_side
+        n_threads = max(scorer.n_threads for scorer in scorers)
         self._claiming, self._rating, self._writing = (
             ThreadPoolExecutor(n, thread_name_prefix=name)
-            for n, name in ((1, "claim"), (scorer.n_threads, "rate"), (1, "commit"))
+            for n, name in ((1, "claim"), (n_threads, "rate"), (1, "commit"))
         )
         self._free: SimpleQueue[ScoreBatch] = SimpleQueue()
+        # The largest batch: a smaller one is a part of it.
+        make_buffer = max(scorers, key=lambda scorer: scorer.batch).make_buffer
         # One that is filled, one that waits, and one for each thread.
-        for _ in range(scorer.n_threads + 2):
-            self._free.put(ScoreBatch(scorer.make_buffer()))
+        for _ in range(n_threads + 2):
+            self._free.put(ScoreBatch(make_buffer()))
         self._batch = self._free.get()
         self._awaited: deque[Future[None]] = deque()
         self._commits: deque[Future[None]] = deque()
@@ -89,13 +103,15 @@ class ScoringPipeline:
     ) -> None:
         for pool in (self._claiming, self._rating, self._writing):
             pool.shutdown(cancel_futures=True)
-        self._decoders.close()
+        if self._decoders is not None:
+            self._decoders.close()
 
     def await_ready(self) -> None:
         """Block until the decoders are ready. Only benchmarks need it, before they start timing."""
-        self._decoders.await_ready()
+        if self._decoders is not None:
+            self._decoders.await_ready()
 
-    def run(self, claim: Claim) -> None:
+    def run(self, claim: ClaimNext) -> None:
         """Score shards until `claim` returns None; every claimed shard is committed on return."""
         coming = self._claiming.submit(claim)
         while (shard := coming.result()) is not None:
@@ -109,16 +125,22 @@ class ScoringPipeline:
         self._n_open += 1
         if shard.n_samples == 0:
             self._complete(shard)
-        for first, task in shard.tasks(self._scorer.image_side):
-            while not self._decoders.has_room():
-                self._collect()
+        elif self._decoders is None or self._side is None:
+            self._fill(shard, np.arange(shard.n_samples), np.zeros((shard.n_samples, 0, 0, 3), np.uint8))
+        else:
+            self._decode(shard, self._decoders, self._side)
+
+    def _decode(self, shard: "PendingShard", decoders: Decoders, side: int) -> None:
+        for first, task in shard.tasks(side):
+            while not decoders.has_room():
+                self._collect(decoders)
             if shard.error is not None:
                 self._settle(shard, shard.n_samples - first)
                 return
-            self._decoders.submit(task, (shard, first))
+            decoders.submit(task, (shard, first))
 
-    def _collect(self) -> None:
-        for part in self._decoders.wait():
+    def _collect(self, decoders: Decoders) -> None:
+        for part in decoders.wait():
             self._take(part)
 
     def _take(self, part: DecodedPart) -> None:
@@ -138,9 +160,13 @@ class ScoringPipeline:
             self._settle(shard, len(decoded.faults))
         good_P = np.delete(np.arange(n_images), list(decoded.faults))
         image_PHWC = part.image_BHWC[good_P] if decoded.faults else part.image_BHWC
-        while len(good_P):
-            n_taken = self._batch.take(shard, first + good_P, image_PHWC)
-            good_P, image_PHWC = good_P[n_taken:], image_PHWC[n_taken:]
+        self._fill(shard, first + good_P, image_PHWC)
+
+    def _fill(self, shard: "PendingShard", at_P: NDArray[np.int64], image_PHWC: NDArray[np.uint8]) -> None:
+        """Copy samples into batches, and send each that is full."""
+        while len(at_P):
+            n_taken = self._batch.take(shard, at_P, image_PHWC)
+            at_P, image_PHWC = at_P[n_taken:], image_PHWC[n_taken:]
             if self._batch.n_free == 0:
                 self._send_batch()
 
@@ -153,17 +179,43 @@ class ScoringPipeline:
 
     def _rate(self, batch: "ScoreBatch") -> None:
         try:
-            n_samples = len(batch.captions)
-            batch.image_BHWC[n_samples:] = 0
-            score_B = self._scorer.score_batch(batch.image_BHWC, batch.captions)
-            start = 0
+            batch.image_BHWC[len(batch.captions) :] = 0
+            for scorer, columns in zip(self._scorers, self._columns, strict=True):
+                self._rate_with(scorer, columns, batch)
             for shard, at_P in batch.parts:
-                shard.store_scores(at_P, score_B[start : start + len(at_P)], self._rater_name)
-                start += len(at_P)
                 self._settle(shard, len(at_P))
         finally:
             batch.clear()
             self._free.put(batch)
+
+    def _rate_with(self, scorer: "BatchScorer", columns: range, batch: "ScoreBatch") -> None:
+        """Rate the samples of a batch that one of the scorer's outputs still has to score."""
+        wanted_P = np.concatenate([shard.wants(columns, at_P) for shard, at_P in batch.parts])
+        if not wanted_P.any():
+            return
+        if columns[0] not in self.failed:
+            try:
+                rated = scorer.rate(batch.inputs(wanted_P))
+            except DataError as error:
+                self.failed |= dict.fromkeys(columns, error)
+        if columns[0] in self.failed:
+            for shard, _ in batch.parts:
+                shard.fail(columns, self.failed[columns[0]])
+            return
+        score_PM = np.full((len(wanted_P), len(columns)), np.nan, np.float32)
+        score_PM[wanted_P] = rated.score_PM
+        places_P = np.cumsum(wanted_P) - 1
+        start = 0
+        for shard, at_P in batch.parts:
+            part = slice(start, start + len(at_P))
+            details = {
+                at: rated.faults[int(places_P[start + at])]
+                for at in range(len(at_P))
+                if wanted_P[start + at] and int(places_P[start + at]) in rated.faults
+            }
+            for column, score_P in zip(columns, score_PM[part].T, strict=True):
+                shard.store_scores(column, at_P, score_P, self._rater_names[column], details)
+            start += len(at_P)
 
     def _settle(self, shard: "PendingShard", n_samples: int) -> None:
         if shard.settle(n_samples):
@@ -179,8 +231,8 @@ class ScoringPipeline:
 
     def _drain(self) -> None:
         """Finish all decoding, rating and committing; the last batch is padded."""
-        while not self._decoders.is_idle():
-            self._collect()
+        while self._decoders is not None and not self._decoders.is_idle():
+            self._collect(self._decoders)
         if self._batch.captions:
             self._send_batch()
         while self._awaited:
@@ -190,34 +242,75 @@ class ScoringPipeline:
             self._check_commits()
 
 
+class Claim(NamedTuple):
+    """A shard that is claimed for one rater, with the locations of its unscored samples, from `ledger.read_unscored_pairs`."""
+
+    claimed: ClaimedShard
+    rows: Sequence[UnscoredLocation]
+    column: int = 0
+    """The rater's place among the outputs of all scorers of the pass."""
+
+
+class Share:
+    """What one rater has to score of a shard."""
+
+    def __init__(self, claim: Claim, sample_id_N: NDArray[np.int64]) -> None:
+        self.claimed, self.rows, self.column = claim
+        self.wanted_N = np.isin(sample_id_N, [row.sample_id for row in self.rows])
+        self.score_N = np.full(len(sample_id_N), np.nan, np.float32)
+        self.bad: dict[int, tuple[Reason, str]] = {}
+        self.error: DataError | None = None
+        """Why the scorer stopped; none of the share's scores are stored."""
+
+    def outcome(
+        self, sample_id_N: NDArray[np.int64], measured_id_N: NDArray[np.int64], measure_NM: NDArray[np.float32]
+    ) -> ShardOutcome:
+        """Return what `commit` stores for this rater."""
+        is_scored_N = self.wanted_N.copy()
+        is_scored_N[list(self.bad)] = False
+        faults = self._faults(sample_id_N)
+        return ShardOutcome(sample_id_N[is_scored_N], self.score_N[is_scored_N], measured_id_N, measure_NM, faults)
+
+    def _faults(self, sample_id_N: NDArray[np.int64]) -> list[Fault]:
+        """Return one fault for each location of a quarantined sample."""
+        if not self.bad:
+            return []
+        rows_of: dict[int, list[UnscoredLocation]] = defaultdict(list)
+        for row in self.rows:
+            rows_of[row.sample_id].append(row)
+        return [
+            make_fault(row.ordinal, row.key, *self.bad[at])
+            for at in sorted(self.bad)
+            for row in rows_of[int(sample_id_N[at])]
+        ]
+
+
 class PendingShard:
-    """A claimed shard and its unscored samples, each once however many locations it has in the shard.
+    """A claimed shard and its unscored samples, each once however many locations it has in the shard and however many raters score it.
 
     Args:
-        claimed: The shard and its lease.
-        rows: Locations of unscored samples, from `ledger.read_unscored_pairs`.
+        claims: The shard's claims, at least one.
         has_heuristics: Also compute the heuristics of images that have none.
     """
 
-    def __init__(self, claimed: ClaimedShard, rows: Sequence[UnscoredLocation], *, has_heuristics: bool) -> None:
-        self.claimed = claimed
-        self._rows = rows
-        self.sample_id_N, first_N = np.unique(np.array([row.sample_id for row in rows], np.int64), return_index=True)
-        # In the order of the tar, so that it is read sequentially.
-        order_N = np.argsort(first_N)
-        self.sample_id_N = self.sample_id_N[order_N]
-        samples = [rows[at] for at in first_N[order_N]]
+    def __init__(self, claims: Sequence[Claim], *, has_heuristics: bool) -> None:
+        self.claimed = claims[0].claimed
+        # In the order of the tar, so that it is read sequentially; the first location of each sample.
+        first_of: dict[int, UnscoredLocation] = {}
+        for row in sorted((row for claim in claims for row in claim.rows), key=lambda row: row.ordinal):
+            first_of.setdefault(row.sample_id, row)
+        samples = list(first_of.values())
+        self.sample_id_N = np.array([sample.sample_id for sample in samples], np.int64)
+        self.shares = [Share(claim, self.sample_id_N) for claim in claims]
         self.captions = [sample.caption for sample in samples]
-        self._image_hashes = [bytes(sample.image_hash) for sample in samples]
-        self._ranges = [(sample.byte_offset, sample.size_bytes) for sample in samples]
+        self.image_hashes = [bytes(sample.image_hash) for sample in samples]
+        self._ranges = [(sample.byte_offset or 0, sample.size_bytes or 0) for sample in samples]
         self._is_measured = [has_heuristics and not sample.is_measured for sample in samples]
-        if any(offset is None for offset, _ in self._ranges):
+        if any(sample.byte_offset is None for sample in samples):
             raise DataError(
                 f"A record of shard {self.uri} has no image among its files. Its row was changed by hand: restore it, or retire the shard."
             )
-        self.score_N = np.full(len(samples), np.nan, np.float32)
         self.measure_NM = np.full((len(samples), len(MEASURES)), np.nan, np.float32)
-        self._bad: dict[int, tuple[Reason, str]] = {}
         self.error: DataError | None = None
         """Why the shard cannot be read. Such a shard is complete, and none of its scores are stored."""
         self._n_left = len(samples)
@@ -244,19 +337,57 @@ class PendingShard:
             part = slice(start, stop)
             yield (
                 start,
-                DecodeTask(self.uri, self._ranges[part], self._image_hashes[part], side, self._is_measured[part]),
+                DecodeTask(self.uri, self._ranges[part], self.image_hashes[part], side, self._is_measured[part]),
             )
             start = stop
 
     def quarantine(self, at: int, reason: Reason, detail: str) -> None:
-        """Quarantine a sample that cannot be scored."""
-        self._bad[at] = (reason, detail)
+        """Quarantine a sample that cannot be decoded, for every rater."""
+        for share in self.shares:
+            if share.wanted_N[at]:
+                share.bad[at] = (reason, detail)
 
-    def store_scores(self, at_B: NDArray[np.int64], score_B: NDArray[np.float32], rater_name: str) -> None:
-        """Keep scores; a sample whose score is not finite is quarantined."""
-        self.score_N[at_B] = score_B
-        for at in at_B[~np.isfinite(score_B)]:
-            self.quarantine(int(at), Reason.SCORE_NOT_FINITE, f"rater {rater_name} gave {self.score_N[at]}")
+    def wants(self, columns: range, at_P: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which samples one of the columns still has to score."""
+        is_wanted_P = np.zeros(len(at_P), np.bool_)
+        for share in self._of(columns):
+            is_wanted_P |= share.wanted_N[at_P]
+        return is_wanted_P
+
+    def fail(self, columns: range, error: DataError) -> None:
+        """Record that a scorer stopped: the scores of its columns are not stored."""
+        for share in self._of(columns):
+            share.error = error
+
+    def _of(self, columns: range) -> list[Share]:
+        return [share for share in self.shares if share.column in columns]
+
+    def store_scores(
+        self,
+        column: int,
+        at_P: NDArray[np.int64],
+        score_P: NDArray[np.float32],
+        rater_name: str,
+        details: Mapping[int, str],
+    ) -> None:
+        """Keep a rater's scores; a sample whose score is not finite is quarantined.
+
+        Args:
+            column: The rater's column.
+            at_P: The samples' indices in the shard.
+            score_P: Their scores.
+            rater_name: Named in the details of quarantined samples.
+            details: What the scorer says about samples without a score, by their place in `at_P`.
+        """
+        for share in self._of(range(column, column + 1)):
+            wanted_P = share.wanted_N[at_P]
+            share.score_N[at_P[wanted_P]] = score_P[wanted_P]
+            for place in np.flatnonzero(wanted_P & ~np.isfinite(score_P)).tolist():
+                if place in details:
+                    fault = (Reason.REFUSED_BY_SCORER, f"scorer {rater_name}: {details[place]}")
+                else:
+                    fault = (Reason.SCORE_NOT_FINITE, f"rater {rater_name} gave {score_P[place]}")
+                share.bad[int(at_P[place])] = fault
 
     def settle(self, n_samples: int) -> bool:
         """Count samples that are scored or quarantined; return whether these were the last."""
@@ -264,28 +395,16 @@ class PendingShard:
             self._n_left -= n_samples
             return self._n_left == 0
 
-    def outcome(self) -> ShardOutcome:
-        """Return what `commit` stores."""
-        is_scored_N = np.ones(self.n_samples, np.bool_)
-        is_scored_N[list(self._bad)] = False
-        is_measured_N = ~np.isnan(self.measure_NM).any(1)
-        return ShardOutcome(
-            self.sample_id_N[is_scored_N], self.score_N[is_scored_N],
-            self.sample_id_N[is_measured_N], self.measure_NM[is_measured_N], self._faults(),
-        )  # fmt: skip
-
-    def _faults(self) -> list[Fault]:
-        """Return one fault for each location of a quarantined sample."""
-        if not self._bad:
-            return []
-        rows_of: dict[int, list[UnscoredLocation]] = defaultdict(list)
-        for row in self._rows:
-            rows_of[row.sample_id].append(row)
-        return [
-            make_fault(row.ordinal, row.key, *self._bad[at])
-            for at in sorted(self._bad)
-            for row in rows_of[int(self.sample_id_N[at])]
-        ]
+    def outcomes(self) -> list[tuple[Share, ShardOutcome]]:
+        """Return what `commit` stores for each rater that scored the shard; the heuristics belong to the first of them."""
+        measured_N = ~np.isnan(self.measure_NM).any(1)
+        found: list[tuple[Share, ShardOutcome]] = []
+        for share in self.shares:
+            if share.error is None:
+                is_measured_N = measured_N & (not found)
+                measures = self.sample_id_N[is_measured_N], self.measure_NM[is_measured_N]
+                found.append((share, share.outcome(self.sample_id_N, *measures)))
+        return found
 
 
 @dataclass(slots=True)
@@ -309,13 +428,23 @@ class ScoreBatch:
         self.parts.append((shard, at_P[:n_taken]))
         return n_taken
 
+    def inputs(self, wanted_P: NDArray[np.bool_]) -> Batch:
+        """Return the wanted samples; without others among them, the pixels are the batch's own, with its padding."""
+        hashes = [shard.image_hashes[at] for shard, at_P in self.parts for at in at_P.tolist()]
+        if wanted_P.all():
+            return Batch(self.image_BHWC, self.captions, hashes)
+        image_BHWC = np.zeros_like(self.image_BHWC)
+        image_BHWC[: np.count_nonzero(wanted_P)] = self.image_BHWC[: len(wanted_P)][wanted_P]
+        kept = np.flatnonzero(wanted_P).tolist()
+        return Batch(image_BHWC, [self.captions[at] for at in kept], [hashes[at] for at in kept])
+
     def clear(self) -> None:
         """Empty the batch; its pixels are overwritten."""
         self.captions, self.parts = [], []
 
 
 class BatchScorer(Protocol):
-    """Interface of a scorer: it rates batches of one shape, in several threads at a time."""
+    """Interface of a scorer in the pipeline: it rates batches, in several threads at a time."""
 
     @property
     def n_threads(self) -> int:
@@ -323,16 +452,30 @@ class BatchScorer(Protocol):
         ...
 
     @property
-    def image_side(self) -> int:
-        """Side of the images in pixels."""
+    def image_side(self) -> int | None:
+        """Side of the images in pixels; None if it reads none."""
+        ...
+
+    @property
+    def n_outputs(self) -> int:
+        """How many scores it gives each sample."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """How many samples fill its buffer."""
         ...
 
     def make_buffer(self) -> NDArray[np.uint8]:
         """Allocate the pixels of one batch."""
         ...
 
-    def score_batch(self, image_BHWC: NDArray[np.uint8], captions: list[str]) -> NDArray[np.float32]:
-        """Return the score of each caption with the image at its index."""
+    def rate(self, batch: Batch) -> Rated:
+        """Return the scores of the samples; images beyond the captions are padding.
+
+        Raises:
+            DataError: The scorer cannot go on. The others of the pass do.
+        """
         ...
 
 
@@ -392,6 +535,15 @@ class Scorer:
     def dtype(self) -> str:
         """Number format of the rater's forward; part of a score's provenance."""
         return "bfloat16" if self.device == "cuda" else "float32"
+
+    n_outputs = 1
+
+    def rate(self, batch: Batch) -> Rated:
+        """Score the samples of a batch in batches of the fixed size."""
+        n_samples, size = len(batch), self.batch
+        if len(batch.image_BHWC) == size:
+            return Rated(self.score_batch(batch.image_BHWC, list(batch.captions))[:, None])
+        return Rated(self.score(batch.image_BHWC[:n_samples], list(batch.captions))[:, None])
 
     @property
     def n_threads(self) -> int:

@@ -22,20 +22,23 @@ from alchemist_core.store.tables.schema import Created, Key, Table
 
 
 class Rater(Table):
-    """One version of a rater, the model that scores samples. At most one is in production."""
+    """One version of a rater: a trained network, a scorer (a class) or imported scores. At most one is in production."""
 
     __tablename__ = "raters"
     __table_args__ = (
         CheckConstraint("state IN ('candidate', 'production', 'retired')", name="state"),
         CheckConstraint("rule ~ '^[a-z][a-z0-9_]*$'", name="rule"),
+        CheckConstraint("kind IN ('trained', 'scorer', 'imported')", name="kind"),
         CheckConstraint("octet_length(checkpoint_sha256) = 32", name="sha256_bytes"),
         Index("uq_raters_one_production", "state", unique=True, postgresql_where=text("state = 'production'")),
     )
 
     rater_id: Mapped[Key] = mapped_column(comment="Key of the rater version")
     name: Mapped[str] = mapped_column(unique=True, comment="Unique name of the rater version")
-    rule: Mapped[str] = mapped_column(comment="Scoring rule, such as alignment")
-    config: Mapped[dict[str, Any]] = mapped_column(comment="Training configuration, as JSON")
+    rule: Mapped[str] = mapped_column(comment="Scoring rule, such as alignment; else the kind")
+    config: Mapped[dict[str, Any]] = mapped_column(
+        comment="Training configuration, or what identifies a scorer, as JSON"
+    )
     identity_hash: Mapped[str] = mapped_column(
         unique=True, comment="sha256 over configuration and training data: the same rater is never trained twice"
     )
@@ -49,12 +52,16 @@ class Rater(Table):
     )
     is_shadow: Mapped[bool] = mapped_column(
         server_default="false",
-        comment="Whether the rater scores each night beside the production rater, for comparison",
+        comment="Whether the rater scores each night beside the production rater",
     )
-    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that trained the rater")
+    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that trained or registered the rater")
     created_at: Mapped[Created] = mapped_column(comment="When the rater was registered")
     promoted_at: Mapped[datetime | None] = mapped_column(comment="When the rater became the production rater")
     retired_at: Mapped[datetime | None] = mapped_column(comment="When the rater was retired")
+    kind: Mapped[str] = mapped_column(
+        server_default="trained",
+        comment="trained (a network trained here), scorer (a class that scores), or imported (scores computed elsewhere)",
+    )
 
 
 class Night(Table):
@@ -159,7 +166,9 @@ class Score(Table):
     )
 
     rater_id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="Rater that scored; the partition key")
-    score: Mapped[float] = mapped_column(REAL, comment="Instance logit of the rater: higher is better")
+    score: Mapped[float] = mapped_column(
+        REAL, comment="Score by the rater, for a trained one its instance logit: higher is better"
+    )
     sample_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Sample that was scored")
 
 

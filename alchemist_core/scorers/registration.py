@@ -1,0 +1,150 @@
+"""Registers scorers: each output is a row of `raters`, with the folder that describes the scorer as its checkpoint."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import packages_distributions, version
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import Engine
+
+from alchemist_core.config import Config, fingerprint
+from alchemist_core.errors import ConfigError
+from alchemist_core.files import artifact_path, atomic_folder, folder_sha256, require_artifact
+from alchemist_core.scorers.catalogue import find_scorer
+from alchemist_core.scorers.running import ScorerRunner
+from alchemist_core.scorers.scorer import ONE_OUTPUT, Scorer
+from alchemist_core.store.raters import RaterRow, find_named, register_raters
+
+NAME = r"^[a-z][a-z0-9_]{0,47}$"
+FILE = "scorer.json"
+
+
+class ScorerSpec(Config):
+    """What a scorer is, as `scorer.json` and the config of its rows store it."""
+
+    use: str
+    """Module and class."""
+    version: str
+    options: dict[str, Any]
+    identity: dict[str, Any]
+    outputs: tuple[str, ...]
+    image_side: int | None
+    package: str | None = None
+    """The package that it came from, with its version; not part of its identity."""
+
+    def identity_hash(self, output: str) -> str:
+        """Return what identifies the scores of an output: the same one is never registered twice."""
+        return fingerprint(self.model_dump(mode="json", exclude={"package", "image_side"}) | {"output": output})
+
+
+def open_scorer(use: str, options: Mapping[str, Any], device: str = "cpu") -> Scorer:
+    """Return a scorer, with its network loaded.
+
+    Args:
+        use: Name of a built-in or installed scorer, or `module:Class`.
+        options: Values of its options.
+        device: Device type for its network.
+
+    Raises:
+        ConfigError: There is no such scorer, or an option is not valid.
+    """
+    kind = find_scorer(use)
+    try:
+        given = kind.Options.model_validate(dict(options))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        known = ", ".join(kind.Options.model_fields) or "none"
+        raise ConfigError(f"Options of scorer {use}: {faults}. Options: {known}.") from None
+    return kind(given, device)
+
+
+def describe(scorer: Scorer) -> ScorerSpec:
+    """Return what identifies a scorer."""
+    kind = type(scorer)
+    package = next(iter(packages_distributions().get(kind.__module__.partition(".")[0], ())), None)
+    return ScorerSpec(
+        use=f"{kind.__module__}:{kind.__qualname__}", version=scorer.version, options=scorer.options.hashed_json(),
+        identity=scorer.identity(), outputs=scorer.outputs, image_side=scorer.image_side,
+        package=package and f"{package} {version(package)}",
+    )  # fmt: skip
+
+
+def output_names(name: str, outputs: Sequence[str]) -> list[str]:
+    """Return the name of each output's scores.
+
+    >>> output_names("clip", ["score"]), output_names("vlm", ["quality", "text"])
+    (['clip'], ['vlm_quality', 'vlm_text'])
+    """
+    return [name] if tuple(outputs) == ONE_OUTPUT else [f"{name}_{output}" for output in outputs]
+
+
+def register(
+    engine: Engine, name: str, use: str, options: Mapping[str, Any], *, run_id: int | None, is_shadow: bool
+) -> tuple[list[RaterRow], bool]:
+    """Register a scorer under a name, unless it is registered; return its rows, and whether they are new.
+
+    Raises:
+        ConfigError: The name is not allowed or belongs to another scorer, or the scorer cannot be opened.
+    """
+    if re.fullmatch(NAME, name) is None:
+        raise ConfigError(
+            f"{name!r} is not a name for a scorer. Allowed: small letters, digits and _, at most 48, a letter first."
+        )
+    scorer = open_scorer(use, options)
+    spec = describe(scorer)
+    scorer.close()
+    names = output_names(name, spec.outputs)
+    hashes = [spec.identity_hash(output) for output in spec.outputs]
+    if found := find_named(engine, names):
+        _require_same(name, spec, found)
+        return found, False
+    uri = f"scorers/{name}"
+    with atomic_folder(artifact_path(uri)) as folder:
+        (folder / FILE).write_text(json.dumps(spec.as_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    sha256 = folder_sha256(artifact_path(uri))
+    register_raters(engine, [
+        {
+            "name": row_name, "kind": "scorer", "rule": "scorer", "config": {"name": name, "output": output} | spec.as_json(),
+            "identity_hash": identity_hash, "checkpoint_uri": uri, "checkpoint_sha256": sha256, "run_id": run_id, "is_shadow": is_shadow,
+        }
+        for row_name, output, identity_hash in zip(names, spec.outputs, hashes, strict=True)
+    ])  # fmt: skip
+    return find_named(engine, names), True
+
+
+def _require_same(name: str, spec: ScorerSpec, found: Sequence[RaterRow]) -> None:
+    for row in found:
+        stored = {key: row.config.get(key) for key in ("use", "version", "options", "identity", "outputs")}
+        wanted = json.loads(json.dumps({key: spec.as_json()[key] for key in stored}))
+        if differs := [key for key in stored if stored[key] != wanted[key]]:
+            raise ConfigError(
+                f"The name {row.name} belongs to another scorer (other {', '.join(differs)}). Scores of two versions are never mixed: "
+                f"register this one under another name, such as {name}_2."
+            )
+
+
+def load_runner(rows: Sequence[RaterRow], device: str) -> ScorerRunner:
+    """Open a registered scorer.
+
+    Args:
+        rows: Its outputs, all of them, in their order.
+        device: Device type for its network.
+
+    Raises:
+        ConfigError: It cannot be opened here, or it is not the one that was registered.
+        DataError: Its description was changed.
+    """
+    first = rows[0]
+    folder = require_artifact(first.checkpoint_uri, first.checkpoint_sha256)
+    spec = ScorerSpec.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
+    scorer = open_scorer(spec.use, spec.options, device)
+    now = describe(scorer)
+    if [now.identity_hash(output) for output in now.outputs] != [spec.identity_hash(output) for output in spec.outputs]:
+        scorer.close()
+        raise ConfigError(
+            f"Scorer {first.config['name']} is not the one that was registered: version {spec.version} with {spec.identity} then, "
+            f"version {now.version} with {now.identity} here. Install that version, or register this one under another name."
+        )
+    return ScorerRunner(scorer, first.config["name"])

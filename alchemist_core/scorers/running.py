@@ -1,0 +1,147 @@
+"""Runs a scorer in batches of its size, and keeps what it does wrong away from the other samples and scorers."""
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alchemist_core.errors import DataError
+from alchemist_core.scorers.scorer import Batch, Rated, Scorer
+
+
+class BrokenScorerError(DataError):
+    """A scorer raised an error for every sample of a batch, or returned no scores. It scores nothing more in this run."""
+
+
+class ScorerRunner:
+    """Passes samples to a scorer. If it raises an error, each sample of the batch is tried alone, and those that fail have no score.
+
+    Args:
+        scorer: The scorer.
+        name: Its name, for messages.
+    """
+
+    def __init__(self, scorer: Scorer, name: str) -> None:
+        self.scorer, self.name = scorer, name
+        self._turn = threading.BoundedSemaphore(scorer.n_threads)
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads may rate at a time."""
+        return self.scorer.n_threads
+
+    @property
+    def image_side(self) -> int | None:
+        """Side of the images in pixels; None if it reads none."""
+        return self.scorer.image_side
+
+    @property
+    def n_outputs(self) -> int:
+        """How many scores it gives each sample."""
+        return len(self.scorer.outputs)
+
+    @property
+    def batch(self) -> int:
+        """How many samples fill its buffer."""
+        return self.scorer.batch_size
+
+    @property
+    def device(self) -> str:
+        """Device type of its network; part of a score's provenance."""
+        return self.scorer.device
+
+    @property
+    def dtype(self) -> str:
+        """Number format of its scores; part of their provenance."""
+        return "float32"
+
+    def make_buffer(self) -> NDArray[np.uint8]:
+        """Allocate the pixels of one batch."""
+        side = self.image_side or 0
+        return np.zeros((self.batch, side, side, 3), np.uint8)
+
+    def rate(self, batch: Batch) -> Rated:
+        """Return the scores of the samples; images beyond the captions are padding.
+
+        Raises:
+            DataError: The scorer is broken or unavailable.
+        """
+        with self._turn:
+            parts = [self._rate_part(batch, start) for start in range(0, len(batch), self.batch)]
+        faults = {part * self.batch + at: why for part, rated in enumerate(parts) for at, why in rated.faults.items()}
+        vectors = [rated.embedding_PD for rated in parts if rated.embedding_PD is not None]
+        return Rated(
+            np.concatenate([rated.score_PM for rated in parts]),
+            faults,
+            np.concatenate(vectors) if len(vectors) == len(parts) else None,
+        )
+
+    def _rate_part(self, batch: Batch, start: int) -> Rated:
+        part = slice(start, min(start + self.batch, len(batch)))
+        try:
+            return self._call(self._cut(batch, part))
+        except DataError:
+            raise
+        except Exception as error:  # noqa: BLE001  a scorer's code is not ours
+            return self._rate_alone(batch, part, error)
+
+    def _rate_alone(self, batch: Batch, part: slice, first_error: Exception) -> Rated:
+        """Try each sample alone; a scorer that fails on all of them is broken."""
+        places = range(part.start, part.stop)
+        rated = [self._try(batch, at) for at in places]
+        if all(isinstance(one, Exception) for one in rated):
+            raise BrokenScorerError(
+                f"Scorer {self.name} raised an error for each of {len(places):,} samples: {_describe(first_error)}"
+            ) from first_error
+        n_outputs = len(self.scorer.outputs)
+        score_PM = np.full((len(places), n_outputs), np.nan, np.float32)
+        faults: dict[int, str] = {}
+        for at, one in enumerate(rated):
+            if isinstance(one, Exception):
+                faults[at] = _describe(one)
+            else:
+                score_PM[at] = one.score_PM[0]
+                if one.faults:
+                    faults[at] = one.faults[0]
+        return Rated(score_PM, faults)
+
+    def _try(self, batch: Batch, at: int) -> Rated | Exception:
+        try:
+            return self._call(self._cut(batch, slice(at, at + 1)))
+        except DataError:
+            raise
+        except Exception as error:  # noqa: BLE001  as above
+            return error
+
+    def _cut(self, batch: Batch, part: slice) -> Batch:
+        """Return a part of the batch, padded to the batch size if the scorer wants that."""
+        n_samples = part.stop - part.start
+        n_padding = self.batch - n_samples if self.scorer.is_padded else 0
+        image_BHWC = batch.image_BHWC[part]
+        if n_padding:
+            image_BHWC = np.concatenate([image_BHWC, np.zeros((n_padding, *image_BHWC.shape[1:]), np.uint8)])
+        return Batch(
+            image_BHWC,
+            [*batch.captions[part], *[""] * n_padding],
+            [*batch.image_hashes[part], *[b""] * n_padding],
+            [*batch.metadata[part], *[dict[str, Any]()] * n_padding],
+            n_samples=n_samples,
+        )
+
+    def _call(self, batch: Batch) -> Rated:
+        score, embedding_BD = self.scorer.score_and_embed(batch)
+        score_BM = np.asarray(score, np.float32)
+        score_BM = score_BM[:, None] if score_BM.ndim == 1 else score_BM
+        wanted = (len(batch), len(self.scorer.outputs))
+        if score_BM.shape != wanted:
+            raise BrokenScorerError(
+                f"Scorer {self.name} returned scores of shape {score_BM.shape} for {len(batch)} samples; expected {wanted}."
+            )
+        n_samples = batch.n_samples if batch.n_samples is not None else len(batch)
+        faults = {at: why for at, why in batch.faults.items() if at < n_samples}
+        return Rated(score_BM[:n_samples], faults, None if embedding_BD is None else embedding_BD[:n_samples])
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
