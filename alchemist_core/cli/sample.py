@@ -23,7 +23,7 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.store import ledger
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.ledger import TRANSIENT, Retry
+from alchemist_core.store.ledger import TRANSIENT, Retry, ShardOutcome
 from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.samples import (
@@ -43,7 +43,7 @@ from alchemist_core.telemetry import say
 from alchemist_core.training.feature_cache import forget
 
 if TYPE_CHECKING:
-    from alchemist_core.training.scoring import PendingShard
+    from alchemist_core.training.scoring import PendingShard, Share
 
 
 # Keys: reasons of the query why_not_eligible. `places` are nights, or datasets if the sample is in no night.
@@ -321,7 +321,10 @@ def retry_locations(config: RetryQuarantineConfig, stage_run: StageRun) -> Retry
     if retrying.n_total == 0:
         return RetryQuarantineResult(rater=rater.name, note=retrying.refusal())
     with retrying.open_pipeline() as pipeline:
+        assert pipeline is not None  # a rater that cannot be loaded raises
         pipeline.run(retrying.claim)
+    for error in retrying.failed.values():
+        raise error
     return retrying.outcome()
 
 
@@ -330,7 +333,7 @@ class Retrying(Scoring):
 
     def __init__(self, config: RetryQuarantineConfig, rater: RaterRow, stage_run: StageRun) -> None:
         scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=None)
-        super().__init__(rater, scope, stage_run, has_heuristics=True)
+        super().__init__([rater], scope, stage_run, has_heuristics=True)
         self.reason = config.reason
         found = ledger.find_retryable(stage_run.engine, scope, config.reason)
         self.n_total, self._waiting = sum(found.values()), list(found)
@@ -345,14 +348,25 @@ class Retrying(Scoring):
             retry = ledger.claim_retry(engine, self.scope, shard_id, reason=self.reason, run_id=run_id, ttl_s=ttl_s)
             if retry is not None:
                 self._retries[shard_id] = retry
-                return self.pend(retry.claimed, retry.rows)
+                return self._pend_retry(retry)
             self._n_held += 1
         return None
 
-    def store(self, shard: "PendingShard") -> None:
+    def _pend_retry(self, retry: Retry) -> "PendingShard":
+        from alchemist_core.training.scoring import Claim  # noqa: PLC0415  torch only when there is work
+
+        return self.pend([Claim(retry.claimed, retry.rows, self._column)])
+
+    @property
+    def _column(self) -> int:
+        """Place of the rater among the outputs of its scorer."""
+        return self.columns.index(self.raters[0])
+
+    def store(self, share: "Share", outcome: ShardOutcome) -> None:
         """Store the outcome of a shard."""
-        retry, outcome = self._retries.pop(shard.claimed.shard.shard_id), shard.outcome()
-        ledger.commit_retry(self.stage_run.engine, retry, self.scope, outcome=outcome, provenance=self.provenance)
+        retry = self._retries.pop(share.claimed.shard.shard_id)
+        provenance = self.provenances[share.column]
+        ledger.commit_retry(self.stage_run.engine, retry, self.scope, outcome=outcome, provenance=provenance)
         n_bad = len(outcome.faults)
         self.counts["n_shards"] += 1
         self.counts["n_samples"] += len(retry.ordinals)
@@ -373,7 +387,7 @@ class Retrying(Scoring):
             )
         held = f"{self._n_held} shards are held by another run. Retry later." if self._n_held else None
         return RetryQuarantineResult(
-            rater=self.rater.name, n_shards=self.counts["n_shards"], n_tried=self.counts["n_samples"],
+            rater=self.raters[0].name, n_shards=self.counts["n_shards"], n_tried=self.counts["n_samples"],
             n_scored=self.counts["n_scored"], n_still_quarantined=self.counts["n_quarantined"], note=held,
         )  # fmt: skip
 

@@ -1,10 +1,13 @@
-"""Score every sample that the rater has not scored yet; each location of a shard is scored or quarantined exactly once."""
+"""Score every sample that a rater has not scored yet; each location of a shard is scored or quarantined exactly once.
+
+Raters and scorers that read images of one side share a pass: a shard is claimed for all of them, and each image is decoded once.
+"""
 
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING
@@ -12,9 +15,18 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from alchemist_core.config import Command, Config, Result
-from alchemist_core.errors import ChangedShardError, DataError, MissingShardError, UnreachableRootError
+from alchemist_core.errors import (
+    AlchemistError,
+    ChangedShardError,
+    ConfigError,
+    DataError,
+    MissingShardError,
+    UnreachableRootError,
+)
 from alchemist_core.files import require_artifact
 from alchemist_core.project import only_train_dataset, train_rater_command
+from alchemist_core.scorers.catalogue import find_scorer
+from alchemist_core.scorers.registration import load_runner, output_names
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.decoding import open_decoders
 from alchemist_core.shards.storage import has_files
@@ -23,14 +35,14 @@ from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
-from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope, UnscoredLocation
-from alchemist_core.store.raters import RaterRow, find_raters
+from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope, ShardOutcome
+from alchemist_core.store.raters import NIGHTLY, RaterRow, find_named, find_raters
 from alchemist_core.store.registry import StoredShard, unreadable_shards
 from alchemist_core.store.tables import utc_now
 from alchemist_core.telemetry import say, warn
 
 if TYPE_CHECKING:
-    from alchemist_core.training.scoring import PendingShard, ScoringPipeline
+    from alchemist_core.training.scoring import BatchScorer, Claim, PendingShard, ScoringPipeline, Share
 
 WAIT_S = 1.0
 MAX_NAMED = 20
@@ -49,7 +61,8 @@ class ScoreConfig(Config):
     )
     rater: str = Field(
         "production",
-        description="Name of the rater, or production, newest, or nightly (the production rater and all shadow raters)",
+        description="Name of the rater or scorer, or production, newest, or nightly (the production rater, all shadow raters and all "
+        "nightly scorers)",
     )
     heuristics: bool = Field(
         True, description="Also compute clarity, frequency and edge density of images that do not have them yet"
@@ -80,17 +93,18 @@ def own_slot(slot: int) -> int:
 
 
 def score(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
-    """Score with the given rater, or with all nightly raters one after the other, the production rater first.
+    """Score with the given rater or scorer, or with all nightly ones, the production rater first.
 
     Raises:
-        DataError: Some shards could not be read; all others were scored.
+        DataError: Some shards could not be read, or a scorer failed; everything else was scored.
     """
     raters = find_raters(stage_run.engine, config.rater)
     if not raters:
         say("No rater is in production, so nothing was scored.")
         return ScoreResult(rater=None, note="No rater is in production, so nothing was scored.")
+    _require_scorable(raters)
     left: list[str] = []
-    result = _together([_score_safely(config, rater, stage_run, left) for rater in raters])
+    result = _together([part for group in _passes(raters) for part in _score_pass(config, group, stage_run, left)])
     if left:
         say(f"Scored {result.n_shards:,} shards: {result.n_scored:,} locations, {result.n_quarantined:,} quarantined.")
         named = list(dict.fromkeys(left))
@@ -99,15 +113,53 @@ def score(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
     return result
 
 
-def _score_safely(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, left: list[str]) -> ScoreResult:
+def _require_scorable(raters: Sequence[RaterRow]) -> None:
+    for rater in raters:
+        if rater.kind == "imported":
+            raise ConfigError(
+                f"{rater.name} holds imported scores; nothing computes them. Import more: alchemist import scores"
+            )
+
+
+def _passes(raters: Sequence[RaterRow]) -> list[list[RaterRow]]:
+    """Group raters by the side of the images that they read, in the order of their first members."""
+    if len(raters) == 1:
+        return [list(raters)]
+    groups: dict[int | None, list[RaterRow]] = {}
+    for rater in raters:
+        groups.setdefault(_image_side(rater), []).append(rater)
+    return list(groups.values())
+
+
+def _image_side(rater: RaterRow) -> int | None:
+    """Return the side that a rater reads, -1 for one whose checkpoint cannot be read: its pass says why."""
+    if rater.kind == "scorer":
+        side: int | None = rater.config["image_side"]
+        return side
+    from alchemist_core.training.scoring import read_image_side  # noqa: PLC0415  torch only when there is work
+
     try:
-        return score_with(config, rater, stage_run, left)
-    except DataError as error:
-        if not rater.is_shadow:
-            raise
-        # A shadow rater that cannot be loaded must not stop the night's other scores.
-        warn(f"Shadow rater {rater.name} scored nothing: {error}")
-        return ScoreResult(rater=rater.name, note=f"Shadow rater {rater.name} scored nothing: {error}")
+        return read_image_side(require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256))
+    except DataError:
+        return -1
+
+
+def _score_pass(config: ScoreConfig, raters: list[RaterRow], stage_run: StageRun, left: list[str]) -> list[ScoreResult]:
+    """Score the unscored shards in scope with the raters of one pass, until each is stored or recorded as failed."""
+    scope = scoring_scope(stage_run.engine, raters[0], dataset=config.dataset, crawl_date=config.crawl_date)
+    waiting = [rater for rater in raters if ledger.count_unscored(stage_run.engine, scope.of(rater.rater_id))[0]]
+    results = [
+        ScoreResult(rater=rater.name, note="Everything in scope was scored before.")
+        for rater in raters
+        if rater not in waiting
+    ]
+    if waiting:
+        scoring = Scoring(waiting, scope, stage_run, has_heuristics=config.heuristics)
+        scoring.run(may_fail=config.rater == NIGHTLY)
+        results.insert(0, scoring.result())
+        left += scoring.errors
+    left += [line for rater in raters for line in _describe_unreadable(scope.of(rater.rater_id), stage_run)]
+    return results
 
 
 def _together(results: list[ScoreResult]) -> ScoreResult:
@@ -117,24 +169,6 @@ def _together(results: list[ScoreResult]) -> ScoreResult:
     sums = {name: sum(getattr(result, name) for result in results) for name in numbers}
     notes = "; ".join(f"{result.rater}: {result.note}" for result in results if result.note)
     return ScoreResult(rater=", ".join(str(result.rater) for result in results), note=notes or None, **sums)
-
-
-def score_with(config: ScoreConfig, rater: RaterRow, stage_run: StageRun, left: list[str]) -> ScoreResult:
-    """Score the unscored shards in scope with one rater, until each is stored or recorded as failed."""
-    scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
-    if ledger.count_unscored(stage_run.engine, scope)[0] == 0:
-        left += _describe_unreadable(scope, stage_run)
-        return ScoreResult(rater=rater.name, note="Everything in scope was scored before.")
-    scoring = Scoring(rater, scope, stage_run, has_heuristics=config.heuristics)
-    with scoring.open_pipeline() as pipeline:
-        while ledger.count_unscored(stage_run.engine, scoring.scope)[0]:
-            n_before = scoring.n_ended
-            pipeline.run(scoring.claim)
-            if scoring.n_ended == n_before:
-                # Other slots hold the remaining shards: they finish them, or their leases expire.
-                time.sleep(WAIT_S)
-    left += [*scoring.errors, *_describe_unreadable(scope, stage_run)]
-    return scoring.result()
 
 
 def _describe_unreadable(scope: ScoringScope, stage_run: StageRun) -> list[str]:
@@ -149,74 +183,191 @@ def _describe_unreadable(scope: ScoringScope, stage_run: StageRun) -> list[str]:
 
 
 class Scoring:
-    """Scores a scope with one rater: claims and commits shards, and counts them."""
+    """Scores a scope with the raters of one pass: claims and commits shards, and counts them.
 
-    def __init__(self, rater: RaterRow, scope: ScoringScope, stage_run: StageRun, *, has_heuristics: bool) -> None:
-        self.rater, self.scope, self.stage_run, self.has_heuristics = rater, scope, stage_run, has_heuristics
-        self.n_total = ledger.count_unscored(stage_run.engine, scope)[1]
+    Args:
+        raters: They read images of the same side.
+        scope: What to score; its rater is replaced by each of them.
+        stage_run: The run.
+        has_heuristics: Also compute the heuristics of images that have none.
+    """
+
+    def __init__(
+        self, raters: Sequence[RaterRow], scope: ScoringScope, stage_run: StageRun, *, has_heuristics: bool
+    ) -> None:
+        self.raters, self.scope, self.stage_run, self.has_heuristics = list(raters), scope, stage_run, has_heuristics
+        self.n_total = sum(ledger.count_unscored(stage_run.engine, scope.of(rater.rater_id))[1] for rater in raters)
         # Errors of shards that could not be read and are not marked in the store.
         self.errors: list[str] = []
+        self.notes: list[str] = []
         # Shards are claimed in one thread and committed in another.
         self._lock = threading.Lock()
         self.counts = dict.fromkeys(("n_shards", "n_samples", "n_scored", "n_reused", "n_quarantined"), 0)
         self.began = time.monotonic()
+        # The rater of each output of each scorer of the pass, how it scores, and why scorers stopped.
+        self.columns: list[RaterRow] = []
+        self.provenances: list[Provenance] = []
+        self.failed: Mapping[int, DataError] = {}
+
+    def run(self, *, may_fail: bool) -> None:
+        """Score until nothing in scope is left that can be scored.
+
+        Args:
+            may_fail: Whether a failure of a shadow rater or a nightly scorer is a note: it must not stop the night's other scores.
+        """
+        with self.open_pipeline(may_fail=may_fail) as pipeline:
+            while pipeline is not None and self._has_unscored():
+                n_before = self.n_ended
+                pipeline.run(self.claim)
+                if self.n_ended == n_before:
+                    # Other slots hold the remaining shards: they finish them, or their leases expire.
+                    time.sleep(WAIT_S)
+        for error in {id(error): error for error in self.failed.values()}.values():
+            names = ", ".join(self.columns[column].name for column in self.failed if self.failed[column] is error)
+            self._leave_out(names, error, may_fail=may_fail)
+
+    def _has_unscored(self) -> bool:
+        engine = self.stage_run.engine
+        return any(ledger.count_unscored(engine, self.scope.of(rater.rater_id))[0] for _, rater in self._scoring())
+
+    def _leave_out(self, name: str, error: AlchemistError, *, may_fail: bool) -> None:
+        if may_fail:
+            warn(f"{name} scored nothing more: {error}")
+            self.notes.append(f"{name} scored nothing more: {error}")
+        else:
+            self.errors.append(str(error))
 
     @contextmanager
-    def open_pipeline(self) -> "Iterator[ScoringPipeline]":
-        """Load the rater and start the decoding workers; they stop when the block ends."""
-        hold_device(self.stage_run)
-        from alchemist_core.training.launching import own_device  # noqa: PLC0415  torch only when there is work
-        from alchemist_core.training.scoring import Scorer, ScoringPipeline  # noqa: PLC0415
+    def open_pipeline(self, *, may_fail: bool = False) -> "Iterator[ScoringPipeline | None]":
+        """Load the raters and start the decoding workers; they stop when the block ends. None if no rater could be loaded."""
+        if any(rater.kind == "trained" or find_scorer(rater.config["use"]).uses_device for rater in self.raters):
+            hold_device(self.stage_run)
+        from alchemist_core.training.scoring import ScoringPipeline  # noqa: PLC0415  torch only when there is work
 
-        scorer = Scorer.load(require_artifact(self.rater.checkpoint_uri, self.rater.checkpoint_sha256), own_device())
-        self.provenance = Provenance(self.stage_run.run_id, scorer.device, scorer.dtype)
-        decoders = open_decoders(count_decode_workers(self.n_total), scorer.image_side)
-        with ScoringPipeline(scorer, decoders, self.commit, rater_name=self.rater.name) as pipeline:
+        with ExitStack() as opened:
+            scorers = self._load_all(opened, may_fail=may_fail)
+            if not scorers:
+                yield None
+                return
+            side = scorers[0].image_side
+            decoders = None if side is None else open_decoders(count_decode_workers(self.n_total), side)
+            names = [rater.name for rater in self.columns]
+            pipeline = opened.enter_context(ScoringPipeline(scorers, decoders, self.commit, rater_names=names))
+            self.failed = pipeline.failed
             yield pipeline
+
+    def _load_all(self, opened: ExitStack, *, may_fail: bool) -> "list[BatchScorer]":
+        """Load each rater, and each scorer once for all its outputs."""
+        scorers: list[BatchScorer] = []
+        for rater in list(self.raters):
+            if rater in self.columns or rater not in self.raters:
+                continue
+            columns = self._outputs(rater)
+            try:
+                scorer = self._load(rater, columns, opened)
+            except AlchemistError as error:
+                self.raters = [other for other in self.raters if other not in columns]
+                if not (may_fail and rater.is_shadow):
+                    raise
+                self._leave_out(", ".join(row.name for row in columns), error, may_fail=True)
+                continue
+            scorers.append(scorer)
+            self.columns += columns
+            self.provenances += [Provenance(self.stage_run.run_id, scorer.device, scorer.dtype)] * len(columns)
+        return scorers
+
+    def _outputs(self, rater: RaterRow) -> list[RaterRow]:
+        """Return the rater, or all outputs of a scorer in their order: it computes all of them, whichever are stored."""
+        if rater.kind != "scorer":
+            return [rater]
+        names = output_names(rater.config["name"], rater.config["outputs"])
+        row_of = {row.name: row for row in find_named(self.stage_run.engine, names)}
+        return [next((own for own in self.raters if own.name == name), row_of[name]) for name in names]
+
+    def _load(self, rater: RaterRow, columns: list[RaterRow], opened: ExitStack) -> "BatchScorer":
+        if rater.kind == "scorer":
+            runner = load_runner(columns, _device(rater))
+            opened.callback(runner.scorer.close)
+            return runner
+        from alchemist_core.training.launching import own_device  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.training.scoring import Scorer  # noqa: PLC0415
+
+        return Scorer.load(require_artifact(rater.checkpoint_uri, rater.checkpoint_sha256), own_device())
 
     @property
     def n_ended(self) -> int:
-        """Number of shards that were scored or could not be read."""
-        return self.counts["n_shards"] + len(self.scope.skipped_ids)
+        """Number of shards that were scored or could not be read, and of scorers that stopped."""
+        return self.counts["n_shards"] + len(self.scope.skipped_ids) + len(self.failed)
+
+    def _scoring(self) -> list[tuple[int, RaterRow]]:
+        """Return the raters that score, with their columns; not those that have failed."""
+        return [(at, rater) for at, rater in enumerate(self.columns) if rater in self.raters and at not in self.failed]
 
     def claim(self) -> "PendingShard | None":
         """Claim a shard and read its unscored samples; None if every shard is scored, unreadable, or held by another slot."""
-        engine, run_id, ttl_s = self.stage_run.engine, self.stage_run.run_id, load_settings().lease_ttl_s
-        while claimed := ledger.claim_unscored_shard(engine, self.scope, run_id=run_id, ttl_s=ttl_s):
-            rows = ledger.read_unscored_pairs(engine, claimed.shard.shard_id, self.scope.rater_id)
-            try:
-                return self.pend(claimed, rows)
-            except DataError as error:
-                self.leave(claimed, error)
+        for column, rater in self._scoring():
+            while claimed := self._claim_for(rater):
+                claims = [self._pair(claimed, column, rater), *self._claim_beside(claimed, column)]
+                try:
+                    return self.pend(claims)
+                except DataError as error:
+                    self.leave([claim.claimed for claim in claims], error)
         return None
 
-    def pend(self, claimed: ClaimedShard, rows: Sequence[UnscoredLocation]) -> "PendingShard":
+    def _claim_for(self, rater: RaterRow) -> ClaimedShard | None:
+        run_id, ttl_s = self.stage_run.run_id, load_settings().lease_ttl_s
+        scope = self.scope.of(rater.rater_id)
+        return ledger.claim_unscored_shard(self.stage_run.engine, scope, run_id=run_id, ttl_s=ttl_s)
+
+    def _claim_beside(self, claimed: ClaimedShard, first_column: int) -> "Iterator[Claim]":
+        """Claim the shard for the other raters too."""
+        engine, run_id, ttl_s = self.stage_run.engine, self.stage_run.run_id, load_settings().lease_ttl_s
+        for column, rater in self._scoring():
+            if column != first_column:
+                own = ledger.claim_beside(engine, claimed, rater.rater_id, run_id=run_id, ttl_s=ttl_s)
+                if own is not None:
+                    yield self._pair(own, column, rater)
+
+    def _pair(self, claimed: ClaimedShard, column: int, rater: RaterRow) -> "Claim":
+        from alchemist_core.training.scoring import Claim  # noqa: PLC0415  torch only when there is work
+
+        rows = ledger.read_unscored_pairs(self.stage_run.engine, claimed.shard.shard_id, rater.rater_id)
+        return Claim(claimed, rows, column)
+
+    def pend(self, claims: "Sequence[Claim]") -> "PendingShard":
         """Return a claimed shard with its unscored samples, for the pipeline."""
         from alchemist_core.training.scoring import PendingShard  # noqa: PLC0415  torch only when there is work
 
-        return PendingShard(claimed, rows, has_heuristics=self.has_heuristics)
+        return PendingShard(claims, has_heuristics=self.has_heuristics)
 
     def commit(self, shard: "PendingShard") -> None:
         """Store a complete shard, or record an unreadable one and continue with the others."""
-        if shard.error is None:
-            self.store(shard)
-        else:
-            self.leave(shard.claimed, shard.error)
+        if shard.error is not None:
+            self.leave([share.claimed for share in shard.shares], shard.error)
+            return
+        for share in shard.shares:
+            if share.error is not None:
+                ledger.give_up_shard(self.stage_run.engine, share.claimed, state=None, reason=str(share.error))
+        for share, outcome in shard.outcomes():
+            self.store(share, outcome)
 
-    def leave(self, claimed: ClaimedShard, error: DataError) -> None:
+    def leave(self, claims: Sequence[ClaimedShard], error: DataError) -> None:
         """Release an unreadable shard; mark a missing or changed one, so that it is not claimed again."""
         warn(f"Left unscored: {error}")
-        is_reachable = not isinstance(error, UnreachableRootError) and has_files(claimed.shard.root_uri)
+        shard = claims[0].shard
+        is_reachable = not isinstance(error, UnreachableRootError) and has_files(shard.root_uri)
         state = next((name for kind, name in UNREADABLE.items() if is_reachable and isinstance(error, kind)), None)
         with self._lock:
             if not is_reachable:
-                self._leave_dataset(claimed.shard, error)
+                self._leave_dataset(shard, error)
             elif state is None:
                 self.errors.append(str(error))
             # Record it before releasing it: otherwise this process would claim it again.
-            self.scope = replace(self.scope, skipped_ids=(*self.scope.skipped_ids, claimed.shard.shard_id))
+            self.scope = replace(self.scope, skipped_ids=(*self.scope.skipped_ids, shard.shard_id))
         reason = f"found by score at {utc_now():%Y-%m-%d %H:%M} UTC"
-        ledger.give_up_shard(self.stage_run.engine, claimed, state=state, reason=reason)
+        # Only the first release marks the shard.
+        for claimed, marked in zip(claims, [state, *[None] * len(claims)], strict=False):
+            ledger.give_up_shard(self.stage_run.engine, claimed, state=marked, reason=reason)
 
     def _leave_dataset(self, shard: StoredShard, error: DataError) -> None:
         """Claim no more shards under an unreachable root; their states in the store stay unchanged."""
@@ -227,10 +378,12 @@ class Scoring:
             others = tuple(other for other in self.scope.dataset_ids if other != shard.dataset_id)
             self.scope = replace(self.scope, dataset_ids=others)
 
-    def store(self, shard: "PendingShard") -> None:
-        """Store a complete shard and count it."""
+    def store(self, share: "Share", outcome: ShardOutcome) -> None:
+        """Store what one rater gave a shard, and count it."""
+        scope = self.scope.of(self.columns[share.column].rater_id)
+        provenance = self.provenances[share.column]
         counts = ledger.commit_shard(
-            self.stage_run.engine, shard.claimed, self.scope, outcome=shard.outcome(), provenance=self.provenance
+            self.stage_run.engine, share.claimed, scope, outcome=outcome, provenance=provenance
         )
         self.counts["n_shards"] += 1
         for name in ("n_samples", "n_scored", "n_reused", "n_quarantined"):
@@ -240,7 +393,18 @@ class Scoring:
 
     def result(self) -> ScoreResult:
         """Return the counts as the stage's result."""
-        return ScoreResult(rater=self.rater.name, seconds=round(time.monotonic() - self.began, 3), **self.counts)
+        names = ", ".join(rater.name for rater in self.raters) or None
+        seconds = round(time.monotonic() - self.began, 3)
+        return ScoreResult(rater=names, seconds=seconds, note="; ".join(self.notes) or None, **self.counts)
+
+
+def _device(rater: RaterRow) -> str:
+    """Return the device of a scorer's network; torch is imported only for one that has a network."""
+    if not find_scorer(rater.config["use"]).uses_device:
+        return "cpu"
+    from alchemist_core.training.launching import own_device  # noqa: PLC0415  as above
+
+    return str(own_device())
 
 
 def count_decode_workers(n_pairs: int) -> int:

@@ -62,6 +62,10 @@ class ScoringScope:
     # Shards that this run could not read; a later run tries them again.
     skipped_ids: tuple[int, ...] = ()
 
+    def of(self, rater_id: int) -> "ScoringScope":
+        """Return the same scope for another rater."""
+        return replace(self, rater_id=rater_id)
+
     def parameters(self) -> dict[str, Any]:
         """Return the scope as query parameters."""
         return {

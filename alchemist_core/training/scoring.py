@@ -27,11 +27,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional
 
 from alchemist_core.errors import DataError
 from alchemist_core.heuristics.measures import MEASURES
+from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextEncoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer
@@ -466,6 +468,16 @@ class BatchScorer(Protocol):
         """How many samples fill its buffer."""
         ...
 
+    @property
+    def device(self) -> str:
+        """Device type of its forward; part of a score's provenance."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Number format of its forward; part of a score's provenance."""
+        ...
+
     def make_buffer(self) -> NDArray[np.uint8]:
         """Allocate the pixels of one batch."""
         ...
@@ -477,6 +489,12 @@ class BatchScorer(Protocol):
             DataError: The scorer cannot go on. The others of the pass do.
         """
         ...
+
+
+def read_image_side(path: Path) -> int:
+    """Return the side of the images that a rater reads, from the folder that `train_rater` wrote."""
+    with safe_open(path / "tokenizer.safetensors", framework="pt") as file:
+        return TokenizerConfig.model_validate_json(file.metadata()["config"]).resolution
 
 
 class Scorer:

@@ -20,7 +20,7 @@ from alchemist_core.store.leases import LeaseClaim
 from alchemist_core.store.ledger import ClaimedShard, UnscoredLocation
 from alchemist_core.store.registry import StoredShard
 from alchemist_core.training.launching import own_device
-from alchemist_core.training.scoring import PendingShard, Scorer, ScoringPipeline
+from alchemist_core.training.scoring import Claim, PendingShard, Scorer, ScoringPipeline
 from tests.benchmarks.jpeg_corpus import WORDS, write_corpus
 from tests.benchmarks.rows import Row
 from tests.benchmarks.score_pipeline import SHARD_PAIRS, measure_rate, own_store, prepare
@@ -89,11 +89,12 @@ def _rate_of_pipeline(scorer: Scorer, root: Path) -> tuple[float, int]:
     waiting, sent = iter(pending), []
 
     def commit(shard: PendingShard) -> None:
-        outcome = shard.outcome()
+        ((_, outcome),) = shard.outcomes()
         rater_id_N = np.ones(len(outcome.sample_id_N), np.int32)
         sent.append(len(encode_columns([rater_id_N, outcome.score_N, outcome.sample_id_N])))
 
-    with ScoringPipeline(scorer, open_decoders(n_own_cores(), scorer.image_side), commit, rater_name="gpu") as pipeline:
+    decoders = open_decoders(n_own_cores(), scorer.image_side)
+    with ScoringPipeline([scorer], decoders, commit, rater_names=["gpu"]) as pipeline:
         pipeline.await_ready()
         began = time.perf_counter()
         pipeline.run(lambda: next(waiting, None))
@@ -115,4 +116,4 @@ def _pend(number: int, path: Path) -> PendingShard:
             )
         )  # fmt: skip
     shard = StoredShard(number, path.name, b"", len(rows), str(path.parent), 1, date(2026, 1, 1))
-    return PendingShard(ClaimedShard(shard, LeaseClaim("no store", number)), rows, has_heuristics=True)
+    return PendingShard([Claim(ClaimedShard(shard, LeaseClaim("no store", number)), rows)], has_heuristics=True)

@@ -13,11 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alchemist_core.errors import AlchemistError, DataError
+from alchemist_core.scorers import Batch
+from alchemist_core.scorers.scorer import Rated
 from alchemist_core.shards.decoding import InlineDecoders, open_decoders
 from alchemist_core.store.leases import LeaseClaim
-from alchemist_core.store.ledger import ClaimedShard
+from alchemist_core.store.ledger import ClaimedShard, ShardOutcome
 from alchemist_core.training import scoring
-from alchemist_core.training.scoring import PendingShard, ScoringPipeline
+from alchemist_core.training.scoring import Claim, PendingShard, ScoringPipeline
 from tests.shards.conftest import draw_image
 
 SIDE = 4
@@ -27,7 +29,7 @@ PICTURES = [draw_image(seed, size=(SIDE, SIDE)) for seed in range(8)]
 class PixelScorer:
     """Scores a sample by its pixels and the length of its caption; counts its batches."""
 
-    image_side, n_threads = SIDE, 2
+    image_side, n_threads, n_outputs, device, dtype = SIDE, 2, 1, "cpu", "float32"
 
     def __init__(self, batch: int) -> None:
         self.batch, self.shapes, self.lock = batch, [], threading.Lock()
@@ -35,12 +37,16 @@ class PixelScorer:
     def make_buffer(self) -> np.ndarray:
         return np.zeros((self.batch, SIDE, SIDE, 3), np.uint8)
 
-    def score_batch(self, image_BHWC: np.ndarray, captions: list[str]) -> np.ndarray:
+    def rate(self, batch: Batch) -> Rated:
         with self.lock:
-            self.shapes.append((len(image_BHWC), len(captions)))
-        return np.array(
-            [score_of(image, caption) for image, caption in zip(image_BHWC, captions, strict=False)], np.float32
-        )
+            self.shapes.append((len(batch.image_BHWC), len(batch.captions)))
+        scores = [score_of(image, caption) for image, caption in zip(batch.image_BHWC, batch.captions, strict=False)]
+        return Rated(np.array(scores, np.float32)[:, None])
+
+
+def outcome_of(shard: PendingShard) -> ShardOutcome:
+    ((_, outcome),) = shard.outcomes()
+    return outcome
 
 
 def score_of(image_HWC: np.ndarray, caption: str) -> float:
@@ -62,7 +68,7 @@ def make_shard(root: Path, shard_id: int, picked: list[int], *, bad: frozenset[i
     shard = SimpleNamespace(
         shard_id=shard_id, root_uri=str(root), uri=f"{shard_id}.tar", dataset_id=1, crawl_date=date(2026, 1, 1)
     )
-    return PendingShard(ClaimedShard(shard, LeaseClaim("shard", 1)), rows, has_heuristics=True)  # type: ignore[arg-type]
+    return PendingShard([Claim(ClaimedShard(shard, LeaseClaim("shard", 1)), rows)], has_heuristics=True)  # type: ignore[arg-type]
 
 
 def run(
@@ -70,7 +76,7 @@ def run(
 ) -> None:
     waiting: Iterator[PendingShard] = iter(shards)
     decoders = open_decoders(n_workers, SIDE)
-    with ScoringPipeline(scorer, decoders, commit, rater_name="r") as pipeline:
+    with ScoringPipeline([scorer], decoders, commit, rater_names=["r"]) as pipeline:
         pipeline.run(lambda: next(waiting, None))
 
 
@@ -98,7 +104,7 @@ def test_every_sample_is_scored_or_quarantined_and_every_shard_committed_once(
     assert sorted(shard.claimed.shard.shard_id for shard in committed) == list(range(len(shards)))
     for shard in committed:
         number = shard.claimed.shard.shard_id
-        outcome = shard.outcome()
+        outcome = outcome_of(shard)
         good = {picture for picture in shards[number] if picture not in bad}
         assert set(outcome.sample_id_N.tolist()) == {100 * number + picture for picture in good}
         assert [fault.ordinal for fault in sorted(outcome.faults, key=lambda fault: fault.ordinal)] == [
@@ -137,7 +143,9 @@ def test_workers_change_no_score_and_no_measure(tmp_path: Path) -> None:
             lambda shard, done=done: done.update({shard.claimed.shard.shard_id: shard}),
             n_workers,
         )
-        outcomes.append({number: (s.score_N.tolist(), s.measure_NM.tolist()) for number, s in sorted(done.items())})
+        outcomes.append(
+            {number: (s.shares[0].score_N.tolist(), s.measure_NM.tolist()) for number, s in sorted(done.items())}
+        )
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
@@ -150,20 +158,20 @@ def test_more_shards_than_may_be_open_are_all_committed(tmp_path: Path, monkeypa
 
 def test_a_score_that_is_not_a_number_quarantines_its_sample(tmp_path: Path) -> None:
     class Broken(PixelScorer):
-        def score_batch(self, image_BHWC: np.ndarray, captions: list[str]) -> np.ndarray:
-            score_B = super().score_batch(image_BHWC, captions)
-            return np.where([caption == "xx" for caption in captions], np.nan, score_B).astype(np.float32)
+        def rate(self, batch: Batch) -> Rated:
+            is_bad_B = np.array([caption == "xx" for caption in batch.captions])
+            return Rated(np.where(is_bad_B[:, None], np.nan, super().rate(batch).score_PM).astype(np.float32))
 
     shard = make_shard(tmp_path, 1, [1, 2, 3])
     run([shard], Broken(4), lambda _: None)
-    assert shard.outcome().sample_id_N.tolist() == [101, 103]
-    (fault,) = shard.outcome().faults
+    assert outcome_of(shard).sample_id_N.tolist() == [101, 103]
+    (fault,) = outcome_of(shard).faults
     assert (fault.key, fault.reason, fault.detail) == ("001", "score_not_finite", "rater r gave nan")
 
 
 def test_an_error_of_the_rater_ends_the_run(tmp_path: Path) -> None:
     class Failing(PixelScorer):
-        def score_batch(self, image_BHWC: np.ndarray, captions: list[str]) -> np.ndarray:
+        def rate(self, batch: Batch) -> Rated:
             raise AlchemistError("out of memory")
 
     committed: list[PendingShard] = []
@@ -185,7 +193,7 @@ def test_an_error_of_the_claim_ends_the_run_and_a_shard_that_is_gone_only_its_ow
         raise AlchemistError("no database")
 
     with (
-        ScoringPipeline(PixelScorer(4), InlineDecoders(SIDE), lambda _: None, rater_name="r") as pipeline,
+        ScoringPipeline([PixelScorer(4)], InlineDecoders(SIDE), lambda _: None, rater_names=["r"]) as pipeline,
         pytest.raises(AlchemistError, match="no database"),
     ):
         pipeline.run(fail)
@@ -203,10 +211,10 @@ def test_a_commit_runs_beside_the_next_shard_s_forward(tmp_path: Path) -> None:
     rated = threading.Event()
 
     class Telling(PixelScorer):
-        def score_batch(self, image_BHWC: np.ndarray, captions: list[str]) -> np.ndarray:
+        def rate(self, batch: Batch) -> Rated:
             if len(self.shapes) >= 3:
                 rated.set()
-            return super().score_batch(image_BHWC, captions)
+            return super().rate(batch)
 
     def commit(shard: PendingShard) -> None:
         assert rated.wait(20)
