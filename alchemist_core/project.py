@@ -151,6 +151,17 @@ class DatasetSection(Config):
     drift: DriftLimits = Field(DriftLimits(), description="As [drift], for this dataset only")
 
 
+class ScorerSection(Config):
+    """A scorer under the name of its section."""
+
+    use: str = Field(
+        min_length=1,
+        description="Built-in scorer, scorer that an installed package adds, or module:Class; see alchemist scorer list --available",
+    )
+    nightly: bool = Field(True, description="Score every night beside the production rater")
+    options: Options = Field({}, description="Options of the scorer, by name; see alchemist scorer list --available")
+
+
 class Project(Config):
     """The project file; it is frozen and refuses unknown keys."""
 
@@ -163,6 +174,7 @@ class Project(Config):
     datasets: dict[str, DatasetSection] = Field({}, description="Values of single datasets, by name")
     rater: Options = Field({}, description="Options of alchemist train-rater")
     scoring: Options = Field({}, description="Options of alchemist score")
+    scorers: dict[str, ScorerSection] = Field({}, description="Scorers, by name: what else gives samples scores")
     selection: Options = Field({}, description="Options of alchemist select")
     materialization: Options = Field({}, description="Options of alchemist materialize")
     downstream: Options = Field({}, description="Options of alchemist train-downstream")

@@ -282,7 +282,7 @@ def _estimate(
     price = None if speed is None else price_per_slot_hour(speed.device, n_slots)
     note = "estimated from runs of another rater" if speed and speed.rater_id != rater.rater_id else None
     pairs_per_s = None if speed is None else speed.pairs_per_s
-    if config.gpu is not None:
+    if config.gpu is not None and rater.kind == "trained":
         hardware = estimates.Hardware.model_validate({
             name: getattr(config, name) for name in ("gpu", "utilisation", "price_per_gpu_hour")
         })  # fmt: skip

@@ -132,6 +132,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     rater = find_rater(engine, config.rater)
     if rater is None:
         raise ConfigError(f"There is no rater to check. Train a rater: {train_rater_command()}.")
+    _require_trained(rater)
     training = RaterTrainingConfig.from_stored(rater.config["training"])
     validation = find_dataset(engine, rater.config["validation"])
     rows = read_training_samples(engine, validation.dataset_id, max_samples=config.max_samples)
@@ -179,6 +180,19 @@ def _remedy(rater: RaterRow, training: RaterTrainingConfig, n_validation: int) -
         f"{advice} To use it all the same: alchemist rater promote {rater.name} --without-acceptance 'REASON'. "
         f"What each check means: {runbook_page('rater-certify')}"
     )
+
+
+def _require_trained(rater: RaterRow) -> None:
+    """Require a trained rater: acceptance and production are for raters.
+
+    Raises:
+        ConfigError: It is a scorer, or imported scores.
+    """
+    if rater.kind != "trained":
+        raise ConfigError(
+            f"{rater.name} is no trained rater but {'a scorer' if rater.kind == 'scorer' else 'imported scores'}. "
+            f"Select by it: alchemist select --rank-by {rater.name}"
+        )
 
 
 def _examine(
@@ -254,6 +268,7 @@ def promote(config: PromoteConfig) -> PromoteResult:
                 f"{rater.name} scores every night from now on. Score earlier nights too: alchemist score --rater {rater.name}."
             )
         return PromoteResult(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
+    _require_trained(rater)
     if not rater.acceptance_report.get("is_certified") and config.without_acceptance is None:
         is_checked = "is_certified" in rater.acceptance_report
         first = "" if is_checked else f"Run them: alchemist rater certify {rater.name}. "

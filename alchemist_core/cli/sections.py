@@ -33,7 +33,7 @@ class StageSection(NamedTuple):
 
 SECTIONS = {
     "rater": StageSection("train-rater"),
-    "scoring": StageSection("score", frozenset({"crawl_date", "rater"})),
+    "scoring": StageSection("score", frozenset({"crawl_date", "rater", "scorer"})),
     "selection": StageSection("select", frozenset({"name", "dry_run"})),
     "materialization": StageSection("materialize", frozenset({"version", "newest"})),
     "downstream": StageSection("train-downstream", frozenset({"version"})),

@@ -24,9 +24,9 @@ from alchemist_core.errors import (
     UnreachableRootError,
 )
 from alchemist_core.files import require_artifact
-from alchemist_core.project import only_train_dataset, train_rater_command
+from alchemist_core.project import load_project, only_train_dataset, train_rater_command
 from alchemist_core.scorers.catalogue import find_scorer
-from alchemist_core.scorers.registration import load_runner, output_names
+from alchemist_core.scorers.registration import load_runner, output_names, register
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.decoding import open_decoders
 from alchemist_core.shards.storage import has_files
@@ -36,8 +36,9 @@ from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
 from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope, ShardOutcome
-from alchemist_core.store.raters import NIGHTLY, RaterRow, find_named, find_raters
+from alchemist_core.store.raters import NIGHTLY, RaterRow, find_named, find_outputs, find_raters, list_scorers
 from alchemist_core.store.registry import StoredShard, unreadable_shards
+from alchemist_core.store.samples import read_metadata
 from alchemist_core.store.tables import utc_now
 from alchemist_core.telemetry import say, warn
 
@@ -63,6 +64,9 @@ class ScoreConfig(Config):
         "production",
         description="Name of the rater or scorer, or production, newest, or nightly (the production rater, all shadow raters and all "
         "nightly scorers)",
+    )
+    scorer: str | None = Field(
+        None, description="Name of a scorer, which scores instead of a rater", exclude_if=lambda name: name is None
     )
     heuristics: bool = Field(
         True, description="Also compute clarity, frequency and edge density of images that do not have them yet"
@@ -98,7 +102,7 @@ def score(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
     Raises:
         DataError: Some shards could not be read, or a scorer failed; everything else was scored.
     """
-    raters = find_raters(stage_run.engine, config.rater)
+    raters = _named_raters(config, stage_run)
     if not raters:
         say("No rater is in production, so nothing was scored.")
         return ScoreResult(rater=None, note="No rater is in production, so nothing was scored.")
@@ -111,6 +115,45 @@ def score(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
         more = [f"and {len(named) - MAX_NAMED:,} more: alchemist shard list"] if len(named) > MAX_NAMED else []
         raise DataError("\n".join([*named[:MAX_NAMED], *more, "Everything else was scored."]))
     return result
+
+
+def _named_raters(config: ScoreConfig, stage_run: StageRun) -> list[RaterRow]:
+    """Return the raters that score, after registering scorers that the project file declares and nobody has registered yet.
+
+    Raises:
+        ConfigError: There is no such rater or scorer.
+    """
+    engine, declared = stage_run.engine, load_project().scorers
+    if config.scorer is not None:
+        _register_declared(stage_run, [config.scorer] if config.scorer in declared else [])
+        if found := find_outputs(engine, config.scorer):
+            return found
+        names = ", ".join(
+            sorted({*declared, *(str(row.config["name"]) for row in list_scorers(engine) if row.kind == "scorer")})
+        )
+        raise ConfigError(
+            f"There is no scorer {config.scorer!r} (scorers: {names or 'none'}). Declare it in the project file under "
+            f"[scorers.{config.scorer}], or: alchemist scorer register {config.scorer} --use …"
+        )
+    if config.rater == NIGHTLY:
+        _register_declared(stage_run, [name for name, section in declared.items() if section.nightly])
+    return find_raters(engine, config.rater)
+
+
+def _register_declared(stage_run: StageRun, names: Sequence[str]) -> None:
+    """Register declared scorers; one that cannot be opened costs the others nothing, if there are others."""
+    for name in names:
+        if find_outputs(stage_run.engine, name):
+            continue
+        section = load_project().scorers[name]
+        try:
+            register(
+                stage_run.engine, name, section.use, section.options, run_id=stage_run.run_id, is_shadow=section.nightly
+            )
+        except AlchemistError as error:
+            if len(names) == 1:
+                raise
+            warn(f"Scorer {name} was not registered: {error}")
 
 
 def _require_scorable(raters: Sequence[RaterRow]) -> None:
@@ -208,6 +251,7 @@ class Scoring:
         self.columns: list[RaterRow] = []
         self.provenances: list[Provenance] = []
         self.failed: Mapping[int, DataError] = {}
+        self.reads_metadata = False
 
     def run(self, *, may_fail: bool) -> None:
         """Score until nothing in scope is left that can be scored.
@@ -288,6 +332,7 @@ class Scoring:
         if rater.kind == "scorer":
             runner = load_runner(columns, _device(rater))
             opened.callback(runner.scorer.close)
+            self.reads_metadata |= runner.scorer.reads_metadata
             return runner
         from alchemist_core.training.launching import own_device  # noqa: PLC0415  torch only when there is work
         from alchemist_core.training.scoring import Scorer  # noqa: PLC0415
@@ -338,7 +383,11 @@ class Scoring:
         """Return a claimed shard with its unscored samples, for the pipeline."""
         from alchemist_core.training.scoring import PendingShard  # noqa: PLC0415  torch only when there is work
 
-        return PendingShard(claims, has_heuristics=self.has_heuristics)
+        shard = PendingShard(claims, has_heuristics=self.has_heuristics)
+        if self.reads_metadata:
+            said = read_metadata(self.stage_run.engine, shard.sample_id_N.tolist())
+            shard.metadata = [said[sample_id] for sample_id in shard.sample_id_N.tolist()]
+        return shard
 
     def commit(self, shard: "PendingShard") -> None:
         """Store a complete shard, or record an unreadable one and continue with the others."""

@@ -187,6 +187,15 @@ def find_named(engine: Engine, names: Sequence[str]) -> list[RaterRow]:
         return [RaterRow(*row) for row in rows]
 
 
+def find_outputs(engine: Engine, scorer: str) -> list[RaterRow]:
+    """Return the outputs of a registered scorer, in their order; none if there is no such scorer."""
+    of_scorer = (Rater.kind == "scorer", Rater.config["name"].as_string() == scorer)
+    with engine.connect() as connection:
+        return [
+            RaterRow(*row) for row in connection.execute(select(*COLUMNS).where(*of_scorer).order_by(Rater.rater_id))
+        ]
+
+
 def retire_scorers(engine: Engine, names: Sequence[str], *, actor: str, reason: str | None) -> None:
     """Retire the outputs of a scorer: they score nothing more, and their scores stay.
 

@@ -345,3 +345,10 @@ def _describe_quarantine(engine: Engine, named: str) -> str:
     # A record that ingest quarantined can only change when its shard is read again.
     again = "retry-quarantine" if row.stage == "score" else "shard reread"
     return f" The record there was quarantined by {row.stage}: {row.reason}{detail}. alchemist {again} retries it."
+
+
+def read_metadata(engine: Engine, sample_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return what the crawl says about samples, by sample_id."""
+    with engine.connect() as connection:
+        rows = connection.execute(load_query("sample_metadata"), {"sample_ids": list(sample_ids)})
+        return {row.sample_id: row.metadata for row in rows}

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -306,6 +306,8 @@ class PendingShard:
         self.shares = [Share(claim, self.sample_id_N) for claim in claims]
         self.captions = [sample.caption for sample in samples]
         self.image_hashes = [bytes(sample.image_hash) for sample in samples]
+        self.metadata: list[Mapping[str, Any]] = []
+        """What the crawl says about each sample; empty unless a scorer of the pass reads it."""
         self._ranges = [(sample.byte_offset or 0, sample.size_bytes or 0) for sample in samples]
         self._is_measured = [has_heuristics and not sample.is_measured for sample in samples]
         if any(sample.byte_offset is None for sample in samples):
@@ -432,13 +434,18 @@ class ScoreBatch:
 
     def inputs(self, wanted_P: NDArray[np.bool_]) -> Batch:
         """Return the wanted samples; without others among them, the pixels are the batch's own, with its padding."""
-        hashes = [shard.image_hashes[at] for shard, at_P in self.parts for at in at_P.tolist()]
-        if wanted_P.all():
-            return Batch(self.image_BHWC, self.captions, hashes)
-        image_BHWC = np.zeros_like(self.image_BHWC)
-        image_BHWC[: np.count_nonzero(wanted_P)] = self.image_BHWC[: len(wanted_P)][wanted_P]
-        kept = np.flatnonzero(wanted_P).tolist()
-        return Batch(image_BHWC, [self.captions[at] for at in kept], [hashes[at] for at in kept])
+        placed = [(shard, at) for shard, at_P in self.parts for at in at_P.tolist()]
+        image_BHWC = self.image_BHWC
+        if not wanted_P.all():
+            placed = [place for place, is_wanted in zip(placed, wanted_P.tolist(), strict=True) if is_wanted]
+            image_BHWC = np.zeros_like(self.image_BHWC)
+            image_BHWC[: len(placed)] = self.image_BHWC[: len(wanted_P)][wanted_P]
+        return Batch(
+            image_BHWC,
+            [shard.captions[at] for shard, at in placed],
+            [shard.image_hashes[at] for shard, at in placed],
+            [shard.metadata[at] for shard, at in placed if shard.metadata],
+        )
 
     def clear(self) -> None:
         """Empty the batch; its pixels are overwritten."""

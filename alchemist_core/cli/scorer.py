@@ -1,0 +1,279 @@
+"""Scorers: register one, list them, test one on samples, and retire one.
+
+A scorer gives each sample a score, or several with names. The project file declares scorers under `[scorers.NAME]`.
+"""
+
+import time
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from alchemist_core.config import BARE_WORD, Command, Config, Result, Words, counted
+from alchemist_core.errors import CheckFailedError, ConfigError
+from alchemist_core.project import load_project
+from alchemist_core.scorers.catalogue import find_scorer, scorer_names
+from alchemist_core.scorers.registration import open_scorer, register
+from alchemist_core.scorers.running import ScorerRunner
+from alchemist_core.scorers.scorer import Batch, Scorer
+from alchemist_core.store.audit import current_actor
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_outputs, list_scorers, retire_scorers
+from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.samples import read_training_samples
+from alchemist_core.telemetry import ProgressLine, say
+
+NAME_HELP = "Name of the scorer; the condition of a selection names its scores so: small letters, digits and _"
+USE_HELP = "Built-in scorer, scorer of an installed package, or module:Class; none: as the project file says"
+OPTION_HELP = "Options of the scorer as name=value, separated by commas; none: as the project file says"
+
+
+class RegisterConfig(Config):
+    """What to register."""
+
+    name: str = Field(description=NAME_HELP, json_schema_extra=BARE_WORD)
+    use: str | None = Field(None, description=USE_HELP)
+    option: Words = Field((), description=OPTION_HELP)
+    nightly: bool | None = Field(
+        None, description="Score every night beside the production rater; none: as the project file says, else no"
+    )
+
+
+class RegisterResult(Result):
+    """The scorer, and the names of its scores."""
+
+    name: str
+    is_new: bool
+    scores: list[str]
+    is_nightly: bool
+    image_side: int | None
+    use: str
+    version: str
+
+
+class ListConfig(Config):
+    """What to list."""
+
+    available: bool = Field(False, description="List the scorers that can be registered, with their options, instead")
+
+
+class ListedScores(Result):
+    """Scores by one name: a scorer's output, or imported scores."""
+
+    name: str
+    kind: str
+    state: str
+    is_nightly: bool
+    use: str | None
+    version: str | None
+    registered_at: datetime
+
+
+class ListResult(Result):
+    """All scorers and imported scores, or the scorers that can be registered."""
+
+    scores: list[ListedScores] = Field(default_factory=list)
+    available: dict[str, str] = Field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Return a table with a line for each."""
+        if self.available:
+            return "\n".join(f"{name}\n{text}" for name, text in self.available.items())
+        if not self.scores:
+            return "No scorers. See which there are: alchemist scorer list --available"
+        rows = [("name", "kind", "state", "version", "scorer")]
+        rows += [
+            (one.name, one.kind, "nightly" if one.is_nightly else one.state, one.version or "", one.use or "")
+            for one in self.scores
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        return "\n".join("  ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows)
+
+
+class CheckConfig(Config):
+    """Which scorer to test, and on which samples."""
+
+    name: str = Field(description="Name of the scorer, declared or registered", json_schema_extra=BARE_WORD)
+    dataset: str = Field(description="Dataset whose first samples are scored")
+    n_samples: int = Field(200, ge=2, le=10_000, description="Number of samples")
+    use: str | None = Field(None, description=USE_HELP)
+    option: Words = Field((), description=OPTION_HELP)
+
+
+class CheckResult(Result):
+    """What the test found; `difference` is the largest between two scores of one sample."""
+
+    name: str
+    outputs: dict[str, str]
+    n_samples: int
+    n_without_score: int
+    samples_per_s: float
+    difference: float
+    faults: list[str] = Field(default_factory=list)
+
+
+class RetireConfig(Config):
+    """Which scorer to retire."""
+
+    name: str = Field(description="Name of the scorer", json_schema_extra=BARE_WORD)
+    reason: str | None = Field(None, min_length=1, description="Why; the audit log keeps it")
+
+
+class RetireResult(Result):
+    """The scores that get no further rows."""
+
+    name: str
+    scores: list[str]
+
+
+def register_scorer(config: RegisterConfig) -> RegisterResult:
+    """Register a scorer: each of its outputs gets a name, a ledger and a partition of scores. Registering it again changes nothing."""
+    use, options, is_nightly = _declared(config.name, config.use, config.option)
+    is_nightly = is_nightly if config.nightly is None else config.nightly
+    rows, is_new = register(open_store(), config.name, use, options, run_id=None, is_shadow=is_nightly)
+    spec = rows[0].config
+    return RegisterResult(
+        name=config.name, is_new=is_new, scores=[row.name for row in rows], is_nightly=rows[0].is_shadow,
+        image_side=spec["image_side"], use=spec["use"], version=spec["version"],
+    )  # fmt: skip
+
+
+def _declared(name: str, use: str | None, option: tuple[str, ...]) -> tuple[str, dict[str, Any], bool]:
+    """Return the class, the options and whether it is nightly: as given, else as the project file says.
+
+    Raises:
+        ConfigError: Neither says which scorer it is, or an option is not name=value.
+    """
+    section = load_project().scorers.get(name)
+    if use is None and section is None:
+        raise ConfigError(
+            f"Which scorer is {name!r}? Give --use (available: {', '.join(scorer_names()) or 'none'}; or module:Class), or declare it "
+            f"in the project file under [scorers.{name}]."
+        )
+    options = dict(section.options) if section is not None and use in (None, section.use) else {}
+    for word in option:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--option {word!r}: write name=value.")
+        options[key.strip()] = value.strip()
+    return str(use or (section and section.use)), options, section is not None and section.nightly
+
+
+def list_all(config: ListConfig) -> ListResult:
+    """List the registered scorers and imported scores, or the scorers that can be registered."""
+    if config.available:
+        return ListResult(available={name: _describe_kind(find_scorer(name)) for name in scorer_names()})
+    rows = list_scorers(open_store())
+    return ListResult(scores=[
+        ListedScores(
+            name=row.name, kind=row.kind, state=row.state, is_nightly=row.is_shadow, use=row.config.get("use"),
+            version=row.config.get("version"), registered_at=row.created_at,
+        )
+        for row in rows
+    ])  # fmt: skip
+
+
+def _describe_kind(kind: type[Scorer]) -> str:
+    """Return what a scorer does, from its docstring, and its options."""
+    first = (kind.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
+    options = [
+        f"    {name} = {'(required)' if field.is_required() else repr(field.default)}: {field.description or ''}".rstrip(
+            ": "
+        )
+        for name, field in kind.Options.model_fields.items()
+    ]
+    return "\n".join([f"  {' '.join(first.split())}", *options])
+
+
+def check(config: CheckConfig) -> CheckResult:
+    """Score samples with a scorer and store nothing: are the scores finite, and does each depend on its own sample alone?
+
+    Raises:
+        CheckFailedError: A score depends on the other samples of its batch.
+    """
+    registered = find_outputs(engine := open_store(), config.name)
+    if config.use is None and registered and config.name not in load_project().scorers:
+        use, options = registered[0].config["use"], registered[0].config["options"]
+    else:
+        use, options, _ = _declared(config.name, config.use, config.option)
+    scorer = open_scorer(use, options)
+    try:
+        batch = _read(scorer, find_dataset(engine, config.dataset).dataset_id, config.n_samples)
+        return _examine(config.name, scorer, batch)
+    finally:
+        scorer.close()
+
+
+def _read(scorer: Scorer, dataset_id: int, n_samples: int) -> Batch:
+    from alchemist_core.training.sample_reading import read_images  # noqa: PLC0415  imports torch
+
+    with ProgressLine("scorer check") as line:
+        rows = read_training_samples(open_store(), dataset_id, max_samples=n_samples)
+        read = read_images(rows, scorer.image_side or 1, line.show)
+    if not len(read.captions):
+        raise ConfigError("The dataset has no readable samples. Ingest it first.")
+    return Batch(read.images, read.captions, read.image_hashes, [{}] * len(read.captions))
+
+
+def _examine(name: str, scorer: Scorer, batch: Batch) -> CheckResult:
+    """Score the samples twice, the second time in another order, so that each has other neighbours and another place."""
+    runner, n_samples = ScorerRunner(scorer, name), len(batch)
+    began = time.monotonic()
+    first = runner.rate(batch)
+    seconds = time.monotonic() - began
+    order_N = np.random.default_rng(0).permutation(n_samples)
+    second = runner.rate(_take(batch, order_N)).score_PM[np.argsort(order_N)]
+    is_scored_N = np.isfinite(first.score_PM).all(1)
+    both = np.isfinite(first.score_PM) & np.isfinite(second)
+    difference = float(np.abs(first.score_PM - second)[both].max(initial=0.0))
+    result = CheckResult(
+        name=name, n_samples=n_samples, n_without_score=int((~is_scored_N).sum()), difference=difference,
+        samples_per_s=round(n_samples / max(seconds, 1e-9), 1),
+        outputs={output: _describe_scores(column) for output, column in zip(scorer.outputs, first.score_PM.T, strict=True)},
+        faults=[f"sample {at}: {why}" for at, why in list(first.faults.items())[:10]],
+    )  # fmt: skip
+    if difference:
+        say(result.summary())
+        raise CheckFailedError(
+            f"Scorer {name} gave the same samples other scores in other batches (largest difference {difference:.3g}). A score must "
+            "depend on its own sample alone: make every batch the same shape (is_padded), and use nothing of its neighbours."
+        )
+    return result
+
+
+def _take(batch: Batch, order_N: np.ndarray) -> Batch:
+    picked = order_N.tolist()
+    return Batch(
+        batch.image_BHWC[order_N], *([values[at] for at in picked] for values in (batch.captions, batch.image_hashes, batch.metadata))
+    )  # fmt: skip
+
+
+def _describe_scores(score_N: np.ndarray) -> str:
+    finite = score_N[np.isfinite(score_N)]
+    if not len(finite):
+        return "no scores"
+    low, middle, high = np.quantile(finite, (0.05, 0.5, 0.95)).tolist()
+    return f"median {middle:.4g}, 5% {low:.4g}, 95% {high:.4g}, {counted(len(np.unique(finite)), 'value')}"
+
+
+def retire(config: RetireConfig) -> RetireResult:
+    """Retire a scorer: it scores nothing more. Its scores stay, and conditions can still name them."""
+    engine = open_store()
+    found = [row.name for row in find_outputs(engine, config.name)] or [
+        row.name for row in list_scorers(engine) if row.name == config.name
+    ]
+    if not found:
+        raise ConfigError(f"There is no scorer {config.name!r}. See: alchemist scorer list")
+    retire_scorers(engine, found, actor=current_actor(), reason=config.reason)
+    if config.name in load_project().scorers:
+        say(f"The project file still declares [scorers.{config.name}]. Remove the section.")
+    return RetireResult(name=config.name, scores=found)
+
+
+COMMANDS = {
+    "register": Command(RegisterConfig, register_scorer, lambda config, _: f"alchemist score --scorer {config.name}"),
+    "list": Command(ListConfig, list_all),
+    "check": Command(CheckConfig, check, lambda config, _: f"alchemist scorer register {config.name}"),
+    "retire": Command(RetireConfig, retire),
+}

@@ -1,0 +1,275 @@
+"""Scorers on the ledger of raters: a class of one's own in a package beside, several in one pass, each score exactly once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.cli.plan import PlanScoreConfig, plan_score
+from alchemist_core.cli.rater import PromoteConfig, promote
+from alchemist_core.cli.sample import RetryQuarantineConfig, retry_quarantine
+from alchemist_core.cli.scorer import (
+    CheckConfig,
+    ListConfig,
+    RegisterConfig,
+    RetireConfig,
+    check,
+    list_all,
+    register_scorer,
+    retire,
+)
+from alchemist_core.errors import CheckFailedError, ConfigError, DataError
+from alchemist_core.project import load_project
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.score import ScoreConfig, ScoreResult, run
+from alchemist_core.store.backups import table_checksums
+from alchemist_core.store.engine import open_store
+from tests.trained_store import TrainedStore, use_store
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+# The ten lines of a scorer of one's own.
+REDNESS = '''
+import numpy as np
+from alchemist_core.scorers import Batch, Scorer
+
+class Redness(Scorer):
+    """How red an image is: the mean of red less that of green and blue, from -255 to 255."""
+    image_side = 16
+
+    def score(self, batch: Batch):
+        mean = batch.image_BHWC.mean((1, 2), dtype=np.float32)
+        return mean[:, 0] - mean[:, 1:].mean(1)
+'''
+OTHERS = '''
+import numpy as np
+from alchemist_core.config import Config
+from alchemist_core.scorers import Batch, Scorer
+
+class Words(Scorer):
+    """Numbers of letters and words of a caption."""
+    outputs = ("letters", "words")
+    is_padded = False
+
+    class Options(Config):
+        factor: float = 1.0
+
+    def score(self, batch):
+        return self.options.factor * np.array([[len(text), len(text.split())] for text in batch.captions], np.float32)
+
+class Width(Scorer):
+    """Reads metadata."""
+    image_side, reads_metadata, is_padded = 16, True, False
+
+    def score(self, batch):
+        return np.array([said["width"] for said in batch.metadata], np.float32)
+
+class Neighbourly(Scorer):
+    """Its scores depend on the batch."""
+    image_side = 16
+
+    def score(self, batch):
+        return batch.image_BHWC.mean((1, 2, 3)) - batch.image_BHWC.mean()
+
+class Gone(Scorer):
+    """Fails on every sample."""
+    image_side = 16
+
+    def score(self, batch):
+        raise OSError("the disk is gone")
+'''
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package with an entry point, and a module beside it."""
+    (tmp_path / "redness_scorer.py").write_text(REDNESS)
+    (tmp_path / "other_scorers.py").write_text(OTHERS)
+    info = tmp_path / "redness_scorer-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: redness-scorer\nVersion: 1.2\n")
+    (info / "top_level.txt").write_text("redness_scorer\n")
+    (info / "entry_points.txt").write_text("[alchemist.scorers]\nredness = redness_scorer:Redness\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def declare(package: Path, monkeypatch: pytest.MonkeyPatch, toml: str) -> None:
+    (package / "alchemist.toml").write_text(toml)
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(package / "alchemist.toml"))
+    load_settings.cache_clear()
+    load_project.cache_clear()
+
+
+def score(**fields: object) -> ScoreResult:
+    return run(ScoreConfig.model_validate(fields))
+
+
+def register(name: str, use: str, **fields: object) -> list[str]:
+    return register_scorer(RegisterConfig.model_validate({"name": name, "use": use, **fields})).scores
+
+
+def ask(query: str) -> object:
+    with open_store().connect() as connection:
+        return connection.execute(text(query)).scalar()
+
+
+def test_a_scorer_of_an_installed_package_scores_every_location_once_and_says_where_it_came_from(
+    trained_store: TrainedStore, package: Path
+) -> None:
+    assert register("redness", "redness") == ["redness"]
+    first = score(scorer="redness")
+    assert (first.rater, first.n_scored, first.n_quarantined) == ("redness", 240, 0)
+    before = table_checksums(trained_store.url)
+    assert score(scorer="redness").note == "Everything in scope was scored before."
+    assert table_checksums(trained_store.url) == before
+    row = ask("SELECT config FROM alchemist.raters WHERE name = 'redness'")
+    assert (row["use"], row["package"]) == ("redness_scorer:Redness", "redness-scorer 1.2")
+    assert (
+        ask("SELECT count(*) FROM alchemist.shard_scores JOIN alchemist.raters USING (rater_id) WHERE kind = 'scorer'")
+        == 6
+    )
+
+
+def test_scorers_and_the_rater_in_one_night_store_the_bits_that_each_stores_alone(
+    trained_store: TrainedStore,
+    copy_trained: Callable[[], TrainedStore],
+    package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = "SELECT string_agg(name, ' ' ORDER BY rater_id) FROM alchemist.raters"
+    query = "SELECT md5(string_agg(sample_id || ' ' || score, ',' ORDER BY sample_id)) FROM alchemist.scores WHERE rater_id = "
+    register("redness", "redness", nightly=True)
+    register("words", "other_scorers:Words", nightly=True)
+    register("width", "other_scorers:Width", nightly=True)
+    score(rater="nightly")
+    assert str(ask(names)).split()[1:] == ["redness", "words_letters", "words_words", "width"]
+    together = [ask(f"{query}{number}") for number in range(1, 6)]
+    assert None not in together
+    other = copy_trained()
+    use_store(monkeypatch, other)
+    score()
+    for name, use in (("redness", "redness"), ("words", "other_scorers:Words"), ("width", "other_scorers:Width")):
+        register(name, use)
+        score(scorer=name)
+    assert [ask(f"{query}{number}") for number in range(1, 6)] == together
+
+
+def test_a_scorer_that_fails_leaves_the_night_to_the_others_and_alone_it_is_an_error(
+    trained_store: TrainedStore, package: Path
+) -> None:
+    register("redness", "redness", nightly=True)
+    register("gone", "other_scorers:Gone", nightly=True)
+    result = score(rater="nightly")
+    assert result.n_scored == 480
+    assert "gone scored nothing more" in str(result.note)
+    assert ask("SELECT count(*) FROM alchemist.leases WHERE resource LIKE 'shard:%'") == 0
+    with pytest.raises(DataError, match="OSError: the disk is gone"):
+        score(scorer="gone")
+
+
+def test_the_project_file_declares_a_scorer_which_the_next_night_registers_and_runs(
+    trained_store: TrainedStore, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(package, monkeypatch, '[scorers.words]\nuse = "other_scorers:Words"\noptions = { factor = 2.0 }\n')
+    assert score(rater="nightly").n_scored == 3 * 240
+    assert (
+        ask("SELECT min(score) FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = 'words_words'")
+        % 2
+        == 0
+    )
+    assert [one.name for one in list_all(ListConfig()).scores] == ["words_letters", "words_words"]
+    assert [plan.rater for plan in plan_score(PlanScoreConfig(rater="nightly")).raters][1:] == [
+        "words_letters",
+        "words_words",
+    ]
+    # The section is changed: other scores need another name.
+    declare(package, monkeypatch, '[scorers.words]\nuse = "other_scorers:Words"\noptions = { factor = 3.0 }\n')
+    with pytest.raises(ConfigError, match=r"belongs to another scorer \(other options\)"):
+        register_scorer(RegisterConfig(name="words"))
+
+
+def test_a_night_with_no_rater_is_scored_by_its_scorers(
+    database_url: str, ingest_corpus: Callable[[], Path], package: Path
+) -> None:
+    ingest_corpus()
+    register("redness", "redness", nightly=True)
+    assert score(rater="nightly").n_scored == 240
+
+
+def test_a_retired_scorer_scores_nothing_more_and_its_scores_stay(trained_store: TrainedStore, package: Path) -> None:
+    register("redness", "redness", nightly=True)
+    score(scorer="redness", crawl_date="2026-01-01")
+    retire(RetireConfig(name="redness", reason="a better one came"))
+    assert score(rater="nightly").n_scored == 240
+    assert (
+        ask("SELECT count(*) FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = 'redness'")
+        == 120
+    )
+
+
+def test_quarantined_samples_of_a_scorer_are_retried_by_it(trained_store: TrainedStore, package: Path) -> None:
+    (package / "picky.py").write_text(OTHERS.replace("import numpy as np", "import os\nimport numpy as np", 1) + """
+class Picky(Words):
+    def score(self, batch):
+        found = super().score(batch)
+        if not os.environ.get("IS_WELL"):
+            for at, text in enumerate(batch.captions):
+                if len(text) % 2:
+                    found[at], batch.faults[at] = np.nan, "odd"
+        return found
+""")  # fmt: skip
+    register("picky", "picky:Picky")
+    first = score(scorer="picky")
+    assert first.n_quarantined > 0
+    assert (
+        ask("SELECT DISTINCT reason || ': ' || detail FROM alchemist.quarantined_samples")
+        == "refused_by_scorer: scorer picky_letters: odd"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IS_WELL", "1")
+        for name in ("picky_letters", "picky_words"):
+            result = retry_quarantine(RetryQuarantineConfig(rater=name, reason="refused_by_scorer"))
+            assert result.n_still_quarantined == 0
+    assert ask("SELECT count(*) FROM alchemist.quarantined_samples") == 0
+    assert ask("SELECT bool_and(n_scored = n_samples) FROM alchemist.shard_scores")
+
+
+def test_check_refuses_a_scorer_whose_scores_depend_on_the_batch(trained_store: TrainedStore, package: Path) -> None:
+    good = check(CheckConfig(name="redness", use="redness", dataset="scenes", n_samples=100))
+    assert (good.difference, good.n_without_score, good.n_samples) == (0.0, 0, 100)
+    with pytest.raises(CheckFailedError, match="other scores in other batches"):
+        check(CheckConfig(name="n", use="other_scorers:Neighbourly", dataset="scenes", n_samples=100))
+
+
+@pytest.mark.parametrize(
+    ("name", "use", "message"),
+    [
+        ("Redness", "redness", "not a name for a scorer"),
+        ("red-ness", "redness", "not a name for a scorer"),
+        ("redness", "nothing", "There is no scorer 'nothing'"),
+        ("redness", "no_module:Redness", "cannot be imported"),
+        ("redness", "other_scorers:np", "is not a scorer"),
+        ("redness", None, "Which scorer is 'redness'"),
+    ],
+)
+def test_what_is_no_scorer_is_refused(
+    database_url: str, package: Path, name: str, use: str | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        register_scorer(RegisterConfig(name=name, use=use))
+
+
+def test_options_are_checked_and_registering_again_changes_nothing(database_url: str, package: Path) -> None:
+    with pytest.raises(ConfigError, match=r"factr: Extra inputs.*Options: factor"):
+        register("words", "other_scorers:Words", option=("factr=2",))
+    first = register_scorer(RegisterConfig(name="words", use="other_scorers:Words", option=("factor=2",)))
+    again = register_scorer(RegisterConfig(name="words", use="other_scorers:Words", option=("factor=2.0",)))
+    assert (first.is_new, again.is_new) == (True, False)
+
+
+def test_a_scorer_is_neither_promoted_nor_shadowed_as_a_rater(trained_store: TrainedStore, package: Path) -> None:
+    register("redness", "redness")
+    with pytest.raises(ConfigError, match=r"redness is no trained rater but a scorer.*--rank-by redness"):
+        promote(PromoteConfig(rater="redness"))
