@@ -28,7 +28,7 @@ COMMENTS = {
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE alchemist.raters ADD COLUMN kind text NOT NULL DEFAULT 'trained'")
+    op.execute("ALTER TABLE alchemist.raters ADD COLUMN kind varchar NOT NULL DEFAULT 'trained'")
     op.execute(
         "ALTER TABLE alchemist.raters ADD CONSTRAINT ck_raters_kind CHECK (kind IN ('trained', 'scorer', 'imported'))"
     )
