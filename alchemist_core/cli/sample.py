@@ -397,7 +397,7 @@ class Retrying(Scoring):
         Raises:
             ConfigError: If the reason is unknown; the message lists the known ones.
         """
-        engine, rater_id = self.stage_run.engine, self.rater.rater_id
+        engine, rater_id = self.stage_run.engine, self.raters[0].rater_id
         if n_of_ingest := ledger.count_at_ingest(engine, self.scope, self.reason):
             return (
                 f"{n_of_ingest:,} locations were quarantined by ingest as {self.reason}, not by a rater. Ingest reads a shard again "
@@ -406,7 +406,7 @@ class Retrying(Scoring):
         known = ledger.known_reasons(engine, rater_id)
         if self.reason != TRANSIENT and self.reason not in known:
             raise ConfigError(
-                f"--reason {self.reason}: {self.rater.name} quarantined nothing for this reason. Its reasons: {', '.join(known) or 'none'}."
+                f"--reason {self.reason}: {self.raters[0].name} quarantined nothing for this reason. Its reasons: {', '.join(known) or 'none'}."
             )
         return f"Nothing is quarantined as {self.reason}."
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from alchemist_core.config import BARE_WORD, Command, Config, Result, Words, counted
@@ -21,7 +22,7 @@ from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_outputs, list_scorers, retire_scorers
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import read_training_samples
+from alchemist_core.store.samples import read_metadata, read_training_samples
 from alchemist_core.telemetry import ProgressLine, say
 
 NAME_HELP = "Name of the scorer; the condition of a selection names its scores so: small letters, digits and _"
@@ -213,7 +214,12 @@ def _read(scorer: Scorer, dataset_id: int, n_samples: int) -> Batch:
         read = read_images(rows, scorer.image_side or 1, line.show)
     if not len(read.captions):
         raise ConfigError("The dataset has no readable samples. Ingest it first.")
-    return Batch(read.images, read.captions, read.image_hashes, [{}] * len(read.captions))
+    metadata: list[dict[str, Any]] = []
+    if scorer.reads_metadata:
+        id_of = {bytes(row.pair_hash): row.sample_id for row in rows}
+        said = read_metadata(open_store(), list(id_of.values()))
+        metadata = [said[id_of[pair_hash]] for pair_hash in read.pair_hashes]
+    return Batch(read.images, read.captions, read.image_hashes, metadata)
 
 
 def _examine(name: str, scorer: Scorer, batch: Batch) -> CheckResult:
@@ -242,14 +248,14 @@ def _examine(name: str, scorer: Scorer, batch: Batch) -> CheckResult:
     return result
 
 
-def _take(batch: Batch, order_N: np.ndarray) -> Batch:
+def _take(batch: Batch, order_N: NDArray[np.int64]) -> Batch:
     picked = order_N.tolist()
-    return Batch(
-        batch.image_BHWC[order_N], *([values[at] for at in picked] for values in (batch.captions, batch.image_hashes, batch.metadata))
-    )  # fmt: skip
+    captions, hashes = [batch.captions[at] for at in picked], [batch.image_hashes[at] for at in picked]
+    metadata = [batch.metadata[at] for at in picked] if batch.metadata else []
+    return Batch(batch.image_BHWC[order_N], captions, hashes, metadata)
 
 
-def _describe_scores(score_N: np.ndarray) -> str:
+def _describe_scores(score_N: NDArray[np.float32]) -> str:
     finite = score_N[np.isfinite(score_N)]
     if not len(finite):
         return "no scores"
