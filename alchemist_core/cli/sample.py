@@ -406,7 +406,8 @@ class Retrying(Scoring):
         known = ledger.known_reasons(engine, rater_id)
         if self.reason != TRANSIENT and self.reason not in known:
             raise ConfigError(
-                f"--reason {self.reason}: {self.raters[0].name} quarantined nothing for this reason. Its reasons: {', '.join(known) or 'none'}."
+                f"--reason {self.reason}: {self.raters[0].name} quarantined nothing for this reason. "
+                f"Its reasons: {', '.join(known) or 'none'}."
             )
         return f"Nothing is quarantined as {self.reason}."
 
