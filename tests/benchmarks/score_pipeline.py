@@ -240,7 +240,7 @@ def score_when_told(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
     rater = find_rater(stage_run.engine, config.rater)
     assert rater is not None
     scope = scoring_scope(stage_run.engine, rater, dataset=config.dataset, crawl_date=None)
-    scoring = Scoring(rater, scope, stage_run, has_heuristics=config.heuristics)
+    scoring = Scoring([rater], scope, stage_run, has_heuristics=config.heuristics)
     with scoring.open_pipeline() as pipeline:
         load_scorer(stage_run.engine).score(np.zeros((1, 16, 16, 3), np.uint8), ["warm"])
         pipeline.await_ready()

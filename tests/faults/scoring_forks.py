@@ -1,6 +1,6 @@
 """A process with all imports done that forks one scoring run per line of input, so that 50 kills take a minute.
 
-A line is JSON: environment and slot. For each it prints the child's pid, and after the child's end its exit status.
+A line is JSON: environment, dataset, rater and slot. For each it prints the child's pid, and after the child's end its exit status.
 """
 
 import json
@@ -30,7 +30,8 @@ def score(order: dict[str, object]) -> int:
     os.environ.update(order["environment"])  # type: ignore[call-overload]
     load_settings.cache_clear()
     try:
-        run(ScoreConfig(dataset=str(order["dataset"])), slot=int(str(order["slot"])))
+        config = ScoreConfig(dataset=str(order["dataset"]), rater=str(order["rater"]))
+        run(config, slot=int(str(order["slot"])))
     except AlchemistError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.scorers.registration import register
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.backups import table_checksums
@@ -30,6 +31,25 @@ START_S = 0.2
 """What a forked run takes until its first shard is claimed, about."""
 
 
+SCORERS = """
+import numpy as np
+from alchemist_core.scorers import Batch, Scorer
+
+class Redness(Scorer):
+    image_side = 16
+
+    def score(self, batch: Batch):
+        mean = batch.image_BHWC.mean((1, 2), dtype=np.float32)
+        return mean[:, 0] - mean[:, 1:].mean(1)
+
+class Words(Scorer):
+    image_side, is_padded, outputs = 16, False, ("letters", "words")
+
+    def score(self, batch: Batch):
+        return np.array([[len(text), len(text.split())] for text in batch.captions], np.float32)
+"""
+
+
 class Forks:
     """The forking process of `scoring_forks`."""
 
@@ -40,11 +60,11 @@ class Forks:
             start_new_session=True,
         )  # fmt: skip
 
-    def start(self, store: TrainedStore, *, slot: int = 0, **settings: object) -> int:
+    def start(self, store: TrainedStore, *, slot: int = 0, rater: str = "production", **settings: object) -> int:
         """Start a scoring run; returns its pid."""
         environment = {"ALCHEMIST_DATABASE_URL": store.url, "ALCHEMIST_HOME": str(store.home)}
         environment |= {f"ALCHEMIST_{name.upper()}": str(value) for name, value in settings.items()}
-        order = {"environment": environment, "slot": slot, "dataset": "many"}
+        order = {"environment": environment, "slot": slot, "dataset": "many", "rater": rater}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
@@ -125,7 +145,8 @@ def score_undisturbed(forks: Forks, store: TrainedStore, **settings: object) -> 
 
 def kill_at_random(forks: Forks, store: TrainedStore, rng: random.Random, duration: float, **settings: object) -> bool:
     """Start scoring and kill it; false where it was over before."""
-    left_ratio = 1 - count_scored(store) / N_SHARDS
+    n_raters = ask(store, "SELECT count(*) FROM alchemist.raters WHERE is_shadow OR state = 'production'")
+    left_ratio = 1 - count_scored(store) / N_SHARDS / n_raters
     pid = forks.start(store, **settings)
     time.sleep(START_S + rng.random() * left_ratio * (duration - START_S))
     with suppress(ProcessLookupError):
@@ -153,6 +174,39 @@ def test_scoring_killed_fifty_times_at_random_moments_ends_as_if_nothing_had_hap
         assert table_checksums(store.url) == expected
         assert count_scored(store) == N_SHARDS
     assert len(states - {0, N_SHARDS}) >= 10, "kills must fall between commits, not before or behind all of them"
+
+
+@pytest.mark.timeout(900)
+def test_a_night_of_scorers_killed_twenty_times_ends_as_if_nothing_had_happened(
+    fresh: Callable[[], TrainedStore], forks: Callable[[], Forks], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rater and two scorers of a package beside, one with two outputs, in one pass."""
+    (tmp_path / "redness_scorer.py").write_text(SCORERS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process, rng = forks(), random.Random(2027)
+
+    def night() -> TrainedStore:
+        store = fresh()
+        with pytest.MonkeyPatch.context() as patch:
+            use_store(patch, store)
+            for name in ("Redness", "Words"):
+                register(open_store(), name.lower(), f"redness_scorer:{name}", {}, run_id=None, is_shadow=True)
+            open_store().dispose()
+        return store
+
+    undisturbed = night()
+    duration = score_undisturbed(process, undisturbed, rater="nightly")
+    expected, n_kills, states = table_checksums(undisturbed.url), 0, set()
+    assert count_scored(undisturbed) == 4 * N_SHARDS
+    while n_kills < 20:
+        store = night()
+        for _ in range(KILLS_A_ROUND):
+            n_kills += kill_at_random(process, store, rng, duration, rater="nightly")
+            states.add(count_scored(store))
+        score_undisturbed(process, store, rater="nightly")
+        assert table_checksums(store.url) == expected
+    assert len(states - {0, 4 * N_SHARDS}) >= 5, "kills must fall between commits, not before or behind all of them"
 
 
 @pytest.mark.timeout(400)
