@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psutil
 
-POLL_S = 0.5
+POLL_S = 2.0
 GIB = 1 << 30
 
 
 class Watch:
-    """Looks at this machine's processes twice a second, in a thread, until it is stopped.
+    """Looks at this machine's processes every two seconds, in a thread, until it is stopped.
 
     Memory is the proportional set size: what processes share counts once.
     """
