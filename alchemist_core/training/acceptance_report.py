@@ -5,12 +5,13 @@ The caller passes a loaded rater, samples of the validation dataset, and the met
 Letters: N samples.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.rating.acceptance import AcceptanceLimits
@@ -104,8 +105,23 @@ class SampleScorer(Protocol):
         ...
 
 
+class EncodedScorer(Protocol):
+    """Scores samples from the codes of their images: `training.scoring.Scorer`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The frozen tokenizer."""
+        ...
+
+    def score_codes(self, code_NS: Int64[torch.Tensor, "N S"], captions: list[str]) -> Float32[np.ndarray, " N"]:
+        """Return each sample's score."""
+        ...
+
+
 class ReportingScorer:
-    """A scorer that reports after each of the times that `certify` lets it score all samples.
+    """A scorer that encodes each image once for all checks, and reports after each of the times that they score all samples.
+
+    Encoding takes most of the time at full size. Whether codes depend on the batch is a check of its own (`flipped_codes`).
 
     Args:
         scorer: The scorer.
@@ -115,13 +131,23 @@ class ReportingScorer:
 
     N_SCORINGS = 6
 
-    def __init__(self, scorer: SampleScorer, n_samples: int, on_progress: OnProgress) -> None:
+    def __init__(self, scorer: EncodedScorer, n_samples: int, on_progress: OnProgress) -> None:
         self._scorer, self._on_progress = scorer, on_progress
         self._n_done, self._n_images = 0, self.N_SCORINGS * n_samples
+        self._codes: dict[bytes, Int64[torch.Tensor, " S"]] = {}
 
-    def score(self, image_NHWC: Any, captions: list[str]) -> Float32[np.ndarray, " N"]:
+    def encode(self, image_NHWC: UInt8[np.ndarray, "N H W 3"]) -> Int64[torch.Tensor, "N S"]:
+        """Return the codes of images; those of images that were encoded before are remembered."""
+        hashes = [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in image_NHWC]
+        new = list({key: at for at, key in enumerate(hashes) if key not in self._codes}.items())
+        if new:
+            code_NS = self._scorer.tokenizer.encode(image_NHWC[[at for _, at in new]])
+            self._codes |= {key: codes for (key, _), codes in zip(new, code_NS, strict=True)}
+        return torch.stack([self._codes[key] for key in hashes])
+
+    def score(self, image_NHWC: UInt8[np.ndarray, "N H W 3"], captions: list[str]) -> Float32[np.ndarray, " N"]:
         """Return each sample's score."""
-        score_N = self._scorer.score(image_NHWC, captions)
+        score_N = self._scorer.score_codes(self.encode(image_NHWC), captions)
         self._n_done += len(captions)
         self._on_progress(self._n_done, self._n_images, "images scored for the checks")
         return score_N

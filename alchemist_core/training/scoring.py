@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -598,13 +598,26 @@ class Scorer:
         Several threads may call it at a time; on a GPU each has its own CUDA stream.
         """
         with self._own_stream():
-            text = self._encoder.encode([*captions, *[""] * (self.batch - len(captions))]).to(self._device)
             # The padding is not encoded: large images take most of the time, and no code depends on its batch.
-            code_PS = self._tokenizer.encode(image_BHWC[: len(captions)])
-            tokens = self._tokenizer.tokens(functional.pad(code_PS, (0, 0, 0, self.batch - len(captions))))
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-                score_B = self._rater.score(tokens, text)
-            return score_B[: len(captions)].float().numpy(force=True)
+            return self._score_codes(self._tokenizer.encode(image_BHWC[: len(captions)]), captions)
+
+    @torch.inference_mode()
+    def score_codes(self, code_NS: Int64[torch.Tensor, "N S"], captions: list[str]) -> Float32[np.ndarray, " N"]:
+        """Return the scores of samples whose images are encoded already: the same bits as `score`."""
+        with self._own_stream():
+            parts = [
+                self._score_codes(code_NS[start : start + self.batch], captions[start : start + self.batch])
+                for start in range(0, len(captions), self.batch)
+            ]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    def _score_codes(self, code_PS: Int64[torch.Tensor, "P S"], captions: list[str]) -> Float32[np.ndarray, " P"]:
+        n_padding = self.batch - len(captions)
+        text = self._encoder.encode([*captions, *[""] * n_padding]).to(self._device)
+        tokens = self._tokenizer.tokens(functional.pad(code_PS, (0, 0, 0, n_padding)))
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            score_B = self._rater.score(tokens, text)
+        return score_B[: len(captions)].float().numpy(force=True)
 
     def _own_stream(self) -> AbstractContextManager[object]:
         if self.device != "cuda":

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.rating.acceptance import AcceptanceLimits
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.training.acceptance_report import HealthCheck, ReportingScorer, Training, certify, failures
@@ -56,14 +59,31 @@ def examine(scorer: Any, clean: Samples, metrics: dict[str, Any], **given: Any) 
     return {check.name: check for check in checks}
 
 
-def test_progress_ends_when_the_last_check_has_scored(metrics: dict[str, Any], heldout_pairs: Samples) -> None:
-    seen = list[tuple[int, int]]()
-    judge = Judge(lambda images, _: images.mean((1, 2, 3)))
-    scorer = ReportingScorer(judge, len(heldout_pairs), lambda done, total, _: seen.append((done, total)))
-    examine(scorer, heldout_pairs, metrics)
-    assert len(seen) == 6
-    assert seen[-1] == (6 * len(heldout_pairs), 6 * len(heldout_pairs))
-    assert seen[0][0] == len(heldout_pairs)
+class CountingTokenizer:
+    """Encodes by a real tokenizer, and counts the images."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self.n_encoded = tokenizer, 0
+
+    def encode(self, image_NHWC: np.ndarray) -> torch.Tensor:
+        self.n_encoded += len(image_NHWC)
+        return self._tokenizer.encode(image_NHWC)
+
+
+def test_the_checks_encode_each_image_once_and_score_the_bits_of_scoring(
+    trained: list[Path], metrics: dict[str, Any], heldout_pairs: Samples
+) -> None:
+    seen, scorer, n = list[tuple[int, int]](), Scorer.load(trained[0]), len(heldout_pairs)
+    counting = SimpleNamespace(tokenizer=CountingTokenizer(scorer.tokenizer), score_codes=scorer.score_codes)
+    reporting = ReportingScorer(counting, n, lambda done, total, _: seen.append((done, total)))
+    checks = examine(reporting, heldout_pairs, metrics)
+    assert checks == examine(scorer, heldout_pairs, metrics)
+    # Clean, plain and chaotic images, and half of the clean ones replaced by noise.
+    distinct = len({image.tobytes() for image in heldout_pairs.image_NHWC})
+    assert counting.tokenizer.n_encoded <= 3 * n + (n + 1) // 2
+    assert counting.tokenizer.n_encoded >= 2 * distinct
+    assert [done for done, _ in seen] == [n * (number + 1) for number in range(6)]
+    assert {total for _, total in seen} == {6 * n}
 
 
 @pytest.mark.slow
