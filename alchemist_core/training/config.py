@@ -154,6 +154,13 @@ class RaterTrainingConfig(PinnedConfig):
         description="Initial weights of the rater with --rater-init weights: a published rater, or published STAR for its backbone, "
         f"{WEIGHTS_HELP}; none: as --rater-init says",
     )
+    score_batch_size: int = _later_field(
+        256,
+        ge=1,
+        le=4096,
+        description="Samples that are scored together. Smaller batches are padded to it, because the bits of a score depend on it: fewer "
+        "save time where few samples are scored, and memory",
+    )
     validation_steps: Annotated[int, Formerly("check_every_steps")] = Field(
         100, ge=1, le=1_000_000, description="Compute the loss on held-out validation samples every this many steps"
     )

@@ -32,7 +32,7 @@ from alchemist_core.models.flux import DTYPES, FlowMatching, FluxBatch, FluxText
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import MiniLm, TextFeatures, WordVectors
-from alchemist_core.models.tokenizer import ENCODE_BATCH, ImageTokens, Tokenizer
+from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
 from alchemist_core.training.averaging import average_of
 from alchemist_core.training.bilevel import make_scoring_rater
 from alchemist_core.training.config import DownstreamConfig, MixedPrecision, RaterTrainingConfig
@@ -164,12 +164,12 @@ def scoring_footprint(config: RaterTrainingConfig, *, is_gpu: bool = True) -> Fo
         encoders, work = _count_encoders(counter, sizes, text)
         rater = make_scoring_rater(config, config.rater(sizes, text.dim)).eval()
         weights = counter.begin()
-        batch = _star_batch(ENCODE_BATCH, sizes, text)
+        batch = _star_batch(config.score_batch_size, sizes, text)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=is_gpu):
             flops = counter.flops_of(lambda: rater.score(*batch))
         n_threads = 2 if is_gpu else 1
         most = n_threads * (counter.peak - weights)
-    work |= {"scores": Work(flops / ENCODE_BATCH, "bf16" if is_gpu else "fp32")}
+    work |= {"scores": Work(flops / config.score_batch_size, "bf16" if is_gpu else "fp32")}
     return Footprint({"rater": _n_parameters(rater)} | encoders, weights, 0, most, work)
 
 

@@ -539,7 +539,7 @@ class Scorer:
         size = config.rater(tokenizer.config, encoder.dim)
         rater = make_scoring_rater(config, size)
         rater.load_state_dict(load_file(path / "rater.safetensors"))
-        return cls(rater, tokenizer, encoder, device=device)
+        return cls(rater, tokenizer, encoder, device=device, batch=config.score_batch_size)
 
     @property
     def tokenizer(self) -> Tokenizer:

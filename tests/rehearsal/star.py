@@ -25,7 +25,8 @@ class StarRehearsal(Rehearsal):
         self.init("gpu80", "--tokenizer-weights", str(tokenizer), "--text-encoder", f"clip:{text}")
         (self.folder / "few_images.toml").write_text(FEW_IMAGES.format(sampling=SAMPLING, sampler="star"))
         self.change("rater", {
-            **SMALL, "softmax_group_size": 4, "proxy_warmup_steps": 2, "validation_steps": 2, "proxy_weights": str(star),
+            **SMALL, "softmax_group_size": 4, "proxy_warmup_steps": 2, "validation_steps": 2, "score_batch_size": 16,
+            "proxy_weights": str(star),
         })  # fmt: skip
         self.change("downstream", {**SMALL, "seeds": [0]})
         self.change("evaluation", {"protocols": ["heldout_loss", "few_images.toml"]})

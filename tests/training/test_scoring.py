@@ -1,3 +1,5 @@
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -133,3 +135,17 @@ def test_scoring_leaves_torch_s_random_state_alone(scorer: Scorer, train_pairs: 
     before = torch.get_rng_state()
     score(scorer, train_pairs)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_rater_scores_in_the_batch_size_of_its_config_whose_default_is_in_no_hash(
+    rater: Path, train_pairs: Samples, tmp_path: Path
+) -> None:
+    assert "score_batch_size" not in RaterTrainingConfig().as_json()
+    folder = shutil.copytree(rater, tmp_path / "rater")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"score_batch_size": 16}))
+    small, usual = Scorer.load(folder), Scorer.load(rater)
+    assert (small.batch, usual.batch) == (16, 256)
+    some = train_pairs.rows(np.arange(20))
+    scores = [scorer.score(some.image_NHWC, some.captions) for scorer in (small, usual)]
+    assert np.allclose(*scores, atol=1e-4)
