@@ -19,6 +19,7 @@ EXTRA_OF = {
     "peft": "train",
     "pynvml": "airflow",
     "safetensors": "train",
+    "sentencepiece": "train",
     "torch": "train",
     "torch_fidelity": "metrics",
     "torchvision": "train",

@@ -145,6 +145,9 @@ class Settings(BaseSettings):
         description="Addresses that receive each notification, separated by spaces: slack://, msteams://, mailto://, "
         "json://HOST/PATH or any other that Apprise supports; unset: no address",
     )
+    vlm_api_key: SecretStr | None = Field(
+        None, description="Key of the server that the scorer vlm asks; unset: requests carry none"
+    )
     airflow_users: str = Field(
         "admin:admin",
         pattern=r"^[A-Za-z0-9._-]+:(viewer|user|op|admin)(,[A-Za-z0-9._-]+:(viewer|user|op|admin))*$",

@@ -5,6 +5,8 @@ from pydantic import Field
 
 from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ConfigError
+from alchemist_core.scorers.aesthetic import AestheticOptions, AestheticScore
+from alchemist_core.scorers.scorer import Batch
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
@@ -46,15 +48,18 @@ def score_images(config: AestheticConfig, stage_run: StageRun) -> AestheticResul
     engine = stage_run.engine
     dataset = find_dataset(engine, config.dataset)
     hold_device(stage_run)
-    from alchemist_core.metrics.aesthetic import AestheticJudge  # noqa: PLC0415  imports torch
+    from alchemist_core.training.launching import own_device  # noqa: PLC0415  imports torch
 
-    judge = AestheticJudge(settings.aesthetic_clip, settings.aesthetic_head)
+    # In fp32, because its scores do not name a number format.
+    options = AestheticOptions(model=str(settings.aesthetic_clip), head=str(settings.aesthetic_head), half=False)
+    scorer = AestheticScore(options, str(own_device()))
+    assert scorer.image_side is not None
     n_judged = n_wanted = n_seen = 0
     for rows, n_left in samples_without_aesthetic(engine, dataset.dataset_id):
         ids = np.array([row.sample_id for row in rows], np.int64)
-        for place_M, image_MHWC in StoredSamples(rows, judge.side, lambda *_: None).read(np.arange(len(rows))):
+        for place_M, image_MHWC in StoredSamples(rows, scorer.image_side, lambda *_: None).read(np.arange(len(rows))):
             stage_run.require_leases()
-            n_judged += store_aesthetic(engine, ids[place_M], judge.judge(image_MHWC))
+            n_judged += store_aesthetic(engine, ids[place_M], scorer.score(Batch(image_MHWC, [""] * len(image_MHWC))))
         n_wanted, n_seen = n_wanted + len(rows), n_seen + len(rows)
         stage_run.report(n_seen, n_seen + n_left)
     return AestheticResult(n_judged=n_judged, n_unreadable=n_wanted - n_judged)

@@ -3,6 +3,7 @@
 Letters: N images · H W pixels · D features.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from alchemist_core.extras import missing_library
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.precision import without_tf32
 from alchemist_core.models.published.recognition import recognise
-from alchemist_core.models.published.sources import locate_file
+from alchemist_core.models.published.sources import Encoder, locate_file
 from alchemist_core.models.published.weights import read_weights, shapes_of
 
 _BATCH = 32
@@ -114,25 +115,36 @@ class CleanInceptionV3(InceptionV3):
 class Clip:
     """CLIP's projections of images and texts into one space.
 
+    Args:
+        weights: Its folder.
+        device: Where the network runs.
+        half: Run the network in fp16 if the device is a GPU.
+
+    Raises:
+        ConfigError: The folder does not hold it, or lacks its tokenizer.
+
     Source: Radford et al. 2021.
     """
 
-    def __init__(self, weights: Path, device: str = "cpu") -> None:
-        from transformers import AutoTokenizer, CLIPModel  # noqa: PLC0415  takes seconds to import
+    kind, name, example = "CLIPModel", "CLIP", "openai/clip-vit-large-patch14"
+    # OpenAI's constants; a model with others says so in its folder.
+    mean, spread = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+    def __init__(self, weights: Path, device: str = "cpu", *, half: bool = False) -> None:
+        import transformers  # noqa: PLC0415  takes seconds to import
 
         from alchemist_core.models.pretrained import load_pretrained  # noqa: PLC0415  imports transformers
 
-        remedy = "Give the folder of openai/clip-vit-large-patch14."
-        self._network = load_pretrained(CLIPModel, weights, what="a CLIP model", remedy=remedy)
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{weights} does not hold CLIP's tokenizer: {error}. {remedy}") from error
+        remedy = f"Give the folder of {self.example}."
+        dtype = torch.float16 if half and torch.device(device).type == "cuda" else torch.float32
+        kind = getattr(transformers, self.kind)
+        self._network = load_pretrained(kind, weights, what=f"a {self.name} model", remedy=remedy, dtype=dtype)
+        self._tokenizer = _load_tokenizer(weights, self.name, remedy)
         _freeze(self._network, device)
-        self._device = device
-        # OpenAI's constants, equal for every published size.
-        self._mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=device).view(1, 3, 1, 1)
-        self._spread = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=device).view(1, 3, 1, 1)
+        self._device, self._dtype = device, dtype
+        mean, spread = _read_constants(weights, self.mean, self.spread)
+        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+        self._spread = torch.tensor(spread, device=device).view(1, 3, 1, 1)
 
     @property
     def side(self) -> int:
@@ -143,8 +155,17 @@ class Clip:
     @property
     def dim(self) -> int:
         """Number of features of a projection."""
-        dim: int = self._network.visual_projection.out_features
-        return dim
+        return int(self._network.config.projection_dim)
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the network."""
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the network's weights."""
+        return int(self._network.num_parameters()) * self._dtype.itemsize
 
     def features(self, image_NHWC: ImageArray) -> Features:
         """Return each image's projection; images must have the model's side."""
@@ -152,7 +173,7 @@ class Clip:
 
     @torch.inference_mode()
     def text_features(self, prompts: Sequence[str]) -> Features:
-        """Return each prompt's projection, truncated to the model's maximum length of 77 tokens."""
+        """Return each prompt's projection, padded and truncated to the model's maximum length: 77 tokens in CLIP, 64 in SigLIP."""
         sizes: Any = self._network.config.text_config
         n_tokens = int(sizes.max_position_embeddings)
         parts = []
@@ -161,16 +182,57 @@ class Clip:
                 list(prompts[start : start + _BATCH]), padding="max_length", truncation=True, max_length=n_tokens,
                 return_tensors="pt",
             ).to(self._device)  # fmt: skip
-            pooled = self._network.text_model(
-                input_ids=words["input_ids"], attention_mask=words["attention_mask"]
-            ).pooler_output
-            parts.append(self._network.text_projection(pooled).float().cpu())
+            parts.append(self._network.get_text_features(**words).pooler_output.float().cpu())
         return torch.cat(parts).numpy()
 
     def _project(self, pixels_BCHW: Tensor) -> Tensor:
-        values = (pixels_BCHW / 255 - self._mean) / self._spread
-        projected: Tensor = self._network.visual_projection(self._network.vision_model(values).pooler_output)
+        values = ((pixels_BCHW / 255 - self._mean) / self._spread).to(self._dtype)
+        projected: Tensor = self._network.get_image_features(pixel_values=values).pooler_output
         return projected
+
+
+class Siglip(Clip):
+    """SigLIP's features of images and texts, and its probability that they belong together.
+
+    Source: Zhai et al. 2023; the files of SigLIP 2 with a fixed image size have the same layout.
+    """
+
+    kind, name, example = "SiglipModel", "SigLIP", "google/siglip-so400m-patch14-384"
+    mean, spread = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+    @property
+    def dim(self) -> int:
+        """Number of features."""
+        sizes: Any = self._network.config.vision_config
+        return int(sizes.hidden_size)
+
+    @property
+    def scale_and_bias(self) -> tuple[float, float]:
+        """Factor and summand that turn a cosine into the log-odds."""
+        return float(self._network.logit_scale.float().exp()), float(self._network.logit_bias)
+
+
+def _load_tokenizer(folder: Path, name: str, remedy: str) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415  as above
+
+    # The library would make a tokenizer without words of a folder without a vocabulary.
+    if not Encoder(folder, folder).vocabulary():
+        raise ConfigError(f"{folder} does not hold {name}'s tokenizer: it has no vocabulary. {remedy}")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ImportError as error:
+        raise missing_library("sentencepiece") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} does not hold {name}'s tokenizer: {error}. {remedy}") from error
+
+
+def _read_constants(
+    folder: Path, mean: Sequence[float], spread: Sequence[float]
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the mean and the standard deviation of the image processor in a folder, else the given ones."""
+    path = folder / "preprocessor_config.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return stored.get("image_mean", mean), stored.get("image_std", spread)
 
 
 @without_tf32

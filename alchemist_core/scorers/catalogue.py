@@ -10,7 +10,15 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.scorers.scorer import Scorer
 
 ENTRY_POINTS = "alchemist.scorers"
-BUILT_IN: dict[str, str] = {}
+BUILT_IN = {
+    "aesthetic": "alchemist_core.scorers.aesthetic:AestheticScore",
+    "captions": "alchemist_core.scorers.captions:CaptionStatistics",
+    "classifier": "alchemist_core.scorers.classifier:Classifier",
+    "clip": "alchemist_core.scorers.clip:ClipScore",
+    "pixels": "alchemist_core.scorers.pixels:PixelHeuristics",
+    "siglip": "alchemist_core.scorers.clip:SiglipScore",
+    "vlm": "alchemist_core.scorers.vlm:VisionLanguageModel",
+}
 """Modules and classes by name; a module is imported when its scorer is used."""
 
 

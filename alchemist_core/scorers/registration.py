@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 
-from alchemist_core.config import Config, fingerprint
+from alchemist_core.config import Config, fingerprint, former_names
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path, atomic_folder, folder_sha256, require_artifact
 from alchemist_core.scorers.catalogue import find_scorer
 from alchemist_core.scorers.running import ScorerRunner
-from alchemist_core.scorers.scorer import ONE_OUTPUT, Scorer
-from alchemist_core.store.raters import RaterRow, find_named, register_raters
+from alchemist_core.scorers.scorer import NOT_IDENTITY, ONE_OUTPUT, Scorer
+from alchemist_core.store.raters import RaterRow, find_named, register_raters, update_scorer
 
 NAME = r"^[a-z][a-z0-9_]{0,47}$"
 FILE = "scorer.json"
@@ -28,6 +28,9 @@ class ScorerSpec(Config):
     """Module and class."""
     version: str
     options: dict[str, Any]
+    """Options that are part of its identity."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Options that change no score (`NOT_IDENTITY`)."""
     identity: dict[str, Any]
     outputs: tuple[str, ...]
     image_side: int | None
@@ -36,7 +39,14 @@ class ScorerSpec(Config):
 
     def identity_hash(self, output: str) -> str:
         """Return what identifies the scores of an output: the same one is never registered twice."""
-        return fingerprint(self.model_dump(mode="json", exclude={"package", "image_side"}) | {"output": output})
+        return fingerprint(
+            self.model_dump(mode="json", exclude={"package", "image_side", "settings"}) | {"output": output}
+        )
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """All options, as `open_scorer` takes them."""
+        return self.options | self.settings
 
 
 def open_scorer(use: str, options: Mapping[str, Any], device: str = "cpu") -> Scorer:
@@ -63,11 +73,14 @@ def open_scorer(use: str, options: Mapping[str, Any], device: str = "cpu") -> Sc
 def describe(scorer: Scorer) -> ScorerSpec:
     """Return what identifies a scorer."""
     kind = type(scorer)
+    free = {name for name, field in kind.Options.model_fields.items() if field.json_schema_extra == NOT_IDENTITY}
+    given = scorer.options.as_json()
+    options = former_names(kind.Options, {name: value for name, value in given.items() if name not in free})
     package = next(iter(packages_distributions().get(kind.__module__.partition(".")[0], ())), None)
     return ScorerSpec(
-        use=f"{kind.__module__}:{kind.__qualname__}", version=scorer.version, options=scorer.options.hashed_json(),
-        identity=scorer.identity(), outputs=scorer.outputs, image_side=scorer.image_side,
-        package=package and f"{package} {version(package)}",
+        use=f"{kind.__module__}:{kind.__qualname__}", version=scorer.version, options=options,
+        settings={name: value for name, value in given.items() if name in free}, identity=scorer.identity(),
+        outputs=scorer.outputs, image_side=scorer.image_side, package=package and f"{package} {version(package)}",
     )  # fmt: skip
 
 
@@ -85,6 +98,8 @@ def register(
 ) -> tuple[list[RaterRow], bool]:
     """Register a scorer under a name, unless it is registered; return its rows, and whether they are new.
 
+    If it is registered, options that change no score (`NOT_IDENTITY`) are replaced by the given ones.
+
     Raises:
         ConfigError: The name is not allowed or belongs to another scorer, or the scorer cannot be opened.
     """
@@ -97,21 +112,33 @@ def register(
     scorer.close()
     names = output_names(name, spec.outputs)
     hashes = [spec.identity_hash(output) for output in spec.outputs]
+    configs = {
+        row_name: {"name": name, "output": output} | spec.as_json()
+        for row_name, output in zip(names, spec.outputs, strict=True)
+    }
     if found := find_named(engine, names):
         _require_same(name, spec, found)
-        return found, False
-    uri = f"scorers/{name}"
-    with atomic_folder(artifact_path(uri)) as folder:
-        (folder / FILE).write_text(json.dumps(spec.as_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    sha256 = folder_sha256(artifact_path(uri))
+        if found[0].config.get("settings", {}) != spec.settings:
+            update_scorer(engine, configs, *_write_spec(name, spec))
+        return find_named(engine, names), False
+    uri, sha256 = _write_spec(name, spec)
     register_raters(engine, [
         {
-            "name": row_name, "kind": "scorer", "rule": "scorer", "config": {"name": name, "output": output} | spec.as_json(),
+            "name": row_name, "kind": "scorer", "rule": "scorer", "config": configs[row_name],
             "identity_hash": identity_hash, "checkpoint_uri": uri, "checkpoint_sha256": sha256, "run_id": run_id, "is_shadow": is_shadow,
         }
-        for row_name, output, identity_hash in zip(names, spec.outputs, hashes, strict=True)
+        for row_name, identity_hash in zip(names, hashes, strict=True)
     ])  # fmt: skip
     return find_named(engine, names), True
+
+
+def _write_spec(name: str, spec: ScorerSpec) -> tuple[str, bytes]:
+    """Write the folder that describes a scorer, unless it exists; return its address, which names its content, and its hash."""
+    uri = f"scorers/{name}-{spec.fingerprint()}"
+    if not artifact_path(uri).is_dir():
+        with atomic_folder(artifact_path(uri)) as folder:
+            (folder / FILE).write_text(json.dumps(spec.as_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return uri, folder_sha256(artifact_path(uri))
 
 
 def _require_same(name: str, spec: ScorerSpec, found: Sequence[RaterRow]) -> None:
@@ -139,7 +166,7 @@ def load_runner(rows: Sequence[RaterRow], device: str) -> ScorerRunner:
     first = rows[0]
     folder = require_artifact(first.checkpoint_uri, first.checkpoint_sha256)
     spec = ScorerSpec.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
-    scorer = open_scorer(spec.use, spec.options, device)
+    scorer = open_scorer(spec.use, spec.all_options, device)
     now = describe(scorer)
     if [now.identity_hash(output) for output in now.outputs] != [spec.identity_hash(output) for output in spec.outputs]:
         scorer.close()

@@ -53,8 +53,8 @@ class ScorerRunner:
 
     @property
     def dtype(self) -> str:
-        """Number format of its scores; part of their provenance."""
-        return "float32"
+        """Number format of its network; part of a score's provenance."""
+        return self.scorer.dtype
 
     def make_buffer(self) -> NDArray[np.uint8]:
         """Allocate the pixels of one batch."""

@@ -22,6 +22,12 @@ from alchemist_core.errors import DataError
 ONE_OUTPUT = ("score",)
 """The outputs of a scorer that gives one score: its name in the store is the scorer's."""
 
+NOT_IDENTITY: dict[str, Any] = {"is_identity": False}
+"""Marks an option that changes no score, such as a path or a timeout: `Field(..., json_schema_extra=NOT_IDENTITY)`.
+
+It may change after the registration. What lies at a path belongs into `identity`, as its sha256.
+"""
+
 
 class ScorerUnavailableError(DataError):
     """A scorer cannot score now, such as when its server does not answer. Nothing is stored; the next run tries again."""
@@ -68,7 +74,7 @@ class Scorer(ABC):
     """
 
     Options: ClassVar[type[Config]] = Config
-    """Config model of its options; their values are part of the scorer's identity."""
+    """Config model of its options; their values are part of the scorer's identity, except those marked `NOT_IDENTITY`."""
     version: ClassVar[str] = "1"
     """Change it whenever the scores change: scores of two versions are never mixed."""
     image_side: int | None = None
@@ -84,6 +90,8 @@ class Scorer(ABC):
     reads_metadata: bool = False
     uses_device: bool = False
     """Whether it runs a network: the run then holds a device."""
+    dtype: str = "float32"
+    """Number format of its network; stored with each score."""
 
     def __init__(self, options: Config, device: str = "cpu") -> None:
         self.options, self.device = options, device

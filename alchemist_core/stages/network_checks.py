@@ -216,7 +216,7 @@ def _mask2former(source: str) -> _Loaded:
 
 
 def _aesthetic_head(source: str) -> _Loaded:
-    from alchemist_core.metrics.aesthetic import read_head  # noqa: PLC0415  as above
+    from alchemist_core.scorers.aesthetic import read_head  # noqa: PLC0415  as above
 
     path = locate_file(source).path
     read_head(path)

@@ -161,6 +161,21 @@ def register_raters(engine: Engine, rows: Sequence[Mapping[str, Any]]) -> None:
             connection.execute(text("SELECT alchemist.add_partition('scores', :rater_id)"), {"rater_id": rater_id})
 
 
+def update_scorer(engine: Engine, configs: Mapping[str, Mapping[str, Any]], uri: str, sha256: bytes) -> None:
+    """Replace the description of a scorer's outputs, whose identity stays.
+
+    Args:
+        engine: The store.
+        configs: Config of each output, by its name.
+        uri: Address of the folder that describes the scorer.
+        sha256: Hash of that folder.
+    """
+    with engine.begin() as connection:
+        for name, config in configs.items():
+            values = {"config": dict(config), "checkpoint_uri": uri, "checkpoint_sha256": sha256}
+            connection.execute(update(Rater).where(Rater.name == name).values(**values))
+
+
 class ListedScorer(NamedTuple):
     """A scorer's output, or imported scores, in the list of all."""
 

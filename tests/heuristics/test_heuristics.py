@@ -13,7 +13,7 @@ from alchemist_core.heuristics.clarity import clarity
 from alchemist_core.heuristics.edges import edge_density, otsu_threshold
 from alchemist_core.heuristics.frequency import CUT_RATIO, frequency
 from alchemist_core.heuristics.measures import LUMA_SIDE, MEASURES, measure
-from alchemist_core.metrics.aesthetic import aesthetic
+from alchemist_core.scorers.aesthetic import aesthetic
 from alchemist_core.shards.images import decode_views
 from tests.oracles import oracle_heuristics as oracle
 

@@ -3,7 +3,8 @@
 A hub name without a revision means the repository's main branch of today, so a run pins it first: it stores the name with the
 commit. Pinned names are read from the hub's cache, without a network if HF_HUB_OFFLINE=1 is set.
 
-hf:ORG/NAME/FILE@REVISION names one file; clip:ORG/NAME[/FOLDER]@REVISION names a text encoder.
+hf:ORG/NAME/FILE@REVISION names one file; clip:ORG/NAME[/FOLDER]@REVISION names a text encoder; hf:ORG/NAME[/FOLDER]@REVISION names
+a folder where a whole model is wanted.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ OWN_FILE = "model.safetensors"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 FILE_FORM = "hf:ORG/NAME/FILE or hf:ORG/NAME/FILE@REVISION"
 ENCODER_FORM = "a folder, clip:ORG/NAME@REVISION, or clip:ORG/NAME/text_encoder@REVISION"
+MODEL_FORM = "a folder of a model of transformers, or hf:ORG/NAME@REVISION"
 
 
 class HubName(NamedTuple):
@@ -121,23 +123,25 @@ class Encoder(NamedTuple):
 
     def sha256(self) -> str:
         """Hash the files that determine the encoder's output: its config, its weights and its vocabulary."""
-        paths = [self.model / "config.json", *self._weights(), *self._vocabulary()]
+        paths = [self.model / "config.json", *self.weights(), *self.vocabulary()]
         return _digest((path.name, file_sha256(path)) for path in paths)
 
     def is_complete(self) -> bool:
         """Whether the folders hold a config, weights and a vocabulary."""
-        return (self.model / "config.json").is_file() and bool(self._weights()) and bool(self._vocabulary())
+        return (self.model / "config.json").is_file() and bool(self.weights()) and bool(self.vocabulary())
 
-    def _weights(self) -> list[Path]:
+    def weights(self) -> list[Path]:
+        """Return the files of weights; none if there are none."""
         for pattern in ("model*.safetensors", "pytorch_model*.bin"):
             # Not model.fp16.safetensors and the like, which are the same weights in other number formats.
             if found := sorted(path for path in self.model.glob(pattern) if path.name.count(".") == 1):
                 return found
         return []
 
-    def _vocabulary(self) -> list[Path]:
+    def vocabulary(self) -> list[Path]:
+        """Return the files of the vocabulary; none if there are none."""
         # The first set that exists is read; the others contain the same in other formats.
-        for names in (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",)):
+        for names in (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",)):
             if all((self.tokenizer / name).is_file() for name in names):
                 return [self.tokenizer / name for name in names]
         return []
@@ -148,6 +152,7 @@ _OLDER_FILES = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.i
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def locate_encoder(source: str, *, is_offline: bool = False) -> tuple[str, Encoder]:
@@ -192,6 +197,48 @@ def _fetch_encoder(name: HubName, *, is_offline: bool) -> Encoder:
         if encoder.is_complete():
             break
     return encoder
+
+
+def locate_model(source: str, *, is_offline: bool = False) -> Located:
+    """Return the folder of a model of transformers: its config and weights, with its tokenizer and image processor if it has them.
+
+    Args:
+        source: A folder, or `hf:ORG/NAME[/FOLDER]@REVISION`, which is downloaded if the hub's cache lacks it.
+        is_offline: Only look, and download nothing.
+
+    Raises:
+        ConfigError: The folder does not exist, or lacks the config or the weights.
+    """
+    if source.startswith(HUB_FILE):
+        name = HubName.parse(source)
+        folder = _fetch_model(name, is_offline=is_offline)
+        found = Located(str(name.pinned_by(folder)), folder)
+    else:
+        found = Located(source, Path(source))
+    if not (found.path / "config.json").is_file() or not Encoder(found.path, found.path).weights():
+        raise ConfigError(
+            f"No model at {source!r}: config.json and model.safetensors (or pytorch_model.bin) are needed. Give {MODEL_FORM}."
+        )
+    return found
+
+
+def _fetch_model(name: HubName, *, is_offline: bool) -> Path:
+    prefix = f"{name.path}/" if name.path else ""
+    beside = (*_TOKENIZER_FILES, "spiece.model", *_PROCESSOR_FILES)
+    for weights in (_ENCODER_FILES, _OLDER_FILES):
+        patterns = [prefix + file for file in (*weights, "config.json", *beside)]
+        folder = _call_hub(name, "snapshot_download", allow_patterns=patterns, local_files_only=is_offline) / name.path
+        if Encoder(folder, folder).weights():
+            break
+    return folder
+
+
+def model_sha256(folder: Path) -> str:
+    """Hash the files that decide what a model of transformers computes: config, weights, vocabulary, and settings of its inputs."""
+    parts = Encoder(folder, folder)
+    settings = [folder / name for name in ("config.json", "tokenizer_config.json", *_PROCESSOR_FILES)]
+    paths = [path for path in (*settings, *parts.weights(), *parts.vocabulary()) if path.is_file()]
+    return _digest((path.name, file_sha256(path)) for path in paths)
 
 
 def _call_hub(name: HubName, function: str, **options: Any) -> Path:

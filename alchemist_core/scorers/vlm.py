@@ -1,0 +1,582 @@
+"""Scores by a vision-language model behind a server with OpenAI's interface, such as vLLM, SGLang, Ollama or OpenAI.
+
+Each sample is one request: its pixels, the prompt, and a JSON schema whose properties are the scores. Answers are paid for, so each is
+on the disk before it is used: after a kill, only requests that were under way are sent again.
+
+Letters: B samples in a batch · M outputs.
+"""
+
+import base64
+import fcntl
+import hashlib
+import io
+import json
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import numpy as np
+import urllib3
+from jaxtyping import Float32, UInt8
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError
+
+from alchemist_core.config import Config, fingerprint
+from alchemist_core.errors import ConfigError
+from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer, ScorerUnavailableError
+from alchemist_core.settings import load_settings
+from alchemist_core.telemetry import on_one_line, say
+
+ANSWERS = "scorer_answers"
+"""Folder of the home with the answers of models, one file for each kind of request. Whoever deletes one pays again."""
+BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
+"""Pause before the first repetition and the longest one, in seconds; each is twice the one before, less up to half at random."""
+MAX_PAUSE_S = 300.0
+"""A server that asks for a longer pause is unavailable."""
+MAX_ANSWER_BYTES = 1 << 20
+_MAX_QUOTED = 200
+_JPEG_QUALITY = 95
+_BUSY_STATUS = frozenset({408, 425, 429, 503, 504})
+"""The server has no time; another sample would fare no better."""
+_OWN_STATUS = frozenset({400, 413, 415, 422})
+"""The server refuses this request, and would refuse it again."""
+
+
+class Output(Config):
+    """A score that the model gives, and its bounds."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name of the score and of the JSON property")
+    low: float = Field(0.0, allow_inf_nan=False, description="Lowest value")
+    high: float = Field(10.0, allow_inf_nan=False, description="Highest value")
+
+    @model_validator(mode="after")
+    def _require_range(self) -> "Output":
+        if self.low >= self.high:
+            message = f"{self.name}: low {self.low} must be below high {self.high}"
+            raise ValueError(message)
+        return self
+
+
+def _read_outputs(value: Any) -> Any:
+    """Read a text such as `quality:0:10 text:0:1`."""
+    if not isinstance(value, str):
+        return value
+    parts = [word.split(":") for word in value.split()]
+    if any(len(part) != len(Output.model_fields) for part in parts):
+        message = f"{value!r}: write NAME:LOW:HIGH, and a space between two outputs"
+        raise ValueError(message)
+    return [dict(zip(Output.model_fields, part, strict=True)) for part in parts]
+
+
+class VlmOptions(Config):
+    """Which model is asked what, and how fast."""
+
+    endpoint: str = Field(
+        pattern=r"^https?://[^\s@?#]+$",
+        description="Base URL of the server with its version, such as http://localhost:8000/v1; requests go to its chat/completions. The "
+        "key is the secret ALCHEMIST_VLM_API_KEY",
+        json_schema_extra=NOT_IDENTITY,
+    )
+    model: str = Field(min_length=1, description="Model, as the server names it")
+    prompt: str = Field(
+        min_length=1, description="What the model is asked about the image; {caption} stands for the caption"
+    )
+    outputs: Annotated[tuple[Output, ...], BeforeValidator(_read_outputs)] = Field(
+        (Output(name="score"),), min_length=1,
+        description="Scores with name, low and high; as a text: NAME:LOW:HIGH, separated by spaces",
+    )  # fmt: skip
+    image_side: int = Field(512, ge=32, le=4096, description="Side in pixels of the image that is sent")
+    image_format: Literal["jpeg", "png"] = Field(
+        "jpeg", description=f"jpeg: quality {_JPEG_QUALITY}; png: lossless and larger"
+    )
+    parameters: dict[str, Any] = Field(
+        {"temperature": 0, "max_tokens": 300},
+        description="Further fields of each request; they replace the default ones",
+    )
+    concurrency: int = Field(8, ge=1, le=256, description="Requests at a time", json_schema_extra=NOT_IDENTITY)
+    timeout_s: float = Field(60.0, gt=0, le=3600, description="Seconds for one request", json_schema_extra=NOT_IDENTITY)
+    retries: int = Field(
+        5, ge=0, le=20, description="Times that a failed request is repeated", json_schema_extra=NOT_IDENTITY
+    )
+    price_per_1000_input_tokens: float | None = Field(
+        None,
+        ge=0,
+        description="Price of 1,000 tokens of requests; none: costs are not counted",
+        json_schema_extra=NOT_IDENTITY,
+    )
+    price_per_1000_output_tokens: float | None = Field(
+        None,
+        ge=0,
+        description="Price of 1,000 tokens of answers; none: costs are not counted",
+        json_schema_extra=NOT_IDENTITY,
+    )
+
+    @model_validator(mode="after")
+    def _require_distinct(self) -> "VlmOptions":
+        names = [output.name for output in self.outputs]
+        if len(set(names)) < len(names):
+            message = f"outputs {', '.join(names)}: a name occurs twice"
+            raise ValueError(message)
+        return self
+
+
+class Answer(NamedTuple):
+    """What the model said about a sample: its scores, or why there are none."""
+
+    scores: tuple[float, ...] = ()
+    refusal: str | None = None
+
+
+Key = tuple[bytes, bytes]
+"""sha256 of the image's file, and of the prompt with the caption in it."""
+
+
+class VisionLanguageModel(Scorer):
+    """Asks a vision-language model for scores of each image and caption, by OpenAI's interface with a JSON schema.
+
+    A sample is quarantined with the reason if the model refuses it, or if its answers do not fit the schema after all retries. If
+    the server does not answer, nothing is stored, and the next run asks again. Requests that fail are repeated after a pause, which
+    the server can set (Retry-After). Answers are kept in the home and never asked for twice.
+
+    A model may change behind its name, and may answer the same question otherwise: give `model` a dated name where there is one.
+    """
+
+    Options = VlmOptions
+    is_padded = False
+    n_threads = 2
+    """While the last requests of one batch are under way, those of the next one are sent."""
+
+    def __init__(self, options: Config, device: str = "cpu") -> None:
+        assert isinstance(options, VlmOptions)
+        super().__init__(options, device)
+        self._given = options
+        self.image_side = options.image_side
+        self.outputs = tuple(output.name for output in options.outputs)
+        self.batch_size = min(64, 4 * options.concurrency)
+        self._scores_model = _make_model(options.outputs)
+        self.counts = Counts()
+        self._server = _Server(options, self.counts)
+        kind = {"request": self._request("", ""), "side": options.image_side, "format": options.image_format}
+        self.answers = AnswerFile(load_settings().home.resolve() / ANSWERS / f"{fingerprint(kind)}.sqlite")
+        self._threads = ThreadPoolExecutor(options.concurrency, thread_name_prefix="vlm")
+        self._is_closed = threading.Event()
+
+    def score(self, batch: Batch) -> Float32[np.ndarray, "B M"]:
+        """Return the model's scores.
+
+        Raises:
+            ScorerUnavailableError: The server does not answer, or answers none of the requests.
+        """
+        keys = [self.key_of(batch, at) for at in range(len(batch))]
+        found: dict[Key, Answer | str] = dict(self.answers.find(keys))
+        self.counts.add(n_kept=len(found))
+        asked: dict[Key, Future[Answer | str]] = {}
+        for at, key in enumerate(keys):
+            if key not in found and key not in asked:
+                # A copy, because the pixels are overwritten when this method has returned, and it returns early on errors.
+                asked[key] = self._threads.submit(self._ask, key, batch.image_BHWC[at].copy(), self._prompt(batch, at))
+        found |= _results(asked)
+        if not any(isinstance(one, Answer) for one in found.values()):
+            raise self._unavailable(str(next(iter(found.values()))))
+        return self._collect(batch, [found[key] for key in keys])
+
+    def key_of(self, batch: Batch, at: int) -> Key:
+        """Return the key of a sample's answer; without hashes in the batch, that of its pixels stands for its file's."""
+        image_hash = (
+            batch.image_hashes[at] if batch.image_hashes else hashlib.sha256(batch.image_BHWC[at].tobytes()).digest()
+        )
+        return image_hash, hashlib.sha256(self._prompt(batch, at).encode()).digest()
+
+    def _prompt(self, batch: Batch, at: int) -> str:
+        return self._given.prompt.replace("{caption}", batch.captions[at])
+
+    def _collect(self, batch: Batch, answers: Sequence[Answer | str]) -> NDArray[np.float32]:
+        score_BM = np.full((len(batch), len(self.outputs)), np.nan, np.float32)
+        for at, answer in enumerate(answers):
+            if isinstance(answer, str):
+                batch.faults[at] = f"the server answered other requests, but not this one: {answer}"
+            elif answer.refusal is not None:
+                batch.faults[at] = answer.refusal
+            else:
+                score_BM[at] = answer.scores
+        return score_BM
+
+    def close(self) -> None:
+        """Wait for the requests under way, close the connections, and say what was asked and paid."""
+        self._is_closed.set()
+        self._threads.shutdown(cancel_futures=True)
+        self._server.close()
+        self.answers.close()
+        if self.counts.n_requests or self.counts.n_kept:
+            say(f"{self._given.model}: {self.counts.describe(self._given)}")
+
+    def _request(self, prompt: str, image_url: str) -> dict[str, Any]:
+        """Return the request; with empty texts it is what all requests of the scorer have in common."""
+        image = {"type": "image_url", "image_url": {"url": image_url}}
+        schema = {"name": "scores", "strict": True, "schema": self._scores_model.model_json_schema()}
+        return self._given.parameters | {
+            "model": self._given.model,
+            "messages": [{"role": "user", "content": [{"type": "text", "text": prompt}, image]}],
+            "response_format": {"type": "json_schema", "json_schema": schema},
+        }
+
+    def _ask(self, key: Key, image_HWC: UInt8[np.ndarray, "H W 3"], prompt: str) -> Answer | str:
+        """Return the answer, which is then on the disk, or why the server gave none to this request.
+
+        Raises:
+            ScorerUnavailableError: The server would answer no request.
+        """
+        body = json.dumps(self._request(prompt, _data_url(image_HWC, self._given.image_format))).encode()
+        try:
+            answer = self._try(body)
+        except _RequestError as fault:
+            if fault.whose == "server":
+                raise self._unavailable(fault.text) from fault
+            if fault.whose == "request":
+                return fault.text
+            answer = Answer(refusal=fault.text)
+        self.answers.keep(key, answer)
+        self.counts.add(**{"n_scored" if answer.refusal is None else "n_refused": 1})
+        return answer
+
+    def _try(self, body: bytes) -> Answer:
+        """Send a request until its answer is valid.
+
+        Raises:
+            _RequestError: The last one, after all retries.
+        """
+        attempt = 0
+        while True:
+            try:
+                return self._read(self._server.post(body))
+            except _RequestError as fault:
+                attempt += 1
+                if not fault.is_repeated or attempt > self._given.retries:
+                    raise
+                if self._is_closed.wait(_backoff_s(attempt)):
+                    raise _RequestError("server", "the run ended before the request was repeated") from fault
+                self.counts.add(n_repeated=1)
+
+    def _read(self, completion: "_Completion") -> Answer:
+        """Return the scores in the model's answer, or its refusal.
+
+        Raises:
+            _RequestError: The answer does not fit the schema.
+        """
+        choice = completion.choices[0]
+        if choice.message.refusal or choice.finish_reason == "content_filter":
+            return Answer(refusal=f"the model refused it: {_quote(choice.message.refusal or 'content filter')}")
+        content = choice.message.content or ""
+        try:
+            scores = self._scores_model.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".lstrip(": ")
+            cut = ", cut off at the limit of tokens" if choice.finish_reason == "length" else ""
+            raise _RequestError(
+                "answer", f"the answer does not fit the schema ({why}){cut}: {_quote(content)}"
+            ) from None
+        return Answer(tuple(scores.model_dump().values()))
+
+    def _unavailable(self, text: str) -> ScorerUnavailableError:
+        return ScorerUnavailableError(
+            f"{self._given.endpoint} does not score: {text}. Check the server, endpoint, model and ALCHEMIST_VLM_API_KEY. What it has "
+            "answered is kept; run the command again."
+        )
+
+
+def _make_model(outputs: Sequence[Output]) -> type[BaseModel]:
+    """Return the model of a valid answer; its schema goes with the request."""
+    fields: dict[str, Any] = {
+        # By an alias, so that an output may have the name of a method of pydantic.
+        f"output_{at}": (float, Field(alias=output.name, ge=output.low, le=output.high, allow_inf_nan=False))
+        for at, output in enumerate(outputs)
+    }
+    return create_model("Scores", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def _data_url(image_HWC: UInt8[np.ndarray, "H W 3"], image_format: str) -> str:
+    data = io.BytesIO()
+    options = {"quality": _JPEG_QUALITY, "subsampling": 0} if image_format == "jpeg" else {}
+    Image.fromarray(image_HWC).save(data, image_format, **options)
+    return f"data:image/{image_format};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def _results(asked: Mapping[Key, "Future[Answer | str]"]) -> dict[Key, Answer | str]:
+    """Wait for all results; after an error, those that have not begun are cancelled."""
+    done, waiting = wait(asked.values(), return_when=FIRST_EXCEPTION)
+    for future in done:
+        if error := future.exception():
+            for other in waiting:
+                other.cancel()
+            raise error
+    return {key: future.result() for key, future in asked.items()}
+
+
+def _backoff_s(attempt: int) -> float:
+    # The jitter keeps requests that failed together from coming back together.
+    return min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311  no secret
+
+
+def _quote(text: str) -> str:
+    return repr(on_one_line(text)[:_MAX_QUOTED])
+
+
+# --- The server ---------------------------------------------------------------------------------------------------------------
+
+
+class _RequestError(Exception):
+    """A request without a valid answer.
+
+    Args:
+        whose: What caused it. server: it would answer no request. request: it might answer another one. answer: the model's answer.
+        text: What happened.
+        is_repeated: Whether the same request may succeed later.
+    """
+
+    def __init__(self, whose: Literal["server", "request", "answer"], text: str, *, is_repeated: bool = True) -> None:
+        super().__init__(text)
+        self.whose, self.text, self.is_repeated = whose, text, is_repeated
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Completion(BaseModel):
+    """What is read of an answer of chat/completions."""
+
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a scorer has asked, got and paid."""
+
+    n_requests: int = 0
+    n_repeated: int = 0
+    n_scored: int = 0
+    n_refused: int = 0
+    n_kept: int = 0
+    """Answers that an earlier run had asked for."""
+    n_input_tokens: int = 0
+    n_output_tokens: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, **numbers: int) -> None:
+        """Add to counts by their names."""
+        with self._lock:
+            for name, number in numbers.items():
+                setattr(self, name, getattr(self, name) + number)
+
+    def cost(self, options: VlmOptions) -> float | None:
+        """Return the cost of all tokens, of invalid answers too, in the currency of the prices; None without prices."""
+        prices = options.price_per_1000_input_tokens, options.price_per_1000_output_tokens
+        if prices == (None, None):
+            return None
+        return ((prices[0] or 0) * self.n_input_tokens + (prices[1] or 0) * self.n_output_tokens) / 1000
+
+    def describe(self, options: VlmOptions) -> str:
+        """Return the counts as a line of text."""
+        cost = self.cost(options)
+        return (
+            f"{self.n_requests:,} requests ({self.n_repeated:,} of them repeated), {self.n_scored:,} samples scored, "
+            f"{self.n_refused:,} refused, {self.n_kept:,} answers of earlier runs; {self.n_input_tokens:,} input and "
+            f"{self.n_output_tokens:,} output tokens" + ("" if cost is None else f", cost {cost:,.4f}")
+        )
+
+
+class _Server:
+    """Sends requests, from several threads at a time, and says of each failure whose it is."""
+
+    def __init__(self, options: VlmOptions, counts: Counts) -> None:
+        self._url, self._timeout_s, self._counts = (
+            f"{options.endpoint.rstrip('/')}/chat/completions",
+            options.timeout_s,
+            counts,
+        )
+        secret = load_settings().vlm_api_key
+        self._key = "" if secret is None else secret.get_secret_value().strip()
+        if not self._key.isascii() or len(self._key.split()) > 1:
+            raise ConfigError("ALCHEMIST_VLM_API_KEY must be one word of ASCII characters. Its value is not shown.")
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        settings: dict[str, Any] = {
+            "maxsize": options.concurrency, "headers": headers, "timeout": options.timeout_s, "retries": False,
+        }  # fmt: skip
+        proxy = _find_proxy(self._url)
+        self._pool = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+        self._resume_at, self._lock = 0.0, threading.Lock()
+
+    def post(self, body: bytes) -> _Completion:
+        """Send a request and return its answer.
+
+        Raises:
+            _RequestError: There is no answer, or it is not a completion.
+        """
+        time.sleep(max(0.0, self._resume_at - time.monotonic()))
+        self._counts.add(n_requests=1)
+        try:
+            response = self._pool.request("POST", self._url, body=body, preload_content=False, redirect=False)
+            data = self._read(response)
+        except ProtocolError as error:
+            raise _RequestError("request", self._scrub(f"the connection was cut: {error}")) from None
+        except HTTPError as error:
+            raise _RequestError("server", self._scrub(f"{type(error).__name__}: {error}")) from None
+        if response.status != 200:
+            raise self._explain(response, data)
+        try:
+            completion = _Completion.model_validate_json(data)
+        except ValidationError:
+            text = self._scrub(data.decode(errors="replace"))
+            raise _RequestError("request", f"the answer is not a chat completion: {_quote(text)}") from None
+        usage = completion.usage or _Usage()
+        self._counts.add(n_input_tokens=usage.prompt_tokens, n_output_tokens=usage.completion_tokens)
+        return completion
+
+    def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        """Return the body; a timeout holds for all of it, and not for each part."""
+        deadline, data = time.monotonic() + self._timeout_s, bytearray()
+        while part := response.read1():
+            data += part
+            if len(data) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                response.close()
+                raise _RequestError("request", f"the answer has no end after {len(data):,} bytes")
+        response.release_conn()
+        return bytes(data)
+
+    def _explain(self, response: urllib3.BaseHTTPResponse, data: bytes) -> _RequestError:
+        status = response.status
+        text = f"status {status}, {_quote(self._scrub(data.decode(errors='replace')))}"
+        if status in _BUSY_STATUS:
+            pause_s = _retry_after_s(response.headers.get("Retry-After"))
+            with self._lock:
+                self._resume_at = max(self._resume_at, time.monotonic() + min(pause_s, MAX_PAUSE_S))
+            if pause_s > MAX_PAUSE_S:
+                return _RequestError("server", f"{text}; it asks for a pause of {pause_s:,.0f} s", is_repeated=False)
+            return _RequestError("server", text)
+        if status in _OWN_STATUS:
+            return _RequestError("request", text, is_repeated=False)
+        return _RequestError("request" if status >= 500 else "server", text, is_repeated=status >= 500)
+
+    def _scrub(self, text: str) -> str:
+        """Return a text of the server without the key, which some servers repeat."""
+        return text.replace(self._key, "(key)") if self._key else text
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.clear()
+
+
+def _find_proxy(url: str) -> str | None:
+    """Return the proxy that the environment names for a URL, as other clients read HTTPS_PROXY and NO_PROXY."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
+def _retry_after_s(header: str | None) -> float:
+    """Return the pause that a server asks for, in seconds; 0 if it asks for none."""
+    try:
+        return urllib3.Retry().parse_retry_after(header) if header else 0.0
+    except InvalidHeader:
+        return 0.0
+
+
+# --- Answers on the disk ------------------------------------------------------------------------------------------------------
+
+
+class AnswerFile:
+    """Answers by their keys in an SQLite file, which several threads and processes of one machine use at a time.
+
+    SQLite's write-ahead log needs a local disk: the home must not be on a network file system.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def find(self, keys: Sequence[Key]) -> dict[Key, Answer]:
+        """Return the answers of those keys that have one; creates no file."""
+        if self._connection is None and not self._path.exists():
+            return {}
+        query = "SELECT answer FROM answers WHERE image_sha256 = ? AND prompt_sha256 = ?"
+        with self._lock:
+            rows = [(key, self._open().execute(query, key).fetchone()) for key in keys]
+        return {key: _unpack(row[0]) for key, row in rows if row is not None}
+
+    def keep(self, key: Key, answer: Answer) -> None:
+        """Write an answer to the disk; when this returns, neither a kill nor a power cut loses it.
+
+        Raises:
+            ScorerUnavailableError: It cannot be written, such as when the disk is full.
+        """
+        statement = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)"
+        try:
+            with self._lock:
+                self._open().execute(statement, (*key, json.dumps(answer._asdict())))
+        except sqlite3.Error as error:
+            raise ScorerUnavailableError(f"An answer cannot be written to {self._path}: {error}.") from error
+
+    def forget(self, images: Iterable[bytes]) -> int:
+        """Delete the answers about images, given by the sha256 of their files; return how many."""
+        with self._lock:
+            delete = "DELETE FROM answers WHERE image_sha256 = ?"
+            return sum(self._open().execute(delete, (image,)).rowcount for image in images)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Autocommit: each statement is a transaction. The lock, because two processes cannot turn on the log at a time.
+            connection = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
+            with self._path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS answers (image_sha256 BLOB, prompt_sha256 BLOB, answer TEXT NOT NULL, "
+                    "PRIMARY KEY (image_sha256, prompt_sha256)) WITHOUT ROWID"
+                )
+            self._connection = connection
+        return self._connection
+
+
+def forget_answers(images: Iterable[bytes]) -> int:
+    """Delete the answers of all models about images; a takedown calls it, as what is computed from an image goes with the image."""
+    images, n_forgotten = list(images), 0
+    for path in sorted((load_settings().home.resolve() / ANSWERS).glob("*.sqlite")):
+        answers = AnswerFile(path)
+        n_forgotten += answers.forget(images)
+        answers.close()
+    return n_forgotten
+
+
+def _unpack(text: str) -> Answer:
+    stored = json.loads(text)
+    return Answer(tuple(stored["scores"]), stored["refusal"])
