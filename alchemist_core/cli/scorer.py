@@ -195,7 +195,8 @@ def check(config: CheckConfig) -> CheckResult:
     """
     registered = find_outputs(engine := open_store(), config.name)
     if config.use is None and registered and config.name not in load_project().scorers:
-        use, options = registered[0].config["use"], registered[0].config["options"]
+        spec = registered[0].config
+        use, options = spec["use"], spec["options"] | spec.get("settings", {})
     else:
         use, options, _ = _declared(config.name, config.use, config.option)
     scorer = open_scorer(use, options)

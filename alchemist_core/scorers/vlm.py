@@ -464,6 +464,8 @@ class _Server:
                 response.close()
                 raise _RequestError("request", f"the answer has no end after {len(data):,} bytes")
         response.release_conn()
+        if len(data) < int(response.headers.get("Content-Length", 0)):
+            raise _RequestError("request", f"the connection was cut after {len(data):,} bytes")
         return bytes(data)
 
     def _explain(self, response: urllib3.BaseHTTPResponse, data: bytes) -> _RequestError:

@@ -62,9 +62,9 @@ def write_siglip(folder: Path) -> Path:
     torch.manual_seed(1)
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=VISION))
     with torch.no_grad():
-        # As in published weights: a factor of about 100 before the sigmoid.
-        model.logit_scale.fill_(4.6)
-        model.logit_bias.fill_(-2.0)
+        # So that the random features give probabilities on both sides of 0.5.
+        model.logit_scale.fill_(3.0)
+        model.logit_bias.fill_(-5.0)
     model.save_pretrained(folder)
     return folder
 
