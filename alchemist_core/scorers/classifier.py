@@ -71,7 +71,8 @@ class Classifier(Scorer):
             remedy="Give the folder of one, such as ViT for classification.", dtype=self._dtype,
         ).requires_grad_(requires_grad=False).to(device)  # fmt: skip
         try:
-            self._processor = AutoImageProcessor.from_pretrained(located.path, local_files_only=True)
+            kind: Any = AutoImageProcessor
+            self._processor = kind.from_pretrained(located.path, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{located.path} does not hold the classifier's image processor (preprocessor_config.json): {error}"

@@ -36,7 +36,7 @@ class ClipScore(Scorer):
     Source: Hessel et al. 2021, Eq. 1, without its factor 2.5.
     """
 
-    Options = ImageTextOptions
+    Options: ClassVar[type[Config]] = ImageTextOptions
     uses_device = True
     network: ClassVar[str] = "Clip"
 
@@ -57,7 +57,7 @@ class ClipScore(Scorer):
 
     def memory_bytes(self) -> int:
         """Return the bytes of the network's weights and of the pixels of one batch."""
-        return self._network.n_bytes + self.batch_size * self._network.side**2 * 3 * 4
+        return int(self._network.n_bytes + self.batch_size * self._network.side**2 * 3 * 4)
 
     def score(self, batch: Batch) -> Float32[np.ndarray, " B"]:
         """Return the scores alone."""
@@ -92,7 +92,8 @@ class SiglipScore(ClipScore):
 
     def _compare(self, cosine_B: Float32[np.ndarray, " B"]) -> Float32[np.ndarray, " B"]:
         scale, bias = self._network.scale_and_bias
-        return expit(scale * cosine_B + bias).astype(np.float32)
+        probability_B: NDArray[np.float32] = expit(scale * cosine_B + bias).astype(np.float32)
+        return probability_B
 
 
 def unit_length(feature_BD: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -325,7 +325,7 @@ def _results(asked: Mapping[Key, "Future[Answer | str]"]) -> dict[Key, Answer | 
 
 def _backoff_s(attempt: int) -> float:
     # The jitter keeps requests that failed together from coming back together.
-    return min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311  no secret
+    return min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311  no secret
 
 
 def _quote(text: str) -> str:

@@ -93,7 +93,7 @@ def test_every_sample_is_scored_or_refused_with_a_reason(n_samples: int, caplog:
     assert counts.n_refused == n_samples - counts.n_scored - n_failed
     # A late answer has cost the server's owner, but nobody saw its tokens.
     assert (counts.n_input_tokens, counts.n_output_tokens) == (1000 * n_paid, 10 * n_paid)
-    assert counts.cost(scorer.options) == pytest.approx(n_paid * (2.0 + 0.08))
+    assert counts.cost(scorer._given) == pytest.approx(n_paid * (2.0 + 0.08))
     assert f"judge-1: {counts.n_requests:,} requests" in caplog.text
 
 

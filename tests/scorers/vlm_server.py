@@ -1,6 +1,7 @@
 """A server with OpenAI's interface that misbehaves as it is told, and counts what it answered to whom.
 
-The sample of a request is the last word of its prompt. The right score of sample k is k % 11.
+The sample of a request is the number at the end of its prompt, or else a checksum of prompt and image. The right score of sample k
+is k % 11.
 """
 
 import base64
@@ -10,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -76,7 +78,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        sample = int(body["messages"][0]["content"][0]["text"].split()[-1])
+        prompt = body["messages"][0]["content"][0]["text"]
+        word = prompt.split()[-1]
+        sample = int(word) if word.isdigit() else zlib.crc32(json.dumps(body["messages"]).encode())
         with self.server.lock:
             self.server.arrived_at.append(time.monotonic())
             behaviour = self.server.behave(sample, self.server.n_requests[sample])
