@@ -64,9 +64,13 @@ def find_files(address: str) -> list[str]:
         ConfigError: There is none.
         DataError: The object store cannot be reached.
     """
-    if address.lower().endswith(SUFFIXES):
+    if address.lower().endswith(SUFFIXES) and not Path(address).is_dir():
         return [address]
-    found = [uri for uri in list_files(address) if uri.lower().endswith(SUFFIXES)]
+    # Files such as _SUCCESS and .part are no data.
+    found = [
+        uri for uri in list_files(address)
+        if uri.lower().endswith(SUFFIXES) and not uri.rpartition("/")[2].startswith((".", "_"))
+    ]  # fmt: skip
     if not found:
         raise ConfigError(
             f"--from {address}: there are no scores. Give a file that ends in {', '.join(SUFFIXES)}, or a folder or s3:// prefix of such "
@@ -113,13 +117,23 @@ def _open(uri: str) -> BinaryIO:
 def _column_names(uri: str, file: BinaryIO) -> list[str]:
     if _is_parquet(uri):
         return list(pq.read_schema(file).names)
-    read = {"block_size": BLOCK_BYTES}
-    if uri.lower().endswith(".csv"):
-        names = pyarrow.csv.open_csv(file, pyarrow.csv.ReadOptions(**read)).schema.names
-    else:
-        names = pyarrow.json.open_json(file, pyarrow.json.ReadOptions(**read)).schema.names
+    names = _open_csv(file).schema.names if _is_csv(uri) else _open_json(file).schema.names
     file.seek(0)
     return list(names)
+
+
+def _open_csv(file: BinaryIO, options: pyarrow.csv.ConvertOptions | None = None) -> Any:
+    read = pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES)
+    # A URL can contain a line break.
+    return pyarrow.csv.open_csv(file, read, pyarrow.csv.ParseOptions(newlines_in_values=True), options)
+
+
+def _open_json(file: BinaryIO, options: pyarrow.json.ParseOptions | None = None) -> Any:
+    return pyarrow.json.open_json(file, pyarrow.json.ReadOptions(block_size=BLOCK_BYTES), options)
+
+
+def _is_csv(uri: str) -> bool:
+    return uri.lower().endswith(".csv")
 
 
 def _is_parquet(uri: str) -> bool:
@@ -144,12 +158,13 @@ def _read_batches(uri: str, file: BinaryIO, kinds: Mapping[str, str]) -> Iterato
     types = {name: _TYPES[kind] for name, kind in kinds.items()}
     if _is_parquet(uri):
         yield from pq.ParquetFile(file).iter_batches(CHUNK_ROWS, columns=names)
-    elif uri.lower().endswith(".csv"):
-        options = pyarrow.csv.ConvertOptions(include_columns=names, column_types=types)
-        yield from pyarrow.csv.open_csv(file, pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES), convert_options=options)
+    elif _is_csv(uri):
+        yield from _open_csv(file, pyarrow.csv.ConvertOptions(include_columns=names, column_types=types))
     else:
-        parse = pyarrow.json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore")
-        yield from pyarrow.json.open_json(file, pyarrow.json.ReadOptions(block_size=BLOCK_BYTES), parse)
+        schema = pa.schema(types)
+        yield from _open_json(
+            file, pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+        )
 
 
 def _chunk(

@@ -39,19 +39,20 @@ N_SAMPLES, HOSTILE_URL = 400, 'https://h.example/a,"b"\\.\n\'é\u2028.jpg'
 
 @pytest.fixture(scope="module")
 def filled(make_database: Callable[..., str]) -> Iterator[tuple[str, Engine]]:
-    """400 samples; 3 and 4 have one image; sample 6 has an odd URL; the shards of two nights have the same file name."""
+    """400 samples; 4 and 5 have one image; sample 6 has an odd URL; the shards of two nights have the same file name."""
     url = make_database()
     engine = make_engine(url)
     fill(engine)
     with engine.begin() as connection:
         connection.execute(text("""
             UPDATE alchemist.samples SET image_hash = first.image_hash FROM alchemist.samples AS first
-            WHERE samples.sample_id = 4 AND first.sample_id = 3
+            WHERE samples.sample_id = 4 AND first.sample_id = 5
         """))  # fmt: skip
         connection.execute(
             text("UPDATE alchemist.samples SET source_url = :url WHERE sample_id = 6"), {"url": HOSTILE_URL}
         )
         insert_rows(connection, {"raters": [{"rater_id": 70, "name": "clip", "kind": "scorer"}]})
+        connection.execute(text("SELECT setval(pg_get_serial_sequence('alchemist.raters', 'rater_id'), 100)"))
     yield url, engine
     engine.dispose()
 
@@ -88,7 +89,7 @@ def bring(path: Path | str, name: str, key: str = "sample_id", **options: Any) -
 
 def stored(engine: Engine, name: str) -> dict[int, float]:
     statement = text(
-        "SELECT sample_id, score FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = :name"
+        "SELECT sample_id, CAST(score AS float8) AS score FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = :name"
     )
     with engine.connect() as connection:
         return {row.sample_id: row.score for row in connection.execute(statement, {"name": name})}
@@ -111,16 +112,16 @@ SUFFIXES = [".parquet", ".csv", ".jsonl"]
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("key", ["sample_id", "pair_hash", "image_hash", "source_url", "shard+key"])
 def test_a_score_reaches_every_sample_that_its_key_names(store: Engine, tmp_path: Path, key: str, suffix: str) -> None:
-    wanted = {3: 0.1, 6: -2.5, 10: 1e-9}
+    wanted = {5: 0.1, 6: -2.5, 10: 1e-9}
     if key == "shard+key":
-        rows: dict[str, list[Any]] = {"shard": ["2026-01-01/a.tar"] * 3, "key": ["000002", "000005", "000009"]}
+        rows: dict[str, list[Any]] = {"shard": ["2026-01-01/a.tar"] * 3, "key": ["000004", "000005", "000009"]}
     else:
         values = samples(store, key)
         rows = {key: [value.hex() if isinstance(value := values[i], bytes) else value for i in wanted]}
     path = write(tmp_path / f"scores{suffix}", rows | {"score": list(wanted.values())})
     name = f"by_{key}_{suffix[1:]}".replace("+", "_")
     result = bring(path, name, key, dataset="web")
-    # 3 and 4 have the same image.
+    # 4 and 5 have the same image.
     expected = {i: single(value) for i, value in wanted.items()} | ({4: single(0.1)} if key == "image_hash" else {})
     assert stored(store, name) == expected
     assert (result.n_rows, result.n_matched, result.n_unmatched, result.n_new) == (3, 3, 0, len(expected))
@@ -170,7 +171,7 @@ def test_every_row_is_accounted_for(store: Engine, tmp_path: Path, monkeypatch: 
 
 
 def test_a_row_counts_once_even_if_several_samples_have_its_key(store: Engine, tmp_path: Path) -> None:
-    image = samples(store, "image_hash")[3].hex()
+    image = samples(store, "image_hash")[5].hex()
     rows = {"image_hash": [image, image, "0" * 64], "score": [0.5, 0.5, 1.0]}
     result = bring(write(tmp_path / "a.csv", rows), "shared", "image_hash")
     assert (result.n_rows, result.n_matched, result.n_doubled, result.n_unmatched, result.n_new) == (3, 1, 1, 1, 2)
@@ -180,7 +181,9 @@ def test_a_second_import_changes_nothing_and_reports_that(store: Engine, tmp_pat
     path = write(tmp_path / "a.parquet", {"sample_id": [1, 2, 3], "score": [0.1, 0.2, 0.3]})
 
     def versions() -> list[Any]:
-        statement = "SELECT ctid, xmin, scores.* FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = 'twice'"
+        statement = """
+            SELECT scores.ctid, scores.xmin, scores.* FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = 'twice'
+        """
         with store.connect() as connection:
             return [tuple(row) for row in connection.execute(text(statement))]
 
@@ -301,11 +304,17 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path, file: str, content: 
 HOSTILE = [HOSTILE_URL, "x'); DROP TABLE incoming; --", "\\.", "a\x00b", "", '"', "\ud800"]
 
 
-@pytest.mark.parametrize("value", HOSTILE)
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+# Parquet's writer refuses half of a surrogate pair.
+@pytest.mark.parametrize(
+    ("value", "suffix"),
+    [
+        (value, suffix)
+        for value in HOSTILE
+        for suffix in (".jsonl", ".parquet")
+        if (value, suffix) != ("\ud800", ".parquet")
+    ],
+)
 def test_a_hostile_key_is_only_a_key(store: Engine, tmp_path: Path, value: str, suffix: str) -> None:
-    if value == "\ud800" and suffix == ".parquet":
-        pytest.skip("Parquet's writer refuses it")
     url = samples(store, "source_url")[5]
     name = f"hostile_{HOSTILE.index(value)}_{suffix[1:]}"
     rows = {"source_url": [value, url], "score": [1.0, 2.0]}
