@@ -171,8 +171,10 @@ def read_eligible(connection: Connection, moment: Moment) -> EligibleSamples:
     if moment.with_sources:
         columns["source_N"] = _number(columns["source_N"])
     first_bits_N = np.ascontiguousarray(columns["pair_hash_N32"][:, :8]).view(">i8").ravel().astype(np.int64)
-    counts: dict[str, Any] = {name: getattr(reader, name) for name in COUNTS}
-    return EligibleSamples(pair_hash64_N=first_bits_N, **counts, **columns)
+    return EligibleSamples(
+        pair_hash64_N=first_bits_N, n_taken_down=reader.n_taken_down, n_unscored=reader.n_unscored, n_without=reader.n_without,
+        **columns,
+    )  # fmt: skip
 
 
 def _spans(connection: Connection) -> Iterator[dict[str, int]]:

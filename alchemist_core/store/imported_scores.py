@@ -292,7 +292,9 @@ def _plain(value: Any) -> Any:
     """Return a value as a user writes it: a hash as hex digits."""
     if isinstance(value, pa.Scalar):
         return value.as_py()
-    return bytes(value).hex() if isinstance(value, (bytes, memoryview, np.void)) else value
+    if isinstance(value, np.void):
+        return value.tobytes().hex()
+    return bytes(value).hex() if isinstance(value, (bytes, memoryview)) else value
 
 
 class ShardNames:

@@ -235,7 +235,7 @@ def _hashes(uri: str, name: str, column: pa.Array) -> NDArray[np.void]:
         nibble_RN = _NIBBLES[byte_RN]
         if (is_odd_R := (nibble_RN > 15).any(axis=1)).any():
             _refuse_hash(uri, name, values[int(is_odd_R.argmax())].as_py())
-        byte_RN = nibble_RN[:, ::2] << 4 | nibble_RN[:, 1::2]
+        byte_RN = np.asarray(nibble_RN[:, ::2] * 16 + nibble_RN[:, 1::2], np.uint8)
     return np.ascontiguousarray(byte_RN).view(f"V{HASH_BYTES}").ravel()
 
 

@@ -86,7 +86,7 @@ def bare_copy(engine: Engine, ids: NDArray[np.int64], score: NDArray[np.float32]
         for start in range(0, len(ids), CHUNK):
             part = slice(start, start + CHUNK)
             rater_id = np.ones(len(ids[part]), np.int32)
-            columns = {"rater_id": rater_id, "score": score[part], "sample_id": ids[part]}
+            columns: dict[str, NDArray[Any]] = {"rater_id": rater_id, "score": score[part], "sample_id": ids[part]}
             copy_columns(connection, "alchemist.copied", columns)
     took = time.perf_counter() - began
     with engine.begin() as connection:

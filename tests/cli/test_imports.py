@@ -129,9 +129,9 @@ def test_a_score_reaches_every_sample_that_its_key_names(store: Engine, tmp_path
 
 def test_hashes_may_be_bytes_and_columns_may_have_other_names(store: Engine, tmp_path: Path) -> None:
     hashes = samples(store, "pair_hash")
-    rows = {"id": pa.array([hashes[1], hashes[2]]), "aesthetic": pa.array([1, 2], pa.int16())}
+    rows: Rows = {"id": pa.array([hashes[1], hashes[2]]), "aesthetic": pa.array([1, 2], pa.int16())}
     bring(write(tmp_path / "a.parquet", rows), "as_bytes", "pair_hash", key_column="id", column="aesthetic")
-    rows["id"] = pa.array([hashes[1].hex().upper(), hashes[2].hex()]).dictionary_encode()
+    rows = {**rows, "id": pa.array([hashes[1].hex().upper(), hashes[2].hex()]).dictionary_encode()}
     bring(write(tmp_path / "b.parquet", rows), "as_digits", "pair_hash", key_column="id", column="aesthetic")
     assert stored(store, "as_bytes") == stored(store, "as_digits") == {1: 1, 2: 2}
 
@@ -141,7 +141,7 @@ def test_a_folder_is_read_by_name_and_a_file_without_shards_has_the_name_of_its_
 ) -> None:
     for number, tar in enumerate(("2026-01-01", "2026-01-02")):
         (tmp_path / tar).mkdir()
-        rows = {"tar": [f"{tar}/a"] * 2, "key": ["000000", "000001"], "score": [number, number + 0.5]}
+        rows: Rows = {"tar": [f"{tar}/a"] * 2, "key": ["000000", "000001"], "score": [number, number + 0.5]}
         write(tmp_path / tar / "a.parquet", rows)
     result = bring(tmp_path, "of_a_folder", "shard+key", key_column="tar,key", dataset="web")
     assert stored(store, "of_a_folder") == {1: 0, 2: 0.5, 201: 1, 202: 1.5}
@@ -204,7 +204,7 @@ def test_a_name_that_exists_gets_the_scores_that_it_lacks(store: Engine, tmp_pat
 
 
 def test_two_scores_of_one_sample_in_a_file_are_refused_with_the_first_keys(store: Engine, tmp_path: Path) -> None:
-    rows = {"sample_id": [9, *range(7, 0, -1), *range(1, 8)], "score": [5.0] + [1.0] * 7 + [2.0] * 6 + [1.0]}
+    rows: Rows = {"sample_id": [9, *range(7, 0, -1), *range(1, 8)], "score": [5.0] + [1.0] * 7 + [2.0] * 6 + [1.0]}
     path = write(tmp_path / "a.parquet", rows)
     with pytest.raises(
         DataError, match=r"for 6 samples the file has different scores; the first by sample_id: 6, 5, 4, 3, 2\. "
@@ -220,7 +220,7 @@ def test_two_records_of_one_sample_with_different_scores_are_a_conflict(store: E
     with store.begin() as connection:
         # Sample 1 is in the tar of the next day too.
         insert_rows(connection, {"sample_locations": [{"shard_id": 2, "ordinal": 900, "sample_id": 1, "key": "again"}]})
-    rows = {"shard": ["2026-01-01/a.tar", "2026-01-02/a.tar"], "key": ["000000", "again"], "score": [1.0, 2.0]}
+    rows: Rows = {"shard": ["2026-01-01/a.tar", "2026-01-02/a.tar"], "key": ["000000", "again"], "score": [1.0, 2.0]}
     path = write(tmp_path / "a.csv", rows)
     with pytest.raises(DataError, match=r"the first by shard\+key: .*2026-01-01/a.tar 000000\. "):
         bring(path, "two_places", "shard+key", dataset="web")

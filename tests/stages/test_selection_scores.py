@@ -135,9 +135,9 @@ def reselect_without_files(engine: Engine) -> None:
 
 @pytest.mark.parametrize("option", ["where", "rank_by"])
 def test_an_unknown_name_is_refused_with_the_known_ones(store: Engine, option: str) -> None:
-    value = {"where": "clip_scoer > 1", "rank_by": "clip_scoer"}[option]
+    policy: dict[str, Any] = {option: {"where": "clip_scoer > 1", "rank_by": "clip_scoer"}[option]}
     with pytest.raises(ConfigError, match=r"there is no .*aesthetic.*clip_score, bought"):
-        draw(**{option: value})
+        draw(**policy)
 
 
 @pytest.mark.parametrize("name", ["r", "score"])
