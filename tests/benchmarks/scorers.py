@@ -54,6 +54,9 @@ def imports(pool: Pool, folder: Path) -> list[Row]:
     del hashes, order, fixed
     pool.settle()
     copied_s = bare_copy(pool.engine, ids, score)
+    # To load the modules that an import needs.
+    pq.write_table(pa.table({"sample_id": ids[:9], "score": score[:9]}), folder / "few.parquet")
+    timed_import(folder / "few.parquet", "sample_id", name="bench_few")
     found = [Row("bare COPY of the same rows", round(len(ids) / copied_s), "rows/s", None, None, f"{len(ids):,} rows")]
     for key, path in files.items():
         pool.settle()
@@ -94,11 +97,11 @@ def bare_copy(engine: Engine, ids: NDArray[np.int64], score: NDArray[np.float32]
     return took
 
 
-def timed_import(path: Path, key: str) -> tuple[ImportScoresResult, float, float]:
+def timed_import(path: Path, key: str, *, name: str | None = None) -> tuple[ImportScoresResult, float, float]:
     """Import a file; return the result, the seconds, and the memory that it took beside what the process had."""
     before = peak_mib(reset=True)
     began = time.perf_counter()
-    config = ImportScoresConfig.model_validate({"from_": str(path), "name": f"bench_{key}", "key": key})
+    config = ImportScoresConfig.model_validate({"from_": str(path), "name": name or f"bench_{key}", "key": key})
     result = scores(config)
     return result, time.perf_counter() - began, peak_mib() - before
 
