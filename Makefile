@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILED := $(VENV)/.compiled
 comma := ,
 # More processes than cores, because many tests wait; with the checked array shapes.
-PARALLEL := $(BIN)/pytest -q -n 4 --dist loadfile --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
+PYTEST := $(BIN)/pytest -q --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
+PARALLEL := $(PYTEST) -n 4 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Otherwise each of thousands of processes of the tests would compile every library that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs bench-scorers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
+.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -41,7 +43,13 @@ down: ## Stop what demo or `alchemist stack up` started
 
 check: lint test ## The gates of a change: format, lint, types, SQL, tests
 
-test: $(STAMP) ## All quick tests: unit, Postgres, end to end on the CPU
+# Compile what the tests import, once after an installation; otherwise each of the processes does, all at the same time.
+# A file that cannot be imported is reported by the tests.
+$(COMPILED): $(STAMP)
+	@$(PYTEST) --collect-only > /dev/null 2>&1 || true
+	@touch $@
+
+test: $(COMPILED) ## All quick tests: unit, Postgres, end to end on the CPU
 	@$(PARALLEL) -m "not slow and not stack and not faults and not gpu and not cluster"
 
 # Install each missing program with apt-get: $(call install_missing,PROGRAM=PACKAGE ...). Programs that serve the same purpose are separated by /.
@@ -106,9 +114,6 @@ bench-migrations: $(STAMP) ## Upgrade and downgrade of ten million scores under 
 
 bench-repairs: $(STAMP) ## Share of 1,000 damaged records of each kind that repairs recover; no repair may be wrong (1 minute)
 	@$(BIN)/python -m tests.benchmarks.repairs
-
-bench-scorers: $(STAMP) ## Import of ten million scores that were computed elsewhere, beside a bare COPY (run alone, 10 minutes, 12 GB)
-	@$(BIN)/python -m tests.benchmarks.scorers
 
 gpu: $(STAMP) ## Everything that only a GPU can show, in one table (an hour at most; PART="scoring lease" CORPUS=folder of tars)
 	@$(BIN)/python -m tests.gpu $(PART) $(if $(CORPUS),--corpus $(CORPUS))

@@ -4,6 +4,7 @@ One Postgres server per test run, shared by xdist's workers: the embedded one in
 Each `database_url` is a copy of a template that was migrated once.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -68,6 +69,26 @@ def _remove_leftovers() -> None:
                 _remove(home)
 
 
+def once(name: str, make: Callable[[], str]) -> str:
+    """Return what `make` returned in the first worker of xdist that asked for this name; the others wait for it.
+
+    On a given server each worker makes its own, because each drops its databases at its end.
+    """
+    if GIVEN_SERVER in os.environ:
+        return make()
+    made = Path(os.environ[SERVER_HOME]) / f"made-{name}"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            made.write_text(make())
+        return made.read_text()
+
+
+def folder_of_run(name: str) -> Path:
+    """Return a new folder of this name, which is removed at the end of the test run, after the last worker."""
+    return Path(tempfile.mkdtemp(dir=os.environ[SERVER_HOME])) / name
+
+
 def _remove(home: Path) -> None:
     if is_running(home):
         stop_postgres(home)
@@ -122,8 +143,13 @@ def make_database(server_url: str) -> Iterator[Callable[..., str]]:
     """Make databases that live until the end of the run: make_database() is migrated, make_database(template=None) is empty."""
     engine = make_engine(server_url).execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        template = _create(connection, None)
-        migrate(_address(server_url, template))
+
+        def make_template() -> str:
+            name = _create(connection, None)
+            migrate(_address(server_url, name))
+            return name
+
+        template = once("template", make_template)
         names = [template]
 
         def make(*, template: str | None = template) -> str:

@@ -1,5 +1,7 @@
 """The Python interface on a real store: tables equal the store's rows, reading cannot write, and errors are the platform's own."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,15 +11,35 @@ from sqlalchemy import Engine, text
 from alchemist_core import Store
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.backups import checksum
+from alchemist_core.store.engine import make_engine
 from tests.selectable_store import N_BOOKS, N_WEB, fill
 
 
-@pytest.fixture
-def store(engine: Engine, database_url: str) -> Store:
+def fill_store(engine: Engine, url: str) -> Store:
     fill(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alchemist.raters SET state = 'production'"))
-    return Store(database_url)
+    return Store(url)
+
+
+@pytest.fixture(scope="module")
+def url(make_database: Callable[..., str]) -> str:
+    """The URL of a filled store, which these tests only read."""
+    engine = make_engine(url := make_database())
+    fill_store(engine, url)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    return Store(url)
+
+
+@pytest.fixture
+def own_store(engine: Engine, database_url: str) -> Store:
+    """A filled store that a test may change."""
+    return fill_store(engine, database_url)
 
 
 def test_scores_ranks_and_samples_are_tables_of_the_store_s_rows(store: Store) -> None:
@@ -29,9 +51,9 @@ def test_scores_ranks_and_samples_are_tables_of_the_store_s_rows(store: Store) -
     assert store.scores("dataset = 'books'").num_rows == N_BOOKS
 
 
-def test_ranks_are_those_of_the_newest_rank_scale(store: Store) -> None:
-    store.run("select", dataset="web", retention=0.5, strategy="top_k")
-    best = store.ranks("rank < 0.1 and dataset = 'web'")
+def test_ranks_are_those_of_the_newest_rank_scale(own_store: Store) -> None:
+    own_store.run("select", dataset="web", retention=0.5, strategy="top_k")
+    best = own_store.ranks("rank < 0.1 and dataset = 'web'")
     assert 20 < best.num_rows < 40
     assert max(best["rank"].to_pylist()) < 0.1
 
@@ -42,14 +64,14 @@ def test_a_table_becomes_a_data_frame_by_one_call(store: Store) -> None:
     assert len(frame) == 2
 
 
-def test_a_query_binds_its_values_and_cannot_write(store: Store, database_url: str) -> None:
+def test_a_query_binds_its_values_and_cannot_write(store: Store, url: str) -> None:
     found = store.query("SELECT name, dataset_id FROM alchemist.datasets WHERE name = :name", name="web' OR true --")
     assert found.num_rows == 0
     assert found.column_names == ["name", "dataset_id"]
-    before = checksum(database_url)
+    before = checksum(url)
     with pytest.raises(ConfigError, match="would write"):
         store.query("DELETE FROM alchemist.datasets")
-    assert checksum(database_url) == before
+    assert checksum(url) == before
 
 
 @pytest.mark.parametrize("query", ["SELEC 1", "SELECT 1 FROM alchemist.nothing", "SELECT :value"])
@@ -63,19 +85,19 @@ def test_a_condition_that_is_not_valid_is_the_platform_s_error(store: Store) -> 
         store.scores("scoer > 1")
 
 
-def test_a_preview_reports_and_writes_nothing(store: Store, database_url: str) -> None:
-    before = checksum(database_url)
+def test_a_preview_reports_and_writes_nothing(store: Store, url: str) -> None:
+    before = checksum(url)
     report = store.preview(dataset="web", retention=0.2, strategy="top_k")
     assert report.n_samples == 60
     assert report.version is None
-    assert checksum(database_url) == before
+    assert checksum(url) == before
 
 
-def test_a_stage_runs_and_its_report_comes_back(store: Store) -> None:
-    report = store.run("select", dataset="web", retention=0.5, strategy="top_k", name="half")
+def test_a_stage_runs_and_its_report_comes_back(own_store: Store) -> None:
+    report = own_store.run("select", dataset="web", retention=0.5, strategy="top_k", name="half")
     assert (report.name, report.version, report.n_samples) == ("half", 1, 150)
-    assert store.subsets("half")["n_samples"].to_pylist() == [150]
-    assert store.run("subset list").model_dump()
+    assert own_store.subsets("half")["n_samples"].to_pylist() == [150]
+    assert own_store.run("subset list").model_dump()
 
 
 @pytest.mark.parametrize(
@@ -95,8 +117,8 @@ def test_what_a_command_refuses_is_raised_as_the_platform_s_error(
         store.run(command, **fields)
 
 
-def test_a_store_is_one_of_several_and_leaves_the_process_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ALCHEMIST_DATABASE_URL")
+def test_a_store_is_one_of_several_and_leaves_the_process_alone(store: Store) -> None:
+    assert "ALCHEMIST_DATABASE_URL" not in os.environ
     assert store.samples().num_rows == N_WEB + N_BOOKS
     assert store.preview(dataset="web", retention=0.2, strategy="top_k").n_eligible == N_WEB
 

@@ -1,7 +1,8 @@
-"""A small synthetic corpus, and a store with the ingested corpus and a trained rater: made once per run, copied for each test."""
+"""A small synthetic corpus, and stores with the ingested corpus and a trained rater: made once per run, copied for each test."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
+from tests.conftest import folder_of_run, once
 
 PARTS = (("v", "validation", "validation"), ("t", "test", "evaluation"), ("scenes", "train", "train"))
 
@@ -41,11 +43,15 @@ def use_store(patch: pytest.MonkeyPatch, store: TrainedStore) -> None:
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus() -> Path:
     """240 training scenes over two nights, 200 for validation, 64 for the test."""
-    root = tmp_path_factory.mktemp("scenes")
-    draw_scenes(root, n_train=240, n_validation=200, n_test=64, shard_size=40, side=32)
-    return root
+
+    def make() -> str:
+        root = folder_of_run("scenes")
+        draw_scenes(root, n_train=240, n_validation=200, n_test=64, shard_size=40, side=32)
+        return str(root)
+
+    return Path(once("corpus", make))
 
 
 @pytest.fixture
@@ -60,22 +66,58 @@ def ingest_corpus(corpus: Path, database_url: str) -> Callable[[], IngestResult]
     return run
 
 
-@pytest.fixture(scope="session")
-def trained_once(
-    make_database: Callable[..., str], corpus: Path, tmp_path_factory: pytest.TempPathFactory
-) -> TrainedStore:
-    """Trained once a run, to be copied: a few steps, enough to give different scores."""
-    store = TrainedStore(make_database(), tmp_path_factory.mktemp("home"))
+@contextmanager
+def _used(store: TrainedStore) -> Iterator[None]:
+    """Use a store, and close the connections to it, so that its database can be copied."""
     with pytest.MonkeyPatch.context() as patch:
         use_store(patch, store)
-        for name, part, role in PARTS:
-            ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
-        training = {"proxy_warmup_steps": 20, "max_train_steps": 20, "batch_size": 32}
-        train_rater(TrainRaterConfig.model_validate({"dataset": "scenes", "validation": "v", "training": training}))
-        promote(PromoteConfig(without_acceptance="a few steps, for tests"))
+        yield
         open_store().dispose()
     load_settings.cache_clear()
-    return store
+
+
+def _copy(store: TrainedStore, make_database: Callable[..., str], home: Path) -> TrainedStore:
+    shutil.copytree(store.home, home)
+    return TrainedStore(make_database(template=make_url(store.url).database), home)
+
+
+def _once(name: str, make: Callable[[Path], TrainedStore]) -> TrainedStore:
+    """Return the store that was made in a home of this name, once per test run."""
+
+    def made() -> str:
+        store = make(folder_of_run(name))
+        return f"{store.url}\n{store.home}"
+
+    url, home = once(name, made).splitlines()
+    return TrainedStore(url, Path(home))
+
+
+@pytest.fixture(scope="session")
+def trained_once(make_database: Callable[..., str], corpus: Path) -> TrainedStore:
+    """Trained once a run, to be copied: a few steps, enough to give different scores."""
+
+    def make(home: Path) -> TrainedStore:
+        with _used(store := TrainedStore(make_database(), home)):
+            for name, part, role in PARTS:
+                ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
+            training = {"proxy_warmup_steps": 20, "max_train_steps": 20, "batch_size": 32}
+            train_rater(TrainRaterConfig.model_validate({"dataset": "scenes", "validation": "v", "training": training}))
+            promote(PromoteConfig(without_acceptance="a few steps, for tests"))
+        return store
+
+    return _once("trained", make)
+
+
+@pytest.fixture(scope="session")
+def scored_once(make_database: Callable[..., str], trained_once: TrainedStore) -> TrainedStore:
+    """The trained store with scores and selectable nights, made once a run, to be copied."""
+
+    def make(home: Path) -> TrainedStore:
+        with _used(store := _copy(trained_once, make_database, home)):
+            make_selectable()
+        return store
+
+    return _once("scored", make)
 
 
 @pytest.fixture
@@ -83,19 +125,23 @@ def copy_trained(
     trained_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path
 ) -> Callable[[], TrainedStore]:
     """Make copies of the trained store."""
-
-    def copy() -> TrainedStore:
-        home = tmp_path / f"home-{len(list(tmp_path.glob('home-*')))}"
-        shutil.copytree(trained_once.home, home)
-        return TrainedStore(make_database(template=make_url(trained_once.url).database), home)
-
-    return copy
+    return lambda: _copy(trained_once, make_database, tmp_path / f"home-{len(list(tmp_path.glob('home-*')))}")
 
 
 @pytest.fixture
 def trained_store(copy_trained: Callable[[], TrainedStore], monkeypatch: pytest.MonkeyPatch) -> TrainedStore:
     """A copy of the trained store that this process's settings name."""
     store = copy_trained()
+    use_store(monkeypatch, store)
+    return store
+
+
+@pytest.fixture
+def scored_store(
+    scored_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TrainedStore:
+    """A copy of the scored store that this process's settings name."""
+    store = _copy(scored_once, make_database, tmp_path / "home-0")
     use_store(monkeypatch, store)
     return store
 

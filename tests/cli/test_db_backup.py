@@ -15,7 +15,7 @@ from alchemist_core.stages.select import SelectResult
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import current_revision, make_engine, open_store
 from alchemist_core.store.subsets import find_subset
-from tests.trained_store import TrainedStore, make_selectable, select_subset, use_store
+from tests.trained_store import TrainedStore, select_subset, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -25,16 +25,15 @@ def choose(name: str) -> SelectResult:
 
 
 @pytest.fixture
-def backed_up(trained_store: TrainedStore, tmp_path: Path) -> Path:
+def backed_up(scored_store: TrainedStore, tmp_path: Path) -> Path:
     """A scored store with a published subset, backed up."""
-    make_selectable()
     choose("first")
     publish(PublishSubsetConfig(name="first"))
     with pytest.MonkeyPatch.context() as patch:
         # As a user names it, relative to the working directory.
         patch.chdir(tmp_path)
         report = backup(BackupConfig(folder=Path("backups/monday")))
-    assert report.checksum == checksum(trained_store.url)
+    assert report.checksum == checksum(scored_store.url)
     return tmp_path / "backups" / "monday"
 
 

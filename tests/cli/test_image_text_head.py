@@ -16,7 +16,7 @@ from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
-from tests.trained_store import TrainedStore, make_selectable, select_subset
+from tests.trained_store import TrainedStore, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -76,8 +76,7 @@ def test_a_head_that_learnt_nothing_is_not_written(trained_store: TrainedStore, 
 
 
 @pytest.mark.slow
-def test_a_changed_head_is_refused_by_the_field_s_name(trained_store: TrainedStore, tmp_path: Path) -> None:
-    make_selectable()
+def test_a_changed_head_is_refused_by_the_field_s_name(scored_store: TrainedStore, tmp_path: Path) -> None:
     select_subset()
     given = {"subset": "s", "arms": "subset,random", "model": {"max_train_steps": 1, "batch_size": 32}}
     train_downstream(TrainDownstreamConfig.model_validate(given))

@@ -24,7 +24,7 @@ from alchemist_core.stages.score import run as score
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_measurements
 from tests.infra.test_prometheus import PROMETHEUS, needs_promtool
-from tests.trained_store import TrainedStore, make_selectable
+from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -55,9 +55,8 @@ def run_night(dataset: str = "scenes") -> None:
 
 
 @pytest.fixture
-def bad_night(trained_store: TrainedStore, corpus: Path, tmp_path: Path) -> str:
+def bad_night(scored_store: TrainedStore, corpus: Path, tmp_path: Path) -> str:
     """A store whose first night is published, and whose second one has just come, 30 % of it broken."""
-    make_selectable()
     root = tmp_path / "crawl"
     shutil.copytree(corpus / "test", root)
     break_pictures(root, 0.3)

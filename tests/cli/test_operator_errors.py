@@ -25,7 +25,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import make_engine, open_store
 from tests.faults.test_kills import environment
-from tests.trained_store import TrainedStore, make_selectable, select_subset, use_store
+from tests.trained_store import TrainedStore, select_subset, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -156,15 +156,14 @@ def write_files(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shop(
-    trained_once: TrainedStore, make_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+    scored_once: TrainedStore, make_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> Shop:
     root = tmp_path_factory.mktemp("shop")
-    subprocess.run(["cp", "-r", str(trained_once.home), str(root / "home")], check=True)
-    store = TrainedStore(make_database(template=make_url(trained_once.url).database), root / "home")
+    subprocess.run(["cp", "-r", str(scored_once.home), str(root / "home")], check=True)
+    store = TrainedStore(make_database(template=make_url(scored_once.url).database), root / "home")
     write_files(root / "files")
     with pytest.MonkeyPatch.context() as patch:
         use_store(patch, store)
-        make_selectable()
         select_subset("half", 0.5, strategy="gsample", std_rank=0.2, seed=7)
         publish(PublishSubsetConfig(name="half"))
         backup(BackupConfig(folder=root / "files" / "good-backup"))

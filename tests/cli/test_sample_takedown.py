@@ -33,7 +33,7 @@ from alchemist_core.store.manifests import hash_rows, read_manifest
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.training.feature_cache import FeatureCache
 from tests.given import insert_rows
-from tests.trained_store import TrainedStore, make_selectable, select_subset
+from tests.trained_store import TrainedStore, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -41,8 +41,7 @@ NAME = "best"
 
 
 @pytest.fixture(autouse=True)
-def _published(trained_store: TrainedStore) -> None:
-    make_selectable()
+def _published(scored_store: TrainedStore) -> None:
     select_subset(NAME, 0.3, strategy="gsample", std_rank=0.2, seed=7)
     publish(PublishSubsetConfig(name=NAME))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.trained_store import copy_trained, corpus, trained_once, trained_store
+from tests.trained_store import copy_trained, corpus, scored_once, scored_store, trained_once, trained_store
 
-__all__ = ["copy_trained", "corpus", "dag", "dags", "trained_once", "trained_store"]
+__all__ = ["copy_trained", "corpus", "dag", "dags", "scored_once", "scored_store", "trained_once", "trained_store"]
 
 DAGS = Path(__file__).resolve().parents[2] / "dags" / "alchemist_dags"
 NAMES = ("build_subset", "crawl_arrived", "evaluate_subset", "maintenance", "nightly_rescore", "train_rater")

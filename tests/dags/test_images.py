@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from alchemist_core.resources import resource
-from tests.trained_store import make_selectable, select_subset
+from tests.trained_store import select_subset
 
 from .test_policy import FILLED, REQUIRED, attribute, command, command_tasks, form, ours
 
@@ -171,8 +171,7 @@ FOUND_FAILED = {"train_rater.promote"}
 
 @pytest.mark.slow
 @pytest.mark.db
-def test_every_command_that_needs_no_device_runs_without_torch(dags, trained_store):
-    make_selectable()
+def test_every_command_that_needs_no_device_runs_without_torch(dags, scored_store):
     select_subset("best")
     lines = {}
     for task in tasks_of("airflow", dags):

@@ -25,19 +25,23 @@ from alchemist_core.telemetry import CATALOGUE, ForeignCollector, Measurements, 
 from tests.sql.test_plans import nodes
 
 ALLOWED_LABELS = {"stage", "dataset", "outcome", "reason", "rater", "subset", "metric", "dag", "url", "device"}
-N_SHARDS = 1_000_000
+N_SHARDS = 50_000
 
 
 @pytest.fixture(scope="module")
 def large(make_database: Callable[..., str]) -> Iterator[Engine]:
     engine = make_engine(make_database())
-    sql = Path(__file__).with_name("large_store.sql").read_text()
-    with engine.begin() as connection:
-        connection.execute(text(sql.replace("N_SHARDS", str(N_SHARDS)).replace("::", "\\:\\:")))
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE"))
+    fill(engine, N_SHARDS)
     yield engine
     engine.dispose()
+
+
+def fill(engine: Engine, n_shards: int) -> None:
+    sql = Path(__file__).with_name("large_store.sql").read_text()
+    with engine.begin() as connection:
+        connection.execute(text(sql.replace("N_SHARDS", str(n_shards)).replace("::", "\\:\\:")))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
 
 
 def measure(engine: Engine) -> Measurements:
@@ -63,12 +67,18 @@ def scrape(*reads: Callable[[], Measurements]) -> list[str]:
     return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
 
 
-@pytest.mark.slow
 @pytest.mark.db
-def test_a_million_shards_and_a_thousand_subsets_are_fewer_than_500_series(large: Engine) -> None:
+def test_a_thousand_subsets_are_fewer_than_500_series(large: Engine) -> None:
     series = scrape(lambda: measure(large), airflow_of_many_dags().read)
     assert 200 < len(series) < 500
     assert len([line for line in series if line.startswith("alchemist_subset_samples{")]) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.db
+def test_a_million_shards_are_fewer_than_500_series(engine: Engine) -> None:
+    fill(engine, 1_000_000)
+    assert 200 < len(scrape(lambda: measure(engine), airflow_of_many_dags().read)) < 500
 
 
 @pytest.mark.db

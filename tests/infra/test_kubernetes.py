@@ -244,6 +244,11 @@ def test_every_container_has_requests_and_a_memory_limit_and_all_fit_into_the_qu
     assert job["requests"]["nvidia.com/gpu"] == job["limits"]["nvidia.com/gpu"]
 
 
+def test_a_job_pod_waits_for_a_node_with_a_device_and_is_never_restarted(objects: list[Json]) -> None:
+    job = pod_specs(objects)["alchemist-device-job"]
+    assert (job["nodeSelector"], job["restartPolicy"]) == ({"alchemist/device": "gpu"}, "Never")
+
+
 def settings_of(objects: list[Json], name: str) -> dict[str, str]:
     return dict(of_kind(objects, "ConfigMap")[name]["data"])
 
@@ -320,10 +325,12 @@ def results(run_pods: Callable[[str], Json]) -> Json:
     return run_pods("run")
 
 
+@pytest.mark.slow
 def test_every_command_of_airflow_is_accepted_by_its_parser(rendered: Json) -> None:
     assert rendered["refused_commands"] == []
 
 
+@pytest.mark.slow
 def test_the_pod_of_a_device_task_is_the_committed_one(rendered: Json) -> None:
     pod = rendered["pods"]["score"]
     pod["metadata"]["name"] = re.sub(r"-[a-z0-9]{8}$", "-RANDOM", pod["metadata"]["name"])
@@ -336,6 +343,7 @@ def test_the_pod_of_a_device_task_is_the_committed_one(rendered: Json) -> None:
     assert text == GOLDEN.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_id", ["score", "train_rater", "certify", "train_downstream", "evaluate"])
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_every_device_task_is_a_valid_restricted_pod_with_one_gpu(rendered: Json, task_id: str, version: str) -> None:

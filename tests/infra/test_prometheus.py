@@ -75,7 +75,8 @@ def test_a_rule_reads_metrics_that_exist(rule):
 def test_every_alert_is_tested_where_it_fires_and_where_it_does_not(name):
     cases = [
         case
-        for test in yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]
+        for path in PROMETHEUS.glob("*_test.yml")
+        for test in yaml.safe_load(path.read_text())["tests"]
         for case in test["alert_rule_test"]
         if case["alertname"] == name
     ]
@@ -89,7 +90,7 @@ def test_every_alert_is_tested_where_it_fires_and_where_it_does_not(name):
     [
         ["check", "config", "prometheus.yml"],
         ["check", "rules", "recording.yml", "alerts.yml"],
-        ["test", "rules", "alerts_test.yml"],
+        ["test", "rules", "alerts_test.yml", "alerts_of_days_test.yml"],
     ],
     ids=" ".join,
 )

@@ -8,19 +8,19 @@ from tests.trained_store import (
     TrainedStore,
     copy_trained,
     corpus,
-    make_selectable,
+    scored_once,
+    scored_store,
     select_subset,
     trained_once,
     trained_store,
 )
 
-__all__ = ["copy_trained", "corpus", "trained_once", "trained_store"]
+__all__ = ["copy_trained", "corpus", "scored_once", "scored_store", "trained_once", "trained_store"]
 
 
 @pytest.fixture
-def trained_arms(trained_store: TrainedStore) -> list[str]:
+def trained_arms(scored_store: TrainedStore) -> list[str]:
     """The identities of a subset's model and its control's, a step each."""
-    make_selectable()
     select_subset()
     given = {"subset": "s", "arms": "subset,random", "model": {"max_train_steps": 1, "batch_size": 32}}
     return train_downstream(TrainDownstreamConfig.model_validate(given)).identities

@@ -1,6 +1,16 @@
 """Stages are tested on a small synthetic corpus and a store with a trained rater."""
 
 from tests.object_store import endpoint, object_store
-from tests.trained_store import copy_trained, corpus, ingest_corpus, trained_once, trained_store
+from tests.trained_store import (
+    copy_trained,
+    corpus,
+    ingest_corpus,
+    scored_once,
+    scored_store,
+    trained_once,
+    trained_store,
+)
 
-__all__ = ["copy_trained", "corpus", "endpoint", "ingest_corpus", "object_store", "trained_once", "trained_store"]
+__all__ = [
+    "copy_trained", "corpus", "endpoint", "ingest_corpus", "object_store", "scored_once", "scored_store", "trained_once", "trained_store",
+]  # fmt: skip

@@ -16,7 +16,7 @@ from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
 from tests.metrics.scene_metric import SceneScore
 from tests.models.given_flux import TINY, new_transformer, write_flux_parts
-from tests.trained_store import TrainedStore, make_selectable, select_subset
+from tests.trained_store import TrainedStore, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -31,8 +31,7 @@ sampling = { n_steps = 2, batch_size = 3 }
 
 
 @pytest.fixture
-def selected(trained_store: TrainedStore) -> None:
-    make_selectable()
+def selected(scored_store: TrainedStore) -> None:
     select_subset()
 
 

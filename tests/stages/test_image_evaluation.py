@@ -20,7 +20,7 @@ from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from tests.metrics.scene_metric import SceneScore
-from tests.trained_store import TrainedStore, make_selectable, select_subset
+from tests.trained_store import TrainedStore, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -38,14 +38,13 @@ KID = (
 
 
 @pytest.fixture
-def trained(trained_store: TrainedStore, monkeypatch: pytest.MonkeyPatch) -> TrainedStore:
+def trained(scored_store: TrainedStore, monkeypatch: pytest.MonkeyPatch) -> TrainedStore:
     monkeypatch.setitem(METRICS, "geneval_scenes", SceneScore)
-    make_selectable()
     select_subset()
     publish(PublishSubsetConfig(name="s"))
     given = {"subset": "s", "arms": "subset,random", "model": {"num_train_epochs": 1, "batch_size": 32}}
     train_downstream(TrainDownstreamConfig.model_validate(given))
-    return trained_store
+    return scored_store
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from alchemist_core.files import FEATURE_CACHE, artifact_path
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
-from tests.trained_store import TrainedStore, make_selectable, select_subset
+from tests.trained_store import TrainedStore, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -21,36 +21,36 @@ def train() -> TrainDownstreamResult:
     return train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": "minus_loss", "model": model}))
 
 
-def find_picture() -> tuple[Path, int, int]:
-    """The tar of one training image, and its position in the tar."""
-    with open_store().connect() as connection:
-        root, uri, offset, size = connection.execute(
+def move_corpus(root: Path) -> tuple[Path, int, int]:
+    """Let the dataset lie in this folder; return the tar of one training image, and its position in the tar."""
+    with open_store().begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.datasets SET root_uri = :root WHERE name = 'scenes'"), {"root": str(root)}
+        )
+        uri, offset, size = connection.execute(
             text("""
-            SELECT d.root_uri, h.uri, l.file_offsets[1], l.file_sizes[1]
+            SELECT h.uri, l.file_offsets[1], l.file_sizes[1]
             FROM alchemist.sample_locations AS l JOIN alchemist.shards AS h USING (shard_id) JOIN alchemist.datasets AS d USING (dataset_id)
             WHERE d.name = 'scenes' ORDER BY h.uri, l.ordinal LIMIT 1
         """)
         ).one()
-    return Path(root) / uri, offset, size
+    return root / uri, offset, size
 
 
 def test_an_image_that_is_lost_after_it_was_scored_refuses_the_ranking_and_leaves_no_file(
-    trained_store: TrainedStore,
+    scored_store: TrainedStore, corpus: Path, tmp_path: Path
 ) -> None:
-    make_selectable()
     select_subset()
     # The encoded images are cached from the rater's training; delete them, as if another machine ranked.
     shutil.rmtree(artifact_path(FEATURE_CACHE))
-    tar, offset, size = find_picture()
+    shutil.copytree(corpus / "train", tmp_path / "train")
+    tar, offset, size = move_corpus(tmp_path / "train")
     whole = tar.read_bytes()
-    try:
-        tar.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
-        with pytest.raises(
-            DataError,
-            match=r"^Arm minus_loss cannot rank 1 of \d+ samples: they have scores, but their images",
-        ):
-            train()
-    finally:
-        tar.write_bytes(whole)
-    assert not list((trained_store.home / "artifacts" / "loss_rankings").glob("*"))
+    tar.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
+    with pytest.raises(
+        DataError, match=r"^Arm minus_loss cannot rank 1 of \d+ samples: they have scores, but their images"
+    ):
+        train()
+    tar.write_bytes(whole)
+    assert not list((scored_store.home / "artifacts" / "loss_rankings").glob("*"))
     assert len(train().identities) == 1

@@ -20,7 +20,7 @@ from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterResult
 from alchemist_core.store.engine import open_store
 from alchemist_core.training.config import RaterTrainingConfig
 from tests.models.given_models import lively_star
-from tests.trained_store import TrainedStore, make_selectable, select_subset
+from tests.trained_store import TrainedStore, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 # As published: 64 features and one head for each block, here of two.
@@ -72,8 +72,7 @@ def test_a_rater_starts_from_published_star_scores_and_is_known_again_by_its_con
 
 
 @pytest.fixture
-def selected(trained_store: TrainedStore) -> None:
-    make_selectable()
+def selected(scored_store: TrainedStore) -> None:
     select_subset()
 
 

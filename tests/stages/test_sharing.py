@@ -14,7 +14,7 @@ from alchemist_core.config import Config, Result
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.sharing import hold_resource
 from alchemist_core.store.engine import open_store
-from tests.trained_store import make_selectable, select_subset
+from tests.trained_store import select_subset
 
 pytestmark = pytest.mark.db
 TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -97,10 +97,9 @@ def wait_for(*processes: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.e2e
-@pytest.mark.usefixtures("trained_store")
+@pytest.mark.usefixtures("scored_store")
 def test_two_subsets_train_and_measure_what_they_share_once() -> None:
     """One by two launched processes, one alone: they share the model of the full corpus, and the one that ranks by loss."""
-    make_selectable()
     for name, retention in (("a", 0.3), ("b", 0.5)):
         select_subset(name, retention)
     words = ("--preset", "tiny", "--arms", "minus_loss,full,random", *MODEL)

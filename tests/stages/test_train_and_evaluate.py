@@ -26,15 +26,14 @@ from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.queries import load_query
-from tests.trained_store import TrainedStore, make_selectable, select_subset
+from tests.trained_store import TrainedStore, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 ARMS = "subset,random,oracle,full"
 
 
 @pytest.fixture
-def published(trained_store: TrainedStore) -> None:
-    make_selectable()
+def published(scored_store: TrainedStore) -> None:
     select_subset()
     publish(PublishSubsetConfig(name="s"))
 
@@ -50,15 +49,15 @@ def train(corpus: Path, **fields: object) -> TrainDownstreamResult:
 
 
 @pytest.mark.usefixtures("published")
-def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, trained_store: TrainedStore) -> None:
+def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, scored_store: TrainedStore) -> None:
     assert plan_evaluate(PlanEvaluateConfig()).subsets == ["s"]
     assert train(corpus).n_trained == 4
     measured = evaluate(EvaluateConfig(subset="s"))
     assert measured.n_measured == 4
     assert set(measured.means) == {"subset", "random", "oracle", "full"}
-    before = checksum(trained_store.url)
+    before = checksum(scored_store.url)
     assert (train(corpus).n_trained, evaluate(EvaluateConfig(subset="s")).n_measured) == (0, 0)
-    assert checksum(trained_store.url) == before
+    assert checksum(scored_store.url) == before
     assert plan_evaluate(PlanEvaluateConfig()).subsets == []
     arms = {arm.arm: arm for arm in read_arms({0})}
     assert {arms[name].n_samples for name in ("subset", "random", "planted")} == {120}
@@ -68,7 +67,7 @@ def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, trained_
 
 @pytest.mark.usefixtures("published")
 def test_several_protocols_are_measured_one_after_the_other_each_in_a_run_of_its_own(
-    corpus: Path, trained_store: TrainedStore, tmp_path: Path
+    corpus: Path, scored_store: TrainedStore, tmp_path: Path
 ) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('metric = "heldout_loss"\n')

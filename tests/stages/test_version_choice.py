@@ -20,14 +20,13 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.manifests import read_manifest
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.dataset import SubsetDataset
-from tests.trained_store import TrainedStore, make_selectable
+from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 
 @pytest.fixture
-def two_versions(trained_store: TrainedStore) -> None:
-    make_selectable()
+def two_versions(scored_store: TrainedStore) -> None:
     for seed in (0, 1):
         policy = {"retention": 0.3, "seed": seed, "strategy": "random"}
         select(SelectConfig.model_validate({"dataset": "scenes", "name": "s", "policy": policy}))
