@@ -26,6 +26,8 @@ from alchemist_core.cli.subset import (
 )
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path
+from alchemist_core.scorers.vlm import ANSWERS, Answer, AnswerFile
+from alchemist_core.settings import load_settings
 from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
 from alchemist_core.store.engine import open_store
@@ -206,10 +208,14 @@ def test_what_any_encoder_made_of_the_image_goes_with_it() -> None:
     latents = artifact_path(FEATURE_CACHE) / "latents" / "vae"
     own_key = hash_rows([bytes(member.image_hash)])
     FeatureCache(latents).add(own_key, {"latent": np.zeros((1, 4))})
+    answers = AnswerFile(load_settings().home / ANSWERS / "judge.sqlite")
+    answer_key = (bytes(member.image_hash), b"prompt")
+    answers.keep(answer_key, Answer((7.0,)))
     kept = sorted((artifact_path(FEATURE_CACHE) / "images").rglob("*.npz"))
     assert kept  # The rater's training has cached the codes of all its images.
     assert FeatureCache(kept[0].parent).find(own_key).is_known_N.tolist() == [True]
-    assert takedown(image_hash=bytes(member.image_hash).hex()).n_forgotten == 2
+    assert takedown(image_hash=bytes(member.image_hash).hex()).n_forgotten == 3
+    assert answers.find([answer_key]) == {}
     for folder in (kept[0].parent, latents):
         assert FeatureCache(folder).find(own_key).is_known_N.tolist() == [False]
 

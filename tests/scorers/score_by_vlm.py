@@ -37,4 +37,4 @@ def score(url: str, samples: range, **more: Any) -> Rated:
 
 if __name__ == "__main__":
     vlm.BACKOFF_S = 0.001
-    score(sys.argv[1], range(int(sys.argv[2])))
+    score(sys.argv[1], range(int(sys.argv[2])), timeout_s=60)
