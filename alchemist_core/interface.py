@@ -77,7 +77,8 @@ class Store:
         """Return one row per score of a rater, with its rank, its sample and the sample's location.
 
         Args:
-            where: Condition on the columns, for example "rank < 0.1 and caption like '%circle%'". None: all.
+            where: Condition on the columns, and on scorers and imported scores by their names, for example "rank < 0.1 and clip > 0.3".
+                None: all.
             rater: Name of a rater, or "production", or "newest".
 
         Raises:

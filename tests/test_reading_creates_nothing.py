@@ -88,6 +88,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "export scores": ("--out", "o.parquet"),
     "export samples": ("--out", "o.parquet"),
     "export subset": ("s", "--out", "o.parquet"),
+    "import scores": ("--from", "o.parquet", "--name", "n", "--key", "sample_id"),
     "subset compare": ("s",),
     "experiment list": (),
     "experiment show": ("e",),

@@ -35,8 +35,9 @@ OUT = (
 )
 _SUBSET_COLUMNS: dict[str, type[Any]] = {"pair_hash": bytes, "rank": float, "score": float, **MEMBER_COLUMNS}
 WHERE = (
-    "SQL condition, for example \"score > 1.5 and width * height >= 1e6 and not caption ilike '%logo%'\". Allowed: comparisons, "
-    "and, or, not, between, in, like, ilike, is null, + - * /, abs, least, greatest, length, lower, upper, coalesce; none: all"
+    "SQL condition, for example \"score > 1.5 and width * height >= 1e6 and not caption ilike '%logo%'\". Scorers and imported scores are "
+    "columns under their names. Allowed: comparisons, and, or, not, between, in, like, ilike, is null, + - * /, abs, least, greatest, "
+    "length, lower, upper, coalesce; none: all"
 )
 
 

@@ -48,6 +48,7 @@ GROUPS = {
         "plan": Verb("cli.plan", "Show what a command would do, how long it would take and what it would cost."),
         "presets": Verb("cli.presets", "List the presets of the training stages: hardware, networks, memory, time, and what each needs."),
         "export": Verb("cli.export", "Export scores, samples or subset members as Parquet, CSV or JSON lines."),
+        "import": Verb("cli.imports", "Import scores that were computed elsewhere, from Parquet, CSV or JSON lines."),
         "experiment": Verb("cli.experiment", "Compare selection strategies over several seeds, and write tables and figures."),
         "tune-selection": Verb("cli.tune_selection", "Find the range of ranks that `select --strategy auto` uses (the rank window)."),
         "geneval": Verb("cli.geneval", "GenEval benchmark: generate images for its prompts, and judge them by its rules."),

@@ -15,6 +15,7 @@ from alchemist_core.files import artifact_path, atomic_folder, folder_sha256, re
 from alchemist_core.scorers.catalogue import find_scorer
 from alchemist_core.scorers.running import ScorerRunner
 from alchemist_core.scorers.scorer import NOT_IDENTITY, ONE_OUTPUT, Scorer
+from alchemist_core.store.export import require_score_name
 from alchemist_core.store.raters import RaterRow, find_named, register_raters, update_scorer
 
 NAME = r"^[a-z][a-z0-9_]{0,47}$"
@@ -111,6 +112,8 @@ def register(
     spec = describe(scorer)
     scorer.close()
     names = output_names(name, spec.outputs)
+    for each in names:
+        require_score_name(each)
     hashes = [spec.identity_hash(output) for output in spec.outputs]
     configs = {
         row_name: {"name": name, "output": output} | spec.as_json()

@@ -16,7 +16,8 @@ RATER_SCORE = "rater"
 Dedup = Literal["exact", "near", "off"]
 # Snapshots store and hash the former words.
 _STORED_DEDUP = {"exact": "exact", "near": "near", "off": "keep"}
-SCORE = r"^(rater|aesthetic|clarity|frequency|edge_density|imported\.[A-Za-z0-9_.-]{1,64})$"
+SCORE = r"^([a-z][a-z0-9_]{0,99}|imported\.[A-Za-z0-9_.-]{1,64})$"
+"""Form of the name of a score: `rater`, a heuristic, a scorer's output, imported scores, or a number that the crawl gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class SelectionPolicy(Config):
         RATER_SCORE,
         pattern=SCORE,
         description="Score that ranks the samples. rater: the rater's score. aesthetic, clarity, frequency, edge_density: a heuristic. "
-        "imported.NAME: a number that was imported with the crawl",
+        "The name of a scorer or of imported scores: its score. imported.NAME: a number that was imported with the crawl",
     )
     dedup: Annotated[Dedup, Formerly("duplicates", {"off": "keep"})] = Field(
         "exact",
@@ -92,8 +93,8 @@ class SelectionPolicy(Config):
         None,
         min_length=1,
         description="Condition on samples, such as: width * height >= 1e6 and greatest(width, height) / least(width, height) <= 2 "
-        "and licence is not null. Comparisons, and, or, not, between, in, like, ilike, is null, + - * /, abs, least, greatest, length, "
-        "lower, upper, coalesce; none: all",
+        "and licence is not null. Scorers and imported scores are columns under their names. Allowed: comparisons, and, or, not, between, "
+        "in, like, ilike, is null, + - * /, abs, least, greatest, length, lower, upper, coalesce; none: all",
     )
     stratify: bool = Field(
         False, description="Keep the same fraction of every dataset (rounded by the Sainte-Laguë method)"
@@ -146,7 +147,7 @@ class SelectionPolicy(Config):
         return kind(**given)
 
     def _auto(self, rule: str) -> str:
-        # No scoring rule applies to heuristics, so auto selects the highest scores.
+        # No scoring rule applies to other scores, so auto selects the highest scores.
         return ScoringRule(rule).strategy if self.rank_by == RATER_SCORE else "top_k"
 
     def _require_sense(self, kind: type[Strategy]) -> None:

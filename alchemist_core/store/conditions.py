@@ -39,6 +39,8 @@ INFIXES = {
     T.EQ, T.NEQ, T.LT, T.LTE, T.GT, T.GTE, T.PLUS, T.DASH, T.STAR, T.SLASH, T.AND, T.OR, T.LIKE, T.ILIKE, T.BETWEEN, T.IS,
     T.COMMA, T.IN, T.NOT,
 }  # fmt: skip
+# What a column's name cannot change the meaning of, whatever it is.
+NEVER_COLUMNS = {T.IDENTIFIER, T.STRING, *PREFIXES, *INFIXES}
 WANTED: dict[type, str] = {
     int: "a whole number",
     float: "a number",
@@ -107,11 +109,21 @@ def compile_condition(text: str, kinds: Mapping[str, type[Any]], columns: Any) -
     return _Compiler(text, kinds, columns).condition(tree)
 
 
+def names_in(text: str) -> set[str]:
+    """Return the words of a condition, in small letters: the names of its columns are among them.
+
+    >>> sorted(names_in("clip_score > .5 and caption like '%width%'"))
+    ['.', '5', '>', 'and', 'caption', 'clip_score', 'like']
+    """
+    return {token.text.lower() for token in _tokens(text) if token.token_type != T.STRING}
+
+
 def _check_tokens(text: str, kinds: Mapping[str, type[Any]]) -> None:
     """Refuse invalid characters and words, and tokens in a wrong position: sqlglot's errors do not name the position."""
     wants_value, before, depth = True, None, 0
     for token in _tokens(text):
-        kind = T.VAR if token.text.lower() in kinds and token.token_type != T.IDENTIFIER else token.token_type
+        is_column = token.text.lower() in kinds and token.token_type not in NEVER_COLUMNS
+        kind = T.VAR if is_column else token.token_type
         depth += (kind == T.L_PAREN) - (kind == T.R_PAREN)
         if depth > MAX_DEPTH:
             refuse(text, token.start, f"nested deeper than {MAX_DEPTH}")

@@ -9,9 +9,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.config import fingerprint
+from alchemist_core.errors import ConfigError
 from alchemist_core.files import atomic_write
+from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.selection.duplicates import later_in_group
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale
 from alchemist_core.settings import load_settings
 from alchemist_core.store.copy import copy_out
-from alchemist_core.store.export import FILTER_COLUMNS, filter_rows
+from alchemist_core.store.export import FILTER_COLUMNS, HEURISTICS, filter_rows, scores_by_name
 from alchemist_core.store.manifests import hash_order, hash_prefixes
 from alchemist_core.store.queries import load_query
 
@@ -39,7 +41,8 @@ class Moment:
     rater_id: int
     night_ids: tuple[int, ...]
     last_takedown_id: int
-    score: str = "rater"
+    # rater, a heuristic, the name of a scorer or of imported scores, or imported.NAME (a number that the crawl gives).
+    score: str = RATER_SCORE
     # Duplicates are excluded among the samples up to this id; 0: no duplicates are excluded.
     last_compared_id: int = 0
     # What counts as a duplicate: the same image (exact), or near-duplicates too (near).
@@ -54,8 +57,8 @@ class Moment:
 
     @property
     def is_fixed(self) -> bool:
-        """Return whether the result can never change: scores and hashes do not; captions, URLs and heuristics can."""
-        return self.where is None and self.score == "rater" and not self.with_sources
+        """Return whether the result can never change: scores of the rater and hashes do not; captions, URLs and other scores can."""
+        return self.where is None and self.score == RATER_SCORE and not self.with_sources
 
     def options(self) -> dict[str, Any]:
         """Return the fields without a column in `rank_snapshots`, except those with their default."""
@@ -87,6 +90,8 @@ class EligibleSamples:
     source_N: NDArray[np.int64] | None = None
     n_taken_down: int = 0
     n_unscored: int = 0
+    # Samples without a score that the condition names, by its name.
+    n_without: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Count the samples, including excluded ones."""
@@ -107,7 +112,8 @@ class EligibleSamples:
     def take(self, place_K: NDArray[np.int64]) -> "EligibleSamples":
         """Return some of the samples."""
         columns = {name: None if column is None else column[place_K] for name, column in self.columns().items()}
-        return EligibleSamples(**columns, n_taken_down=self.n_taken_down, n_unscored=self.n_unscored)  # type: ignore[arg-type]
+        counts: dict[str, Any] = {name: getattr(self, name) for name in COUNTS}
+        return EligibleSamples(**columns, **counts)  # type: ignore[arg-type]
 
     def columns(self) -> dict[str, NDArray[Any] | None]:
         """Return the arrays by name."""
@@ -132,6 +138,10 @@ class EligibleSamples:
 
 
 RANGE = 1_000_000
+SCORED = text("""
+    SELECT sample_id FROM alchemist.scores
+    WHERE rater_id = :rater_id AND sample_id > :after_sample_id AND sample_id <= :last_sample_id
+""")
 PAIR_FIELDS = {
     "sample_id": ">i8", "pair_hash": "(32,)u1", "score": ">f8", "night_id": ">i4", "first_sample_id": ">i8", "is_taken_down": "?",
 }  # fmt: skip
@@ -146,7 +156,7 @@ def read_eligible(connection: Connection, moment: Moment) -> EligibleSamples:
         moment: What they depend on.
 
     Raises:
-        ConfigError: The moment's condition is not valid.
+        ConfigError: The moment's condition is not valid, or there is no score of the name to rank by.
     """
     # The joins of a range then fit into memory; JIT compilation takes longer than it saves.
     connection.execute(text("SET LOCAL work_mem = '256MB'"))
@@ -162,8 +172,9 @@ def read_eligible(connection: Connection, moment: Moment) -> EligibleSamples:
         columns["source_N"] = _number(columns["source_N"])
     first_bits_N = np.ascontiguousarray(columns["pair_hash_N32"][:, :8]).view(">i8").ravel().astype(np.int64)
     return EligibleSamples(
-        pair_hash64_N=first_bits_N, n_taken_down=reader.n_taken_down, n_unscored=reader.n_unscored, **columns
-    )
+        pair_hash64_N=first_bits_N, n_taken_down=reader.n_taken_down, n_unscored=reader.n_unscored, n_without=reader.n_without,
+        **columns,
+    )  # fmt: skip
 
 
 def _spans(connection: Connection) -> Iterator[dict[str, int]]:
@@ -188,17 +199,45 @@ def _number(label_N: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(label_N == 0, 0, number[group_N])
 
 
+def _named_raters(moment: Moment, known: Mapping[str, int]) -> dict[str, int]:
+    """Return the scorers and imported scores that a moment ranks by or names in its condition.
+
+    Args:
+        moment: The moment.
+        known: Rater ids by name.
+
+    Raises:
+        ConfigError: There is no score of the name to rank by.
+    """
+    is_built_in = moment.score in {RATER_SCORE, *HEURISTICS} or moment.score.startswith("imported.")
+    if not is_built_in and moment.score not in known:
+        raise ConfigError(
+            f"--rank-by {moment.score}: there is no score of that name (scores: {', '.join((RATER_SCORE, *HEURISTICS, *known))}, or "
+            "imported.NAME for a number that the crawl gives)."
+        )
+    words = {moment.score}
+    if moment.where is not None:
+        from alchemist_core.store.conditions import names_in  # noqa: PLC0415  imports sqlglot
+
+        words |= names_in(moment.where)
+    return {name: rater_id for name, rater_id in known.items() if name in words}
+
+
 class _Reader:
     """Reads ranges of samples, and counts those that are left out."""
 
     def __init__(self, connection: Connection, moment: Moment) -> None:
         self._connection, self._moment = connection, moment
+        self._scores = scores_by_name(connection)
+        self._named = _named_raters(moment, self._scores)
+        self._parameters = moment.parameters | {"score_rater_id": self._named.pop(moment.score, None)}
         self._contaminated = self._read_contaminated()
         self.n_taken_down = self.n_unscored = 0
+        self.n_without = dict.fromkeys(self._named, 0)
 
     def read(self, span: dict[str, int]) -> Columns:
         """Return one range as columns, unordered."""
-        rows = copy_out(self._connection, load_query("candidate_samples"), self._moment.parameters | span, PAIR_FIELDS)
+        rows = copy_out(self._connection, load_query("candidate_samples"), self._parameters | span, PAIR_FIELDS)
         is_unscored = np.isnan(rows["score"]) & ~rows["is_taken_down"]
         self.n_taken_down += int(rows["is_taken_down"].sum())
         self.n_unscored += int(is_unscored.sum())
@@ -217,11 +256,19 @@ class _Reader:
     def _exclude(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> NDArray[np.uint8]:
         excluded_N = np.zeros(len(sample_id_N), np.uint8)
         if self._moment.where is not None:
-            statement = filter_rows("filterable_samples", FILTER_COLUMNS, self._moment.where, span)
+            statement = filter_rows("filterable_samples", FILTER_COLUMNS, self._moment.where, span, scores=self._scores)
             matching = copy_out(self._connection, statement, span, {"sample_id": ">i8"})["sample_id"]
             excluded_N[~np.isin(sample_id_N, matching.astype(np.int64))] = Exclusion.PREDICATE
+            self._count_missing_scores(sample_id_N, span)
         excluded_N[np.isin(sample_id_N, self._contaminated)] = Exclusion.CONTAMINATED
         return excluded_N
+
+    def _count_missing_scores(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> None:
+        for name, rater_id in self._named.items():
+            scored = copy_out(self._connection, SCORED, span | {"rater_id": rater_id}, {"sample_id": ">i8"})[
+                "sample_id"
+            ]
+            self.n_without[name] += int(np.count_nonzero(~np.isin(sample_id_N, scored.astype(np.int64))))
 
     def _read_contaminated(self) -> NDArray[np.int64]:
         if not self._moment.decontaminate:
@@ -247,7 +294,7 @@ class _Reader:
 
 # 30 million samples take 1.9 GB; the most recently used sets are kept.
 MAX_POOLS = 4
-COUNTS = ("n_taken_down", "n_unscored")
+COUNTS = ("n_taken_down", "n_unscored", "n_without")
 ARRAYS = tuple(field.name for field in fields(EligibleSamples) if field.name not in COUNTS)
 
 
@@ -267,7 +314,7 @@ def load_kept(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] |
     try:
         note: dict[str, Any] = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
         names = [name for name in ARRAYS if name in note["arrays"]]
-        counts: dict[str, Any] = {name: int(note[name]) for name in COUNTS}
+        counts: dict[str, Any] = {name: note[name] for name in COUNTS}
         os.utime(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -420,8 +467,10 @@ class EligibleRequest:
             return fingerprint([asdict(self._moment), made])
         # The server's counters of changed rows identify a state. They lag by some seconds, which is enough for a preview.
         statement = text("""
-            SELECT n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables
-            WHERE schemaname = 'alchemist' AND relname IN ('samples', 'heuristic_scores') ORDER BY relname
+            SELECT relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables
+            WHERE schemaname = 'alchemist' AND relname = ANY(:tables) ORDER BY relname
         """)
-        changes = [list(row) for row in connection.execute(statement)]
+        named = _named_raters(self._moment, scores_by_name(connection)).values()
+        tables = ["samples", "heuristic_scores", *(f"scores_{rater_id}" for rater_id in named)]
+        changes = [list(row) for row in connection.execute(statement, {"tables": tables})]
         return fingerprint([asdict(self._moment), made, changes])

@@ -1,15 +1,18 @@
 """Exported rows: a query file with a condition, streamed by a server-side cursor.
 
-A condition can name the columns of the query only; its values are bound parameters.
+A condition can name the columns of the query, and scores: outputs of scorers and imported scores, by their names in `raters`. A sample
+without such a score has null there, so it does not satisfy a comparison. Values are bound parameters.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    Connection,
     Date,
     Double,
     Engine,
@@ -23,9 +26,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from alchemist_core.errors import ConfigError
+from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import SAMPLE_COLUMNS
+from alchemist_core.store.tables import SAMPLE_COLUMNS, Rater, Score
 
 ROWS_A_BATCH = 20_000
 Kinds = Mapping[str, type[Any]]
@@ -44,9 +49,11 @@ FILTER_COLUMNS: Kinds = {
     **{column.name: column.kind for column in SAMPLE_COLUMNS if not column.name.endswith("_hash")},
     **HEURISTICS,
 }
-"""Columns that the condition of a selection can name."""
+"""Columns that the condition of a selection can name, beside scores."""
 MEMBER_COLUMNS: Kinds = {"sample_id": int, **CRAWLED, **LOCATION}
 _JSON_COLUMNS = {column.name for column in SAMPLE_COLUMNS if column.sql_type == "jsonb"}
+NOT_FOR_SCORES = frozenset({RATER_SCORE, *SCORE_COLUMNS, *EXPORTED_COLUMNS, *FILTER_COLUMNS})
+"""Words that already mean something else where a score can be named."""
 TYPES = {int: BigInteger, float: Double, str: String, bytes: LargeBinary, date: Date, bool: Boolean}
 
 
@@ -65,7 +72,11 @@ def stream_rows(
     Raises:
         ConfigError: The condition is not valid; raised before anything is read.
     """
-    statement = filter_rows(query, kinds, where, parameters, names=tuple(kinds))
+    scores: Mapping[str, int] = {}
+    if where is not None:
+        with engine.connect() as connection:
+            scores = scores_by_name(connection)
+    statement = filter_rows(query, kinds, where, parameters, names=tuple(kinds), scores=scores)
     return _batches(engine, statement, parameters)
 
 
@@ -76,9 +87,9 @@ def filter_rows(
     parameters: Mapping[str, Any],
     *,
     names: Sequence[str] = ("sample_id",),
-    order_by: str = "sample_id",
+    scores: Mapping[str, int] = MappingProxyType({}),
 ) -> Any:
-    """Return the statement for the rows of a query that satisfy a condition, in order.
+    """Return the statement for the rows of a query that satisfy a condition, in the order of the first column.
 
     Args:
         query: Name of the query file.
@@ -86,7 +97,7 @@ def filter_rows(
         where: A condition, or None.
         parameters: The query's own parameters.
         names: Columns of the result.
-        order_by: Column to order by.
+        scores: Rater ids by name: the condition can name their scores. Only the partitions of those that it names are read.
 
     Raises:
         ConfigError: The condition is not valid.
@@ -97,13 +108,56 @@ def filter_rows(
     elements = {
         name: cast(found.c[name], String).label(name) if name in _JSON_COLUMNS else found.c[name] for name in kinds
     }
-    statement = select(*(elements[name] for name in names)).order_by(found.c[order_by])
-    if where is not None:
-        # sqlglot takes most of a second to import, so it is imported only for a condition.
-        from alchemist_core.store.conditions import compile_condition  # noqa: PLC0415
+    statement = select(*(elements[name] for name in names)).order_by(found.c[next(iter(kinds))])
+    if where is None:
+        return statement
+    # sqlglot takes most of a second to import, so it is imported only for a condition.
+    from alchemist_core.store.conditions import compile_condition, names_in  # noqa: PLC0415
 
-        statement = statement.where(compile_condition(where, kinds, elements))
-    return statement
+    source: Any = found
+    for name in sorted(names_in(where) & scores.keys()):
+        rated = Score.__table__.alias(f"rated_by_{scores[name]}")
+        source = source.outerjoin(rated, _is_score_of(rated, scores[name], found.c.sample_id, parameters))
+        elements[name] = rated.c.score
+    condition = compile_condition(where, {**kinds, **dict.fromkeys(scores, float)}, elements)
+    return statement.select_from(source).where(condition)
+
+
+def _is_score_of(rated: Any, rater_id: int, sample_id: Any, parameters: Mapping[str, Any]) -> Any:
+    """Return the condition of a join with a rater's scores."""
+    found = (rated.c.rater_id == rater_id) & (rated.c.sample_id == sample_id)
+    # The range again, because the planner does not pass it on through an outer join.
+    if "after_sample_id" in parameters:
+        found &= rated.c.sample_id > bindparam("after_sample_id", type_=Integer)
+        found &= rated.c.sample_id <= bindparam("last_sample_id", type_=Integer)
+    return found
+
+
+def scores_by_name(connection: Connection) -> dict[str, int]:
+    """Return the rater ids of the scores that a condition and --rank-by can name: scorers and imported scores, retired ones too."""
+    statement = select(Rater.name, Rater.rater_id).where(Rater.kind != "trained").order_by(Rater.rater_id)
+    return {name: rater_id for name, rater_id in connection.execute(statement) if name not in NOT_FOR_SCORES}
+
+
+def require_score_name(name: str) -> None:
+    """Require that a condition can name scores so.
+
+    Raises:
+        ConfigError: It is the name of a column, or a word of SQL.
+    """
+    from alchemist_core.store.conditions import compile_condition  # noqa: PLC0415  as above
+
+    if name in NOT_FOR_SCORES:
+        raise ConfigError(
+            f"Scores cannot be named {name!r}: conditions have a column of that name. Choose another name."
+        )
+    try:
+        compile_condition(f"{name} > 0 and {name} is not null", {name: float}, {name: column(name, Double)})
+    except ConfigError:
+        raise ConfigError(
+            f"Scores cannot be named {name!r}: a condition could not name them, because it is a word of SQL. Choose another name, such as "
+            f"{name}_score."
+        ) from None
 
 
 def _batches(engine: Engine, statement: Any, parameters: Mapping[str, Any]) -> Iterator[Sequence[Sequence[Any]]]:

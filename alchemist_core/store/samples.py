@@ -62,9 +62,7 @@ def stream_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterat
 def stream_members(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
     """Yield attributes and locations of samples in batches of thousands (query `export_members`); taken-down ones are absent."""
     kinds: Kinds = {"number": int, **MEMBER_COLUMNS}
-    return _stream(
-        engine, filter_rows("export_members", kinds, None, {}, names=tuple(kinds), order_by="number"), pair_hash_K32
-    )
+    return _stream(engine, filter_rows("export_members", kinds, None, {}, names=tuple(kinds)), pair_hash_K32)
 
 
 def read_categories(engine: Engine, sample_ids: Sequence[int]) -> dict[int, str]:

@@ -113,6 +113,12 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
             f"About {n_uncompared:,} samples were never searched for near-duplicates: run alchemist duplicates find, then select again. "
             "--dedup exact removes the same bytes only, --dedup near also near-duplicates."
         )
+    for name, n in snapshot.pairs.n_without.items():
+        found.append(
+            f"{n:,} of {len(snapshot.pairs):,} scored samples have no score {name}: no comparison with it holds for them."
+            if n
+            else None
+        )
     if policy.max_share is not None and (source_N := snapshot.pairs.source_N) is not None:
         n_sourceless = int(np.count_nonzero(source_N[drawn.member_K] == 0))
         found.append(

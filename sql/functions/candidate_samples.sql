@@ -8,10 +8,11 @@ SET LOCAL check_function_bodies = off;
 -- One row is: a scored sample of the nights, whether or not it is eligible. first_sample_id is the first sample of its duplicate group,
 -- 0 where it is that sample or in no group. Left out are samples that are only in shards retired up to last_retirement_id. Groups of
 -- samples above last_compared_id do not count, so that a snapshot always gives the same set. A group is the samples of one image
--- (duplicates = 'exact'), or of its near-duplicates too ('near').
+-- (duplicates = 'exact'), or of its near-duplicates too ('near'). With a score_rater_id the score is that rater's (a scorer's, or an
+-- imported one), whatever its name; only the partitions of the two raters are read.
 CREATE OR REPLACE FUNCTION alchemist.candidate_samples(
     rater_id integer, night_ids integer[], last_takedown_id integer, last_compared_id bigint, duplicates text, score_name text,
-    after_sample_id bigint, last_sample_id bigint, last_retirement_id integer
+    after_sample_id bigint, last_sample_id bigint, last_retirement_id integer, score_rater_id integer
 ) RETURNS TABLE (
     sample_id bigint, pair_hash bytea, score float8, night_id integer, first_sample_id bigint, is_taken_down boolean
 ) LANGUAGE sql STABLE PARALLEL SAFE AS $$
@@ -19,7 +20,7 @@ SELECT
     samples.sample_id,
     samples.pair_hash,
     -- Widened exactly, so that a rank is the same bits here and in Python.
-    CASE $6
+    CASE WHEN $10 IS NOT NULL THEN named.score::float8 ELSE CASE $6
         WHEN 'rater' THEN scores.score::float8
         WHEN 'aesthetic' THEN heuristic_scores.aesthetic::float8
         WHEN 'clarity' THEN heuristic_scores.clarity::float8
@@ -30,7 +31,7 @@ SELECT
             SELECT CASE WHEN said.n = 0 OR abs(said.n) BETWEEN 1e-300 AND 1e300 THEN said.n::float8 END
             FROM (SELECT (heuristic_scores.imported ->> substr($6, char_length('imported.') + 1))::numeric AS n) AS said
         )
-    END,
+    END END,
     located.night_id,
     CASE
         WHEN duplicate_samples.sample_id IS NULL THEN 0
@@ -55,7 +56,11 @@ FROM (
 ) AS located
 INNER JOIN alchemist.samples ON located.sample_id = samples.sample_id
 INNER JOIN alchemist.scores ON located.sample_id = scores.sample_id AND scores.rater_id = $1
-LEFT JOIN alchemist.heuristic_scores ON $6 <> 'rater' AND located.sample_id = heuristic_scores.sample_id
+-- The range again, because the planner does not pass it on through an outer join.
+LEFT JOIN alchemist.scores AS named
+    ON named.rater_id = $10 AND located.sample_id = named.sample_id AND named.sample_id > $7 AND named.sample_id <= $8
+LEFT JOIN alchemist.heuristic_scores
+    ON $6 <> 'rater' AND $10 IS NULL AND located.sample_id = heuristic_scores.sample_id
 LEFT JOIN alchemist.duplicate_samples
     ON located.sample_id = duplicate_samples.sample_id AND duplicate_samples.sample_id <= $4
 LEFT JOIN alchemist.takedowns ON samples.image_hash = takedowns.image_hash AND takedowns.takedown_id <= $3
@@ -100,5 +105,5 @@ $$;
 
 SET LOCAL check_function_bodies = on;
 
-COMMENT ON FUNCTION alchemist.candidate_samples(integer, integer[], integer, bigint, text, text, bigint, bigint, integer) IS 'Returns the scored samples of decided nights from which a selection excludes what is not eligible; ids above after_sample_id up to last_sample_id';
+COMMENT ON FUNCTION alchemist.candidate_samples(integer, integer[], integer, bigint, text, text, bigint, bigint, integer, integer) IS 'Returns the scored samples of decided nights from which a selection excludes what is not eligible; ids above after_sample_id up to last_sample_id';
 COMMENT ON FUNCTION alchemist.contaminated_samples(text[], bigint) IS 'Returns the samples whose image is in one of the named datasets, or a near-duplicate of one of theirs';

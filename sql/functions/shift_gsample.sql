@@ -17,6 +17,7 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = alchemist, pg_temp
 DECLARE
     taken alchemist.rank_snapshots;
     scale alchemist.rank_scales;
+    named_rater_id integer;
     n_eligible bigint;
     n_found bigint;
     k bigint;
@@ -36,6 +37,8 @@ BEGIN
             'std_rank % from 0.001 to 10, seed % from 0 to below 2^53', retention, drop_top_ratio, mean_rank, std_rank, seed;
     END IF;
     SELECT * INTO scale FROM alchemist.rank_scales WHERE rank_scales.rank_scale_id = taken.rank_scale_id;
+    -- Not in the call below: a function with a subquery among its arguments is not inlined.
+    named_rater_id := (SELECT raters.rater_id FROM alchemist.raters WHERE raters.name = scale.score AND raters.kind <> 'trained');
     n_eligible := taken.n_eligible;
     k := round(retention * n_eligible);
     RETURN QUERY
@@ -53,7 +56,7 @@ BEGIN
         FROM alchemist.candidate_samples(
             scale.rater_id, taken.night_ids, taken.last_takedown_id, coalesce((taken.options ->> 'last_compared_id')::bigint, 0),
             coalesce(taken.options ->> 'duplicates', 'exact'), scale.score, -1, 9223372036854775807,
-            coalesce((taken.options ->> 'last_retirement_id')::integer, 0)
+            coalesce((taken.options ->> 'last_retirement_id')::integer, 0), named_rater_id
         ) AS found
         WHERE NOT found.is_taken_down AND found.score IS NOT NULL AND found.score <> 'NaN'
             AND NOT EXISTS (SELECT FROM contaminated WHERE contaminated.sample_id = found.sample_id)

@@ -338,7 +338,7 @@ def test_the_members_of_a_version_that_is_in_use_are_never_dropped(connection: C
 DRAWABLE = """
     SELECT sample_id, score, night_id, first_sample_id, is_taken_down FROM alchemist.candidate_samples(
         1, CAST(:night_ids AS integer[]), :last_takedown_id, :last_compared_id, :duplicates, :score, :after, :last,
-        CAST(:last_retirement_id AS integer)
+        CAST(:last_retirement_id AS integer), CAST(:score_rater_id AS integer)
     ) ORDER BY sample_id
 """
 
@@ -346,7 +346,7 @@ DRAWABLE = """
 def drawable(connection: Connection, **given: Any) -> list[tuple[Any, ...]]:
     defaults = {
         "night_ids": [1, 2], "last_takedown_id": 9, "last_compared_id": 99, "duplicates": "exact", "score": "rater", "after": 0,
-        "last": 99, "last_retirement_id": 0,
+        "last": 99, "last_retirement_id": 0, "score_rater_id": None,
     }  # fmt: skip
     return [tuple(row) for row in connection.execute(text(DRAWABLE), defaults | given)]
 

@@ -142,15 +142,15 @@ def test_scorers_and_the_rater_in_one_night_store_the_bits_that_each_stores_alon
     query = "SELECT md5(string_agg(sample_id || ' ' || score, ',' ORDER BY sample_id)) FROM alchemist.scores WHERE rater_id = "
     register("redness", "redness", nightly=True)
     register("words", "other_scorers:Words", nightly=True)
-    register("width", "other_scorers:Width", nightly=True)
+    register("breadth", "other_scorers:Width", nightly=True)
     score(rater="nightly")
-    assert str(ask(names)).split()[1:] == ["redness", "words_letters", "words_words", "width"]
+    assert str(ask(names)).split()[1:] == ["redness", "words_letters", "words_words", "breadth"]
     together = [ask(f"{query}{number}") for number in range(1, 6)]
     assert None not in together
     other = copy_trained()
     use_store(monkeypatch, other)
     score()
-    for name, use in (("redness", "redness"), ("words", "other_scorers:Words"), ("width", "other_scorers:Width")):
+    for name, use in (("redness", "redness"), ("words", "other_scorers:Words"), ("breadth", "other_scorers:Width")):
         register(name, use)
         score(scorer=name)
     assert [ask(f"{query}{number}") for number in range(1, 6)] == together

@@ -227,7 +227,8 @@ class RankScale(Table):
     n_reference: Mapped[int] = mapped_column(BigInteger, comment="Number of scores that the scale was made from")
     created_at: Mapped[Created] = mapped_column(comment="When the scale was made")
     score: Mapped[str] = mapped_column(
-        server_default="rater", comment="Score that it ranks: rater, or the name of a heuristic"
+        server_default="rater",
+        comment="Score that it ranks: rater, or the name of a heuristic, a scorer or imported scores",
     )
 
 
