@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); this takes one to five minutes once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore -c constraints.txt uv
-	@$(BIN)/python infra/install.py -c constraints.txt -e '.[train,metrics,flux,airflow,celery,kubernetes,local,checks,offline,lineage,dev]'
+	@$(BIN)/python infra/install.py -c constraints.txt -e '.[train,metrics,flux,airflow,celery,kubernetes,local,checks,embeddings,offline,lineage,dev]'
 	@touch $@
 
 wheel: $(STAMP) ## Build the wheel into dist/ from the files that git tracks

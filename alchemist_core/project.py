@@ -159,6 +159,7 @@ class ScorerSection(Config):
         description="Built-in scorer, scorer that an installed package adds, or module:Class; see alchemist scorer list --available",
     )
     nightly: bool = Field(True, description="Score every night beside the production rater")
+    keep_embeddings: bool = Field(True, description="Keep the embeddings of its samples, if it has any")
     options: Options = Field({}, description="Options of the scorer, by name; see alchemist scorer list --available")
 
 

@@ -12,7 +12,7 @@ ROOT = Path(alchemist_core.__file__).parent
 # From the top: a package imports only packages below it. Each package has its own level.
 ORDER = (
     "__main__", "interface", "cli", "experiments", "presets", "preset_figures", "stages", "report", "metrics", "project", "training",
-    "quality", "subsets", "local", "scorers",
+    "quality", "subsets", "local", "scorers", "embeddings",
     "store", "models", "shards", "heuristics", "selection", "rating", "protocols", "statistics", "code_version", "extras",
     "compute_defaults", "notifications", "telemetry", "files", "log_files", "ports", "resources", "settings", "prices", "config", "errors",
 )  # fmt: skip
@@ -22,6 +22,7 @@ OWNERS = {
     "accelerate": {"training"},
     "airflow": set(),
     "boto3": {"shards"},
+    "faiss": {"embeddings"},
     "botocore": {"shards"},
     "great_expectations": {"quality"},
     "psycopg2": {"store"},

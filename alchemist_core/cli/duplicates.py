@@ -1,4 +1,7 @@
-"""Near-duplicates: find them by perceptual hash, and list the largest groups. The first ingested sample of a group is its original."""
+"""Near-duplicates by perceptual hash, and semantic duplicates by embedding: find them, and list the largest groups.
+
+The first sample of a group, by sample id, is its original.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -6,9 +9,15 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from alchemist_core.config import Command, Config, Formerly, Result, counted
+from alchemist_core.errors import ConfigError
+from alchemist_core.store.embeddings import forget_clusters, list_semantic_groups
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.samples import count_uncompared, find_duplicates, list_groups
 from alchemist_core.telemetry import ProgressLine
+
+SCORER_HELP = "Scorer by name; none: the only one that has embeddings"
+USUAL = {"threshold": 0.95, "probes": 2, "seed": 0}
+"""Values of a first run that does not give them."""
 
 
 class FindConfig(Config):
@@ -30,6 +39,60 @@ class ListConfig(Config):
     )
 
 
+class FindSemanticConfig(Config):
+    """Whose embeddings to compare, and how near a duplicate is."""
+
+    scorer: str | None = Field(None, description=SCORER_HELP)
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Lowest cosine of the embeddings of semantic duplicates; none: as in earlier runs, else 0.95",
+    )
+    clusters: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Number of clusters that the embeddings are divided into by the first run; none: the square root of their number, at "
+        "most 16384",
+    )
+    probes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Number of nearest clusters in which a sample is compared: more find more pairs on a border, and take longer; none: "
+        "as in earlier runs, else 2",
+    )
+    seed: int | None = Field(None, ge=0, lt=2**31, description="Seed of the clusters; none: as in earlier runs, else 0")
+    memory_gib: float = Field(
+        1.0, gt=0, le=1024, description="Memory in GiB for new embeddings: more need fewer passes over the earlier ones"
+    )
+    restart: bool = Field(
+        False,
+        description="Forget the clusters and semantic duplicates of this scorer, and compare all samples again; subsets that were selected "
+        "by them can no longer be selected again from their options",
+    )
+
+
+class FindSemanticResult(Result):
+    """Number of samples compared, and of semantic duplicates among them."""
+
+    scorer: str
+    threshold: float
+    n_clusters: int
+    n_compared: int
+    n_duplicates: int
+
+
+class ListSemanticConfig(ListConfig):
+    """Whose groups to list, and how many."""
+
+    scorer: str | None = Field(None, description=SCORER_HELP)
+    threshold: float = Field(
+        0.0, ge=0, le=1, description="Count only duplicates whose cosine with the first sample is at least this"
+    )
+
+
 class ListResult(Result):
     """The largest groups."""
 
@@ -38,7 +101,10 @@ class ListResult(Result):
     def summary(self) -> str:
         """Return a line for each group."""
         rows = (f"{_describe_group(group)}: {group['caption'][:80]}" for group in self.groups)
-        return "\n".join(rows) or "No near-duplicates. Find new ones: alchemist duplicates find"
+        return (
+            "\n".join(rows)
+            or "No duplicates. Find new ones: alchemist duplicates find, or alchemist duplicates find-semantic"
+        )
 
 
 def find(_config: FindConfig) -> FindResult:
@@ -57,6 +123,57 @@ def list_(config: ListConfig) -> ListResult:
     return ListResult(groups=list_groups(open_store(), n_groups=config.limit))
 
 
+def find_semantic(config: FindSemanticConfig) -> FindSemanticResult:
+    """Find semantic duplicates: compare the embeddings that were stored since the last run with all earlier ones, by cosine.
+
+    Raises:
+        ConfigError: Options differ from those of earlier runs.
+    """
+    from alchemist_core.embeddings.clusters import make_centroids  # noqa: PLC0415  imports faiss
+    from alchemist_core.embeddings.duplicates import find_semantic_duplicates  # noqa: PLC0415  as above
+    from alchemist_core.embeddings.reading import Embeddings, find_embedding_scorer  # noqa: PLC0415  imports pyarrow
+
+    scorer, rater_id = find_embedding_scorer(engine := open_store(), config.scorer)
+    if config.restart:
+        forget_clusters(engine, rater_id)
+    given = {name: getattr(config, name) for name in USUAL}
+    asked = {name: USUAL[name] if value is None else value for name, value in given.items()}
+    embeddings = Embeddings(engine, rater_id)
+    centroids = make_centroids(
+        engine, embeddings, n_clusters=config.clusters, n_probes=int(asked["probes"]), threshold=asked["threshold"], seed=int(asked["seed"])
+    )  # fmt: skip
+    stored = {"threshold": centroids.threshold, "probes": centroids.n_probes, "seed": centroids.seed}
+    _require_same(scorer, given | {"clusters": config.clusters}, stored | {"clusters": centroids.n_clusters})
+    with ProgressLine("duplicates find-semantic") as line:
+        counts = find_semantic_duplicates(
+            engine, embeddings, centroids, memory_bytes=int(config.memory_gib * 2**30), on_progress=line.show
+        )
+    return FindSemanticResult(
+        scorer=scorer, threshold=centroids.threshold, n_clusters=centroids.n_clusters, n_compared=counts.n_compared,
+        n_duplicates=counts.n_duplicates,
+    )  # fmt: skip
+
+
+def _require_same(scorer: str, given: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        # Fewer clusters than probes: each sample is compared in all of them.
+        is_all = name == "probes" and value is not None and value >= stored["clusters"] == stored["probes"]
+        if value not in (None, stored[name]) and not is_all:
+            raise ConfigError(
+                f"--{name} {value:g}: the samples of scorer {scorer} were compared with {name} {stored[name]:g}. Omit it, or compare all "
+                "samples again: --restart"
+            )
+
+
+def list_semantic(config: ListSemanticConfig) -> ListResult:
+    """List the largest groups of semantic duplicates."""
+    from alchemist_core.embeddings.reading import find_embedding_scorer  # noqa: PLC0415  imports pyarrow
+
+    _, rater_id = find_embedding_scorer(engine := open_store(), config.scorer)
+    groups = list_semantic_groups(engine, rater_id, threshold=config.threshold, n_groups=config.limit)
+    return ListResult(groups=[group._asdict() for group in groups])
+
+
 def _describe_group(group: Mapping[str, Any]) -> str:
     """Return how many samples are near-duplicates of the first of a group, and how near they are.
 
@@ -66,6 +183,10 @@ def _describe_group(group: Mapping[str, Any]) -> str:
     '1 sample is a near-duplicate of sample 7 (with the same bytes)'
     """
     # Both counts of a group include its first sample.
+    if "min_similarity" in group:
+        n = group["n_samples"] - 1
+        verb = "samples are semantic duplicates" if n != 1 else "sample is a semantic duplicate"
+        return f"{n:,} {verb} of sample {group['first_sample_id']} (cosine at least {group['min_similarity']:.3f})"
     n, n_same = group["n_samples"] - 1, group["n_same_image"] - 1
     distance = group["max_distance"]
     nearness = f"within {counted(distance, 'bit')}" if distance else "with the same perceptual hash"
@@ -80,4 +201,12 @@ def _describe_group(group: Mapping[str, Any]) -> str:
 COMMANDS = {
     "find": Command(FindConfig, find, lambda _, result: "alchemist duplicates list" if result.n_duplicates else None),
     "list": Command(ListConfig, list_),
+    "find-semantic": Command(
+        FindSemanticConfig,
+        find_semantic,
+        lambda _, result: (
+            f"alchemist duplicates list-semantic --scorer {result.scorer}" if result.n_duplicates else None
+        ),
+    ),
+    "list-semantic": Command(ListSemanticConfig, list_semantic),
 }

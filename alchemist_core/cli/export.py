@@ -1,4 +1,4 @@
-"""Export scores, samples or subset members as Parquet, CSV or JSON lines.
+"""Export scores, samples or subset members as Parquet, CSV or JSON lines; embeddings as Parquet.
 
 In CSV, text that a spreadsheet would execute as a formula gets a leading apostrophe; Parquet and JSON lines keep text unchanged.
 """
@@ -62,6 +62,13 @@ class ExportSubsetConfig(Config):
     out: Path = Field(..., description=OUT)
 
 
+class ExportEmbeddingsConfig(Config):
+    """Whose embeddings to export, and the file to write."""
+
+    scorer: str | None = Field(None, description="Scorer by name; none: the only one that has embeddings")
+    out: Path = Field(..., description="Parquet file to write. It replaces an existing file when it is complete")
+
+
 class ExportResult(Result):
     """The file that was written."""
 
@@ -91,6 +98,32 @@ def subset(config: ExportSubsetConfig) -> ExportResult:
     manifest = load_manifest(engine, choose_version(engine, config.name, version=config.version))
     located = stream_members(engine, manifest.pair_hash_K32)
     return _write(path, _SUBSET_COLUMNS, ([_member(manifest, row) for row in batch] for batch in located))
+
+
+def embeddings(config: ExportEmbeddingsConfig) -> ExportResult:
+    """Export the embeddings of a scorer by sample id, in fp16, without those of samples taken down since."""
+    import pyarrow.parquet as pq  # noqa: PLC0415  slow to import
+
+    from alchemist_core.embeddings.files import as_record_batch, embedding_schema  # noqa: PLC0415  imports pyarrow
+    from alchemist_core.embeddings.reading import open_embeddings  # noqa: PLC0415  as above
+
+    path = config.out.absolute()
+    if path.suffix != ".parquet" or not path.parent.is_dir():
+        raise ConfigError(
+            f"--out {config.out} is not valid. Give a file name that ends in .parquet, in an existing folder."
+        )
+    found, n_rows = open_embeddings(open_store(), config.scorer), 0
+    # Embeddings are noise to a compressor.
+    with (
+        ProgressLine("export") as line,
+        atomic_write(path) as partial,
+        pq.ParquetWriter(partial, embedding_schema(found.dim), compression="none") as writer,
+    ):
+        for block in found.blocks(should_verify=True):
+            writer.write_batch(as_record_batch(*block))
+            n_rows += len(block.sample_id_B)
+            line.show(n_rows, len(found))
+    return ExportResult(file=str(path), n_rows=n_rows, size_bytes=path.stat().st_size)
 
 
 def _member(manifest: "Manifest", row: AnyRow) -> tuple[Any, ...]:
@@ -207,4 +240,5 @@ COMMANDS = {
     "scores": Command(ExportScoresConfig, scores),
     "samples": Command(ExportSamplesConfig, samples),
     "subset": Command(ExportSubsetConfig, subset),
+    "embeddings": Command(ExportEmbeddingsConfig, embeddings),
 }

@@ -1,4 +1,4 @@
-"""Maintenance: remove expired leases, old check results, old logs and Airflow's old history; complete takedowns."""
+"""Maintenance: remove expired leases, old check results, orphaned files, old logs and Airflow's old history; complete takedowns."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Result
+from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import AlchemistError
 from alchemist_core.local.airflow_environment import airflow_home
 from alchemist_core.local.supervisor import rotate_all
@@ -53,9 +53,23 @@ def leases(_config: MaintainConfig) -> MaintainResult:
 
 
 def takedowns(_config: MaintainConfig) -> MaintainResult:
-    """Mark takedowns as complete when no published version and no materialized dataset contains the image."""
-    n_done, n_left = maintenance.complete_takedowns(open_store())
-    return MaintainResult(n_done=n_done, n_left=n_left)
+    """Mark takedowns as complete when no published version and no materialized dataset contains the image.
+
+    Before that, the embeddings of taken-down samples are removed from their files.
+    """
+    from alchemist_core.embeddings.upkeep import remove_taken_down  # noqa: PLC0415  imports pyarrow
+
+    n_embeddings = remove_taken_down(engine := open_store())
+    n_done, n_left = maintenance.complete_takedowns(engine)
+    note = f"Removed {counted(n_embeddings, 'embedding')}." if n_embeddings else None
+    return MaintainResult(n_done=n_done, n_left=n_left, note=note)
+
+
+def embeddings(_config: MaintainConfig) -> MaintainResult:
+    """Delete files of embeddings that were written for a shard whose scores were never stored: their process was killed."""
+    from alchemist_core.embeddings.upkeep import remove_orphans  # noqa: PLC0415  imports pyarrow
+
+    return MaintainResult(n_done=remove_orphans(open_store()))
 
 
 def retention(config: RetentionConfig) -> MaintainResult:
@@ -114,6 +128,7 @@ def logs(_config: MaintainConfig) -> MaintainResult:
 COMMANDS = {
     "leases": Command(MaintainConfig, leases),
     "takedowns": Command(MaintainConfig, takedowns),
+    "embeddings": Command(MaintainConfig, embeddings),
     "retention": Command(RetentionConfig, retention),
     "statistics": Command(MaintainConfig, statistics),
     "airflow": Command(RetentionConfig, airflow),

@@ -19,6 +19,7 @@ from alchemist_core.scorers.registration import open_scorer, register
 from alchemist_core.scorers.running import ScorerRunner
 from alchemist_core.scorers.scorer import Batch, Scorer
 from alchemist_core.store.audit import current_actor
+from alchemist_core.store.embeddings import set_keeping
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_outputs, list_scorers, retire_scorers
 from alchemist_core.store.registry import find_dataset
@@ -38,6 +39,10 @@ class RegisterConfig(Config):
     option: Words = Field((), description=OPTION_HELP)
     nightly: bool | None = Field(
         None, description="Score every night beside the production rater; none: as the project file says, else no"
+    )
+    keep_embeddings: bool | None = Field(
+        None,
+        description="Keep the embeddings of its samples, if it has any; none: as the project file says, else yes",
     )
 
 
@@ -132,7 +137,13 @@ def register_scorer(config: RegisterConfig) -> RegisterResult:
     """Register a scorer: each of its outputs gets a name, a ledger and a partition of scores. Registering it again changes nothing."""
     use, options, is_nightly = _declared(config.name, config.use, config.option)
     is_nightly = is_nightly if config.nightly is None else config.nightly
-    rows, is_new = register(open_store(), config.name, use, options, run_id=None, is_shadow=is_nightly)
+    rows, is_new = register(engine := open_store(), config.name, use, options, run_id=None, is_shadow=is_nightly)
+    section = load_project().scorers.get(config.name)
+    if config.keep_embeddings is not None or section is not None:
+        is_kept = (
+            section.keep_embeddings if section and config.keep_embeddings is None else bool(config.keep_embeddings)
+        )
+        set_keeping(engine, [row.rater_id for row in rows], is_kept=is_kept)
     spec = rows[0].config
     return RegisterResult(
         name=config.name, is_new=is_new, scores=[row.name for row in rows], is_nightly=rows[0].is_shadow,

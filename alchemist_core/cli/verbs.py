@@ -41,7 +41,8 @@ GROUPS = {
         "subset": Verb("cli.subset", "List, show, compare, publish, roll back, withdraw and garbage-collect subset versions."),
         "sample": Verb("cli.sample", "Explain why a sample was selected, take an image down, retry quarantined samples."),
         "shard": Verb("cli.shard", "List and show shards, retire them, and register the new bytes of a changed one."),
-        "duplicates": Verb("cli.duplicates", "Find near-duplicate images and list the largest groups."),
+        "duplicates": Verb("cli.duplicates", "Find near-duplicate images, and semantic duplicates by embedding; list the largest groups."),
+        "search": Verb("cli.search", "Search for samples by a text, or by their likeness to a sample."),
         "score-aesthetics": Verb("cli.score_aesthetics", "Score the images of a dataset with CLIP and an aesthetic head."),
     },
     "plan, export and compare": {

@@ -3,6 +3,7 @@
 Letters: B samples in a batch · D features.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -66,6 +67,10 @@ class ClipScore(Scorer):
     def embed(self, batch: Batch) -> Float32[np.ndarray, "B D"]:
         """Return the image features alone, normalised to length 1; captions are not read."""
         return unit_length(self._network.features(batch.image_BHWC))
+
+    def embed_text(self, captions: Sequence[str]) -> Float32[np.ndarray, "B D"]:
+        """Return the text features, normalised to length 1."""
+        return unit_length(self._network.text_features(captions))
 
     def score_and_embed(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return both from one forward."""

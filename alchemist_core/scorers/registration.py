@@ -15,6 +15,7 @@ from alchemist_core.files import artifact_path, atomic_folder, folder_sha256, re
 from alchemist_core.scorers.catalogue import find_scorer
 from alchemist_core.scorers.running import ScorerRunner
 from alchemist_core.scorers.scorer import NOT_IDENTITY, ONE_OUTPUT, Scorer
+from alchemist_core.store.embeddings import keeps_embeddings
 from alchemist_core.store.export import require_score_name
 from alchemist_core.store.raters import RaterRow, find_named, register_raters, update_scorer
 
@@ -122,7 +123,9 @@ def register(
     if found := find_named(engine, names):
         _require_same(name, spec, found)
         if found[0].config.get("settings", {}) != spec.settings:
-            update_scorer(engine, configs, *_write_spec(name, spec))
+            kept = {key: value for key, value in found[0].config.items() if key == "keep_embeddings"}
+            changed = {row_name: config | kept for row_name, config in configs.items()}
+            update_scorer(engine, changed, *_write_spec(name, spec))
         return find_named(engine, names), False
     uri, sha256 = _write_spec(name, spec)
     register_raters(engine, [
@@ -177,4 +180,4 @@ def load_runner(rows: Sequence[RaterRow], device: str) -> ScorerRunner:
             f"Scorer {first.config['name']} is not the one that was registered: version {spec.version} with {spec.identity} then, "
             f"version {now.version} with {now.identity} here. Install that version, or register this one under another name."
         )
-    return ScorerRunner(scorer, first.config["name"])
+    return ScorerRunner(scorer, first.config["name"], keeps_embeddings=keeps_embeddings(first.config))

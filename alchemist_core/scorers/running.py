@@ -1,6 +1,7 @@
 """Runs a scorer in batches of its size, and keeps what it does wrong away from the other samples and scorers."""
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ class ScorerRunner:
     Args:
         scorer: The scorer.
         name: Its name, for messages.
+        keeps_embeddings: Whether to ask it for embeddings too.
     """
 
-    def __init__(self, scorer: Scorer, name: str) -> None:
-        self.scorer, self.name = scorer, name
+    def __init__(self, scorer: Scorer, name: str, *, keeps_embeddings: bool = True) -> None:
+        self.scorer, self.name, self.keeps_embeddings = scorer, name, keeps_embeddings
         self._turn = threading.BoundedSemaphore(scorer.n_threads)
 
     @property
@@ -70,12 +72,7 @@ class ScorerRunner:
         with self._turn:
             parts = [self._rate_part(batch, start) for start in range(0, len(batch), self.batch)]
         faults = {part * self.batch + at: why for part, rated in enumerate(parts) for at, why in rated.faults.items()}
-        vectors = [rated.embedding_PD for rated in parts if rated.embedding_PD is not None]
-        return Rated(
-            np.concatenate([rated.score_PM for rated in parts]),
-            faults,
-            np.concatenate(vectors) if len(vectors) == len(parts) else None,
-        )
+        return Rated(np.concatenate([rated.score_PM for rated in parts]), faults, _join_embeddings(parts))
 
     def _rate_part(self, batch: Batch, start: int) -> Rated:
         part = slice(start, min(start + self.batch, len(batch)))
@@ -104,7 +101,10 @@ class ScorerRunner:
                 score_PM[at] = one.score_PM[0]
                 if one.faults:
                     faults[at] = one.faults[0]
-        return Rated(score_PM, faults)
+        no_score = Rated(np.full((1, n_outputs), np.nan, np.float32))
+        return Rated(
+            score_PM, faults, _join_embeddings([no_score if isinstance(one, Exception) else one for one in rated])
+        )
 
     def _try(self, batch: Batch, at: int) -> Rated | Exception:
         try:
@@ -130,7 +130,10 @@ class ScorerRunner:
         )
 
     def _call(self, batch: Batch) -> Rated:
-        score, embedding_BD = self.scorer.score_and_embed(batch)
+        if self.keeps_embeddings:
+            score, embedding_BD = self.scorer.score_and_embed(batch)
+        else:
+            score, embedding_BD = self.scorer.score(batch), None
         score_BM = np.asarray(score, np.float32)
         score_BM = score_BM[:, None] if score_BM.ndim == 1 else score_BM
         wanted = (len(batch), len(self.scorer.outputs))
@@ -138,9 +141,25 @@ class ScorerRunner:
             raise BrokenScorerError(
                 f"Scorer {self.name} returned scores of shape {score_BM.shape} for {len(batch)} samples; expected {wanted}."
             )
+        if embedding_BD is not None and (embedding_BD.ndim != 2 or len(embedding_BD) != len(batch)):
+            raise BrokenScorerError(
+                f"Scorer {self.name} returned embeddings of shape {embedding_BD.shape} for {len(batch)} samples; "
+                f"expected ({len(batch)}, D)."
+            )
         n_samples = batch.n_samples if batch.n_samples is not None else len(batch)
         faults = {at: why for at, why in batch.faults.items() if at < n_samples}
         return Rated(score_BM[:n_samples], faults, None if embedding_BD is None else embedding_BD[:n_samples])
+
+
+def _join_embeddings(parts: Sequence[Rated]) -> NDArray[np.float32] | None:
+    """Return the embeddings of all parts, NaN for a part without; None if no part has any."""
+    dim = next((rated.embedding_PD.shape[1] for rated in parts if rated.embedding_PD is not None), None)
+    if dim is None:
+        return None
+    return np.concatenate([
+        np.full((len(rated.score_PM), dim), np.nan, np.float32) if rated.embedding_PD is None else rated.embedding_PD
+        for rated in parts
+    ])  # fmt: skip
 
 
 def _describe(error: BaseException) -> str:

@@ -108,8 +108,17 @@ class Scorer(ABC):
         """
 
     def embed(self, batch: Batch) -> Float32[np.ndarray, "B D"] | None:
-        """Return the samples' embeddings; None if the scorer has none."""
+        """Return the samples' embeddings; None if the scorer has none.
+
+        They are kept with the scores, in fp16, so that semantic duplicates can be found and samples be searched. A scorer with several
+        outputs has one set of embeddings. NaN: the sample has none.
+        """
         del batch
+        return None
+
+    def embed_text(self, captions: Sequence[str]) -> Float32[np.ndarray, "B D"] | None:
+        """Return texts as embeddings whose inner product with those of `embed` says how well they match; None without a text tower."""
+        del captions
         return None
 
     def score_and_embed(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:

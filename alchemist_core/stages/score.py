@@ -35,6 +35,7 @@ from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
+from alchemist_core.store.embeddings import set_keeping
 from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope, ShardOutcome
 from alchemist_core.store.raters import NIGHTLY, RaterRow, find_named, find_outputs, find_raters, list_scorers
 from alchemist_core.store.registry import StoredShard, unreadable_shards
@@ -147,9 +148,10 @@ def _register_declared(stage_run: StageRun, names: Sequence[str]) -> None:
             continue
         section = load_project().scorers[name]
         try:
-            register(
+            rows, _ = register(
                 stage_run.engine, name, section.use, section.options, run_id=stage_run.run_id, is_shadow=section.nightly
             )
+            set_keeping(stage_run.engine, [row.rater_id for row in rows], is_kept=section.keep_embeddings)
         except AlchemistError as error:
             if len(names) == 1:
                 raise
@@ -398,7 +400,19 @@ class Scoring:
             if share.error is not None:
                 ledger.give_up_shard(self.stage_run.engine, share.claimed, state=None, reason=str(share.error))
         for share, outcome in shard.outcomes():
-            self.store(share, outcome)
+            self.store(share, self._with_embeddings(shard, share, outcome))
+
+    def _with_embeddings(self, shard: "PendingShard", share: "Share", outcome: ShardOutcome) -> ShardOutcome:
+        """Write the embeddings of a share, whose row commits with its scores. A kill in between leaves a file that no row names."""
+        kept = share.embeddings(shard.sample_id_N)
+        if kept is None:
+            return outcome
+        from alchemist_core.embeddings.files import file_uri, write_embeddings  # noqa: PLC0415  imports pyarrow
+
+        lease, run_id = share.claimed.lease, self.stage_run.run_id
+        name = f"{share.claimed.shard.shard_id}-{run_id}-{lease.fencing_token}"
+        uri = file_uri(self.columns[share.column].rater_id, name)
+        return replace(outcome, embeddings=write_embeddings(uri, *kept))
 
     def leave(self, claims: Sequence[ClaimedShard], error: DataError) -> None:
         """Release an unreadable shard; mark a missing or changed one, so that it is not claimed again."""

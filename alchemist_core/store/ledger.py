@@ -21,6 +21,7 @@ from alchemist_core.heuristics.measures import MEASURES
 from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.store.copy import copy_columns
+from alchemist_core.store.embeddings import EmbeddingFile, insert_file
 from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, lost, release_lease
 from alchemist_core.store.nights import hold_open_night
 from alchemist_core.store.queries import load_query
@@ -101,6 +102,8 @@ class ShardOutcome:
     measured_id_N: NDArray[np.int64]
     measure_NM: NDArray[np.float32]
     faults: Sequence[Fault] = ()
+    embeddings: EmbeddingFile | None = None
+    """The file of the samples' embeddings, which was written before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,10 @@ def _commit(
         "shard_id": shard_id, "rater_id": scope.rater_id, "night_id": night_id, "run_id": run_id,
         "code_version": code_version(), "device": provenance.device, "dtype": provenance.dtype,
     }  # fmt: skip
-    return ShardCounts(*connection.execute(load_query("write_ledger_row"), values).one())
+    counts = ShardCounts(*connection.execute(load_query("write_ledger_row"), values).one())
+    if outcome.embeddings is not None:
+        insert_file(connection, scope.rater_id, shard_id, outcome.embeddings)
+    return counts
 
 
 def _begin_commit(connection: Connection, claimed: ClaimedShard, scope: ScoringScope) -> int:
@@ -387,6 +393,8 @@ def _commit_retry(
     insert_faults(connection, shard_id, outcome.faults, stage="score", rater_id=rater_id, run_id=provenance.run_id)
     still_bad = {fault.ordinal for fault in outcome.faults}
     _join_night(connection, retry.claimed.shard, rater_id, [i for i in retry.ordinals if i not in still_bad])
+    if outcome.embeddings is not None:
+        insert_file(connection, rater_id, shard_id, outcome.embeddings)
     values = {"shard_id": shard_id, "rater_id": rater_id, "n_computed": copied["n_computed"]}
     return ShardCounts(*connection.execute(load_query("rewrite_ledger_row"), values).one())
 

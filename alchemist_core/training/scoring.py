@@ -204,8 +204,13 @@ class ScoringPipeline:
             for shard, _ in batch.parts:
                 shard.fail(columns, self.failed[columns[0]])
             return
+        self._keep(rated, wanted_P, columns, batch)
+
+    def _keep(self, rated: Rated, wanted_P: NDArray[np.bool_], columns: range, batch: "ScoreBatch") -> None:
+        """Give each shard the scores and embeddings of its samples."""
         score_PM = np.full((len(wanted_P), len(columns)), np.nan, np.float32)
         score_PM[wanted_P] = rated.score_PM
+        embedding_PD = _spread_embeddings(rated, wanted_P)
         places_P = np.cumsum(wanted_P) - 1
         start = 0
         for shard, at_P in batch.parts:
@@ -217,6 +222,8 @@ class ScoringPipeline:
             }
             for column, score_P in zip(columns, score_PM[part].T, strict=True):
                 shard.store_scores(column, at_P, score_P, self._rater_names[column], details)
+            if embedding_PD is not None:
+                shard.store_embeddings(columns[0], at_P, embedding_PD[part])
             start += len(at_P)
 
     def _settle(self, shard: "PendingShard", n_samples: int) -> None:
@@ -261,6 +268,8 @@ class Share:
         self.wanted_N = np.isin(sample_id_N, [row.sample_id for row in self.rows])
         self.score_N = np.full(len(sample_id_N), np.nan, np.float32)
         self.bad: dict[int, tuple[Reason, str]] = {}
+        self.embedding_ND: NDArray[np.float16] | None = None
+        """Embeddings of the samples, NaN where there is none; only of a scorer's first output."""
         self.error: DataError | None = None
         """Why the scorer stopped; none of the share's scores are stored."""
 
@@ -272,6 +281,14 @@ class Share:
         is_scored_N[list(self.bad)] = False
         faults = self._faults(sample_id_N)
         return ShardOutcome(sample_id_N[is_scored_N], self.score_N[is_scored_N], measured_id_N, measure_NM, faults)
+
+    def embeddings(self, sample_id_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float16]] | None:
+        """Return the scored samples that have an embedding, and their embeddings; None if there are none."""
+        if self.embedding_ND is None:
+            return None
+        is_kept_N = self.wanted_N & np.isfinite(self.embedding_ND).all(1)
+        is_kept_N[list(self.bad)] = False
+        return (sample_id_N[is_kept_N], self.embedding_ND[is_kept_N]) if is_kept_N.any() else None
 
     def _faults(self, sample_id_N: NDArray[np.int64]) -> list[Fault]:
         """Return one fault for each location of a quarantined sample."""
@@ -393,6 +410,15 @@ class PendingShard:
                     fault = (Reason.SCORE_NOT_FINITE, f"rater {rater_name} gave {score_P[place]}")
                 share.bad[int(at_P[place])] = fault
 
+    def store_embeddings(self, column: int, at_P: NDArray[np.int64], embedding_PD: NDArray[np.float16]) -> None:
+        """Keep a scorer's embeddings; `column` is that of its first output."""
+        for share in self._of(range(column, column + 1)):
+            with self._lock:
+                if share.embedding_ND is None:
+                    share.embedding_ND = np.full((self.n_samples, embedding_PD.shape[1]), np.nan, np.float16)
+            wanted_P = share.wanted_N[at_P]
+            share.embedding_ND[at_P[wanted_P]] = embedding_PD[wanted_P]
+
     def settle(self, n_samples: int) -> bool:
         """Count samples that are scored or quarantined; return whether these were the last."""
         with self._lock:
@@ -409,6 +435,16 @@ class PendingShard:
                 measures = self.sample_id_N[is_measured_N], self.measure_NM[is_measured_N]
                 found.append((share, share.outcome(self.sample_id_N, *measures)))
         return found
+
+
+def _spread_embeddings(rated: Rated, wanted_P: NDArray[np.bool_]) -> NDArray[np.float16] | None:
+    """Return the embeddings at the places of the samples that were rated, in fp16; a value beyond its range becomes infinite."""
+    if rated.embedding_PD is None:
+        return None
+    embedding_PD = np.full((len(wanted_P), rated.embedding_PD.shape[1]), np.nan, np.float16)
+    with np.errstate(over="ignore"):
+        embedding_PD[wanted_P] = rated.embedding_PD
+    return embedding_PD
 
 
 @dataclass(slots=True)

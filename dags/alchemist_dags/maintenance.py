@@ -1,6 +1,6 @@
 """Delete data that is no longer needed, and recount the ledger.
 
-    collect_subsets → complete_takedowns
+    collect_subsets → complete_takedowns → remove_orphans
     remove_leases
     announce_nights
     forget_old_checks → refresh_statistics
@@ -31,7 +31,11 @@ def maintenance():
     def run(task_id, *words, **flags):
         return step(task_id, lambda _run: alchemist(*words, **flags))
 
-    run("collect_subsets", "subset", "gc", no_dry_run=True) >> run("complete_takedowns", "maintain", "takedowns")
+    (
+        run("collect_subsets", "subset", "gc", no_dry_run=True)
+        >> run("complete_takedowns", "maintain", "takedowns")
+        >> run("remove_orphans", "maintain", "embeddings")
+    )
     # Nights that a person released since the last night.
     announce_nights("announce_nights", lambda _run: alchemist("night", "announce", json=True))
     run("remove_leases", "maintain", "leases")

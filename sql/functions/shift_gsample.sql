@@ -6,7 +6,7 @@
 -- keys at the threshold are that close: about once in 10⁸ selections from 30 million samples. round() rounds half to even, as in Python.
 -- Equal keys are ordered by pair hash.
 --
--- Snapshots with a condition (--where) are refused, because only Python can parse it.
+-- Snapshots with a condition (--where) are refused, because only Python can parse it; and those without semantic duplicates.
 
 CREATE OR REPLACE FUNCTION alchemist.shift_gsample(
     snapshot integer, retention float8, drop_top_ratio float8 DEFAULT 0.25, mean_rank float8 DEFAULT 0.625,
@@ -28,6 +28,8 @@ BEGIN
         RAISE EXCEPTION 'There is no snapshot %. Run alchemist select once; the table rank_snapshots lists the snapshots.', snapshot;
     ELSIF taken.options ? 'where' THEN
         RAISE EXCEPTION 'Snapshot % has the condition %, which only alchemist select can evaluate.', snapshot, taken.options ->> 'where';
+    ELSIF taken.options ?| ARRAY['semantic_threshold', 'keeps_best'] THEN
+        RAISE EXCEPTION 'Snapshot % excludes duplicates in a way that only alchemist select knows (--dedup semantic, --dedup-keep).', snapshot;
     -- This also refuses nulls (LIMIT NULL would return every sample) and NaN, which is above every number here.
     ELSIF (
         retention > 0 AND retention <= 1 AND drop_top_ratio >= 0 AND drop_top_ratio < 1 AND mean_rank BETWEEN 0 AND 1

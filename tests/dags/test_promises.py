@@ -62,6 +62,7 @@ LINES = {
     "maintenance": """
         collect_subsets subset gc --no-dry-run
         complete_takedowns maintain takedowns
+        remove_orphans maintain embeddings
         remove_leases maintain leases
         announce_nights night announce --json
         forget_old_checks maintain retention

@@ -87,6 +87,19 @@ def test_an_embedding_is_the_library_s_image_features_with_length_1(folders: dic
     np.testing.assert_allclose(rated.embedding_PD, torch.nn.functional.normalize(feature_ND), atol=1e-5)
 
 
+def test_a_text_is_embedded_so_that_its_product_with_an_image_is_clips_score(folders: dict[str, Path]) -> None:
+    for use in ("clip", "siglip"):
+        runner = open_runner(use, folders)
+        text_ND, image_ND = runner.scorer.embed_text(CAPTIONS), runner.rate(Batch(IMAGES, CAPTIONS)).embedding_PD
+        assert text_ND is not None
+        assert np.linalg.norm(text_ND, axis=1) == pytest.approx(np.ones(N), abs=1e-5)
+        score_N = runner.rate(Batch(IMAGES, CAPTIONS)).score_PM[:, 0]
+        product_N = np.einsum("nd,nd->n", text_ND, image_ND)
+        # SigLIP's score is an increasing function of the product.
+        wanted_N = product_N if use == "clip" else np.sort(score_N)[np.argsort(np.argsort(product_N))]
+        np.testing.assert_allclose(score_N, wanted_N, atol=1e-5)
+
+
 def test_the_aesthetic_score_is_the_head_on_the_library_s_features(folders: dict[str, Path]) -> None:
     rated = open_runner("aesthetic", folders).rate(Batch(IMAGES, CAPTIONS))
     weight_D = np.random.default_rng(1).normal(size=DIM).astype(np.float32)

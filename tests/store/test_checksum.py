@@ -43,6 +43,12 @@ def every_table(
             {"night_id": k(2), **night, "rater_id": k(2), "state": "selectable"},
         ],
         "shard_scores": [{"rater_id": k(2), "shard_id": k(1), "night_id": k(2), "n_scored": 2, "n_quarantined": 1}],
+        "shard_embeddings": [{"rater_id": k(2), "shard_id": k(1), "n_samples": 2, "dim": 4}],
+        "cluster_centroids": [{"rater_id": k(2), "n_clusters": 2, "threshold": 0.9}],
+        "clusters": [{"rater_id": k(2), "sample_id": k(i), "cluster": i - 1, "block_id": 1} for i in (1, 2)],
+        "semantic_duplicates": [
+            {"rater_id": k(2), "sample_id": k(2), "first_sample_id": k(1), "similarity": 0.9375, "block_id": 1}
+        ],
         "retried_samples": [{"rater_id": k(2), "shard_id": k(1), "ordinal": 1, "night_id": k(2)}],
         "scores": [{"rater_id": k(i), "sample_id": k(j), "score": i - j / 3} for i in (1, 2) for j in (1, 2)],
         "score_distributions": [{"night_id": k(2), "n": 2, "quantiles": [0.1, 0.9], "histogram": {"counts": [2]}}],

@@ -1,5 +1,12 @@
 """Typed tables of the store. A docstring is the comment of its table in the database."""
 
+from alchemist_core.store.tables.embeddings import (
+    ClusterCentroids,
+    ClusterMember,
+    SemanticDuplicate,
+    ShardEmbeddings,
+    semantic_block_ids,
+)
 from alchemist_core.store.tables.operations import (
     AuditEvent,
     CheckResult,
@@ -49,6 +56,8 @@ __all__ = [
     "AnyRow",
     "AuditEvent",
     "CheckResult",
+    "ClusterCentroids",
+    "ClusterMember",
     "Dataset",
     "DistinctImage",
     "DuplicateSample",
@@ -73,12 +82,15 @@ __all__ = [
     "SampleLocation",
     "Score",
     "ScoreDistribution",
+    "SemanticDuplicate",
     "Shard",
+    "ShardEmbeddings",
     "ShardScore",
     "Subset",
     "SubsetSample",
     "Table",
     "Takedown",
     "fencing_tokens",
+    "semantic_block_ids",
     "utc_now",
 ]

@@ -1,0 +1,170 @@
+"""Reads the embeddings of a scorer: some of them by sample id, or all of them in blocks.
+
+Each file is in the order of its sample ids, and its row in the store says which range of ids it has. So the files are their own index: a
+sample is searched in the few files whose range contains its id, and new files are found by reading the rows again. A sample that was
+taken down is never returned.
+
+Letters: P samples that were found · K samples asked for · B samples of a block · D numbers of an embedding · M samples taken down.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from alchemist_core.embeddings.files import MappedFile, map_embeddings, require_unchanged
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.store.embeddings import StoredFile, embedding_scorers, list_files, read_taken_down_ids
+
+MAX_MAPPED = 1024
+"""Number of files that are mapped at a time."""
+BLOCK_BYTES = 1 << 25
+"""Size of a block of embeddings."""
+
+
+class Embedded(NamedTuple):
+    """Samples with their embeddings."""
+
+    sample_id_B: NDArray[np.int64]
+    embedding_BD: NDArray[np.float16]
+
+
+class Embeddings:
+    """The kept embeddings of one scorer, as of the moment at which this is made.
+
+    Args:
+        engine: The store.
+        rater_id: First output of the scorer.
+
+    Raises:
+        DataError: Its files have embeddings of different lengths.
+    """
+
+    def __init__(self, engine: Engine, rater_id: int) -> None:
+        self.rater_id = rater_id
+        self.files = list_files(engine, rater_id)
+        if len(dims := {file.dim for file in self.files}) > 1:
+            raise DataError(
+                f"Rater {rater_id} has embeddings of {' and '.join(map(str, sorted(dims)))} numbers: one scorer's have one length. Its "
+                "rows were changed by hand: restore the database from a backup."
+            )
+        self.dim = dims.pop() if dims else 0
+        self._taken_down_M = read_taken_down_ids(engine)
+        self._first_F = np.array([file.first_sample_id for file in self.files], np.int64)
+        self._last_F = np.array([file.last_sample_id for file in self.files], np.int64)
+        self._map = lru_cache(MAX_MAPPED)(map_embeddings)
+
+    def __len__(self) -> int:
+        """Count the stored embeddings; of a sample in two files, both count."""
+        return sum(file.n_samples for file in self.files)
+
+    def map(self, file: StoredFile) -> MappedFile:
+        """Return the columns of a file, taken-down samples included."""
+        return self._map(file.uri)
+
+    def read(self, sample_id_K: NDArray[np.int64]) -> Embedded:
+        """Return the embeddings of samples, in the order of their ids; samples without one are absent."""
+        wanted_K = np.unique(sample_id_K)
+        wanted_K = wanted_K[~np.isin(wanted_K, self._taken_down_M)]
+        ids, rows = [], []
+        for file in self.overlapping(wanted_K):
+            low, high = np.searchsorted(wanted_K, (file.first_sample_id, file.last_sample_id + 1))
+            mapped = self.map(file)
+            place_K = find(mapped.sample_id_N, wanted_K[low:high])
+            is_found_K = place_K >= 0
+            if is_found_K.any():
+                ids.append(wanted_K[low:high][is_found_K])
+                rows.append(mapped.embedding_ND[place_K[is_found_K]])
+        if not ids:
+            return Embedded(np.empty(0, np.int64), np.empty((0, self.dim), np.float16))
+        # A sample that two shards scored at the same moment is in both files.
+        found_P, first_P = np.unique(np.concatenate(ids), return_index=True)
+        return Embedded(found_P, np.concatenate(rows)[first_P])
+
+    def overlapping(self, sorted_id_K: NDArray[np.int64]) -> list[StoredFile]:
+        """Return the files whose range of ids contains one of the samples, which are given in ascending order."""
+        low_F, high_F = np.searchsorted(sorted_id_K, self._first_F), np.searchsorted(sorted_id_K, self._last_F + 1)
+        return [self.files[at] for at in np.flatnonzero(low_F < high_F).tolist()]
+
+    def blocks(
+        self,
+        *,
+        should_verify: bool = False,
+        n_rows: int | None = None,
+        wanted: Callable[[StoredFile], bool] = lambda _file: True,
+    ) -> Iterator[Embedded]:
+        """Yield each sample's embedding once, file by file.
+
+        Args:
+            should_verify: Compare each file with its registered hash first, which reads it once more.
+            n_rows: Largest number of samples of a block; None: `BLOCK_BYTES` of embeddings.
+            wanted: Whether to read a file.
+        """
+        n_rows = n_rows or max(1, BLOCK_BYTES // max(1, 2 * self.dim))
+        for number, file in enumerate(self.files):
+            if not wanted(file):
+                continue
+            if should_verify:
+                require_unchanged(file.uri, file.sha256)
+            mapped = self.map(file)
+            for start in range(0, file.n_samples, n_rows):
+                part = slice(start, start + n_rows)
+                ids = mapped.sample_id_N[part]
+                is_kept_B = ~(np.isin(ids, self._taken_down_M) | self._is_in_earlier(number, ids))
+                yield Embedded(ids[is_kept_B], mapped.embedding_ND[part][is_kept_B])
+
+    def _is_in_earlier(self, number: int, sample_id_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which samples a file before this one has too."""
+        is_there_B = np.zeros(len(sample_id_B), np.bool_)
+        if len(sample_id_B):
+            for at in np.flatnonzero(self._last_F[:number] >= sample_id_B[0]).tolist():
+                is_there_B |= find(self.map(self.files[at]).sample_id_N, sample_id_B) >= 0
+        return is_there_B
+
+
+def find(sorted_id_N: NDArray[np.int64], sample_id_K: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the place of each sample among sorted ones; −1 where it is not among them.
+
+    >>> find(np.array([2, 5, 9]), np.array([5, 6, 9])).tolist()
+    [1, -1, 2]
+    """
+    if not len(sorted_id_N):
+        return np.full(len(sample_id_K), -1, np.int64)
+    place_K = np.minimum(np.searchsorted(sorted_id_N, sample_id_K), len(sorted_id_N) - 1)
+    return np.where(sorted_id_N[place_K] == sample_id_K, place_K, -1)
+
+
+def open_embeddings(engine: Engine, scorer: str | None) -> Embeddings:
+    """Return the embeddings of a scorer by its name; None: of the only one that has embeddings.
+
+    Raises:
+        ConfigError: It has none, or several have some and none is named.
+    """
+    return Embeddings(engine, find_embedding_scorer(engine, scorer)[1])
+
+
+def find_embedding_scorer(engine: Engine, scorer: str | None) -> tuple[str, int]:
+    """Return the name of a scorer that has embeddings, and the rater_id under which they are stored.
+
+    Raises:
+        ConfigError: As `open_embeddings`.
+    """
+    known = embedding_scorers(engine)
+    if scorer is None and len(known) == 1:
+        return next(iter(known.items()))
+    if scorer in known:
+        return str(scorer), known[str(scorer)]
+    names = ", ".join(known) or "none"
+    if scorer is None and known:
+        raise ConfigError(f"Several scorers have embeddings: {names}. Name one: --scorer NAME.")
+    which = (
+        "No scorer has embeddings"
+        if scorer is None
+        else f"Scorer {scorer!r} has no embeddings (with embeddings: {names})"
+    )
+    raise ConfigError(
+        f"{which}. Score with a scorer that embeds its samples, such as clip: alchemist score --scorer NAME"
+    )

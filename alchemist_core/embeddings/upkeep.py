@@ -1,0 +1,67 @@
+"""Upkeep of the files of embeddings: taken-down samples are removed from them, and files that no row names are deleted.
+
+Letters: M samples taken down in a file · N samples of a file.
+"""
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from alchemist_core.embeddings.files import file_uri, list_on_disk, write_embeddings
+from alchemist_core.embeddings.reading import Embeddings, find
+from alchemist_core.files import artifact_path
+from alchemist_core.settings import load_settings
+from alchemist_core.store.embeddings import StoredFile, embedding_scorers, list_uris, read_taken_down_ids, replace_file
+
+ORPHAN_AGE_S = 3600.0
+"""A file that is this old and that no row names belongs to no commit: a process was killed before it."""
+
+
+def remove_taken_down(engine: Engine) -> int:
+    """Write each file that has a taken-down sample again without it; return the number of samples removed."""
+    taken_down_M = read_taken_down_ids(engine)
+    if not len(taken_down_M):
+        return 0
+    n_removed = 0
+    for rater_id in embedding_scorers(engine).values():
+        embeddings = Embeddings(engine, rater_id)
+        for file in embeddings.overlapping(taken_down_M):
+            place_M = find(embeddings.map(file).sample_id_N, taken_down_M)
+            place_M = place_M[place_M >= 0]
+            if len(place_M) and _rewrite(engine, embeddings, file, place_M):
+                n_removed += len(place_M)
+    return n_removed
+
+
+def _rewrite(engine: Engine, embeddings: Embeddings, file: StoredFile, place_M: NDArray[np.int64]) -> bool:
+    """Write a file again without some of its samples, let its row name the new file, and delete the old one."""
+    mapped = embeddings.map(file)
+    ids, kept = np.delete(mapped.sample_id_N, place_M), np.delete(mapped.embedding_ND, place_M, axis=0)
+    new = None
+    if len(ids):
+        # Another name: readers have mapped the old file.
+        name = f"{file.uri.rpartition('/')[2].removesuffix('.arrow').partition('.')[0]}.{len(ids)}"
+        new = write_embeddings(file_uri(embeddings.rater_id, name), ids, kept)
+    is_replaced = replace_file(engine, file, new)
+    if is_replaced:
+        artifact_path(file.uri).unlink(missing_ok=True)
+    return is_replaced
+
+
+def remove_orphans(engine: Engine, *, min_age_s: float = ORPHAN_AGE_S) -> int:
+    """Delete files of embeddings that no row names; return their number.
+
+    Args:
+        engine: The store.
+        min_age_s: Age in seconds below which a file may belong to a commit that is under way.
+    """
+    # The list of files first: a file that is written after it is not considered, and one in it has its row by now, or is too young.
+    found = [path for path in list_on_disk() if time.time() - path.stat().st_mtime >= min_age_s]
+    named = list_uris(engine)
+    artifacts = load_settings().artifacts
+    orphans = [path for path in found if path.relative_to(artifacts).as_posix() not in named]
+    for path in orphans:
+        path.unlink(missing_ok=True)
+    return len(orphans)

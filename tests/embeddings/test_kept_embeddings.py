@@ -1,0 +1,262 @@
+"""Embeddings are kept with the scores: each once, whatever is killed, retried or taken down."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.cli.export import ExportEmbeddingsConfig
+from alchemist_core.cli.export import embeddings as export_embeddings
+from alchemist_core.cli.maintain import MaintainConfig, takedowns
+from alchemist_core.cli.sample import RetryQuarantineConfig, retry_quarantine
+from alchemist_core.cli.scorer import RegisterConfig, register_scorer
+from alchemist_core.embeddings.files import list_on_disk
+from alchemist_core.embeddings.reading import Embeddings, open_embeddings
+from alchemist_core.embeddings.upkeep import remove_orphans
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.files import artifact_path
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.score import ScoreConfig, run
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.samples import take_down
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+SCORERS = '''
+import os
+import numpy as np
+from alchemist_core.scorers import Batch, Scorer
+
+class Colours(Scorer):
+    """Embeds an image as its mean colour; two outputs."""
+    image_side, outputs = 16, ("red", "green")
+
+    def score(self, batch):
+        return self.embed(batch)[:, :2]
+
+    def embed(self, batch):
+        return batch.image_BHWC.mean((1, 2), dtype=np.float32)
+
+class Picky(Colours):
+    """Refuses samples whose caption has an odd length, and fails on some that are longer than 30."""
+    def score(self, batch):
+        score = super().score(batch)
+        for at, text in enumerate(batch.captions):
+            if len(text) % 2 and not os.environ.get("IS_WELL"):
+                score[at], batch.faults[at] = np.nan, "odd"
+        return score
+
+class Raising(Colours):
+    """Fails on a batch with a caption of an odd length."""
+    def score(self, batch):
+        if any(len(text) % 2 for text in batch.captions):
+            raise ValueError("odd")
+        return super().score(batch)
+
+class Huge(Colours):
+    """Embeddings of some samples do not fit into fp16, others are NaN."""
+    def score(self, batch):
+        return Colours.embed(self, batch)[:, :2]
+
+    def embed(self, batch):
+        found = super().embed(batch)
+        found[::4, 0], found[1::4, 1] = 1e6, np.nan
+        return found
+'''
+KILL = """
+import os, signal
+from alchemist_core.store import ledger
+from alchemist_core.stages.score import ScoreConfig, run
+
+real, n = ledger.insert_file, 0
+def insert_file(*args):
+    global n
+    n += 1
+    if n == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*args)
+ledger.insert_file = insert_file
+run(ScoreConfig(scorer="colours"))
+"""
+
+
+@pytest.fixture
+def corpus_store(
+    database_url: str, ingest_corpus: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The ingested corpus, of 6 shards with 40 samples each, and a module of scorers."""
+    (tmp_path / "embedding_scorers.py").write_text(SCORERS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ingest_corpus()
+    return tmp_path
+
+
+def score(kind: str, name: str | None = None, **fields: object) -> None:
+    name = name or kind.lower()
+    register_scorer(
+        RegisterConfig(name=name, use=f"embedding_scorers:{kind}", keep_embeddings=fields.pop("keep", None))
+    )
+    run(ScoreConfig(scorer=name, **fields))
+
+
+def ask(query: str) -> object:
+    with open_store().connect() as connection:
+        return connection.execute(text(query)).scalar()
+
+
+def all_of(embeddings: Embeddings) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for block in embeddings.blocks(should_verify=True, n_rows=7):
+        assert not set(found) & set(block.sample_id_B.tolist()), "a sample came twice"
+        found |= dict(zip(block.sample_id_B.tolist(), block.embedding_BD.tolist(), strict=True))
+    return found
+
+
+def stored_scores(name: str) -> dict[int, float]:
+    with open_store().connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT sample_id, score FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = :name"
+            ),
+            {"name": name},
+        )
+        return {row.sample_id: row.score for row in rows}
+
+
+def test_each_scored_sample_has_one_embedding_under_the_scorers_first_output(corpus_store: Path) -> None:
+    score("Colours")
+    embeddings = open_embeddings(open_store(), None)
+    found = all_of(embeddings)
+    reds = stored_scores("colours_red")
+    assert {sample_id: np.float16(red) for sample_id, red in reds.items()} == {
+        sample_id: np.float16(vector[0]) for sample_id, vector in found.items()
+    }
+    assert (len(found), embeddings.dim) == (240, 3)
+    assert ask(
+        "SELECT array_agg(DISTINCT name) FROM alchemist.shard_embeddings JOIN alchemist.raters USING (rater_id)"
+    ) == ["colours_red"]
+    assert ask("SELECT count(*) FROM alchemist.shard_embeddings") == 6
+
+
+def test_samples_are_read_by_id_in_any_number_and_those_that_are_unknown_are_absent(corpus_store: Path) -> None:
+    score("Colours")
+    embeddings = open_embeddings(open_store(), "colours")
+    found = all_of(embeddings)
+    some = np.array([*sorted(found)[::-3], 10**9, -5, min(found)])
+    read = embeddings.read(some)
+    assert read.sample_id_B.tolist() == sorted(set(some.tolist()) & set(found))
+    assert read.embedding_BD.tolist() == [found[sample_id] for sample_id in read.sample_id_B.tolist()]
+    assert embeddings.read(np.array([10**9])).embedding_BD.shape == (0, 3)
+
+
+def test_a_kill_before_a_commit_leaves_an_orphan_and_every_embedding_comes_once(
+    corpus_store: Path, database_url: str
+) -> None:
+    register_scorer(RegisterConfig(name="colours", use="embedding_scorers:Colours"))
+    environment = {**os.environ, "PYTHONPATH": str(corpus_store)}
+    done = subprocess.run([sys.executable, "-c", KILL], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    n_rows = ask("SELECT count(*) FROM alchemist.shard_embeddings")
+    assert (n_rows, len(list_on_disk())) == (2, 3)
+    with open_store().begin() as connection:
+        # Instead of waiting for the leases of the killed process.
+        connection.execute(text("UPDATE alchemist.leases SET expires_at = now() - interval '1 minute'"))
+    run(ScoreConfig(scorer="colours"))
+    assert len(all_of(open_embeddings(open_store(), None))) == 240
+    assert remove_orphans(open_store()) == 0, "a young file may belong to a commit that is under way"
+    assert remove_orphans(open_store(), min_age_s=0) == 1
+    assert len(list_on_disk()) == ask("SELECT count(*) FROM alchemist.shard_embeddings") == 6
+    assert len(all_of(open_embeddings(open_store(), None))) == 240
+
+
+def test_a_quarantined_sample_has_no_embedding_until_its_retry(
+    corpus_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score("Picky")
+    before = all_of(open_embeddings(open_store(), None))
+    assert before.keys() == stored_scores("picky_red").keys()
+    assert 0 < len(before) < 240
+    monkeypatch.setenv("IS_WELL", "1")
+    retry_quarantine(RetryQuarantineConfig(rater="picky_green", reason="refused_by_scorer"))
+    assert all_of(open_embeddings(open_store(), None)) == before, "embeddings belong to the first output"
+    retry_quarantine(RetryQuarantineConfig(rater="picky_red", reason="refused_by_scorer"))
+    after = all_of(open_embeddings(open_store(), None))
+    assert len(after) == 240
+    assert before.items() <= after.items()
+
+
+def test_a_batch_whose_samples_were_tried_one_by_one_keeps_the_embeddings_of_the_good_ones(corpus_store: Path) -> None:
+    score("Raising")
+    found = all_of(open_embeddings(open_store(), None))
+    assert found.keys() == stored_scores("raising_red").keys()
+    assert 0 < len(found) < 240
+
+
+def test_what_is_not_finite_in_fp16_is_not_kept(corpus_store: Path) -> None:
+    score("Huge")
+    found = all_of(open_embeddings(open_store(), None))
+    assert len(stored_scores("huge_red")) == 240
+    assert len(found) == 120
+    assert np.isfinite(list(found.values())).all()
+
+
+def test_a_scorer_that_shall_keep_none_keeps_none_and_is_not_asked(corpus_store: Path) -> None:
+    score("Huge", keep=False)
+    assert len(stored_scores("huge_red")) == 240
+    with pytest.raises(ConfigError, match="No scorer has embeddings"):
+        open_embeddings(open_store(), None)
+    score("Colours", crawl_date="2026-01-01")
+    score("Colours", keep=False)
+    assert len(all_of(open_embeddings(open_store(), "colours"))) == 120
+    with pytest.raises(ConfigError, match=r"Scorer 'huge' has no embeddings \(with embeddings: colours\)"):
+        open_embeddings(open_store(), "huge")
+
+
+def test_a_taken_down_sample_is_returned_by_nothing_and_maintenance_removes_it_from_its_file(
+    corpus_store: Path, tmp_path: Path
+) -> None:
+    score("Colours")
+    before = all_of(open_embeddings(open_store(), None))
+    gone, image_hash = (
+        ask("SELECT min(sample_id) FROM alchemist.scores"),
+        ask("SELECT image_hash FROM alchemist.samples WHERE sample_id = (SELECT min(sample_id) FROM alchemist.scores)"),
+    )
+    take_down(open_store(), [bytes(image_hash)], "asked", actor="ann")
+    kept = {sample_id: vector for sample_id, vector in before.items() if sample_id != gone}
+    embeddings = open_embeddings(open_store(), None)
+    assert all_of(embeddings) == kept
+    assert not len(embeddings.read(np.array([gone])).sample_id_B)
+    result = export_embeddings(ExportEmbeddingsConfig(out=tmp_path / "x.parquet"))
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert (result.n_rows, table.column_names) == (239, ["sample_id", "embedding"])
+    assert dict(zip(table["sample_id"].to_pylist(), table["embedding"].to_pylist(), strict=True)) == kept
+    assert takedowns(MaintainConfig()).note == "Removed 1 embedding."
+    assert takedowns(MaintainConfig()).note is None
+    again = Embeddings(open_store(), embeddings.rater_id)
+    assert len(again) == 239
+    assert all_of(again) == kept
+    assert remove_orphans(open_store(), min_age_s=0) == 0
+
+
+def test_a_file_that_changed_or_is_missing_is_refused_by_name(corpus_store: Path) -> None:
+    score("Colours")
+    path = artifact_path(str(ask("SELECT min(uri) FROM alchemist.shard_embeddings")))
+    path.write_bytes(path.read_bytes()[:-9] + b"otherwise")
+    with pytest.raises(DataError, match=rf"{path}.* is registered"):
+        all_of(open_embeddings(open_store(), None))
+    path.unlink()
+    with pytest.raises(DataError, match=r"Restore the file from a backup"):
+        open_embeddings(open_store(), None).read(np.arange(1000))
+
+
+def test_an_export_needs_a_parquet_file(corpus_store: Path, tmp_path: Path) -> None:
+    load_settings.cache_clear()
+    with pytest.raises(ConfigError, match=r"ends in \.parquet"):
+        export_embeddings(ExportEmbeddingsConfig(out=tmp_path / "x.csv"))
