@@ -69,7 +69,7 @@ LAYOUT: dict[str, tuple[Part, ...]] = {
         Part("Strategy", "select", ("recipe", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank")),
         Part("Sampling", "select", ("seed", "rank_by", "rescale")),
         Part("Which samples", "select", ("where", "dedup", "decontaminate")),
-        Part("Strata and caps", "select", ("stratify", "max_share", "max_share_of", "allow_fewer")),
+        Part("Strata and caps", "select", ("stratify", "stratify_by", "max_share", "max_share_of", "allow_fewer")),
     ),
     "evaluate_subset": (
         Part(

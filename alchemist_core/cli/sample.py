@@ -66,9 +66,10 @@ OUTSIDE = {
 }
 EXCLUDED = {
     "duplicate": "a sample that was ingested before it has the same image, or a near-duplicate with --dedup near",
+    "semantic_duplicate": "its embedding is similar to that of a sample that is kept (--dedup semantic)",
     "contaminated": "its image is a near-duplicate of an image of an evaluation dataset (--decontaminate)",
     "predicate": "the condition --where excludes it",
-    "cap": "samples with larger keys fill the share of its dataset or source that --max-share allows",
+    "cap": "samples with larger keys fill the share of its dataset, source or cluster that --max-share allows",
 }
 
 
@@ -135,7 +136,9 @@ def _inside(drawn: Selected, place: int) -> dict[str, object]:
     if key == -np.inf:
         because = f"rank {rank:.4f}, from which strategy {drawn.strategy.name} selects no sample ({drawn.strategy})"
         return fields | {"reason": "rank", "because": because}
-    among = f"{len(drawn.member_K):,} members" if drawn.group_N is None else "the members of its dataset or source"
+    among = (
+        f"{len(drawn.member_K):,} members" if drawn.group_N is None else "the members of its dataset, source or cluster"
+    )
     compared = f"key {key:.4f} {'reaches' if is_member else 'is below'} {threshold:.4f}, the smallest of {among}"
     return fields | {"reason": "key", "because": f"rank {rank:.4f}; {compared}"}
 

@@ -1,6 +1,6 @@
 """Options of a selection, a part of the config of the stage `select`. No numpy, no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -13,11 +13,15 @@ from alchemist_core.selection.keys import Noise, PRank
 from alchemist_core.selection.strategies import STRATEGIES, Strategy, StrategyName
 
 RATER_SCORE = "rater"
-Dedup = Literal["exact", "near", "off"]
+Dedup = Literal["exact", "near", "semantic", "off"]
 # Snapshots store and hash the former words.
-_STORED_DEDUP = {"exact": "exact", "near": "near", "off": "keep"}
+_STORED_DEDUP = {"exact": "exact", "near": "near", "semantic": "near", "off": "keep"}
 SCORE = r"^([a-z][a-z0-9_]{0,99}|imported\.[A-Za-z0-9_.-]{1,64})$"
 """Form of the name of a score: `rater`, a heuristic, a scorer's output, imported scores, or a number that the crawl gives."""
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,15 @@ class EligibleOptions:
     where: str | None = None
     # Whether the source of each sample is read, for --max-share-of source.
     with_sources: bool = False
+    # Whether semantic duplicates are excluded too: those of a cosine from the threshold on (None: as they were found).
+    is_semantic: bool = False
+    semantic_threshold: float | None = None
+    # The scorer whose embeddings decide; None: the only one whose samples were compared.
+    semantic_scorer: str | None = None
+    # Whether the cluster of each sample is read, for --stratify-by and --max-share-of cluster.
+    with_clusters: bool = False
+    # Whether the sample with the best score is kept of each group of duplicates, instead of the first one.
+    keeps_best: bool = False
 
 
 class SelectionPolicy(Config):
@@ -81,8 +94,26 @@ class SelectionPolicy(Config):
     dedup: Annotated[Dedup, Formerly("duplicates", {"off": "keep"})] = Field(
         "exact",
         description="Which duplicates are removed; the sample that was ingested first is kept. exact: same image bytes. near: "
-        "also perceptual hashes within 2 bits. "
+        "also perceptual hashes within 2 bits. semantic: also similar embeddings, as alchemist duplicates find-semantic found them. "
         "off: keep all",
+    )
+    semantic_threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        exclude_if=_is_none,
+        description="Lowest cosine of duplicates with --dedup semantic; none: that of alchemist duplicates find-semantic",
+    )
+    semantic_scorer: str | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="Scorer whose embeddings and clusters are used; none: the only one whose samples have clusters",
+    )
+    dedup_keep: Literal["first", "best"] = Field(
+        "first",
+        exclude_if=lambda kept: kept == "first",
+        description="Which sample of a group of duplicates is kept. first: the one that was ingested first. best: the one with "
+        "the best score",
     )
     decontaminate: Words = Field(
         (),
@@ -99,6 +130,11 @@ class SelectionPolicy(Config):
     stratify: bool = Field(
         False, description="Keep the same fraction of every dataset (rounded by the Sainte-Laguë method)"
     )
+    stratify_by: Literal["dataset", "cluster"] = Field(
+        "dataset",
+        exclude_if=lambda group: group == "dataset",
+        description="Of what --stratify keeps the same fraction. dataset: of every dataset. cluster: of every cluster of similar images",
+    )
     max_share: float | None = Field(
         None,
         gt=0,
@@ -106,8 +142,10 @@ class SelectionPolicy(Config):
         description="Largest fraction of the subset (with --stratify: of each dataset's part) that one dataset or source may have; "
         "none: no limit",
     )
-    max_share_of: Literal["dataset", "source"] = Field(
-        "dataset", description="What --max-share limits. dataset: each dataset. source: each host of the images' URLs"
+    max_share_of: Literal["dataset", "source", "cluster"] = Field(
+        "dataset",
+        description="What --max-share limits. dataset: each dataset. source: each host of the images' URLs. cluster: each cluster of "
+        "similar images, as alchemist duplicates find-semantic made them",
     )
     allow_fewer: bool = Field(
         False,
@@ -117,8 +155,13 @@ class SelectionPolicy(Config):
 
     def eligible_options(self) -> EligibleOptions:
         """Return the options that determine the eligible samples."""
-        with_sources = self.max_share is not None and self.max_share_of == "source"
-        return EligibleOptions(self.rank_by, _STORED_DEDUP[self.dedup], self.decontaminate, self.where, with_sources)
+        capped_by = self.max_share_of if self.max_share is not None else None
+        strata_by = self.stratify_by if self.stratify else None
+        return EligibleOptions(
+            self.rank_by, _STORED_DEDUP[self.dedup], self.decontaminate, self.where, capped_by == "source",
+            is_semantic=self.dedup == "semantic", semantic_threshold=self.semantic_threshold, semantic_scorer=self.semantic_scorer,
+            with_clusters="cluster" in (capped_by, strata_by), keeps_best=self.dedup_keep == "best",
+        )  # fmt: skip
 
     def noise(self) -> Noise:
         """Return the noise of the sampling."""
@@ -155,10 +198,24 @@ class SelectionPolicy(Config):
             raise ConfigError(
                 f"--p-rank inclusion is not used by strategy {kind.name}, which does not sample. Omit it."
             )
-        if self.stratify and self.max_share is not None and self.max_share_of == "dataset":
+        if self.stratify and self.max_share is not None and self.max_share_of == self.stratify_by:
             raise ConfigError(
-                "--max-share of datasets contradicts --stratify, which gives every dataset its share. Omit one of them."
+                f"--max-share of {self.stratify_by}s contradicts --stratify, which gives every {self.stratify_by} its share. Omit one of "
+                "them."
             )
+        for flag in self._unused_options():
+            raise ConfigError(f"{flag}. Omit it.")
+
+    def _unused_options(self) -> Iterator[str]:
+        options = self.eligible_options()
+        if self.semantic_threshold is not None and not options.is_semantic:
+            yield "--semantic-threshold is used only with --dedup semantic"
+        if self.semantic_scorer is not None and not (options.is_semantic or options.with_clusters):
+            yield "--semantic-scorer is used only with --dedup semantic, --stratify-by cluster or --max-share-of cluster"
+        if self.stratify_by != "dataset" and not self.stratify:
+            yield f"--stratify-by {self.stratify_by} is used only with --stratify"
+        if self.dedup_keep != "first" and self.dedup == "off":
+            yield f"--dedup-keep {self.dedup_keep} is not used with --dedup off"
 
     def _parameters(self) -> dict[str, float | None]:
         names = {field.name for kind in STRATEGIES.values() for field in fields(kind)}

@@ -69,3 +69,28 @@ def later_in_group(
     is_next = np.append(True, group[1:] != group[:-1])[: len(group)]
     is_first_there = np.isin(group, sample_id_N[is_eligible_N])
     return np.sort(later[~is_next | is_first_there])
+
+
+def worse_in_group(
+    sample_id_N: NDArray[np.int64],
+    first_id_N: NDArray[np.int64],
+    is_eligible_N: NDArray[np.bool_],
+    score_N: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Return the indices of samples that are not the best of their group: the highest score, then the one seen first.
+
+    Args:
+        sample_id_N: As for `later_in_group`.
+        first_id_N: As for `later_in_group`.
+        is_eligible_N: As for `later_in_group`.
+        score_N: Their scores.
+
+    >>> first_id_N, score_N = np.array([0, 1, 1, 0]), np.array([0.1, 0.9, 0.9, 0.0])
+    >>> worse_in_group(np.array([1, 2, 3, 4]), first_id_N, np.ones(4, bool), score_N).tolist()
+    [0, 2]
+    """
+    present = np.flatnonzero(is_eligible_N)
+    group = np.where(first_id_N > 0, first_id_N, sample_id_N)[present]
+    order = np.lexsort((sample_id_N[present], -score_N[present], group))
+    is_best = np.append(True, group[order][1:] != group[order][:-1])[: len(order)]
+    return np.sort(present[order[~is_best]])

@@ -13,6 +13,7 @@ class Exclusion(IntEnum):
     PREDICATE = 2
     DUPLICATE = 3
     CAP = 4
+    SEMANTIC_DUPLICATE = 5
 
     @property
     def word(self) -> str:

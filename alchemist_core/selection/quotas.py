@@ -7,6 +7,7 @@ Letters: G groups, N samples.
 
 from collections.abc import Sequence
 from fractions import Fraction
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +36,14 @@ def divide_seats(weight_G: Sequence[int], available_G: Sequence[int], k: int) ->
         low, high = (middle, high) if sum(_seats(weight_G, available_G, middle)) <= k else (low, middle)
     # Slightly less, so that rounding assigns no seat too early; the last few seats are assigned by exact quotients.
     seat_G = _seats(weight_G, available_G, low * (1 - 1e-9))
+    # A heap, because thousands of equal clusters tie for these seats.
+    waiting = [(-Fraction(weight_G[g], 2 * n + 1), g) for g, n in enumerate(seat_G) if n < available_G[g]]
+    heapify(waiting)
     for _ in range(k - sum(seat_G)):
-        open_G = [g for g, seats in enumerate(seat_G) if seats < available_G[g]]
-        winner = max(open_G, key=lambda g: (Fraction(weight_G[g], 2 * seat_G[g] + 1), -g))
+        _, winner = heappop(waiting)
         seat_G[winner] += 1
+        if seat_G[winner] < available_G[winner]:
+            heappush(waiting, (-Fraction(weight_G[winner], 2 * seat_G[winner] + 1), winner))
     return seat_G
 
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import ClauseElement, Connection, Engine, text
 
 from alchemist_core.config import fingerprint
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import atomic_write
 from alchemist_core.selection.config import RATER_SCORE
-from alchemist_core.selection.duplicates import later_in_group
+from alchemist_core.selection.duplicates import later_in_group, worse_in_group
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale
 from alchemist_core.settings import load_settings
@@ -54,6 +54,15 @@ class Moment:
     with_sources: bool = False
     # Shards with a retirement id up to this one are ignored.
     last_retirement_id: int = 0
+    # First output of the scorer whose semantic duplicates and clusters are read, up to a block of them; 0: none are.
+    semantic_rater_id: int = 0
+    last_semantic_block_id: int = 0
+    # Semantic duplicates of a cosine from this one on are excluded; 0: none are.
+    semantic_threshold: float = 0.0
+    # Whether the clusters of samples are read, for strata or a cap by cluster.
+    with_clusters: bool = False
+    # Whether the sample with the best score is kept of a group of duplicates, instead of the first one.
+    keeps_best: bool = False
 
     @property
     def is_fixed(self) -> bool:
@@ -92,6 +101,8 @@ class EligibleSamples:
     n_unscored: int = 0
     # Samples without a score that the condition names, by its name.
     n_without: Mapping[str, int] = field(default_factory=dict)
+    # Number of the cluster, from 1; 0 without one. Read only for strata or a cap by cluster.
+    cluster_N: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Count the samples, including excluded ones."""
@@ -127,13 +138,16 @@ class EligibleSamples:
         return np.sort(found)
 
     def sha256(self) -> str:
-        """Return the hash of all samples: hashes and scores, exclusions if there are any, and sources if they were read."""
+        """Return the hash of all samples: hashes and scores, exclusions if there are any, sources and clusters if they were read."""
         digest = hashlib.sha256(np.ascontiguousarray(self.pair_hash_N32).data)
         digest.update(np.ascontiguousarray(self.score_N, "<f8").data)
         if self.excluded_N.any():
             digest.update(np.ascontiguousarray(self.excluded_N).data)
         if self.source_N is not None:
             digest.update(np.ascontiguousarray(self.source_N, "<i8").data)
+        if self.cluster_N is not None:
+            digest.update(b"clusters")
+            digest.update(np.ascontiguousarray(self.cluster_N, "<i8").data)
         return digest.hexdigest()
 
 
@@ -141,6 +155,16 @@ RANGE = 1_000_000
 SCORED = text("""
     SELECT sample_id FROM alchemist.scores
     WHERE rater_id = :rater_id AND sample_id > :after_sample_id AND sample_id <= :last_sample_id
+""")
+SEMANTIC_FIRSTS = text("""
+    SELECT sample_id, first_sample_id AS first FROM alchemist.semantic_duplicates
+    WHERE rater_id = :semantic_rater_id AND sample_id > :after_sample_id AND sample_id <= :last_sample_id
+      AND block_id <= :last_semantic_block_id AND similarity >= CAST(:semantic_threshold AS real)
+""")
+CLUSTER_NUMBERS = text("""
+    SELECT sample_id, cluster + CAST(1 AS bigint) AS cluster FROM alchemist.clusters
+    WHERE rater_id = :semantic_rater_id AND sample_id > :after_sample_id AND sample_id <= :last_sample_id
+      AND block_id <= :last_semantic_block_id
 """)
 PAIR_FIELDS = {
     "sample_id": ">i8", "pair_hash": "(32,)u1", "score": ">f8", "night_id": ">i4", "first_sample_id": ">i8", "is_taken_down": "?",
@@ -164,7 +188,7 @@ def read_eligible(connection: Connection, moment: Moment) -> EligibleSamples:
     reader = _Reader(connection, moment)
     parts = [reader.read(span) for span in _spans(connection)]
     columns = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
-    _exclude_duplicates(columns, has_duplicates=moment.last_compared_id > 0)
+    _exclude_duplicates(columns, moment)
     order_N = hash_order(columns["pair_hash_N32"])
     for name in list(columns):
         columns[name] = columns[name][order_N]
@@ -184,11 +208,22 @@ def _spans(connection: Connection) -> Iterator[dict[str, int]]:
         yield {"after_sample_id": start, "last_sample_id": start + RANGE}
 
 
-def _exclude_duplicates(columns: Columns, *, has_duplicates: bool) -> None:
+def _exclude_duplicates(columns: Columns, moment: Moment) -> None:
+    """Exclude duplicates of one image, or near-duplicates, and then semantic duplicates among the samples that are left."""
     sample_id_N, first_id_N = columns.pop("sample_id"), columns.pop("first_sample_id")
-    if has_duplicates:
-        later = later_in_group(sample_id_N, first_id_N, columns["excluded_N"] == 0)
-        columns["excluded_N"][later] = Exclusion.DUPLICATE
+    semantic_first_id_N = columns.pop("semantic_first_id", None)
+    excluded_N = columns["excluded_N"]
+    groups: list[tuple[NDArray[np.int64], Exclusion]] = []
+    if moment.last_compared_id > 0:
+        groups.append((first_id_N, Exclusion.DUPLICATE))
+    if semantic_first_id_N is not None:
+        groups.append((semantic_first_id_N, Exclusion.SEMANTIC_DUPLICATE))
+    for group_N, reason in groups:
+        if moment.keeps_best:
+            others = worse_in_group(sample_id_N, group_N, excluded_N == 0, columns["score_N"])
+        else:
+            others = later_in_group(sample_id_N, group_N, excluded_N == 0)
+        excluded_N[others] = reason
 
 
 def _number(label_N: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -251,7 +286,13 @@ class _Reader:
             "night_N": kept["night_id"].astype(np.int32),
             "excluded_N": self._exclude(sample_id, span),
         }
-        return columns | ({"source_N": self._sources(sample_id, span)} if self._moment.with_sources else {})
+        if self._moment.with_sources:
+            columns["source_N"] = self._look_up(sample_id, load_query("sample_sources"), span, "source")
+        if self._moment.semantic_threshold > 0:
+            columns["semantic_first_id"] = self._look_up(sample_id, SEMANTIC_FIRSTS, self._semantic | span, "first")
+        if self._moment.with_clusters:
+            columns["cluster_N"] = self._look_up(sample_id, CLUSTER_NUMBERS, self._semantic | span, "cluster")
+        return columns
 
     def _exclude(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> NDArray[np.uint8]:
         excluded_N = np.zeros(len(sample_id_N), np.uint8)
@@ -280,16 +321,24 @@ class _Reader:
         found = copy_out(self._connection, load_query("contaminated_samples"), parameters, {"sample_id": ">i8"})
         return found["sample_id"].astype(np.int64)
 
-    def _sources(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> NDArray[np.int64]:
-        found = copy_out(self._connection, load_query("sample_sources"), span, {"sample_id": ">i8", "source": ">i8"})
+    @property
+    def _semantic(self) -> dict[str, Any]:
+        names = ("semantic_rater_id", "last_semantic_block_id", "semantic_threshold")
+        return {name: getattr(self._moment, name) for name in names}
+
+    def _look_up(
+        self, sample_id_N: NDArray[np.int64], statement: ClauseElement, given: dict[str, Any], column: str
+    ) -> NDArray[np.int64]:
+        """Return a column of a statement for each sample, by its id; 0 for a sample that the statement does not return."""
+        found = copy_out(self._connection, statement, given, {"sample_id": ">i8", column: ">i8"})
         order = np.argsort(found["sample_id"])
-        known, source = found["sample_id"][order].astype(np.int64), found["source"][order].astype(np.int64)
+        known, value = found["sample_id"][order].astype(np.int64), found[column][order].astype(np.int64)
         place_N = np.searchsorted(known, sample_id_N)
         is_known_N = place_N < len(known)
         is_known_N[is_known_N] = known[place_N[is_known_N]] == sample_id_N[is_known_N]
-        source_N = np.zeros(len(sample_id_N), np.int64)
-        source_N[is_known_N] = source[place_N[is_known_N]]
-        return source_N
+        value_N = np.zeros(len(sample_id_N), np.int64)
+        value_N[is_known_N] = value[place_N[is_known_N]]
+        return value_N
 
 
 # 30 million samples take 1.9 GB; the most recently used sets are kept.

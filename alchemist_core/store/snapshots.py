@@ -17,6 +17,7 @@ from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
 from alchemist_core.store.eligible import EligibleRequest, EligibleSamples, Moment, NightFacts, frozen, read_nights
+from alchemist_core.store.embeddings import find_compared
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Takedown
@@ -152,8 +153,30 @@ def _moment(connection: Connection, rater_id: int, nights: Sequence[NightFacts],
         rater_id, tuple(night.night_id for night in nights), last_takedown_id, options.score, last_compared_id,
         "near" if options.duplicates == "near" else "exact",
         options.decontaminate, _last_evaluation_shard(connection, options.decontaminate), options.where, options.with_sources,
-        last_retirement_id=_last_retirement(connection),
+        last_retirement_id=_last_retirement(connection), keeps_best=options.keeps_best, **_semantic(connection, options),
     )  # fmt: skip
+
+
+def _semantic(connection: Connection, options: EligibleOptions) -> dict[str, Any]:
+    """Return the fields of a moment that say which semantic duplicates and clusters count.
+
+    Raises:
+        ConfigError: No scorer's samples were compared, or not those of this one, or only at a higher threshold.
+    """
+    if not (options.is_semantic or options.with_clusters):
+        return {}
+    centroids = find_compared(connection, options.semantic_scorer)
+    threshold = options.semantic_threshold or centroids.threshold
+    if threshold < centroids.threshold:
+        raise ConfigError(
+            f"--semantic-threshold {threshold:g} is below {centroids.threshold:g}, from which on semantic duplicates were found. Give at "
+            "least that, or find them again: alchemist duplicates find-semantic --restart --threshold "
+            f"{threshold:g}"
+        )
+    return {
+        "semantic_rater_id": centroids.rater_id, "last_semantic_block_id": centroids.last_block_id,
+        "semantic_threshold": threshold if options.is_semantic else 0.0, "with_clusters": options.with_clusters,
+    }  # fmt: skip
 
 
 def _last_retirement(connection: Connection) -> int:

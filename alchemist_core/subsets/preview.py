@@ -16,6 +16,7 @@ from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.ranks import needs_rescale, share_above_cut
 from alchemist_core.selection.strategies import ShiftGsample, mixed_pairing_warning
+from alchemist_core.store.embeddings import count_waiting
 from alchemist_core.store.manifests import read_first_bits
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.samples import count_uncompared
@@ -126,4 +127,22 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
             if n_sourceless
             else None
         )
+    found += _semantic_warnings(engine, drawn)
     return [warning for warning in found if warning]
+
+
+def _semantic_warnings(engine: Engine, drawn: Selected) -> list[str | None]:
+    """Return warnings about samples that have no cluster, or were not compared by their embeddings."""
+    policy, found = drawn.policy, list[str | None]()
+    if (cluster_N := drawn.snapshot.pairs.cluster_N) is not None:
+        n_outside = int(np.count_nonzero(cluster_N[drawn.member_K] == 0))
+        what = (
+            "the cap does not apply to them" if policy.max_share_of == "cluster" else "they are a stratum of their own"
+        )
+        found.append(f"{n_outside:,} members have no cluster: {what}." if n_outside else None)
+    if policy.dedup == "semantic" and (n_waiting := count_waiting(engine)):
+        found.append(
+            f"{n_waiting:,} embeddings were never searched for semantic duplicates: run alchemist duplicates find-semantic, then select "
+            "again."
+        )
+    return found

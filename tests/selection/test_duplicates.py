@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alchemist_core.selection.duplicates import MAX_DISTANCE, assign_firsts, hamming_distance, later_in_group
+from alchemist_core.selection.duplicates import (
+    MAX_DISTANCE,
+    assign_firsts,
+    hamming_distance,
+    later_in_group,
+    worse_in_group,
+)
 from tests.oracles.oracle_duplicates import oracle_firsts
 
 # Few bits that matter, so that many look alike.
@@ -88,3 +94,26 @@ def test_of_several_that_a_sample_looks_like_the_earliest_first_one_is_its_group
 def test_which_sample_is_grouped_with_another(sample_ids, first_ids, is_open, later) -> None:
     columns = np.array(sample_ids, np.int64), np.array(first_ids, np.int64), np.array(is_open, np.bool_)
     assert later_in_group(*columns).tolist() == later
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 40))
+def test_of_each_group_the_best_is_kept_and_with_equal_scores_the_first(seed, n):
+    rng = np.random.default_rng(seed)
+    sample_id_N = np.arange(1, n + 1)
+    # A first sample is in no group itself; some groups have a first sample that is not among these.
+    is_first_N = rng.random(n) < 0.4
+    first_id_N = np.where(is_first_N, 0, rng.choice(np.append(sample_id_N[is_first_N], 1000), n))
+    is_eligible_N = rng.random(n) < 0.8
+    score_N = rng.integers(0, 3, n).astype(float)
+    dropped = set(worse_in_group(sample_id_N, first_id_N, is_eligible_N, score_N).tolist())
+    group_N = np.where(first_id_N > 0, first_id_N, sample_id_N)
+    for group in set(group_N.tolist()):
+        present = [at for at in range(n) if group_N[at] == group and is_eligible_N[at]]
+        kept = [at for at in present if at not in dropped]
+        assert kept == sorted(present, key=lambda at: (-score_N[at], at))[:1]
+    assert all(is_eligible_N[list(dropped)])
+    equal = worse_in_group(sample_id_N, first_id_N, is_eligible_N, np.zeros(n))
+    later = later_in_group(sample_id_N, first_id_N, is_eligible_N)
+    earlier_first_N = (first_id_N == 0) | (first_id_N < sample_id_N) | (first_id_N == 1000)
+    if earlier_first_N.all():
+        assert equal.tolist() == later.tolist()

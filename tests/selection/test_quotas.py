@@ -29,6 +29,10 @@ def test_seats_of_tens_of_millions_are_divided_exactly():
     assert all(weight / (2 * n + 1) <= last for weight, n in zip(weights, seats, strict=True))
 
 
+def test_of_thousands_of_equal_groups_the_first_ones_get_the_last_seats():
+    assert divide_seats([7] * 5000, [7] * 5000, 5000 + 1234) == [2] * 1234 + [1] * 3766
+
+
 @given(groups=GROUPS)
 def test_a_larger_k_takes_no_seat_away(groups):
     weights, available = [max(weight, 1) for weight, _ in groups], [n for _, n in groups]

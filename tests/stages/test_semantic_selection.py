@@ -1,0 +1,181 @@
+"""Selections by embeddings: semantic duplicates are left out, and clusters are strata or capped, reproducibly."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec
+from alchemist_core.selection.strategies import STRATEGIES
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.store.eligible import forget_kept
+from alchemist_core.store.subsets import find_subset
+from alchemist_core.subsets.selected import manifest_of, reselect
+from tests.given import insert_rows
+from tests.selectable_store import draw, fill, member_ids, set_duplicates
+
+pytestmark = pytest.mark.db
+
+ALL: dict[str, Any] = {"retention": 1.0, "strategy": "random"}
+CLIP = 20
+
+
+@pytest.fixture
+def store(engine: Engine) -> Engine:
+    """400 samples of which the first 390 lie in 5 clusters; 5 of them are semantic duplicates of sample 10 or 30."""
+    fill(engine)
+    add_clusters(engine, CLIP, "clip")
+    add_semantic(engine, [(11, 10, 0.99), (12, 10, 0.96), (13, 10, 0.91), (350, 30, 0.95), (31, 30, 0.92)])
+    return engine
+
+
+def add_clusters(engine: Engine, rater_id: int, name: str) -> None:
+    scorer = {"rater_id": rater_id, "name": name, "kind": "scorer", "rule": "scorer", "config": {"name": name}}
+    members = [
+        {"rater_id": rater_id, "sample_id": number, "cluster": min(number % 7, 4), "block_id": 1}
+        for number in range(1, 391)
+    ]
+    centroids = {"rater_id": rater_id, "n_clusters": 5, "threshold": 0.9, "last_block_id": 1}
+    with engine.begin() as connection:
+        insert_rows(connection, {"raters": [scorer], "cluster_centroids": [centroids], "clusters": members})
+
+
+def add_semantic(engine: Engine, found: Sequence[tuple[int, int, float]], *, block_id: int = 1) -> None:
+    rows = [
+        {"rater_id": CLIP, "sample_id": later, "first_sample_id": first, "similarity": cosine, "block_id": block_id}
+        for later, first, cosine in found
+    ]
+    with engine.begin() as connection:
+        insert_rows(connection, {"semantic_duplicates": rows})
+        connection.execute(text("UPDATE alchemist.cluster_centroids SET last_block_id = :n"), {"n": block_id})
+
+
+@pytest.mark.parametrize(
+    ("threshold", "removed"), [(None, {11, 12, 13, 31, 350}), (0.95, {11, 12, 350}), (0.97, {11}), (1.0, set())]
+)
+def test_semantic_duplicates_from_a_cosine_on_are_left_out(
+    store: Engine, threshold: float | None, removed: set[int]
+) -> None:
+    report = draw(dedup="semantic", semantic_threshold=threshold, **ALL)
+    assert set(range(1, 401)) - member_ids(store) == removed
+    assert report.n_removed == ({"semantic_duplicate": len(removed)} if removed else {})
+    assert draw(name="near", dedup="near", **ALL).n_samples == 400
+
+
+def test_near_duplicates_are_left_out_first_and_the_next_of_a_group_takes_its_firsts_place(store: Engine) -> None:
+    set_duplicates(store, [(10, 9)])
+    report = draw(dedup="semantic", **ALL)
+    assert report.n_removed == {"duplicate": 1, "semantic_duplicate": 4}
+    assert {9, 10, 11, 12, 13} & member_ids(store) == {9, 11}
+
+
+def test_the_best_of_a_group_may_be_kept_instead_of_the_first(store: Engine) -> None:
+    with store.connect() as connection:
+        rows = connection.execute(text("SELECT sample_id, score FROM alchemist.scores WHERE rater_id <> 20")).all()
+    score_of = {row.sample_id: row.score for row in rows}
+    best = max((10, 11, 12, 13), key=lambda one: (score_of[one], -one))
+    draw(dedup="semantic", dedup_keep="best", **ALL)
+    assert {10, 11, 12, 13} & member_ids(store) == {best}
+
+
+def test_what_is_found_later_changes_no_stored_version(store: Engine) -> None:
+    first = draw(0.4, dedup="semantic", strategy="random", stratify=True, stratify_by="cluster")
+    add_semantic(store, [(14, 10, 0.99)], block_id=2)
+    subset = find_subset(store, "s", version=first.version)
+    forget_kept()
+    assert manifest_of(reselect(store, subset)).sha256() == first.manifest_sha256
+    again = draw(0.4, dedup="semantic", strategy="random", stratify=True, stratify_by="cluster")
+    assert again.n_removed == {"semantic_duplicate": 6}
+    assert again.eligible_hash != first.eligible_hash
+
+
+@pytest.mark.parametrize("options", [
+    {"stratify": True, "stratify_by": "cluster"},
+    {"max_share": 0.25, "max_share_of": "cluster", "allow_fewer": True},
+    {"stratify": True, "max_share": 0.3, "max_share_of": "cluster", "allow_fewer": True},
+    {"stratify": True, "stratify_by": "cluster", "max_share": 0.5, "max_share_of": "source", "allow_fewer": True},
+])  # fmt: skip
+@pytest.mark.parametrize("strategy", ["random", "top_k", "shift_gsample"])
+def test_selections_by_cluster_are_exact_nested_and_the_same_by_the_same_seed(
+    store: Engine, options: dict[str, Any], strategy: str
+) -> None:
+    before: set[int] = set()
+    for retention in (0.1, 0.2, 0.35):
+        report = draw(retention, name=f"r{retention:g}".replace(".", ""), strategy=strategy, **options)
+        again = draw(retention, name=f"r{retention:g}".replace(".", ""), strategy=strategy, **options)
+        assert (again.is_new, again.manifest_sha256) == (False, report.manifest_sha256)
+        chosen = member_ids(store, report.name)
+        if "allow_fewer" not in options:
+            assert len(chosen) == round(retention * report.n_eligible)
+        assert before <= chosen
+        before = chosen
+
+
+def test_strata_have_the_share_of_each_cluster_and_a_cap_leaves_none_more(store: Engine) -> None:
+    cluster_of = np.array([0, *(min(number % 7, 4) + 1 for number in range(1, 391)), *[0] * 10])
+    report = draw(0.5, strategy="random", stratify=True, stratify_by="cluster")
+    kept = np.bincount(cluster_of[sorted(member_ids(store))], minlength=6)
+    there = np.bincount(cluster_of[1:], minlength=6)
+    assert (np.abs(kept - there / 2) < 1.5).all()
+    assert any("members have no cluster: they are a stratum of their own" in warning for warning in report.warnings)
+    report = draw(0.3, name="capped", strategy="top_k", max_share=0.2, max_share_of="cluster", allow_fewer=True)
+    kept = np.bincount(cluster_of[sorted(member_ids(store, "capped"))], minlength=6)
+    assert kept[1:].max() <= np.ceil(0.2 * report.n_samples)
+    assert any("members have no cluster: the cap does not apply" in warning for warning in report.warnings)
+
+
+def test_one_of_several_scorers_is_named(store: Engine) -> None:
+    add_clusters(store, 21, "siglip")
+    with pytest.raises(ConfigError, match=r"compared by several scorers: clip, siglip\. Name one: --semantic-scorer"):
+        draw(dedup="semantic", **ALL)
+    assert draw(dedup="semantic", semantic_scorer="clip", **ALL).n_removed == {"semantic_duplicate": 5}
+    assert draw(dedup="semantic", semantic_scorer="siglip", **ALL).n_removed == {}
+    with pytest.raises(ConfigError, match="With scorer 'dino' no samples were compared"):
+        draw(dedup="semantic", semantic_scorer="dino", **ALL)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"dedup": "semantic", "semantic_threshold": 0.8},
+            r"0\.8 is below 0\.9, from which on .*--restart --threshold 0\.8",
+        ),
+        ({"semantic_threshold": 0.95}, "--semantic-threshold is used only with --dedup semantic"),
+        ({"semantic_scorer": "clip"}, "--semantic-scorer is used only with"),
+        ({"stratify_by": "cluster"}, "--stratify-by cluster is used only with --stratify"),
+        ({"dedup": "off", "dedup_keep": "best"}, "--dedup-keep best is not used with --dedup off"),
+        (
+            {"stratify": True, "stratify_by": "cluster", "max_share": 0.5, "max_share_of": "cluster"},
+            "--max-share of clusters contradicts --stratify",
+        ),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(store: Engine, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        draw(**ALL | options)
+
+
+def test_without_clusters_the_command_that_makes_them_is_named(engine: Engine) -> None:
+    fill(engine)
+    for options in ({"dedup": "semantic"}, {"stratify": True, "stratify_by": "cluster"}):
+        with pytest.raises(ConfigError, match="alchemist duplicates find-semantic"):
+            draw(**ALL | options)
+
+
+def test_sql_refuses_a_snapshot_whose_duplicates_only_python_excludes(store: Engine) -> None:
+    draw(0.4, dedup="semantic")
+    with store.connect() as connection:
+        snapshot = connection.execute(text("SELECT max(snapshot_id) FROM alchemist.rank_snapshots")).scalar_one()
+        with pytest.raises(Exception, match="only alchemist select knows"):
+            connection.execute(text(f"SELECT count(*) FROM alchemist.shift_gsample({snapshot}, 0.4)"))
+
+
+def test_the_hash_of_a_spec_and_of_a_config_without_the_new_options_is_the_former_one() -> None:
+    """Values of commit 6656aaf, before the options existed."""
+    policy = SelectionPolicy(retention=0.25, stratify=True, max_share=0.5, max_share_of="source", dedup="near", seed=3)
+    assert hash_spec(policy_spec(policy, STRATEGIES["top_k"]())) == "16ec440fbeff9579"
+    assert SelectConfig(dataset=("web",), policy=policy).fingerprint() == "7eeebe7c75a173f1"
