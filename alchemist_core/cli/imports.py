@@ -112,7 +112,7 @@ def import_files(config: ImportScoresConfig, stage_run: StageRun) -> ImportScore
 
 
 def _next(config: ImportScoresConfig, _result: ImportScoresResult) -> str:
-    return f'alchemist select --rank-by {config.name}, or --where "{config.name} > …"'
+    return f"alchemist select --rank-by {config.name}"
 
 
 COMMANDS = {"scores": Command(ImportScoresConfig, scores, _next)}
