@@ -53,6 +53,7 @@ def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
         # By the last training run, not by the newest row: a training can return a rater that exists already.
         last = select(Run.result["rater"].as_string()).where(Run.stage == "train_rater", Run.state == "succeeded")
         trained = last.order_by(Run.run_id.desc()).limit(1).scalar_subquery()
+        statement = statement.where(Rater.kind == "trained")
         statement = statement.order_by((Rater.name == trained).desc().nulls_last(), Rater.rater_id.desc()).limit(1)
     else:
         statement = statement.where(Rater.name == wanted)

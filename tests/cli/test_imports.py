@@ -24,7 +24,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store import score_files
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.imported_scores import KEYS, ScoreImport, import_scores
-from alchemist_core.store.raters import list_scorers
+from alchemist_core.store.raters import find_rater, list_scorers
 from alchemist_core.store.score_files import read_scores
 from tests.given import insert_rows
 from tests.object_store import endpoint, object_store
@@ -404,3 +404,10 @@ def test_a_selection_ranks_by_imported_scores(store: Engine, tmp_path: Path) -> 
     report = draw(0.1, rank_by="bought", where="bought < 90", strategy="top_k", name="by_import")
     assert (report.n_eligible, report.n_removed) == (90, {"predicate": 10, "unscored": 300})
     assert member_ids(store, "by_import") == set(range(82, 91))
+
+
+def test_imported_scores_are_never_the_newest_rater(store: Engine, tmp_path: Path) -> None:
+    bring(write(tmp_path / "a.parquet", {"sample_id": [1], "score": [0.5]}), "newest_row")
+    newest = find_rater(store, "newest")
+    assert newest is not None
+    assert newest.name == "r"
