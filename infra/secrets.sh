@@ -36,7 +36,9 @@ secret s3_accounts.json \
 	"{\"identities\": [{\"name\": \"alchemist\", \"credentials\": [{\"accessKey\": \"$id\", \"secretKey\": \"$key\"}], \"actions\": [\"Admin\"]}]}"
 secret aws_credentials "$(printf '[default]\naws_access_key_id = %s\naws_secret_access_key = %s' "$id" "$key")"
 secret grafana_password "$(random 12)"
-# You write the next two: where alerts are sent, and who receives notifications (empty: nobody).
+# You write the next three: where alerts are sent, who receives notifications (empty: nobody), and the key of the server that the scorer vlm asks
+# (empty: none).
 secret alert_webhook_url http://127.0.0.1:9/
 secret notify_url ""
+secret vlm_api_key ""
 echo "The secrets are in $PWD. Airflow's first user is admin, with the password in airflow_admin_password."
