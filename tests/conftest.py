@@ -79,9 +79,13 @@ def once(name: str, make: Callable[[], str]) -> str:
     made = Path(os.environ[SERVER_HOME]) / f"made-{name}"
     with made.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            made.write_text(make())
-        return made.read_text()
+        try:
+            if not made.exists():
+                made.write_text(make())
+        finally:
+            # Closing the file is not enough: a process that was forked meanwhile has it open too.
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    return made.read_text()
 
 
 def folder_of_run(name: str) -> Path:
