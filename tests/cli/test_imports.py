@@ -267,7 +267,9 @@ def test_a_name_that_is_taken_or_no_name_is_refused(store: Engine, tmp_path: Pat
         ({"sample_id": [1], "score": ["high"]}, {}, "column 'score' .string. is not double"),
         ({"sample_id": [1], "score": [[1.0]]}, {}, "column 'score' .list.*. is not double"),
         ({"sample_id": [7_000_000], "score": [1.0]}, {}, "None of 1 row, such as 7000000, belongs to a sample by sample_id"),
-        ({"sample_id": pa.array([], pa.int64()), "score": pa.array([], pa.float64())}, {}, "None of 0 rows belongs"),
+        pytest.param(
+            {"sample_id": pa.array([], pa.int64()), "score": pa.array([], pa.float64())}, {}, "None of 0 rows belongs", id="no rows"
+        ),
         ({"pair_hash": ["abc"], "score": [1.0]}, {"key": "pair_hash"}, "'abc', which is no sha256"),
         ({"pair_hash": ["x" * 64], "score": [1.0]}, {"key": "pair_hash"}, "which is no sha256"),
         ({"pair_hash": [b"x" * 31], "score": [1.0]}, {"key": "pair_hash"}, "which is no sha256"),
