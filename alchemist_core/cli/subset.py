@@ -531,8 +531,11 @@ def _orphans(engine: Engine, config: GcSubsetConfig) -> Iterator[Path]:
     # A new manifest may belong to a process that has not stored its row yet.
     least_s = max(86400 * config.min_age_days, 3600)
     for path in sorted(root.glob(f"{config.name or '*'}/*.parquet*")):
-        is_old = path.exists() and path.stat().st_mtime <= time.time() - least_s
-        if is_old and path.relative_to(root.parent).as_posix() not in known:
+        try:
+            written = path.stat().st_mtime
+        except FileNotFoundError:
+            continue  # Renamed or removed since it was listed.
+        if written <= time.time() - least_s and path.relative_to(root.parent).as_posix() not in known:
             yield path
 
 

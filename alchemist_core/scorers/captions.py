@@ -66,9 +66,11 @@ class CaptionStatistics(Scorer):
 
 def _count_words(captions: pa.LargeStringArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the number of words of each caption, and of those that occurred before in it."""
-    split = pc.utf8_split_whitespace(pc.utf8_lower(captions))
+    # Not utf8_split_whitespace: at a white space at the end of a caption, it reads the memory behind it.
+    spaced = pc.utf8_trim(pc.replace_substring_regex(pc.utf8_lower(captions), f"{SPACE}+", " "), " ")
+    split = pc.split_pattern(spaced, " ")
     caption_W, word_W = pc.list_parent_indices(split).to_numpy(), pc.list_flatten(split)
-    # A space at either end gives an empty word.
+    # A caption without words has one that is empty.
     is_word_W = pc.not_equal(word_W, "").to_numpy(zero_copy_only=False)
     code_W = word_W.dictionary_encode().indices.to_numpy()[is_word_W].astype(np.int64)
     caption_W = caption_W[is_word_W]

@@ -11,7 +11,7 @@ from alchemist_core.errors import StoreError
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.queries import load_query
 
-QUERIES = ("checksum_sources", "checksum_ratings", "checksum_subsets")
+QUERIES = ("checksum_sources", "checksum_ratings", "checksum_embeddings", "checksum_subsets")
 # Excludes tables about runs and people.
 LEFT_OUT = frozenset({"runs", "leases", "locks", "check_results", "audit_events", "notifications"})
 # These settings determine the text of numbers, bytes and dates.

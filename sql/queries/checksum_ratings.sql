@@ -53,27 +53,6 @@ lines AS (
     INNER JOIN alchemist.raters ON scores.rater_id = raters.rater_id
     INNER JOIN alchemist.samples ON scores.sample_id = samples.sample_id
     UNION ALL
-    -- Not the file: it holds the ids of the samples.
-    SELECT 'shard_embeddings', ROW(raters.identity_hash, shards.uri, kept.n_samples, kept.dim)::text
-    FROM alchemist.shard_embeddings AS kept
-    INNER JOIN alchemist.raters ON kept.rater_id = raters.rater_id
-    INNER JOIN alchemist.shards ON kept.shard_id = shards.shard_id
-    UNION ALL
-    SELECT 'cluster_centroids', ROW(raters.identity_hash, made.sha256, made.n_clusters, made.n_probes, made.seed, made.threshold)::text
-    FROM alchemist.cluster_centroids AS made
-    INNER JOIN alchemist.raters ON made.rater_id = raters.rater_id
-    UNION ALL
-    SELECT 'clusters', ROW(raters.identity_hash, samples.pair_hash, clusters.cluster)::text
-    FROM alchemist.clusters
-    INNER JOIN alchemist.raters ON clusters.rater_id = raters.rater_id
-    INNER JOIN alchemist.samples ON clusters.sample_id = samples.sample_id
-    UNION ALL
-    SELECT 'semantic_duplicates', ROW(raters.identity_hash, samples.pair_hash, firsts.pair_hash, found.similarity)::text
-    FROM alchemist.semantic_duplicates AS found
-    INNER JOIN alchemist.raters ON found.rater_id = raters.rater_id
-    INNER JOIN alchemist.samples ON found.sample_id = samples.sample_id
-    INNER JOIN alchemist.samples AS firsts ON found.first_sample_id = firsts.sample_id
-    UNION ALL
     SELECT 'score_distributions', ROW(dated.night, to_jsonb(shape) - 'night_id' - 'created_at')::text
     FROM alchemist.score_distributions AS shape
     INNER JOIN dated ON shape.night_id = dated.night_id

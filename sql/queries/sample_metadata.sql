@@ -7,7 +7,9 @@ SELECT
     samples.sample_id,
     coalesce(samples.metadata, '{}') || jsonb_strip_nulls(
         to_jsonb(samples)
-        - ARRAY['sample_id', 'pair_hash', 'image_hash', 'caption_hash', 'perceptual_hash', 'caption', 'metadata', 'created_at']
+        - ARRAY[
+            'sample_id', 'pair_hash', 'pair_hash64', 'image_hash', 'caption_hash', 'perceptual_hash', 'caption', 'metadata', 'created_at'
+        ]
     ) AS metadata
 FROM alchemist.samples
 WHERE samples.sample_id = ANY(CAST(:sample_ids AS bigint[]))

@@ -396,6 +396,8 @@ def test_every_stage_and_verb_that_loads_a_loop_on_torch_holds_a_device() -> Non
         if any(module.startswith("alchemist_core.training.") and loads_torch(module) for module in lazy_imports(path))
     }
     assert len(loading) >= 8
-    without = {path.stem for path in loading if "hold_device(" not in path.read_text(encoding="utf-8")}
+    # A command that retries samples opens the pipeline of the stage `score`, which holds a device.
+    holding = ("hold_device(", ".open_pipeline(")
+    without = {path.stem for path in loading if not any(call in path.read_text(encoding="utf-8") for call in holding)}
     # They count on torch's meta device, which holds no numbers.
     assert without == {"estimates", "presets"}

@@ -357,4 +357,4 @@ def test_a_shadow_that_cannot_be_loaded_costs_the_night_nothing(trained_store: T
     add_shadow(is_damaged=True)
     report = score(dataset="scenes", rater="nightly")
     assert (report.n_shards, report.n_scored) == (6, 240)
-    assert "Shadow rater shadow scored nothing: The artifact" in str(report.note)
+    assert "shadow scored nothing more: The artifact" in str(report.note)
