@@ -55,12 +55,12 @@ class ShowConfig(Config):
 
 def run(config: RunConfig) -> RunResult:
     """Run an experiment, or resume an interrupted one; finished arms are reused."""
+    _create_for_scenes(config)
     experiment, name = Experiment(config), config.name or config.experiment
     stated = experiment.state_cost()
     say(cost.describe_cost(stated))
     if config.dry_run:
         return RunResult(name=name, cost=stated, before=experiment.state_beforehand())
-    _create_for_scenes(config)
     engine = open_store()
     begun = store.begin_experiment(engine, name, config.identity(), config.present)
     experiment.fit_windows()

@@ -1,14 +1,18 @@
 """Arms of experiments: `loss/shift_gsample` is that strategy on the ranks of a rater with scoring rule `loss`.
 
-The name of an arm is `[rater/]strategy[@number]`. A new arm is a line in a table of this file. No torch, no store.
+The name of an arm is `[rater/]strategy[@number]`, or `score/strategy[@number]` for the score of a scorer, imported scores or a heuristic.
+A new arm is a line in a table of this file. No torch, no store.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.report.comparison import ORACLE, arm_title, stored_arm
+from alchemist_core.selection.config import RATER_SCORE, SCORE
 
 
 def _raters_of(rule: ScoringRule) -> dict[str, dict[str, Any]]:
@@ -44,6 +48,12 @@ class Arm:
     trains: str = "subset"
 
     @property
+    def score(self) -> str | None:
+        """The name of the score that ranks the samples, if it is neither the rater's nor a heuristic."""
+        name = (self.policy or {}).get("rank_by", RATER_SCORE)
+        return None if name == RATER_SCORE or name in HEURISTICS else name
+
+    @property
     def is_sized(self) -> bool:
         """Whether the arm depends on the retention: true for all but the full corpus."""
         return self.trains != "full"
@@ -53,23 +63,24 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
     """Return the arm that a word names.
 
     Args:
-        word: Such as `random`, `alignment/auto`, `loss/block@0.4`, `clarity` or `oracle`.
+        word: Such as `random`, `alignment/auto`, `loss/block@0.4`, `clip_score/top_k`, `clarity` or `oracle`.
         retention: Retention, 0-1; the authors chose the drop-top ratio of `paper` by it.
-        first_rater: Rater that `random` and the controls share with the first arm.
+        first_rater: Rater that `random`, the controls and the arms of other scores share with the first arm.
 
     Raises:
         ConfigError: The rater or the strategy is unknown; the message lists the known ones.
 
     >>> parse_arm("loss/block@0.4", retention=0.2).policy
     {'strategy': 'block', 'start_rank': 0.4, 'allow_fewer': True}
+    >>> parse_arm("clip_score/top_k", retention=0.2).policy
+    {'strategy': 'top_k', 'rank_by': 'clip_score'}
     """
     word = stored_arm(word)
     kind, _, draw = word.rpartition("/")
     name, _, number = draw.partition("@")
     if kind and kind not in RATERS:
-        raise ConfigError(f"Arm {word}: unknown rater {kind!r}. Raters: {', '.join(RATERS)}.")
-    if (number != "") != (name == "block"):
-        raise ConfigError(f"Arm {word}: only strategy block takes a number after @, the start rank (block@0.4).")
+        return Arm(word, first_rater, _score_policy(word, kind, name, number, retention))
+    _require_number(word, name, number)
     rater = kind or (DEFAULT_RATER if name in (AUTO, "paper") else first_rater)
     if name in CONTROLS or name.startswith(FILLED):
         # minus_loss is selected by this policy; oracle and full are trained for a subset that is selected at random.
@@ -93,6 +104,35 @@ def paper_policy(retention: float) -> dict[str, Any]:
         "mean_rank": round((cut + 1) / 2, 6),
         "std_rank": round((1 - cut) / 6, 6),
     }
+
+
+def first_rater(words: Iterable[str], default: str) -> str:
+    """Return the rater of the first arm that names one.
+
+    >>> first_rater(["random", "clip_score/top_k", "loss/paper"], "alignment"), first_rater(["clarity"], "alignment")
+    ('loss', 'alignment')
+    """
+    return next((kind for word in words if (kind := word.rpartition("/")[0]) in RATERS), default)
+
+
+def _score_policy(word: str, score: str, name: str, number: str, retention: float) -> dict[str, Any]:
+    """Return the policy of an arm that ranks by another score than a rater's; whether there is one, only a store knows."""
+    if not re.fullmatch(SCORE, score) or score == RATER_SCORE:
+        raise ConfigError(
+            f"Arm {word}: unknown rater or score {score!r}. Raters: {', '.join(RATERS)}. Scores: alchemist scorer list."
+        )
+    if name != "paper" and name not in STRATEGIES:
+        raise ConfigError(
+            f"Arm {word}: unknown rater {score!r}. Raters: {', '.join(RATERS)}. If it is the score of a scorer, name one of the strategies "
+            f"{', '.join(('paper', *STRATEGIES))}: only for raters a rank window is fitted."
+        )
+    _require_number(word, name, number)
+    return _policy(word, name, number, retention) | {"rank_by": score}
+
+
+def _require_number(word: str, name: str, number: str) -> None:
+    if (number != "") != (name == "block"):
+        raise ConfigError(f"Arm {word}: only strategy block takes a number after @, the start rank (block@0.4).")
 
 
 def _policy(word: str, name: str, number: str, retention: float) -> dict[str, Any]:

@@ -13,10 +13,18 @@ from pydantic import Field, model_validator
 from alchemist_core.config import Formerly, Seeds, Words
 from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
-from alchemist_core.experiments.arms import QUESTIONS, Arm, parse_arm
+from alchemist_core.experiments.arms import DEFAULT_RATER, QUESTIONS, Arm, first_rater, parse_arm
 from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
 from alchemist_core.experiments.results import describe_detectable, state_detectable
-from alchemist_core.experiments.trial import Cell, Trial, measure_cell, require_evaluation, tokenizer_sha256
+from alchemist_core.experiments.scores import find_sources
+from alchemist_core.experiments.trial import (
+    Cell,
+    Trial,
+    measure_cell,
+    named_rule,
+    require_evaluation,
+    tokenizer_sha256,
+)
 from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
 from alchemist_core.report.comparison import stored_arm
 from alchemist_core.selection.config import strategy_spec
@@ -40,8 +48,8 @@ class RunConfig(TrialsConfig):
     )
     arms: Words = Field(
         (),
-        description="Arms, separated by commas: [rater/]strategy, such as random, loss/top_k, clarity, oracle; default: those "
-        "of --experiment",
+        description="Arms, separated by commas: [rater/]strategy, such as random, loss/top_k, clarity, oracle; or score/strategy with "
+        "the name of a scorer's score or of imported scores, such as clip_score/top_k; default: those of --experiment",
     )
     retentions: Ratios = Field((), description="Retentions, 0-1, separated by commas; default: those of --experiment")
     tuning_seeds: Annotated[Seeds, Formerly("choose_seeds")] = Field(
@@ -106,9 +114,13 @@ class RunConfig(TrialsConfig):
         }
         return {**given, **{name: list(values) for name, values in resolved.items()}}
 
-    def cells(self) -> list[tuple[Arm, float]]:
-        """Return every arm at every retention, the full corpus once."""
-        first = next((word.partition("/")[0] for word in self.question_arms if "/" in word), "alignment")
+    def cells(self, default_rater: str = DEFAULT_RATER) -> list[tuple[Arm, float]]:
+        """Return every arm at every retention, the full corpus once.
+
+        Args:
+            default_rater: Kind of rater that arms without ranks use if no arm names one.
+        """
+        first = first_rater(self.question_arms, default_rater)
         found: list[tuple[Arm, float]] = []
         for retention in self.question_retentions:
             arms = [parse_arm(word, retention=retention, first_rater=first) for word in self.question_arms]
@@ -121,8 +133,11 @@ class Experiment:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.arms = config.cells()
+        self.arms = config.cells(named_rule(config) or DEFAULT_RATER)
+        self.scores = tuple(dict.fromkeys(arm.score for arm, _ in self.arms if arm.score is not None))
         require_evaluation(config, (*config.tuning_seeds, *config.seeds))
+        if self.scores:
+            find_sources(self.scores)
         self.n_pairs = cost.count_pairs(config, config.seeds[0])
         self.tuned: dict[tuple[str, float], TunedWindow] = {}
 
@@ -188,6 +203,7 @@ class Experiment:
         trial.prepare()
         raters = {kind: trial.rater(kind) for kind in dict.fromkeys(arm.rater for arm, _ in self.arms)}
         _require_one_tokenizer(list(raters.values()))
+        trial.score_by(self.scores)
         for length, (arm, retention) in product(self.config.question_lengths, self.arms):
             policy, model = arm.policy or self._auto_policy(arm.rater, retention), self._model(length)
             cell = measure_cell(trial, arm, policy, raters[arm.rater], retention=retention, model=model)

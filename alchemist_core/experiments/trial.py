@@ -1,6 +1,6 @@
 """One seed of an experiment: its corpus, its raters, and its measured arms, made by the stages or reused from the store."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from alchemist_core.config import fingerprint, former_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.experiments.arms import RATERS, Arm
 from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.experiments.scores import score_dataset
 from alchemist_core.files import artifact_path, file_sha256
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.metrics.heldout import HeldoutLoss
@@ -21,7 +22,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.models import find_model, read_evaluations
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.subsets import find_by_id
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import DownstreamConfig
 
 _PARTS = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
@@ -72,6 +73,10 @@ class Trial:
         publish_night(PublishNightConfig(dataset=self.dataset, rater=trained.rater))
         return _require_rater(trained.rater, kind)
 
+    def score_by(self, names: Sequence[str]) -> None:
+        """Give the corpus the scores of scorers that arms rank by."""
+        score_dataset(self.dataset, names)
+
     def _name(self, given: str | None, suffix: str) -> str:
         return f"{self._drawn_name}{suffix}" if given is None else given.format(seed=self.seed)
 
@@ -95,6 +100,12 @@ def require_evaluation(config: TrialsConfig, seeds: Iterable[int]) -> None:
     if config.evaluation is not None:
         for name in {Trial(config, seed).evaluation for seed in seeds}:
             evaluation_dataset(open_store(), name)
+
+
+def named_rule(config: TrialsConfig) -> str | None:
+    """Return the scoring rule of the rater that the config names: its kind in `RATERS`; None if it names none."""
+    rater = None if config.rater is None else find_rater(open_store(), config.rater)
+    return rater.rule if rater is not None and rater.rule in RATERS else None
 
 
 def _require_rater(name: str, kind: str) -> RaterRow:
@@ -148,6 +159,10 @@ def measure_cell(
     spec = policy_spec(given, given.resolve(rater.rule))
     name = f"{trial.dataset}-{given.strategy}-r{retention * 100:g}-{fingerprint([rater.name, former_names(SelectionPolicy, spec)])[:8]}"
     selected = select.run(select.SelectConfig(dataset=(trial.dataset,), name=name, rater=rater.name, policy=given))
+    if arm.score is not None and (n_unscored := selected.n_removed.get("unscored")):
+        warn(
+            f"{trial.dataset}: {n_unscored:,} samples have no score {arm.score}, so arm {arm.word} selects from fewer samples."
+        )
     trained = train_downstream.run(
         train_downstream.TrainDownstreamConfig(
             subset=name,

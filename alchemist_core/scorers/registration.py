@@ -86,6 +86,11 @@ def describe(scorer: Scorer) -> ScorerSpec:
     )  # fmt: skip
 
 
+def needs_no_options(use: str) -> bool:
+    """Return whether a scorer has only options with defaults, so that its name alone says what it computes."""
+    return not any(field.is_required() for field in find_scorer(use).Options.model_fields.values())
+
+
 def output_names(name: str, outputs: Sequence[str]) -> list[str]:
     """Return the name of each output's scores.
 

@@ -38,7 +38,7 @@ class Batch:
     """Samples to score. A scorer that `is_padded` always gets `batch_size` of them, the last of which may be padding."""
 
     image_BHWC: UInt8[np.ndarray, "B H W 3"]
-    """RGB pixels of the largest centred square, resized to `image_side` (bicubic); without transparency, turned as EXIF says."""
+    """RGB pixels of the largest centred square, resized to `image_side` (bicubic); without transparency. EXIF orientation is ignored."""
     captions: Sequence[str]
     image_hashes: Sequence[bytes] = ()
     """sha256 of each image's file."""

@@ -89,7 +89,8 @@ class SelectionPolicy(Config):
         RATER_SCORE,
         pattern=SCORE,
         description="Score that ranks the samples. rater: the rater's score. aesthetic, clarity, frequency, edge_density: a heuristic. "
-        "The name of a scorer or of imported scores: its score. imported.NAME: a number that was imported with the crawl",
+        "The name of a scorer or of imported scores: its score. The name of another rater, with _ for -: its score. imported.NAME: a "
+        "number that was imported with the crawl",
     )
     dedup: Annotated[Dedup, Formerly("duplicates", {"off": "keep"})] = Field(
         "exact",
@@ -124,8 +125,8 @@ class SelectionPolicy(Config):
         None,
         min_length=1,
         description="Condition on samples, such as: width * height >= 1e6 and greatest(width, height) / least(width, height) <= 2 "
-        "and licence is not null. Scorers and imported scores are columns under their names. Allowed: comparisons, and, or, not, between, "
-        "in, like, ilike, is null, + - * /, abs, least, greatest, length, lower, upper, coalesce; none: all",
+        "and licence is not null. Scorers, imported scores and raters (with _ for -) are columns under their names. Allowed: comparisons, "
+        "and, or, not, between, in, like, ilike, is null, + - * /, abs, least, greatest, length, lower, upper, coalesce; none: all",
     )
     stratify: bool = Field(
         False, description="Keep the same fraction of every dataset (rounded by the Sainte-Laguë method)"

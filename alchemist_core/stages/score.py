@@ -25,8 +25,8 @@ from alchemist_core.errors import (
 )
 from alchemist_core.files import require_artifact
 from alchemist_core.project import load_project, only_train_dataset, train_rater_command
-from alchemist_core.scorers.catalogue import find_scorer
-from alchemist_core.scorers.registration import load_runner, output_names, register
+from alchemist_core.scorers.catalogue import find_scorer, scorer_names
+from alchemist_core.scorers.registration import load_runner, needs_no_options, output_names, register
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.decoding import open_decoders
 from alchemist_core.shards.storage import has_files
@@ -129,6 +129,8 @@ def _named_raters(config: ScoreConfig, stage_run: StageRun) -> list[RaterRow]:
         _register_declared(stage_run, [config.scorer] if config.scorer in declared else [])
         if found := find_outputs(engine, config.scorer):
             return found
+        if config.scorer in scorer_names() and needs_no_options(config.scorer):
+            return register(engine, config.scorer, config.scorer, {}, run_id=stage_run.run_id, is_shadow=False)[0]
         names = ", ".join(
             sorted({*declared, *(str(row.config["name"]) for row in list_scorers(engine) if row.kind == "scorer")})
         )

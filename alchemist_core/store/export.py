@@ -1,9 +1,11 @@
 """Exported rows: a query file with a condition, streamed by a server-side cursor.
 
-A condition can name the columns of the query, and scores: outputs of scorers and imported scores, by their names in `raters`. A sample
+A condition can name the columns of the query, and scores: outputs of scorers and imported scores by their names in `raters`, and
+trained raters by theirs, with an underscore for each character that is no letter, digit or underscore (see `score_name`). A sample
 without such a score has null there, so it does not satisfy a comparison. Values are bound parameters.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from types import MappingProxyType
@@ -134,9 +136,24 @@ def _is_score_of(rated: Any, rater_id: int, sample_id: Any, parameters: Mapping[
 
 
 def scores_by_name(connection: Connection) -> dict[str, int]:
-    """Return the rater ids of the scores that a condition and --rank-by can name: scorers and imported scores, retired ones too."""
-    statement = select(Rater.name, Rater.rater_id).where(Rater.kind != "trained").order_by(Rater.rater_id)
-    return {name: rater_id for name, rater_id in connection.execute(statement) if name not in NOT_FOR_SCORES}
+    """Return the rater ids of the scores that a condition and --rank-by can name: scorers, imported scores and raters, retired ones too."""
+    # Trained raters last, because their names are changed: another score of that name comes first.
+    is_trained = Rater.kind == "trained"
+    statement = select(Rater.name, is_trained, Rater.rater_id).order_by(is_trained, Rater.rater_id)
+    found: dict[str, int] = {}
+    for name, is_changed, rater_id in connection.execute(statement):
+        found.setdefault(score_name(name) if is_changed else name, rater_id)
+    return {name: rater_id for name, rater_id in found.items() if name not in NOT_FOR_SCORES}
+
+
+def score_name(rater: str) -> str:
+    """Return how a condition and --rank-by name the score of a trained rater.
+
+    >>> score_name("web-2026-learnability-1a2b3c4d"), score_name("2026-loss-1a2b3c4d")
+    ('web_2026_learnability_1a2b3c4d', 'rater_2026_loss_1a2b3c4d')
+    """
+    name = re.sub("[^a-z0-9_]", "_", rater.lower())
+    return name if name[:1].isalpha() else f"rater_{name}"
 
 
 def require_score_name(name: str) -> None:

@@ -1,0 +1,68 @@
+"""Scores that arms rank by beside those of the experiment's raters: outputs of scorers, and imported scores."""
+
+from collections.abc import Mapping, Sequence
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.project import load_project
+from alchemist_core.scorers.catalogue import scorer_names
+from alchemist_core.scorers.registration import needs_no_options, open_scorer, output_names
+from alchemist_core.stages import score
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.export import scores_by_name
+from alchemist_core.store.raters import list_scorers
+
+
+def find_sources(names: Sequence[str]) -> dict[str, str | None]:
+    """Return the scorer that gives each score; None for scores that nothing computes any more.
+
+    A scorer is registered, or declared in the project file, or built in or installed and without required options.
+
+    Raises:
+        ConfigError: There is no score of a name; the message lists the scores.
+    """
+    engine = open_store()
+    with engine.connect() as connection:
+        found: dict[str, str | None] = dict.fromkeys(scores_by_name(connection))
+    for row in list_scorers(engine):
+        if row.kind == "scorer" and row.state != "retired":
+            found[row.name] = row.config["name"]
+    unregistered = _unregistered()
+    for name in names:
+        if name not in found:
+            found[name] = _find_unregistered(name, unregistered, found)
+    return {name: found[name] for name in names}
+
+
+def score_dataset(dataset: str, names: Sequence[str]) -> None:
+    """Give every sample of a dataset these scores, as `alchemist score --scorer` does; finished shards are not scored again.
+
+    Raises:
+        ConfigError: There is no score of a name.
+    """
+    for scorer in dict.fromkeys(find_sources(names).values()):
+        if scorer is not None:
+            score.run(score.ScoreConfig(dataset=dataset, scorer=scorer))
+
+
+def _unregistered() -> dict[str, str]:
+    """Return what can be registered by its name alone: the classes of declared scorers, and of those without required options."""
+    declared = {name: section.use for name, section in load_project().scorers.items()}
+    return {name: name for name in scorer_names()} | declared
+
+
+def _find_unregistered(name: str, unregistered: Mapping[str, str], stored: Mapping[str, object]) -> str:
+    for scorer, use in unregistered.items():
+        if name != scorer and not name.startswith(f"{scorer}_"):
+            continue
+        section = load_project().scorers.get(scorer)
+        if section is None and not needs_no_options(use):
+            continue
+        opened = open_scorer(use, section.options if section is not None else {})
+        opened.close()
+        if name in output_names(scorer, opened.outputs):
+            return scorer
+    known = ", ".join(stored) or "none yet"
+    raise ConfigError(
+        f"An arm ranks by {name!r}, which is neither a rater nor a score. Scores: {known}; scorers that can be registered: "
+        f"{', '.join(unregistered)}. A scorer with options is declared in the project file under [scorers.NAME]; see alchemist scorer list."
+    )
