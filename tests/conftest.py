@@ -229,7 +229,8 @@ def drop_database(connection: Connection, name: str) -> None:
 def _create(connection: Connection, template: str | None) -> str:
     name = f"alchemist_test_{uuid4().hex[:12]}"
     source = f'TEMPLATE "{template}"' if template else "TEMPLATE template0"
-    connection.exec_driver_sql(f'CREATE DATABASE "{name}" {source}')
+    # Copying files takes less than writing each page to the log.
+    connection.exec_driver_sql(f'CREATE DATABASE "{name}" {source} STRATEGY FILE_COPY')
     return name
 
 

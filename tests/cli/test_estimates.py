@@ -92,6 +92,7 @@ def test_every_gpu_has_a_name_a_source_and_more_bf16_than_fp32() -> None:
         assert gpu.is_device(f"NVIDIA {gpu.words}")
 
 
+@pytest.mark.slow
 def test_time_is_arithmetic_over_the_assumed_share_of_the_peak_of_all_gpus() -> None:
     plan = rater_plan(max_samples=1000, n_validation=100, price_per_gpu_hour=3.0)
     parts = {part.what: part for part in plan.parts}

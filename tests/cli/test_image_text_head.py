@@ -56,6 +56,7 @@ def test_a_head_is_trained_twice_to_the_same_bytes_and_changes_no_store(
     assert (record.n_heldout, record.resolution, record.dataset, record.heldout) == (64, 32, "v", "t")
 
 
+@pytest.mark.slow
 def test_what_is_held_out_is_never_trained_on(
     trained_store: TrainedStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -69,6 +70,7 @@ def test_what_is_held_out_is_never_trained_on(
         train(tmp_path / "none.safetensors", heldout="v")
 
 
+@pytest.mark.slow
 def test_a_head_that_learnt_nothing_is_not_written(trained_store: TrainedStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"^heldout_auc of .* and must be above {LEAST_AUC}"):
         train(tmp_path / "weak.safetensors", training={"max_train_steps": 1, "learning_rate": 1e-9})

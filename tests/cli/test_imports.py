@@ -359,6 +359,7 @@ def test_imports_of_one_name_at_the_same_time_store_each_score_once(store: Engin
     assert stored(store, "crowded").keys() == set(range(1, N_SAMPLES + 1))
 
 
+@pytest.mark.slow
 def test_a_killed_import_stores_nothing_and_can_be_repeated(store: Engine, tmp_path: Path) -> None:
     """It is killed where it waits to insert, the last moment before its transaction commits."""
     bring(write(tmp_path / "a.parquet", {"sample_id": [1], "score": [0.5]}), "killed")

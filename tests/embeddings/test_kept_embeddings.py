@@ -207,6 +207,7 @@ def test_what_is_not_finite_in_fp16_is_not_kept(corpus_store: Path) -> None:
     assert np.isfinite(list(found.values())).all()
 
 
+@pytest.mark.slow
 def test_a_scorer_that_shall_keep_none_keeps_none_and_is_not_asked(corpus_store: Path) -> None:
     score("Huge", keep=False)
     assert len(stored_scores("huge_red")) == 240

@@ -24,6 +24,8 @@ from alchemist_core.training.samples import JoinedSamples, Samples
 from tests.training.conftest import train_pairs, validation_pairs
 from tests.training.progress import KilledError, ignore, kill_at, kill_at_any_step
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["train_pairs", "validation_pairs"]
 
 CONFIG = RaterTrainingConfig(

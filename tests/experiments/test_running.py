@@ -72,12 +72,14 @@ def test_the_arms_of_one_seed_differ_in_their_samples_alone(corpus: Path) -> Non
         assert len({(row[2], row[3], str(row[4])) for row in mine}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_equal_steps_give_every_arm_the_steps_of_the_full_corpus(corpus: Path) -> None:
     found = run(config(corpus, arms="random,full", tuning_seeds="", seeds="2", budget="steps"))
     assert [row["n_steps"] for row in found.rows] == [round(240 / 32)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_each_length_is_a_training_of_its_own(corpus: Path) -> None:
     given = {
@@ -124,6 +126,7 @@ def test_the_stated_cost_is_about_what_training_takes(corpus: Path) -> None:
     assert 0.1 * seconds < stated["seconds"] < 4 * seconds
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_a_name_belongs_to_one_experiment(corpus: Path) -> None:
     run(config(corpus, arms="random", tuning_seeds="", seeds="2", name="mine"))

@@ -53,6 +53,7 @@ def test_the_hooks_need_no_network() -> None:
     assert list(FAULTS) == NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", HOOKS, ids=NAMES)
 def test_a_hook_accepts_a_file_of_the_checkout_and_refuses_a_fault(hook: dict[str, Any], tmp_path: Path) -> None:
     good, fault = FAULTS[hook["id"]]

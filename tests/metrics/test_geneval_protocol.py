@@ -66,6 +66,7 @@ def test_the_shipped_protocol_pins_the_official_prompts(pytestconfig: pytest.Con
     assert protocol.classes_sha256 == texts_sha256(names)
 
 
+@pytest.mark.slow
 @pytest.mark.db
 @pytest.mark.e2e
 def test_scores_are_stored_and_every_changed_field_is_refused_by_its_name(

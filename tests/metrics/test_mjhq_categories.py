@@ -92,6 +92,7 @@ def imported(trained_arms: list[str], tmp_path: Path) -> None:
     ingest(IngestConfig.model_validate({"dataset": "mjhq", "root": str(tmp_path / "tars"), "role": "evaluation"}))
 
 
+@pytest.mark.slow
 @pytest.mark.db
 @pytest.mark.e2e
 @pytest.mark.usefixtures("imported")

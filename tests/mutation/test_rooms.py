@@ -33,6 +33,7 @@ def test_an_equivalent_mutant_has_a_reason_and_its_line_is_in_its_file() -> None
         assert reason.endswith(".")
 
 
+@pytest.mark.slow
 def test_a_sample_is_a_function_of_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "alchemist_core").mkdir()
     shutil.copytree(ROOT / "alchemist_core" / "heuristics", tmp_path / "alchemist_core" / "heuristics")

@@ -47,6 +47,7 @@ def train(folder: Path) -> TrainDownstreamResult:
     return train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "model": model}))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("selected")
 def test_flux_is_trained_measured_and_compared_apart_from_star(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "geneval_scenes", SceneScore)

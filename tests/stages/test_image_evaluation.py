@@ -94,6 +94,7 @@ def test_a_metric_is_measured_again_from_stored_images_without_the_models(
     assert values_in(engine) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after", "field"), [
     ("n_images = 24", "n_images = 23", "n_images"),
     ("resolution = 16", "resolution = 32", "resolution"),

@@ -51,6 +51,7 @@ def train_model(path: Path) -> TrainDownstreamResult:
     return downstream_stage.run(TrainDownstreamConfig.model_validate(given))
 
 
+@pytest.mark.slow
 def test_a_rater_starts_from_published_star_scores_and_is_known_again_by_its_content(
     trained_store: TrainedStore, tmp_path: Path
 ) -> None:

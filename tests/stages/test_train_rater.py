@@ -122,6 +122,7 @@ def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
     assert rater.acceptance_report["n_steps"] == 10
 
 
+@pytest.mark.slow
 def test_a_rater_that_reads_far_smaller_images_than_there_are_says_so_wherever_it_is_judged(
     ingest_corpus: Callable[[], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_rater_that_reads_far_smaller_images_than_there_are_says_so_wherever_i
         assert any(told in warning for warning in content.warnings) is is_warning
 
 
+@pytest.mark.slow
 def test_a_rater_of_another_seed_measures_the_stability_of_ranks(
     ingest_corpus: Callable[[], object],
 ) -> None:
@@ -171,6 +173,7 @@ def test_the_newest_rater_is_what_training_last_gave_found_again_or_not(ingest_c
     assert newest.name == first
 
 
+@pytest.mark.slow
 def test_two_proxies_for_a_rater_score_and_are_selected_from_like_any_other(
     ingest_corpus: Callable[[], object],
 ) -> None:

@@ -62,6 +62,7 @@ def test_its_files_have_no_name_that_a_kill_could_leave(tmp_path: Path, monkeypa
     assert list(table) == [sample(1)]
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_table_does_not_grow_with_its_rows() -> None:
     """As objects, 90,000 rows more would take 110 MiB more."""
 

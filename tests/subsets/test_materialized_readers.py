@@ -68,6 +68,7 @@ def test_webdataset_reads_a_copy(mixed: list[MemberLocation], tmp_path: Path) ->
     assert all(next(row[ext] for ext in ("jpg", "png") if ext in row).size == (20, 16) for row in rows)
 
 
+@pytest.mark.slow
 def test_the_real_corpus_is_copied_without_losing_a_byte_of_its_json(real_corpus: Path, tmp_path: Path) -> None:
     sources = [source for source in find_sources(real_corpus) if source.uri.endswith("000003.tar")][::5]
     made = copy(sources, tmp_path / "copy", shard_size=1000)

@@ -136,6 +136,7 @@ def test_losses_come_in_the_order_of_the_samples(
     assert heldout_losses(out, heldout_pairs.rows(order[:0])).shape == (0,)
 
 
+@pytest.mark.slow
 def test_lora_improves_its_base_and_leaves_a_plain_model(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, heldout_pairs: Samples
 ) -> None:

@@ -80,6 +80,7 @@ def test_recomputing_activations_changes_no_loss(
     assert found == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_learns_as_much(
     config: DownstreamConfig, trained: Path, validation_pairs: Samples, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_batch_in_parts_learns_as_much(
     assert np.mean(parts[-15:]) == pytest.approx(np.mean(whole[-15:]), rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_bit_identical_adapters(
     config: DownstreamConfig, validation_pairs: Samples, tmp_path: Path
 ) -> None:

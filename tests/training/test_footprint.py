@@ -103,6 +103,7 @@ def star_parameters(config: StarConfig) -> int:
     return config.depth * (attention + cross + feed_forward) + inputs + config.n_codes * (width + 1)
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_the_networks() -> None:
     proxy = rater().proxy(rater().tokenizer_config, text_shape("words").dim)
     assert count().parameters["proxy"] == star_parameters(proxy)
@@ -163,6 +164,7 @@ def test_checkpointing_takes_less_memory_and_more_arithmetic() -> None:
     assert 1.2 < recomputed.work["step"].flops / plain.work["step"].flops < 1.4
 
 
+@pytest.mark.slow
 def test_bf16_halves_most_activations_and_frozen_encoders_stay_in_fp32() -> None:
     wide = {"proxy_width": 256, "rater_width": 256, "batch_size": 32}
     full, half = count(**wide), count(**wide, mixed_precision="bf16")

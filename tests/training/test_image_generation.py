@@ -84,6 +84,7 @@ def references(n: int = 40) -> np.ndarray:
     return np.stack([np.asarray(draw_informative(rng, 32).image) for _ in range(n)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "fields"), [("kid", {"n_subsets": 3, "subset_size": 30}), ("fid", {})])
 def test_a_distance_is_measured_again_from_the_tars_alone(drawn: Path, metric: str, fields: dict[str, int]) -> None:
     protocol = protocol_of(metric, "efficientnet_lite0", **fields)

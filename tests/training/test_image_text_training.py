@@ -84,6 +84,7 @@ def file(head: Head, encoders: Encoders, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_two_trainings_give_the_same_bytes(scenes: Encoded, head: Head, encoders: Encoders) -> None:
     first = pack_head(head, record_of(encoders))
     assert pack_head(train(scenes), record_of(encoders)) == first

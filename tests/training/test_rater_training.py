@@ -182,6 +182,7 @@ def test_smaller_softmax_groups_are_another_objective(
     assert sizes == pytest.approx([8, 32], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_recomputed_activations_give_the_same_steps(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, rater: Path
 ) -> None:
