@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Otherwise each of thousands of processes of the tests would compile every library that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel demo down check test test-slow rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs bench-scorers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
+.PHONY: help setup wheel docs demo down check test test-slow rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs bench-scorers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -26,14 +26,18 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); this takes one to five minutes once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore -c constraints.txt uv
-	@$(BIN)/python infra/install.py -c constraints.txt -e '.[train,metrics,flux,airflow,celery,kubernetes,local,checks,embeddings,offline,lineage,dev]'
+	@$(BIN)/python infra/install.py -c constraints.txt -e '.[train,metrics,flux,airflow,celery,kubernetes,local,checks,embeddings,offline,lineage,docs,dev]'
 	@touch $@
 
-wheel: $(STAMP) ## Build the wheel into dist/ from the files that git tracks
+wheel: docs ## Build the wheel into dist/ from the files that git tracks, with the documentation
 	@rm -rf dist/*.whl .alchemist/wheel && mkdir -p .alchemist/wheel
 	@git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | tar --extract --directory .alchemist/wheel
+	@mkdir -p .alchemist/wheel/dist && cp -r dist/docs .alchemist/wheel/dist
 	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .alchemist/wheel
 	@ls dist
+
+docs: $(STAMP) ## Build the documentation into dist/docs; `alchemist docs` opens it
+	@$(BIN)/python -m infra.docs
 
 demo: $(STAMP) ## Run the whole platform on this machine; ends with a table of subset against random
 	@$(BIN)/alchemist demo

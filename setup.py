@@ -13,6 +13,8 @@ PACKED = (
     "sql", "dags", "infra/grafana/dashboards", "infra/grafana/provisioning", "infra/kubernetes", "infra/chart", "infra/prometheus",
     "infra/README.md", "infra/RUNBOOK.md", "infra/SECURITY.md", "infra/VARIABLES.md",
 )  # fmt: skip
+BUILT = "dist/docs"
+"""The documentation, which `make docs` builds; `make wheel` puts it here. A wheel that is built otherwise has none."""
 HERE = Path(__file__).parent
 
 
@@ -26,7 +28,7 @@ class BuildWithResources(build_py):
             return
         packed = Path(self.build_lib) / "alchemist_core" / "_data"
         shutil.rmtree(packed, ignore_errors=True)
-        for name in PACKED:
+        for name in (*PACKED, *([BUILT] if (HERE / BUILT).is_dir() else [])):
             source, target = HERE / name, packed / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():

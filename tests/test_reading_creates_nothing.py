@@ -37,6 +37,7 @@ WITHOUT = {
     "weights list",
     "weights check",
     "presets",
+    "docs",
     "doctor",
     "plan train-rater",
     "plan train-downstream",

@@ -64,6 +64,7 @@ GROUPS = {
         "corpus": Verb("cli.corpus", "Make a synthetic corpus, or import pictures or a published dataset into tar shards."),
         "db": Verb("cli.db", "Start, migrate, query, back up and restore the database."),
         "stack": Verb("cli.stack", "Start and stop the local stack (Postgres, Airflow, metrics), and show its state and logs."),
+        "docs": Verb("cli.docs", "Open the documentation that this installation contains, with its search."),
         "doctor": Verb("cli.doctor", "Check what this installation needs, and name what is missing with the remedy."),
         "dags": Verb("cli.dags", "List the DAGs, or install them into the DAG folder of another Airflow."),
         "serve-metrics": Verb("cli.exporter", "Serve Prometheus metrics, read from the database at every scrape."),

@@ -1,0 +1,99 @@
+"""The pages of the documentation: those made from the code can be made and are complete, each is in the navigation, no link is dead."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alchemist_core.cli.verbs import VERBS, load_commands
+from alchemist_core.errors import FINAL_EXIT_CODES
+from alchemist_core.shards.faults import Reason
+from alchemist_core.store.engine import make_engine
+from alchemist_core.store.tables import Table
+from alchemist_core.telemetry import CATALOGUE
+from infra.docs import markdown, site
+from infra.docs.markdown import anchors, dead_links, move
+
+CHECKOUT = Path(__file__).parents[2]
+pytestmark = pytest.mark.db
+
+
+@pytest.fixture(scope="module")
+def pages(make_database: Callable[..., str]) -> Iterator[dict[str, str]]:
+    """Every page of the site, by path."""
+    engine = make_engine(make_database())
+    with engine.connect() as connection:
+        yield {**site.written(), **site.render(connection)}
+    engine.dispose()
+
+
+def in_navigation(entries: list[Any]) -> Iterator[str]:
+    for entry in entries:
+        values = entry.values() if isinstance(entry, dict) else [entry]
+        for value in values:
+            yield from in_navigation(value) if isinstance(value, list) else [value]
+
+
+def test_the_navigation_lists_every_page_once(pages: dict[str, str]) -> None:
+    listed = list(in_navigation(yaml.safe_load((CHECKOUT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
+    assert sorted(listed) == sorted(pages)
+
+
+def test_no_link_is_dead(pages: dict[str, str]) -> None:
+    images = [str(path.relative_to(site.DOCS)) for path in site.DOCS.rglob("*") if path.suffix != ".md"]
+    assert list(dead_links(pages, images)) == []
+
+
+def test_every_page_has_one_title_before_its_text(pages: dict[str, str]) -> None:
+    assert [
+        path
+        for path, text in pages.items()
+        if not text.removeprefix("<!--").partition("-->")[2].strip().startswith("# ") and not text.startswith("# ")
+    ] == []
+
+
+def test_every_command_has_a_heading(pages: dict[str, str]) -> None:
+    found = set().union(*(anchors(text) for path, text in pages.items() if path.startswith("reference/commands/")))
+    named = {f"alchemist-{verb}" for verb in VERBS}
+    named |= {f"alchemist-{verb}-{name}" for verb in VERBS for name in load_commands(verb) if name}
+    assert len(named) > 80
+    assert named <= found
+
+
+def test_the_database_pages_hold_every_table_and_view_with_its_columns(pages: dict[str, str]) -> None:
+    for table in Table.metadata.tables.values():
+        section = pages["reference/database/tables.md"].partition(f"\n## {table.name}\n")[2].partition("\n## ")[0]
+        assert section, table.name
+        assert [column.name for column in table.columns if f"| `{column.name}` |" not in section] == []
+    views = {path.stem for path in (CHECKOUT / "sql" / "views").glob("*.sql")}
+    assert views <= anchors(pages["reference/database/views.md"])
+
+
+def test_the_other_reference_pages_are_complete(pages: dict[str, str]) -> None:
+    assert [metric.name for metric in CATALOGUE if f"| `{metric.name}` |" not in pages["reference/metrics.md"]] == []
+    assert [reason for reason in Reason if f"| `{reason.value}` |" not in pages["reference/records.md"]] == []
+    codes = pages["reference/exit-codes.md"]
+    assert [code for code in FINAL_EXIT_CODES if f"| {code} |" not in codes] == []
+    assert "| There is no project file here or in a folder above." in pages["reference/errors.md"]
+    assert "### Store.scores" in pages["reference/python.md"]
+
+
+def test_a_link_between_files_of_the_repository_becomes_one_between_pages() -> None:
+    known = {"infra/RUNBOOK.md": "how-to/runbook.md", "README.md#glossary": "reference/glossary.md"}
+    text = "See [runbook](RUNBOOK.md#ingest), [`roles.sql`](../sql/roles.sql), [words](../README.md#glossary), `[a](b.md)`."
+    assert move(text, "infra/README.md", "how-to/deploy.md", known) == (
+        "See [runbook](runbook.md#ingest), `sql/roles.sql`, [words](../reference/glossary.md), `[a](b.md)`."
+    )
+
+
+def test_a_dead_link_and_a_dead_anchor_are_found() -> None:
+    found = dead_links({"a.md": "# A\n[b](b.md) [c](c.md#here) [d](#a)\n```\n[x](x.md)\n```", "c.md": "# C"})
+    assert list(found) == ["a.md: b.md is not a page", "a.md: c.md#here has no such heading"]
+
+
+def test_the_examples_of_the_helpers_hold() -> None:
+    import doctest
+
+    assert doctest.testmod(markdown).failed == 0
