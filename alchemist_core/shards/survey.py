@@ -8,6 +8,7 @@ from itertools import islice, starmap
 from pathlib import Path
 from statistics import median
 
+from alchemist_core.config import counted
 from alchemist_core.errors import DataError
 from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.layouts.pictures import find_pictures
@@ -43,7 +44,7 @@ class Survey:
         >>> Survey(2, 3_000_000, 110, 100, 1, 512, 64, 9, 20, {"jpeg": 99, "png": 1}).describe()
         '2 tars, about 110 samples, 0.003 GB. Of 101 read: median short side 512 px, 99% jpeg, median caption 9 words, 1 damaged'
         """
-        size = f"{self.n_tars:,} {'tar' if self.n_tars == 1 else 'tars'}, about {self.n_samples:,} samples, {self.n_bytes / 1e9:.3g} GB"
+        size = f"{counted(self.n_tars, 'tar')}, about {counted(self.n_samples, 'sample')}, {self.n_bytes / 1e9:.3g} GB"
         if not self.n_read:
             return f"{size}. No record could be read"
         ((name, n),) = Counter(self.formats).most_common(1)

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Result, Words, lay_out
+from alchemist_core.config import Command, Config, Result, Words, counted, lay_out
 from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
 from alchemist_core.project import ROLE_HELP, Role, load_project, train_rater_command
 from alchemist_core.settings import load_settings
@@ -172,7 +172,8 @@ class Tally:
         """
         if self._left:
             say(
-                f"Ingested {self.n_shards:,} shards with {self.n_locations:,} locations; {self.n_known:,} were registered before."
+                f"Ingested {counted(self.n_shards, 'shard')} with {counted(self.n_locations, 'location')}; "
+                f"registered before: {self.n_known:,}."
             )
             lines = [f"{dataset}: {_enumerate(names)}{why}" for (dataset, why), names in self._left.items()]
             raise DataError("\n".join([*lines, REST_INGESTED]))
@@ -340,7 +341,7 @@ class _Ingestion:
             elif self._may_be_readable_now(known, file):
                 yield WantedShard(file, uri, known.crawl_date)
         if listing.shards and not n_wanted and crawl_date is not None:
-            say(f"{len(listing.shards):,} shards under {root_uri}, none of {crawl_date}.")
+            say(f"{counted(len(listing.shards), 'shard')} under {root_uri}, none of {crawl_date}.")
         self._print_other_days(of_other_days)
 
     @staticmethod

@@ -4,6 +4,7 @@ from datetime import date
 
 from sqlalchemy import Engine
 
+from alchemist_core.config import counted
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.store.ledger import ScoringScope, count_unscored
 from alchemist_core.store.nights import NightRow, night_title
@@ -31,5 +32,6 @@ def require_complete(engine: Engine, night: NightRow, rater: RaterRow) -> None:
     n_left, _ = count_unscored(engine, ScoringScope(rater.rater_id, (night.dataset_id,), night.crawl_date))
     if n_left:
         raise CheckFailedError(
-            f"Night {night_title(night)} is not complete: {n_left} shards have no scores of rater {rater.name}. Run alchemist score first."
+            f"Night {night_title(night)} is not complete: {counted(n_left, 'shard')} without scores of rater {rater.name}. "
+            "Run alchemist score first."
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Result
+from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import (
     AlchemistError,
     ChangedShardError,
@@ -111,7 +111,9 @@ def score(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
     left: list[str] = []
     result = _together([part for group in _passes(raters) for part in _score_pass(config, group, stage_run, left)])
     if left:
-        say(f"Scored {result.n_shards:,} shards: {result.n_scored:,} locations, {result.n_quarantined:,} quarantined.")
+        say(
+            f"Scored {counted(result.n_shards, 'shard')}: {counted(result.n_scored, 'location')}, {result.n_quarantined:,} quarantined."
+        )
         named = list(dict.fromkeys(left))
         more = [f"and {len(named) - MAX_NAMED:,} more: alchemist shard list"] if len(named) > MAX_NAMED else []
         raise DataError("\n".join([*named[:MAX_NAMED], *more, "Everything else was scored."]))

@@ -6,7 +6,7 @@
 
 An empty field of the form means what the project file says. A dry run ends after the preview. The form can skip materialize and approve.
 Safe to re-run: yes, the same form gives the same members.
-Runbook: infra/RUNBOOK.md#build_subset
+Runbook: alchemist docs runbook#build_subset (in the repository: infra/RUNBOOK.md#build_subset)
 """
 
 from airflow.sdk import dag

@@ -5,7 +5,7 @@
 Starts when a DAG of your crawler updates the asset `alchemist://crawl/DATASET` with the crawl date as its partition, for each training
 dataset of the project file. Runs of nightly_rescore wait for each other, and the nightly schedule skips what is done.
 Safe to re-run: yes, a night that is done is skipped.
-Runbook: infra/RUNBOOK.md#crawl_arrived
+Runbook: alchemist docs runbook#crawl_arrived (in the repository: infra/RUNBOOK.md#crawl_arrived)
 """
 
 from airflow.sdk import dag

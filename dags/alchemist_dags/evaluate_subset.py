@@ -8,7 +8,7 @@ Starts when a subset is published. `plan` queries the store for all subsets with
 If there are none, the run only writes the report. An empty field of the form means what the project file says: it declares the model
 that is trained and the protocols under which it is measured.
 Safe to re-run: yes, trained models and stored values are reused.
-Runbook: infra/RUNBOOK.md#evaluate_subset
+Runbook: alchemist docs runbook#evaluate_subset (in the repository: infra/RUNBOOK.md#evaluate_subset)
 """
 
 from airflow.sdk import dag

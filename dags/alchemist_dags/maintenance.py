@@ -9,7 +9,7 @@
     remove_logs
 
 Safe to re-run: yes. Published and newest versions and live leases stay. A takedown is complete when no materialized tar holds the image.
-Runbook: infra/RUNBOOK.md#maintenance
+Runbook: alchemist docs runbook#maintenance (in the repository: infra/RUNBOOK.md#maintenance)
 """
 
 from airflow.sdk import dag

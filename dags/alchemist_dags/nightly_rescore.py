@@ -7,7 +7,7 @@
 A night is one crawl date of one dataset. Each night is a mapped task, so a night that fails does not stop the others. A night that
 fails a check or drifts stays closed until `alchemist night release`. The run fails if any task failed; `summary` lists what was left out.
 Safe to re-run: yes, every task skips finished work. Without a production rater nothing is scored. Shadow raters score too.
-Runbook: infra/RUNBOOK.md#nightly_rescore
+Runbook: alchemist docs runbook#nightly_rescore (in the repository: infra/RUNBOOK.md#nightly_rescore)
 """
 
 from airflow.sdk import CronPartitionTimetable, dag

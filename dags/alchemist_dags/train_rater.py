@@ -4,7 +4,7 @@
 
 An empty field of the form means what the project file says; `[schedule] train` starts runs with the values of the file.
 Safe to re-run: yes, a killed training resumes from its last checkpoint. The first rater of a store needs no approval.
-Runbook: infra/RUNBOOK.md#train_rater
+Runbook: alchemist docs runbook#train_rater (in the repository: infra/RUNBOOK.md#train_rater)
 """
 
 from airflow.sdk import dag

@@ -34,10 +34,12 @@ REPLACED = {"README.md": "index.md", "README.md#glossary": "reference/glossary.m
 
 
 def shown_files() -> dict[str, str]:
-    """Return the files of the repository that are pages, with the README of each package, and their paths on the site."""
+    """Return the files of the repository that are pages, READMEs of packages and tables of experiments among them, and their paths."""
     packages = sorted((CHECKOUT / "alchemist_core").glob("*/README.md"))
     readmes = {str(path.relative_to(CHECKOUT)): f"contributing/packages/{path.parent.name}.md" for path in packages}
-    return {**SHOWN, **readmes}
+    tables = sorted((CHECKOUT / "tests" / "benchmarks" / "tables").glob("*.md"))
+    kept = {str(path.relative_to(CHECKOUT)): f"research/tables/{path.name}" for path in tables}
+    return {**SHOWN, **readmes, **kept}
 
 
 def render_shown() -> dict[str, str]:

@@ -203,7 +203,7 @@ def test_a_folder_of_pictures_is_refused_with_the_command_that_writes_its_tars(
     command = capsys.readouterr().err.partition("then give that folder: ")[2]
     assert main(shlex.split(command)[1:]) == 0
     assert main(["init", "--data", "my pictures-tars"]) == 0
-    assert "1 tar, about 1 samples" in capsys.readouterr().out
+    assert "1 tar, about 1 sample" in capsys.readouterr().out
 
 
 def test_a_file_that_exists_is_kept_unless_it_is_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

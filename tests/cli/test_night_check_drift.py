@@ -69,7 +69,7 @@ def test_a_night_s_check_is_stored_although_a_later_one_is_not_complete(engine: 
     with engine.begin() as connection:
         unscored = {"shard_id": 999, "dataset_id": 1, "crawl_date": "2026-01-04", "n_samples": 1}
         insert_rows(connection, {"shards": [unscored]})
-    with pytest.raises(CheckFailedError, match="Night web 2026-01-04 r1 is not complete: 1 shards"):
+    with pytest.raises(CheckFailedError, match="Night web 2026-01-04 r1 is not complete: 1 shard without scores"):
         drift()
     assert states() == ["selectable", "selectable", "held", "scored"]
     assert column("SELECT crawl_date FROM alchemist.check_results") == [date(2026, 1, 3)]
@@ -210,7 +210,7 @@ def test_a_night_that_is_not_complete_is_not_measured(engine: Engine) -> None:
     add_night(engine, "2026-01-01", {"a.tar": normal(600)})
     with engine.begin() as connection:
         insert_rows(connection, {"shards": [{"shard_id": 99, "dataset_id": 1, "crawl_date": "2026-01-01"}]})
-    with pytest.raises(CheckFailedError, match="not complete: 1 shards"):
+    with pytest.raises(CheckFailedError, match="not complete: 1 shard without scores"):
         drift()
 
 

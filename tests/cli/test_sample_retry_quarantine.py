@@ -146,7 +146,7 @@ def test_a_shard_that_another_run_holds_is_left_for_later(scored: TrainedStore) 
     with open_store().begin() as connection:
         assert claim_lease(connection, f"shard:{rater_id}:{shard_id}", run_id=1, ttl_s=600) is not None
     report = retry()
-    assert (report.n_shards, report.note) == (5, "1 shards are held by another run. Retry later.")
+    assert (report.n_shards, report.note) == (5, "Held by another run: 1 shard. Retry later.")
 
 
 @pytest.mark.faults

@@ -1,5 +1,7 @@
 """The pages of the documentation: those made from the code can be made and are complete, each is in the navigation, no link is dead."""
 
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from alchemist_core.cli.command_line import build_parser, read_config
 from alchemist_core.cli.verbs import VERBS, load_commands
 from alchemist_core.errors import FINAL_EXIT_CODES
 from alchemist_core.shards.faults import Reason
@@ -14,7 +17,7 @@ from alchemist_core.store.engine import make_engine
 from alchemist_core.store.tables import Table
 from alchemist_core.telemetry import CATALOGUE
 from infra.docs import markdown, site
-from infra.docs.markdown import anchors, dead_links, move
+from infra.docs.markdown import FENCE, anchors, dead_links, move
 
 CHECKOUT = Path(__file__).parents[2]
 pytestmark = pytest.mark.db
@@ -44,6 +47,28 @@ def test_the_navigation_lists_every_page_once(pages: dict[str, str]) -> None:
 def test_no_link_is_dead(pages: dict[str, str]) -> None:
     images = [str(path.relative_to(site.DOCS)) for path in site.DOCS.rglob("*") if path.suffix != ".md"]
     assert list(dead_links(pages, images)) == []
+
+
+def test_every_command_in_a_block_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = [(path, block[0]) for path, text in site.written().items() for block in FENCE.finditer(text)]
+    lines = [(path, line) for path, block in blocks for line in re.findall(r"^alchemist .+$", block, re.MULTILINE)]
+    assert len(lines) > 60
+    for path, line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        parsed = words[:2] if words[:2] == ["db", "psql"] else words
+        if words[0] in ("train-rater", "train-downstream"):
+            # On these pages the project file names preset and datasets.
+            parsed = [
+                *words,
+                "--preset",
+                "tiny",
+                *(["--dataset", "d", "--validation", "v"] if words[0] == "train-rater" else []),
+            ]
+        elif words[0] == "select" and "--dataset" not in words:
+            parsed = [*words, "--dataset", "d"]
+        options = vars(build_parser(words).parse_args(parsed))
+        assert read_config(options["command"].config, options) is not None, f"{path}: {line}"
 
 
 def test_every_page_has_one_title_before_its_text(pages: dict[str, str]) -> None:

@@ -217,7 +217,7 @@ def test_maintenance_and_every_running_stage_end_long_reads(
     with log_in("alchemist_reader") as reader:
         reader.execute(text("SELECT 1"))
         if sweep == "maintain":
-            assert "ended 1 sessions of readers" in str(leases(MaintainConfig()).note)
+            assert "ended 1 session of readers" in str(leases(MaintainConfig()).note)
         else:
             Heartbeat(SimpleNamespace(engine=engine), ttl_s=30)._end_long_reads()  # type: ignore[arg-type]
         with pytest.raises(DBAPIError):
