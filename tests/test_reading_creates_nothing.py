@@ -78,6 +78,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "plan evaluate": (),
     "rater list": (),
     "scorer list": (),
+    "scorer train": ("critic", "--validation", "v"),
     "scorer register": ("s", "--use", "module:Class"),
     "scorer check": ("s", "--use", "module:Class", "--dataset", "d"),
     "scorer retire": ("s",),

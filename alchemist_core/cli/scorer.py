@@ -1,4 +1,4 @@
-"""Scorers: register one, list them, test one on samples, and retire one.
+"""Scorers: register one, train a critic, list them, test one on samples, and retire one.
 
 A scorer gives each sample a score, or several with names. The project file declares scorers under `[scorers.NAME]`.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from alchemist_core.cli.scorer_training import TrainScorerConfig, train_scorer
 from alchemist_core.config import BARE_WORD, Command, Config, Result, Words, counted
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.project import load_project
@@ -291,6 +292,7 @@ def retire(config: RetireConfig) -> RetireResult:
 
 COMMANDS = {
     "register": Command(RegisterConfig, register_scorer, lambda config, _: f"alchemist score --scorer {config.name}"),
+    "train": Command(TrainScorerConfig, train_scorer, lambda config, _: f"alchemist score --scorer {config.name}"),
     "list": Command(ListConfig, list_all),
     "check": Command(CheckConfig, check, lambda config, _: f"alchemist scorer register {config.name}"),
     "retire": Command(RetireConfig, retire),

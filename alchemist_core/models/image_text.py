@@ -55,10 +55,12 @@ class Encoders:
 class Head(nn.Module):
     """Projects both encoders' features into one space, in which an image is near its caption."""
 
-    def __init__(self, hidden: int, dim: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, hidden: int, dim: int, dropout: float = 0.0, dims: tuple[int, int] = (IMAGE_DIM, TEXT_DIM)
+    ) -> None:
         super().__init__()
-        self.image = _projection(IMAGE_DIM, hidden, dim, dropout)
-        self.text = _projection(TEXT_DIM, hidden, dim, dropout)
+        self.image = _projection(dims[0], hidden, dim, dropout)
+        self.text = _projection(dims[1], hidden, dim, dropout)
 
     def forward(
         self, image_ND: Float[Tensor, "N D"], text_NC: Float[Tensor, "N C"]

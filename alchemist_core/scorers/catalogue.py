@@ -15,6 +15,7 @@ BUILT_IN = {
     "captions": "alchemist_core.scorers.captions:CaptionStatistics",
     "classifier": "alchemist_core.scorers.classifier:Classifier",
     "clip": "alchemist_core.scorers.clip:ClipScore",
+    "critic": "alchemist_core.scorers.critic:CriticScore",
     "pixels": "alchemist_core.scorers.pixels:PixelHeuristics",
     "siglip": "alchemist_core.scorers.clip:SiglipScore",
     "vlm": "alchemist_core.scorers.vlm:VisionLanguageModel",

@@ -19,7 +19,7 @@ from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.launching import start_from_seed
 from alchemist_core.training.samples import batch_index
 
-_SHARPNESS, _SHARPEST = 20.0, 100.0
+SHARPNESS, SHARPEST = 20.0, 100.0
 _N_OTHERS = 8
 """Number of other captions that each held-out image is compared with."""
 
@@ -44,7 +44,7 @@ def train_head(
     number_of = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     caption_N = torch.tensor([number_of[caption] for caption in captions])
     head = Head(config.hidden, config.dim, config.dropout).train()
-    log_sharpness = torch.nn.Parameter(torch.tensor(_SHARPNESS).log())
+    log_sharpness = torch.nn.Parameter(torch.tensor(SHARPNESS).log())
     optimizer = torch.optim.AdamW(
         [*head.parameters(), log_sharpness], config.learning_rate, weight_decay=config.weight_decay
     )
@@ -53,8 +53,8 @@ def train_head(
     for step in range(config.max_train_steps):
         index_B = batch_index(len(captions), step, batch_size=batch_size, seed=config.seed)
         image_BE, text_BE = head(images[index_B], texts[index_B])
-        logit_BB = log_sharpness.exp().clamp(max=_SHARPEST) * (image_BE @ text_BE.T)
-        loss = _contrast(logit_BB, caption_N[index_B])
+        logit_BB = log_sharpness.exp().clamp(max=SHARPEST) * (image_BE @ text_BE.T)
+        loss = contrast(logit_BB, caption_N[index_B])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -79,7 +79,8 @@ def heldout_auc(head: Head, image_ND: Features, text_NC: Features, captions: Seq
     return area_under_curve(own_N, np.concatenate(others))
 
 
-def _contrast(logit_BB: Float[Tensor, "B B"], caption_B: Int64[Tensor, " B"]) -> Tensor:
+def contrast(logit_BB: Float[Tensor, "B B"], caption_B: Int64[Tensor, " B"]) -> Tensor:
+    """Return the loss of a step: cross-entropy over rows and columns, equal captions being positives of each other."""
     is_same_BB = (caption_B[:, None] == caption_B).float()
     right_BB = is_same_BB / is_same_BB.sum(1, keepdim=True)
     return (functional.cross_entropy(logit_BB, right_BB) + functional.cross_entropy(logit_BB.T, right_BB)) / 2

@@ -15,7 +15,7 @@ from alchemist_core.metrics.image_sets import ImageSet
 from alchemist_core.models.image_text import Encoders, Head, ImageText, load_head, pack_head
 from alchemist_core.models.image_text_config import LEAST_AUC, HeadRecord, HeadTrainingConfig, refuse_weak
 from alchemist_core.protocols.protocol import ImageProtocol, read_image_protocol
-from alchemist_core.training.image_text_training import _contrast, heldout_auc, train_head
+from alchemist_core.training.image_text_training import contrast, heldout_auc, train_head
 from tests.metrics.given_metric import metric_of
 
 SIDE, N_TRAIN, N_HELDOUT = 32, 240, 60
@@ -115,7 +115,7 @@ def test_equal_captions_are_no_wrong_answers(scenes: Encoded) -> None:
             right = [column for column in range(5) if caption_B[column] == caption_B[row]]
             normal = np.log(np.exp(table[row]).sum())
             total += np.mean([normal - table[row, column] for column in right]) / 10
-    assert _contrast(torch.from_numpy(logit_BB), torch.from_numpy(caption_B)).item() == pytest.approx(total)
+    assert contrast(torch.from_numpy(logit_BB), torch.from_numpy(caption_B)).item() == pytest.approx(total)
 
 
 def protocol(**changed: object) -> ImageProtocol:
