@@ -211,9 +211,11 @@ def _examine(
     rater, _ = raters
     scorers = [Scorer.load(require_artifact(row.checkpoint_uri, row.checkpoint_sha256)) for row in raters if row]
     training, limits = RaterTrainingConfig.from_stored(rater.config["training"]), load_project().acceptance
+    facts, n_samples = Training(rater.acceptance_report, training.rule, training.group_size), len(clean[1])
+    n_held_out = facts.count_held_out(n_samples)
+    facts = facts._replace(n_held_out=n_held_out)
     checks = certify(
-        ReportingScorer(scorers[0], len(clean[1]), on_progress), Samples(*clean),
-        Training(rater.acceptance_report, training.rule, training.group_size),
+        ReportingScorer(scorers[0], n_samples, on_progress, n_held_out=n_held_out), Samples(*clean), facts,
         twin=scorers[1] if len(scorers) > 1 else None, tokenizer=scorers[0].tokenizer, limits=limits,
     )  # fmt: skip
     checks.append(check_resolution(training.resolution, rater.config["dataset"], median_side, limits))

@@ -33,6 +33,7 @@ METRIC_TEXTS = {
     "score_mean": "mean of the scores",
     "score_std": "standard deviation of the scores",
     "n_scores": "training samples scored for these figures",
+    "n_held_out": "validation samples held out",
     "spearman_score_minus_loss": "rank correlation of score and low loss (1: the rater only ranks by loss)",
     "reference_loss_mean": "mean loss of the reference proxy",
 }

@@ -67,6 +67,7 @@ def shuffled_captions(captions: list[str], seed: int) -> list[str]:
 
 _SEED = 20260101
 _OTHER_SHAPE = 32
+_LEAST_HELD_OUT = 2
 
 
 class HealthCheck(NamedTuple):
@@ -126,14 +127,18 @@ class ReportingScorer:
     Args:
         scorer: The scorer.
         n_samples: Number of clean samples.
+        n_held_out: How many of them are held out: the checks with synthetic defects score these alone.
         on_progress: Called with the images scored, the images to score in all checks, and a note.
     """
 
-    N_SCORINGS = 6
+    N_SCORINGS, N_HELD_OUT_SCORINGS = 3, 3
 
-    def __init__(self, scorer: EncodedScorer, n_samples: int, on_progress: OnProgress) -> None:
+    def __init__(
+        self, scorer: EncodedScorer, n_samples: int, on_progress: OnProgress, *, n_held_out: int | None = None
+    ) -> None:
         self._scorer, self._on_progress = scorer, on_progress
-        self._n_done, self._n_images = 0, self.N_SCORINGS * n_samples
+        n_held_out = n_samples if n_held_out is None else n_held_out
+        self._n_done, self._n_images = 0, self.N_SCORINGS * n_samples + self.N_HELD_OUT_SCORINGS * n_held_out
         self._codes: dict[bytes, Int64[torch.Tensor, " S"]] = {}
 
     def encode(self, image_NHWC: UInt8[np.ndarray, "N H W 3"]) -> Int64[torch.Tensor, "N S"]:
@@ -161,6 +166,16 @@ class Training(NamedTuple):
     rule: ScoringRule
     """Scoring rule; a rater of rule `loss` may prefer plain images."""
     group_size: int
+    n_held_out: int | None = None
+    """How many of the clean samples, which come in the order of their hash, were held out, the first ones; None: all."""
+
+    def count_held_out(self, n_samples: int) -> int:
+        """Return how many of the first validation samples, in the order of their hash, trained nothing.
+
+        Raters from before this number was stored held out a tenth of at least these samples.
+        """
+        n_held_out = int(self.metrics.get("n_held_out", n_samples // 10))
+        return min(n_samples, max(n_held_out, min(_LEAST_HELD_OUT, n_samples)))
 
 
 @torch.inference_mode()
@@ -175,6 +190,9 @@ def certify(
 ) -> list[HealthCheck]:
     """Return the checks of a rater's acceptance report.
 
+    The checks with synthetic defects are measured on held-out samples: on samples that trained the rater, it distinguishes wrong
+    captions better than on any other one.
+
     Args:
         scorer: The rater.
         clean: Samples of the validation dataset, which the user considers good.
@@ -184,6 +202,7 @@ def certify(
         limits: The bounds; None: the defaults.
     """
     limits = limits or AcceptanceLimits()
+    held_out = clean if training.n_held_out is None else clean.rows(np.arange(training.n_held_out))
     score_N = scorer.score(clean.image_NHWC, clean.captions)
     return [
         *_invariance(scorer, clean, score_N, limits),
@@ -192,7 +211,7 @@ def certify(
             "score_spread", float(score_N.std()), limits.min_score_spread, None, "standard deviation over clean samples"
         ),
         *_training(training, limits),
-        *_synthetic_defects(scorer, clean, score_N, (training.rule, limits)),
+        *_synthetic_defects(scorer, held_out, score_N[: len(held_out)], (training.rule, limits)),
         _stability(score_N, clean, twin, limits),
     ]
 
@@ -270,10 +289,11 @@ def _synthetic_defects(
     chaotic_N = scorer.score(chaotic_images(clean.image_NHWC, _SEED), clean.captions)
     other_N = scorer.score(clean.image_NHWC, shuffled_captions(clean.captions, _SEED))
     least_plain = None if rule.ranks_plain_first else limits.min_plain_auc
+    on = f"{len(clean)} held-out samples"
     rows = (
-        ("recall_of_plain", plain_N, least_plain, "AUC, clean against plain"),
-        ("recall_of_chaotic", chaotic_N, limits.min_chaotic_auc, "AUC, clean against chaotic"),
-        ("caption_sensitivity", other_N, limits.min_caption_auc, "AUC, own against another's caption"),
+        ("recall_of_plain", plain_N, least_plain, f"AUC, clean against plain, {on}"),
+        ("recall_of_chaotic", chaotic_N, limits.min_chaotic_auc, f"AUC, clean against chaotic, {on}"),
+        ("caption_sensitivity", other_N, limits.min_caption_auc, f"AUC, own against another's caption, {on}"),
     )
     return [HealthCheck(name, area_under_curve(score_N, bad_N), least, None, note) for name, bad_N, least, note in rows]
 

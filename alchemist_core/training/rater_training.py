@@ -226,6 +226,8 @@ class RaterRun:
             # The first scored night is compared with these quantiles.
             "score_quantiles": np.quantile(score_B.numpy(force=True), np.linspace(0, 1, _N_QUANTILES)).tolist(),
             "n_scores": len(score_B),
+            # The first ones in the order of pair_hash: the acceptance report measures on samples that trained nothing.
+            "n_held_out": self.n_held_out,
             "spearman_score_minus_loss": spearman(
                 score_B.numpy(force=True), -self._losses("proxy", index_B).numpy(force=True)
             ),

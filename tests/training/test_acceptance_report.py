@@ -58,7 +58,7 @@ def metrics(few_steps: Path) -> dict[str, Any]:
 
 
 def examine(scorer: Any, clean: Samples, metrics: dict[str, Any], **given: Any) -> dict[str, HealthCheck]:
-    training = Training(metrics, given.pop("rule", ScoringRule.ALIGNMENT), 32)
+    training = Training(metrics, given.pop("rule", ScoringRule.ALIGNMENT), 32, given.pop("n_held_out", None))
     checks = certify(scorer, clean, training, **given)
     return {check.name: check for check in checks}
 
@@ -166,3 +166,36 @@ def test_limits_of_the_project_file_are_the_bounds_that_a_rater_is_held_to(
     assert checks["rank_stability"].low == 0.6
     assert (checks["entropy"].low, checks["entropy"].high) == (0.05, 0.5)
     assert checks["effective_sample_size"].low == 2 / 32
+
+
+def test_what_a_rater_learnt_by_heart_does_not_count(metrics: dict[str, Any], heldout_pairs: Samples) -> None:
+    """A judge that remembers which captions it was trained with knows nothing about the others."""
+    n_held_out = 8
+    known = {
+        image.tobytes(): caption
+        for image, caption in zip(
+            heldout_pairs.image_NHWC[n_held_out:], heldout_pairs.captions[n_held_out:], strict=True
+        )
+    }
+
+    def remember(images: np.ndarray, captions: list[str]) -> np.ndarray:
+        return np.array(
+            [known.get(image.tobytes()) == caption for image, caption in zip(images, captions, strict=True)]
+        )
+
+    in_sample = examine(Judge(remember), heldout_pairs, metrics)["caption_sensitivity"]
+    held_out = examine(Judge(remember), heldout_pairs, metrics, n_held_out=n_held_out)["caption_sensitivity"]
+    assert in_sample.value is not None
+    assert in_sample.value > 0.8
+    assert held_out.value == 0.5
+    assert not held_out.is_ok
+    assert "8 held-out samples" in held_out.note
+
+
+def test_the_held_out_samples_are_those_of_the_training(metrics: dict[str, Any]) -> None:
+    assert metrics["n_held_out"] > 1
+    facts = Training({"n_held_out": 600}, ScoringRule.ALIGNMENT, 32)
+    assert facts.count_held_out(1024) == 600
+    assert facts.count_held_out(100) == 100
+    # Before the number was stored: a tenth of at least the samples that are read.
+    assert Training({}, ScoringRule.ALIGNMENT, 32).count_held_out(1024) == 102
