@@ -72,7 +72,7 @@ def add_to_bench(engine: Engine, image_hash: bytes, perceptual_hash: int, *, ord
         insert_rows(connection, {"shards": [shard], "samples": [pair], "sample_locations": [place]})
 
 
-def draw(retention: float = 0.2, *, dataset: str = "web,books", name: str = "s", **policy: Any) -> SelectResult:
+def draw(retention: float | str = 0.2, *, dataset: str = "web,books", name: str = "s", **policy: Any) -> SelectResult:
     """Select without near-duplicates; `rescale` and `dry_run` are options of the stage, all others of the policy."""
     stage = {field: policy.pop(field) for field in ("rescale", "dry_run") if field in policy}
     given = {"strategy": "shift_gsample", "retention": retention, "dedup": "near"} | policy

@@ -152,7 +152,7 @@ def make_selectable() -> None:
     publish_night(PublishNightConfig(dataset="scenes"))
 
 
-def select_subset(name: str = "s", retention: float = 0.5, **policy: object) -> SelectResult:
+def select_subset(name: str = "s", retention: float | str = 0.5, **policy: object) -> SelectResult:
     """Select a version of a subset of the corpus."""
     given = {"retention": retention, **policy}
     return select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": given}))

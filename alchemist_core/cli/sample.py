@@ -66,6 +66,7 @@ OUTSIDE = {
 }
 EXCLUDED = {
     "duplicate": "a sample that was ingested before it has the same image, or a near-duplicate with --dedup near",
+    "rejected": "its score is lower than the lowest one that the selection accepts (--min-score, --retention auto)",
     "semantic_duplicate": "its embedding is similar to that of a sample that is kept (--dedup semantic)",
     "contaminated": "its image is a near-duplicate of an image of an evaluation dataset (--decontaminate)",
     "predicate": "the condition --where excludes it",

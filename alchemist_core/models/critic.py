@@ -12,14 +12,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.models import features
-from alchemist_core.models.critic_config import OFFLINE, CriticRecord
+from alchemist_core.models.critic_config import OFFLINE, CriticRecord, read_critic_record
 from alchemist_core.models.features import Features
 from alchemist_core.models.image_text import IMAGE_DIM, TEXT_DIM, Encoders, Head
 from alchemist_core.models.images import ImageArray
@@ -31,16 +30,29 @@ _HEAD = "head."
 class FrozenEncoders(Protocol):
     """An image encoder and a text encoder, both frozen."""
 
-    source: str
-    """What names them; a name on the hub carries its commit."""
-    sha256s: tuple[str, ...]
-    side: int
-    """Side of the images in pixels."""
-    dims: tuple[int, int]
-    """Number of features of images and of texts."""
-    dtype: str
-    n_bytes: int
-    """Bytes of their weights."""
+    @property
+    def source(self) -> str:
+        """What names them; a name on the hub carries its commit."""
+
+    @property
+    def sha256s(self) -> tuple[str, ...]:
+        """Hashes of their files."""
+
+    @property
+    def side(self) -> int:
+        """Side of the images in pixels."""
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Number of features of images and of texts."""
+
+    @property
+    def dtype(self) -> str:
+        """Number format of their networks."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of their weights."""
 
     def encode_images(self, image_NHWC: ImageArray) -> Features:
         """Return each image's features."""
@@ -156,44 +168,24 @@ def pack_critic(critic: Critic, record: CriticRecord) -> bytes:
     return save(tensors, {"record": json.dumps(record.as_json(), sort_keys=True)})
 
 
-def read_critic_record(path: Path) -> CriticRecord:
-    """Read the record of a critic's file alone.
-
-    Raises:
-        ConfigError: The file does not hold a critic.
-    """
-    return _open(path)[0]
-
-
 def load_critic(path: Path) -> tuple[Critic, CriticRecord]:
     """Read a critic in eval mode, and its record.
 
     Raises:
         ConfigError: The file does not hold a critic.
     """
-    record, tensors = _open(path)
+    record = read_critic_record(path)
     head = Head(record.training.hidden, record.training.dim, dims=record.dims)
     try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         head.load_state_dict({name.removeprefix(_HEAD): weight for name, weight in tensors.items() if _HEAD in name})
         critic = Critic(
             head.eval().requires_grad_(requires_grad=False),
             float(tensors["sharpness"]), tensors["reference"], tensors["reference_hash"],
         )  # fmt: skip
-    except (KeyError, RuntimeError) as error:
-        raise _not_a_critic(path, error) from error
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise ConfigError(
+            f"{path} does not hold a whole critic: {error}. Train one with alchemist scorer train."
+        ) from error
     return critic, record
-
-
-def _open(path: Path) -> tuple[CriticRecord, dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            record = CriticRecord.from_stored(json.loads((file.metadata() or {})["record"]))
-            return record, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (OSError, SafetensorError, KeyError, ValidationError) as error:
-        raise _not_a_critic(path, error) from error
-
-
-def _not_a_critic(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{path} is not a critic that alchemist scorer train wrote: {error}. Train one with that command."
-    )

@@ -1,6 +1,9 @@
 """How a critic is trained, and the record in its file. No torch: the command line reads the bounds."""
 
-from pydantic import Field
+import json
+from pathlib import Path
+
+from pydantic import Field, ValidationError
 
 from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
@@ -59,6 +62,22 @@ class CriticRecord(Config):
     training: CriticTrainingConfig = Field(..., description="Sizes, length, rates and seed")
     encoder_sha256s: tuple[str, ...] = Field(..., description="sha256 of the frozen encoders")
     dims: tuple[int, int] = Field(..., description="Number of features of image and text encoder")
+
+
+def read_critic_record(path: Path) -> CriticRecord:
+    """Read the record in the header of a critic's file (safetensors), without torch.
+
+    Raises:
+        ConfigError: The file does not hold a critic.
+    """
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return CriticRecord.from_stored(json.loads(header["__metadata__"]["record"]))
+    except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
+        raise ConfigError(
+            f"{path} is not a critic that alchemist scorer train wrote: {error}. Train one with that command."
+        ) from error
 
 
 def refuse_weak_critic(record: CriticRecord) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alchemist_core.config import Config, Formerly, Words, current_names, fingerprint, former_names
 from alchemist_core.errors import ConfigError
@@ -59,7 +59,10 @@ class SelectionPolicy(Config):
         "full. random: all samples with the same probability",
     )
     retention: float = Field(
-        0.2, gt=0, le=1, description="Fraction of the eligible samples to keep, such as 0.2 or 20%"
+        0.2,
+        gt=0,
+        le=1,
+        description="Fraction of the eligible samples to keep, such as 0.2. auto: every sample that --accept auto accepts",
     )
     drop_top_ratio: float | None = Field(
         None, ge=0, lt=1, description="Fraction of the highest ranks that is never kept; none: 0.25 for shift_gsample"
@@ -154,6 +157,39 @@ class SelectionPolicy(Config):
         "ones instead of failing",
     )
 
+    accept: Literal["all", "auto"] = Field(
+        "all",
+        exclude_if=lambda accepted: accepted == "all",
+        description="Which samples may be selected. all: every eligible one. auto: those with a score above a threshold. For a rater of "
+        "rule learnability it is 0: there, training on the validation dataset made the sample's loss no smaller. For a critic it is "
+        "the score that a fraction of its held-out samples (--accept-loss) does not reach",
+    )
+    accept_loss: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        exclude_if=lambda share: share == 0.05,
+        description="Fraction of the good samples that the threshold of --accept auto may reject, for scores without a natural 0",
+    )
+    min_score: float | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="Lowest score of a sample that may be selected; none: no bound, or the threshold of --accept auto",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_auto_retention(cls, values: Any) -> Any:
+        """Read `--retention auto`: keep every accepted sample."""
+        if isinstance(values, Mapping) and values.get("retention") == "auto":
+            return {"allow_fewer": True, **values, "accept": "auto", "retention": 1.0}
+        return values
+
+    @property
+    def keeps_all_accepted(self) -> bool:
+        """Whether the size of the subset is the number of accepted samples, as with `--retention auto`."""
+        return self.accept == "auto" and self.retention == 1
+
     def eligible_options(self) -> EligibleOptions:
         """Return the options that determine the eligible samples."""
         capped_by = self.max_share_of if self.max_share is not None else None
@@ -215,6 +251,8 @@ class SelectionPolicy(Config):
             yield "--semantic-scorer is used only with --dedup semantic, --stratify-by cluster or --max-share-of cluster"
         if self.stratify_by != "dataset" and not self.stratify:
             yield f"--stratify-by {self.stratify_by} is used only with --stratify"
+        if self.accept_loss != 0.05 and self.accept != "auto":
+            yield "--accept-loss is used only with --accept auto"
         if self.dedup_keep != "first" and self.dedup == "off":
             yield f"--dedup-keep {self.dedup_keep} is not used with --dedup off"
 

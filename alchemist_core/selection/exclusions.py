@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 
 
 class Exclusion(IntEnum):
-    """The first reason that applies; 0 is none. `CAP` belongs to one selection, all others to a snapshot."""
+    """The first reason that applies; 0 is none. `CAP` and `REJECTED` belong to one selection, all others to a snapshot."""
 
     CONTAMINATED = 1
     PREDICATE = 2
     DUPLICATE = 3
     CAP = 4
     SEMANTIC_DUPLICATE = 5
+    REJECTED = 6
 
     @property
     def word(self) -> str:

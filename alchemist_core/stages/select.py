@@ -29,6 +29,7 @@ from alchemist_core.store.raters import (
 )
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by_spec, store_subset
+from alchemist_core.subsets.acceptance import resolve_acceptance
 from alchemist_core.subsets.preview import describe
 from alchemist_core.subsets.selected import manifest_of, select_members
 
@@ -91,6 +92,8 @@ class SelectResult(Result):
     overlap_with_published: float | None
     # Estimated from the newest downstream training; None before the first one.
     training_hours: float | None
+    # How many samples --accept auto or --min-score accepts, and why; None without a threshold.
+    accepted: str | None = None
     warnings: list[str]
 
     def summary(self) -> str:
@@ -134,7 +137,7 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectResult:
     subset = store_subset(
         stage_run.engine,
         name=selection.name, snapshot_id=selection.drawn.snapshot.snapshot_id, strategy=selection.drawn.strategy.name,
-        retention=config.policy.retention, seed=config.policy.seed, spec=spec, spec_hash=spec_hash,
+        retention=selection.drawn.policy.retention, seed=config.policy.seed, spec=spec, spec_hash=spec_hash,
         n_samples=len(manifest), manifest_sha256=selection.manifest_sha256, manifest_uri=uri,
         created_by=current_actor(), run_id=stage_run.run_id, curves=selection.curve.as_json(),
     )  # fmt: skip
@@ -157,11 +160,16 @@ class Selection:
         self.config, self._engine = config, open_store()
         self.name = config.name or name_subset(config)
         rater = _require_rater(config)
-        policy, self.window = resolve_auto(self._engine, rater.rater_id, config.policy)
+        given = config.policy
+        if given.keeps_all_accepted and given.strategy == "auto":
+            # A rank window would leave out accepted samples.
+            given = given.model_copy(update={"strategy": "top_k"})
+        policy, self.window = resolve_auto(self._engine, rater.rater_id, given)
         snapshot = take_snapshot(
             self._engine, rater, config.dataset,
             options=policy.eligible_options(), rescale=config.rescale, should_store=should_store,
         )  # fmt: skip
+        policy, self.accepted = resolve_acceptance(self._engine, policy, snapshot)
         self.drawn = select_members(policy, snapshot)
 
     @cached_property
@@ -200,8 +208,9 @@ class Selection:
         snapshot = self.drawn.snapshot
         return SelectResult(
             name=self.name, version=subset.version if subset else None, is_new=is_new, strategy=self.drawn.strategy.name,
-            retention=self.config.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
+            retention=self.drawn.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
             rater=snapshot.rater.name, eligible_hash=snapshot.eligible_hash, manifest_sha256=self.manifest_sha256,
+            accepted=self.accepted,
             rank_window=self.window.describe() if self.window else None,
             **_expectation(self.expected_gain), **self._description(),
         )  # fmt: skip
@@ -242,7 +251,8 @@ def name_subset(config: SelectConfig) -> str:
     Raises:
         ConfigError: The name of a dataset has characters that are not allowed in a subset's name.
     """
-    name = f"{'+'.join(config.dataset)}-{config.policy.strategy}-r{config.policy.retention * 100:g}"
+    size = "auto" if config.policy.keeps_all_accepted else f"{config.policy.retention * 100:g}"
+    name = f"{'+'.join(config.dataset)}-{config.policy.strategy}-r{size}"
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConfigError(
             f"{name!r} is not a valid subset name (letters, digits and . _ + -, at most 100 characters). Pass --name."

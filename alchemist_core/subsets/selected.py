@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.selection.config import SelectionPolicy, policy_of
 from alchemist_core.selection.curves import SelectionCurve, selection_curve
@@ -111,9 +111,11 @@ def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None
     """
     strategy = policy.resolve(snapshot.rater.rule)
     wanted = retention_to_k(policy.retention, snapshot.n_eligible) if k is None else k
+    if policy.min_score is not None and not _may_be_selected(policy, snapshot).any():
+        raise ConfigError(f"No eligible sample has a score of at least {policy.min_score:g} (--min-score). Lower it.")
     group_N = _groups(policy, snapshot)
     strata = [_Stratum(policy, snapshot, strategy, index) for index in _strata(policy, snapshot)]
-    if policy.allow_fewer or policy.stratify or policy.max_share is not None:
+    if policy.allow_fewer or policy.stratify or policy.max_share is not None or policy.min_score is not None:
         n_possible = sum(stratum.n_possible for stratum in strata)
         wanted = min(wanted, n_possible) if policy.allow_fewer else wanted
         require_possible(wanted, n_possible, snapshot.n_eligible, what=_what(policy, snapshot, strategy))
@@ -123,9 +125,10 @@ def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None
     drawn = [stratum.draw(quota) for stratum, quota in zip(strata, quotas, strict=True)]
     members, capped = (np.sort(np.concatenate(parts)) for parts in zip(*drawn, strict=True))
     excluded_N = snapshot.pairs.excluded_N
-    if len(capped):
+    if len(capped) or policy.min_score is not None:
         excluded_N = excluded_N.copy()
         excluded_N[capped] = Exclusion.CAP
+        excluded_N[(excluded_N == 0) & ~_may_be_selected(policy, snapshot)] = Exclusion.REJECTED
     return Selected(snapshot, policy, strategy, members, excluded_N, group_N)
 
 
@@ -146,7 +149,8 @@ class _Stratum:
     ) -> None:
         pairs = snapshot.pairs
         self._policy, self._strategy, self._index = policy, strategy, index
-        is_eligible_N = pairs.eligible_mask() if index is None and pairs.excluded_N.any() else None
+        is_limited = index is None and (pairs.excluded_N.any() or policy.min_score is not None)
+        is_eligible_N = _may_be_selected(policy, snapshot) if is_limited else None
         self._is_eligible_N, self._group_N = is_eligible_N, self._own(_cap_groups(policy, snapshot))
         self._rank_N, self._hash_N = snapshot.rank_N, pairs.pair_hash64_N
         if index is not None:
@@ -195,12 +199,18 @@ class _Stratum:
         return found if self._index is None else self._index[found]
 
 
+def _may_be_selected(policy: SelectionPolicy, snapshot: Snapshot) -> NDArray[np.bool_]:
+    """Return which samples are eligible and have a score that the policy accepts."""
+    is_eligible_N = snapshot.pairs.eligible_mask()
+    return is_eligible_N if policy.min_score is None else is_eligible_N & (snapshot.pairs.score_N >= policy.min_score)
+
+
 def _strata(policy: SelectionPolicy, snapshot: Snapshot) -> Iterator[NDArray[np.int64] | None]:
     if not policy.stratify:
         yield None
         return
     group_N = _stratum_of(policy, snapshot)
-    place_N = np.flatnonzero(snapshot.pairs.eligible_mask())
+    place_N = np.flatnonzero(_may_be_selected(policy, snapshot))
     place_N = place_N[np.argsort(group_N[place_N], kind="stable")]
     # Thousands of clusters: one sort instead of a scan for each.
     if policy.stratify_by == "dataset":
@@ -234,7 +244,8 @@ def _groups(policy: SelectionPolicy, snapshot: Snapshot) -> NDArray[np.int64] | 
 
 def _what(policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy) -> str:
     if policy.max_share is None:
-        return f"strategy {strategy.name}"
+        least = "" if policy.min_score is None else f" among scores of at least {policy.min_score:g}"
+        return f"strategy {strategy.name}{least}"
     is_alone = policy.max_share_of == "dataset" and len(snapshot.dataset_of()[0]) == 1
     hint = " (the only one here; to cap hosts, use --max-share-of source)" if is_alone else ""
     return f"strategy {strategy.name} with at most {policy.max_share:g} of one {policy.max_share_of}{hint}"

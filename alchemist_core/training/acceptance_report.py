@@ -256,7 +256,7 @@ def _codes(tokenizer: Tokenizer, clean: Samples, limits: AcceptanceLimits) -> li
 
 
 def _training(training: Training, limits: AcceptanceLimits) -> list[HealthCheck]:
-    metrics, rule, group_size = training
+    metrics, rule, group_size, _ = training
     correlation = metrics["spearman_score_minus_loss"]
     # A rater of rule `loss` ranks by loss by definition.
     limit = None if rule.ranks_plain_first else limits.max_loss_correlation

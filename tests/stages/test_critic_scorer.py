@@ -1,5 +1,7 @@
 """The critic from validation samples to scores: trained by the command line's function, registered, checked, scored, ranked by."""
 
+import re
+
 import pytest
 from sqlalchemy import text
 
@@ -8,8 +10,10 @@ from alchemist_core.cli.scorer_training import TrainScorerConfig, TrainScorerRes
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
 from alchemist_core.scorers.critic import ARTIFACT
+from alchemist_core.scorers.registration import load_runner
 from alchemist_core.stages.score import ScoreConfig, run
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_outputs
 from tests.trained_store import TrainedStore, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -28,14 +32,22 @@ def test_a_critic_is_trained_on_validation_registered_and_ranks_a_selection(scor
     assert found.heldout_auc > 0.8
     assert found.n_train + found.n_heldout <= 200, "the validation dataset alone"
     assert not train().is_new, "an equal training gives an equal file"
-    with pytest.raises(ConfigError, match=r"belongs to another scorer \(other identity\).*critic_2"):
-        train(seed=1)
     checked = check(CheckConfig(name="critic", dataset="scenes", n_samples=100))
     assert (checked.difference, checked.n_without_score) == (0.0, 0)
     scored = run(ScoreConfig(scorer="critic"))
     assert scored.n_scored == 240
     assert run(ScoreConfig(scorer="critic")).n_scored == 0
     selected = select_subset("by_critic", rank_by="critic")
+    accepted = select_subset("accepted", "auto", rank_by="critic", accept_loss=0.1)
+    assert accepted.accepted is not None
+    assert f"{accepted.n_samples:,} of {accepted.n_eligible:,} eligible samples" in accepted.accepted
+    assert re.search(
+        r"10\.0% of the critic's 22 held-out samples of v have a lower score; with the caption of another sample, ",
+        accepted.accepted,
+    )
+    assert 0 < accepted.n_samples < accepted.n_eligible
+    assert accepted.n_removed["rejected"] == accepted.n_eligible - accepted.n_samples
+    assert accepted.retention == pytest.approx(accepted.n_samples / accepted.n_eligible)
     with open_store().connect() as connection:
         n_scores = connection.execute(
             text("SELECT count(*) FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = 'critic'")
@@ -43,6 +55,7 @@ def test_a_critic_is_trained_on_validation_registered_and_ranks_a_selection(scor
     assert (n_scores, selected.n_samples) == (240, selected.n_eligible // 2)
 
     path = artifact_path(found.head.removeprefix(ARTIFACT))
-    path.write_bytes(path.read_bytes().replace(b'"dataset": "v"', b'"dataset": "w"'))
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ConfigError, match="is not the one that was registered"):
-        run(ScoreConfig(scorer="critic"))
+        load_runner(find_outputs(open_store(), "critic"), "cpu")
