@@ -62,7 +62,7 @@ class SelectionPolicy(Config):
         0.2,
         gt=0,
         le=1,
-        description="Fraction of the eligible samples to keep, such as 0.2. auto: every sample that --accept auto accepts",
+        description="Fraction of the eligible samples to keep, such as 0.2 or 20%",
     )
     drop_top_ratio: float | None = Field(
         None, ge=0, lt=1, description="Fraction of the highest ranks that is never kept; none: 0.25 for shift_gsample"
@@ -162,7 +162,7 @@ class SelectionPolicy(Config):
         exclude_if=lambda accepted: accepted == "all",
         description="Which samples may be selected. all: every eligible one. auto: those with a score above a threshold. For a rater of "
         "rule learnability it is 0: there, training on the validation dataset made the sample's loss no smaller. For a critic it is "
-        "the score that a fraction of its held-out samples (--accept-loss) does not reach",
+        "the score that a fraction of its held-out samples (--accept-loss) does not reach. --retention auto keeps every accepted sample",
     )
     accept_loss: float = Field(
         0.05,
