@@ -16,6 +16,7 @@ from alchemist_core.selection.rank_window import FittedWindow, RankWindow, predi
 from alchemist_core.selection.strategies import Random
 from alchemist_core.statistics import Estimate
 from alchemist_core.store.audit import record_event
+from alchemist_core.store.export import scores_by_name
 from alchemist_core.store.tables import AuditEvent, Rater, Run
 from alchemist_core.store.tables import RankWindow as RankWindowTable
 
@@ -201,6 +202,14 @@ def find_named(engine: Engine, names: Sequence[str]) -> list[RaterRow]:
     with engine.connect() as connection:
         rows = connection.execute(select(*COLUMNS).where(Rater.name.in_(names)).order_by(Rater.rater_id))
         return [RaterRow(*row) for row in rows]
+
+
+def find_score(engine: Engine, name: str) -> RaterRow | None:
+    """Return the rater, scorer or import whose score a selection names so; None for heuristics and numbers of the crawl."""
+    with engine.connect() as connection:
+        rater_id = scores_by_name(connection).get(name)
+        row = connection.execute(select(*COLUMNS).where(Rater.rater_id == rater_id)).one_or_none()
+        return None if row is None else RaterRow(*row)
 
 
 def find_outputs(engine: Engine, scorer: str) -> list[RaterRow]:

@@ -11,7 +11,7 @@ from alchemist_core.models.critic_config import CriticRecord, read_critic_record
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.scorers.critic import head_path
 from alchemist_core.selection.config import RATER_SCORE, SelectionPolicy
-from alchemist_core.store.raters import find_named
+from alchemist_core.store.raters import RaterRow, find_score
 from alchemist_core.store.snapshots import Snapshot
 
 _CRITIC = "alchemist_core.scorers.critic:CriticScore"
@@ -62,29 +62,22 @@ def find_threshold(engine: Engine, policy: SelectionPolicy, snapshot: Snapshot) 
     Raises:
         ConfigError: The score has no natural 0 and was not measured on held-out validation samples.
     """
-    if policy.rank_by == RATER_SCORE:
-        if snapshot.rater.rule == ScoringRule.LEARNABILITY:
-            return Acceptance(0.0, "below 0, training on the validation dataset raised the loss of a sample")
-    elif (record := _critic_record(engine, policy.rank_by)) is not None:
-        return _quantile(record, policy.accept_loss)
-    what = (
-        f"Rater {snapshot.rater.name} of rule {snapshot.rater.rule}"
-        if policy.rank_by == RATER_SCORE
-        else policy.rank_by
-    )
+    rater = snapshot.rater if policy.rank_by == RATER_SCORE else find_score(engine, policy.rank_by)
+    if rater is not None and rater.rule == ScoringRule.LEARNABILITY:
+        return Acceptance(0.0, "below 0, training on the validation dataset raised the loss of a sample")
+    if rater is not None and rater.config.get("use") == _CRITIC:
+        return _quantile(_critic_record(rater), policy.accept_loss)
+    what = policy.rank_by if rater is None else f"{rater.name} (rule {rater.rule})"
     raise ConfigError(
         f"{what} gives scores without a natural 0, so --accept auto and --retention auto find no threshold. Give --min-score, select by a "
         "rater of rule learnability, or by a critic: alchemist scorer train."
     )
 
 
-def _critic_record(engine: Engine, name: str) -> CriticRecord | None:
-    """Return the record of a registered critic; None if the name is not one's."""
-    rows = find_named(engine, [name])
-    if not rows or rows[0].config.get("use") != _CRITIC:
-        return None
-    path = head_path(str(rows[0].config["settings"]["head"]))
-    if file_sha256(path).hex() != rows[0].config["identity"]["head_sha256"]:
+def _critic_record(critic: RaterRow) -> CriticRecord:
+    """Return the record of a registered critic."""
+    path = head_path(str(critic.config["settings"]["head"]))
+    if file_sha256(path).hex() != critic.config["identity"]["head_sha256"]:
         raise DataError(f"The critic {path} is not the one that was registered. Restore it from a backup.")
     return read_critic_record(path)
 

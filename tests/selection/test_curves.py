@@ -75,6 +75,7 @@ def test_exclusions_have_their_numbers_and_are_counted_by_their_words() -> None:
     assert {reason.name: reason.value for reason in Exclusion} == {
         "CONTAMINATED": 1, "PREDICATE": 2, "DUPLICATE": 3, "CAP": 4, "SEMANTIC_DUPLICATE": 5, "REJECTED": 6,
     }  # fmt: skip
-    assert EXCLUSIONS == {1: "contaminated", 2: "predicate", 3: "duplicate", 4: "cap", 5: "semantic_duplicate"}
+    words = ("contaminated", "predicate", "duplicate", "cap", "semantic_duplicate", "rejected")
+    assert dict(enumerate(words, 1)) == EXCLUSIONS
     assert count_exclusions(np.array([0, 1, 2, 2, 4, 0], np.uint8)) == {"contaminated": 1, "predicate": 2, "cap": 1}
     assert count_exclusions(np.array([], np.uint8)) == {}
