@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,13 @@ HANDLES = {"Connection", "Engine"}
 PURE = {"rating", "selection", "heuristics", "protocols", "statistics"}
 
 
-def imports() -> Iterator[tuple[str, str]]:
+@cache
+def imports() -> list[tuple[str, str]]:
     """File and module of every import, at any place in the file."""
+    return list(read_imports())
+
+
+def read_imports() -> Iterator[tuple[str, str]]:
     for path in sorted(ROOT.rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
         if name == "__init__.py":

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import alchemist_core
@@ -24,8 +25,13 @@ BANNED_CALLS = {
 ALLOWED = {("quality/validation.py", "runpy.run_path")}
 
 
-def calls() -> Iterator[tuple[str, str, dict[str, ast.expr]]]:
+@cache
+def calls() -> list[tuple[str, str, dict[str, ast.expr]]]:
     """File and line, dotted name and keywords of every call."""
+    return list(read_calls())
+
+
+def read_calls() -> Iterator[tuple[str, str, dict[str, ast.expr]]]:
     for path in sorted(ROOT.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):

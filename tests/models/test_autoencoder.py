@@ -39,6 +39,7 @@ def test_training_learns_to_draw(trained: Tokenizer) -> None:
     assert error(trained, image_NHWC) < 0.8 * image_NHWC.astype(float).var()
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_tokenizer() -> None:
     first, again, other = (fit_tokenizer(shapes(50, seed=0), quick(6), seed=seed) for seed in (0, 0, 1))
     assert all(torch.equal(first.state_dict()[name], weight) for name, weight in again.state_dict().items())
