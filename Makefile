@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Otherwise each of thousands of processes of the tests would compile every library that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel docs demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-migrations bench-repairs bench-scorers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
+.PHONY: help setup wheel docs demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -116,6 +116,9 @@ bench-select: $(STAMP) ## Selection and publishing at 30 million samples, materi
 
 bench-analysts: $(STAMP) ## A scoring night, alone and while twenty analysts query (run alone)
 	@$(BIN)/python -m tests.benchmarks.analysts
+
+bench-explorer: $(STAMP) ## Pages, pictures and memory of the explorer at 30 million samples (run alone, 25 minutes, 30 GB)
+	@$(BIN)/python -m tests.benchmarks.explorer
 
 bench-migrations: $(STAMP) ## Upgrade and downgrade of ten million scores under concurrent reads (10 minutes, 12 GB)
 	@$(BIN)/python -m tests.benchmarks.migrations

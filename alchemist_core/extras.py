@@ -21,10 +21,12 @@ EXTRA_OF = {
     "pynvml": "airflow",
     "safetensors": "train",
     "sentencepiece": "train",
+    "starlette": "explorer",
     "torch": "train",
     "torch_fidelity": "metrics",
     "torchvision": "train",
     "transformers": "train",
+    "uvicorn": "explorer",
 }
 
 

@@ -18,6 +18,8 @@ from alchemist_core.settings import load_settings
 
 FEATURE_CACHE = "feature_cache"
 """Folder of the artifacts that caches the outputs of frozen encoders. It can be deleted at any time."""
+PICTURE_CACHE = "pictures"
+"""Folder of the artifacts that caches the pictures of the explorer. It can be deleted at any time."""
 PARTIAL_SUFFIX = ".part"
 _READ_BYTES = 1 << 20
 

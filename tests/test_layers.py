@@ -12,7 +12,8 @@ import alchemist_core
 ROOT = Path(alchemist_core.__file__).parent
 # From the top: a package imports only packages below it. Each package has its own level.
 ORDER = (
-    "__main__", "interface", "cli", "experiments", "presets", "preset_figures", "stages", "report", "metrics", "project", "training",
+    "__main__", "interface", "explorer", "cli", "experiments", "presets", "preset_figures", "stages", "report", "metrics", "project",
+    "training",
     "quality", "subsets", "local", "scorers", "embeddings",
     "store", "models", "shards", "heuristics", "selection", "rating", "protocols", "statistics", "code_version", "extras",
     "compute_defaults", "notifications", "telemetry", "files", "log_files", "ports", "resources", "settings", "prices", "config", "errors",
@@ -21,7 +22,7 @@ LEVELS = {room: level for level, room in enumerate(ORDER)}
 OWNERS = {
     "apprise": {"notifications"},
     "accelerate": {"training"},
-    "airflow": set(),
+    "airflow": {"explorer"},
     "boto3": {"shards"},
     "faiss": {"embeddings"},
     "botocore": {"shards"},
@@ -29,6 +30,8 @@ OWNERS = {
     "psycopg2": {"store"},
     "sqlalchemy": {"store"},
     "sqlglot": {"store"},
+    "starlette": {"explorer"},
+    "uvicorn": {"explorer"},
 }
 # Types that the store returns and that its callers name in their signatures.
 HANDLES = {"Connection", "Engine"}
@@ -85,3 +88,7 @@ def test_pure_packages_read_no_files_and_import_no_store() -> None:
         if room_of(name) in PURE and module.startswith("alchemist_core.") and module.split(".")[1] not in known
     ]
     assert outside == []
+
+
+def test_only_the_plugin_of_airflow_imports_airflow() -> None:
+    assert {name for name, module in imports() if module.split(".")[0] == "airflow"} == {"explorer/airflow_tab.py"}

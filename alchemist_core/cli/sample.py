@@ -16,6 +16,7 @@ from alchemist_core.selection.config import policy_of
 from alchemist_core.selection.differences import locate
 from alchemist_core.selection.exclusions import EXCLUSIONS
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.pictures import own_cache
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.stages.score import Scoring
@@ -207,6 +208,7 @@ def takedown(config: TakedownConfig) -> TakedownResult:
     images = _images(config)
     n_new, n_pairs = take_down(engine, images, config.reason, actor=current_actor())
     n_forgotten = forget(artifact_path(FEATURE_CACHE), images) + forget_answers(images)
+    own_cache().forget(images)
     reached = find_reach(engine, images)
     published = sorted({row.name for row in reached if row.state == "published"})
     successors, to_do = _succeed(published) if config.successors else ([], [_commands(name) for name in published])

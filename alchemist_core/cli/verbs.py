@@ -43,6 +43,7 @@ GROUPS = {
         "shard": Verb("cli.shard", "List and show shards, retire them, and register the new bytes of a changed one."),
         "duplicates": Verb("cli.duplicates", "Find near-duplicate images, and semantic duplicates by embedding; list the largest groups."),
         "search": Verb("cli.search", "Search for samples by a text, or by their likeness to a sample."),
+        "explore": Verb("explorer.serving", "Look at samples, their pictures, scores and history in a browser."),
         "score-aesthetics": Verb("cli.score_aesthetics", "Score the images of a dataset with CLIP and an aesthetic head."),
     },
     "plan, export and compare": {

@@ -122,6 +122,32 @@ def histogram_chart(histogram: Histogram, what: str) -> Chart:
     return Chart(label, bars, x_ticks, [(tick / top, _count(tick)) for tick in y_ticks])
 
 
+def shares_chart(edges: Sequence[float], counts: Sequence[int], reference_shares: Sequence[float] | None) -> Chart:
+    """Chart the share of a night's scores in each bin, with that of the reference as a line.
+
+    Args:
+        edges: Inner edges of the bins, one fewer than counts.
+        counts: Scores of the night in each bin.
+        reference_shares: Shares of the reference; None: there is none yet.
+    """
+    n, n_bins = max(sum(counts), 1), len(counts)
+    shares = [count / n for count in counts]
+    y_ticks = nice_ticks(0.0, max(*shares, *(reference_shares or ()), 0.01))
+    top = y_ticks[-1]
+    ends = ["lowest", *map(_number, edges), "highest"]
+    bars = [
+        _bar(i, n_bins, share / top, "kept", f"score {ends[i]} to {ends[i + 1]}: {count:,} samples, {share:.1%}")
+        for i, (share, count) in enumerate(zip(shares, counts, strict=True))
+    ]
+    legend = [LegendEntry("this night", "kept")]
+    if reference_shares:
+        bars.append(_steps([share / top for share in reference_shares], "target"))
+        legend.append(LegendEntry("accepted nights before", "target"))
+    x_ticks = [((i + 1) / n_bins, _number(edge)) for i, edge in enumerate(edges) if i % 2 == 0]
+    label = f"Shares of {sum(counts):,} scores in {n_bins} bins of equal shares of the reference"
+    return Chart(label, bars, x_ticks, [(tick / top, f"{tick:.0%}") for tick in y_ticks], legend)
+
+
 def selection_chart(curve: SelectionCurve, label: str) -> Chart:
     """Chart the eligible samples by rank, those that were selected, and the target density of the strategy."""
     n_most, n_target_most = float(curve.n_pool.max()), float((curve.target * curve.n_pool).max())

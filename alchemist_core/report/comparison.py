@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
 from alchemist_core.config import Words
 from alchemist_core.report.content import ArmRun, MetricRun
 from alchemist_core.statistics import Estimate, estimate, estimate_gain, gap_closed, is_lower_better
+from alchemist_core.store.overviews import Comparison as ComparedArm
 
 # The stored name of the arm `oracle`. It is part of the identity of trained models, so it cannot change.
 ORACLE = "planted"
@@ -75,6 +76,44 @@ class Comparison:
         margin = (max(ends) - min(ends)) * 0.06 or 1.0
         low, high = min(ends) - margin, max(ends) + margin
         return 100 * (loss - low) / (high - low)
+
+
+class Worth(NamedTuple):
+    """What a subset is worth, in one sentence: better than random, worse, or not shown."""
+
+    verdict: Literal["better", "worse", "not shown"]
+    text: str
+
+
+def judge_worth(losses: Sequence[ComparedArm], title: str) -> Worth:
+    """Judge a subset version by the held-out losses of its arms.
+
+    Args:
+        losses: The arms that were compared under the metric heldout_loss.
+        title: Name of the subset, for the commands that are missing.
+
+    >>> judge_worth([], "cats").verdict
+    'not shown'
+    """
+    own = next((one for one in losses if one.arm == "subset"), None)
+    more_seeds = (
+        f"Next: alchemist train-downstream {title} --arms subset,random --seeds 0,1,2, then alchemist evaluate {title}."
+    )
+    if own is None:
+        return Worth("not shown", f"no model was trained on it and evaluated. {more_seeds}")
+    if own.gain is None:
+        return Worth(
+            "not shown", f"no model that was trained on a random subset of the same size was evaluated. {more_seeds}"
+        )
+    size = f"held-out loss {'lower' if own.gain >= 0 else 'higher'} than random's by {abs(own.gain):.4f}"
+    if own.gain_low is None or own.gain_high is None:
+        return Worth("not shown", f"{size}, but one seed has no interval. {more_seeds}")
+    interval = f"95% interval of the gain {own.gain_low:.4f} to {own.gain_high:.4f}, {own.n_seeds} seeds".replace(
+        "-", "−"
+    )
+    if own.gain_low <= 0 <= own.gain_high:
+        return Worth("not shown", f"{size}, but the interval includes 0 ({interval}).")
+    return Worth("better" if own.gain > 0 else "worse", f"{size} ({interval}).")
 
 
 def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:

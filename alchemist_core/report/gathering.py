@@ -30,7 +30,7 @@ from alchemist_core.report.content import (
 from alchemist_core.selection.curves import SelectionCurve, read_curve
 from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.store import models, overviews
-from alchemist_core.store.experiments import list_experiments
+from alchemist_core.store.experiments import ExperimentRow, list_experiments
 from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.raters import RaterRow, find_rater, promotion_reason
 from alchemist_core.store.samples import read_first_locations
@@ -70,8 +70,8 @@ def gather_content(
             if row.withdrawn_at and _is_of(engine, row, dataset)
         ],
         sheets=_sheets(engine, snapshot, subsets, on_progress) if snapshot else (),
-        arms=[arm for row in subsets for arm in _arms(engine, row)],
-        metrics=[metric for row in subsets for metric in _metrics(engine, row)],
+        arms=[arm for row in subsets for arm in read_arms(engine, row)],
+        metrics=[metric for row in subsets for metric in read_metrics(engine, row)],
         experiments=_experiments(engine, dataset),
         nights=overviews.read_nights(engine, dataset),
         quarantine=overviews.read_quarantine(engine, dataset),
@@ -99,28 +99,40 @@ def _facts(dataset: str | None, rater: RaterRow | None, snapshot: Snapshot | Non
 
 
 def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
-    rater = rater_of_subset(engine, row)
-    kind = STRATEGIES[row.strategy]
-    strategy = kind(**{name: row.spec[name] for name in kind.__dataclass_fields__ if name in row.spec})
-    parameters = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in asdict(strategy).items())
-    checkpoint = f"rule {rater.rule}, checkpoint {bytes(rater.checkpoint_sha256).hex()[:16]}"
+    strategy, warning = describe_strategy(engine, row)
     return SubsetContent(
         name=row.name,
         version=row.version,
         state=row.state,
         retention=row.retention,
-        strategy=f"{row.strategy} ({parameters})" if parameters else row.strategy,
+        strategy=strategy,
         seed=row.seed,
         n_samples=row.n_samples,
         curve=_curve(engine, row),
-        lineage=(
-            LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} samples"),
-            LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible samples"),
-            LineageStep("rater", rater.name, checkpoint),
-            *(LineageStep("shards", *described) for described in _shards(engine, row)),
-        ),
-        warning=mixed_pairing_warning(strategy, rater.rule),
+        lineage=read_lineage(engine, row),
+        warning=warning,
         change=_change(engine, row),
+    )
+
+
+def describe_strategy(engine: Engine, row: SubsetRow) -> tuple[str, str | None]:
+    """Return the strategy of a version with its parameters, and a warning if it does not suit the rater's rule."""
+    kind = STRATEGIES[row.strategy]
+    strategy = kind(**{name: row.spec[name] for name in kind.__dataclass_fields__ if name in row.spec})
+    parameters = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in asdict(strategy).items())
+    text = f"{row.strategy} ({parameters})" if parameters else row.strategy
+    return text, mixed_pairing_warning(strategy, rater_of_subset(engine, row).rule)
+
+
+def read_lineage(engine: Engine, row: SubsetRow) -> tuple[LineageStep, ...]:
+    """Return what a version was made from."""
+    rater = rater_of_subset(engine, row)
+    checkpoint = f"rule {rater.rule}, checkpoint {bytes(rater.checkpoint_sha256).hex()[:16]}"
+    return (
+        LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} samples"),
+        LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible samples"),
+        LineageStep("rater", rater.name, checkpoint),
+        *(LineageStep("shards", *described) for described in _shards(engine, row)),
     )
 
 
@@ -145,11 +157,19 @@ def _experiments(engine: Engine, dataset: str | None) -> list[ExperimentContent]
     found = []
     for row in list_experiments(engine):
         is_asked = dataset is None or row.config.get("dataset") == dataset
-        if is_asked and row.finished_at and row.result and (sheet := row.result.get("sheet")):
-            head, *rows = (tuple(line) for line in sheet["table"])
-            figures = tuple((title, svg) for title, svg in sheet["figures"])
-            found.append(ExperimentContent(row.name, tuple(sheet["notes"]), head, tuple(rows), figures))
+        if is_asked and row.finished_at and (sheet := read_sheet(row)) is not None:
+            found.append(sheet)
     return found
+
+
+def read_sheet(row: ExperimentRow) -> ExperimentContent | None:
+    """Return what an experiment has shown; None before its result."""
+    sheet = (row.result or {}).get("sheet")
+    if not sheet:
+        return None
+    head, *rows = (tuple(line) for line in sheet["table"])
+    figures = tuple((title, svg) for title, svg in sheet["figures"])
+    return ExperimentContent(row.name, tuple(sheet["notes"]), head, tuple(rows), figures)
 
 
 def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
@@ -165,7 +185,8 @@ def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
     return VersionChange(before.version, changes.n_before, changes.n_both, changes.leavers, changes.joiners)
 
 
-def _arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
+def read_arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
+    """Return the held-out losses of the models that are compared with a version, under their newest protocol."""
     rater = rater_of_subset(engine, row)
     trained = [model.model_id for model in models.models_to_compare(engine, row.subset_id, rater.name)]
     newest = models.newest_protocol(engine, trained, metric="heldout_loss")
@@ -175,7 +196,8 @@ def _arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
     return [ArmRun(row.title, row.retention, arm.arm, arm.seed, arm.n_samples, arm.n_steps, arm.value) for arm in found]
 
 
-def _metrics(engine: Engine, row: SubsetRow) -> list[MetricRun]:
+def read_metrics(engine: Engine, row: SubsetRow) -> list[MetricRun]:
+    """Return the metrics of the images that these models generate."""
     rater = rater_of_subset(engine, row)
     trained = [
         model.model_id

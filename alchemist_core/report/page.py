@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from alchemist_core.report.charts import Chart, histogram_chart, selection_chart
+from alchemist_core.report.charts import Chart, histogram_chart, selection_chart, shares_chart
 from alchemist_core.report.comparison import arm_title, compare_arms, compare_metrics
 from alchemist_core.report.content import ExperimentContent, ReportContent, SubsetContent
 from alchemist_core.selection.curves import SelectionCurve
@@ -41,6 +41,34 @@ def render_experiment(experiment: ExperimentContent) -> str:
 def render_chart(chart: Chart) -> str:
     """Return a chart as an SVG file of its own, which follows the reader's light or dark scheme."""
     return _render("chart.svg", chart=chart)
+
+
+def make_environment(*packages: str) -> Environment:
+    """Return an environment of the templates of some packages, the first first; templates of the report and the explorer share parts."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_replace_unprintable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals["pairs"] = _pairs
+    environment.filters |= {
+        "arm_title": arm_title,
+        "count": "{:,}".format,
+        "data_uri": _data_uri,
+        "decimal": show_decimal,
+        "duration": show_duration,
+        "histogram_chart": histogram_chart,
+        "percent": show_percent,
+        "saturation_note": saturation_note,
+        "selection_chart": _selection_chart,
+        "shares_chart": shares_chart,
+        "shorten": _shorten,
+    }
+    return environment
 
 
 def saturation_note(curve: SelectionCurve) -> str | None:
@@ -95,29 +123,7 @@ def _render(template: str, **given: object) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("alchemist_core.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_replace_unprintable,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.globals["pairs"] = _pairs
-    environment.filters |= {
-        "arm_title": arm_title,
-        "count": "{:,}".format,
-        "data_uri": _data_uri,
-        "decimal": show_decimal,
-        "duration": show_duration,
-        "histogram_chart": histogram_chart,
-        "percent": show_percent,
-        "saturation_note": saturation_note,
-        "selection_chart": _selection_chart,
-        "shorten": _shorten,
-    }
-    return environment
+    return make_environment("alchemist_core.report")
 
 
 def _replace_unprintable(value: object) -> object:

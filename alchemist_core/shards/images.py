@@ -158,6 +158,24 @@ def decode_views(
         return pixels, np.asarray(square.convert("L").resize((luma_side, luma_side), Image.Resampling.BICUBIC))
 
 
+def encode_picture(data: bytes, side: int) -> bytes:
+    """Return the whole image as a new JPEG without metadata, scaled so that its longer side is at most `side` pixels.
+
+    Raises:
+        BadImageError: The bytes are not a complete image of a known format.
+    """
+    image, _ = _open_image(data)
+    with _pillow_faults():
+        image.draft("RGB", (side, side))
+        picture = _to_rgb(image, (0, 0, *image.size))
+        picture.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2)
+        # Otherwise Pillow copies comments of the file.
+        picture.info.clear()
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
 def _read_square(data: bytes, canvas_side: int) -> Image.Image:
     """Decode the largest centred square; a JPEG at its smallest reduced size whose sides are at least the canvas's."""
     image, _ = _open_image(data)
@@ -294,20 +312,24 @@ def is_costly(data: bytes) -> bool:
 
 
 @contextmanager
-def one_image() -> Iterator[None]:
-    """Kill this process if the block exceeds the processor time of one image; limit the growth of its memory."""
+def one_image(limit_s: float | None = None) -> Iterator[None]:
+    """Kill this process if the block exceeds the processor time of one image; limit the growth of its memory.
+
+    Args:
+        limit_s: Processor time in seconds; none: `ALCHEMIST_DECODE_LIMIT_S`.
+    """
     with _memory_limit():
-        signal.setitimer(signal.ITIMER_PROF, load_settings().decode_limit_s)
+        signal.setitimer(signal.ITIMER_PROF, limit_s or load_settings().decode_limit_s)
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def explain_death(code: int) -> tuple[Reason, str]:
-    """Return the reason for quarantining an image, from the exit code of the process that read it."""
+def explain_death(code: int, limit_s: float | None = None) -> tuple[Reason, str]:
+    """Return the reason for quarantining an image, from the exit code of the process that read it under a limit."""
     if code == -signal.SIGPROF:
-        limit_s = load_settings().decode_limit_s
+        limit_s = limit_s or load_settings().decode_limit_s
         return Reason.TOO_SLOW, f"reading it takes more than {limit_s:g} s of processor time"
     return Reason.DECODER_DIED, f"a worker process ended with code {code}"
 

@@ -131,6 +131,30 @@ def open_store() -> Engine:
     return _OPEN[url]
 
 
+READ_LIMIT_MS = 10_000
+"""Longest statement of a reader that people wait for, in milliseconds."""
+
+
+def open_reader() -> Engine:
+    """Return this process's engine for reading: no statement can change the store or take longer than `READ_LIMIT_MS`.
+
+    On the embedded server it is the role alchemist_reader. On a given server it is the given login in read-only transactions, because
+    the reader's password is not known here.
+
+    Raises:
+        StoreError: As `open_store`.
+    """
+    settings = load_settings()
+    owner_url = database_url(settings)
+    url = role_url("reader") if settings.database_url is None else owner_url
+    limits = f"-c default_transaction_read_only=on -c statement_timeout={READ_LIMIT_MS}"
+    bounded = make_url(url).update_query_dict({"options": limits}, append=True).render_as_string(hide_password=False)
+    if bounded not in _OPEN:
+        check_schema(owner_url, may_create=settings.database_url is None)
+        _OPEN[bounded] = make_engine(bounded)
+    return _OPEN[bounded]
+
+
 def close_stores() -> None:
     """Close the connections of every store that this process has opened; `open_store` opens them again."""
     while _OPEN:

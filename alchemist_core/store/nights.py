@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -87,6 +87,40 @@ class ScaleRow(NamedTuple):
 def night_title(night: NightRow) -> str:
     """Return the title of a night, such as `web 2026-01-01 r1`; every dataset can have a night of the same date."""
     return f"{night.dataset} {night.crawl_date} r{night.revision}"
+
+
+class NightRevision(NamedTuple):
+    """A revision of a night with its measured drift; the fields from `n` on are None before it is measured."""
+
+    night_id: int
+    revision: int
+    state: str
+    reason: str | None
+    decided_by: str | None
+    decided_at: datetime | None
+    n: int | None
+    psi: float | None
+    ks_distance: float | None
+    verdict: str | None
+    n_tested: int | None
+    reference: str | None
+    n_reference: int | None
+    histogram: dict[str, Any] | None
+    explanation: list[dict[str, Any]] | None
+
+
+def read_revisions(engine: Engine, dataset_id: int, crawl_date: date, rater_id: int) -> list[NightRevision]:
+    """Return the revisions of a night under a rater, the newest first."""
+    own = [getattr(Night, name) for name in NightRevision._fields[:6]]
+    measured = [getattr(ScoreDistribution, name) for name in NightRevision._fields[6:]]
+    statement = (
+        select(*own, *measured)
+        .outerjoin(ScoreDistribution, ScoreDistribution.night_id == Night.night_id)
+        .where(Night.dataset_id == dataset_id, Night.crawl_date == crawl_date, Night.rater_id == rater_id)
+        .order_by(Night.revision.desc())
+    )
+    with engine.connect() as connection:
+        return [NightRevision._make(row) for row in connection.execute(statement)]
 
 
 def open_nights(

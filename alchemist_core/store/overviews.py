@@ -1,7 +1,7 @@
 """Rows for people: the views, and the queries of the report and the metrics."""
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import NamedTuple
 
 from sqlalchemy import Engine, select, text
@@ -179,6 +179,36 @@ def read_snapshot_shards(engine: Engine, snapshot_id: int) -> list[NightShards]:
     with engine.connect() as connection:
         rows = connection.execute(load_query("snapshot_shards"), {"snapshot_id": snapshot_id})
         return [NightShards._make(row) for row in rows]
+
+
+class VersionOverview(NamedTuple):
+    """A subset version: a row of the view `subset_overview`."""
+
+    name: str
+    version: int
+    state: str
+    rater: str
+    strategy: str
+    retention: float
+    n_samples: int
+    subset_heldout_loss: float | None
+    random_heldout_loss: float | None
+    n_seeds: int
+    created_at: datetime
+    published_at: datetime | None
+
+
+def read_versions(engine: Engine, name: str | None = None, *, limit: int = 200) -> list[VersionOverview]:
+    """Return the newest subset versions, of one name or all."""
+    statement = text("""
+        SELECT
+            name, version, state, rater, strategy, retention, n_samples, subset_heldout_loss, random_heldout_loss, n_seeds, created_at,
+            published_at
+        FROM alchemist.subset_overview WHERE CAST(:name AS text) IS NULL OR name = :name ORDER BY subset_id DESC LIMIT :limit
+    """)
+    with engine.connect() as connection:
+        rows = connection.execute(statement, {"name": name, "limit": limit})
+        return [VersionOverview._make(row) for row in rows]
 
 
 class Comparison(NamedTuple):

@@ -106,6 +106,28 @@ def list_raters(engine: Engine) -> list[ListedRater]:
         return [ListedRater(*row) for row in connection.execute(statement.order_by(Rater.rater_id))]
 
 
+class NamedRater(NamedTuple):
+    """A rater, scorer or import in the list of everything that scores; `is_certified` is true, false or None (not checked)."""
+
+    name: str
+    kind: str
+    state: str
+    is_shadow: bool
+    rule: str
+    created_at: datetime
+    is_certified: str | None
+
+
+def list_all_raters(engine: Engine, *, limit: int = 200) -> list[NamedRater]:
+    """Return the newest raters, scorers and imports; the production rater first."""
+    statement = select(
+        Rater.name, Rater.kind, Rater.state, Rater.is_shadow, Rater.rule, Rater.created_at,
+        Rater.acceptance_report["is_certified"].as_string(),
+    ).order_by((Rater.state == "production").desc(), Rater.rater_id.desc())  # fmt: skip
+    with engine.connect() as connection:
+        return [NamedRater._make(row) for row in connection.execute(statement.limit(limit))]
+
+
 def find_trained(engine: Engine, identity_hash: str) -> RaterRow | None:
     """Return the rater of this config and training data, if it was trained before."""
     with engine.connect() as connection:

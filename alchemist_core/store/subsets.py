@@ -53,6 +53,12 @@ def has_members(connection: Connection, subset_id: int) -> bool:
     return connection.execute(statement).first() is not None
 
 
+def has_stored_members(engine: Engine, subset_id: int) -> bool:
+    """Return whether a version's members are in the store, for readers without a transaction."""
+    with engine.connect() as connection:
+        return has_members(connection, subset_id)
+
+
 def lock_members(connection: Connection, subset_id: int) -> bool:
     """Keep other sessions from storing a version's members until this transaction ends; False if one is storing them now."""
     return try_lock(connection, f"members {subset_id}")

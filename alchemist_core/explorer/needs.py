@@ -1,0 +1,73 @@
+"""What needs me: everything that waits for a person, with the facts that decide and what to do."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from alchemist_core.explorer import nights, subsets
+from alchemist_core.explorer.markup import Tab, render
+from alchemist_core.store.engine import open_reader
+from alchemist_core.store.matters import N_EACH, ORDER, Matter, read_matters
+
+TAB = Tab("What needs me?", "/needs")
+
+
+class Kind(NamedTuple):
+    """How matters of one kind are shown: their heading, the page that decides one, and the command that does."""
+
+    heading: str
+    path: Callable[[Matter], str | None]
+    command: Callable[[Matter], str | None]
+
+
+def _night(matter: Matter) -> str | None:
+    return nights.path_of(matter.subject, matter.crawl_date) if matter.crawl_date else None
+
+
+def _release(matter: Matter) -> str:
+    words = ["alchemist", "night", "release", "--dataset", matter.subject, "--crawl-date", str(matter.crawl_date)]
+    return f"{shlex.join(words)} --reason WHY"
+
+
+def _nowhere(_matter: Matter) -> None:
+    return None
+
+
+def _check(matter: Matter) -> str:
+    return f"alchemist check --suite shards,samples,scores --dataset {shlex.quote(matter.subject)}"
+
+
+KINDS = {
+    "question": Kind("Questions of Airflow that nobody has answered", _nowhere, _nowhere),
+    "held night": Kind("Nights that are held", _night, _release),
+    "failed check": Kind("Nights whose checks failed", _night, _check),
+    "failed task": Kind("Tasks of Airflow that failed", _nowhere, _nowhere),
+    "certified rater": Kind(
+        "Raters that passed their acceptance checks and are not in production",
+        lambda matter: f"/raters/{quote(matter.subject, safe='')}",
+        lambda matter: f"alchemist rater promote {shlex.quote(matter.subject)}",
+    ),
+    "subset without proof": Kind(
+        "Published subsets of which nobody knows whether they are better than random",
+        lambda matter: subsets.path_of(matter.subject, matter.version or 1),
+        lambda matter: f"alchemist train-downstream {shlex.quote(matter.subject)} --arms subset,random --seeds 0,1,2",
+    ),
+    "drift": Kind("Nights whose scores have moved, within the limits", _night, _nowhere),
+}  # fmt: skip
+
+
+def show_needs(request: Request) -> Response:
+    """Return what waits for a person, the most urgent kind first."""
+    matters = read_matters(open_reader())
+    groups = [(KINDS[kind], [one for one in matters if one.kind == kind]) for kind in ORDER]
+    return render(
+        request, "needs.html", title="What needs me?", groups=[group for group in groups if group[1]], most=N_EACH
+    )
+
+
+ROUTES: Sequence[Any] = [Route("/needs", show_needs)]

@@ -1,0 +1,221 @@
+"""Samples: a grid of those that satisfy conditions, and one of them with everything that is known about it."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from datetime import date
+from typing import Any, NamedTuple, Self
+
+from pydantic import Field, ValidationError, model_validator
+from sqlalchemy import Engine
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from alchemist_core.config import Config
+from alchemist_core.errors import ConfigError
+from alchemist_core.explorer.markup import Tab, render
+from alchemist_core.report.page import show_percent
+from alchemist_core.store import browsing
+from alchemist_core.store.browsing import Choices, Conditions, Page, Shown, Walk, read_place, write_place
+from alchemist_core.store.engine import open_reader
+from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.samples import find_reach
+from alchemist_core.store.subsets import choose_version
+
+TAB = Tab("Samples", "/samples")
+N_DUPLICATES = 24
+"""Near-duplicates beside a sample; the others are a page of their own."""
+
+
+class Asked(Config):
+    """What a grid of samples shows: the fields of its address."""
+
+    rater: str = Field("production", description="Rater or scorer by name, or production")
+    rank_from: float | None = Field(None, ge=0, le=1, description="Ranks from this one on, 0 (highest score) to 1")
+    rank_to: float | None = Field(None, ge=0, le=1, description="Ranks below this one")
+    dataset: str | None = Field(None, description="Dataset")
+    night: date | None = Field(None, description="Crawl date")
+    source: str | None = Field(None, description="Host that the images were downloaded from")
+    min_width: int | None = Field(None, ge=1, le=1_000_000, description="Width of the images, at least")
+    quarantine: str | None = Field(None, description="Reason why a rater could not score them")
+    group: int | None = Field(None, ge=1, description="First sample of a group of near-duplicates")
+    subset: str | None = Field(None, description="Subset by name, or NAME:VERSION")
+    where: str | None = Field(None, description="Condition as in --where")
+    older: str | None = Field(None, description="Where the page begins: after this place")
+    newer: str | None = Field(None, description="Where the page ends: before this place")
+
+    @model_validator(mode="after")
+    def _require_a_band(self) -> Self:
+        if (self.rank_from or 0.0) >= (1.0 if self.rank_to is None else self.rank_to):
+            raise ValueError("rank from must be below rank to")
+        if self.night is not None and self.dataset is None:
+            raise ValueError("a night belongs to a dataset: choose the dataset")
+        return self
+
+    @property
+    def has_band(self) -> bool:
+        """Whether only some ranks are asked for."""
+        return (self.rank_from or 0.0) > 0 or (self.rank_to is not None and self.rank_to < 1)
+
+
+class Found(NamedTuple):
+    """A page of samples, and the rater by which they are ranked (None: there is none)."""
+
+    page: Page
+    rater: RaterRow | None
+
+
+def find_samples(engine: Engine, asked: Asked, datasets: Mapping[str, int]) -> Found:
+    """Return the page of samples that was asked for.
+
+    Raises:
+        ConfigError: There is no such rater, dataset or subset; the rater has no ranks; or the condition is not valid.
+    """
+    rater = find_rater(engine, asked.rater)
+    scale_id = browsing.newest_scale(engine, rater) if rater else None
+    band = None
+    if asked.has_band:
+        if rater is None or scale_id is None:
+            raise ConfigError(
+                f"{rater.name if rater else 'Production'} has no ranks yet: a rater is ranked at its first selection. Leave the ranks "
+                "empty, and give a condition such as score > 1."
+            )
+        band = browsing.band_of_ranks(
+            engine, scale_id, asked.rank_from or 0.0, 1.0 if asked.rank_to is None else asked.rank_to
+        )
+    conditions = Conditions(
+        rater_id=rater.rater_id if rater else None, rank_scale_id=scale_id, band=band, min_width=asked.min_width, source=asked.source,
+        subset_id=_subset_id(engine, asked.subset), dataset_id=_dataset_id(asked.dataset, datasets), crawl_date=asked.night,
+        where=asked.where,
+    )  # fmt: skip
+    walk, rest = _plan(asked, conditions)
+    start = asked.newer or asked.older
+    return Found(
+        browsing.browse(
+            engine, walk, rest, start=read_place(start) if start else None, is_back=asked.newer is not None
+        ),
+        rater,
+    )
+
+
+def _plan(asked: Asked, conditions: Conditions) -> tuple[Walk, Conditions]:
+    """Return the walk that reads the fewest samples, and the conditions that it does not satisfy by itself."""
+    if asked.group is not None:
+        return browsing.duplicates_of(asked.group), conditions
+    if asked.quarantine is not None:
+        return browsing.Quarantined(asked.quarantine), conditions
+    # A crawl date is smaller than most subsets, a dataset larger.
+    if conditions.dataset_id is not None and (conditions.crawl_date or conditions.subset_id is None):
+        walk = browsing.OfShards(conditions.dataset_id, conditions.crawl_date)
+        return walk, _without(conditions, "dataset_id", "crawl_date")
+    if conditions.subset_id is not None:
+        return browsing.members_of(conditions.subset_id), _without(conditions, "subset_id")
+    if conditions.band is not None and conditions.rater_id is not None:
+        return browsing.scored_by(conditions.rater_id, conditions.band), _without(conditions, "band")
+    return browsing.all_samples(), conditions
+
+
+def _without(conditions: Conditions, *names: str) -> Conditions:
+    kept = {name: getattr(conditions, name) for name in Conditions.__slots__ if name not in names}
+    return Conditions(**kept)
+
+
+def _dataset_id(name: str | None, datasets: Mapping[str, int]) -> int | None:
+    if name is not None and name not in datasets:
+        raise ConfigError(f"There is no dataset {name!r} (datasets: {', '.join(datasets) or 'none'}).")
+    return None if name is None else datasets[name]
+
+
+def _subset_id(engine: Engine, named: str | None) -> int | None:
+    if named is None:
+        return None
+    name, _, version = named.partition(":")
+    if version and not version.isdecimal():
+        raise ConfigError(f"{named!r} is not a subset. Give NAME, or NAME:VERSION.")
+    return choose_version(engine, name, version=int(version) if version else None, may_be_withdrawn=True).subset_id
+
+
+def show_grid(request: Request) -> Response:
+    """Return the grid of the samples that its address asks for."""
+    engine = open_reader()
+    given = {name: value.strip() for name, value in request.query_params.items() if value.strip()}
+    choices = browsing.read_choices(engine)
+    try:
+        asked = Asked.model_validate(given)
+        found = find_samples(engine, asked, choices.datasets)
+    except (ValidationError, ConfigError) as error:
+        return _grid(request, given, choices, title="Which samples were asked for?", error=_explain(error))
+    return _grid(request, given, choices, title=_title(asked, found.rater), found=found)
+
+
+def _grid(
+    request: Request, given: Mapping[str, str], choices: Choices, *, title: str, found: Found | None = None, error: str | None = None
+) -> Response:  # fmt: skip
+    page = found.page if found else Page()
+    base = {name: value for name, value in given.items() if name not in ("older", "newer")}
+    places = {"older": page.older, "newer": page.newer}
+    return render(
+        request, "samples.html", title=title, status=400 if error else 200, given=given, base=base, choices=choices, page=page, error=error,
+        rater=found.rater if found else None, places={name: write_place(place) for name, place in places.items() if place},
+        fields=Asked.model_fields,
+    )  # fmt: skip
+
+
+def _explain(error: ValidationError | ConfigError) -> str:
+    if isinstance(error, ConfigError):
+        return str(error).removeprefix("--where: ")
+    faults = [
+        (".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")) for fault in error.errors()
+    ]
+    return "\n".join(f"{name.replace('_', ' ')}: {text}" if name else text for name, text in faults)
+
+
+def _title(asked: Asked, rater: RaterRow | None) -> str:
+    if asked.group is not None:
+        return f"Which samples look like {asked.group}?"
+    if asked.quarantine is not None:
+        return f"Which samples could not be scored because of {asked.quarantine}?"
+    place = f" of {asked.dataset}" if asked.dataset else ""
+    place += f", {asked.night}" if asked.night else ""
+    place += f" in {asked.subset}" if asked.subset else ""
+    if asked.has_band and rater is not None:
+        low, high = asked.rank_from or 0.0, 1.0 if asked.rank_to is None else asked.rank_to
+        return f"Which samples{place} does {rater.name} rank {show_percent(low)} to {show_percent(high)}?"
+    return f"Which samples{place} are there?" if place or asked.where else "What is in the corpus?"
+
+
+def show_sample(request: Request) -> Response:
+    """Return the page of one sample."""
+    engine = open_reader()
+    sample_id: int = request.path_params["sample_id"]
+    sample = browsing.read_sample(engine, sample_id) if sample_id < 1 << 63 else None
+    if sample is None:
+        raise HTTPException(404, f"There is no sample {sample_id} in the store.")
+    rater = find_rater(engine, "production")
+    reached = find_reach(engine, [sample.image_hash])
+    return render(
+        request, "sample.html", title=f"What is known about sample {sample_id}?", sample=sample,
+        scores=browsing.read_scores(engine, sample_id),
+        places=browsing.read_places(engine, sample_id, rater.rater_id if rater else None),
+        duplicates=_duplicates(engine, sample, rater), reached=reached,
+        metadata=json.dumps(sample.metadata, indent=2, ensure_ascii=False) if sample.metadata else "",
+        explain=[shlex.join(["alchemist", "sample", "explain", str(sample_id), "--subset", one.name]) for one in reached],
+    )  # fmt: skip
+
+
+def _duplicates(engine: Engine, sample: browsing.SampleDetail, rater: RaterRow | None) -> list[Shown]:
+    first = sample.first_sample_id or sample.sample_id
+    ranked = Conditions(
+        rater_id=rater.rater_id if rater else None,
+        rank_scale_id=browsing.newest_scale(engine, rater) if rater else None,
+    )
+    found = browsing.browse(engine, browsing.duplicates_of(first), ranked).samples
+    return [one for one in found if one.sample_id != sample.sample_id][:N_DUPLICATES]
+
+
+ROUTES: list[Any] = [
+    Route("/samples", show_grid),
+    Route("/samples/{sample_id:int}", show_sample),
+]

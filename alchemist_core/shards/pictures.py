@@ -1,0 +1,182 @@
+"""Pictures for people: one image of a shard, encoded again as a small JPEG, in worker processes that may be killed at any moment.
+
+The image of a crawl never reaches a browser, and is never parsed in the process that serves it. An image on which a worker dies, or that
+takes too long, costs this worker and nothing else.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import LifoQueue
+from typing import Any
+
+from alchemist_core.errors import ChangedShardError
+from alchemist_core.files import PICTURE_CACHE, artifact_path, atomic_write
+from alchemist_core.shards.byte_ranges import ByteRange
+from alchemist_core.shards.faults import Reason
+from alchemist_core.shards.images import BadImageError, encode_picture, explain_death, one_image
+from alchemist_core.shards.storage import read_ranges, remedy_of
+from alchemist_core.shards.workers import Done, WorkerDiedError, Workers
+
+SIDES = {"thumbnail": 256, "full": 1600}
+"""Longer side of a picture in pixels; a smaller image keeps its size."""
+MOST_BYTES = 512 << 20
+"""Size of the cache: about 40,000 thumbnails."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureTask:
+    """One image of a shard: its bytes, its registered SHA-256, the longer side of the picture in pixels, and its processor time."""
+
+    uri: str
+    place: ByteRange
+    image_hash: bytes
+    side: int
+    limit_s: float
+
+    def read(self) -> bytes:
+        """Read the bytes of the image."""
+        (data,) = read_ranges(self.uri, [self.place])
+        return data
+
+    def work(self, data: bytes, _place: memoryview) -> bytes | tuple[Reason, str]:
+        """Return the picture as JPEG, or why there is none.
+
+        Raises:
+            ChangedShardError: The image has another SHA-256 than registered.
+        """
+        if hashlib.sha256(data).digest() != self.image_hash:
+            raise ChangedShardError(
+                f"Shard {self.uri} is not the tar that was registered (the image at bytes {self.place[0]} to {sum(self.place)} has "
+                f"another sha256). {remedy_of(self.uri)}"
+            )
+        try:
+            with one_image(self.limit_s):
+                return encode_picture(data, self.side)
+        except BadImageError as error:
+            # Returned, because this error cannot be unpickled.
+            return error.reason, error.detail
+
+
+class PictureWorkers:
+    """A few worker processes, started when they are first needed. A thread takes one for the time of one picture."""
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers = n_workers
+        # The last one used first, so that the others stay idle or are never started.
+        self._free: LifoQueue[Workers | None] = LifoQueue()
+        for _ in range(n_workers):
+            self._free.put(None)
+
+    def encode(self, task: PictureTask) -> bytes:
+        """Return the picture of a task as JPEG; wait for a free worker.
+
+        Raises:
+            BadImageError: The image is not readable, exceeds a limit, or ended its worker.
+            DataError: The shard is missing, or holds other bytes than registered.
+        """
+        workers = self._free.get()
+        try:
+            workers = workers or Workers(1, module=__name__)
+            done = _await(workers, task)
+        except BaseException:
+            # Its state is unknown: the next picture gets a new one.
+            if workers is not None:
+                workers.close()
+            workers = None
+            raise
+        finally:
+            self._free.put(workers)
+        if isinstance(done.error, WorkerDiedError):
+            raise BadImageError(*explain_death(done.error.code, task.limit_s))
+        if done.error is not None:
+            raise done.error
+        if isinstance(done.result, bytes):
+            return done.result
+        raise BadImageError(*done.result)
+
+    def close(self) -> None:
+        """End the workers; each that is at work ends after its picture."""
+        for _ in range(self.n_workers):
+            if (workers := self._free.get()) is not None:
+                workers.close()
+
+
+def _await(workers: Workers, task: PictureTask) -> Done:
+    workers.submit(task, None)
+    found: list[Any] = []
+    while not found:
+        found = list(workers.wait())
+    done: Done = found[0]
+    return done
+
+
+class PictureCache:
+    """Pictures as files named by the hash of their image; the least recently shown are deleted. Processes may share the folder."""
+
+    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+        self._folder, self._most_bytes = folder, most_bytes
+        self._lock = threading.Lock()
+        # Enough to measure the folder at the first picture, because an earlier process may have filled it.
+        self._n_added_bytes = most_bytes
+
+    def find(self, image_hash: bytes, side: int) -> bytes | None:
+        """Return a picture, or None."""
+        path = self._path(image_hash, side)
+        with suppress(OSError):
+            found = path.read_bytes()
+            # The time of the last use.
+            os.utime(path)
+            return found or None
+        return None
+
+    def add(self, image_hash: bytes, side: int, picture: bytes) -> None:
+        """Keep a picture; without room on the disk it is not kept."""
+        path = self._path(image_hash, side)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path, is_durable=False) as partial:
+                partial.write_bytes(picture)
+            with self._lock:
+                self._n_added_bytes += len(picture)
+                if self._n_added_bytes > self._most_bytes // 20:
+                    self._n_added_bytes = 0
+                    self._shrink()
+
+    def forget(self, image_hashes: Iterable[bytes]) -> int:
+        """Delete the pictures of images; return how many were deleted. A takedown calls it."""
+        n_deleted = 0
+        for image_hash in image_hashes:
+            for side in SIDES.values():
+                with suppress(OSError):
+                    self._path(image_hash, side).unlink()
+                    n_deleted += 1
+        return n_deleted
+
+    def _path(self, image_hash: bytes, side: int) -> Path:
+        name = image_hash.hex()
+        return self._folder / name[:2] / f"{name}-{side}.jpg"
+
+    def _shrink(self) -> None:
+        """Delete the least recently shown pictures until a twentieth of the room is free."""
+        found = []
+        for path in self._folder.glob("*/*.jpg"):
+            with suppress(OSError):
+                status = path.stat()
+                found.append((status.st_mtime_ns, status.st_size, path))
+        n_bytes = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if n_bytes <= self._most_bytes - self._most_bytes // 20:
+                return
+            with suppress(OSError):
+                path.unlink()
+            n_bytes -= size
+
+
+def own_cache() -> PictureCache:
+    """Return the cache among the artifacts of the home."""
+    return PictureCache(artifact_path(PICTURE_CACHE))

@@ -1,0 +1,590 @@
+"""Samples as people look through them: pages of a walk over the store, newest first, and everything about one sample.
+
+A *walk* is an order in which samples can be read by an index, from any place on: all samples by id, those of a rater, of a night, of a
+subset. A page reads a stretch of the walk, keeps the samples that satisfy the conditions, and stops when it is full or when it has read
+`MOST_READ` samples, whatever the conditions are. So a page costs the same in a corpus of any size; there is no count over all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, NamedTuple, Protocol
+
+from sqlalchemy import ColumnElement, Connection, Engine, func, literal, select, text, tuple_, union_all
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
+from alchemist_core.store.export import FILTER_COLUMNS, filter_rows, scores_by_name
+from alchemist_core.store.queries import load_query
+from alchemist_core.store.raters import RaterRow
+from alchemist_core.store.tables import (
+    Dataset,
+    DuplicateSample,
+    HeuristicScore,
+    QuarantinedSample,
+    RankScale,
+    RankSnapshot,
+    Sample,
+    SampleLocation,
+    Score,
+    Shard,
+    SubsetSample,
+    Takedown,
+)
+
+PAGE_SIZE = 48
+MOST_READ = 20_000
+"""Samples that a page reads at most. If it is not full by then, the next page continues where it stopped."""
+WHERE_COLUMNS = {**FILTER_COLUMNS, "score": float, "rank": float}
+"""Columns that a condition can name, beside scores by their names."""
+_STRETCHES = (4 * PAGE_SIZE, 2_000, MOST_READ - 2_000 - 4 * PAGE_SIZE)
+# Ids that are read for each sample that a band of scores may yield: comparing a score costs a tenth of reading a sample.
+_IDS_A_SAMPLE = 10
+_MOST_SHARDS = 1_000
+
+Place = tuple[int, ...]
+"""Where a sample is in its walk."""
+
+
+def write_place(place: Place) -> str:
+    """Return a place as text for an address.
+
+    >>> write_place((7, 31))
+    '7-31'
+    """
+    return "-".join(map(str, place))
+
+
+def read_place(given: str) -> Place:
+    """Return the place that `write_place` wrote.
+
+    Raises:
+        ConfigError: It is not one.
+    """
+    try:
+        place = tuple(int(part) for part in given.split("-"))
+    except ValueError:
+        place = ()
+    if not 1 <= len(place) <= 2 or any(part >= 1 << 62 for part in place):
+        raise ConfigError(f"{given!r} is not a place in a list. Start again from the first page.")
+    return place
+
+
+class Stretch(NamedTuple):
+    """A part of a walk: places and sample ids, and where the next part begins (None: the walk ends)."""
+
+    entries: Sequence[tuple[Place, int]]
+    end: Place | None
+
+
+class Walk(Protocol):
+    """An order of samples, newest first."""
+
+    def read(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> Stretch:
+        """Return the next samples after a place.
+
+        Args:
+            connection: The store.
+            start: The place; None: the newest end.
+            n: Most samples to return.
+            is_back: Walk towards newer samples, instead of older ones.
+        """
+        ...
+
+
+class Band(NamedTuple):
+    """Scores above `lowest`, up to `highest`."""
+
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True)
+class ById:
+    """Samples in the order of their ids: rows of a table with a column sample_id that satisfy conditions on its primary key."""
+
+    column: Any
+    conditions: tuple[ColumnElement[bool], ...] = ()
+    band: Band | None = None
+    """Of scores, if the table is `scores`."""
+
+    def read(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> Stretch:
+        """Return the next samples; with a band, those in the next ids."""
+        statement = _after(select(self.column).where(*self.conditions), self.column, start, is_back=is_back).limit(n)
+        if self.band is None:
+            ids = list(connection.execute(statement).scalars())
+            return Stretch([((one,), one) for one in ids], (ids[-1],) if len(ids) == n else None)
+        first = connection.execute(statement.limit(1)).scalar()
+        if first is None:
+            return Stretch([], None)
+        end = first + _IDS_A_SAMPLE * n * (1 if is_back else -1)
+        span = self.column < end if is_back else self.column > end
+        in_band = (Score.score > self.band.lowest, Score.score <= self.band.highest)
+        ids = list(connection.execute(statement.where(span, *in_band)).scalars())
+        # Exclusive of the end itself, where the next stretch begins.
+        edge = end - 1 if is_back else end + 1
+        return Stretch([((one,), one) for one in ids], (ids[-1],) if len(ids) == n else (edge,))
+
+
+@dataclass(frozen=True, slots=True)
+class OfShards:
+    """Samples of a dataset, or of one of its crawl dates, in the reverse order of their shards and records."""
+
+    dataset_id: int
+    crawl_date: date | None = None
+
+    def read(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> Stretch:
+        """Return the next samples."""
+        shards, has_more = self._shards(connection, start, n, is_back=is_back)
+        if not shards:
+            return Stretch([], None)
+        place = tuple_(SampleLocation.shard_id, SampleLocation.ordinal)
+        statement = select(SampleLocation.shard_id, SampleLocation.ordinal, SampleLocation.sample_id)
+        statement = statement.where(SampleLocation.shard_id.in_(shards))
+        if start is not None:
+            given = tuple_(literal(start[0]), literal(start[-1]))
+            statement = statement.where(place > given if is_back else place < given)
+        columns = (SampleLocation.shard_id, SampleLocation.ordinal)
+        ordered = statement.order_by(*(columns if is_back else (column.desc() for column in columns))).limit(n)
+        entries = [((row.shard_id, row.ordinal), row.sample_id) for row in connection.execute(ordered)]
+        if len(entries) == n:
+            return Stretch(entries, entries[-1][0])
+        # Behind every record of the last shard.
+        return Stretch(entries, (shards[-1], (1 << 31) - 1 if is_back else -1) if has_more else None)
+
+    def _shards(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> tuple[list[int], bool]:
+        """Return the next shards that hold at least n records beside those of the first one, and whether more follow."""
+        statement = select(Shard.shard_id, Shard.n_samples).where(
+            Shard.dataset_id == self.dataset_id, Shard.state == "verified"
+        )
+        if self.crawl_date is not None:
+            statement = statement.where(Shard.crawl_date == self.crawl_date)
+        if start is not None:
+            statement = statement.where(Shard.shard_id >= start[0] if is_back else Shard.shard_id <= start[0])
+        order = Shard.shard_id if is_back else Shard.shard_id.desc()
+        rows = connection.execute(statement.order_by(order).limit(_MOST_SHARDS)).all()
+        chosen, n_records = [], 0
+        for row in rows:
+            chosen.append(row.shard_id)
+            n_records += row.n_samples if len(chosen) > 1 else 0
+            if n_records >= n:
+                break
+        return chosen, len(chosen) < len(rows) or len(rows) == _MOST_SHARDS
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Samples that a rater could not score, the last quarantined first."""
+
+    reason: str
+
+    def read(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> Stretch:
+        """Return the next samples."""
+        of_record = (SampleLocation.shard_id == QuarantinedSample.shard_id) & (
+            SampleLocation.ordinal == QuarantinedSample.ordinal
+        )
+        statement = select(QuarantinedSample.quarantine_id, SampleLocation.sample_id).join(SampleLocation, of_record)
+        statement = statement.where(QuarantinedSample.reason == self.reason)
+        rows = connection.execute(_after(statement, QuarantinedSample.quarantine_id, start, is_back=is_back).limit(n))
+        entries = [((row.quarantine_id,), row.sample_id) for row in rows]
+        return Stretch(entries, entries[-1][0] if len(entries) == n else None)
+
+
+def _after(statement: Any, column: Any, start: Place | None, *, is_back: bool) -> Any:
+    if start is not None:
+        statement = statement.where(column > start[0] if is_back else column < start[0])
+    return statement.order_by(column if is_back else column.desc())
+
+
+def all_samples() -> Walk:
+    """Return the walk over all samples."""
+    return ById(Sample.sample_id)
+
+
+def scored_by(rater_id: int, band: Band | None = None) -> Walk:
+    """Return the walk over the samples that a rater has scored, or those in a band of scores."""
+    return ById(Score.sample_id, (Score.rater_id == rater_id,), band)
+
+
+def members_of(subset_id: int) -> Walk:
+    """Return the walk over the members of a subset version whose members are in the store."""
+    return ById(SubsetSample.sample_id, (SubsetSample.subset_id == subset_id,))
+
+
+def duplicates_of(first_sample_id: int) -> Walk:
+    """Return the walk over a group of near-duplicates, its first sample included."""
+    later = select(DuplicateSample.sample_id).where(DuplicateSample.first_sample_id == first_sample_id)
+    group = union_all(later, select(literal(first_sample_id))).subquery("near_duplicates")
+    return ById(group.c.sample_id)
+
+
+class Shown(NamedTuple):
+    """A sample in a list: a row of the query `show_samples`."""
+
+    sample_id: int
+    caption: str
+    width: int
+    height: int
+    score: float | None
+    rank: float | None
+    dataset: str | None
+    crawl_date: date | None
+    takedown_reason: str | None
+    first_sample_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the samples of a page satisfy, whatever their walk; None asks for nothing."""
+
+    rater_id: int | None = None
+    rank_scale_id: int | None = None
+    band: Band | None = None
+    min_width: int | None = None
+    source: str | None = None
+    subset_id: int | None = None
+    outside_subset_id: int | None = None
+    dataset_id: int | None = None
+    crawl_date: date | None = None
+    where: str | None = None
+
+    @property
+    def are_empty(self) -> bool:
+        """Whether every sample satisfies them."""
+        asked = (
+            self.band, self.min_width, self.source, self.subset_id, self.outside_subset_id, self.dataset_id, self.where
+        )  # fmt: skip
+        return all(one is None for one in asked)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of the query `browse_samples` beside the samples."""
+        lowest, highest = self.band or (None, None)
+        return {
+            "rater_id": self.rater_id, "rank_scale_id": self.rank_scale_id, "lowest": lowest, "highest": highest,
+            "min_width": self.min_width, "source": self.source.lower() if self.source else None, "subset_id": self.subset_id,
+            "outside_subset_id": self.outside_subset_id, "dataset_id": self.dataset_id, "crawl_date": self.crawl_date,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of samples, newest first, and the places where its neighbours begin; None where there is no neighbour."""
+
+    samples: list[Shown] = field(default_factory=list)
+    newer: Place | None = None
+    older: Place | None = None
+    n_read: int = 0
+    """Samples that were read for this page."""
+    is_cut: bool = False
+    """Whether it stopped at `MOST_READ` before it was full."""
+
+
+def browse(
+    engine: Engine, walk: Walk, conditions: Conditions, *, start: Place | None = None, is_back: bool = False
+) -> Page:
+    """Return a page of a walk: the next samples that satisfy the conditions.
+
+    Args:
+        engine: The store.
+        walk: The order of the samples.
+        conditions: What they satisfy.
+        start: The place after which the page begins; None: the newest end.
+        is_back: The page ends before `start`, with newer samples.
+
+    Raises:
+        ConfigError: The condition `where` is not valid; the message marks the position.
+    """
+    with engine.connect() as connection:
+        scores = scores_by_name(connection) if conditions.where else {}
+        found: list[tuple[Place, int]] = []
+        end, n_read = start, 0
+        for n in _STRETCHES:
+            entries, end = walk.read(connection, end, n, is_back=is_back)
+            n_read += len(entries)
+            found += _keep(connection, entries, conditions, scores)
+            if len(found) > PAGE_SIZE or end is None:
+                break
+        is_full = len(found) > PAGE_SIZE
+        found = found[:PAGE_SIZE]
+        # Beyond the page: after its last sample, or where reading stopped.
+        beyond = found[-1][0] if is_full else end
+        towards_start = found[0][0] if found else start
+        if is_back:
+            found.reverse()
+        shown = _show(connection, [sample_id for _, sample_id in found], conditions)
+    newer, older = (beyond, towards_start) if is_back else (towards_start if start else None, beyond)
+    return Page(shown, newer, older, n_read, is_cut=not is_full and end is not None)
+
+
+def _keep(
+    connection: Connection, entries: Sequence[tuple[Place, int]], conditions: Conditions, scores: Mapping[str, int]
+) -> list[tuple[Place, int]]:
+    parameters = {"sample_ids": list({sample_id for _, sample_id in entries})} | conditions.parameters
+    # Built even for no entries, so that an invalid condition is refused.
+    statement = filter_rows("browse_samples", WHERE_COLUMNS, conditions.where, parameters, scores=scores)
+    if conditions.are_empty or not entries:
+        return list(entries)
+    kept = set(connection.execute(statement, parameters).scalars())
+    return [entry for entry in entries if entry[1] in kept]
+
+
+def _show(connection: Connection, sample_ids: Sequence[int], conditions: Conditions) -> list[Shown]:
+    given = {"rater_id": conditions.rater_id, "rank_scale_id": conditions.rank_scale_id}
+    rows = connection.execute(load_query("show_samples"), {"sample_ids": list(sample_ids), **given})
+    by_id = {row.sample_id: Shown._make(row) for row in rows}
+    return [by_id[sample_id] for sample_id in sample_ids if sample_id in by_id]
+
+
+def show(engine: Engine, sample_ids: Sequence[int], conditions: Conditions) -> list[Shown]:
+    """Return what a list shows of given samples, in their order."""
+    with engine.connect() as connection:
+        return _show(connection, sample_ids, conditions)
+
+
+class Move(NamedTuple):
+    """A sample whose rank differs between two raters."""
+
+    sample_id: int
+    from_rank: float
+    to_rank: float
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the second rater ranks it higher, that is, gives it a lower rank."""
+        return self.to_rank < self.from_rank
+
+
+class MovedSamples(NamedTuple):
+    """Samples that moved, the largest moves first, and the last sample that was read (None: none was)."""
+
+    moved: list[Move]
+    last_sample_id: int | None
+
+
+def compare_ranks(
+    engine: Engine, from_rater_id: int, to_rater_id: int, *, min_move: float, after_sample_id: int = 0
+) -> MovedSamples:
+    """Return the samples that moved among the next `MOST_READ` that both raters have scored (query `compare_ranks`).
+
+    Without any that moved, the last sample is not known, so there is no next page.
+    """
+    given = {
+        "from_rater_id": from_rater_id, "to_rater_id": to_rater_id, "min_move": min_move, "after_sample_id": after_sample_id,
+        "n_scanned": MOST_READ,
+    }  # fmt: skip
+    with engine.connect() as connection:
+        rows = connection.execute(load_query("compare_ranks"), given).all()
+    moved = [Move(row.sample_id, row.from_rank, row.to_rank) for row in rows]
+    return MovedSamples(moved, rows[0].last_sample_id if rows else None)
+
+
+class Extremes(NamedTuple):
+    """Samples with the highest and with the lowest scores, the most extreme first."""
+
+    top: list[int]
+    bottom: list[int]
+
+
+def read_extremes(engine: Engine, dataset_id: int, crawl_date: date, rater_id: int, *, n: int) -> Extremes:
+    """Return the ends of a crawl date (query `find_extremes`, which reads all its scores)."""
+    given = {"dataset_id": dataset_id, "crawl_date": crawl_date, "rater_id": rater_id, "n_rows": n}
+    with engine.connect() as connection:
+        rows = connection.execute(load_query("find_extremes"), given).all()
+    ends = {name: [row.sample_id for row in rows if row.end_of_night == name] for name in ("top", "bottom")}
+    return Extremes(**ends)
+
+
+def newest_scale(engine: Engine, rater: RaterRow) -> int | None:
+    """Return the newest rank scale of a rater's scores, or of the scores of a scorer by its name; None before the first."""
+    own = (RankScale.rater_id == rater.rater_id) & (RankScale.score == RATER_SCORE)
+    statement = select(RankScale.rank_scale_id).where(own if rater.kind == "trained" else RankScale.score == rater.name)
+    with engine.connect() as connection:
+        return connection.execute(statement.order_by(RankScale.rank_scale_id.desc()).limit(1)).scalar()
+
+
+def scale_of_snapshot(engine: Engine, snapshot_id: int) -> int:
+    """Return the rank scale of a snapshot: the ranks that a version was selected by."""
+    statement = select(RankSnapshot.rank_scale_id).where(RankSnapshot.snapshot_id == snapshot_id)
+    with engine.connect() as connection:
+        return connection.execute(statement).scalar_one()
+
+
+def band_of_ranks(engine: Engine, rank_scale_id: int, low: float, high: float) -> Band:
+    """Return the scores of the ranks from `low` to below `high`; a band that ends at 1 holds rank 1 too."""
+    bound = func.alchemist.score_bound
+    lowest = literal(float("-inf")) if high >= 1 else bound(high, rank_scale_id)
+    with engine.connect() as connection:
+        found = connection.execute(select(lowest, bound(low, rank_scale_id))).one()
+    # Rank 0 is that of the highest score, and of every score above the scale.
+    return Band(float(found[0]), float("inf") if low <= 0 else float(found[1]))
+
+
+class Heuristics(NamedTuple):
+    """Scores of a sample that need no rater; None before they are measured."""
+
+    aesthetic: float | None
+    clarity: float | None
+    frequency: float | None
+    edge_density: float | None
+    imported: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleDetail:
+    """A sample with everything that its crawl says."""
+
+    sample_id: int
+    image_hash: bytes
+    pair_hash: bytes
+    perceptual_hash: int | None
+    caption: str
+    width: int
+    height: int
+    format: str
+    metadata: dict[str, Any]
+    created_at: datetime
+    attributes: dict[str, str]
+    """The crawl's attributes that it has, by name."""
+    heuristics: Heuristics
+    takedown_reason: str | None
+    first_sample_id: int | None
+    """The first sample of its group, if it is a later near-duplicate."""
+
+
+_OWN = ("sample_id", "image_hash", "pair_hash", "perceptual_hash", "caption", "width", "height", "format")
+
+
+def read_sample(engine: Engine, sample_id: int) -> SampleDetail | None:
+    """Return a sample by its id; None if there is none."""
+    heuristics = [getattr(HeuristicScore, name) for name in Heuristics._fields]
+    attributes = [getattr(Sample, attribute.name) for attribute in CRAWL_ATTRIBUTES]
+    own = [getattr(Sample, name) for name in _OWN]
+    statement = (
+        select(*own, Sample.metadata_.label("rest"), Sample.created_at, Takedown.reason, DuplicateSample.first_sample_id,
+               *heuristics, *attributes)
+        .outerjoin(HeuristicScore, HeuristicScore.sample_id == Sample.sample_id)
+        .outerjoin(Takedown, Takedown.image_hash == Sample.image_hash)
+        .outerjoin(DuplicateSample, DuplicateSample.sample_id == Sample.sample_id)
+        .where(Sample.sample_id == sample_id)
+    )  # fmt: skip
+    with engine.connect() as connection:
+        row = connection.execute(statement).one_or_none()
+    if row is None:
+        return None
+    found = row._mapping  # noqa: SLF001  SQLAlchemy's name of a public accessor
+    given = {attribute.name: found[attribute.name] for attribute in CRAWL_ATTRIBUTES}
+    return SampleDetail(
+        **{name: found[name] for name in _OWN},
+        metadata=row.rest,
+        created_at=row.created_at,
+        attributes={name: value for name, value in given.items() if value},
+        heuristics=Heuristics(*(found[name] for name in Heuristics._fields)),
+        takedown_reason=row.reason,
+        first_sample_id=row.first_sample_id,
+    )
+
+
+class SamplePlace(NamedTuple):
+    """A location of a sample: a row of the query `sample_places`."""
+
+    dataset: str
+    role: str
+    crawl_date: date
+    shard_id: int
+    uri: str
+    state: str
+    key: str
+    repair: str | None
+    night_state: str | None
+    night_reason: str | None
+    quarantine_reason: str | None
+    quarantine_detail: str | None
+
+
+def read_places(engine: Engine, sample_id: int, rater_id: int | None) -> list[SamplePlace]:
+    """Return where a sample's bytes are (query `sample_places`)."""
+    with engine.connect() as connection:
+        rows = connection.execute(load_query("sample_places"), {"sample_id": sample_id, "rater_id": rater_id})
+        return [SamplePlace._make(row) for row in rows]
+
+
+class SampleScore(NamedTuple):
+    """A sample's score by one rater, with the subsets that contain it: a row of the query `trace_sample`."""
+
+    pair_hash: bytes
+    caption: str
+    rater: str
+    rater_state: str
+    score: float
+    rank: float | None
+    scored_at: datetime | None
+    subsets: list[str]
+
+
+def read_scores(engine: Engine, sample_id: int) -> list[SampleScore]:
+    """Return a sample's scores by every rater and scorer, the newest first."""
+    with engine.connect() as connection:
+        rows = connection.execute(load_query("trace_sample"), {"sample_id": sample_id})
+        return [SampleScore._make(row) for row in rows]
+
+
+class PictureSource(NamedTuple):
+    """Where the image of a sample can be read now."""
+
+    image_hash: bytes
+    root_uri: str
+    uri: str
+    key: str
+    file_exts: list[str]
+    file_offsets: list[int]
+    file_sizes: list[int]
+
+
+_PICTURE = text("""
+    SELECT image_hash, root_uri, uri, key, file_exts, file_offsets, file_sizes FROM alchemist.live_locations
+    WHERE sample_id = :sample_id ORDER BY shard_id, ordinal LIMIT 1
+""")
+
+
+def find_picture(engine: Engine, sample_id: int) -> PictureSource | None:
+    """Return the first readable location of a sample; None if there is none, or if its image was taken down."""
+    with engine.connect() as connection:
+        row = connection.execute(_PICTURE, {"sample_id": sample_id}).one_or_none()
+    return None if row is None else PictureSource(bytes(row.image_hash), *row[1:])
+
+
+class FoundTakedown(NamedTuple):
+    """The image of a sample that was taken down, and why."""
+
+    image_hash: bytes
+    reason: str
+
+
+def find_takedown(engine: Engine, sample_id: int) -> FoundTakedown | None:
+    """Return the takedown of a sample's image; None if it was not taken down."""
+    statement = select(Takedown.image_hash, Takedown.reason).join(Sample, Sample.image_hash == Takedown.image_hash)
+    with engine.connect() as connection:
+        row = connection.execute(statement.where(Sample.sample_id == sample_id)).one_or_none()
+    return None if row is None else FoundTakedown(*row)
+
+
+class Choices(NamedTuple):
+    """What a list of samples can be narrowed to."""
+
+    datasets: dict[str, int]
+    raters: list[str]
+
+
+def read_choices(engine: Engine) -> Choices:
+    """Return the datasets in use with their ids, and the raters and scorers that are not retired."""
+    datasets = select(Dataset.name, Dataset.dataset_id).where(Dataset.removed_at.is_(None)).order_by(Dataset.name)
+    raters = text("""
+        SELECT name FROM alchemist.raters WHERE state <> 'retired' ORDER BY state = 'production' DESC, rater_id DESC LIMIT 100
+    """)
+    with engine.connect() as connection:
+        return Choices(
+            {row.name: row.dataset_id for row in connection.execute(datasets)},
+            list(connection.execute(raters).scalars()),
+        )

@@ -1,0 +1,35 @@
+-- Purpose: Return what a page of the explorer shows of given samples.
+-- Parameters: sample_ids bigint[], rater_id and rank_scale_id integer or null (whose scores and ranks).
+-- One row is: a sample with its score and rank (null without one), the dataset and crawl date of its first readable location (null
+--   where there is none), why its image was taken down (null: it was not), and the first sample of its group of near-duplicates
+--   (null: it is no duplicate).
+-- Relies on: pk_samples, the rater's partition of pk_scores, alchemist.first_location, uq_takedowns_image_hash, pk_duplicate_samples.
+-- Safe to re-run: yes.
+WITH scale AS MATERIALIZED (
+    SELECT
+        knot_scores || '{}'::float8[] AS knot_scores,
+        knot_ranks || '{}'::float8[] AS knot_ranks
+    FROM alchemist.rank_scales
+    WHERE rank_scale_id = CAST(:rank_scale_id AS integer)
+)
+
+SELECT
+    samples.sample_id,
+    samples.caption,
+    samples.width,
+    samples.height,
+    scores.score,
+    alchemist.rank_on_knots(
+        scores.score, (SELECT scale.knot_scores FROM scale), (SELECT scale.knot_ranks FROM scale)
+    ) AS rank,
+    place.dataset,
+    place.crawl_date,
+    takedowns.reason AS takedown_reason,
+    duplicate_samples.first_sample_id
+FROM unnest(CAST(:sample_ids AS bigint[])) AS wanted (sample_id)
+INNER JOIN alchemist.samples ON wanted.sample_id = samples.sample_id
+LEFT JOIN alchemist.scores ON samples.sample_id = scores.sample_id AND scores.rater_id = CAST(:rater_id AS integer)
+LEFT JOIN LATERAL alchemist.first_location(samples.sample_id) AS place ON TRUE
+LEFT JOIN alchemist.takedowns ON samples.image_hash = takedowns.image_hash
+LEFT JOIN alchemist.duplicate_samples ON samples.sample_id = duplicate_samples.sample_id
+ORDER BY samples.sample_id

@@ -1,0 +1,161 @@
+"""Pages of samples: each walk shows each of its samples once, forwards and back, whatever the conditions."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.store import browsing
+from alchemist_core.store.browsing import Band, Conditions, Page, Quarantined, Walk, browse
+from alchemist_core.store.engine import open_reader
+from tests.explorer.conftest import N_NEW, N_OLD
+from tests.trained_store import TrainedStore
+
+pytestmark = pytest.mark.db
+
+N = N_OLD + N_NEW
+RANKED = Conditions(rater_id=1, rank_scale_id=1)
+TOP = Band(N * 0.75, float("inf"))
+OLD_FIRST, NEW_FIRST = range(N_OLD, 0, -1), range(N, N_OLD, -1)
+WALKS: dict[str, tuple[Walk, list[int]]] = {
+    "all": (browsing.all_samples(), list(range(N, 0, -1))),
+    "rated": (browsing.scored_by(2), list(range(10, 0, -1))),
+    "band": (browsing.scored_by(1, TOP), [i for i in range(N, 0, -1) if 1 + i * 29 % N > TOP.lowest]),
+    "dataset": (browsing.OfShards(1), [*NEW_FIRST, *OLD_FIRST]),
+    "empty dataset": (browsing.OfShards(2), []),
+    "members": (browsing.members_of(1), [i for i in range(N, 0, -1) if i % 4 == 2]),
+    "group": (browsing.duplicates_of(3), [80, 3]),
+    "no group": (browsing.duplicates_of(4), [4]),
+    "quarantined": (Quarantined("too_slow"), [7]),
+    "not quarantined": (Quarantined("no such reason"), []),
+}
+
+
+@pytest.fixture
+def engine(store: TrainedStore) -> Engine:
+    return open_reader()
+
+
+@pytest.fixture(params=["usual pages", "small pages"])
+def _pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "small pages":
+        monkeypatch.setattr(browsing, "PAGE_SIZE", 5)
+        monkeypatch.setattr(browsing, "_STRETCHES", (3, 4))
+
+
+def pages(engine: Engine, walk: Walk, conditions: Conditions = RANKED) -> Iterator[Page]:
+    page = browse(engine, walk, conditions)
+    yield page
+    while page.older is not None:
+        page = browse(engine, walk, conditions, start=page.older)
+        yield page
+
+
+def ids(page: Page) -> list[int]:
+    return [sample.sample_id for sample in page.samples]
+
+
+@pytest.mark.usefixtures("_pages")
+@pytest.mark.parametrize("name", sorted(WALKS))
+def test_a_walk_shows_each_sample_once(engine: Engine, name: str) -> None:
+    walk, expected = WALKS[name]
+    found = list(pages(engine, walk))
+    assert [one for page in found for one in ids(page)] == expected
+    assert found[0].newer is None
+
+
+@pytest.mark.usefixtures("_pages")
+@pytest.mark.parametrize("name", ["all", "band", "dataset", "members"])
+def test_the_way_back_shows_the_same(engine: Engine, name: str) -> None:
+    walk, expected = WALKS[name]
+    *_, page = pages(engine, walk)
+    seen = ids(page)
+    while page.newer is not None:
+        page = browse(engine, walk, RANKED, start=page.newer, is_back=True)
+        seen = ids(page) + seen
+    assert seen == expected
+
+
+@pytest.mark.usefixtures("_pages")
+@pytest.mark.parametrize("name", ["all", "band", "dataset", "members"])
+def test_conditions_keep_what_they_name_in_every_walk(engine: Engine, name: str) -> None:
+    walk, expected = WALKS[name]
+    conditions = Conditions(
+        rater_id=1,
+        rank_scale_id=1,
+        min_width=103,
+        source="HOST1.example",
+        where="caption like '%4%' or sharp > .3",
+        dataset_id=1,
+    )
+    number = {i: i - 1 if i <= N_OLD else i - N_OLD - 1 for i in expected}
+    captions = {i: f"caption of {i}" if i <= N_OLD else f"a late picture {number[i]}" for i in expected}
+    kept = [i for i in expected if number[i] >= 3 and number[i] % 3 == 1 and ("4" in captions[i] or 3 < i <= 10)]
+    assert [one for page in pages(engine, walk, conditions) for one in ids(page)] == kept
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        (Conditions(subset_id=1, dataset_id=1, crawl_date=None), [i for i in range(N, 0, -1) if i % 4 == 2]),
+        (Conditions(dataset_id=2), []),
+        (Conditions(rater_id=2, where="score >= .5"), [10, 9, 8, 7, 6, 5]),
+        (Conditions(rater_id=1, rank_scale_id=1, where="rank < .01"), [i for i in range(N, 0, -1) if 1 + i * 29 % N == N]),
+        (Conditions(rater_id=1, band=TOP), WALKS["band"][1]),
+    ],
+)  # fmt: skip
+def test_conditions_beside_the_walk(engine: Engine, conditions: Conditions, expected: list[int]) -> None:
+    assert [one for page in pages(engine, browsing.all_samples(), conditions) for one in ids(page)] == expected
+
+
+def test_a_page_that_finds_nothing_stops_and_goes_on_from_there(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browsing, "_STRETCHES", (10, 20))
+    found = list(pages(engine, browsing.all_samples(), Conditions(where="caption = 'caption of 2'")))
+    assert [ids(page) for page in found] == [[], [], [2]]
+    assert [page.n_read for page in found] == [30, 30, 22]
+    assert [page.is_cut for page in found] == [True, True, False]
+
+
+def test_an_invalid_condition_is_refused_even_where_there_is_nothing(engine: Engine) -> None:
+    with pytest.raises(ConfigError, match=r"no column 'nothing'"):
+        browse(engine, browsing.OfShards(2), Conditions(where="nothing > 1"))
+
+
+@pytest.mark.parametrize("given", ["", "x", "1-2-3", "1;2", "-", str(1 << 70)])
+def test_a_place_that_was_made_by_hand_is_refused(given: str) -> None:
+    with pytest.raises(ConfigError, match="not a place"):
+        browsing.read_place(given)
+
+
+def test_ranks_become_the_scores_that_bound_them(engine: Engine) -> None:
+    assert browsing.band_of_ranks(engine, 1, 0.0, 0.5) == Band(pytest.approx((1 + N) / 2), float("inf"))
+    assert browsing.band_of_ranks(engine, 1, 0.5, 1.0) == Band(float("-inf"), pytest.approx((1 + N) / 2))
+
+
+def test_everything_about_a_sample(engine: Engine) -> None:
+    sample = browsing.read_sample(engine, 3)
+    assert sample is not None
+    assert (sample.caption, sample.width, sample.attributes) == (
+        "caption of 3", 102, {"source_url": "https://host2.example/2.jpg"}
+    )  # fmt: skip
+    assert [(one.rater, one.score) for one in browsing.read_scores(engine, 3)] == [
+        ("r1", 6.0),
+        ("sharp", pytest.approx(0.3)),
+    ]
+    (place,) = browsing.read_places(engine, 3, 1)
+    assert (place.dataset, place.uri, place.key, place.night_state) == (
+        "web",
+        "2026-01-01/a.tar",
+        "000002",
+        "selectable",
+    )
+    assert browsing.read_places(engine, 7, 2)[0].quarantine_reason == "too_slow"
+    assert browsing.read_sample(engine, 10_000) is None
+
+
+def test_a_reader_can_change_nothing(engine: Engine) -> None:
+    with engine.connect() as connection, pytest.raises(Exception, match="read-only transaction"):
+        connection.exec_driver_sql("DELETE FROM alchemist.takedowns")

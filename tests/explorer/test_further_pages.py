@@ -1,0 +1,110 @@
+"""What needs me?, raters and experiments."""
+
+import html
+
+import pytest
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from alchemist_core.explorer.app import make_app
+from tests.explorer.conftest import ATTACK, N_NEW, N_OLD, Admits, run
+from tests.explorer.test_samples import Elements, samples_of, title
+from tests.given import insert_rows
+
+pytestmark = pytest.mark.db
+N = N_OLD + N_NEW
+CHECKS = [
+    {"name": "auc", "value": 0.9123, "low": 0.7, "high": None, "note": "AUC", "is_ok": True},
+    {"name": "spread", "value": None, "low": None, "high": 0.5, "note": "wide", "is_ok": False},
+    {"name": "side", "value": 5, "low": None, "high": None, "note": "Small images.", "is_warning": True},
+]
+
+
+@pytest.fixture
+def client(own_store: Engine) -> TestClient:
+    return TestClient(make_app(Admits()))
+
+
+def test_the_first_page_says_what_waits(client: TestClient, own_store: Engine) -> None:
+    run(own_store, "UPDATE alchemist.nights SET state = 'held', reason = 'drift' WHERE night_id = 1")
+    page = html.unescape(client.get("/").text)
+    assert title(page) == "What needs me?"
+    assert page.index("Nights that are held") < page.index("Published subsets of which nobody knows")
+    assert 'href="/nights/web/2026-01-01"' in page
+    assert "alchemist night release --dataset web --crawl-date 2026-01-01 --reason WHY" in page
+    assert 'href="/subsets/best/1"' in page
+
+
+def test_a_link_of_an_event_leads_only_to_a_web_page(client: TestClient, own_store: Engine) -> None:
+    with own_store.begin() as connection:
+        insert_rows(connection, {"notifications": [
+            {"key": f"failed_task:{number}", "kind": "failed_task", "event": {"what_happened": ATTACK, "where_to_look": page}}
+            for number, page in enumerate(("javascript:alert(1)", "https://air.example/1", '" onclick="alert(1)'))
+        ]})  # fmt: skip
+    page = Elements(client.get("/needs").text)
+    links = [attributes["href"] for tag, attributes in page.found if tag == "a"]
+    assert "https://air.example/1" in links
+    assert not any("alert" in str(link) for link in links)
+    assert not any(name.startswith("on") for _, attributes in page.found for name in attributes)
+
+
+def test_without_anything_to_do_the_page_says_so(client: TestClient, own_store: Engine) -> None:
+    run(own_store, "UPDATE alchemist.subsets SET state = 'superseded'")
+    assert "Nothing waits for a person." in client.get("/needs").text
+
+
+def test_raters_are_listed_and_shown(client: TestClient, own_store: Engine) -> None:
+    with own_store.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{
+                "rater_id": 9, "name": "r9", "acceptance_report": {"is_certified": False, "checks": CHECKS, "final_loss": 1.25},
+                "config": {"training": {"batch_size": 8}, "note": ATTACK},
+            }],
+            # The order of r1 turned around, for the first 20 samples.
+            "rank_scales": [{"rater_id": 9, "knot_scores": [1.0, float(N)], "knot_ranks": [1.0, 0.0]}],
+            "scores": [{"rater_id": 9, "sample_id": i, "score": N - (i * 29) % N} for i in range(1, 21)],
+        })  # fmt: skip
+    page = html.unescape(client.get("/raters").text)
+    assert page.index("/raters/r1") < page.index("/raters/r9") < page.index("/raters/sharp")
+    page = html.unescape(client.get("/raters/r9").text)
+    assert title(page) == "Did r9 pass?"
+    for words in (
+        "it failed acceptance checks",
+        "0.9123",
+        "≥ 0.7",
+        "✗ failed",
+        "Small images.",
+        "training.batch_size",
+        "1.25",
+    ):
+        assert words in page
+    up, down = (samples_of(part) for part in page.split('<h3 id="down">'))
+    rank = {i: 1 - (i * 29 % N) / (N - 1) for i in range(1, 21)}
+    moved = sorted((i for i in rank if abs(1 - 2 * rank[i]) >= 0.2), key=lambda i: (-abs(1 - 2 * rank[i]), i))
+    assert up == [i for i in moved if rank[i] > 0.5][:12]
+    assert down == [i for i in moved if rank[i] < 0.5][:12]
+    assert "has no acceptance checks" in client.get("/raters/sharp").text
+    assert client.get("/raters/nobody").status_code == 404
+
+
+def test_experiments_are_listed_and_shown(client: TestClient, own_store: Engine) -> None:
+    svg = '<svg xmlns="http://www.w3.org/2000/svg"><style>path { fill: red }</style></svg>'
+    sheet = {
+        "notes": ["Does it help?", "A note."],
+        "table": [["arm", "loss"], ["random", "3.2"]],
+        "figures": [["Loss", svg]],
+    }
+    with own_store.begin() as connection:
+        insert_rows(connection, {"experiments": [
+            {"experiment_id": 1, "name": "sweep", "config": {}, "result": {"sheet": sheet}, "finished_at": "2026-01-05"},
+            {"experiment_id": 2, "name": "begun", "config": {}, "result": {"before": {}}},
+        ]})  # fmt: skip
+    assert "Does it help?" in client.get("/experiments").text
+    page = client.get("/experiments/sweep").text
+    assert "3.2" in page
+    assert 'src="/experiments/sweep/figures/0"' in page
+    figure = client.get("/experiments/sweep/figures/0")
+    assert (figure.text, figure.headers["content-type"]) == (svg, "image/svg+xml")
+    assert "sandbox" in figure.headers["content-security-policy"]
+    for path in ("/experiments/sweep/figures/1", "/experiments/begun", "/experiments/nothing"):
+        assert client.get(path).status_code == 404

@@ -1,0 +1,123 @@
+"""The pages of subsets: what one is worth comes first, and a difference shows its pictures."""
+
+import html
+import re
+
+import pytest
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from alchemist_core.explorer.app import make_app
+from alchemist_core.report.comparison import judge_worth
+from alchemist_core.store.overviews import Comparison
+from tests.explorer.conftest import N_NEW, N_OLD, Admits
+from tests.explorer.test_samples import samples_of, title
+from tests.given import insert_rows
+
+pytestmark = pytest.mark.db
+N = N_OLD + N_NEW
+OLD, NEW = [i for i in range(N, 0, -1) if i % 4 == 2], [i for i in range(N, 0, -1) if i % 6 == 2]
+
+
+@pytest.fixture
+def client(own_store: Engine) -> TestClient:
+    with own_store.begin() as connection:
+        insert_rows(connection, {
+            "subsets": [
+                {"subset_id": 2, "name": "best", "version": 2, "snapshot_id": 1, "n_samples": len(NEW), "strategy": "top_k"},
+                {"subset_id": 3, "name": "best", "version": 3, "snapshot_id": 1, "strategy": "top_k"},
+            ],
+            "subset_samples": [{"subset_id": 2, "sample_id": i, "rank": 0.5} for i in NEW],
+            "models": [
+                {"model_id": 2 * seed + number, "arm": arm, "subset_id": 2, "seed": seed}
+                for seed in range(3) for number, arm in enumerate(("subset", "random"), 1)
+            ],
+            "evaluation_protocols": [{"protocol_id": 1}],
+            "evaluations": [
+                {"model_id": 2 * seed + number, "protocol_id": 1, "value": value + seed}
+                for seed in range(3) for number, value in enumerate((2.0, 2.5 + seed / 100), 1)
+            ],
+        })  # fmt: skip
+    return TestClient(make_app(Admits()))
+
+
+def sections(page: str) -> dict[str, list[int]]:
+    """The samples under each heading."""
+    parts = re.split(r'<h2 id="(\w+)">', page)
+    return {name: samples_of(text) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def test_the_list_leads_to_each_version(client: TestClient) -> None:
+    page = client.get("/subsets").text
+    assert title(page) == "Which subsets are there?"
+    assert re.findall(r'href="/subsets/best/(\d)"', page) == ["3", "2", "1"]
+
+
+def test_a_name_leads_to_the_published_version(client: TestClient) -> None:
+    answer = client.get("/subsets/best", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/subsets/best/1")
+
+
+def test_a_version_says_first_what_it_is_worth(client: TestClient) -> None:
+    page = html.unescape(client.get("/subsets/best/2").text)
+    assert title(page) == "Is best v2 better than random?"
+    assert "<strong>Yes:</strong> held-out loss lower than random's by 0.5100 (95% interval of the gain" in page
+    assert page.index("Yes:") < page.index("What was selected?")
+    assert 'SubsetDataset("best", version=2)' in page
+    assert "eligible samples" in page
+    unshown = html.unescape(client.get("/subsets/best/3").text)
+    assert "Not shown:" in unshown
+    assert "alchemist train-downstream best" in unshown
+
+
+def test_a_difference_shows_what_entered_and_what_left(client: TestClient) -> None:
+    page = client.get("/subsets/best/2/difference?since=1").text
+    assert title(page) == "What entered best v2, and what left, since v1?"
+    assert sections(page) == {"joined": [i for i in NEW if i not in OLD], "left": [i for i in OLD if i not in NEW]}
+    back = client.get("/subsets/best/1/difference?since=2").text
+    assert sections(back)["joined"] == sections(page)["left"]
+    assert sections(client.get("/subsets/best/2/difference").text) == sections(page), "since the version before"
+
+
+def test_members_that_are_not_in_the_store_have_no_pictures(client: TestClient) -> None:
+    page = client.get("/subsets/best/3/difference?since=2").text
+    assert "The members of best v3 are not in the store" in page
+    assert "alchemist subset diff best --from 2 --to 3" in page
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/subsets/nothing", 400), ("/subsets/best/9", 404), (f"/subsets/best/{1 << 70}", 404), ("/subsets/best/1/difference", 400),
+        ("/subsets/best/2/difference?since=x", 400), ("/subsets/best/2/difference?since=7", 400),
+        ("/subsets/best/2/difference?joined=x", 400), ("/subsets/best/2/difference?colour=red", 400),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_shown_is_explained(client: TestClient, path: str, status: int) -> None:
+    assert client.get(path).status_code == status
+
+
+def compared(arm: str, gain: float | None, low: float | None = None, high: float | None = None) -> Comparison:
+    return Comparison("heldout_loss", arm, 3, 2.0, gain, low, high, None, None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("arms", "verdict", "words"),
+    [
+        ([], "not shown", "no model was trained on it"),
+        ([compared("random", None)], "not shown", "no model was trained on it"),
+        ([compared("subset", None)], "not shown", "a random subset of the same size"),
+        ([compared("subset", 0.5)], "not shown", "one seed has no interval"),
+        (
+            [compared("subset", 0.5, -0.1, 1.1)],
+            "not shown",
+            "the interval includes 0 (95% interval of the gain −0.1000 to 1.1000, 3 seeds)",
+        ),
+        ([compared("subset", 0.5, 0.2, 0.8)], "better", "lower than random's by 0.5000"),
+        ([compared("subset", -0.5, -0.8, -0.2)], "worse", "higher than random's by 0.5000"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(arms: list[Comparison], verdict: str, words: str) -> None:
+    found = judge_worth(arms, "best")
+    assert found.verdict == verdict
+    assert words in found.text
