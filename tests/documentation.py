@@ -78,7 +78,7 @@ def main(wanted: list[str]) -> int:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")}
     environment |= {"PYTHONPATH": str(CHECKOUT)}
     n_failed = 0
-    with tempfile.TemporaryDirectory(prefix="alchemist-docs-") as folder:
+    with tempfile.TemporaryDirectory(prefix="alchemist-examples-") as folder:
         work = Path(folder)
         # So that the account that runs Postgres for root can reach it.
         work.chmod(0o755)
@@ -119,9 +119,11 @@ def try_page(page: Page, work: Path, environment: dict[str, str]) -> int:
             elif kind == "bash":
                 left_out += try_commands(page, text, work, own)
     except ExampleError as error:
-        print(f"FAILED  {page.path}: {error}")
+        print(f"FAILED  {page.path}: {error}", flush=True)
         return 1
-    print(f"ok      {page.path}: {n_run} blocks" + "".join(f"\n        left out: {line}" for line in left_out))
+    print(
+        f"ok      {page.path}: {n_run} blocks" + "".join(f"\n        left out: {line}" for line in left_out), flush=True
+    )
     return 0
 
 

@@ -33,6 +33,10 @@ REPLACED = {"README.md": "index.md", "README.md#glossary": "reference/glossary.m
 """Files of the repository, and headings of them, that have a page on the site in their place."""
 
 
+# Tables repeat the words of their questions so often that they would come first.
+UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
+
+
 def shown_files() -> dict[str, str]:
     """Return the files of the repository that are pages, READMEs of packages and tables of experiments among them, and their paths."""
     packages = sorted((CHECKOUT / "alchemist_core").glob("*/README.md"))
@@ -45,9 +49,10 @@ def shown_files() -> dict[str, str]:
 def render_shown() -> dict[str, str]:
     """Return the shown files as pages, by path; their links lead to pages where there are some."""
     shown = shown_files()
+    heads = {page: UNSEARCHED for page in shown.values() if page.startswith("research/tables/")}
     known = {**shown, **REPLACED, **{f"docs/{path}": path for path in written()}}
     return {
-        page: move((CHECKOUT / source).read_text(encoding="utf-8"), source, page, known)
+        page: heads.get(page, "") + move((CHECKOUT / source).read_text(encoding="utf-8"), source, page, known)
         for source, page in shown.items()
     }
 
