@@ -221,6 +221,8 @@ class Selection:
             others := other_windows(self._engine, self.drawn.snapshot.rater.rater_id, self.window)
         ):
             found["warnings"].append(_describe_nesting(self.window, others))
+        if self.window is not None and (warning := _describe_distance(self.window, self.drawn.policy.retention)):
+            found["warnings"].append(warning)
         if self.expected_gain is not None and is_worse(self.expected_gain):
             found["warnings"].append(describe_worse(self.expected_gain))
         return found
@@ -233,6 +235,20 @@ def _describe_nesting(used: FittedWindow, others: list[float]) -> str:
     return (
         f"Strategy auto took what was tuned for a retention of {used.retention:g}. Near {', '.join(f'{other:g}' for other in others)} it "
         f"takes another rank window, so subsets of such a retention need not be nested with this one. To nest them, select with {options}."
+    )
+
+
+_FAR = 1.5
+"""A rank window is far from a retention if one is more than this multiple of the other: tuning measured no such subset."""
+
+
+def _describe_distance(used: FittedWindow, retention: float) -> str | None:
+    """Return the warning that the rank window was tuned for another retention; None if it is near."""
+    if max(used.retention / retention, retention / used.retention) <= _FAR:
+        return None
+    return (
+        f"Strategy auto took a rank window that was tuned for a retention of {used.retention:g}, far from {retention:g}: its gain was not "
+        f"measured here. Tune for this one: alchemist tune-selection run --retentions {retention:g}."
     )
 
 

@@ -170,6 +170,17 @@ def test_a_preview_warns_that_retentions_with_other_tuned_windows_do_not_nest_an
     assert members(store, "nested") <= members(store, "larger")
 
 
+def test_a_rank_window_that_was_tuned_for_a_far_retention_is_used_with_a_warning(store: Engine) -> None:
+    tune(store, 0.2, RankWindow(0.1, 0.6, 0.1))
+    near, far = (draw(retention, strategy="auto", dry_run=True) for retention in (0.25, 0.5))
+    assert near.rank_window == far.rank_window is not None
+    told = "tuned for a retention of 0.2, far from 0.5: its gain was not measured here"
+    assert ([told in text for text in near.warnings], any(told in text for text in far.warnings)) == (
+        [False] * len(near.warnings),
+        True,
+    )
+
+
 @pytest.mark.usefixtures("probed")
 @pytest.mark.parametrize(("strategy", "is_better"), [("auto", True), ("random", None)])
 def test_a_selection_that_is_not_expected_to_be_worse_passes_its_check(strategy: str, is_better: bool | None) -> None:
