@@ -1,18 +1,24 @@
 """Alchemist selects training data for text-to-image models.
 
 `Store` reads scores, samples and subsets as Arrow tables and runs the stages; `SubsetDataset` is a published subset as a torch
-dataset. Both are imported on first use: `import alchemist_core` loads no library and changes nothing in the process.
+dataset, which `Buckets` batch by aspect ratio. All are imported on first use: `import alchemist_core` loads no library and changes
+nothing in the process.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alchemist_core.interface import Store
+    from alchemist_core.subsets.buckets import Buckets
     from alchemist_core.subsets.dataset import SubsetDataset
 
 __version__ = "0.2.0"
-__all__ = ["Store", "SubsetDataset"]
-_HOMES = {"Store": "alchemist_core.interface", "SubsetDataset": "alchemist_core.subsets.dataset"}
+__all__ = ["Buckets", "Store", "SubsetDataset"]
+_HOMES = {
+    "Buckets": "alchemist_core.subsets.buckets",
+    "Store": "alchemist_core.interface",
+    "SubsetDataset": "alchemist_core.subsets.dataset",
+}
 
 
 def __getattr__(name: str) -> Any:

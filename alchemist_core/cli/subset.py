@@ -1,4 +1,4 @@
-"""Subset versions: list, show, diff and compare them, publish, roll back or withdraw one, and collect garbage."""
+"""Subset versions: list, show, diff and compare them, publish, roll back or withdraw one, count buckets, and collect garbage."""
 
 import time
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 from sqlalchemy import Connection, Engine
 
@@ -17,6 +18,7 @@ from alchemist_core.store import subsets
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_comparisons
+from alchemist_core.store.samples import read_sizes
 from alchemist_core.store.subsets import (
     VERSION_TEXT,
     CollectableVersion,
@@ -35,6 +37,7 @@ from alchemist_core.store.subsets import (
     store_members,
     withdraw_subset,
 )
+from alchemist_core.subsets.buckets import Buckets
 from alchemist_core.subsets.changes import find_changes
 from alchemist_core.subsets.materialized import display_address, is_finished, materialized_size, remove_materialized
 from alchemist_core.subsets.selected import load_manifest
@@ -612,9 +615,76 @@ def _next_publish(_config: PublishSubsetConfig, result: PublishSubsetResult) -> 
     return _next_of("published", result.subset, result.version)
 
 
+class BucketsConfig(Config):
+    """A subset version, and sizes to which its images would be cropped."""
+
+    name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
+    buckets: Buckets = Field(default_factory=Buckets, description="Sizes of the buckets")
+
+
+class BucketRow(Result):
+    """The images of one bucket."""
+
+    width: int
+    height: int
+    n_samples: int
+    n_enlarged: int
+    # Mean share of an image's area that is cropped off, 0-1.
+    cropped_ratio: float
+
+
+class BucketsResult(Result):
+    """How many samples fall into each bucket, and how much of them is cropped; empty buckets are left out."""
+
+    subset: str
+    n_samples: int
+    n_enlarged: int
+    cropped_ratio: float
+    rows: list[BucketRow]
+
+    def summary(self) -> str:
+        """Return a line for each bucket."""
+        lines = [f"{'bucket':>11}  {'samples':>12}  {'share':>6}  {'cropped':>7}  {'enlarged':>10}"]
+        lines += [
+            f"{row.width:>5} x {row.height:<5}{row.n_samples:>12,}  {row.n_samples / self.n_samples:>6.1%}  {row.cropped_ratio:>7.1%}  "
+            f"{row.n_enlarged:>10,}"
+            for row in self.rows
+        ]
+        what = f"{self.subset}: {counted(self.n_samples, 'sample')} in {counted(len(self.rows), 'bucket')}"
+        lines.append(
+            f"{what}; {self.cropped_ratio:.1%} of an image is cropped on average, {self.n_enlarged:,} are enlarged."
+        )
+        return "\n".join(lines)
+
+
+def count_buckets(config: BucketsConfig) -> BucketsResult:
+    """Count the samples of a version by buckets of aspect ratio and resolution, as `SubsetDataset(…, buckets=…)` would batch them."""
+    engine = open_store()
+    subset = choose_version(engine, config.name, version=config.version)
+    size_N2 = read_sizes(engine, load_manifest(engine, subset).pair_hash_K32)
+    found = config.buckets.assign(*size_N2.T.astype(np.int64))
+    is_enlarged_N = found.scale_N > 1
+    n_B = np.bincount(found.bucket_N, minlength=len(found.sizes))
+    n_enlarged_B = np.bincount(found.bucket_N, is_enlarged_N, minlength=len(found.sizes))
+    cropped_B = np.bincount(found.bucket_N, found.cropped_N, minlength=len(found.sizes)) / np.maximum(n_B, 1)
+    rows = [
+        BucketRow(
+            width=width, height=height, n_samples=int(n_B[at]), n_enlarged=int(n_enlarged_B[at]), cropped_ratio=round(cropped_B[at], 6)
+        )
+        for at, (width, height) in enumerate(found.sizes)
+        if n_B[at]
+    ]  # fmt: skip
+    return BucketsResult(
+        subset=subset.title, n_samples=len(size_N2), n_enlarged=int(is_enlarged_N.sum()),
+        cropped_ratio=round(float(found.cropped_N.mean()), 6), rows=rows,
+    )  # fmt: skip
+
+
 COMMANDS = {
     "list": Command(SubsetListConfig, list_),
     "show": Command(SubsetShowConfig, show),
+    "buckets": Command(BucketsConfig, count_buckets),
     "diff": Command(DiffSubsetConfig, diff),
     "compare": Command(CompareConfig, compare, _next_compare),
     "publish": Command(PublishSubsetConfig, publish, _next_publish),

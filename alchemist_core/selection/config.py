@@ -127,9 +127,9 @@ class SelectionPolicy(Config):
     where: str | None = Field(
         None,
         min_length=1,
-        description="Condition on samples, such as: width * height >= 1e6 and greatest(width, height) / least(width, height) <= 2 "
-        "and licence is not null. Scorers, imported scores and raters (with _ for -) are columns under their names. Allowed: comparisons, "
-        "and, or, not, between, in, like, ilike, is null, + - * /, abs, least, greatest, length, lower, upper, coalesce; none: all",
+        description="Condition on samples, such as: megapixels >= 1 and aspect_ratio between 0.5 and 2 and licence is not null. Columns "
+        "are also width, height, and scorers, imported scores and raters (with _ for -) under their names. Allowed: comparisons, and, or, "
+        "not, between, in, like, ilike, is null, + - * /, abs, least, greatest, length, lower, upper, coalesce; none: all",
     )
     stratify: bool = Field(
         False, description="Keep the same fraction of every dataset (rounded by the Sainte-Laguë method)"

@@ -24,6 +24,7 @@ class Domain(IntEnum):
     ORACLE_CONTROL = 3
     SHUFFLE = 4
     ORACLE_FILLING = 5
+    BUCKETS = 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,28 @@ def encode_picture(data: bytes, side: int) -> bytes:
     return buffer.getvalue()
 
 
+def decode_covering(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """Decode to (height, width, 3): scaled by one fixed filter until it covers that size, cropped in the middle, white where transparent.
+
+    Raises:
+        BadImageError: The bytes are not a complete image of a known format.
+    """
+    with _pillow_faults():
+        image, _ = _open_image(data)
+        # A JPEG is decoded at its smallest reduced size that is not below the wanted one.
+        image.draft("RGB", (width, height))
+        rgb = _to_rgb(image, (0, 0, *image.size))
+        scale = max(width / rgb.width, height / rgb.height)
+        left, top = (rgb.width - width / scale) / 2, (rgb.height - height / scale) / 2
+        box = (
+            max(left, 0.0),
+            max(top, 0.0),
+            min(left + width / scale, rgb.width),
+            min(top + height / scale, rgb.height),
+        )
+        return np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC, box=box), np.uint8)
+
+
 def _read_square(data: bytes, canvas_side: int) -> Image.Image:
     """Decode the largest centred square; a JPEG at its smallest reduced size whose sides are at least the canvas's."""
     image, _ = _open_image(data)

@@ -1,7 +1,7 @@
 """Conditions on samples: an SQL expression over known columns, parsed by sqlglot and rebuilt from a list of allowed nodes.
 
     score > 1.5 and (dataset = 'web' or caption ilike '%cat%') and width * height >= 1e6
-    greatest(width, height) / least(width, height) <= 2 and length(coalesce(licence, '')) between 1 and 20
+    megapixels >= 1 and aspect_ratio between 0.5 and 2 and length(coalesce(licence, '')) between 1 and 20
 
 The text itself never reaches the database: columns and functions are looked up by name, and values are bound parameters. Everything else is
 refused, with a mark under its position. Division is in floating point; division by 0 gives null.

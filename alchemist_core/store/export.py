@@ -52,9 +52,11 @@ FILTER_COLUMNS: Kinds = {
     **HEURISTICS,
 }
 """Columns that the condition of a selection can name, beside scores."""
+SIZE_COLUMNS: Kinds = {"megapixels": float, "aspect_ratio": float}
+"""Columns of conditions that are computed from width and height: their product in millions, and width / height."""
 MEMBER_COLUMNS: Kinds = {"sample_id": int, **CRAWLED, **LOCATION}
 _JSON_COLUMNS = {column.name for column in SAMPLE_COLUMNS if column.sql_type == "jsonb"}
-NOT_FOR_SCORES = frozenset({RATER_SCORE, *SCORE_COLUMNS, *EXPORTED_COLUMNS, *FILTER_COLUMNS})
+NOT_FOR_SCORES = frozenset({RATER_SCORE, *SCORE_COLUMNS, *EXPORTED_COLUMNS, *FILTER_COLUMNS, *SIZE_COLUMNS})
 """Words that already mean something else where a score can be named."""
 TYPES = {int: BigInteger, float: Double, str: String, bytes: LargeBinary, date: Date, bool: Boolean}
 
@@ -121,7 +123,12 @@ def filter_rows(
         rated = Score.__table__.alias(f"rated_by_{scores[name]}")
         source = source.outerjoin(rated, _is_score_of(rated, scores[name], found.c.sample_id, parameters))
         elements[name] = rated.c.score
-    condition = compile_condition(where, {**kinds, **dict.fromkeys(scores, float)}, elements)
+    known = {**kinds, **dict.fromkeys(scores, float)}
+    if {"width", "height"} <= kinds.keys():
+        width, height = cast(found.c.width, Double), cast(found.c.height, Double)
+        elements |= {"megapixels": width * height / 1e6, "aspect_ratio": width / height}
+        known |= SIZE_COLUMNS
+    condition = compile_condition(where, known, elements)
     return statement.select_from(source).where(condition)
 
 

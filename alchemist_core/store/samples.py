@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ARRAY, BigInteger, Connection, Engine, Executable, any_, cast, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.duplicates import MAX_DISTANCE, assign_firsts
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.copy import copy_columns
@@ -57,6 +57,23 @@ def stream_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterat
         pair_hash_K32: The samples; a row's `number` is an index into it. Samples without a readable location are absent.
     """
     return _stream(engine, load_query("member_locations"), pair_hash_K32)
+
+
+def read_sizes(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Return width and height in pixels of each sample's image, also of those that were taken down.
+
+    Raises:
+        DataError: The store does not have a sample.
+    """
+    size_K2 = np.zeros((len(pair_hash_K32), 2), np.int32)
+    for batch in _stream(engine, load_query("member_sizes"), pair_hash_K32):
+        found = np.array([tuple(row) for row in batch], np.int64)
+        size_K2[found[:, 0]] = found[:, 1:]
+    if (n_missing := int(np.count_nonzero(size_K2[:, 0] == 0))) > 0:
+        raise DataError(
+            f"The store does not have {n_missing:,} of {len(size_K2):,} samples. Restore it from a backup, or select again."
+        )
+    return size_K2
 
 
 def stream_members(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:

@@ -1,7 +1,8 @@
 """A subset version as a torch dataset that reads byte ranges from the source tars, ahead of the loop, and resumes exactly.
 
-Batches are the same with any number of workers, if the loader's batch size is the dataset's. From top to bottom: the order of an
-epoch and its shares, reading ahead, the dataset. Letters: N members of the subset · M that one rank reads · K that one worker reads.
+Batches are the same with any number of workers, if the loader's batch size is the dataset's. With buckets, the dataset yields batches of
+images of one shape itself. From top to bottom: the order of an epoch and its shares, reading ahead, the dataset. Letters: N members of the
+subset · M that one rank reads · K that one worker reads.
 """
 
 from collections import deque
@@ -18,27 +19,17 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from alchemist_core.errors import DataError
 from alchemist_core.selection.keys import Domain, mix64
+from alchemist_core.shards.images import decode_covering
 from alchemist_core.shards.samples import repair_sample
 from alchemist_core.shards.storage import is_s3
+from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import choose_version
+from alchemist_core.subsets.buckets import Assigned, Buckets, Reader, plan_batches
 from alchemist_core.subsets.materialized import read_records
 from alchemist_core.subsets.members import LocatedSubset, MemberTable, first_64_bits, locate_remaining
 
 Numbers = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """One of `world_size` processes that share an epoch, and the batch size of its loader."""
-
-    rank: int = 0
-    world_size: int = 1
-    batch_size: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world_size or self.batch_size < 1:
-            raise ValueError(f"{self} is not valid: the rank is 0 to world_size - 1, the batch size at least 1.")
 
 
 def epoch_order(pair_hash64_N: NDArray[np.int64], *, seed: int, epoch: int) -> Numbers:
@@ -47,8 +38,12 @@ def epoch_order(pair_hash64_N: NDArray[np.int64], *, seed: int, epoch: int) -> N
     >>> epoch_order(np.arange(4), seed=0, epoch=0).tolist(), epoch_order(np.arange(4), seed=0, epoch=1).tolist()
     ([1, 3, 2, 0], [2, 0, 3, 1])
     """
-    epoch_seed = int(mix64(Domain.SHUFFLE, seed, np.array([epoch]))[0])
-    return np.argsort(mix64(Domain.SHUFFLE, epoch_seed, pair_hash64_N), kind="stable")
+    return np.argsort(mix64(Domain.SHUFFLE, epoch_seed(seed, epoch), pair_hash64_N), kind="stable")
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of one epoch."""
+    return int(mix64(Domain.SHUFFLE, seed, np.array([epoch]))[0])
 
 
 def rank_share(order_N: Numbers, reader: Reader) -> Numbers:
@@ -115,6 +110,16 @@ def _read_group(members: MemberTable, index_K: NDArray[np.int64]) -> list[Sample
     ]
 
 
+def crop_to_bucket(sample: Sample) -> Sample:
+    """Add the pixels of a sample's image as `image` (H W 3, RGB): scaled to cover its bucket, and cropped in the middle.
+
+    Meant as `transform` of a dataset with buckets.
+    """
+    width, height = sample["bucket"]
+    data = next(sample[ext] for ext in sample if ext in IMAGE_EXTS)
+    return sample | {"image": decode_covering(data, width, height)}
+
+
 State = dict[str, Any]
 
 
@@ -124,12 +129,17 @@ class SubsetDataset(IterableDataset[Any]):
     Samples that were taken down are skipped; `n_taken_down` counts them. Call `set_epoch` before every epoch, as with torch's
     DistributedSampler. Ranks may differ by one sample, because no sample is repeated to make them equal.
 
+    With `buckets` it yields batches: lists of samples of one bucket, which each sample has as `bucket` (width, height). The loader then
+    gets `batch_size=None`. Every sample is still read once per epoch, so the last batch of a bucket may be smaller.
+
     Args:
         subset: Name of the subset, or its located members.
         version: Version number. None means the published version, or the newest if none is published; the choice is printed.
         seed: Seed of the order.
         reader: The share and the batch size of this process. None means its rank in torch's process group, and batch size 1.
         transform: Function applied to each sample in the worker that read it.
+        buckets: Sizes to which the images are to be cropped, which decide about the batches; nothing is decoded unless the transform does
+            it, such as `crop_to_bucket`. None: single samples of any shape.
 
     Raises:
         ConfigError: The version does not exist, or was withdrawn; the message says why and what to use.
@@ -144,8 +154,9 @@ class SubsetDataset(IterableDataset[Any]):
         seed: int = 0,
         reader: Reader | None = None,
         transform: Callable[[Sample], Any] | None = None,
+        buckets: Buckets | None = None,
     ) -> None:
-        located = _locate(subset, version) if isinstance(subset, str) else subset
+        located = _locate(subset, version, has_sizes=buckets is not None) if isinstance(subset, str) else subset
         self.reader = reader or _this_process()
         self._members, self._seed, self._transform = located.members, seed, transform
         self._pair_hash64_N = first_64_bits(located.manifest.pair_hash_K32)
@@ -154,6 +165,8 @@ class SubsetDataset(IterableDataset[Any]):
         self._row_N[located.members.numbers()] = np.arange(len(located.members))
         self.n_taken_down = int((self._row_N < 0).sum())
         self._members_sha256 = located.manifest.sha256()
+        self._buckets = buckets
+        self._assigned = None if buckets is None else _assign(buckets, located)
         # Shared memory, because persistent workers have their own copy of everything else.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without types
         self.set_epoch(0)
@@ -165,7 +178,9 @@ class SubsetDataset(IterableDataset[Any]):
         self._n_read = 0
 
     def __len__(self) -> int:
-        """Return the number of samples that this rank reads in the epoch."""
+        """Return the number of samples that this rank reads in the epoch; with buckets, the number of batches."""
+        if self._assigned is not None:
+            return sum(bool(self._is_live(part).any()) for part in self._batches(self._resume))
         return int((self._row_N[self._rank_numbers()] >= 0).sum())
 
     def __iter__(self) -> Iterator[Any]:
@@ -181,6 +196,9 @@ class SubsetDataset(IterableDataset[Any]):
                 f"Give the loader num_workers={place.n_workers}."
             )
         self._resume = replace(place, n_workers=n_workers)
+        if self._assigned is not None:
+            yield from self._read_batches(self._batches(place)[number::n_workers][place.n_read :], self._assigned)
+            return
         number_K = worker_share(self._planned(place), self.reader, worker=number, n_workers=n_workers)[place.n_read :]
         # Samples taken down since the state was saved are skipped, but keep their turn in the order.
         is_live_K = self._row_N[number_K] >= 0
@@ -188,6 +206,31 @@ class SubsetDataset(IterableDataset[Any]):
         samples = read_ahead(self._members, self._row_N[number_K[is_live_K]])
         for self._n_read, sample in zip(n_read_of_sample, samples, strict=True):
             yield sample if self._transform is None else self._transform(sample)
+
+    def _read_batches(self, batches: list[Numbers], assigned: Assigned) -> Iterator[list[Any]]:
+        """Read batches; those of which every sample was taken down since the state was saved are left out."""
+        first = self._n_read
+        live = [part[self._is_live(part)] for part in batches]
+        samples = read_ahead(self._members, self._row_N[np.concatenate(live)] if live else np.empty(0, np.int64))
+        for n_before, part in enumerate(live):
+            batch = []
+            for number, sample in zip(part.tolist(), samples, strict=False):
+                sample["bucket"] = assigned.sizes[assigned.bucket_N[number]]
+                batch.append(sample if self._transform is None else self._transform(sample))
+            self._n_read = first + n_before + 1
+            if batch:
+                yield batch
+
+    def _is_live(self, number_M: Numbers) -> NDArray[np.bool_]:
+        return self._row_N[number_M] >= 0
+
+    def _batches(self, place: "_Place") -> list[Numbers]:
+        """Return the batches of this rank from a position on. They do not depend on what was taken down since the epoch began."""
+        assert self._assigned is not None
+        order_N = epoch_order(self._pair_hash64_N, seed=self._seed, epoch=place.epoch)
+        order_N = order_N[~np.isin(order_N, place.taken_down)]
+        seed = epoch_seed(self._seed, place.epoch)
+        return plan_batches(order_N, self._assigned.bucket_N, self.reader, seed=seed).parts()[place.start :]
 
     def state_dict(self) -> State:
         """Return the position of this process. torchdata's StatefulDataLoader calls it in each worker."""
@@ -197,10 +240,19 @@ class SubsetDataset(IterableDataset[Any]):
         """Return the position after this rank received `n_samples` since the start of the epoch or the loaded state.
 
         For loaders without a state of their own: workers read ahead, so that only the training loop knows what arrived.
+
+        Raises:
+            DataError: With buckets, the samples are not whole batches.
         """
         place = self._resume
         if not n_samples:
             return self._state(place)
+        if self._assigned is not None:
+            sizes = [int(self._is_live(part).sum()) for part in self._batches(place)[place.n_read :]]
+            (ends,) = np.nonzero(np.cumsum(sizes) == n_samples)
+            if not len(ends):
+                raise DataError(f"{n_samples} samples are not a number of whole batches. Save the state after a batch.")
+            return self._state(replace(place, start=place.start + place.n_read + int(ends[0]) + 1, n_read=0))
         number_M = self._rank_numbers()[place.start :]
         coming_M = np.flatnonzero(~np.isin(number_M, place.taken_down))[place.n_read :]
         had_M = coming_M[self._row_N[number_M[coming_M]] >= 0][:n_samples]
@@ -219,7 +271,7 @@ class SubsetDataset(IterableDataset[Any]):
             )
         self._resume = _Place(**{name: state[name] for name in _Place.__slots__})
         self._epoch.fill_(self._resume.epoch)
-        if not self._resume.n_read:
+        if not self._resume.n_read and self._assigned is None:
             self._resume = replace(self._resume, taken_down=np.flatnonzero(self._row_N < 0).tolist())
         self._n_read = self._resume.n_read
 
@@ -231,7 +283,8 @@ class SubsetDataset(IterableDataset[Any]):
         return number_M[~np.isin(number_M, place.taken_down)]
 
     def _about(self) -> State:
-        return {"members": self._members_sha256, "seed": self._seed, **asdict(self.reader)}
+        about = {"members": self._members_sha256, "seed": self._seed, **asdict(self.reader)}
+        return about if self._buckets is None else about | {"buckets": self._buckets.fingerprint()}
 
     def _state(self, place: "_Place") -> State:
         return {**self._about(), **asdict(place)}
@@ -239,7 +292,7 @@ class SubsetDataset(IterableDataset[Any]):
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A position: `start` members of the rank's epoch were read, then `n_read` of one worker's share.
+    """A position: `start` members of the rank's epoch were read, then `n_read` of one worker's share; with buckets, batches.
 
     `taken_down` lists the members that were left out when the workers' shares were computed.
     """
@@ -251,10 +304,16 @@ class _Place:
     taken_down: list[int] = field(default_factory=list)
 
 
-def _locate(name: str, version: int | None) -> LocatedSubset:
+def _assign(buckets: Buckets, located: LocatedSubset) -> Assigned:
+    if located.size_N2 is None:
+        raise ValueError("Buckets need the sizes of the images: locate_remaining(…, has_sizes=True).")
+    return buckets.assign(*located.size_N2.T.astype(np.int64))
+
+
+def _locate(name: str, version: int | None, *, has_sizes: bool) -> LocatedSubset:
     engine = open_store()
     try:
-        return locate_remaining(engine, choose_version(engine, name, version=version))
+        return locate_remaining(engine, choose_version(engine, name, version=version), has_sizes=has_sizes)
     finally:
         # Workers are forked from this process, and must not inherit its connections.
         engine.dispose()

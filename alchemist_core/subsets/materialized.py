@@ -47,7 +47,7 @@ from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.manifests import hash_column, sort_hashes
-from alchemist_core.subsets.members import MemberLocation, MemberTable
+from alchemist_core.subsets.members import SIZE_COLUMNS, MemberLocation, MemberTable
 from alchemist_core.telemetry import OnProgress
 
 Verify = Literal["read_back", "source"]
@@ -577,7 +577,7 @@ SCHEMA = pa.schema([
     ("shard", pa.string()), ("key", pa.string()), ("pair_hash", pa.binary(32)), ("rank", pa.float64()),
     ("source_uri", pa.dictionary(pa.int32(), pa.string())), ("source_key", pa.large_string()),
     ("source_exts", pa.list_(pa.string())), ("source_offsets", pa.list_(pa.int64())), ("source_sizes", pa.list_(pa.int64())),
-    ("repair", pa.string()),
+    ("repair", pa.string()), ("width", pa.int32()), ("height", pa.int32()),
 ])  # fmt: skip
 # Keys in the Parquet file's metadata.
 _IDENTITY_KEY, _SHARDS_KEY = b"alchemist.copy", b"alchemist.shards"
@@ -623,6 +623,7 @@ def _manifest_rows(
         "source_uri": _with_words(part.column("source"), members.uris),
         **{f"source_{name}": part.column(name) for name in ("key", "exts", "offsets", "sizes")},
         "repair": part.column("repair"),
+        **{name: part.column(name) if name in part.column_names else pa.nulls(len(part)) for name in SIZE_COLUMNS},
     }
     return pa.table(columns, schema=SCHEMA)
 

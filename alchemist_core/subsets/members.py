@@ -19,11 +19,13 @@ from alchemist_core.selection.keys import Domain, mix64
 from alchemist_core.shards.storage import join_uri
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.store.manifests import Manifest, hash_column, read_manifest
-from alchemist_core.store.samples import read_taken_down, stream_locations
+from alchemist_core.store.samples import read_sizes, read_taken_down, stream_locations
 from alchemist_core.store.subsets import SubsetRow, count_taken_down, published_version
 
 LOCATION_COLUMNS = ("key", "exts", "offsets", "sizes", "content_hash", "repair")
 """Columns of a location beside the member's number and its shard."""
+SIZE_COLUMNS = ("width", "height")
+"""Pixels of the image; columns of a table that was read for a copy."""
 _TYPES = {
     "number": pa.int64(), "source": pa.int32(), "key": pa.large_string(), "exts": pa.list_(pa.string()),
     "offsets": pa.list_(pa.int64()), "sizes": pa.list_(pa.int64()), "content_hash": pa.binary(32),
@@ -53,7 +55,7 @@ class MemberTable:
     """Members with their first live location, in any order.
 
     Args:
-        table: The columns of `LOCATION_COLUMNS` and number, source (an index into `uris`), pair_hash, rank.
+        table: The columns of `LOCATION_COLUMNS` and number, source (an index into `uris`), pair_hash, rank; maybe `SIZE_COLUMNS`.
         uris: Addresses of the source tars, sorted, so that `source` does not depend on the order of the rows.
     """
 
@@ -109,6 +111,8 @@ class LocatedSubset(NamedTuple):
 
     manifest: Manifest
     members: MemberTable
+    size_N2: NDArray[np.int32] | None = None
+    """Width and height of each row of the manifest, where they were asked for."""
 
     def missing(self) -> NDArray[np.int64]:
         """Return the manifest's rows without a live location."""
@@ -129,7 +133,7 @@ def locate_subset(engine: Engine, subset: SubsetRow) -> LocatedSubset:
 
 
 def locate_all(engine: Engine, subset: SubsetRow) -> MemberTable:
-    """Return the locations of all members.
+    """Return the locations of all members, with the sizes of their images.
 
     Raises:
         DataError: A member has no live location.
@@ -138,11 +142,15 @@ def locate_all(engine: Engine, subset: SubsetRow) -> MemberTable:
     if len(missing := located.missing()):
         why = "taken down, or their shard is missing, changed or retired: see alchemist shard list"
         raise _lost(subset, located.manifest, missing, why, remedy=_remedy(engine, subset))
-    return located.members
+    members = located.members
+    size_N2 = read_sizes(engine, located.manifest.pair_hash_K32)[members.numbers()]
+    for column, name in enumerate(SIZE_COLUMNS):
+        members.table = members.table.append_column(name, pa.array(size_N2[:, column]))
+    return members
 
 
-def locate_remaining(engine: Engine, subset: SubsetRow) -> LocatedSubset:
-    """Return the locations of all members that were not taken down.
+def locate_remaining(engine: Engine, subset: SubsetRow, *, has_sizes: bool = False) -> LocatedSubset:
+    """Return the locations of all members that were not taken down, and on request the sizes of all images.
 
     Raises:
         DataError: A member that was not taken down has no live location.
@@ -154,7 +162,7 @@ def locate_remaining(engine: Engine, subset: SubsetRow) -> LocatedSubset:
     if len(lost):
         why = "their shard is missing, changed or retired: see alchemist shard list"
         raise _lost(subset, located.manifest, lost, why, remedy=_RESELECT)
-    return located
+    return located._replace(size_N2=read_sizes(engine, located.manifest.pair_hash_K32) if has_sizes else None)
 
 
 def _lost(subset: SubsetRow, manifest: Manifest, number_K: NDArray[np.int64], why: str, *, remedy: str) -> DataError:
