@@ -44,6 +44,7 @@ GROUPS = {
         "duplicates": Verb("cli.duplicates", "Find near-duplicate images, and semantic duplicates by embedding; list the largest groups."),
         "search": Verb("cli.search", "Search for samples by a text, or by their likeness to a sample."),
         "explore": Verb("explorer.serving", "Look at samples, their pictures, scores and history in a browser."),
+        "recaption": Verb("cli.recaption", "Write new captions by a vision-language model, as new samples beside the present ones."),
         "score-aesthetics": Verb("cli.score_aesthetics", "Score the images of a dataset with CLIP and an aesthetic head."),
     },
     "plan, export and compare": {

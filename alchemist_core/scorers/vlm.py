@@ -1,7 +1,9 @@
-"""Scores by a vision-language model behind a server with OpenAI's interface, such as vLLM, SGLang, Ollama or OpenAI.
+"""Scores and captions by a vision-language model behind a server with OpenAI's interface, such as vLLM, SGLang, Ollama or OpenAI.
 
-Each sample is one request: its pixels, the prompt, and a JSON schema whose properties are the scores. Answers are paid for, so each is
-on the disk before it is used: after a kill, only requests that were under way are sent again.
+Each sample is one request: its pixels, the prompt, and a JSON schema whose properties are the scores, or the caption. Answers are paid
+for, so each is on the disk before it is used: after a kill, only requests that were under way are sent again.
+
+From top to bottom: options, the scorer, captions, asking, the server, answers on the disk.
 
 Letters: B samples in a batch · M outputs.
 """
@@ -15,7 +17,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,13 +30,24 @@ import urllib3
 from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError
 
 from alchemist_core.config import Config, fingerprint
 from alchemist_core.errors import ConfigError
 from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer, ScorerUnavailableError
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.faults import is_storable
+from alchemist_core.shards.images import decode_covering, read_header
 from alchemist_core.telemetry import on_one_line, say
 
 ANSWERS = "scorer_answers"
@@ -44,6 +57,7 @@ BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
 MAX_PAUSE_S = 300.0
 """A server that asks for a longer pause is unavailable."""
 MAX_ANSWER_BYTES = 1 << 20
+MAX_CAPTION_CHARS = 10_000
 _MAX_QUOTED = 200
 _JPEG_QUALITY = 95
 _BUSY_STATUS = frozenset({408, 425, 429, 503, 504})
@@ -78,7 +92,7 @@ def _read_outputs(value: Any) -> Any:
     return [dict(zip(Output.model_fields, part, strict=True)) for part in parts]
 
 
-class VlmOptions(Config):
+class ServerOptions(Config):
     """Which model is asked what, and how fast."""
 
     endpoint: str = Field(
@@ -91,17 +105,9 @@ class VlmOptions(Config):
     prompt: str = Field(
         min_length=1, description="What the model is asked about the image; {caption} stands for the caption"
     )
-    outputs: Annotated[tuple[Output, ...], BeforeValidator(_read_outputs)] = Field(
-        (Output(name="score"),), min_length=1,
-        description="Scores with name, low and high; as a text: NAME:LOW:HIGH, separated by spaces",
-    )  # fmt: skip
     image_side: int = Field(512, ge=32, le=4096, description="Side in pixels of the image that is sent")
     image_format: Literal["jpeg", "png"] = Field(
         "jpeg", description=f"jpeg: quality {_JPEG_QUALITY}; png: lossless and larger"
-    )
-    parameters: dict[str, Any] = Field(
-        {"temperature": 0, "max_tokens": 300},
-        description="Further fields of each request; they replace the default ones",
     )
     concurrency: int = Field(8, ge=1, le=256, description="Requests at a time", json_schema_extra=NOT_IDENTITY)
     timeout_s: float = Field(60.0, gt=0, le=3600, description="Seconds for one request", json_schema_extra=NOT_IDENTITY)
@@ -121,6 +127,27 @@ class VlmOptions(Config):
         json_schema_extra=NOT_IDENTITY,
     )
 
+    def request_fields(self) -> dict[str, Any]:
+        """Return the fields of each request that decide about the answer beside model, prompt and image."""
+        return {}
+
+
+class VlmOptions(ServerOptions):
+    """Which model is asked for which scores, and how fast."""
+
+    outputs: Annotated[tuple[Output, ...], BeforeValidator(_read_outputs)] = Field(
+        (Output(name="score"),), min_length=1,
+        description="Scores with name, low and high; as a text: NAME:LOW:HIGH, separated by spaces",
+    )  # fmt: skip
+    parameters: dict[str, Any] = Field(
+        {"temperature": 0, "max_tokens": 300},
+        description="Further fields of each request; they replace the default ones",
+    )
+
+    def request_fields(self) -> dict[str, Any]:
+        """Return `parameters`."""
+        return self.parameters
+
     @model_validator(mode="after")
     def _require_distinct(self) -> "VlmOptions":
         names = [output.name for output in self.outputs]
@@ -131,10 +158,11 @@ class VlmOptions(Config):
 
 
 class Answer(NamedTuple):
-    """What the model said about a sample: its scores, or why there are none."""
+    """What the model said about a sample: its scores, or a text, or why there is neither."""
 
     scores: tuple[float, ...] = ()
     refusal: str | None = None
+    text: str = ""
 
 
 Key = tuple[bytes, bytes]
@@ -164,12 +192,8 @@ class VisionLanguageModel(Scorer):
         self.outputs = tuple(output.name for output in options.outputs)
         self.batch_size = min(64, 4 * options.concurrency)
         self._scores_model = _make_model(options.outputs)
-        self.counts = Counts()
-        self._server = _Server(options, self.counts)
-        kind = {"request": self._request("", ""), "side": options.image_side, "format": options.image_format}
-        self.answers = AnswerFile(load_settings().home.resolve() / ANSWERS / f"{fingerprint(kind)}.sqlite")
-        self._threads = ThreadPoolExecutor(options.concurrency, thread_name_prefix="vlm")
-        self._is_closed = threading.Event()
+        self._asker = Asker(options, self._scores_model, "scores", self._read, {})
+        self.counts, self.answers = self._asker.counts, self._asker.answers
 
     def score(self, batch: Batch) -> Float32[np.ndarray, "B M"]:
         """Return the model's scores.
@@ -178,17 +202,12 @@ class VisionLanguageModel(Scorer):
             ScorerUnavailableError: The server does not answer, or answers none of the requests.
         """
         keys = [self.key_of(batch, at) for at in range(len(batch))]
-        found: dict[Key, Answer | str] = dict(self.answers.find(keys))
-        self.counts.add(n_kept=len(found))
-        asked: dict[Key, Future[Answer | str]] = {}
-        for at, key in enumerate(keys):
-            if key not in found and key not in asked:
-                # A copy, because the pixels are overwritten when this method has returned, and it returns early on errors.
-                asked[key] = self._threads.submit(self._ask, key, batch.image_BHWC[at].copy(), self._prompt(batch, at))
-        found |= _results(asked)
-        if not any(isinstance(one, Answer) for one in found.values()):
-            raise self._unavailable(str(next(iter(found.values()))))
-        return self._collect(batch, [found[key] for key in keys])
+
+        def question(at: int) -> Question:
+            # A copy, because the pixels are overwritten when this method has returned, and it returns early on errors.
+            return Question(batch.image_BHWC[at].copy(), self._prompt(batch, at))
+
+        return self._collect(batch, self._asker.ask(keys, question))
 
     def key_of(self, batch: Batch, at: int) -> Key:
         """Return the key of a sample's answer; without hashes in the batch, that of its pixels stands for its file's."""
@@ -211,6 +230,161 @@ class VisionLanguageModel(Scorer):
                 score_BM[at] = answer.scores
         return score_BM
 
+    def _read(self, content: str) -> Answer:
+        return Answer(tuple(self._scores_model.model_validate_json(content).model_dump().values()))
+
+    def close(self) -> None:
+        """Wait for the requests under way, close the connections, and say what was asked and paid."""
+        self._asker.close()
+
+
+def _make_model(outputs: Sequence[Output]) -> type[BaseModel]:
+    """Return the model of a valid answer; its schema goes with the request."""
+    fields: dict[str, Any] = {
+        # By an alias, so that an output may have the name of a method of pydantic.
+        f"output_{at}": (float, Field(alias=output.name, ge=output.low, le=output.high, allow_inf_nan=False))
+        for at, output in enumerate(outputs)
+    }
+    return create_model("Scores", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+# --- Captions -----------------------------------------------------------------------------------------------------------------
+
+
+class CaptionOptions(ServerOptions):
+    """Which model writes captions, by which prompt, and how fast."""
+
+    max_tokens: int = Field(500, ge=1, le=100_000, description="Longest answer, in tokens")
+    temperature: float = Field(0.0, ge=0, le=2, description="Temperature of the sampling of the answer")
+
+    def request_fields(self) -> dict[str, Any]:
+        """Return the limit of tokens and the temperature."""
+        return {"max_tokens": self.max_tokens, "temperature": self.temperature}
+
+
+class _Caption(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    caption: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_CAPTION_CHARS)]
+
+
+class Captioner:
+    """Asks a model for a caption of each image. The whole image is sent, scaled down until it fits into a square of `image_side`."""
+
+    def __init__(self, options: CaptionOptions) -> None:
+        self._given = options
+        self._asker = Asker(options, _Caption, "caption", _read_caption, {"fit": "whole image"})
+        self.counts = self._asker.counts
+
+    def key_of(self, image_hash: bytes, caption: str) -> Key:
+        """Return the key of the answer about an image.
+
+        Args:
+            image_hash: sha256 of its file.
+            caption: Its present caption, which the prompt may contain.
+        """
+        return image_hash, hashlib.sha256(self._prompt(caption).encode()).digest()
+
+    def kept(self, keys: Sequence[Key]) -> dict[Key, Answer]:
+        """Return the answers that are on the disk."""
+        return self._asker.answers.find(keys)
+
+    def caption(
+        self, keys: Sequence[Key], image: Callable[[int], bytes], captions: Sequence[str]
+    ) -> list[Answer | str]:
+        """Return for each image the answer, which is then on the disk, or why the server gave none to this request.
+
+        Args:
+            keys: Keys of the answers.
+            image: Returns the file of an image, by its place in `keys`; called for those that have no answer yet.
+            captions: The present captions.
+
+        Raises:
+            ScorerUnavailableError: The server does not answer, or answers none of the requests.
+        """
+        return self._asker.ask(keys, lambda at: Question(self._read_image(image(at)), self._prompt(captions[at])))
+
+    def close(self) -> None:
+        """Wait for the requests under way, close the connections, and say what was asked and paid."""
+        self._asker.close()
+
+    def _prompt(self, caption: str) -> str:
+        return self._given.prompt.replace("{caption}", caption)
+
+    def _read_image(self, data: bytes) -> NDArray[np.uint8]:
+        header = read_header(data)
+        scale = min(1.0, self._given.image_side / max(header.width, header.height))
+        width, height = (max(1, round(side * scale)) for side in (header.width, header.height))
+        return decode_covering(data, width, height)
+
+
+def _read_caption(content: str) -> Answer:
+    caption = _Caption.model_validate_json(content).caption
+    if not is_storable(caption):
+        raise ValueError("the caption contains NUL or a lone surrogate")
+    return Answer(text=caption)
+
+
+# --- Asking -------------------------------------------------------------------------------------------------------------------
+
+
+class Question(NamedTuple):
+    """What is asked about one sample."""
+
+    image_HWC: UInt8[np.ndarray, "H W 3"]
+    prompt: str
+
+
+class Asker:
+    """Asks a model about images, several at a time, and keeps its answers.
+
+    Args:
+        options: The server and the model.
+        valid: Model of a valid answer; its schema goes with the request.
+        name: Name of the schema.
+        read: Turns a valid answer into what is kept; raises ValueError if it is not valid.
+        image: What else decides about the pixels that are sent beside side and format.
+    """
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        valid: type[BaseModel],
+        name: str,
+        read: Callable[[str], Answer],
+        image: Mapping[str, str],
+    ) -> None:
+        self._given, self._valid, self._name, self._read_content = options, valid, name, read
+        self.counts = Counts()
+        self._server = _Server(options, self.counts)
+        kind = {"request": self._request("", ""), "side": options.image_side, "format": options.image_format} | dict(
+            image
+        )
+        self.answers = AnswerFile(load_settings().home.resolve() / ANSWERS / f"{fingerprint(kind)}.sqlite")
+        self._threads = ThreadPoolExecutor(options.concurrency, thread_name_prefix="vlm")
+        self._is_closed = threading.Event()
+
+    def ask(self, keys: Sequence[Key], question: Callable[[int], Question]) -> list[Answer | str]:
+        """Return the answer to each question, which is then on the disk, or why the server gave none to this request.
+
+        Args:
+            keys: Keys of the answers; equal ones are asked for once.
+            question: Returns what is asked, by the place in `keys`; called for answers that are not kept yet.
+
+        Raises:
+            ScorerUnavailableError: The server does not answer, or answers none of the requests.
+        """
+        found: dict[Key, Answer | str] = dict(self.answers.find(keys))
+        self.counts.add(n_kept=len(found))
+        asked: dict[Key, Future[Answer | str]] = {}
+        for at, key in enumerate(keys):
+            if key not in found and key not in asked:
+                asked[key] = self._threads.submit(self._ask, key, question(at))
+        found |= _results(asked)
+        if found and not any(isinstance(one, Answer) for one in found.values()):
+            raise self._unavailable(str(next(iter(found.values()))))
+        return [found[key] for key in keys]
+
     def close(self) -> None:
         """Wait for the requests under way, close the connections, and say what was asked and paid."""
         self._is_closed.set()
@@ -221,24 +395,24 @@ class VisionLanguageModel(Scorer):
             say(f"{self._given.model}: {self.counts.describe(self._given)}")
 
     def _request(self, prompt: str, image_url: str) -> dict[str, Any]:
-        """Return the request; with empty texts it is what all requests of the scorer have in common."""
+        """Return the request; with empty texts it is what all requests have in common."""
         image = {"type": "image_url", "image_url": {"url": image_url}}
-        schema = {"name": "scores", "strict": True, "schema": self._scores_model.model_json_schema()}
-        return self._given.parameters | {
+        schema = {"name": self._name, "strict": True, "schema": self._valid.model_json_schema()}
+        return self._given.request_fields() | {
             "model": self._given.model,
             "messages": [{"role": "user", "content": [{"type": "text", "text": prompt}, image]}],
             "response_format": {"type": "json_schema", "json_schema": schema},
         }
 
-    def _ask(self, key: Key, image_HWC: UInt8[np.ndarray, "H W 3"], prompt: str) -> Answer | str:
+    def _ask(self, key: Key, question: Question) -> Answer | str:
         """Return the answer, which is then on the disk, or why the server gave none to this request.
 
         Raises:
             ScorerUnavailableError: The server would answer no request.
         """
-        body = json.dumps(self._request(prompt, _data_url(image_HWC, self._given.image_format))).encode()
+        url = _data_url(question.image_HWC, self._given.image_format)
         try:
-            answer = self._try(body)
+            answer = self._try(json.dumps(self._request(question.prompt, url)).encode())
         except _RequestError as fault:
             if fault.whose == "server":
                 raise self._unavailable(fault.text) from fault
@@ -268,7 +442,7 @@ class VisionLanguageModel(Scorer):
                 self.counts.add(n_repeated=1)
 
     def _read(self, completion: "_Completion") -> Answer:
-        """Return the scores in the model's answer, or its refusal.
+        """Return what is kept of the model's answer, or its refusal.
 
         Raises:
             _RequestError: The answer does not fit the schema.
@@ -278,15 +452,13 @@ class VisionLanguageModel(Scorer):
             return Answer(refusal=f"the model refused it: {_quote(choice.message.refusal or 'content filter')}")
         content = choice.message.content or ""
         try:
-            scores = self._scores_model.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".lstrip(": ")
+            return self._read_content(content)
+        except ValueError as error:
             cut = ", cut off at the limit of tokens" if choice.finish_reason == "length" else ""
+            why = _explain_invalid(error)
             raise _RequestError(
                 "answer", f"the answer does not fit the schema ({why}){cut}: {_quote(content)}"
             ) from None
-        return Answer(tuple(scores.model_dump().values()))
 
     def _unavailable(self, text: str) -> ScorerUnavailableError:
         return ScorerUnavailableError(
@@ -295,14 +467,11 @@ class VisionLanguageModel(Scorer):
         )
 
 
-def _make_model(outputs: Sequence[Output]) -> type[BaseModel]:
-    """Return the model of a valid answer; its schema goes with the request."""
-    fields: dict[str, Any] = {
-        # By an alias, so that an output may have the name of a method of pydantic.
-        f"output_{at}": (float, Field(alias=output.name, ge=output.low, le=output.high, allow_inf_nan=False))
-        for at, output in enumerate(outputs)
-    }
-    return create_model("Scores", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+def _explain_invalid(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".lstrip(": ")
 
 
 def _data_url(image_HWC: UInt8[np.ndarray, "H W 3"], image_format: str) -> str:
@@ -391,14 +560,14 @@ class Counts:
             for name, number in numbers.items():
                 setattr(self, name, getattr(self, name) + number)
 
-    def cost(self, options: VlmOptions) -> float | None:
+    def cost(self, options: ServerOptions) -> float | None:
         """Return the cost of all tokens, of invalid answers too, in the currency of the prices; None without prices."""
         prices = options.price_per_1000_input_tokens, options.price_per_1000_output_tokens
         if prices == (None, None):
             return None
         return ((prices[0] or 0) * self.n_input_tokens + (prices[1] or 0) * self.n_output_tokens) / 1000
 
-    def describe(self, options: VlmOptions) -> str:
+    def describe(self, options: ServerOptions) -> str:
         """Return the counts as a line of text."""
         cost = self.cost(options)
         return (
@@ -411,7 +580,7 @@ class Counts:
 class _Server:
     """Sends requests, from several threads at a time, and says of each failure whose it is."""
 
-    def __init__(self, options: VlmOptions, counts: Counts) -> None:
+    def __init__(self, options: ServerOptions, counts: Counts) -> None:
         self._url, self._timeout_s, self._counts = (
             f"{options.endpoint.rstrip('/')}/chat/completions",
             options.timeout_s,
@@ -581,4 +750,4 @@ def forget_answers(images: Iterable[bytes]) -> int:
 
 def _unpack(text: str) -> Answer:
     stored = json.loads(text)
-    return Answer(tuple(stored["scores"]), stored["refusal"])
+    return Answer(tuple(stored["scores"]), stored["refusal"], stored.get("text", ""))

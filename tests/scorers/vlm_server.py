@@ -81,6 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         prompt = body["messages"][0]["content"][0]["text"]
         word = prompt.split()[-1]
         sample = int(word) if word.isdigit() else zlib.crc32(json.dumps(body["messages"]).encode())
+        self.is_caption = body["response_format"]["json_schema"]["name"] == "caption"
         with self.server.lock:
             self.server.arrived_at.append(time.monotonic())
             behaviour = self.server.behave(sample, self.server.n_requests[sample])
@@ -105,11 +106,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._cut(behaviour)
         else:
             time.sleep(DELAYS.get(behaviour, 0))
+            is_caption = self.is_caption and behaviour not in INVALID
             message, finish = MESSAGES.get(behaviour) or (
-                {"content": CONTENTS.get(behaviour, CONTENTS["ok"])(sample)},
+                {"content": self._caption(sample) if is_caption else CONTENTS.get(behaviour, CONTENTS["ok"])(sample)},
                 "stop",
             )
             self._complete(sample, message, finish, is_paid=behaviour != "slow")
+
+    def _caption(self, sample: int) -> str:
+        return json.dumps({"caption": f"What the model sees in {sample}."})
 
     def _cut(self, behaviour: str) -> None:
         """Send less than announced: nothing more, a reset of the connection, or a byte now and then."""
