@@ -126,8 +126,8 @@ bench-migrations: $(STAMP) ## Upgrade and downgrade of ten million scores under 
 bench-repairs: $(STAMP) ## Share of 1,000 damaged records of each kind that repairs recover; no repair may be wrong (1 minute)
 	@$(BIN)/python -m tests.benchmarks.repairs
 
-bench-scorers: $(STAMP) ## Import of ten million scores that were computed elsewhere, beside a bare COPY (run alone, 10 minutes, 12 GB)
-	@$(BIN)/python -m tests.benchmarks.scorers
+bench-scorers: $(STAMP) ## Scorers: one pass for three, a model's server that misbehaves, imports of 10 M scores, semantic duplicates (run alone, 30 minutes, 12 GB; ARGS="--parts vlm")
+	@$(BIN)/python -m tests.benchmarks.scorers $(ARGS)
 
 gpu: $(STAMP) ## Everything that only a GPU can show, in one table (an hour at most; PART="scoring lease" CORPUS=folder of tars)
 	@$(BIN)/python -m tests.gpu $(PART) $(if $(CORPUS),--corpus $(CORPUS))

@@ -215,7 +215,8 @@ class Recaptioning:
 
         def image(at: int) -> bytes:
             repaired = repair_sample({ext: bytes(data) for ext, data in files[at].items()}, rows[at].repair)
-            return next(data for ext, data in repaired.items() if ext in IMAGE_EXTS)
+            data: bytes = next(data for ext, data in repaired.items() if ext in IMAGE_EXTS)
+            return data
 
         answers = self._captioner.caption(keys, image, [row.caption for row in rows])
         return Counter(answer for answer in answers if isinstance(answer, str))

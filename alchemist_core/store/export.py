@@ -109,7 +109,7 @@ def filter_rows(
     typed: list[Any] = [column(name, JSONB if name in _JSON_COLUMNS else TYPES[kind]) for name, kind in kinds.items()]
     rows = load_query(query).bindparams(*(bindparam(name, type_=Integer) for name in parameters)).columns(*typed)
     found = rows.subquery("found")
-    elements = {
+    elements: dict[str, Any] = {
         name: cast(found.c[name], String).label(name) if name in _JSON_COLUMNS else found.c[name] for name in kinds
     }
     statement = select(*(elements[name] for name in names)).order_by(found.c[next(iter(kinds))])
