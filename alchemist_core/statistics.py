@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev, variance
+from statistics import NormalDist, fmean, stdev, variance
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -183,6 +183,37 @@ def area_under_curve(good_P: Num[np.ndarray, " P"], bad_Q: Num[np.ndarray, " Q"]
     rank_N = mean_ranks(np.concatenate([good_P, bad_Q]))
     n_good, n_bad = len(good_P), len(bad_Q)
     return float((rank_N[:n_good].sum() - n_good * (n_good + 1) / 2) / (n_good * n_bad))
+
+
+def interval_of_area(area: float, n_good: int, n_bad: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return both ends of the interval of an area under the ROC curve: the areas that the measured one does not contradict.
+
+    It is wider than a point also at 0 and 1, where the usual interval has no width. Source: Hanley and McNeil 1982 (standard error);
+    Newcombe 2006 (solved for the unknown area).
+
+    >>> [round(end, 3) for end in interval_of_area(0.8, 20, 20)]
+    [0.626, 0.9]
+    >>> [round(end, 3) for end in interval_of_area(1.0, 20, 20)]
+    [0.899, 1.0]
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+
+    def end(outermost: float) -> float:
+        inside, outside = area, outermost
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            is_inside = abs(middle - area) <= z * _area_error(middle, n_good, n_bad)
+            inside, outside = (middle, outside) if is_inside else (inside, middle)
+        return inside
+
+    return end(0.0), end(1.0)
+
+
+def _area_error(area: float, n_good: int, n_bad: int) -> float:
+    """Return the standard error of an area. Source: Hanley and McNeil 1982, Eq. 1."""
+    of_good, of_bad = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (n_good - 1) * (of_good - area**2) + (n_bad - 1) * (of_bad - area**2)
+    return math.sqrt(max(spread, 0.0) / (n_good * n_bad))
 
 
 def mean_ranks(value_N: Num[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:

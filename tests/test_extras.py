@@ -40,7 +40,9 @@ def test_the_extra_of_a_library_brings_it(library: str) -> None:
 
 
 def test_the_extras_are_those_that_the_documentation_names() -> None:
-    named = "train metrics flux airflow server celery kubernetes local checks embeddings explorer offline lineage docs dev"
+    named = (
+        "train metrics flux airflow server celery kubernetes local checks embeddings explorer offline lineage docs dev"
+    )
     assert set(PROJECT["optional-dependencies"]) == set(named.split())
 
 

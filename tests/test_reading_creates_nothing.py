@@ -58,6 +58,8 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "night publish": (),
     "night announce": (),
     "night release": ("--dataset", "d", "--crawl-date", "2026-01-01", "--reason", "asked for"),
+    "sample flag": ("12", "--as", "bad"),
+    "sample flags": (),
     "sample takedown": ("--image-hash", "0" * 64, "--reason", "asked for"),
     "sample retry-quarantine": (),
     "shard list": (),

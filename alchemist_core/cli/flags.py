@@ -43,7 +43,9 @@ def add_flag(parser: argparse.ArgumentParser, path: tuple[str, ...], field: Fiel
         parser.add_argument(path[-1], nargs=argparse.REMAINDER, metavar="...", help=options["help"])
     elif field.json_schema_extra == BARE_WORD:
         # An optional one must not set a value: its default comes from the config model.
-        word = options | {"metavar": flag_of(path[-1], field), "nargs": None if field.is_required() else "?"}
+        several = get_origin(field.annotation) is tuple
+        n_words = "+" if several else None if field.is_required() else "?"
+        word = options | {"metavar": flag_of(path[-1], field), "nargs": n_words}
         parser.add_argument(path[-1], **{name: value for name, value in word.items() if name != "dest"})
     elif kind is bool:
         parser.add_argument(flag_of(path[-1], field), action=argparse.BooleanOptionalAction, **options)

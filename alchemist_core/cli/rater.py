@@ -4,9 +4,11 @@ The section `[acceptance]` of the project file sets the bounds of the checks.
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from pydantic import Field
+from sqlalchemy import Engine
 
 from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result, current_names
 from alchemist_core.errors import CheckFailedError, ConfigError
@@ -18,6 +20,8 @@ from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.flags import WORST, flagged_hashes
+from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.raters import (
     RaterRow,
     find_rater,
@@ -28,11 +32,11 @@ from alchemist_core.store.raters import (
     record_acceptance_report,
 )
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import median_image_side, read_training_samples
+from alchemist_core.store.samples import median_image_side, read_first_locations, read_training_samples
 from alchemist_core.telemetry import OnProgress, say, warn
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.pinning import without_places
-from alchemist_core.training.sample_reading import read_images
+from alchemist_core.training.sample_reading import ReadSamples, read_images
 
 
 class RaterListConfig(Config):
@@ -149,7 +153,8 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     )
     trained_on = find_dataset(engine, rater.config["dataset"])
     median_side = median_image_side(engine, trained_on.dataset_id)
-    checks, failed = _examine((rater, twin), (images, captions), median_side, stage_run.report)
+    flagged = _read_flagged(engine, trained_on.dataset_id, training.resolution, stage_run.report)
+    checks, failed = _examine((rater, twin), ((images, captions), flagged), median_side, stage_run.report)
     for warning in warnings_of({"checks": checks}):
         warn(f"{warning}.")
     record_acceptance_report(engine, rater, checks, is_certified=not failed, actor=current_actor())
@@ -195,20 +200,59 @@ def _require_trained(rater: RaterRow) -> None:
         )
 
 
+N_FLAGGED = 1_000
+"""Samples that are scored of each kind of flag."""
+MIN_GOOD_FLAGS = 10
+"""Fewer samples that are flagged good are not compared with; unflagged ones are."""
+
+
+class Flagged(NamedTuple):
+    """Images and captions of samples that people call bad, and of others."""
+
+    bad: ReadSamples
+    others: ReadSamples
+    are_flagged_good: bool
+    """Whether people call the others good; otherwise they are unflagged samples of the training dataset."""
+
+
+def _read_flagged(engine: Engine, dataset_id: int, resolution: int, on_progress: OnProgress) -> Flagged | None:
+    """Read the flagged samples, and unflagged ones if too few are flagged good; None if none is flagged bad."""
+    bad = flagged_hashes(engine, WORST, n=N_FLAGGED)
+    if not bad:
+        return None
+    good = sorted(set(flagged_hashes(engine, ["good"], n=N_FLAGGED)) - set(bad))
+    are_flagged_good = len(good) >= MIN_GOOD_FLAGS
+    bad_rows = read_first_locations(engine, hash_rows(bad))
+    if are_flagged_good:
+        other_rows = read_first_locations(engine, hash_rows(good))
+    else:
+        # Samples in the order of their hash are a random choice.
+        drawn, flagged = read_training_samples(engine, dataset_id, max_samples=N_FLAGGED), {*bad, *good}
+        kept = [at for at, pair_hash in enumerate(drawn.hashes("pair_hash")) if pair_hash.tobytes() not in flagged]
+        other_rows = drawn.take(np.array(kept, np.int64))
+    read = [read_images(rows, resolution, on_progress) for rows in (bad_rows, other_rows)]
+    return Flagged(read[0], read[1], are_flagged_good) if all(one.captions for one in read) else None
+
+
 def _examine(
-    raters: tuple[RaterRow, RaterRow | None], clean: Any, median_side: int | None, on_progress: OnProgress
+    raters: tuple[RaterRow, RaterRow | None],
+    samples: tuple[Any, Flagged | None],
+    median_side: int | None,
+    on_progress: OnProgress,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     from alchemist_core.training.acceptance_report import (  # noqa: PLC0415  imports torch
+        Judged,
         ReportingScorer,
         Training,
         certify,
+        check_flags,
         check_resolution,
         failures,
     )
     from alchemist_core.training.samples import Samples  # noqa: PLC0415  as above
     from alchemist_core.training.scoring import Scorer  # noqa: PLC0415  as above
 
-    rater, _ = raters
+    (rater, _), (clean, flagged) = raters, samples
     scorers = [Scorer.load(require_artifact(row.checkpoint_uri, row.checkpoint_sha256)) for row in raters if row]
     training, limits = RaterTrainingConfig.from_stored(rater.config["training"]), load_project().acceptance
     facts, n_samples = Training(rater.acceptance_report, training.rule, training.group_size), len(clean[1])
@@ -219,6 +263,9 @@ def _examine(
         twin=scorers[1] if len(scorers) > 1 else None, tokenizer=scorers[0].tokenizer, limits=limits,
     )  # fmt: skip
     checks.append(check_resolution(training.resolution, rater.config["dataset"], median_side, limits))
+    if flagged is not None:
+        bad_N, others_N = (scorers[0].score(read.images, read.captions) for read in (flagged.bad, flagged.others))
+        checks.append(check_flags(Judged(bad_N, others_N, flagged.are_flagged_good)))
     return [check.as_json() for check in checks], failures(checks)
 
 

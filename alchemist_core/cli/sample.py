@@ -1,6 +1,7 @@
-"""Samples: explain why one was selected, take an image down, and retry quarantined samples."""
+"""Samples: explain why one was selected, flag them, take an image down, and retry quarantined samples."""
 
 import shlex
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.store import ledger
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.flags import LABELS, MOST_COMMENT, PREFIX, as_label, list_flagged, set_flags
 from alchemist_core.store.ledger import TRANSIENT, Retry, ShardOutcome
 from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.raters import RaterRow, find_rater
@@ -149,6 +151,100 @@ def _threshold(drawn: Selected, place: int) -> float:
     """Return the smallest key of the members that the sample competes with, else of all members."""
     group = 0 if drawn.group_N is None else int(drawn.group_N[place])
     return drawn.thresholds.get(group, drawn.threshold)
+
+
+class FlagConfig(Config):
+    """Which samples to flag, and as what."""
+
+    sample: tuple[str, ...] = Field(
+        ...,
+        min_length=1,
+        max_length=1_000,
+        description="Samples, separated by spaces: DATASET/SHARD/KEY, 8 or more digits of the hash, or the sample id",
+        json_schema_extra=BARE_WORD,
+    )
+    as_: str = Field(
+        ...,
+        min_length=1,
+        description=f"{', '.join(LABELS)}, or a word of your own: letters, digits and underscores",
+    )
+    comment: str | None = Field(None, max_length=MOST_COMMENT, description="Comment; stored with the flag")
+    undo: bool = Field(False, description="Undo the flag, whoever set it; its history is kept")
+
+
+class FlagResult(Result):
+    """What became of the samples."""
+
+    label: str
+    is_set: bool
+    n_changed: int
+    n_same: int
+
+    def summary(self) -> str:
+        """Return one line."""
+        same = (
+            f" ({self.n_same:,} {'were' if self.is_set else 'had not been'} flagged so before)" if self.n_same else ""
+        )
+        done = (
+            f"Flagged {counted(self.n_changed, 'sample')} as"
+            if self.is_set
+            else f"Undid {counted(self.n_changed, 'flag')}:"
+        )
+        return f"{done} {self.label}{same}. Select without them: --where 'not {PREFIX}{self.label}'"
+
+
+def flag(config: FlagConfig) -> FlagResult:
+    """Flag samples as good, bad, wrong_caption, unsafe or by a word of your own; or undo such a flag.
+
+    Raises:
+        ConfigError: A sample is not in the store, or the label is not valid; then nothing is flagged.
+    """
+    engine, label = open_store(), as_label(config.as_)
+    sample_ids = [find_sample(engine, named).sample_id for named in config.sample]
+    counts = set_flags(engine, sample_ids, label, actor=current_actor(), comment=config.comment, undo=config.undo)
+    return FlagResult(label=label, is_set=not config.undo, n_changed=counts.n_changed, n_same=counts.n_same)
+
+
+class FlagsConfig(Config):
+    """Which flags to list."""
+
+    as_: str | None = Field(None, min_length=1, description="Label; none: every label")
+    by: str | None = Field(None, min_length=1, description="Person who set the flag; none: everybody")
+    limit: int = Field(50, ge=1, le=100_000, description="Flags to list, newest first")
+
+
+class ListedFlag(Result):
+    """A sample with a flag."""
+
+    sample_id: int
+    label: str
+    comment: str | None
+    flagged_by: str
+    flagged_at: datetime
+    caption: str
+    is_taken_down: bool
+
+
+class FlagsResult(Result):
+    """Flags that are set, the newest first."""
+
+    flags: list[ListedFlag]
+
+    def summary(self) -> str:
+        """Return a line for each flag."""
+        lines = [
+            f"{one.sample_id}  {one.label}  {one.flagged_by}  {one.flagged_at.astimezone(UTC):%Y-%m-%d %H:%M}  "
+            f"{one.caption[:60]!r}{'  (taken down)' if one.is_taken_down else ''}{f'  {one.comment!r}' if one.comment else ''}"
+            for one in self.flags
+        ]
+        return "\n".join(lines) or "No flags. Flag samples: alchemist sample flag SAMPLE --as bad"
+
+
+def flags(config: FlagsConfig) -> FlagsResult:
+    """List the flags of samples that are set now, the newest first, with who set them."""
+    label = None if config.as_ is None else as_label(config.as_)
+    found = list_flagged(open_store(), label=label, flagged_by=config.by, n=config.limit)
+    return FlagsResult(flags=[ListedFlag(**row._asdict()) for row in found])
 
 
 class TakedownConfig(Config):
@@ -421,6 +517,8 @@ class Retrying(Scoring):
 
 COMMANDS = {
     "explain": Command(ExplainConfig, explain),
+    "flag": Command(FlagConfig, flag),
+    "flags": Command(FlagsConfig, flags),
     "takedown": Command(TakedownConfig, takedown),
     "retry-quarantine": Command(RetryQuarantineConfig, retry_quarantine),
 }

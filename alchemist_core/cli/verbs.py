@@ -39,7 +39,7 @@ GROUPS = {
         "check": Verb("cli.check", "Run data checks on nights or on a subset; a night or subset that fails a check is not published."),
         "night": Verb("cli.night", "List nights, check their drift, publish them, and release nights that are held."),
         "subset": Verb("cli.subset", "List, show, compare, publish, roll back, withdraw and garbage-collect subset versions."),
-        "sample": Verb("cli.sample", "Explain why a sample was selected, take an image down, retry quarantined samples."),
+        "sample": Verb("cli.sample", "Explain why a sample was selected, flag samples, take an image down, retry quarantined samples."),
         "shard": Verb("cli.shard", "List and show shards, retire them, and register the new bytes of a changed one."),
         "duplicates": Verb("cli.duplicates", "Find near-duplicate images, and semantic duplicates by embedding; list the largest groups."),
         "search": Verb("cli.search", "Search for samples by a text, or by their likeness to a sample."),

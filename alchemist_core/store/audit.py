@@ -2,6 +2,9 @@
 
 import getpass
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import Connection, insert
@@ -12,8 +15,28 @@ APPROVED_BY = "Name of the person who approved it; stored in the audit log"
 COMMENT = "Comment of that person; stored in the audit log"
 
 
+_PERSON: ContextVar[str | None] = ContextVar("person", default=None)
+
+
+@contextmanager
+def acting_as(person: str) -> Iterator[None]:
+    """Let `current_actor` name a person, in this thread and for this time: a server acts for those who are logged in.
+
+    >>> with acting_as("ann"):
+    ...     current_actor()
+    'ann'
+    """
+    token = _PERSON.set(person)
+    try:
+        yield
+    finally:
+        _PERSON.reset(token)
+
+
 def current_actor() -> str:
-    """Return who acts: the Airflow run that started this process, or the user of the operating system."""
+    """Return who acts: the person of `acting_as`, the Airflow run that started this process, or the user of the operating system."""
+    if (person := _PERSON.get()) is not None:
+        return person
     if dag_id := os.environ.get("AIRFLOW_CTX_DAG_ID"):
         return f"airflow:{dag_id}:{os.environ.get('AIRFLOW_CTX_DAG_RUN_ID', '')}"
     return getpass.getuser()

@@ -29,7 +29,7 @@ from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.ranks import RankScale
 from alchemist_core.settings import load_settings
 from alchemist_core.store.copy import copy_out
-from alchemist_core.store.export import FILTER_COLUMNS, HEURISTICS, filter_rows, scores_by_name
+from alchemist_core.store.export import FILTER_COLUMNS, HEURISTICS, filter_rows, read_known, scores_by_name
 from alchemist_core.store.manifests import hash_order, hash_prefixes
 from alchemist_core.store.queries import load_query
 
@@ -63,6 +63,8 @@ class Moment:
     with_clusters: bool = False
     # Whether the sample with the best score is kept of a group of duplicates, instead of the first one.
     keeps_best: bool = False
+    # Flags up to this row count for the condition; 0: it names none, or there are none.
+    last_flag_id: int = 0
 
     @property
     def is_fixed(self) -> bool:
@@ -263,8 +265,8 @@ class _Reader:
 
     def __init__(self, connection: Connection, moment: Moment) -> None:
         self._connection, self._moment = connection, moment
-        self._scores = scores_by_name(connection)
-        self._named = _named_raters(moment, self._scores)
+        self._known = read_known(connection, last_flag_id=moment.last_flag_id)
+        self._named = _named_raters(moment, self._known.scores)
         self._parameters = moment.parameters | {"score_rater_id": self._named.pop(moment.score, None)}
         self._contaminated = self._read_contaminated()
         self.n_taken_down = self.n_unscored = 0
@@ -297,7 +299,7 @@ class _Reader:
     def _exclude(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> NDArray[np.uint8]:
         excluded_N = np.zeros(len(sample_id_N), np.uint8)
         if self._moment.where is not None:
-            statement = filter_rows("filterable_samples", FILTER_COLUMNS, self._moment.where, span, scores=self._scores)
+            statement = filter_rows("filterable_samples", FILTER_COLUMNS, self._moment.where, span, known=self._known)
             matching = copy_out(self._connection, statement, span, {"sample_id": ">i8"})["sample_id"]
             excluded_N[~np.isin(sample_id_N, matching.astype(np.int64))] = Exclusion.PREDICATE
             self._count_missing_scores(sample_id_N, span)

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from alchemist_core.errors import ConfigError, StoreError
 from alchemist_core.store.copy import copy_columns, copy_out
-from alchemist_core.store.export import FILTER_COLUMNS, filter_rows, scores_by_name
+from alchemist_core.store.export import FILTER_COLUMNS, filter_rows, read_known
 from alchemist_core.store.tables import (
     ClusterCentroids,
     ClusterMember,
@@ -340,10 +340,10 @@ def read_matching(engine: Engine, where: str) -> NDArray[np.bool_]:
     """
     with engine.connect() as connection:
         last = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
-        is_matching, scores = np.zeros(last + 1, np.bool_), scores_by_name(connection)
+        is_matching, known = np.zeros(last + 1, np.bool_), read_known(connection)
         for start in range(-1, last + 1, _IDS_A_RANGE):
             span = {"after_sample_id": start, "last_sample_id": min(start + _IDS_A_RANGE, last)}
-            statement = filter_rows("filterable_samples", FILTER_COLUMNS, where, span, scores=scores)
+            statement = filter_rows("filterable_samples", FILTER_COLUMNS, where, span, known=known)
             found = copy_out(connection, statement, span, {"sample_id": ">i8"})["sample_id"]
             is_matching[found.astype(np.int64)] = True
     return is_matching

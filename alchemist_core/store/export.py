@@ -2,14 +2,14 @@
 
 A condition can name the columns of the query, and scores: outputs of scorers and imported scores by their names in `raters`, and
 trained raters by theirs, with an underscore for each character that is no letter, digit or underscore (see `score_name`). A sample
-without such a score has null there, so it does not satisfy a comparison. Values are bound parameters.
+without such a score has null there, so it does not satisfy a comparison. It can name
+flags too: `flagged_bad` is true or false. Values are bound parameters.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -31,6 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
+from alchemist_core.store.flags import NO_FLAGS, PREFIX, Flags, known_flags
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import SAMPLE_COLUMNS, Rater, Score
 
@@ -61,6 +62,27 @@ NOT_FOR_SCORES = frozenset({RATER_SCORE, *SCORE_COLUMNS, *EXPORTED_COLUMNS, *FIL
 TYPES = {int: BigInteger, float: Double, str: String, bytes: LargeBinary, date: Date, bool: Boolean}
 
 
+class Known(NamedTuple):
+    """What a condition can name beside columns."""
+
+    scores: Mapping[str, int]
+    """Rater ids by name."""
+    flags: Flags
+
+
+NOTHING = Known({}, NO_FLAGS)
+
+
+def read_known(connection: Connection, *, last_flag_id: int | None = None) -> Known:
+    """Return the scores and flags that a condition can name.
+
+    Args:
+        connection: The store.
+        last_flag_id: Flags up to this row count; None: all.
+    """
+    return Known(scores_by_name(connection), known_flags(connection, last_flag_id=last_flag_id))
+
+
 def stream_rows(
     engine: Engine, query: str, kinds: Kinds, where: str | None, parameters: Mapping[str, Any]
 ) -> Iterator[Sequence[Sequence[Any]]]:
@@ -76,11 +98,11 @@ def stream_rows(
     Raises:
         ConfigError: The condition is not valid; raised before anything is read.
     """
-    scores: Mapping[str, int] = {}
+    known = NOTHING
     if where is not None:
         with engine.connect() as connection:
-            scores = scores_by_name(connection)
-    statement = filter_rows(query, kinds, where, parameters, names=tuple(kinds), scores=scores)
+            known = read_known(connection)
+    statement = filter_rows(query, kinds, where, parameters, names=tuple(kinds), known=known)
     return _batches(engine, statement, parameters)
 
 
@@ -91,7 +113,7 @@ def filter_rows(
     parameters: Mapping[str, Any],
     *,
     names: Sequence[str] = ("sample_id",),
-    scores: Mapping[str, int] = MappingProxyType({}),
+    known: Known = NOTHING,
 ) -> Any:
     """Return the statement for the rows of a query that satisfy a condition, in the order of the first column.
 
@@ -101,7 +123,7 @@ def filter_rows(
         where: A condition, or None.
         parameters: The query's own parameters.
         names: Columns of the result.
-        scores: Rater ids by name: the condition can name their scores. Only the partitions of those that it names are read.
+        known: Scores and flags that the condition can name. Only the partitions of those scores that it names are read.
 
     Raises:
         ConfigError: The condition is not valid.
@@ -119,16 +141,23 @@ def filter_rows(
     from alchemist_core.store.conditions import compile_condition, names_in  # noqa: PLC0415
 
     source: Any = found
-    for name in sorted(names_in(where) & scores.keys()):
-        rated = Score.__table__.alias(f"rated_by_{scores[name]}")
-        source = source.outerjoin(rated, _is_score_of(rated, scores[name], found.c.sample_id, parameters))
+    words = names_in(where)
+    elements |= {name: known.flags.column(name, found.c.sample_id) for name in words & known.flags.labels.keys()}
+    for name in sorted(words & known.scores.keys()):
+        rater_id = known.scores[name]
+        rated = Score.__table__.alias(f"rated_by_{rater_id}")
+        source = source.outerjoin(rated, _is_score_of(rated, rater_id, found.c.sample_id, parameters))
         elements[name] = rated.c.score
-    known = {**kinds, **dict.fromkeys(scores, float)}
+    named: dict[str, type[Any]] = {
+        **kinds,
+        **dict.fromkeys(known.scores, float),
+        **dict.fromkeys(known.flags.labels, bool),
+    }
     if {"width", "height"} <= kinds.keys():
         width, height = cast(found.c.width, Double), cast(found.c.height, Double)
         elements |= {"megapixels": width * height / 1e6, "aspect_ratio": width / height}
-        known |= SIZE_COLUMNS
-    condition = compile_condition(where, known, elements)
+        named |= SIZE_COLUMNS
+    condition = compile_condition(where, named, elements)
     return statement.select_from(source).where(condition)
 
 
@@ -171,7 +200,7 @@ def require_score_name(name: str) -> None:
     """
     from alchemist_core.store.conditions import compile_condition  # noqa: PLC0415  as above
 
-    if name in NOT_FOR_SCORES:
+    if name in NOT_FOR_SCORES or name.startswith(PREFIX):
         raise ConfigError(
             f"Scores cannot be named {name!r}: conditions have a column of that name. Choose another name."
         )

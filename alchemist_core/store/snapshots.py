@@ -18,6 +18,7 @@ from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
 from alchemist_core.store.eligible import EligibleRequest, EligibleSamples, Moment, NightFacts, frozen, read_nights
 from alchemist_core.store.embeddings import find_compared
+from alchemist_core.store.flags import known_flags
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Takedown
@@ -153,7 +154,8 @@ def _moment(connection: Connection, rater_id: int, nights: Sequence[NightFacts],
         rater_id, tuple(night.night_id for night in nights), last_takedown_id, options.score, last_compared_id,
         "near" if options.duplicates == "near" else "exact",
         options.decontaminate, _last_evaluation_shard(connection, options.decontaminate), options.where, options.with_sources,
-        last_retirement_id=_last_retirement(connection), keeps_best=options.keeps_best, **_semantic(connection, options),
+        last_retirement_id=_last_retirement(connection), keeps_best=options.keeps_best,
+        last_flag_id=_last_flag(connection, options.where), **_semantic(connection, options),
     )  # fmt: skip
 
 
@@ -179,6 +181,16 @@ def _semantic(connection: Connection, options: EligibleOptions) -> dict[str, Any
     }  # fmt: skip
 
 
+def _last_flag(connection: Connection, where: str | None) -> int:
+    """Return the newest flag if the condition names one, so that other selections do not depend on flags."""
+    if where is None:
+        return 0
+    from alchemist_core.store.conditions import names_in  # noqa: PLC0415  imports sqlglot
+
+    flags = known_flags(connection)
+    return flags.last_flag_id if names_in(where) & flags.labels.keys() else 0
+
+
 def _last_retirement(connection: Connection) -> int:
     return connection.execute(select(func.max(Shard.retirement_id))).scalar() or 0
 
@@ -201,7 +213,8 @@ def _require_training_data(connection: Connection, names: Sequence[str]) -> None
 def _effective(moment: Moment, pairs: EligibleSamples) -> dict[str, Any]:
     """Return the options to store. A condition that excludes no sample is dropped, so that SQL can select from the snapshot too."""
     has_condition = bool((pairs.excluded_N == Exclusion.PREDICATE).any())
-    return {name: value for name, value in moment.options().items() if name != "where" or has_condition}
+    names = set() if has_condition else {"where", "last_flag_id"}
+    return {name: value for name, value in moment.options().items() if name not in names}
 
 
 def _last_evaluation_shard(connection: Connection, names: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int64, UInt8
 from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.rating.acceptance import AcceptanceLimits
 from alchemist_core.rating.config import ScoringRule
-from alchemist_core.statistics import area_under_curve, spearman
+from alchemist_core.statistics import area_under_curve, interval_of_area, spearman
 from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.samples import Samples
 
@@ -327,6 +327,42 @@ def check_resolution(
         "what only shows at full size does not influence a score"
     )
     return HealthCheck("resolution_ratio", median_side / resolution, None, None, note, warns_from)
+
+
+MIN_FLAGS, MIN_BAD_FLAGS = 20, 10
+"""Flags from which on the rater is compared with people: in all, and of samples that people call bad."""
+
+
+class Judged(NamedTuple):
+    """Scores of samples that people have judged."""
+
+    bad_N: Float32[np.ndarray, " N"]
+    """Of those flagged bad, wrong_caption or unsafe."""
+    good_N: Float32[np.ndarray, " N"]
+    """Of those flagged good; or of unflagged ones."""
+    is_flagged_good: bool
+
+
+def check_flags(judged: Judged) -> HealthCheck:
+    """Compare a rater with what people say: does it rank samples that they call bad below the others? It is only reported.
+
+    >>> check_flags(Judged(np.float32([1] * 10), np.float32([2] * 10), True)).note
+    'AUC, 10 flagged good against 10 flagged bad, wrong_caption or unsafe; 95% interval 0.800 to 1.000'
+    >>> check_flags(Judged(np.float32([1] * 12), np.float32([2] * 99), False)).note
+    'not measured: 12 flags, 12 of them bad, wrong_caption or unsafe (at least 20 and 10)'
+    """
+    n_bad, n_good = len(judged.bad_N), len(judged.good_N)
+    of_people = n_bad + (n_good if judged.is_flagged_good else 0)
+    if n_bad < MIN_BAD_FLAGS or n_good < MIN_BAD_FLAGS or of_people < MIN_FLAGS:
+        note = f"not measured: {of_people} flags, {n_bad} of them bad, wrong_caption or unsafe (at least {MIN_FLAGS} and {MIN_BAD_FLAGS})"
+        return HealthCheck("auc_of_flags", None, None, None, note)
+    area = area_under_curve(judged.good_N, judged.bad_N)
+    low, high = interval_of_area(area, n_good, n_bad)
+    note = (
+        f"AUC, {n_good} {'flagged good' if judged.is_flagged_good else 'unflagged'} against {n_bad} flagged bad, wrong_caption or unsafe; "
+        f"95% interval {low:.3f} to {high:.3f}"
+    )
+    return HealthCheck("auc_of_flags", area, None, None, note)
 
 
 def failures(checks: Sequence[HealthCheck]) -> list[str]:

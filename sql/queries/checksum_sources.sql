@@ -60,6 +60,16 @@ lines AS (
     UNION ALL
     SELECT 'takedowns', ROW(image_hash, reason, requested_by)::text
     FROM alchemist.takedowns
+    UNION ALL
+    -- The order of the flags of one sample and label, because the newest one decides; not their ids.
+    SELECT
+        'sample_flags', ROW(
+            samples.pair_hash, flags.label,
+            row_number() OVER (PARTITION BY flags.sample_id, flags.label ORDER BY flags.flag_id),
+            flags.is_set, flags.comment, flags.flagged_by
+        )::text
+    FROM alchemist.sample_flags AS flags
+    INNER JOIN alchemist.samples ON flags.sample_id = samples.sample_id
 )
 
 SELECT table_name, line

@@ -59,6 +59,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("check", "--suite", "evaluation", "--subset", NAME),
     ("subset", "compare", NAME),
     ("report", "--dataset", "scenes"),
+    ("sample", "flag", "SAMPLE", "--as", "bad"),
+    ("sample", "flags"),
     ("sample", "takedown", "--sample", "SAMPLE", "--reason", "asked for"),
     ("subset", "gc", "--no-dry-run", "--min-age-days", "0"),
     *(("maintain", what) for what in ("takedowns", "leases", "retention", "statistics")),

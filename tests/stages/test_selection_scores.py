@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.store.export import FILTER_COLUMNS, filter_rows, require_score_name, scores_by_name
+from alchemist_core.store.export import FILTER_COLUMNS, filter_rows, read_known, require_score_name
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.selected import manifest_of, reselect
@@ -184,8 +184,9 @@ def test_only_the_partitions_of_the_named_scores_are_read(store: Engine) -> None
         "rater_id": 1, "night_ids": [1], "last_takedown_id": 0, "last_compared_id": 0, "duplicates": "exact", "last_retirement_id": 0,
     }  # fmt: skip
     with store.connect() as connection:
-        known = scores_by_name(connection)
-        statement = filter_rows("filterable_samples", FILTER_COLUMNS, "bought > 1", span, scores=known)
+        found = read_known(connection)
+        known = found.scores
+        statement = filter_rows("filterable_samples", FILTER_COLUMNS, "bought > 1", span, known=found)
         assert partitions_read(connection, statement, span) == {"scores_3"}
         query = load_query("candidate_samples")
         by_scorer = moment | span | {"score": "clip_score", "score_rater_id": known["clip_score"]}

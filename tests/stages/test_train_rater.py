@@ -1,10 +1,12 @@
 """Training a rater: excludes its validation data, in one process or several, and certified before promotion."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -22,6 +24,7 @@ from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterResult
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.flags import set_flags
 from alchemist_core.store.raters import find_rater
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -106,6 +109,7 @@ def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
 ) -> None:
     ingest_corpus()
     name = train(rater_learning_rate=1e-9).rater
+    flag_some("unsafe", 20)
     with pytest.raises(
         CheckFailedError, match=r"(?s)has not passed its acceptance checks:.*caption_sensitivity"
     ) as refused:
@@ -120,6 +124,31 @@ def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
     assert rater.acceptance_report["is_certified"] is False
     assert {check["name"] for check in rater.acceptance_report["checks"]} >= {"batch_invariance", "rank_stability"}
     assert rater.acceptance_report["n_steps"] == 10
+    found = flags_check(name)
+    assert 0 <= found["value"] <= 1
+    assert re.match(
+        r"AUC, 220 unflagged against 20 flagged bad, wrong_caption or unsafe; 95% interval 0\.\d+ to ", found["note"]
+    )
+
+
+def flag_some(label: str, n: int) -> None:
+    with open_store().connect() as connection:
+        rows = connection.execute(text(TRAINING_SAMPLES), {"n": n})
+        sample_ids = list(rows.scalars())
+    set_flags(open_store(), sample_ids, label, actor="ann")
+
+
+TRAINING_SAMPLES = """
+    SELECT DISTINCT sample_id FROM alchemist.sample_locations INNER JOIN alchemist.shards USING (shard_id)
+    INNER JOIN alchemist.datasets USING (dataset_id) WHERE datasets.role = 'train' ORDER BY sample_id LIMIT :n
+"""
+
+
+def flags_check(name: str) -> dict[str, Any]:
+    rater = find_rater(open_store(), name)
+    assert rater is not None
+    (check,) = (check for check in rater.acceptance_report["checks"] if check["name"] == "auc_of_flags")
+    return check
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ def every_table(
         "distinct_images": [{"sample_id": k(1), "perceptual_hash": 7}],
         "duplicate_samples": [{"sample_id": k(2), "first_sample_id": k(1), "distance": 1, "is_same_image": False}],
         "heuristic_scores": [{"sample_id": k(1), "aesthetic": 0.5}],
+        "sample_flags": [{"flag_id": k(1), "sample_id": k(1), "label": "bad", "is_set": True, "flagged_by": "ann"}],
         "takedowns": [{"takedown_id": k(1), "image_hash": sha256("gone"), "reason": "asked", "requested_by": "ann"}],
         "raters": [{"rater_id": k(1), "name": "old", "state": "retired"}, {"rater_id": k(2), "name": "new", "state": "production"}],
         "quarantined_samples": [{"shard_id": k(1), "ordinal": 2}, {"shard_id": k(1), "ordinal": 1, "rater_id": k(1)}],

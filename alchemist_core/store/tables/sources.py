@@ -313,3 +313,29 @@ class Takedown(Table):
     bytes_removed_at: Mapped[datetime | None] = mapped_column(
         comment="When the image was removed from the last materialized dataset"
     )
+
+
+class SampleFlag(Table):
+    """What people say of samples: good, bad, wrong_caption, unsafe, or a label of their own. Append-only: a trigger refuses changes.
+
+    The newest row of a sample and a label decides whether the flag is set.
+    """
+
+    __tablename__ = "sample_flags"
+    __table_args__ = (
+        CheckConstraint("label ~ '^[a-z][a-z0-9_]{0,39}$'", name="label"),
+        CheckConstraint("length(comment) <= 2000", name="comment"),
+        Index(None, "label", "sample_id", "flag_id"),
+    )
+
+    flag_id: Mapped[BigKey] = mapped_column(
+        comment="Key of the row, ascending; a snapshot reads flags up to its own number"
+    )
+    sample_id: Mapped[int] = mapped_column(
+        BigInteger, ForeignKey("alchemist.samples.sample_id"), index=True, comment="Sample that was flagged"
+    )
+    label: Mapped[str] = mapped_column(comment="good, bad, wrong_caption, unsafe, or a word that people chose")
+    is_set: Mapped[bool] = mapped_column(comment="true: the flag was set; false: it was undone")
+    comment: Mapped[str | None] = mapped_column(comment="Comment of the person, up to 2,000 characters")
+    flagged_by: Mapped[str] = mapped_column(comment="Person who set or undid the flag")
+    flagged_at: Mapped[Created] = mapped_column(comment="When the flag was set or undone")
