@@ -29,7 +29,7 @@ class LazyExplorer:
         if self._app is None:
             from alchemist_core.explorer.app import make_app  # noqa: PLC0415  only in Airflow's server
 
-            self._app = make_app(AirflowLogin())
+            self._app = make_app(AirflowLogin(), dags=f"{_path()}/dags/")
         await self._app(scope, receive, send)
 
 
@@ -72,7 +72,12 @@ def _person_of(user: Any) -> Any:
 
 def _address() -> str:
     """Return the path of the explorer, below that of Airflow."""
-    return urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/") + f"{PREFIX}/"
+    return f"{_path()}{PREFIX}/"
+
+
+def _path() -> str:
+    """Return the path of Airflow itself, without a slash at its end."""
+    return urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
 
 
 class AlchemistPlugin(AirflowPlugin):  # type: ignore[misc]  # Airflow is not analysed

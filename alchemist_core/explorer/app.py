@@ -20,13 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alchemist_core.cli.failures import explain, report_defect
 from alchemist_core.errors import AlchemistError, ConfigError, StoreError
-from alchemist_core.explorer import experiments, needs, nights, pictures, raters, samples, subsets
+from alchemist_core.explorer import decisions, experiments, flags, needs, nights, pictures, raters, samples, subsets
 from alchemist_core.explorer.markup import CSP, Tab, render, send_static
 from alchemist_core.explorer.people import READING, Guard, is_from_own_page
 from alchemist_core.explorer.pictures import Pictures
 from alchemist_core.store.engine import DatabaseError
 
-PAGES: Sequence[ModuleType] = (needs, samples, subsets, nights, raters, experiments, pictures)
+PAGES: Sequence[ModuleType] = (needs, samples, subsets, nights, raters, experiments, pictures, flags, decisions)
 """Modules with pages, in the order of the navigation: each has ROUTES, and a TAB unless no page of it is in the navigation."""
 HEADERS = {
     "content-security-policy": CSP,
@@ -41,11 +41,12 @@ _NO_STORE = "private, no-store"
 log = logging.getLogger(__name__)
 
 
-def make_app(guard: Guard) -> Starlette:
+def make_app(guard: Guard, *, dags: str | None = None) -> Starlette:
     """Return the explorer as an ASGI application.
 
     Args:
         guard: Decides who may see it.
+        dags: Where Airflow shows a DAG, before its name; None: there is no Airflow.
     """
     tabs = [module.TAB for module in PAGES if hasattr(module, "TAB")]
     routes = [Route("/", _go_to(tabs[0])), Route("/static/{version}/{name}", send_static)]
@@ -59,7 +60,7 @@ def make_app(guard: Guard) -> Starlette:
             **dict.fromkeys((AlchemistError, DatabaseError, Exception), _show_error),
         },
     )
-    app.state.tabs, app.state.pictures = tabs, Pictures()
+    app.state.tabs, app.state.pictures, app.state.dags = tabs, Pictures(), dags
     return app
 
 

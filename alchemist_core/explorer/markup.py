@@ -19,12 +19,14 @@ from alchemist_core.code_version import code_version
 from alchemist_core.config import counted
 from alchemist_core.explorer.people import Person
 from alchemist_core.report.page import make_environment
+from alchemist_core.store.flags import LABELS
 
 CSP = "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; form-action 'self'; frame-ancestors 'self'; base-uri 'none'"
 """Content of the header Content-Security-Policy. Airflow shows pages in a frame of its own origin."""
 _STATIC = {
     "page.css": ("alchemist_core.report", "templates/page.css", "text/css"),
     "explorer.css": ("alchemist_core.explorer", "static/explorer.css", "text/css"),
+    "flags.js": ("alchemist_core.explorer", "static/flags.js", "text/javascript"),
 }
 
 
@@ -56,6 +58,7 @@ def render(request: Request, template: str, *, title: str, status: int = 200, **
 
     context = {
         "title": title, "person": person, "tabs": request.app.state.tabs, "here": request.url.path.removeprefix(root), "link": link,
+        "address": request.url.path.removeprefix(root) + (f"?{request.url.query}" if request.url.query else ""), "labels": LABELS,
         "static": lambda name: f"{root}/static/{static_file(name).version}/{name}", "code_version": code_version(),
     }  # fmt: skip
     return HTMLResponse(_environment().get_template(template).render(context | values), status)

@@ -20,6 +20,7 @@ from alchemist_core.report.page import show_percent
 from alchemist_core.store import browsing
 from alchemist_core.store.browsing import Choices, Conditions, Page, Shown, Walk, read_place, write_place
 from alchemist_core.store.engine import open_reader
+from alchemist_core.store.flags import as_label, read_flags_of, read_history
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.samples import find_reach
 from alchemist_core.store.subsets import choose_version
@@ -40,6 +41,7 @@ class Asked(Config):
     source: str | None = Field(None, description="Host that the images were downloaded from")
     min_width: int | None = Field(None, ge=1, le=1_000_000, description="Width of the images, at least")
     quarantine: str | None = Field(None, description="Reason why a rater could not score them")
+    flagged: str | None = Field(None, description="Label of a flag that is set")
     group: int | None = Field(None, ge=1, description="First sample of a group of near-duplicates")
     subset: str | None = Field(None, description="Subset by name, or NAME:VERSION")
     where: str | None = Field(None, description="Condition as in --where")
@@ -106,6 +108,8 @@ def _plan(asked: Asked, conditions: Conditions) -> tuple[Walk, Conditions]:
         return browsing.duplicates_of(asked.group), conditions
     if asked.quarantine is not None:
         return browsing.Quarantined(asked.quarantine), conditions
+    if asked.flagged is not None:
+        return browsing.flagged_as(as_label(asked.flagged)), conditions
     # A crawl date is smaller than most subsets, a dataset larger.
     if conditions.dataset_id is not None and (conditions.crawl_date or conditions.subset_id is None):
         walk = browsing.OfShards(conditions.dataset_id, conditions.crawl_date)
@@ -175,6 +179,8 @@ def _explain(error: ValidationError | ConfigError) -> str:
 def _title(asked: Asked, rater: RaterRow | None) -> str:
     if asked.group is not None:
         return f"Which samples look like {asked.group}?"
+    if asked.flagged is not None:
+        return f"Which samples are flagged {asked.flagged.replace('_', ' ')}?"
     if asked.quarantine is not None:
         return f"Which samples could not be scored because of {asked.quarantine}?"
     place = f" of {asked.dataset}" if asked.dataset else ""
@@ -200,6 +206,7 @@ def show_sample(request: Request) -> Response:
         scores=browsing.read_scores(engine, sample_id),
         places=browsing.read_places(engine, sample_id, rater.rater_id if rater else None),
         duplicates=_duplicates(engine, sample, rater), reached=reached,
+        flags=read_flags_of(engine, [sample_id]).get(sample_id, []), history=read_history(engine, sample_id),
         metadata=json.dumps(sample.metadata, indent=2, ensure_ascii=False) if sample.metadata else "",
         explain=[shlex.join(["alchemist", "sample", "explain", str(sample_id), "--subset", one.name]) for one in reached],
     )  # fmt: skip

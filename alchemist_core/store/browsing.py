@@ -5,7 +5,7 @@ subset. A page reads a stretch of the walk, keeps the samples that satisfy the c
 `MOST_READ` samples, whatever the conditions are. So a page costs the same in a corpus of any size; there is no count over all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, NamedTuple, Protocol
@@ -15,7 +15,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, func, literal, select,
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
-from alchemist_core.store.export import FILTER_COLUMNS, filter_rows, scores_by_name
+from alchemist_core.store.export import FILTER_COLUMNS, NOTHING, Known, filter_rows, read_known
+from alchemist_core.store.flags import flagged_ids, known_flags
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.tables import (
@@ -219,6 +220,11 @@ def duplicates_of(first_sample_id: int) -> Walk:
     return ById(group.c.sample_id)
 
 
+def flagged_as(label: str) -> Walk:
+    """Return the walk over the samples that are flagged so."""
+    return ById(flagged_ids(label).subquery("flagged").c.sample_id)
+
+
 class Shown(NamedTuple):
     """A sample in a list: a row of the query `show_samples`."""
 
@@ -232,6 +238,7 @@ class Shown(NamedTuple):
     crawl_date: date | None
     takedown_reason: str | None
     first_sample_id: int | None
+    flags: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,13 +304,13 @@ def browse(
         ConfigError: The condition `where` is not valid; the message marks the position.
     """
     with engine.connect() as connection:
-        scores = scores_by_name(connection) if conditions.where else {}
+        known = read_known(connection) if conditions.where else NOTHING
         found: list[tuple[Place, int]] = []
         end, n_read = start, 0
         for n in _STRETCHES:
             entries, end = walk.read(connection, end, n, is_back=is_back)
             n_read += len(entries)
-            found += _keep(connection, entries, conditions, scores)
+            found += _keep(connection, entries, conditions, known)
             if len(found) > PAGE_SIZE or end is None:
                 break
         is_full = len(found) > PAGE_SIZE
@@ -319,11 +326,11 @@ def browse(
 
 
 def _keep(
-    connection: Connection, entries: Sequence[tuple[Place, int]], conditions: Conditions, scores: Mapping[str, int]
+    connection: Connection, entries: Sequence[tuple[Place, int]], conditions: Conditions, known: Known
 ) -> list[tuple[Place, int]]:
     parameters = {"sample_ids": list({sample_id for _, sample_id in entries})} | conditions.parameters
     # Built even for no entries, so that an invalid condition is refused.
-    statement = filter_rows("browse_samples", WHERE_COLUMNS, conditions.where, parameters, scores=scores)
+    statement = filter_rows("browse_samples", WHERE_COLUMNS, conditions.where, parameters, known=known)
     if conditions.are_empty or not entries:
         return list(entries)
     kept = set(connection.execute(statement, parameters).scalars())
@@ -575,10 +582,11 @@ class Choices(NamedTuple):
 
     datasets: dict[str, int]
     raters: list[str]
+    flags: list[str]
 
 
 def read_choices(engine: Engine) -> Choices:
-    """Return the datasets in use with their ids, and the raters and scorers that are not retired."""
+    """Return the datasets in use with their ids, the raters and scorers that are not retired, and the labels of flags."""
     datasets = select(Dataset.name, Dataset.dataset_id).where(Dataset.removed_at.is_(None)).order_by(Dataset.name)
     raters = text("""
         SELECT name FROM alchemist.raters WHERE state <> 'retired' ORDER BY state = 'production' DESC, rater_id DESC LIMIT 100
@@ -587,4 +595,5 @@ def read_choices(engine: Engine) -> Choices:
         return Choices(
             {row.name: row.dataset_id for row in connection.execute(datasets)},
             list(connection.execute(raters).scalars()),
+            list(known_flags(connection).labels.values()),
         )

@@ -2,8 +2,9 @@
 -- Parameters: sample_ids bigint[], rater_id and rank_scale_id integer or null (whose scores and ranks).
 -- One row is: a sample with its score and rank (null without one), the dataset and crawl date of its first readable location (null
 --   where there is none), why its image was taken down (null: it was not), and the first sample of its group of near-duplicates
---   (null: it is no duplicate).
--- Relies on: pk_samples, the rater's partition of pk_scores, alchemist.first_location, uq_takedowns_image_hash, pk_duplicate_samples.
+--   (null: it is no duplicate), and the labels of its flags, in alphabetical order.
+-- Relies on: pk_samples, the rater's partition of pk_scores, alchemist.first_location, uq_takedowns_image_hash, pk_duplicate_samples,
+--   ix_sample_flags_sample_id.
 -- Safe to re-run: yes.
 WITH scale AS MATERIALIZED (
     SELECT
@@ -25,7 +26,14 @@ SELECT
     place.dataset,
     place.crawl_date,
     takedowns.reason AS takedown_reason,
-    duplicate_samples.first_sample_id
+    duplicate_samples.first_sample_id,
+    coalesce(
+        (
+            SELECT array_agg(current_flags.label ORDER BY current_flags.label)
+            FROM alchemist.current_flags
+            WHERE current_flags.sample_id = samples.sample_id
+        ), '{}'
+    ) AS flags
 FROM unnest(CAST(:sample_ids AS bigint[])) AS wanted (sample_id)
 INNER JOIN alchemist.samples ON wanted.sample_id = samples.sample_id
 LEFT JOIN alchemist.scores ON samples.sample_id = scores.sample_id AND scores.rater_id = CAST(:rater_id AS integer)

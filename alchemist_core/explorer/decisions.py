@@ -1,0 +1,383 @@
+"""Decisions: release a night, publish or withdraw a subset version, take an image down, promote a rater.
+
+Each has a page that shows the facts and what will happen; its form calls the function of the command with the name of the person. What
+takes minutes or needs a GPU is not done in this process: it would end with the server, hold a thread of it, and lack torch in Airflow's
+image. For that the page shows the command, and the DAG where there is Airflow.
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, urlencode
+
+from pydantic import ValidationError
+from sqlalchemy import Engine
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from alchemist_core.config import Config, counted
+from alchemist_core.errors import ConfigError
+from alchemist_core.explorer import nights, subsets
+from alchemist_core.explorer.actions import Change, Form, action
+from alchemist_core.explorer.markup import render
+from alchemist_core.explorer.people import Person
+from alchemist_core.rating.acceptance import warnings_of
+from alchemist_core.store import browsing
+from alchemist_core.store.audit import acting_as
+from alchemist_core.store.checks import failed_checks
+from alchemist_core.store.engine import open_reader
+from alchemist_core.store.nights import held_nights
+from alchemist_core.store.overviews import read_comparisons
+from alchemist_core.store.raters import find_rater
+from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.samples import find_near_duplicates, find_reach
+from alchemist_core.store.snapshots import read_dataset_names
+from alchemist_core.store.subsets import SubsetRow, find_predecessor, find_subset, has_stored_members, published_version
+
+Given = Mapping[str, str]
+C = TypeVar("C", bound=Config)
+FIELDS = ("dataset", "night", "subset", "version", "sample", "rater", "reason", "where")
+MOST_MEMBERS = 1_000_000
+"""Members that are copied into the store within a request: some seconds."""
+REASON = (3, 500)
+"""Characters of a reason."""
+
+
+class Start(NamedTuple):
+    """How to start what is not done here: a command, and the DAG that does the same with its configuration."""
+
+    command: str
+    dag_id: str | None = None
+    conf: str = "{}"
+
+
+class Decision(NamedTuple):
+    """What a page of a decision shows."""
+
+    question: str
+    button: str
+    facts: Sequence[tuple[str, str]]
+    effect: str
+    back: str
+    """The path of the page about it."""
+    start: Start | None = None
+    """Why nothing can be decided here: it takes too long. None: the form decides."""
+    warnings: Sequence[str] = ()
+
+
+def _required(given: Given, name: str) -> str:
+    if not (value := given.get(name, "").strip()):
+        raise ConfigError(f"The address has no field {name}. Open the decision from the page of what it is about.")
+    return value
+
+
+def _reason(form: Form) -> str:
+    reason = form.get("reason", "").strip()
+    if not REASON[0] <= len(reason) <= REASON[1]:
+        raise ConfigError(f"Give a reason of {REASON[0]} to {REASON[1]} characters. Nothing was done.")
+    return reason
+
+
+def _config(model: type[C], **values: Any) -> C:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise ConfigError(f"{faults}. Nothing was done.") from None
+
+
+# --- A night ---------------------------------------------------------------------------------------------------------------------
+
+
+def _night_of(given: Given) -> tuple[str, date]:
+    try:
+        return _required(given, "dataset"), date.fromisoformat(_required(given, "night"))
+    except ValueError:
+        raise ConfigError(f"{given.get('night')!r} is not a crawl date. Write YYYY-MM-DD.") from None
+
+
+def decide_release(engine: Engine, given: Given) -> Decision:
+    """Return what a release of a night would do."""
+    dataset, crawl_date = _night_of(given)
+    rater, checks = find_rater(engine, "production"), failed_checks(engine, dataset, crawl_date)
+    dataset_id = find_dataset(engine, dataset).dataset_id
+    held = (
+        held_nights(engine, dataset_ids=[dataset_id], crawl_date=crawl_date, rater_id=rater.rater_id) if rater else []
+    )
+    if not held and not checks:
+        raise ConfigError(
+            f"{dataset}, {crawl_date} is not held, and no check has stopped it. There is nothing to release."
+        )
+    words = ["alchemist", "night", "release", "--dataset", dataset, "--crawl-date", str(crawl_date), "--reason", "WHY"]
+    start = Start(shlex.join(words)) if checks else None
+    facts = [("Held because of", row.reason or "drift") for row in held]
+    facts += [("Failed check", f"{one.suite}.{one.expectation}: {json.dumps(one.observed)[:300]}") for one in checks]
+    effect = (
+        "Its samples can be selected from then on, and drift of later nights is measured against it too. "
+        "To reject it, leave it held: nothing of it is ever selected."
+        if not checks
+        else "After a failed check, the release also scores, checks and publishes the night."
+    )
+    return Decision(
+        f"Release {dataset}, {crawl_date}?", "Release", facts, effect, nights.path_of(dataset, crawl_date), start
+    )
+
+
+def release(person: Person, form: Form) -> str:
+    """Release a held night."""
+    from alchemist_core.cli.night import ReleaseNightConfig  # noqa: PLC0415  slow to import, and only needed now
+    from alchemist_core.cli.night import release as release_night  # noqa: PLC0415
+
+    dataset, crawl_date = _night_of(form)
+    if failed_checks(open_reader(), dataset, crawl_date):
+        raise ConfigError(f"A check stopped {dataset}, {crawl_date}: release it by the command, which also scores it.")
+    config = _config(ReleaseNightConfig, dataset=dataset, crawl_date=crawl_date, reason=_reason(form))
+    with acting_as(person.name):
+        release_night(config)
+    return nights.path_of(dataset, crawl_date)
+
+
+# --- A subset --------------------------------------------------------------------------------------------------------------------
+
+
+def _version_of(engine: Engine, given: Given) -> SubsetRow:
+    name, version = _required(given, "subset"), _required(given, "version")
+    if not version.isdecimal() or len(version) > 9:
+        raise ConfigError(f"{version!r} is not a version. Give its number.")
+    return find_subset(engine, name, version=int(version))
+
+
+def _about(row: SubsetRow) -> list[tuple[str, str]]:
+    return [("State", row.state), ("Samples", f"{row.n_samples:,}"), ("Retention", f"{row.retention:.4g}")]
+
+
+def decide_publish(engine: Engine, given: Given) -> Decision:
+    """Return what the publication of a version would do."""
+    row = _version_of(engine, given)
+    if row.state == "published":
+        raise ConfigError(f"{row.title} is published already.")
+    now = published_version(engine, row.name)
+    has_proof = any(one.metric == "heldout_loss" for one in read_comparisons(engine, row.subset_id))
+    warnings = [] if has_proof else ["Nobody has measured whether it is better than a random subset."]
+    if row.state == "withdrawn":
+        warnings.insert(0, f"It was withdrawn by {row.withdrawn_by}: {row.withdrawn_reason}")
+    effect = f"Programs that read {row.name} get it from then on" + (f", instead of {now.title}." if now else ".")
+    reinstate = ["--reinstate"] if row.state == "withdrawn" else []
+    words = ["alchemist", "subset", "publish", row.name, "--version", str(row.version), *reinstate]
+    is_long = row.n_samples > MOST_MEMBERS and not has_stored_members(engine, row.subset_id)
+    start = Start(shlex.join(words)) if is_long else None
+    return Decision(
+        f"Publish {row.title}?", "Publish", _about(row), effect, subsets.path_of(row.name, row.version), start, warnings
+    )
+
+
+def publish(person: Person, form: Form) -> str:
+    """Publish a version; a withdrawn one is reinstated."""
+    from alchemist_core.cli.subset import PublishSubsetConfig  # noqa: PLC0415  as above
+    from alchemist_core.cli.subset import publish as publish_subset  # noqa: PLC0415
+
+    engine = open_reader()
+    row, reason = _version_of(engine, form), _reason(form)
+    if row.n_samples > MOST_MEMBERS and not has_stored_members(engine, row.subset_id):
+        raise ConfigError(f"{row.title} has too many members to publish it here. Use the command.")
+    config = _config(
+        PublishSubsetConfig, name=row.name, version=row.version, reinstate=row.state == "withdrawn", approved_by=person.name,
+        comment=reason,
+    )  # fmt: skip
+    with acting_as(person.name):
+        publish_subset(config)
+    return subsets.path_of(row.name, row.version)
+
+
+def decide_withdraw(engine: Engine, given: Given) -> Decision:
+    """Return what the withdrawal of a version would do."""
+    row = _version_of(engine, given)
+    if row.state == "withdrawn":
+        raise ConfigError(f"{row.title} is withdrawn already: {row.withdrawn_reason}")
+    before = find_predecessor(engine, row) if row.state == "published" else None
+    effect = "Nobody can read it from then on; every command that would read it prints the reason."
+    if row.state == "published":
+        effect += (
+            f" {before.title} is published in its place."
+            if before
+            else f" No version of {row.name} is published then, so programs that read it get an error."
+        )
+    return Decision(f"Withdraw {row.title}?", "Withdraw", _about(row), effect, subsets.path_of(row.name, row.version))
+
+
+def withdraw(person: Person, form: Form) -> str:
+    """Withdraw a version."""
+    from alchemist_core.cli.subset import WithdrawSubsetConfig  # noqa: PLC0415  as above
+    from alchemist_core.cli.subset import withdraw as withdraw_subset  # noqa: PLC0415
+
+    row = _version_of(open_reader(), form)
+    config = _config(WithdrawSubsetConfig, name=row.name, version=row.version, reason=_reason(form))
+    with acting_as(person.name):
+        withdraw_subset(config)
+    return subsets.path_of(row.name, row.version)
+
+
+# --- An image --------------------------------------------------------------------------------------------------------------------
+
+
+def _sample_of(engine: Engine, given: Given) -> browsing.SampleDetail:
+    named = _required(given, "sample")
+    sample = browsing.read_sample(engine, int(named)) if named.isdecimal() and len(named) < 19 else None
+    if sample is None:
+        raise ConfigError(f"There is no sample {named} in the store.")
+    return sample
+
+
+def decide_takedown(engine: Engine, given: Given) -> Decision:
+    """Return what the takedown of a sample's image would do."""
+    sample = _sample_of(engine, given)
+    if sample.takedown_reason is not None:
+        raise ConfigError(f"The image of sample {sample.sample_id} is taken down already: {sample.takedown_reason}")
+    reached = find_reach(engine, [sample.image_hash])
+    alike = [
+        one for one in find_near_duplicates(engine, sample.image_hash) if bytes(one.image_hash) != sample.image_hash
+    ]
+    published = sorted({row.name for row in reached if row.state == "published"})
+    facts = [
+        ("Image", sample.image_hash.hex()), ("Caption", sample.caption[:200]),
+        ("Published subsets with it", ", ".join(published) or "none"),
+        ("Models trained on it", ", ".join(sorted({model for row in reached for model in row.models})) or "none"),
+        ("Near-duplicates, which stay", counted(len(alike), "image")),
+    ]  # fmt: skip
+    effect = (
+        "It is not shown and never selected again, from any crawl, and readers of published subsets skip it at once. This cannot be "
+        "undone. New versions of the subsets without it are not selected here, because that takes minutes; the page of the sample "
+        "then shows the commands."
+    )
+    return Decision(
+        f"Take the image of sample {sample.sample_id} down?", "Take down", facts, effect, f"/samples/{sample.sample_id}"
+    )
+
+
+def take_down(person: Person, form: Form) -> str:
+    """Take the image of a sample down."""
+    from alchemist_core.cli.sample import TakedownConfig, takedown  # noqa: PLC0415  as above
+
+    sample = _sample_of(open_reader(), form)
+    config = _config(TakedownConfig, image_hash=sample.image_hash.hex(), reason=_reason(form), successors=False)
+    with acting_as(person.name):
+        takedown(config)
+    return f"/samples/{sample.sample_id}"
+
+
+# --- A rater ---------------------------------------------------------------------------------------------------------------------
+
+
+def _path_of_rater(name: str) -> str:
+    return f"/raters/{quote(name, safe='')}"
+
+
+def decide_promotion(engine: Engine, given: Given) -> Decision:
+    """Return what the promotion of a rater would do."""
+    rater, now = find_rater(engine, _required(given, "rater")), find_rater(engine, "production")
+    if rater is None or rater.kind != "trained":
+        raise ConfigError("Only a trained rater can be in production.")
+    if rater.state == "production":
+        raise ConfigError(f"{rater.name} is in production already.")
+    report = rater.acceptance_report
+    is_certified = report.get("is_certified")
+    warnings = list(warnings_of(report))
+    if not is_certified:
+        warnings.insert(0, "It has not passed its acceptance checks. Your reason is stored with the promotion.")
+    facts = [
+        ("State", rater.state), ("Acceptance", {True: "passed", False: "failed", None: "not checked"}[is_certified]),
+        ("In production now", now.name if now else "none"),
+    ]  # fmt: skip
+    effect = "It scores every night from then on" + (f", and {now.name} is retired." if now else ".")
+    return Decision(f"Promote {rater.name}?", "Promote", facts, effect, _path_of_rater(rater.name), warnings=warnings)
+
+
+def promote(person: Person, form: Form) -> str:
+    """Promote a rater to production."""
+    from alchemist_core.cli.rater import PromoteConfig  # noqa: PLC0415  as above
+    from alchemist_core.cli.rater import promote as promote_rater  # noqa: PLC0415
+
+    rater, reason = find_rater(open_reader(), _required(form, "rater")), _reason(form)
+    if rater is None:
+        raise ConfigError("There is no such rater. Nothing was done.")
+    override = None if rater.acceptance_report.get("is_certified") else reason
+    config = _config(
+        PromoteConfig, rater=rater.name, without_acceptance=override, approved_by=person.name, comment=reason
+    )
+    with acting_as(person.name):
+        promote_rater(config)
+    return _path_of_rater(rater.name)
+
+
+# --- What takes long -------------------------------------------------------------------------------------------------------------
+
+
+def decide_retry(engine: Engine, given: Given) -> Decision:
+    """Return how to retry quarantined samples: the rater has to score them, which needs torch and takes minutes."""
+    reason, dataset = given.get("reason", "transient"), given.get("dataset")
+    words = [
+        "alchemist",
+        "sample",
+        "retry-quarantine",
+        "--reason",
+        reason,
+        *(["--dataset", dataset] if dataset else []),
+    ]
+    rater = find_rater(engine, "production")
+    facts = [("Reason", reason), ("Dataset", dataset or "every one"), ("Rater", rater.name if rater else "none")]
+    back = f"/samples?{urlencode({'quarantine': reason})}"
+    return Decision(
+        f"Retry what is quarantined as {reason}?", "Retry", facts, "The rater reads and scores these samples again.", back,
+        Start(shlex.join(words)),
+    )  # fmt: skip
+
+
+def decide_selection(engine: Engine, given: Given) -> Decision:
+    """Return how to select a subset again, with its own options and with a condition."""
+    row = _version_of(engine, given)
+    datasets, where = ",".join(read_dataset_names(engine, row.snapshot_id)), given.get("where") or "not flagged_bad"
+    conf = {"dataset": datasets, "name": row.name, "retention": row.retention, "where": where}
+    words = ["alchemist", "select"]
+    for name, value in conf.items():
+        words += [f"--{name}", str(value)]
+    return Decision(
+        f"Select {row.name} again, {where}?", "Select", _about(row), "It becomes a new version, which is not published by itself.",
+        subsets.path_of(row.name, row.version), Start(shlex.join(words), "build_subset", json.dumps(conf)),
+    )  # fmt: skip
+
+
+# --- Their pages -----------------------------------------------------------------------------------------------------------------
+
+
+def _page(path: str, decide: Callable[[Engine, Given], Decision]) -> Callable[[Request], Response]:
+    def show(request: Request) -> Response:
+        person: Person = request.state.person
+        if not person.may_act:
+            raise HTTPException(403, f"{person.name} may look, but not do this. Ask for a role that may.")
+        given = {name: value for name in FIELDS if (value := request.query_params.get(name))}
+        return render(
+            request, "decision.html", title=(decision := decide(open_reader(), given)).question, decision=decision, given=given, path=path,
+            reason=REASON, dags=request.app.state.dags,
+        )  # fmt: skip
+
+    show.__doc__ = decide.__doc__
+    return show
+
+
+_DECISIONS: Mapping[str, tuple[Callable[[Engine, Given], Decision], Change | None]] = {
+    "/decide/release": (decide_release, release),
+    "/decide/publish": (decide_publish, publish),
+    "/decide/withdraw": (decide_withdraw, withdraw),
+    "/decide/takedown": (decide_takedown, take_down),
+    "/decide/promote": (decide_promotion, promote),
+    "/decide/retry": (decide_retry, None),
+    "/decide/select": (decide_selection, None),
+}
+ROUTES: Sequence[Any] = [
+    *(Route(path, _page(path, decide)) for path, (decide, _) in _DECISIONS.items()),
+    *(Route(path, action("act")(change), methods=["POST"]) for path, (_, change) in _DECISIONS.items() if change),
+]

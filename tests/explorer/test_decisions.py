@@ -1,0 +1,169 @@
+"""Decisions: their pages change nothing, their forms do what the command does, in the person's name, and only for those who may."""
+
+import html
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+from starlette.testclient import TestClient
+
+from alchemist_core.explorer.actions import TOKEN_FIELD
+from alchemist_core.explorer.app import make_app
+from alchemist_core.explorer.people import Person
+from tests.explorer.conftest import ANN, Admits, run
+from tests.given import insert_rows
+
+pytestmark = pytest.mark.db
+OWN = "http://127.0.0.1:9480"
+EDITOR = Person("eve", b"of eve's session", may_flag=True)
+RELEASE = {"dataset": "web", "night": "2026-01-02"}
+VERSION = {"subset": "best", "version": "1"}
+PAGES = {
+    "/decide/release": RELEASE, "/decide/withdraw": VERSION, "/decide/takedown": {"sample": "3"}, "/decide/promote": {"rater": "r2"},
+    "/decide/retry": {"reason": "too_slow"}, "/decide/select": VERSION,
+}  # fmt: skip
+REASON = "looked at it"
+
+
+@pytest.fixture
+def browser(own_store: Engine) -> Iterator[TestClient]:
+    run(own_store, "UPDATE alchemist.nights SET state = 'held', reason = 'drift', decided_by = NULL WHERE night_id = 2")
+    with own_store.begin() as connection:
+        insert_rows(connection, {"raters": [{"rater_id": 7, "name": "r2"}]})
+    app = make_app(Admits(), dags="/dags/")
+    yield TestClient(app, base_url=OWN, headers={"origin": OWN}, follow_redirects=False)
+    app.state.pictures.close()
+
+
+def rows(engine: Engine, sql: str) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(sql))]
+
+
+EVENTS = "SELECT actor, action, subject FROM alchemist.audit_events ORDER BY audit_event_id"
+
+
+def decide(browser: TestClient, path: str, **form: str) -> str:
+    answer = browser.post(path, data={TOKEN_FIELD: ANN.form_token, "reason": REASON, **form})
+    assert answer.status_code == 303, html.unescape(answer.text)
+    return answer.headers["location"]
+
+
+def test_looking_at_a_decision_changes_nothing(browser: TestClient, own_store: Engine) -> None:
+    for path, given in PAGES.items():
+        page = browser.get(path, params=given)
+        assert page.status_code == 200, (path, html.unescape(page.text))
+        assert re.search(r"<h1>.+\?</h1>", page.text), path
+    assert rows(own_store, EVENTS) == []
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_who_may_not_act_sees_no_decision_and_does_none(browser: TestClient, own_store: Engine, path: str) -> None:
+    client = TestClient(make_app(Admits(EDITOR)), base_url=OWN, headers={"origin": OWN})
+    assert client.get(path, params=PAGES[path]).status_code == 403
+    form = {TOKEN_FIELD: EDITOR.form_token, "reason": REASON, **PAGES[path]}
+    assert client.post(path, data=form).status_code in (403, 405)
+    for page in (
+        "/samples/3",
+        "/subsets/best/1",
+        "/nights/web/2026-01-02",
+        "/raters/r2",
+        "/samples?quarantine=too_slow",
+    ):
+        assert "/decide/" not in client.get(page).text, page
+    assert rows(own_store, EVENTS) == []
+
+
+def test_pages_lead_to_their_decisions(browser: TestClient) -> None:
+    for page, path in (
+        ("/samples/3", "takedown?sample=3"), ("/subsets/best/1", "withdraw?subset=best&amp;version=1"),
+        ("/nights/web/2026-01-02", "release?dataset=web&amp;night=2026-01-02"), ("/raters/r2", "promote?rater=r2"),
+        ("/samples?quarantine=too_slow", "retry?reason=too_slow"),
+    ):  # fmt: skip
+        assert f"/decide/{path}" in browser.get(page).text, page
+
+
+def test_a_held_night_is_released(browser: TestClient, own_store: Engine) -> None:
+    assert decide(browser, "/decide/release", **RELEASE) == "/nights/web/2026-01-02"
+    assert rows(own_store, "SELECT state, decided_by FROM alchemist.nights WHERE night_id = 2") == [("released", "ann")]
+    assert rows(own_store, EVENTS) == [("ann", "release", "night web 2026-01-02 r1")]
+    again = browser.get("/decide/release", params=RELEASE)
+    assert again.status_code == 400
+    assert "There is nothing to release" in again.text
+
+
+def test_a_night_that_a_check_stopped_is_not_scored_by_this_server(browser: TestClient, own_store: Engine) -> None:
+    run(own_store, """
+        INSERT INTO alchemist.check_results (suite, expectation, severity, is_success, observed, dataset_name, crawl_date)
+        VALUES ('samples', 'captions_are_long', 'fail', false, '{"share": 0.5}', 'web', '2026-01-02')
+    """)  # fmt: skip
+    page = html.unescape(browser.get("/decide/release", params=RELEASE).text)
+    assert "alchemist night release --dataset web --crawl-date 2026-01-02 --reason WHY" in page
+    assert "<button>Release" not in page
+    answer = browser.post("/decide/release", data={TOKEN_FIELD: ANN.form_token, "reason": REASON, **RELEASE})
+    assert answer.status_code == 400
+    assert rows(own_store, EVENTS) == []
+
+
+def test_a_version_is_withdrawn(browser: TestClient, own_store: Engine) -> None:
+    assert decide(browser, "/decide/withdraw", **VERSION) == "/subsets/best/1"
+    found = rows(own_store, "SELECT state, withdrawn_by, withdrawn_reason FROM alchemist.subsets")
+    assert found == [("withdrawn", "ann", REASON)]
+    page = html.unescape(browser.get("/decide/publish", params=VERSION).text)
+    assert "It was withdrawn by ann: looked at it" in page
+
+
+def test_an_image_is_taken_down(browser: TestClient, own_store: Engine) -> None:
+    assert decide(browser, "/decide/takedown", sample="6") == "/samples/6"
+    taken = rows(own_store, "SELECT reason, requested_by FROM alchemist.takedowns ORDER BY takedown_id DESC LIMIT 1")
+    assert taken == [(REASON, "ann")]
+    page = html.unescape(browser.get("/samples/6").text)
+    assert "Readers of best skip it" in page
+    assert "/decide/takedown" not in page
+
+
+def test_a_rater_is_promoted_with_the_reason_of_the_person(browser: TestClient, own_store: Engine) -> None:
+    assert "It has not passed its acceptance checks" in browser.get("/decide/promote?rater=r2").text
+    assert decide(browser, "/decide/promote", rater="r2") == "/raters/r2"
+    assert rows(own_store, "SELECT name, state FROM alchemist.raters WHERE kind = 'trained' ORDER BY 1") == [
+        ("r1", "retired"),
+        ("r2", "production"),
+    ]
+    ((actor, after),) = rows(own_store, "SELECT actor, after FROM alchemist.audit_events WHERE action = 'promote'")
+    assert actor == "ann"
+    assert REASON in str(after)
+
+
+def test_long_work_is_shown_as_a_command_and_a_dag(browser: TestClient) -> None:
+    page = html.unescape(browser.get("/decide/select", params={**VERSION, "where": "not flagged_bad"}).text)
+    assert "alchemist select --dataset web --name best --retention 0.2 --where 'not flagged_bad'" in page
+    assert 'href="/dags/build_subset" target="_top"' in page
+    assert '"where": "not flagged_bad"' in page
+    page = html.unescape(browser.get("/decide/retry?reason=too_slow").text)
+    assert "alchemist sample retry-quarantine --reason too_slow" in page
+    assert browser.post("/decide/retry", data={TOKEN_FIELD: ANN.form_token}).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "words"),
+    [
+        ("/decide/withdraw", {**VERSION, "reason": "x"}, "Give a reason of 3 to 500 characters"),
+        ("/decide/withdraw", {**VERSION, "reason": "x" * 501}, "Give a reason of 3 to 500 characters"),
+        ("/decide/withdraw", {"subset": "best", "version": "2"}, "best"),
+        ("/decide/withdraw", {"subset": "best", "version": "x"}, "'x' is not a version"),
+        ("/decide/release", {"dataset": "web", "night": "x"}, "'x' is not a crawl date"),
+        ("/decide/takedown", {"sample": "99999"}, "There is no sample 99999"),
+        ("/decide/takedown", {}, "has no field sample"),
+        ("/decide/promote", {"rater": "nobody"}, "There is no rater 'nobody'"),
+        ("/decide/promote", {"rater": "sharp"}, "no trained rater"),
+    ],
+)
+def test_what_cannot_be_done_is_explained(
+    browser: TestClient, own_store: Engine, path: str, form: dict[str, str], words: str
+) -> None:
+    answer = browser.post(path, data={TOKEN_FIELD: ANN.form_token, "reason": REASON, **form})
+    assert answer.status_code == 400
+    assert words in html.unescape(answer.text)
+    assert rows(own_store, EVENTS) == []
