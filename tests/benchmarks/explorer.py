@@ -75,6 +75,7 @@ def fill(engine: Engine, n: int) -> None:
     pool.grow(n)
     pool.freeze_scale()
     root = load_settings().home / "pictures" / "2026-01-01"
+    root.parent.mkdir(parents=True)
     write_corpus(root, side=SIDE, n_pairs=N_PICTURES, shard_pairs=200)
     ingest(IngestConfig(dataset="pictures", root=str(root.parent), perceptual_hash=False))
     with engine.begin() as connection:
