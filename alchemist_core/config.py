@@ -91,6 +91,13 @@ class Located:
         return self.prefix + os.path.normpath(folder / name) if is_path else text
 
 
+def mark_of(declared: FieldInfo) -> Located | None:
+    """Return how the text of a field names a file, if it does; a field of type Path always does."""
+    kinds = (declared.annotation, *get_args(declared.annotation))
+    marks = [*declared.metadata, *(mark for kind in kinds for mark in getattr(kind, "__metadata__", ()))]
+    return next((mark for mark in marks if isinstance(mark, Located)), Located() if Path in kinds else None)
+
+
 @cache
 def former_fields(model: type[BaseModel]) -> dict[str, Formerly]:
     """Return the renamed fields of a model by their current names."""

@@ -18,7 +18,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from alchemist_core.config import Config, Section, bounds_of
+from alchemist_core.config import Config, Section, bounds_of, mark_of
 from alchemist_core.errors import ConfigError
 from alchemist_core.prices import Prices
 from alchemist_core.quality.drift import DriftLimits
@@ -215,6 +215,22 @@ class Project(Config):
     def locate(self, address: str) -> str:
         """Return a path of the file as an absolute one: a relative path is relative to the file's folder. An s3:// address is kept."""
         return address if self.path is None or "://" in address else str(self.path.parent / address)
+
+    def scorer_options(self, name: str) -> Options:
+        """Return the options of the section of a scorer; relative paths start at the file's folder.
+
+        Raises:
+            ConfigError: There is no such scorer as the section uses.
+        """
+        from alchemist_core.scorers.catalogue import find_scorer  # noqa: PLC0415  imports numpy
+
+        section, folder = self.scorers[name], self.path.parent if self.path else Path()
+        fields = find_scorer(section.use).Options.model_fields
+        marks = {key: mark_of(fields[key]) for key in section.options if key in fields}
+        return {
+            key: mark.anchor(value, folder) if (mark := marks.get(key)) and isinstance(value, str) else value
+            for key, value in section.options.items()
+        }
 
     def files_of(self, protocol: str) -> dict[str, str]:
         """Return the files of the networks of an evaluation protocol: `[evaluation.PROTOCOL]`, with absolute paths.

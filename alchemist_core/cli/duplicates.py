@@ -10,7 +10,7 @@ from pydantic import Field
 
 from alchemist_core.config import Command, Config, Formerly, Result, counted
 from alchemist_core.errors import ConfigError
-from alchemist_core.store.embeddings import forget_clusters, list_semantic_groups
+from alchemist_core.store.embeddings import list_semantic_groups
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.samples import count_uncompared, find_duplicates, list_groups
 from alchemist_core.telemetry import ProgressLine
@@ -134,14 +134,16 @@ def find_semantic(config: FindSemanticConfig) -> FindSemanticResult:
     from alchemist_core.embeddings.reading import Embeddings, find_embedding_scorer  # noqa: PLC0415  imports pyarrow
 
     scorer, rater_id = find_embedding_scorer(engine := open_store(), config.scorer)
-    if config.restart:
-        forget_clusters(engine, rater_id)
     given = {name: getattr(config, name) for name in USUAL}
     asked = {name: USUAL[name] if value is None else value for name, value in given.items()}
     embeddings = Embeddings(engine, rater_id)
     centroids = make_centroids(
-        engine, embeddings, n_clusters=config.clusters, n_probes=int(asked["probes"]), threshold=asked["threshold"], seed=int(asked["seed"])
+        engine, embeddings, n_clusters=config.clusters, n_probes=int(asked["probes"]), threshold=asked["threshold"],
+        seed=int(asked["seed"]), is_restart=config.restart,
     )  # fmt: skip
+    if config.restart:
+        # All files wait to be compared now.
+        embeddings = Embeddings(engine, rater_id)
     stored = {"threshold": centroids.threshold, "probes": centroids.n_probes, "seed": centroids.seed}
     _require_same(scorer, given | {"clusters": config.clusters}, stored | {"clusters": centroids.n_clusters})
     with ProgressLine("duplicates find-semantic") as line:

@@ -9,12 +9,14 @@ from pathlib import Path
 from pydantic import Field
 
 from alchemist_core.config import Command, Config, Result, counted
-from alchemist_core.errors import AlchemistError
+from alchemist_core.errors import AlchemistError, DataError
 from alchemist_core.local.airflow_environment import airflow_home
 from alchemist_core.local.supervisor import rotate_all
 from alchemist_core.log_files import MIB, remove_old
+from alchemist_core.scorers.vlm import forget_answers
 from alchemist_core.settings import load_settings
 from alchemist_core.store import maintenance
+from alchemist_core.store.embeddings import read_taken_down_hashes
 from alchemist_core.store.engine import open_store
 
 
@@ -56,14 +58,20 @@ def leases(_config: MaintainConfig) -> MaintainResult:
 def takedowns(_config: MaintainConfig) -> MaintainResult:
     """Mark takedowns as complete when no published version and no materialized dataset contains the image.
 
-    Before that, the embeddings of taken-down samples are removed from their files.
+    Before that, what scorers computed from the images is deleted: embeddings, and answers of models that a run stored after the takedown.
+
+    Raises:
+        DataError: Files of embeddings cannot be read; everything else was done.
     """
     from alchemist_core.embeddings.upkeep import remove_taken_down  # noqa: PLC0415  imports pyarrow
 
-    n_embeddings = remove_taken_down(engine := open_store())
+    n_embeddings, failures = remove_taken_down(engine := open_store())
+    n_answers = forget_answers(read_taken_down_hashes(engine))
     n_done, n_left = maintenance.complete_takedowns(engine)
-    note = f"Removed {counted(n_embeddings, 'embedding')}." if n_embeddings else None
-    return MaintainResult(n_done=n_done, n_left=n_left, note=note)
+    if failures:
+        raise DataError("\n".join([*map(str, failures), "Everything else was done."]))
+    removed = [counted(n, what) for n, what in ((n_embeddings, "embedding"), (n_answers, "answer")) if n]
+    return MaintainResult(n_done=n_done, n_left=n_left, note=f"Removed {' and '.join(removed)}." if removed else None)
 
 
 def embeddings(_config: MaintainConfig) -> MaintainResult:

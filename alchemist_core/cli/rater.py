@@ -311,6 +311,8 @@ def promote(config: PromoteConfig) -> PromoteResult:
     if rater is None:
         raise ConfigError(f"There is no rater to promote. Train a rater: {train_rater_command()}.")
     if config.shadow is not None:
+        if rater.kind == "imported":
+            raise ConfigError(f"{rater.name} holds imported scores; nothing computes them every night.")
         mark_shadow(engine, rater, is_shadow=config.shadow, actor=current_actor())
         if config.shadow:
             say(

@@ -174,8 +174,8 @@ class Recaptioning:
         rows = read_training_samples(self._stage_run.engine, self._dataset_id)
         is_wanted_N = np.ones(len(rows), np.bool_)
         if self._config.where is not None:
-            is_matching = read_matching(self._stage_run.engine, self._config.where)
-            is_wanted_N &= [bool(is_matching[row.sample_id]) for row in rows]
+            sample_id_N = np.array([row.sample_id for row in rows], np.int64)
+            is_wanted_N &= read_matching(self._stage_run.engine, self._config.where, sample_id_N)
         if self._config.crawl_date is not None:
             is_wanted_N &= [self._dates[row.shard_id] == self._config.crawl_date for row in rows]
         rows = rows.take(np.flatnonzero(is_wanted_N))

@@ -288,7 +288,7 @@ class TakedownResult(Result):
         return lay_out({
             "taken down" if self.is_new else "had been taken down before": self.image_hashes,
             "samples with it": self.n_pairs,
-            "cached features deleted": self.n_forgotten,
+            "cached features and answers of models deleted": self.n_forgotten,
             "published subsets with it": self.published_subsets,
             "new versions published": self.successors,
             "models trained on it": self.models,

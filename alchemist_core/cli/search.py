@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from alchemist_core.cli.export import WHERE
 from alchemist_core.config import BARE_WORD, LINE_LENGTH, Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.store.embeddings import describe_samples, read_matching
+from alchemist_core.store.embeddings import describe_samples
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_outputs
 from alchemist_core.store.samples import find_sample
@@ -88,8 +88,7 @@ def search_samples(config: SearchConfig) -> SearchResult:
         raise DataError(
             f"Scorer {scorer} embeds texts as {query_D.shape[0]} numbers, and images as {embeddings.dim}. It cannot search."
         )
-    allowed = None if config.where is None else read_matching(engine, config.where)
-    found = search(engine, embeddings, query_D, limit=config.limit, allowed=allowed, is_exact=config.exact)
+    found = search(engine, embeddings, query_D, limit=config.limit, where=config.where, is_exact=config.exact)
     about = describe_samples(engine, found.sample_id_L.tolist())
     samples = [
         FoundSample(sample_id=sample_id, similarity=round(similarity, 6), **about[sample_id])

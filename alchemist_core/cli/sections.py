@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from alchemist_core.cli.flags import flag_fields, flag_of
 from alchemist_core.cli.verbs import load_commands
-from alchemist_core.config import BARE_WORD, Config, Formerly, Located, Section, bounds_of, split_commas
+from alchemist_core.config import BARE_WORD, Config, Formerly, Section, bounds_of, mark_of, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import NETWORKS, RECIPE_STAGES, RECIPES, presets_of
 from alchemist_core.project import Options, Project, load_project
@@ -202,17 +202,10 @@ def _shared_values(project: Project, places: Mapping[str, tuple[str, str]]) -> d
 
 def _convert(project: Project, field: FieldInfo, value: Any) -> Any:
     """Return a value as an option would give it: relative paths start at the file's folder, protocols are joined by commas."""
-    mark, folder = _mark_of(field), project.path.parent if project.path else Path()
+    mark, folder = mark_of(field), project.path.parent if project.path else Path()
     if not isinstance(value, list):
         return value if mark is None else mark.anchor(value, folder)
     return value if mark is None else ",".join(mark.anchor(part, folder) for part in value)
-
-
-def _mark_of(field: FieldInfo) -> Located | None:
-    """Return how the text of a field names a file, if it does; a field of type Path always does."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    marks = [*field.metadata, *(mark for kind in kinds for mark in getattr(kind, "__metadata__", ()))]
-    return next((mark for mark in marks if isinstance(mark, Located)), Located() if Path in kinds else None)
 
 
 def faults_of(project: Project, section: str) -> Iterator[str]:

@@ -74,9 +74,10 @@ def nearest_clusters(
     return np.asarray(cluster_BP, np.int32)
 
 
-def make_centroids(
-    engine: Engine, embeddings: Embeddings, *, n_clusters: int | None, n_probes: int, threshold: float, seed: int
-) -> CentroidsRow:
+def make_centroids(  # noqa: PLR0913  the options of one command
+    engine: Engine, embeddings: Embeddings, *, n_clusters: int | None, n_probes: int, threshold: float, seed: int,
+    is_restart: bool = False,
+) -> CentroidsRow:  # fmt: skip
     """Return the centroids of a scorer: the stored ones, else made from a sample of its embeddings and stored.
 
     Args:
@@ -86,11 +87,12 @@ def make_centroids(
         n_probes: Number of nearest clusters in which a sample is compared.
         threshold: Lowest cosine of semantic duplicates.
         seed: Seed of the sample and of k-means.
+        is_restart: Replace the stored ones, and forget what was compared with them.
 
     Raises:
         ConfigError: There are fewer embeddings than clusters.
     """
-    if (known := find_centroids(engine, embeddings.rater_id)) is not None:
+    if not is_restart and (known := find_centroids(engine, embeddings.rater_id)) is not None:
         return known
     n_clusters = n_clusters or usual_clusters(len(embeddings))
     unit_ND = _sample(embeddings, n_clusters, seed)
@@ -115,7 +117,7 @@ def make_centroids(
         threshold,
         0,
     )
-    insert_centroids(engine, row)
+    insert_centroids(engine, row, is_restart=is_restart)
     # Another run may have stored its own at the same moment.
     stored = find_centroids(engine, embeddings.rater_id)
     assert stored is not None

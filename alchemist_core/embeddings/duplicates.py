@@ -138,8 +138,7 @@ def _without_clustered(engine: Engine, rater_id: int, block: Embedded) -> Embedd
     """Leave out samples that an earlier block, or a run that was killed, has compared."""
     if not len(block.sample_id_B):
         return block
-    first_id, last_id = int(block.sample_id_B[0]), int(block.sample_id_B[-1])
-    known = read_clustered(engine, rater_id, first_id, last_id)
+    known = read_clustered(engine, rater_id, block.sample_id_B)
     is_new_B = find(known.sample_id_B, block.sample_id_B) < 0
     return Embedded(block.sample_id_B[is_new_B], block.embedding_BD[is_new_B])
 
@@ -189,8 +188,7 @@ class _Comparison:
         self, engine: Engine, chunk: Embedded, rows_of: dict[int, NDArray[np.int64]]
     ) -> Iterator[tuple[NDArray[np.int64], int]]:
         """Yield the rows of a chunk that are first samples, by cluster; only of clusters that the block touches."""
-        first_id, last_id = int(chunk.sample_id_B[0]), int(chunk.sample_id_B[-1])
-        firsts = read_clustered(engine, self._centroids.rater_id, first_id, last_id, only_firsts=True)
+        firsts = read_clustered(engine, self._centroids.rater_id, chunk.sample_id_B, only_firsts=True)
         row_C = find(chunk.sample_id_B, firsts.sample_id_B)
         is_met_C = (row_C >= 0) & np.isin(firsts.cluster_B, list(rows_of))
         row_C, cluster_C = row_C[is_met_C], firsts.cluster_B[is_met_C]

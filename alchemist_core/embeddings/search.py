@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from alchemist_core.embeddings.reading import Embedded, Embeddings
-from alchemist_core.store.embeddings import find_centroids, read_cluster_members
+from alchemist_core.store.embeddings import find_centroids, read_cluster_members, read_matching
 
 EXACT_UP_TO = 2_000_000
 """Number of embeddings up to which all are compared."""
@@ -33,7 +33,7 @@ class Nearest(NamedTuple):
 
 def search(
     engine: Engine, embeddings: Embeddings, query_D: NDArray[np.float32], *, limit: int,
-    allowed: NDArray[np.bool_] | None = None, is_exact: bool = False,
+    where: str | None = None, is_exact: bool = False,
 ) -> Nearest:  # fmt: skip
     """Return the samples nearest to an embedding; equal ones in the order of their ids.
 
@@ -42,12 +42,15 @@ def search(
         embeddings: The embeddings to search in.
         query_D: The embedding to search for.
         limit: Largest number of samples to return.
-        allowed: Whether a sample may be returned, by its id; None: all may.
+        where: Condition on the samples; it is evaluated for those alone whose embeddings are compared.
         is_exact: Compare all embeddings, however many there are.
+
+    Raises:
+        ConfigError: The condition is not valid.
     """
     best = Nearest(np.empty(0, np.int64), np.empty(0, np.float32), 0)
     for block in _candidates(engine, embeddings, query_D, is_exact=is_exact or len(embeddings) <= EXACT_UP_TO):
-        best = _merge(best, _only_allowed(block, allowed), query_D, limit)
+        best = _merge(best, _only_matching(engine, block, where), query_D, limit)
     return best
 
 
@@ -70,11 +73,10 @@ def _candidates(
         yield Embedded(block.sample_id_B[is_new_B], block.embedding_BD[is_new_B])
 
 
-def _only_allowed(block: Embedded, allowed: NDArray[np.bool_] | None) -> Embedded:
-    if allowed is None:
+def _only_matching(engine: Engine, block: Embedded, where: str | None) -> Embedded:
+    if where is None:
         return block
-    is_kept_B = block.sample_id_B < len(allowed)
-    is_kept_B[is_kept_B] = allowed[block.sample_id_B[is_kept_B]]
+    is_kept_B = read_matching(engine, where, block.sample_id_B)
     return Embedded(block.sample_id_B[is_kept_B], block.embedding_BD[is_kept_B])
 
 

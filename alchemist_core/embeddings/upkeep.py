@@ -4,6 +4,8 @@ Letters: M samples taken down in a file · N samples of a file.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,28 +13,50 @@ from sqlalchemy import Engine
 
 from alchemist_core.embeddings.files import file_uri, list_on_disk, write_embeddings
 from alchemist_core.embeddings.reading import Embeddings, find
+from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.settings import load_settings
-from alchemist_core.store.embeddings import StoredFile, embedding_scorers, list_uris, read_taken_down_ids, replace_file
+from alchemist_core.store.embeddings import (
+    StoredFile,
+    list_raters_with_files,
+    list_uris,
+    read_taken_down_ids,
+    replace_file,
+)
 
 ORPHAN_AGE_S = 3600.0
 """A file that is this old and that no row names belongs to no commit: a process was killed before it."""
 
 
-def remove_taken_down(engine: Engine) -> int:
-    """Write each file that has a taken-down sample again without it; return the number of samples removed."""
+def remove_taken_down(engine: Engine) -> tuple[int, list[DataError]]:
+    """Write each file that has a taken-down sample again without it.
+
+    Returns:
+        The number of samples removed, and why files could not be read; the others were written.
+    """
     taken_down_M = read_taken_down_ids(engine)
-    if not len(taken_down_M):
-        return 0
-    n_removed = 0
-    for rater_id in embedding_scorers(engine).values():
-        embeddings = Embeddings(engine, rater_id)
-        for file in embeddings.overlapping(taken_down_M):
-            place_M = find(embeddings.map(file).sample_id_N, taken_down_M)
-            place_M = place_M[place_M >= 0]
-            if len(place_M) and _rewrite(engine, embeddings, file, place_M):
-                n_removed += len(place_M)
-    return n_removed
+    n_removed, failures = 0, list[DataError]()
+    for rater_id in list_raters_with_files(engine) if len(taken_down_M) else []:
+        with _collect(failures):
+            embeddings = Embeddings(engine, rater_id)
+            for file in embeddings.overlapping(taken_down_M):
+                with _collect(failures):
+                    n_removed += _remove(engine, embeddings, file, taken_down_M)
+    return n_removed, failures
+
+
+@contextmanager
+def _collect(failures: list[DataError]) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        failures.append(error)
+
+
+def _remove(engine: Engine, embeddings: Embeddings, file: StoredFile, taken_down_M: NDArray[np.int64]) -> int:
+    place_M = find(embeddings.map(file).sample_id_N, taken_down_M)
+    place_M = place_M[place_M >= 0]
+    return len(place_M) if len(place_M) and _rewrite(engine, embeddings, file, place_M) else 0
 
 
 def _rewrite(engine: Engine, embeddings: Embeddings, file: StoredFile, place_M: NDArray[np.int64]) -> bool:

@@ -5,7 +5,7 @@ first request.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import cast
 
@@ -107,7 +107,7 @@ class Admission:
         await self.app(scope, receive, send)
 
 
-def _go_to(tab: Tab) -> object:
+def _go_to(tab: Tab) -> Callable[[Request], RedirectResponse]:
     def redirect(request: Request) -> RedirectResponse:
         return RedirectResponse(request.scope.get("root_path", "") + tab.path, 303)
 

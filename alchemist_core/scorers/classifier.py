@@ -97,11 +97,6 @@ class Classifier(Scorer):
         """Return the hash of the model's files."""
         return {"model_sha256": self._sha256}
 
-    def memory_bytes(self) -> int:
-        """Return the bytes of the network's weights and of the pixels of one batch."""
-        side = self.image_side or 0
-        return int(self._network.num_parameters()) * self._dtype.itemsize + self.batch_size * side**2 * 3 * 4
-
     def score(self, batch: Batch) -> Float32[np.ndarray, "B M"]:
         """Return the probability of each class that was asked for."""
         import torch  # noqa: PLC0415  as above

@@ -56,10 +56,6 @@ class ClipScore(Scorer):
         """Return the hash of the model's files."""
         return {"model_sha256": self._sha256}
 
-    def memory_bytes(self) -> int:
-        """Return the bytes of the network's weights and of the pixels of one batch."""
-        return int(self._network.n_bytes + self.batch_size * self._network.side**2 * 3 * 4)
-
     def score(self, batch: Batch) -> Float32[np.ndarray, " B"]:
         """Return the scores alone."""
         return self.score_and_embed(batch)[0]

@@ -17,7 +17,15 @@ from alchemist_core.scorers.running import ScorerRunner
 from alchemist_core.scorers.scorer import NOT_IDENTITY, ONE_OUTPUT, Scorer
 from alchemist_core.store.embeddings import keeps_embeddings
 from alchemist_core.store.export import require_score_name
-from alchemist_core.store.raters import RaterRow, find_named, register_raters, update_scorer
+from alchemist_core.store.leases import take_lock
+from alchemist_core.store.raters import (
+    RaterRow,
+    find_identities,
+    find_named,
+    find_outputs,
+    register_raters,
+    update_scorer,
+)
 
 NAME = r"^[a-z][a-z0-9_]{0,47}$"
 FILE = "scorer.json"
@@ -101,14 +109,14 @@ def output_names(name: str, outputs: Sequence[str]) -> list[str]:
 
 
 def register(
-    engine: Engine, name: str, use: str, options: Mapping[str, Any], *, run_id: int | None, is_shadow: bool
+    engine: Engine, name: str, use: str, options: Mapping[str, Any], *, run_id: int | None, is_shadow: bool | None
 ) -> tuple[list[RaterRow], bool]:
     """Register a scorer under a name, unless it is registered; return its rows, and whether they are new.
 
     If it is registered, options that change no score (`NOT_IDENTITY`) are replaced by the given ones.
 
     Raises:
-        ConfigError: The name is not allowed or belongs to another scorer, or the scorer cannot be opened.
+        ConfigError: The name is not allowed or belongs to another scorer, the scorer has another name already, or it cannot be opened.
     """
     if re.fullmatch(NAME, name) is None:
         raise ConfigError(
@@ -117,21 +125,34 @@ def register(
     scorer = open_scorer(use, options)
     spec = describe(scorer)
     scorer.close()
-    names = output_names(name, spec.outputs)
-    for each in names:
+    for each in output_names(name, spec.outputs):
         require_score_name(each)
-    hashes = [spec.identity_hash(output) for output in spec.outputs]
+    with engine.begin() as connection:
+        # Until the end of the registration: another slot of the night may register the same scorer at this moment.
+        take_lock(connection, "scorer registration")
+        return _register(engine, name, spec, run_id=run_id, is_shadow=bool(is_shadow))
+
+
+def _register(
+    engine: Engine, name: str, spec: ScorerSpec, *, run_id: int | None, is_shadow: bool
+) -> tuple[list[RaterRow], bool]:
+    names = output_names(name, spec.outputs)
     configs = {
         row_name: {"name": name, "output": output} | spec.as_json()
         for row_name, output in zip(names, spec.outputs, strict=True)
     }
-    if found := find_named(engine, names):
+    if found := find_outputs(engine, name) or find_named(engine, names):
         _require_same(name, spec, found)
         if found[0].config.get("settings", {}) != spec.settings:
-            kept = {key: value for key, value in found[0].config.items() if key == "keep_embeddings"}
+            kept = {key: value for key, value in found[0].config.items() if key in ("keep_embeddings", "section")}
             changed = {row_name: config | kept for row_name, config in configs.items()}
             update_scorer(engine, changed, *_write_spec(name, spec))
         return find_named(engine, names), False
+    hashes = [spec.identity_hash(output) for output in spec.outputs]
+    if others := find_identities(engine, hashes):
+        raise ConfigError(
+            f"Scorer {name} is registered already, as {', '.join(others)}. The same scores are never stored twice: use that name."
+        )
     uri, sha256 = _write_spec(name, spec)
     register_raters(engine, [
         {
@@ -154,7 +175,8 @@ def _write_spec(name: str, spec: ScorerSpec) -> tuple[str, bytes]:
 
 def _require_same(name: str, spec: ScorerSpec, found: Sequence[RaterRow]) -> None:
     for row in found:
-        stored = {key: row.config.get(key) for key in ("use", "version", "options", "identity", "outputs")}
+        keys = ("use", "version", "options", "identity", "outputs", "image_side")
+        stored = {key: row.config.get(key) for key in keys}
         wanted = json.loads(json.dumps({key: spec.as_json()[key] for key in stored}))
         if differs := [key for key in stored if stored[key] != wanted[key]]:
             raise ConfigError(
@@ -179,10 +201,13 @@ def load_runner(rows: Sequence[RaterRow], device: str) -> ScorerRunner:
     spec = ScorerSpec.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
     scorer = open_scorer(spec.use, spec.all_options, device)
     now = describe(scorer)
-    if [now.identity_hash(output) for output in now.outputs] != [spec.identity_hash(output) for output in spec.outputs]:
+    hashes = [[each.identity_hash(output) for output in each.outputs] for each in (now, spec)]
+    # The side is no part of the hash, because it follows from code and options; another one means other pixels all the same.
+    if hashes[0] != hashes[1] or now.image_side != spec.image_side:
         scorer.close()
         raise ConfigError(
-            f"Scorer {first.config['name']} is not the one that was registered: version {spec.version} with {spec.identity} then, "
-            f"version {now.version} with {now.identity} here. Install that version, or register this one under another name."
+            f"Scorer {first.config['name']} is not the one that was registered: version {spec.version}, image side {spec.image_side} "
+            f"and {spec.identity} then, version {now.version}, image side {now.image_side} and {now.identity} here. Install that version, "
+            "or register this one under another name."
         )
     return ScorerRunner(scorer, first.config["name"], keeps_embeddings=keeps_embeddings(first.config))

@@ -1,7 +1,7 @@
 """Runs a scorer in batches of its size, and keeps what it does wrong away from the other samples and scorers."""
 
-import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ class BrokenScorerError(DataError):
 class ScorerRunner:
     """Passes samples to a scorer. If it raises an error, each sample of the batch is tried alone, and those that fail have no score.
 
+    If all fail, a sample that it has scored before is tried again: if that fails too, the scorer is broken, and not the samples.
+
     Args:
         scorer: The scorer.
         name: Its name, for messages.
@@ -26,7 +28,9 @@ class ScorerRunner:
 
     def __init__(self, scorer: Scorer, name: str, *, keeps_embeddings: bool = True) -> None:
         self.scorer, self.name, self.keeps_embeddings = scorer, name, keeps_embeddings
-        self._turn = threading.BoundedSemaphore(scorer.n_threads)
+        # One sample that the scorer has scored, and how long its embeddings are.
+        self._good: Batch | None = None
+        self._dim: int | None = None
 
     @property
     def n_threads(self) -> int:
@@ -69,25 +73,29 @@ class ScorerRunner:
         Raises:
             DataError: The scorer is broken or unavailable.
         """
-        with self._turn:
-            parts = [self._rate_part(batch, start) for start in range(0, len(batch), self.batch)]
+        parts = [self._rate_part(batch, start) for start in range(0, len(batch), self.batch)]
         faults = {part * self.batch + at: why for part, rated in enumerate(parts) for at, why in rated.faults.items()}
         return Rated(np.concatenate([rated.score_PM for rated in parts]), faults, _join_embeddings(parts))
 
     def _rate_part(self, batch: Batch, start: int) -> Rated:
         part = slice(start, min(start + self.batch, len(batch)))
         try:
-            return self._call(self._cut(batch, part))
+            rated = self._call(self._cut(batch, part))
         except DataError:
             raise
         except Exception as error:  # noqa: BLE001  a scorer's code is not ours
             return self._rate_alone(batch, part, error)
+        if self._good is None:
+            # A copy, because the pixels are overwritten later.
+            one = self._cut(batch, slice(part.start, part.start + 1))
+            self._good = replace(one, image_BHWC=one.image_BHWC.copy())
+        return rated
 
     def _rate_alone(self, batch: Batch, part: slice, first_error: Exception) -> Rated:
-        """Try each sample alone; a scorer that fails on all of them is broken."""
+        """Try each sample alone; a scorer that fails on all of them, and on one that it has scored before, is broken."""
         places = range(part.start, part.stop)
-        rated = [self._try(batch, at) for at in places]
-        if all(isinstance(one, Exception) for one in rated):
+        rated = [self._try(self._cut(batch, slice(at, at + 1))) for at in places]
+        if all(isinstance(one, Exception) for one in rated) and not self._is_well():
             raise BrokenScorerError(
                 f"Scorer {self.name} raised an error for each of {len(places):,} samples: {_describe(first_error)}"
             ) from first_error
@@ -106,9 +114,13 @@ class ScorerRunner:
             score_PM, faults, _join_embeddings([no_score if isinstance(one, Exception) else one for one in rated])
         )
 
-    def _try(self, batch: Batch, at: int) -> Rated | Exception:
+    def _is_well(self) -> bool:
+        """Return whether the scorer still scores a sample that it has scored before."""
+        return self._good is not None and not isinstance(self._try(replace(self._good, faults={})), Exception)
+
+    def _try(self, one: Batch) -> Rated | Exception:
         try:
-            return self._call(self._cut(batch, slice(at, at + 1)))
+            return self._call(one)
         except DataError:
             raise
         except Exception as error:  # noqa: BLE001  as above
@@ -146,9 +158,18 @@ class ScorerRunner:
                 f"Scorer {self.name} returned embeddings of shape {embedding_BD.shape} for {len(batch)} samples; "
                 f"expected ({len(batch)}, D)."
             )
+        if embedding_BD is not None:
+            self._require_length(embedding_BD.shape[1])
         n_samples = batch.n_samples if batch.n_samples is not None else len(batch)
         faults = {at: why for at, why in batch.faults.items() if at < n_samples}
         return Rated(score_BM[:n_samples], faults, None if embedding_BD is None else embedding_BD[:n_samples])
+
+    def _require_length(self, dim: int) -> None:
+        self._dim = self._dim or dim
+        if dim != self._dim:
+            raise BrokenScorerError(
+                f"Scorer {self.name} returned embeddings of {self._dim} numbers, and then of {dim}: one scorer's have one length."
+            )
 
 
 def _join_embeddings(parts: Sequence[Rated]) -> NDArray[np.float32] | None:

@@ -33,6 +33,12 @@ class ScorerUnavailableError(DataError):
     """A scorer cannot score now, such as when its server does not answer. Nothing is stored; the next run tries again."""
 
 
+class TransientFault(str):
+    """Why a sample has no score now, although it may get one later. Its quarantine ends by `alchemist sample retry-quarantine`."""
+
+    __slots__ = ()
+
+
 @dataclass(slots=True)
 class Batch:
     """Samples to score. A scorer that `is_padded` always gets `batch_size` of them, the last of which may be padding."""
@@ -43,11 +49,12 @@ class Batch:
     image_hashes: Sequence[bytes] = ()
     """sha256 of each image's file."""
     metadata: Sequence[Mapping[str, Any]] = ()
-    """What the crawl says about each sample, such as url, width and licence; empty unless the scorer `reads_metadata`."""
+    """Attributes of each sample from the crawl, such as url, width and licence; empty unless the scorer `reads_metadata`."""
     n_samples: int | None = None
     """How many of them are samples; the rest is padding, and its scores are not used. None: all."""
     faults: dict[int, str] = field(default_factory=dict)
-    """The scorer may say here why a sample has no score, by the sample's index; it is quarantined with this text."""
+    """The scorer may say here why a sample has no score, by the sample's index; it is quarantined with this text (`TransientFault`: for
+    now)."""
 
     def __len__(self) -> int:
         """Return the number of samples, with the padding."""
@@ -88,6 +95,8 @@ class Scorer(ABC):
     n_threads: int = 1
     """Calls of `score` at a time."""
     reads_metadata: bool = False
+    is_remote: bool = False
+    """Whether it waits for a server: it then scores in a pass of its own, after those that compute here."""
     uses_device: bool = False
     """Whether it runs a network: the run then holds a device."""
     dtype: str = "float32"
@@ -128,10 +137,6 @@ class Scorer(ABC):
     def identity(self) -> dict[str, Any]:
         """Return what else decides its scores beside version and options, such as the sha256 of its weights, as JSON."""
         return {}
-
-    def memory_bytes(self) -> int | None:
-        """Return the memory of its network and one batch, in bytes; None if it does not say."""
-        return None
 
     def close(self) -> None:  # noqa: B027  most scorers hold nothing
         """Release what it holds, such as connections; called once, after the last batch."""

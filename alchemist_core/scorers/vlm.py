@@ -9,7 +9,6 @@ Letters: B samples in a batch · M outputs.
 """
 
 import base64
-import fcntl
 import hashlib
 import io
 import json
@@ -44,7 +43,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError
 
 from alchemist_core.config import Config, fingerprint
 from alchemist_core.errors import ConfigError
-from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer, ScorerUnavailableError
+from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer, ScorerUnavailableError, TransientFault
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import is_storable
 from alchemist_core.shards.images import decode_covering, read_header
@@ -62,6 +61,8 @@ _MAX_QUOTED = 200
 _JPEG_QUALITY = 95
 _BUSY_STATUS = frozenset({408, 425, 429, 503, 504})
 """The server has no time; another sample would fare no better."""
+SEVERAL = 3
+"""As many samples that all get no answer speak against the server; fewer may be bad themselves if it has answered others in this run."""
 _OWN_STATUS = frozenset({400, 413, 415, 422})
 """The server refuses this request, and would refuse it again."""
 
@@ -181,6 +182,7 @@ class VisionLanguageModel(Scorer):
 
     Options = VlmOptions
     is_padded = False
+    is_remote = True
     n_threads = 2
     """While the last requests of one batch are under way, those of the next one are sent."""
 
@@ -223,7 +225,8 @@ class VisionLanguageModel(Scorer):
         score_BM = np.full((len(batch), len(self.outputs)), np.nan, np.float32)
         for at, answer in enumerate(answers):
             if isinstance(answer, str):
-                batch.faults[at] = f"the server answered other requests, but not this one: {answer}"
+                text = f"the server answered other requests, but not this one: {answer}"
+                batch.faults[at] = TransientFault(text) if isinstance(answer, TransientFault) else text
             elif answer.refusal is not None:
                 batch.faults[at] = answer.refusal
             else:
@@ -234,7 +237,7 @@ class VisionLanguageModel(Scorer):
         return Answer(tuple(self._scores_model.model_validate_json(content).model_dump().values()))
 
     def close(self) -> None:
-        """Wait for the requests under way, close the connections, and say what was asked and paid."""
+        """Wait for the requests under way, close the connections, and print the numbers of requests and tokens, and the cost."""
         self._asker.close()
 
 
@@ -305,7 +308,7 @@ class Captioner:
         return self._asker.ask(keys, lambda at: Question(self._read_image(image(at)), self._prompt(captions[at])))
 
     def close(self) -> None:
-        """Wait for the requests under way, close the connections, and say what was asked and paid."""
+        """Wait for the requests under way, close the connections, and print the numbers of requests and tokens, and the cost."""
         self._asker.close()
 
     def _prompt(self, caption: str) -> str:
@@ -381,12 +384,18 @@ class Asker:
             if key not in found and key not in asked:
                 asked[key] = self._threads.submit(self._ask, key, question(at))
         found |= _results(asked)
-        if found and not any(isinstance(one, Answer) for one in found.values()):
-            raise self._unavailable(str(next(iter(found.values()))))
+        errors = [one for one in found.values() if isinstance(one, str)]
+        if errors and len(errors) == len(found) and not self._are_bad(errors):
+            raise self._unavailable(errors[0])
         return [found[key] for key in keys]
 
+    def _are_bad(self, errors: Sequence[str]) -> bool:
+        """Return whether samples without an answer are bad themselves: the server works, because it has answered others in this run."""
+        has_answered = self.counts.n_scored + self.counts.n_refused > 0
+        return has_answered and (len(errors) < SEVERAL or not any(isinstance(one, TransientFault) for one in errors))
+
     def close(self) -> None:
-        """Wait for the requests under way, close the connections, and say what was asked and paid."""
+        """Wait for the requests under way, close the connections, and print the numbers of requests and tokens, and the cost."""
         self._is_closed.set()
         self._threads.shutdown(cancel_futures=True)
         self._server.close()
@@ -417,7 +426,7 @@ class Asker:
             if fault.whose == "server":
                 raise self._unavailable(fault.text) from fault
             if fault.whose == "request":
-                return fault.text
+                return TransientFault(fault.text) if fault.is_repeated else fault.text
             answer = Answer(refusal=fault.text)
         self.answers.keep(key, answer)
         self.counts.add(**{"n_scored" if answer.refusal is None else "n_refused": 1})
@@ -578,7 +587,7 @@ class Counts:
 
 
 class _Server:
-    """Sends requests, from several threads at a time, and says of each failure whose it is."""
+    """Sends requests, from several threads at a time, and says of each failure what caused it (`_RequestError`)."""
 
     def __init__(self, options: ServerOptions, counts: Counts) -> None:
         self._url, self._timeout_s, self._counts = (
@@ -678,9 +687,10 @@ def _retry_after_s(header: str | None) -> float:
 
 
 class AnswerFile:
-    """Answers by their keys in an SQLite file, which several threads and processes of one machine use at a time.
+    """Answers by their keys in an SQLite file, which several threads, processes and machines use at a time.
 
-    SQLite's write-ahead log needs a local disk: the home must not be on a network file system.
+    It has a rollback journal, because SQLite's write-ahead log needs memory that all users of the file share, and the home of a cluster is
+    a volume that several machines mount. Locks of that volume must work (NFS 4, CephFS).
     """
 
     def __init__(self, path: Path) -> None:
@@ -724,16 +734,14 @@ class AnswerFile:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Autocommit: each statement is a transaction. The lock, because two processes cannot turn on the log at a time.
+            # Autocommit: each statement is a transaction.
             connection = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
-            with self._path.with_suffix(".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS answers (image_sha256 BLOB, prompt_sha256 BLOB, answer TEXT NOT NULL, "
-                    "PRIMARY KEY (image_sha256, prompt_sha256)) WITHOUT ROWID"
-                )
+            connection.execute("PRAGMA journal_mode = DELETE")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS answers (image_sha256 BLOB, prompt_sha256 BLOB, answer TEXT NOT NULL, "
+                "PRIMARY KEY (image_sha256, prompt_sha256)) WITHOUT ROWID"
+            )
             self._connection = connection
         return self._connection
 

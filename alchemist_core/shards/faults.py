@@ -44,10 +44,13 @@ class Reason(StrEnum):
     # Score.
     SCORE_NOT_FINITE = "score_not_finite"
     REFUSED_BY_SCORER = "refused_by_scorer"
+    UNANSWERED_BY_SCORER = "unanswered_by_scorer"
+    TAKEN_DOWN = "taken_down"
 
 
-# A truncated shard may still be uploaded, and complete the next night. A decoder may have been killed from outside.
-_TRANSIENT = frozenset({Reason.TRUNCATED_TAR, Reason.DECODER_DIED})
+# A truncated shard may still be uploaded, and complete the next night. A decoder may have been killed from outside. A server that gave no
+# answer may give one later.
+_TRANSIENT = frozenset({Reason.TRUNCATED_TAR, Reason.DECODER_DIED, Reason.UNANSWERED_BY_SCORER})
 
 
 @dataclass(frozen=True, slots=True)

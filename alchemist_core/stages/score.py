@@ -16,10 +16,10 @@ from pydantic import Field
 
 from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import (
-    AlchemistError,
     ChangedShardError,
     ConfigError,
     DataError,
+    LeaseLostError,
     MissingShardError,
     UnreachableRootError,
 )
@@ -31,11 +31,11 @@ from alchemist_core.settings import load_settings
 from alchemist_core.shards.decoding import open_decoders
 from alchemist_core.shards.storage import has_files
 from alchemist_core.shards.workers import n_own_cores
+from alchemist_core.stages.declared_scorers import follows, register_declared
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
-from alchemist_core.store.embeddings import set_keeping
 from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope, ShardOutcome
 from alchemist_core.store.raters import NIGHTLY, RaterRow, find_named, find_outputs, find_raters, list_scorers
 from alchemist_core.store.registry import StoredShard, unreadable_shards
@@ -103,13 +103,16 @@ def score(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
     Raises:
         DataError: Some shards could not be read, or a scorer failed; everything else was scored.
     """
-    raters = _named_raters(config, stage_run)
+    raters, notes = _named_raters(config, stage_run)
     if not raters:
-        say("No rater is in production, so nothing was scored.")
-        return ScoreResult(rater=None, note="No rater is in production, so nothing was scored.")
+        notes.insert(0, "No rater is in production, so nothing was scored.")
+        say(notes[0])
+        return ScoreResult(rater=None, note="; ".join(notes))
     _require_scorable(raters)
     left: list[str] = []
-    result = _together([part for group in _passes(raters) for part in _score_pass(config, group, stage_run, left)])
+    result = _together(
+        [part for group in _passes(raters) for part in _score_pass(config, group, stage_run, left)], notes
+    )
     if left:
         say(
             f"Scored {counted(result.n_shards, 'shard')}: {counted(result.n_scored, 'location')}, {result.n_quarantined:,} quarantined."
@@ -120,19 +123,21 @@ def score(config: ScoreConfig, stage_run: StageRun) -> ScoreResult:
     return result
 
 
-def _named_raters(config: ScoreConfig, stage_run: StageRun) -> list[RaterRow]:
-    """Return the raters that score, after registering scorers that the project file declares and nobody has registered yet.
+def _named_raters(config: ScoreConfig, stage_run: StageRun) -> tuple[list[RaterRow], list[str]]:
+    """Return the raters that score, after registering scorers as the project file declares them, and a note for each that could not be.
 
     Raises:
         ConfigError: There is no such rater or scorer.
     """
     engine, declared = stage_run.engine, load_project().scorers
     if config.scorer is not None:
-        _register_declared(stage_run, [config.scorer] if config.scorer in declared else [])
+        if config.scorer in declared and not find_outputs(engine, config.scorer):
+            register_declared(engine, config.scorer, run_id=stage_run.run_id)
         if found := find_outputs(engine, config.scorer):
-            return found
+            return found, []
         if config.scorer in scorer_names() and needs_no_options(config.scorer):
-            return register(engine, config.scorer, config.scorer, {}, run_id=stage_run.run_id, is_shadow=False)[0]
+            rows, _ = register(engine, config.scorer, config.scorer, {}, run_id=stage_run.run_id, is_shadow=False)
+            return rows, []
         names = ", ".join(
             sorted({*declared, *(str(row.config["name"]) for row in list_scorers(engine) if row.kind == "scorer")})
         )
@@ -140,26 +145,24 @@ def _named_raters(config: ScoreConfig, stage_run: StageRun) -> list[RaterRow]:
             f"There is no scorer {config.scorer!r} (scorers: {names or 'none'}). Declare it in the project file under "
             f"[scorers.{config.scorer}], or: alchemist scorer register {config.scorer} --use …"
         )
-    if config.rater == NIGHTLY:
-        _register_declared(stage_run, [name for name, section in declared.items() if section.nightly])
-    return find_raters(engine, config.rater)
+    notes = _follow_project_file(stage_run) if config.rater == NIGHTLY else []
+    return find_raters(engine, config.rater), notes
 
 
-def _register_declared(stage_run: StageRun, names: Sequence[str]) -> None:
-    """Register declared scorers; one that cannot be opened costs the others nothing, if there are others."""
-    for name in names:
-        if find_outputs(stage_run.engine, name):
+def _follow_project_file(stage_run: StageRun) -> list[str]:
+    """Register the nightly scorers of the project file, and apply sections that changed; one that fails is a note of the night."""
+    engine, notes = stage_run.engine, list[str]()
+    for name, section in load_project().scorers.items():
+        rows = find_outputs(engine, name)
+        if follows(rows, section) if rows else not section.nightly:
             continue
-        section = load_project().scorers[name]
         try:
-            rows, _ = register(
-                stage_run.engine, name, section.use, section.options, run_id=stage_run.run_id, is_shadow=section.nightly
-            )
-            set_keeping(stage_run.engine, [row.rater_id for row in rows], is_kept=section.keep_embeddings)
-        except AlchemistError as error:
-            if len(names) == 1:
-                raise
-            warn(f"Scorer {name} was not registered: {error}")
+            register_declared(engine, name, run_id=stage_run.run_id)
+        except Exception as error:  # noqa: BLE001  a scorer's code is not ours
+            what = "does not follow the project file" if rows else "was not registered"
+            notes.append(f"Scorer {name} {what}: {error}")
+            warn(notes[-1])
+    return notes
 
 
 def _require_scorable(raters: Sequence[RaterRow]) -> None:
@@ -168,16 +171,32 @@ def _require_scorable(raters: Sequence[RaterRow]) -> None:
             raise ConfigError(
                 f"{rater.name} holds imported scores; nothing computes them. Import more: alchemist import scores"
             )
+        if rater.kind == "scorer" and rater.state == "retired":
+            raise ConfigError(
+                f"Scorer {rater.name} is retired: it scores nothing more. Register it under another name: alchemist scorer register"
+            )
 
 
 def _passes(raters: Sequence[RaterRow]) -> list[list[RaterRow]]:
-    """Group raters by the side of the images that they read, in the order of their first members."""
+    """Group raters by the side of the images that they read, in the order of their first members.
+
+    Each scorer that waits for a server has a pass of its own, after the others, which would wait for it.
+    """
     if len(raters) == 1:
         return [list(raters)]
-    groups: dict[int | None, list[RaterRow]] = {}
-    for rater in raters:
-        groups.setdefault(_image_side(rater), []).append(rater)
+    groups: dict[tuple[int | None, str | None], list[RaterRow]] = {}
+    for rater in sorted(raters, key=lambda rater: _remote_name(rater) is not None):
+        groups.setdefault((_image_side(rater), _remote_name(rater)), []).append(rater)
     return list(groups.values())
+
+
+def _remote_name(rater: RaterRow) -> str | None:
+    """Return the name of a scorer that waits for a server; None for others, and for one whose class is missing: its pass says so."""
+    try:
+        is_remote = rater.kind == "scorer" and find_scorer(rater.config["use"]).is_remote
+    except ConfigError:
+        return None
+    return str(rater.config["name"]) if is_remote else None
 
 
 def _image_side(rater: RaterRow) -> int | None:
@@ -211,13 +230,14 @@ def _score_pass(config: ScoreConfig, raters: list[RaterRow], stage_run: StageRun
     return results
 
 
-def _together(results: list[ScoreResult]) -> ScoreResult:
-    if len(results) == 1:
+def _together(results: list[ScoreResult], notes: list[str]) -> ScoreResult:
+    if len(results) == 1 and not notes:
         return results[0]
     numbers = [name for name in ScoreResult.model_fields if name not in ("rater", "note")]
     sums = {name: sum(getattr(result, name) for result in results) for name in numbers}
-    notes = "; ".join(f"{result.rater}: {result.note}" for result in results if result.note)
-    return ScoreResult(rater=", ".join(str(result.rater) for result in results), note=notes or None, **sums)
+    notes = [*notes, *(f"{result.rater}: {result.note}" for result in results if result.note)]
+    names = ", ".join(str(result.rater) for result in results)
+    return ScoreResult(rater=names, note="; ".join(notes) or None, **sums)
 
 
 def _describe_unreadable(scope: ScoringScope, stage_run: StageRun) -> list[str]:
@@ -280,7 +300,7 @@ class Scoring:
         engine = self.stage_run.engine
         return any(ledger.count_unscored(engine, self.scope.of(rater.rater_id))[0] for _, rater in self._scoring())
 
-    def _leave_out(self, name: str, error: AlchemistError, *, may_fail: bool) -> None:
+    def _leave_out(self, name: str, error: Exception, *, may_fail: bool) -> None:
         if may_fail:
             warn(f"{name} scored nothing more: {error}")
             self.notes.append(f"{name} scored nothing more: {error}")
@@ -290,8 +310,6 @@ class Scoring:
     @contextmanager
     def open_pipeline(self, *, may_fail: bool = False) -> "Iterator[ScoringPipeline | None]":
         """Load the raters and start the decoding workers; they stop when the block ends. None if no rater could be loaded."""
-        if any(rater.kind == "trained" or find_scorer(rater.config["use"]).uses_device for rater in self.raters):
-            hold_device(self.stage_run)
         from alchemist_core.training.scoring import ScoringPipeline  # noqa: PLC0415  torch only when there is work
 
         with ExitStack() as opened:
@@ -315,7 +333,9 @@ class Scoring:
             columns = self._outputs(rater)
             try:
                 scorer = self._load(rater, columns, opened)
-            except AlchemistError as error:
+            except LeaseLostError:
+                raise
+            except Exception as error:
                 self.raters = [other for other in self.raters if other not in columns]
                 if not (may_fail and rater.is_shadow):
                     raise
@@ -335,6 +355,8 @@ class Scoring:
         return [next((own for own in self.raters if own.name == name), row_of[name]) for name in names]
 
     def _load(self, rater: RaterRow, columns: list[RaterRow], opened: ExitStack) -> "BatchScorer":
+        if rater.kind != "scorer" or find_scorer(rater.config["use"]).uses_device:
+            hold_device(self.stage_run)
         if rater.kind == "scorer":
             runner = load_runner(columns, _device(rater))
             opened.callback(runner.scorer.close)

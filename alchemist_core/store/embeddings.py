@@ -9,7 +9,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, cast, delete, func, insert, select, text, union, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Connection,
+    Engine,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    union,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
@@ -69,6 +83,12 @@ def list_files(engine: Engine, rater_id: int) -> list[StoredFile]:
         return [StoredFile._make(row)._replace(sha256=bytes(row.sha256)) for row in rows]
 
 
+def list_raters_with_files(engine: Engine) -> list[int]:
+    """Return the rater_id of every rater that has files of embeddings, whatever its name."""
+    with engine.connect() as connection:
+        return sorted(connection.execute(select(ShardEmbeddings.rater_id).distinct()).scalars())
+
+
 def embedding_scorers(engine: Engine) -> dict[str, int]:
     """Return the scorers that have embeddings: the rater_id of each one's first output, by the scorer's name."""
     name = Rater.config["name"].as_string()
@@ -83,6 +103,12 @@ def list_uris(engine: Engine) -> set[str]:
     """Return the addresses of all files of embeddings and of centroids."""
     with engine.connect() as connection:
         return set(connection.execute(union(select(ShardEmbeddings.uri), select(ClusterCentroids.uri))).scalars())
+
+
+def read_taken_down_hashes(engine: Engine) -> list[bytes]:
+    """Return the sha256 of every image that was taken down."""
+    with engine.connect() as connection:
+        return [bytes(image_hash) for image_hash in connection.execute(select(Takedown.image_hash)).scalars()]
 
 
 def read_taken_down_ids(engine: Engine) -> NDArray[np.int64]:
@@ -176,26 +202,27 @@ def count_waiting(engine: Engine) -> int:
         return int(connection.execute(statement).scalar_one())
 
 
-def insert_centroids(engine: Engine, row: CentroidsRow) -> bool:
-    """Store the centroids of a scorer; returns False if another run has stored some first."""
+def insert_centroids(engine: Engine, row: CentroidsRow, *, is_restart: bool = False) -> bool:
+    """Store the centroids of a scorer; returns False if another run has stored some first.
+
+    Args:
+        engine: The store.
+        row: The centroids.
+        is_restart: Delete the scorer's clusters, semantic duplicates and centroids first, so that all its samples are compared again.
+    """
     statement = upsert(ClusterCentroids).values(row._asdict()).on_conflict_do_nothing()
     with engine.begin() as connection:
+        if is_restart:
+            _forget_clusters(connection, row.rater_id)
         return connection.execute(statement).rowcount == 1
 
 
-def forget_clusters(engine: Engine, rater_id: int) -> None:
-    """Delete the clusters, semantic duplicates and centroids of a scorer, so that all its samples are compared again."""
-    statements = (
-        delete(SemanticDuplicate).where(SemanticDuplicate.rater_id == rater_id),
-        delete(ClusterMember).where(ClusterMember.rater_id == rater_id),
-        delete(ClusterCentroids).where(ClusterCentroids.rater_id == rater_id),
-    )
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.execute(statement)
-        connection.execute(
-            update(ShardEmbeddings).where(ShardEmbeddings.rater_id == rater_id).values(is_compared=False)
-        )
+def _forget_clusters(connection: Connection, rater_id: int) -> None:
+    # A run that stores a block holds this row, so that it has committed, or finds other centroids.
+    connection.execute(select(ClusterCentroids.rater_id).where(ClusterCentroids.rater_id == rater_id).with_for_update())
+    for table in (SemanticDuplicate, ClusterMember, ClusterCentroids):
+        connection.execute(delete(table).where(table.rater_id == rater_id))
+    connection.execute(update(ShardEmbeddings).where(ShardEmbeddings.rater_id == rater_id).values(is_compared=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +251,12 @@ def store_block(
     """Store a block in one transaction, and mark the files whose samples are all compared; returns the row with the new block.
 
     Raises:
-        StoreError: Another run has stored a block since this one was compared with the earlier samples.
+        StoreError: Another run has stored a block, or other centroids, since this one was compared with the earlier samples.
     """
     rater_id = centroids.rater_id
-    is_last = (ClusterCentroids.rater_id == rater_id, ClusterCentroids.last_block_id == centroids.last_block_id)
+    # New centroids begin with the same block as the old ones did; those of another threshold may be the same file.
+    same = ("rater_id", "last_block_id", "sha256", "n_probes", "threshold")
+    is_last = [getattr(ClusterCentroids, name) == getattr(centroids, name) for name in same]
     file_ids = [file.embedding_file_id for file in compared_files]
     with engine.begin() as connection:
         block_id = connection.execute(select(semantic_block_ids.next_value())).scalar_one()
@@ -235,8 +264,8 @@ def store_block(
             raise StoreError("Another run is finding semantic duplicates with this scorer. Wait for it, or stop it.")
         for name, columns in block.tables().items():
             n_rows = len(columns["sample_id"])
-            same = {"rater_id": np.full(n_rows, rater_id, np.int32), "block_id": np.full(n_rows, block_id, np.int32)}
-            copy_columns(connection, f"alchemist.{name}", {**same, **columns})
+            both = {"rater_id": np.full(n_rows, rater_id, np.int32), "block_id": np.full(n_rows, block_id, np.int32)}
+            copy_columns(connection, f"alchemist.{name}", {**both, **columns})
         connection.execute(
             update(ShardEmbeddings).where(ShardEmbeddings.embedding_file_id.in_(file_ids)).values(is_compared=True)
         )
@@ -245,13 +274,18 @@ def store_block(
 
 _CLUSTERED = text("""
     SELECT sample_id, cluster FROM alchemist.clusters
-    WHERE rater_id = :rater_id AND sample_id BETWEEN :first_id AND :last_id ORDER BY sample_id
+    WHERE rater_id = :rater_id AND sample_id = ANY(CAST(:sample_ids AS bigint[])) ORDER BY sample_id
 """)
 _FIRSTS = text("""
     SELECT clusters.sample_id, clusters.cluster FROM alchemist.clusters
-    WHERE clusters.rater_id = :rater_id AND clusters.sample_id BETWEEN :first_id AND :last_id AND NOT EXISTS (
+    WHERE clusters.rater_id = :rater_id AND clusters.sample_id = ANY(CAST(:sample_ids AS bigint[])) AND NOT EXISTS (
         SELECT FROM alchemist.semantic_duplicates AS found
         WHERE found.rater_id = clusters.rater_id AND found.sample_id = clusters.sample_id
+        -- If the first sample of a group was taken down, all others are compared instead of it.
+        AND found.first_sample_id NOT IN (
+            SELECT samples.sample_id FROM alchemist.takedowns
+            INNER JOIN alchemist.samples ON takedowns.image_hash = samples.image_hash
+        )
     )
     ORDER BY clusters.sample_id
 """)
@@ -265,18 +299,17 @@ class Clustered(NamedTuple):
 
 
 def read_clustered(
-    engine: Engine, rater_id: int, first_id: int, last_id: int, *, only_firsts: bool = False
+    engine: Engine, rater_id: int, sample_id_K: NDArray[np.int64], *, only_firsts: bool = False
 ) -> Clustered:
-    """Return the samples of a range of ids that have a cluster.
+    """Return those of the samples that have a cluster: no others, however far apart the ids are, so that memory is bounded.
 
     Args:
         engine: The store.
         rater_id: First output of the scorer.
-        first_id: Lowest sample id.
-        last_id: Highest sample id.
+        sample_id_K: The samples.
         only_firsts: Leave out semantic duplicates of others.
     """
-    given = {"rater_id": rater_id, "first_id": first_id, "last_id": last_id}
+    given = {"rater_id": rater_id, "sample_ids": sample_id_K.tolist()}
     with engine.connect() as connection:
         rows = copy_out(
             connection, _FIRSTS if only_firsts else _CLUSTERED, given, {"sample_id": ">i8", "cluster": ">i4"}
@@ -329,24 +362,28 @@ def list_semantic_groups(engine: Engine, rater_id: int, *, threshold: float, n_g
         return [SemanticGroup._make(row) for row in rows]
 
 
-_IDS_A_RANGE = 1_000_000
+_IDS_A_READ = 100_000
 
 
-def read_matching(engine: Engine, where: str) -> NDArray[np.bool_]:
-    """Return whether each sample satisfies a condition, by sample id from 0.
+def read_matching(engine: Engine, where: str, sample_id_N: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which samples satisfy a condition; no other sample is read.
 
     Raises:
         ConfigError: The condition is not valid.
     """
+    is_matching_N = np.zeros(len(sample_id_N), np.bool_)
     with engine.connect() as connection:
-        last = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
-        is_matching, known = np.zeros(last + 1, np.bool_), read_known(connection)
-        for start in range(-1, last + 1, _IDS_A_RANGE):
-            span = {"after_sample_id": start, "last_sample_id": min(start + _IDS_A_RANGE, last)}
+        known = read_known(connection)
+        for start in range(0, len(sample_id_N), _IDS_A_READ):
+            part = slice(start, start + _IDS_A_READ)
+            id_B = sample_id_N[part]
+            span = {"after_sample_id": int(id_B.min()) - 1, "last_sample_id": int(id_B.max())}
             statement = filter_rows("filterable_samples", FILTER_COLUMNS, where, span, known=known)
-            found = copy_out(connection, statement, span, {"sample_id": ">i8"})["sample_id"]
-            is_matching[found.astype(np.int64)] = True
-    return is_matching
+            (sample_id,) = statement.selected_columns
+            statement = statement.where(sample_id == func.any(bindparam("sample_ids", type_=ARRAY(BigInteger))))
+            found = copy_out(connection, statement, span | {"sample_ids": id_B.tolist()}, {"sample_id": ">i8"})
+            is_matching_N[part] = np.isin(id_B, found["sample_id"].astype(np.int64))
+    return is_matching_N
 
 
 def describe_samples(engine: Engine, sample_ids: Sequence[int]) -> dict[int, dict[str, str | None]]:

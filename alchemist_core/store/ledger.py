@@ -51,6 +51,8 @@ class UnscoredLocation(NamedTuple):
     byte_offset: int | None
     size_bytes: int | None
     is_measured: bool
+    is_withheld: bool = False
+    """Whether the image was taken down and the rater is a scorer, which does not get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,18 +149,28 @@ def claim_beside(
 ) -> ClaimedShard | None:
     """Claim a shard that this run has claimed for one rater for another rater too, so that both score it in one pass.
 
-    None if that rater has scored it, or another run is scoring it with that rater.
+    None if that rater has scored it, another run is scoring it with that rater, or a stalled session was ended.
     """
-    shard_id = claimed.shard.shard_id
-    with engine.begin() as connection:
-        connection.execute(text(END_SILENCE))
-        lease = claim_lease(connection, f"shard:{rater_id}:{shard_id}", run_id=run_id, ttl_s=ttl_s)
-        if lease is None:
-            return None
-        if _is_scored(connection, rater_id, shard_id):
-            release_lease(connection, lease)
-            return None
-    return ClaimedShard(claimed.shard, lease)
+    try:
+        with engine.begin() as connection:
+            lease = _claim_beside(connection, claimed.shard.shard_id, rater_id, run_id=run_id, ttl_s=ttl_s)
+    except OperationalError as error:
+        if not isinstance(error.orig, LockNotAvailable):
+            raise
+        _end_stalled(engine)
+        return None
+    return None if lease is None else ClaimedShard(claimed.shard, lease)
+
+
+def _claim_beside(
+    connection: Connection, shard_id: int, rater_id: int, *, run_id: int, ttl_s: float
+) -> LeaseClaim | None:
+    connection.execute(text(END_SILENCE))
+    lease = claim_lease(connection, f"shard:{rater_id}:{shard_id}", run_id=run_id, ttl_s=ttl_s)
+    if lease is not None and _is_scored(connection, rater_id, shard_id):
+        release_lease(connection, lease)
+        return None
+    return lease
 
 
 def give_up_shard(engine: Engine, claimed: ClaimedShard, *, state: str | None, reason: str) -> None:
@@ -427,8 +439,9 @@ class ScoringSpeed:
 
 
 def scoring_speed(engine: Engine, rater_id: int) -> ScoringSpeed | None:
-    """Return a rater's recent speed, else that of the rater that scored last; None if nothing was scored yet."""
+    """Return a rater's recent speed, else that of the trained rater that scored last; None if none has scored yet."""
     with engine.connect() as connection:
         rows = connection.execute(load_query("measure_scoring_speed"), {"n_runs": RECENT_RUNS}).all()
-    row = next((row for row in rows if row.rater_id == rater_id), rows[0] if rows else None)
+    trained = next((row for row in rows if row.kind == "trained"), None)
+    row = next((row for row in rows if row.rater_id == rater_id), trained)
     return None if row is None else ScoringSpeed(row.n_computed / row.seconds, row.device, row.rater_id)

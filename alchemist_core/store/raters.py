@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, func, insert, or_, select, text, update
+from sqlalchemy import Connection, Engine, cast, func, insert, or_, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.config import RATER_SCORE, SelectionPolicy, strategy_spec
@@ -76,7 +77,9 @@ def find_raters(engine: Engine, wanted: str) -> list[RaterRow]:
         return [rater for rater in [find_rater(engine, wanted)] if rater is not None]
     statement = (
         select(*COLUMNS)
-        .where(or_(Rater.state == "production", (Rater.state == "candidate") & Rater.is_shadow))
+        .where(
+            or_(Rater.state == "production", (Rater.state == "candidate") & Rater.is_shadow), Rater.kind != "imported"
+        )
         .order_by(Rater.state.desc(), Rater.rater_id)
     )
     with engine.connect() as connection:
@@ -198,6 +201,22 @@ def update_scorer(engine: Engine, configs: Mapping[str, Mapping[str, Any]], uri:
         for name, config in configs.items():
             values = {"config": dict(config), "checkpoint_uri": uri, "checkpoint_sha256": sha256}
             connection.execute(update(Rater).where(Rater.name == name).values(**values))
+
+
+def note_section(engine: Engine, rater_ids: Sequence[int], section: str) -> None:
+    """Store the hash of the project file's section that a scorer follows."""
+    flag = cast({"section": section}, JSONB)
+    is_changed = func.coalesce(Rater.config["section"].as_string(), "") != section
+    with engine.begin() as connection:
+        statement = update(Rater).where(Rater.rater_id.in_(rater_ids), is_changed)
+        connection.execute(statement.values(config=Rater.config.concat(flag)))
+
+
+def find_identities(engine: Engine, identity_hashes: Sequence[str]) -> list[str]:
+    """Return the names of the raters that have one of these identities."""
+    with engine.connect() as connection:
+        statement = select(Rater.name).where(Rater.identity_hash.in_(identity_hashes)).order_by(Rater.rater_id)
+        return list(connection.execute(statement).scalars())
 
 
 class ListedScorer(NamedTuple):

@@ -51,7 +51,6 @@ class ScoreChunk:
     n_rows: int
     """Rows read, with those that are left out."""
     n_non_finite: int
-    n_without_key: int
 
 
 def find_files(address: str) -> list[str]:
@@ -193,7 +192,7 @@ def _chunk(
         found[name] = pa.repeat(stem, int(kept_B.sum()))
     return ScoreChunk(
         {name: found[name] for name in chosen} | {SCORE: score_B[kept_B]},
-        n_rows=len(batch), n_non_finite=int((~is_finite_B).sum()), n_without_key=int((is_finite_B & ~has_key_B).sum()),
+        n_rows=len(batch), n_non_finite=int((~is_finite_B).sum()),
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextEncoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer
 from alchemist_core.rating.rater import SampleRater
-from alchemist_core.scorers.scorer import Batch, Rated
+from alchemist_core.scorers.scorer import Batch, Rated, TransientFault
 from alchemist_core.shards.decoding import TASK_IMAGES, DecodedPart, Decoders, DecodeTask
 from alchemist_core.shards.faults import Fault, Reason, make_fault
 from alchemist_core.shards.storage import join_uri
@@ -80,6 +80,8 @@ class ScoringPipeline:
         self._columns = [range(end - scorer.n_outputs, end) for scorer, end in zip(scorers, ends, strict=True)]
         self.failed: dict[int, DataError] = {}
         """Why a scorer stopped, by each of its columns; the others go on."""
+        # In a shared pass there are as many threads as the scorer with the most of them may have.
+        self._turns = [threading.BoundedSemaphore(scorer.n_threads) for scorer in scorers]
         self._side = scorers[0].image_side
         n_threads = max(scorer.n_threads for scorer in scorers)
         self._claiming, self._rating, self._writing = (
@@ -182,8 +184,9 @@ class ScoringPipeline:
     def _rate(self, batch: "ScoreBatch") -> None:
         try:
             batch.image_BHWC[len(batch.captions) :] = 0
-            for scorer, columns in zip(self._scorers, self._columns, strict=True):
-                self._rate_with(scorer, columns, batch)
+            for scorer, columns, turn in zip(self._scorers, self._columns, self._turns, strict=True):
+                with turn:
+                    self._rate_with(scorer, columns, batch)
             for shard, at_P in batch.parts:
                 self._settle(shard, len(at_P))
         finally:
@@ -265,9 +268,12 @@ class Share:
 
     def __init__(self, claim: Claim, sample_id_N: NDArray[np.int64]) -> None:
         self.claimed, self.rows, self.column = claim
-        self.wanted_N = np.isin(sample_id_N, [row.sample_id for row in self.rows])
+        self.wanted_N = np.isin(sample_id_N, [row.sample_id for row in self.rows if not row.is_withheld])
         self.score_N = np.full(len(sample_id_N), np.nan, np.float32)
-        self.bad: dict[int, tuple[Reason, str]] = {}
+        withheld_N = np.isin(sample_id_N, [row.sample_id for row in self.rows if row.is_withheld])
+        self.bad: dict[int, tuple[Reason, str]] = dict.fromkeys(
+            np.flatnonzero(withheld_N).tolist(), (Reason.TAKEN_DOWN, "its image was taken down")
+        )
         self.embedding_ND: NDArray[np.float16] | None = None
         """Embeddings of the samples, NaN where there is none; only of a scorer's first output."""
         self.error: DataError | None = None
@@ -405,7 +411,9 @@ class PendingShard:
             share.score_N[at_P[wanted_P]] = score_P[wanted_P]
             for place in np.flatnonzero(wanted_P & ~np.isfinite(score_P)).tolist():
                 if place in details:
-                    fault = (Reason.REFUSED_BY_SCORER, f"scorer {rater_name}: {details[place]}")
+                    is_transient = isinstance(details[place], TransientFault)
+                    reason = Reason.UNANSWERED_BY_SCORER if is_transient else Reason.REFUSED_BY_SCORER
+                    fault = (reason, f"scorer {rater_name}: {details[place]}")
                 else:
                     fault = (Reason.SCORE_NOT_FINITE, f"rater {rater_name} gave {score_P[place]}")
                 share.bad[int(at_P[place])] = fault

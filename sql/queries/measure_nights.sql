@@ -7,7 +7,7 @@
 WITH raters_shown AS (
     SELECT rater_id, name, state
     FROM alchemist.raters
-    WHERE state = 'production' OR (state = 'candidate' AND is_shadow)
+    WHERE kind = 'trained' AND (state = 'production' OR (state = 'candidate' AND is_shadow))
     ORDER BY state DESC, rater_id DESC
     LIMIT 2
 ),

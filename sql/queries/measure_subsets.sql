@@ -14,6 +14,7 @@ WITH shown_subsets AS (
 shown_raters AS (
     SELECT rater_id, name, acceptance_report
     FROM alchemist.raters
+    WHERE kind = 'trained'
     ORDER BY state = 'production' DESC, rater_id DESC
     LIMIT 3
 ),

@@ -19,12 +19,13 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli.imports import ImportScoresConfig, ImportScoresResult, scores
+from alchemist_core.cli.rater import PromoteConfig, promote
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.store import score_files
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.imported_scores import KEYS, ScoreImport, import_scores
-from alchemist_core.store.raters import find_rater, list_scorers
+from alchemist_core.store.raters import find_rater, find_raters, list_scorers
 from alchemist_core.store.score_files import read_scores
 from tests.given import insert_rows
 from tests.object_store import endpoint, object_store
@@ -414,3 +415,15 @@ def test_imported_scores_are_never_the_newest_rater(store: Engine, tmp_path: Pat
     newest = find_rater(store, "newest")
     assert newest is not None
     assert newest.name == "r"
+
+
+def test_imported_scores_score_no_night(
+    store: Engine, filled: tuple[str, Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(write(tmp_path / "a.parquet", {"sample_id": [1], "score": [0.5]}), "no_shadow")
+    with pytest.raises(ConfigError, match="no_shadow holds imported scores"):
+        promote(PromoteConfig(rater="no_shadow", shadow=True))
+    with store.begin() as connection:
+        # As an earlier version allowed.
+        connection.execute(text("UPDATE alchemist.raters SET is_shadow = TRUE WHERE name = 'no_shadow'"))
+    assert "no_shadow" not in {rater.name for rater in find_raters(store, "nightly")}

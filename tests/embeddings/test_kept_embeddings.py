@@ -22,6 +22,7 @@ from alchemist_core.embeddings.reading import Embeddings, open_embeddings
 from alchemist_core.embeddings.upkeep import remove_orphans
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.scorers.vlm import ANSWERS, Answer, AnswerFile
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.score import ScoreConfig, run
 from alchemist_core.store.engine import open_store
@@ -244,6 +245,28 @@ def test_a_taken_down_sample_is_returned_by_nothing_and_maintenance_removes_it_f
     assert len(again) == 239
     assert all_of(again) == kept
     assert remove_orphans(open_store(), min_age_s=0) == 0
+
+
+def test_a_file_that_cannot_be_read_keeps_no_takedown_from_the_other_files(corpus_store: Path) -> None:
+    score("Colours")
+    with open_store().connect() as connection:
+        uris = list(
+            connection.execute(text("SELECT uri FROM alchemist.shard_embeddings ORDER BY first_sample_id")).scalars()
+        )
+        hashes = connection.execute(text("SELECT DISTINCT image_hash FROM alchemist.samples")).scalars()
+        take_down(open_store(), [bytes(image_hash) for image_hash in hashes], "asked", actor="ann")
+    answers = AnswerFile(load_settings().home.resolve() / ANSWERS / "judge.sqlite")
+    answers.keep((bytes(32), bytes(32)), Answer((1.0,)))
+    image_hash = bytes(ask("SELECT min(image_hash) FROM alchemist.takedowns"))
+    answers.keep((image_hash, bytes(32)), Answer((1.0,)))
+    artifact_path(uris[0]).unlink()
+    with pytest.raises(DataError, match=rf"{uris[0]}.* cannot be read(?s:.*)Everything else was done"):
+        takedowns(MaintainConfig())
+    assert ask("SELECT string_agg(uri, '') FROM alchemist.shard_embeddings") == uris[0]
+    assert ask("SELECT count(*) FROM alchemist.takedowns WHERE bytes_removed_at IS NULL") == 0
+    # An answer that a run stored after the takedown goes too.
+    assert list(answers.find([(bytes(32), bytes(32)), (image_hash, bytes(32))])) == [(bytes(32), bytes(32))]
+    answers.close()
 
 
 def test_a_file_that_changed_or_is_missing_is_refused_by_name(corpus_store: Path) -> None:

@@ -73,6 +73,17 @@ def test_in_the_nearest_clusters_new_samples_are_found_before_they_have_a_cluste
     assert found[0] == wanted[0]
     assert len(set(found) & set(wanted)) >= 8
     assert search(like="351", limit=10, exact=True) == wanted
+    # A condition is evaluated for the samples of these clusters alone.
+    asked: list[int] = []
+    real = searching.read_matching
+
+    def read_matching(engine: Engine, where: str, sample_id_B: np.ndarray) -> np.ndarray:
+        asked.extend(sample_id_B.tolist())
+        return real(engine, where, sample_id_B)
+
+    monkeypatch.setattr(searching, "read_matching", read_matching)
+    assert set(search(like="351", limit=400, where="width > 0")) == set(asked)
+    assert len(asked) == result.n_compared
     monkeypatch.setattr(searching, "N_PROBES", 40)
     assert search(like="351", limit=10) == wanted, "all clusters"
 

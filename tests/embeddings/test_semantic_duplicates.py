@@ -16,7 +16,7 @@ from alchemist_core.embeddings.reading import Embeddings, open_embeddings
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import artifact_path
 from alchemist_core.store.backups import table_checksums
-from alchemist_core.store.embeddings import find_centroids, store_block
+from alchemist_core.store.embeddings import find_centroids, insert_centroids, read_clustered, store_block
 from alchemist_core.store.samples import take_down
 from tests.embeddings.stored import RATER, add_embeddings
 from tests.given import sha256
@@ -98,6 +98,13 @@ def test_tonight_is_compared_with_history_and_comparing_again_changes_nothing(
     assert centroids is not None
     assert after is not None
     assert (after.sha256, after.uri) == (centroids.sha256, centroids.uri), "centroids are frozen"
+
+
+def test_only_the_clusters_of_the_samples_of_a_chunk_are_read_however_far_apart_their_ids_are(engine: Engine) -> None:
+    add_embeddings(engine, lookalikes(60))
+    find(clusters=2)
+    read = read_clustered(engine, RATER, np.array([1, 60, 10**12]))
+    assert read.sample_id_B.tolist() == [1, 60]
 
 
 def test_shards_whose_samples_alternate_are_compared_in_the_order_of_the_samples(engine: Engine) -> None:
@@ -186,6 +193,34 @@ def test_a_taken_down_sample_is_no_ones_first(engine: Engine) -> None:
     find(clusters=1)
     assert stored(engine)
     assert 1 not in {*stored(engine), *stored(engine).values()}
+
+
+def test_a_sample_like_a_taken_down_first_joins_the_others_of_its_group(engine: Engine) -> None:
+    vector_ND = np.repeat(lookalikes(4, seed=6)[:1], 4, axis=0)
+    add_embeddings(engine, vector_ND[:3])
+    find(clusters=1)
+    assert stored(engine) == {2: 1, 3: 1}
+    take_down(engine, [sha256("image 1")], "asked", actor="ann")
+    add_embeddings(engine, vector_ND[3:], first_id=4)
+    find()
+    assert stored(engine) == {2: 1, 3: 1, 4: 2}
+
+
+def test_a_restart_that_fails_forgets_nothing_and_a_run_of_before_it_stores_nothing_after_it(engine: Engine) -> None:
+    add_embeddings(engine, lookalikes(50))
+    find(clusters=1)
+    before, row = stored(engine), find_centroids(engine, RATER)
+    assert before
+    assert row is not None
+    with pytest.raises(ConfigError, match="more than the 50 embeddings"):
+        find(clusters=51, restart=True)
+    assert stored(engine) == before
+    # A run that began with these centroids has compared its first block when a restart makes others.
+    began = row._replace(last_block_id=0)
+    insert_centroids(engine, began._replace(threshold=0.5), is_restart=True)
+    block = duplicates.ComparedBlock(*(np.empty(0, kind) for kind in ("i8", "i4", "i8", "i8", "f4")))
+    with pytest.raises(StoreError, match="Another run is finding semantic duplicates"):
+        store_block(engine, began, block, [])
 
 
 @pytest.mark.parametrize("other", [{"threshold": 0.9}, {"clusters": 3}, {"probes": 2}, {"seed": 7}])

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.scorers import vlm
 from alchemist_core.scorers.registration import describe, open_scorer
 from alchemist_core.scorers.running import ScorerRunner
-from alchemist_core.scorers.scorer import ScorerUnavailableError
+from alchemist_core.scorers.scorer import ScorerUnavailableError, TransientFault
 from alchemist_core.scorers.vlm import ANSWERS, Answer, AnswerFile, forget_answers
 from alchemist_core.settings import load_settings
 from tests.scorers.score_by_vlm import make_batch, options, score
@@ -215,6 +216,25 @@ def test_a_server_that_answers_nobody_is_unavailable_and_nobody_is_refused(
     assert not kept(range(2))
 
 
+@pytest.mark.parametrize(("behaviour", "is_transient"), [("400", False), ("500", True)])
+def test_a_bad_sample_alone_in_its_batch_is_quarantined_if_the_server_answered_others(
+    behaviour: str, is_transient: bool
+) -> None:
+    with serving(lambda sample, _: behaviour if sample == 4 else "ok") as server:
+        rated = score(server.url, range(5), concurrency=1, retries=0, timeout_s=60)
+    assert list(rated.faults) == [4]
+    assert isinstance(rated.faults[4], TransientFault) == is_transient
+
+
+def test_a_server_that_fails_in_the_middle_of_a_run_is_unavailable() -> None:
+    with (
+        serving(lambda sample, _: "500" if sample > 3 else "ok") as server,
+        pytest.raises(ScorerUnavailableError, match="status 500"),
+    ):
+        score(server.url, range(8), concurrency=1, retries=0, timeout_s=60)
+    assert kept(range(8)) == set(range(4))
+
+
 @pytest.mark.parametrize("behaviour", ["429", "503", "slow"])
 def test_a_server_without_time_for_one_sample_refuses_none(behaviour: str) -> None:
     """Otherwise a busy hour would quarantine good samples. What was answered is kept."""
@@ -326,6 +346,10 @@ def test_several_processes_and_threads_share_one_file(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(keep, keys))
+    # No write-ahead log, which machines that mount the same volume cannot share.
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.sqlite"]
+    with sqlite3.connect(tmp_path / "answers.sqlite") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     found = AnswerFile(tmp_path / "answers.sqlite").find([*keys, (b"x" * 32, b"p" * 32)])
     assert found == {key: Answer((float(key[0][0]),)) for key in keys}
 

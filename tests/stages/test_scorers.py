@@ -1,6 +1,8 @@
 """Scorers on the ledger of raters: a class of one's own in a package beside, several in one pass, each score exactly once."""
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,10 +23,14 @@ from alchemist_core.cli.scorer import (
 )
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
 from alchemist_core.project import load_project
+from alchemist_core.scorers.catalogue import find_scorer
+from alchemist_core.scorers.registration import load_runner
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.score import ScoreConfig, ScoreResult, run
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_outputs
+from alchemist_core.store.samples import take_down
 from tests.trained_store import TrainedStore, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -43,8 +49,12 @@ class Redness(Scorer):
         return mean[:, 0] - mean[:, 1:].mean(1)
 '''
 OTHERS = '''
+import os
+import threading
+from typing import Annotated
+
 import numpy as np
-from alchemist_core.config import Config
+from alchemist_core.config import Config, Located
 from alchemist_core.scorers import Batch, Scorer
 
 class Words(Scorer):
@@ -71,6 +81,34 @@ class Neighbourly(Scorer):
 
     def score(self, batch):
         return batch.image_BHWC.mean((1, 2, 3)) - batch.image_BHWC.mean()
+
+class Placed(Words):
+    """Scores only the first half of its batch."""
+    def score(self, batch):
+        found = super().score(batch)
+        found[len(batch) // 2:] = np.nan
+        return found
+
+class Fragile(Words):
+    """Cannot be opened while its weights are missing."""
+    def __init__(self, options, device="cpu"):
+        if os.environ.get("NO_WEIGHTS"):
+            raise OSError("no weights")
+        super().__init__(options, device)
+
+class Meeting(Words):
+    """Two that are opened at a time."""
+    barrier = threading.Barrier(2)
+
+    def __init__(self, options, device="cpu"):
+        super().__init__(options, device)
+        self.barrier.wait(60)
+
+class Lexicon(Words):
+    """Reads a file."""
+    class Options(Config):
+        path: Annotated[str, Located()]
+        factor: float = 1.0
 
 class Gone(Scorer):
     """Fails on every sample."""
@@ -184,10 +222,54 @@ def test_the_project_file_declares_a_scorer_which_the_next_night_registers_and_r
         "words_letters",
         "words_words",
     ]
-    # The section is changed: other scores need another name.
+    # The section is changed: other scores need another name, and the night says so.
     declare(package, monkeypatch, '[scorers.words]\nuse = "other_scorers:Words"\noptions = { factor = 3.0 }\n')
+    assert "Scorer words does not follow the project file" in str(score(rater="nightly").note)
     with pytest.raises(ConfigError, match=r"belongs to another scorer \(other options\)"):
         register_scorer(RegisterConfig(name="words"))
+
+
+def test_a_night_follows_the_section_of_a_registered_scorer_when_it_changes(
+    database_url: str, ingest_corpus: Callable[[], Path], package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest_corpus()
+    section = '[scorers.words]\nuse = "other_scorers:Words"\n'
+    declare(package, monkeypatch, section)
+    assert score(rater="nightly", crawl_date="2026-01-01").n_scored == 2 * 120
+    declare(package, monkeypatch, f"{section}nightly = false\nkeep_embeddings = false\n")
+    assert score(rater="nightly").n_scored == 0
+    kept = "SELECT bool_or(is_shadow OR (config ->> 'keep_embeddings')::bool) FROM alchemist.raters"
+    assert ask(kept) is False
+    register_scorer(RegisterConfig(name="words", nightly=True))
+    assert ask("SELECT bool_and(is_shadow) FROM alchemist.raters")
+    # The section was not changed since, so the command holds.
+    assert score(rater="nightly").n_scored == 2 * 120
+
+
+def test_a_scorer_that_cannot_be_opened_leaves_the_night_to_the_others(
+    database_url: str, ingest_corpus: Callable[[], Path], package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest_corpus()
+    (package / "uninstalled.py").write_text(OTHERS)
+    register("removed", "uninstalled:Words", nightly=True)
+    register("fragile", "other_scorers:Fragile", nightly=True)
+    register("redness", "redness", nightly=True)
+    (package / "uninstalled.py").unlink()
+    monkeypatch.delitem(sys.modules, "uninstalled")
+    monkeypatch.setenv("NO_WEIGHTS", "1")
+    # The only declared one cannot be registered.
+    declare(package, monkeypatch, '[scorers.new]\nuse = "other_scorers:Fragile"\noptions = { factor = 2.0 }\n')
+    result = score(rater="nightly")
+    assert result.n_scored == 240
+    for note in (
+        "new was not registered: no weights",
+        "removed_letters, removed_words scored nothing",
+        "fragile_words",
+    ):
+        assert note in str(result.note)
+    for name in ("new", "fragile"):
+        with pytest.raises(OSError, match="no weights"):
+            score(scorer=name)
 
 
 def test_a_night_with_no_rater_is_scored_by_its_scorers(
@@ -195,7 +277,14 @@ def test_a_night_with_no_rater_is_scored_by_its_scorers(
 ) -> None:
     ingest_corpus()
     register("redness", "redness", nightly=True)
-    assert score(rater="nightly").n_scored == 240
+    # A taken-down image is not given to a scorer, which may send it to a server.
+    image_hash = ask("""
+        SELECT image_hash FROM alchemist.samples JOIN alchemist.sample_locations USING (sample_id) JOIN alchemist.shards USING (shard_id)
+        JOIN alchemist.datasets USING (dataset_id) WHERE datasets.name = 'scenes' LIMIT 1
+    """)
+    take_down(open_store(), [bytes(image_hash)], "asked", actor="ann")
+    assert score(rater="nightly").n_scored == 239
+    assert ask("SELECT string_agg(reason, '') FROM alchemist.quarantined_samples") == "taken_down"
 
 
 def test_a_retired_scorer_scores_nothing_more_and_its_scores_stay(trained_store: TrainedStore, package: Path) -> None:
@@ -203,6 +292,9 @@ def test_a_retired_scorer_scores_nothing_more_and_its_scores_stay(trained_store:
     score(scorer="redness", crawl_date="2026-01-01")
     retire(RetireConfig(name="redness", reason="a better one came"))
     assert score(rater="nightly").n_scored == 240
+    for fields in ({"scorer": "redness"}, {"rater": "redness"}):
+        with pytest.raises(ConfigError, match="Scorer redness is retired"):
+            score(**fields)
     assert (
         ask("SELECT count(*) FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = 'redness'")
         == 120
@@ -210,7 +302,7 @@ def test_a_retired_scorer_scores_nothing_more_and_its_scores_stay(trained_store:
 
 
 def test_quarantined_samples_of_a_scorer_are_retried_by_it(trained_store: TrainedStore, package: Path) -> None:
-    (package / "picky.py").write_text(OTHERS.replace("import numpy as np", "import os\nimport numpy as np", 1) + """
+    (package / "picky.py").write_text(OTHERS + """
 class Picky(Words):
     def score(self, batch):
         found = super().score(batch)
@@ -239,8 +331,12 @@ class Picky(Words):
 def test_check_refuses_a_scorer_whose_scores_depend_on_the_batch(trained_store: TrainedStore, package: Path) -> None:
     good = check(CheckConfig(name="redness", use="redness", dataset="scenes", n_samples=100))
     assert (good.difference, good.n_without_score, good.n_samples) == (0.0, 0, 100)
-    with pytest.raises(CheckFailedError, match="other scores in other batches"):
-        check(CheckConfig(name="n", use="other_scorers:Neighbourly", dataset="scenes", n_samples=100))
+    # Also if one batch holds all samples.
+    for n_samples in (100, 30):
+        with pytest.raises(CheckFailedError, match="other scores in other batches"):
+            check(CheckConfig(name="n", use="other_scorers:Neighbourly", dataset="scenes", n_samples=n_samples))
+    with pytest.raises(CheckFailedError, match=r"a score in one batch only: [1-9]"):
+        check(CheckConfig(name="p", use="other_scorers:Placed", dataset="scenes", n_samples=30))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +365,44 @@ def test_options_are_checked_and_registering_again_changes_nothing(database_url:
     assert (first.is_new, again.is_new) == (True, False)
 
 
-def test_a_scorer_is_neither_promoted_nor_shadowed_as_a_rater(trained_store: TrainedStore, package: Path) -> None:
+def test_two_slots_register_a_scorer_once_and_it_gets_no_second_name(database_url: str, package: Path) -> None:
+    def register_words(_slot: int) -> bool:
+        return register_scorer(RegisterConfig(name="words", use="other_scorers:Meeting")).is_new
+
+    with ThreadPoolExecutor(2) as slots:
+        assert sorted(slots.map(register_words, range(2))) == [False, True]
+    register("redness", "redness")
+    with pytest.raises(ConfigError, match="registered already, as redness"):
+        register("red", "redness")
+    # Its scores would have other names, and still be those of another scorer.
+    with pytest.raises(ConfigError, match=r"other use.*outputs"):
+        register("words", "redness")
+
+
+def test_a_registered_scorer_that_reads_another_side_is_not_the_registered_one(
+    database_url: str, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register("redness", "redness")
+    monkeypatch.setattr(find_scorer("redness"), "image_side", 32)
+    with pytest.raises(ConfigError, match="image side 16 and"):
+        load_runner(find_outputs(open_store(), "redness"), "cpu")
+    with pytest.raises(ConfigError, match="other image_side"):
+        register("redness", "redness")
+
+
+def test_a_relative_path_of_a_section_starts_at_the_project_file(
+    database_url: str, package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    declare(package, monkeypatch, '[scorers.lexicon]\nuse = "other_scorers:Lexicon"\noptions.path = "words/good.txt"\n')
+    register_scorer(RegisterConfig(name="lexicon"))
+    assert ask("SELECT config -> 'options' ->> 'path' FROM alchemist.raters LIMIT 1") == str(package / "words/good.txt")
+
+
+def test_a_scorer_is_not_promoted_and_scores_every_night_as_a_shadow(
+    trained_store: TrainedStore, package: Path
+) -> None:
     register("redness", "redness")
     with pytest.raises(ConfigError, match=r"redness is no trained rater but a scorer.*--rank-by redness"):
         promote(PromoteConfig(rater="redness"))
+    promote(PromoteConfig(rater="redness", shadow=True))
+    assert ask("SELECT is_shadow FROM alchemist.raters WHERE name = 'redness'")

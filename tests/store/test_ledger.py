@@ -24,6 +24,7 @@ from alchemist_core.store.ledger import (
     ScoringScope,
     ShardCounts,
     ShardOutcome,
+    claim_beside,
     claim_unscored_shard,
     commit_shard,
     count_unscored,
@@ -312,6 +313,22 @@ def test_a_process_that_stops_inside_its_copy_is_ended_by_the_run_that_waits_for
     assert taken.shard.shard_id == first.shard.shard_id
     commit_shard(store, taken, SCOPE, outcome=outcome(1, 2, 3), provenance=PROVENANCE)
     assert ask(store, "SELECT n_scored FROM alchemist.shard_scores") == [(3,)]
+
+
+def test_a_claim_beside_another_ends_a_stopped_session_too(store: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "END_SILENCE", "SET LOCAL lock_timeout = '300ms'")
+    other = claim_unscored_shard(store, SCOPE.of(2), run_id=1, ttl_s=1)
+    assert other is not None
+    claimed, copy = claim(store), StoppedCopy()
+    assert claimed.shard.shard_id == other.shard.shard_id
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(commit_and_stop, store, other, copy)
+        assert copy.is_begun.wait(20)
+        time.sleep(1.1)
+        assert claim_beside(store, claimed, 2, run_id=2, ttl_s=60) is None
+        assert claim_beside(store, claimed, 2, run_id=2, ttl_s=60) is not None
+        copy.is_over.set()
+        stopped.result(20)
 
 
 def test_a_slow_holder_of_a_live_lease_is_not_ended(store: Engine) -> None:

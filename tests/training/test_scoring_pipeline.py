@@ -60,7 +60,7 @@ def make_shard(root: Path, shard_id: int, picked: list[int], *, bad: frozenset[i
     offsets = np.cumsum([0, *map(len, data)]).tolist()
     rows = [
         SimpleNamespace(
-            ordinal=at, key=f"{at:03d}", sample_id=100 * shard_id + number, caption="x" * number, is_measured=False,
+            ordinal=at, key=f"{at:03d}", sample_id=100 * shard_id + number, caption="x" * number, is_measured=False, is_withheld=False,
             image_hash=hashlib.sha256(data[at]).digest(), byte_offset=offsets[at], size_bytes=len(data[at]),
         )
         for at, number in enumerate(picked)

@@ -1,5 +1,6 @@
 """Several scorers share a pass: one decode, bits as if each ran alone, and one that fails costs the others nothing."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from alchemist_core.config import Config
 from alchemist_core.errors import DataError
 from alchemist_core.scorers import Batch, Scorer, ScorerUnavailableError
 from alchemist_core.scorers.running import ScorerRunner
+from alchemist_core.scorers.scorer import Rated, TransientFault
 from alchemist_core.shards import decoding
 from alchemist_core.shards.decoding import InlineDecoders
 from alchemist_core.store.leases import LeaseClaim
@@ -197,3 +199,74 @@ def test_a_scorer_that_returns_another_shape_is_refused_with_both_shapes(tmp_pat
 
     _, failed = score(tmp_path, [PixelScorer(3), run_of(Flat)], [[0, 1, 2]])
     assert "shape (2, 1) for 3 samples; expected (3, 1)" in str(failed[1])
+
+
+def test_a_bad_sample_alone_in_its_batch_is_quarantined_as_one_beside_good_samples(tmp_path: Path) -> None:
+    class Picky(Raising):
+        bad = ("xxxx",)
+
+    together, failed = score(tmp_path, [PixelScorer(8), run_of(Picky)], [[0, 1, 2, 3, 4]])
+    assert failed == {}
+    assert [sample_id for sample_id, _ in together[0, 1][0]] == [0, 1, 2, 3]
+    assert together[0, 1][1] == [(4, "refused_by_scorer", "scorer s1: ValueError: no such thing")]
+
+
+def test_a_scorer_that_breaks_after_a_good_batch_refuses_no_sample(tmp_path: Path) -> None:
+    class Worn(Redness):
+        n_calls = 0
+
+        def score(self, batch: Batch) -> np.ndarray:
+            type(self).n_calls += 1
+            if self.n_calls > 1:
+                raise ValueError("out of memory")
+            return super().score(batch)
+
+    together, failed = score(tmp_path, [PixelScorer(3), run_of(Worn)], [[0, 1, 2], [3]])
+    assert {key: rows[1] for key, rows in together.items() if key[1] == 1} == {(0, 1): []}
+    assert "out of memory" in str(failed[1])
+
+
+def test_embeddings_that_change_their_length_stop_their_scorer_alone(tmp_path: Path) -> None:
+    class Growing(Redness):
+        n_calls = 0
+
+        def embed(self, batch: Batch) -> np.ndarray:
+            type(self).n_calls += 1
+            return np.ones((len(batch), self.n_calls), np.float32)
+
+    together, failed = score(tmp_path, [PixelScorer(3), run_of(Growing)], [[0, 1, 2, 3]])
+    assert "embeddings of 1 numbers, and then of 2" in str(failed[1])
+    assert [sample_id for sample_id, _ in together[0, 0][0]] == [0, 1, 2, 3]
+
+
+def test_a_transient_fault_is_quarantined_for_a_retry(tmp_path: Path) -> None:
+    class Absent(Words):
+        def score(self, batch: Batch) -> np.ndarray:
+            found = super().score(batch)
+            found[0], batch.faults[0] = np.nan, TransientFault("no answer")
+            return found
+
+    together, _ = score(tmp_path, [run_of(Absent)], [[0, 1]])
+    assert together[0, 0][1] == [(0, "unanswered_by_scorer", "scorer s0: no answer")]
+
+
+def test_each_scorer_of_a_pass_rates_in_no_more_threads_than_it_allows(tmp_path: Path) -> None:
+    class Counting(PixelScorer):
+        n_now = most = 0
+
+        def __init__(self, n_threads: int) -> None:
+            super().__init__(2)
+            self.n_threads = n_threads
+
+        def rate(self, batch: Batch) -> Rated:
+            with self.lock:
+                self.n_now += 1
+                self.most = max(self.most, self.n_now)
+            time.sleep(0.01)
+            with self.lock:
+                self.n_now -= 1
+            return super().rate(batch)
+
+    narrow, wide = Counting(1), Counting(4)
+    score(tmp_path, [wide, narrow], [list(range(8))] * 4)
+    assert (narrow.most, wide.most) == (1, 4)
