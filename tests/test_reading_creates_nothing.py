@@ -71,6 +71,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "duplicates find-semantic": (),
     "duplicates list-semantic": (),
     "search": ("a red bicycle",),
+    "explore": (),
     "recaption": ("--dataset", "d", "--endpoint", "http://localhost:1/v1", "--model", "m", "--prompt", "p"),
     "score-aesthetics": ("--dataset", "d"),
     "night list": (),
