@@ -109,6 +109,7 @@ def test_another_prompt_makes_further_pairs_and_a_prompt_without_captions_asks_o
     assert len(samples_of("new")) == 240
 
 
+@pytest.mark.slow
 def test_refused_samples_are_counted_and_left_out_and_failed_ones_hold_their_shard_back(
     ingest_corpus: Callable[[], Any], tmp_path: Path
 ) -> None:

