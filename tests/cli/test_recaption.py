@@ -95,6 +95,7 @@ def test_each_image_gets_a_new_pair_that_says_where_it_came_from_and_nothing_pre
     assert ask(dates, name="scenes") == ask(dates, name="scenes-recaptioned")
 
 
+@pytest.mark.slow
 def test_another_prompt_makes_further_pairs_and_a_prompt_without_captions_asks_once_for_an_image(
     ingest_corpus: Callable[[], Any], tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_refused_samples_are_counted_and_left_out_and_failed_ones_hold_their_sha
     assert any("the model refused it" in reason for reason in found.reasons)
 
 
+@pytest.mark.slow
 def test_a_takedown_of_an_image_reaches_its_new_caption_and_deletes_the_answer(
     ingest_corpus: Callable[[], Any], tmp_path: Path
 ) -> None:

@@ -157,6 +157,7 @@ def test_samples_are_read_by_id_in_any_number_and_those_that_are_unknown_are_abs
     assert embeddings.read(np.array([10**9])).embedding_BD.shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_kill_before_a_commit_leaves_an_orphan_and_every_embedding_comes_once(
     corpus_store: Path, database_url: str
 ) -> None:
@@ -177,6 +178,7 @@ def test_a_kill_before_a_commit_leaves_an_orphan_and_every_embedding_comes_once(
     assert len(all_of(open_embeddings(open_store(), None))) == 240
 
 
+@pytest.mark.slow
 def test_a_quarantined_sample_has_no_embedding_until_its_retry(
     corpus_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def sizes(found: RunResult) -> dict[str, int]:
     return {row["arm"]: row["n_samples"] for row in found.rows}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_arms_rank_by_a_declared_scorer_and_by_imported_scores_and_the_scorer_is_run_first(
     declared: Path, tmp_path: Path

@@ -149,6 +149,7 @@ def test_a_sample_s_scores_do_not_depend_on_its_batch_to_the_bit(folders: dict[s
     assert np.array_equal(many, np.concatenate([together] * 30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", ["clip", "siglip", "aesthetic", "classifier"])
 def test_its_identity_is_the_content_of_its_files_and_not_their_place(
     folders: dict[str, Path], use: str, tmp_path: Path

@@ -80,6 +80,7 @@ def test_the_name_of_an_offline_metric_contains_its_network(
     assert {metric for _, metric in values_in(engine)} == {"kid_efficientnet_lite0"}
 
 
+@pytest.mark.slow
 def test_a_metric_is_measured_again_from_stored_images_without_the_models(
     trained: TrainedStore, tmp_path: Path, engine: Engine
 ) -> None:

@@ -229,6 +229,7 @@ def test_the_project_file_declares_a_scorer_which_the_next_night_registers_and_r
         register_scorer(RegisterConfig(name="words"))
 
 
+@pytest.mark.slow
 def test_a_night_follows_the_section_of_a_registered_scorer_when_it_changes(
     database_url: str, ingest_corpus: Callable[[], Path], package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +247,7 @@ def test_a_night_follows_the_section_of_a_registered_scorer_when_it_changes(
     assert score(rater="nightly").n_scored == 2 * 120
 
 
+@pytest.mark.slow
 def test_a_scorer_that_cannot_be_opened_leaves_the_night_to_the_others(
     database_url: str, ingest_corpus: Callable[[], Path], package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +303,7 @@ def test_a_retired_scorer_scores_nothing_more_and_its_scores_stay(trained_store:
     )
 
 
+@pytest.mark.slow
 def test_quarantined_samples_of_a_scorer_are_retried_by_it(trained_store: TrainedStore, package: Path) -> None:
     (package / "picky.py").write_text(OTHERS + """
 class Picky(Words):
@@ -365,6 +368,7 @@ def test_options_are_checked_and_registering_again_changes_nothing(database_url:
     assert (first.is_new, again.is_new) == (True, False)
 
 
+@pytest.mark.slow
 def test_two_slots_register_a_scorer_once_and_it_gets_no_second_name(database_url: str, package: Path) -> None:
     def register_words(_slot: int) -> bool:
         return register_scorer(RegisterConfig(name="words", use="other_scorers:Meeting")).is_new
@@ -379,6 +383,7 @@ def test_two_slots_register_a_scorer_once_and_it_gets_no_second_name(database_ur
         register("words", "redness")
 
 
+@pytest.mark.slow
 def test_a_registered_scorer_that_reads_another_side_is_not_the_registered_one(
     database_url: str, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def register_judge(url: str, prompt: str = "Rate {caption}") -> RegisterResult:
     return register_scorer(RegisterConfig(name="judge", use="vlm", option=option))
 
 
+@pytest.mark.slow
 def test_a_model_s_scores_and_refusals_are_stored_and_its_server_may_move(
     trained_store: TrainedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def test_parameters_are_those_of_the_networks() -> None:
     assert n_text == pytest.approx(340.4e6, rel=1e-3), "as Stable Diffusion 2.1's"
 
 
+@pytest.mark.slow
 def test_weights_and_optimizer_are_counted_in_bytes() -> None:
     found = count()
     n_proxy, n_rater = found.parameters["proxy"], found.parameters["rater"]
