@@ -67,7 +67,7 @@ define install_missing
 done
 endef
 
-test-slow: $(STAMP) ## Tests of training by two processes and others that need many seconds of processor time (ten minutes)
+test-slow: $(STAMP) ## Tests of training by two processes and others that need many seconds of processor time
 	@$(PARALLEL) -m "slow and not stack and not faults and not gpu and not cluster" --timeout 600
 
 rehearsal: $(STAMP) ## The whole chain at the real width of preset gpu80 with random weights, without a GPU (90 minutes, 20 GiB; CORPUS=folder of real tars)

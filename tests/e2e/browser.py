@@ -16,6 +16,24 @@ START_TIMEOUT_S = 30.0
 PAGE_TIMEOUT_S = 60.0
 # Width and height in CSS pixels.
 DESKTOP, PHONE = (1400, 1000), (390, 844)
+# Functions for a script in a page: the contrast of an element's text with what is behind it, as WCAG 2.2 defines it.
+CONTRAST = """
+const luminance = colour => {
+  const [r, g, b] = colour.match(/[\\d.]+/g).map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  return .2126 * r + .7152 * g + .0722 * b;
+};
+const ground = element => {
+  for (; element; element = element.parentElement) {
+    const colour = getComputedStyle(element).backgroundColor;
+    if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
+  }
+  return "rgb(255, 255, 255)";
+};
+const contrast = element => {
+  const [low, high] = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((a, b) => a - b);
+  return (high + .05) / (low + .05);
+};
+"""
 
 
 def find_chromium() -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.browser import DESKTOP, PHONE, Browser, needs_chromium
+from tests.e2e.browser import CONTRAST, DESKTOP, PHONE, Browser, needs_chromium
 
 pytestmark = [pytest.mark.db, pytest.mark.stack, needs_chromium]
 PICTURES = Path(".alchemist/screenshots")
@@ -21,25 +21,14 @@ PAGES = {
     "missing": "/samples/1000",
 }  # fmt: skip
 WATCH = "window.violations = []; document.addEventListener('securitypolicyviolation', event => violations.push(event.violatedDirective))"
-MEASURE = """(async () => {
+MEASURE = (
+    """(async () => {
   const images = [...document.images];
   images.forEach(image => image.loading = "eager");
   await Promise.all(images.map(image => image.decode().catch(() => null)));
-  const luminance = colour => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-    return .2126 * r + .7152 * g + .0722 * b;
-  };
-  const ground = element => {
-    for (; element; element = element.parentElement) {
-      const colour = getComputedStyle(element).backgroundColor;
-      if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
-    }
-    return "rgb(255, 255, 255)";
-  };
-  const contrast = element => {
-    const [low, high] = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((a, b) => a - b);
-    return (high + .05) / (low + .05);
-  };
+"""
+    + CONTRAST
+    + """
   const texts = [...document.body.querySelectorAll("*")].filter(
     e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.getClientRects().length && !e.closest("svg"));
   const targets = [...document.querySelectorAll("button, input, select, summary, nav a")].filter(e => e.getClientRects().length);
@@ -52,6 +41,7 @@ MEASURE = """(async () => {
     violations,
   });
 })()"""
+)
 
 
 @pytest.fixture

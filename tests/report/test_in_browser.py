@@ -9,27 +9,17 @@ import subprocess
 import pytest
 
 from alchemist_core.report.page import render_report
+from tests.e2e.browser import CONTRAST
 
 pytestmark = pytest.mark.stack
 
 # Encloses the page in a frame, so that the page itself can forbid scripts.
-MEASURE = """
+MEASURE = (
+    """
 const page = document.querySelector("iframe").contentDocument;
-const luminance = colour => {
-  const [r, g, b] = colour.match(/[\\d.]+/g).map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-  return .2126 * r + .7152 * g + .0722 * b;
-};
-const ground = element => {
-  for (; element; element = element.parentElement) {
-    const colour = getComputedStyle(element).backgroundColor;
-    if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
-  }
-  return "rgb(255, 255, 255)";
-};
-const contrast = element => {
-  const [low, high] = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((a, b) => a - b);
-  return (high + .05) / (low + .05);
-};
+"""
+    + CONTRAST
+    + """
 const texts = [...page.body.querySelectorAll("*")].filter(
   e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.getClientRects().length && !e.closest("svg"));
 document.body.append(Object.assign(document.createElement("pre"), {id: "measured", textContent: JSON.stringify({
@@ -41,6 +31,7 @@ document.body.append(Object.assign(document.createElement("pre"), {id: "measured
   background: getComputedStyle(page.body).backgroundColor,
 })}));
 """
+)
 
 
 @pytest.fixture(scope="module")

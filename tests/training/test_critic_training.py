@@ -42,7 +42,7 @@ def critic(scenes: Encoded) -> Critic:
 
 
 @pytest.fixture(scope="module")
-def test_part(scenes: Encoded) -> Encoded:
+def fresh(scenes: Encoded) -> Encoded:
     return part(scenes, N_TRAIN + N_HELDOUT, N_TEST)
 
 
@@ -58,11 +58,11 @@ def record_of(critic: Critic, scenes: Encoded, **changed: object) -> CriticRecor
 
 
 def test_it_distinguishes_wrong_captions_that_an_untrained_one_does_not(
-    scenes: Encoded, critic: Critic, test_part: Encoded
+    scenes: Encoded, critic: Critic, fresh: Encoded
 ) -> None:
     untrained, _ = train(scenes, learning_rate=1e-9, max_train_steps=1)
-    assert score_heldout(critic, test_part).auc > 0.9
-    assert score_heldout(untrained, test_part).auc < 0.7
+    assert score_heldout(critic, fresh).auc > 0.9
+    assert score_heldout(untrained, fresh).auc < 0.7
 
 
 def test_two_trainings_give_the_same_bytes(scenes: Encoded, critic: Critic) -> None:
@@ -72,16 +72,16 @@ def test_two_trainings_give_the_same_bytes(scenes: Encoded, critic: Critic) -> N
     assert pack_critic(other, record_of(critic, scenes)) != first
 
 
-def test_a_score_is_the_own_cosine_less_those_of_other_captions(critic: Critic, test_part: Encoded) -> None:
+def test_a_score_is_the_own_cosine_less_those_of_other_captions(critic: Critic, fresh: Encoded) -> None:
     """Against a slow loop; a reference that equals the own caption is not one of the others."""
-    image_NE, text_NE = critic.project(test_part.image_ND, test_part.text_NC)
-    known = Critic(critic.head, critic.sharpness, text_NE[:9], caption_hashes(test_part.captions[:9]))
+    image_NE, text_NE = critic.project(fresh.image_ND, fresh.text_NC)
+    known = Critic(critic.head, critic.sharpness, text_NE[:9], caption_hashes(fresh.captions[:9]))
     expected = []
-    for image_E, own, text_E in zip(image_NE.double(), test_part.captions, text_NE.double(), strict=True):
-        others = [text_NE[at].double() for at in range(9) if test_part.captions[at] != own]
+    for image_E, own, text_E in zip(image_NE.double(), fresh.captions, text_NE.double(), strict=True):
+        others = [text_NE[at].double() for at in range(9) if fresh.captions[at] != own]
         matches = [np.exp(critic.sharpness * float(image_E @ other)) for other in others]
         expected.append(critic.sharpness * float(image_E @ text_E) - np.log(np.mean(matches)))
-    np.testing.assert_allclose(known.score(image_NE, text_NE, test_part.captions), expected, atol=1e-3)
+    np.testing.assert_allclose(known.score(image_NE, text_NE, fresh.captions), expected, atol=1e-3)
 
 
 def test_training_stops_early_and_keeps_the_weights_of_the_lowest_loss(scenes: Encoded) -> None:

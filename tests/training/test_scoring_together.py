@@ -1,6 +1,6 @@
 """Several scorers share a pass: one decode, bits as if each ran alone, and one that fails costs the others nothing."""
 
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -256,18 +256,18 @@ def test_each_scorer_of_a_pass_rates_in_no_more_threads_than_it_allows(tmp_path:
 
         def __init__(self, n_threads: int) -> None:
             super().__init__(2)
-            self.n_threads = n_threads
+            self.n_threads, self.meeting = n_threads, threading.Barrier(n_threads)
 
         def rate(self, batch: Batch) -> Rated:
             with self.lock:
                 self.n_now += 1
                 self.most = max(self.most, self.n_now)
-            time.sleep(0.01)
+            # It opens when all threads that the scorer allows are here: fewer would fail, more would be counted.
+            self.meeting.wait(30)
             with self.lock:
                 self.n_now -= 1
             return super().rate(batch)
 
     narrow, wide = Counting(1), Counting(4)
     score(tmp_path, [wide, narrow], [list(range(8))] * 4)
-    assert narrow.most == 1
-    assert 1 < wide.most <= 4
+    assert (narrow.most, wide.most) == (1, 4)
