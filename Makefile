@@ -54,7 +54,7 @@ $(COMPILED): $(STAMP)
 	@touch $@
 
 test: $(COMPILED) ## All quick tests: unit, Postgres, end to end on the CPU
-	@$(PARALLEL) -m "not slow and not stack and not faults and not gpu and not cluster"
+	@$(PARALLEL) --hypothesis-profile quick -m "not slow and not stack and not faults and not gpu and not cluster"
 
 # Install each missing program with apt-get: $(call install_missing,PROGRAM=PACKAGE ...). Programs that serve the same purpose are separated by /.
 define install_missing
@@ -67,8 +67,8 @@ define install_missing
 done
 endef
 
-test-slow: $(STAMP) ## Tests of training by two processes and others that need many seconds of processor time
-	@$(PARALLEL) -m "slow and not stack and not faults and not gpu and not cluster" --timeout 600
+test-slow: $(STAMP) ## Tests that need many seconds of processor time, and four times the examples of each property (half an hour)
+	@$(PARALLEL) -m "(slow or hypothesis) and not stack and not faults and not gpu and not cluster" --timeout 600
 
 rehearsal: $(STAMP) ## The whole chain at the real width of preset gpu80 with random weights, without a GPU (90 minutes, 20 GiB; CORPUS=folder of real tars)
 	@$(BIN)/python -m tests.rehearsal star $(if $(CORPUS),--corpus $(CORPUS))

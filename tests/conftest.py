@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import settings
 from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
+from xdist.scheduler import LoadFileScheduling
 
 from alchemist_core import notifications
 from alchemist_core.compute_defaults import set_compute_defaults
@@ -35,6 +37,8 @@ ROLE_PASSWORD = "for-this-test-server-only"
 LEFT_BY = "alchemist-tests-of-"
 # The machine may be busy, so the duration of an example is no property of the code.
 settings.register_profile("alchemist", deadline=None)
+# `make test` tries a quarter as many examples of each property; `make test-slow` tries them all.
+settings.register_profile("quick", deadline=None, max_examples=25)
 settings.load_profile("alchemist")
 
 GIVEN_SERVER, SERVER_HOME = "ALCHEMIST_TEST_SERVER_URL", "ALCHEMIST_TEST_SERVER_HOME"
@@ -55,6 +59,18 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[variable] = str(folder)
     if given := os.environ.get("ALCHEMIST_DATABASE_URL"):
         os.environ[GIVEN_SERVER] = given
+
+
+class _ByLibrary(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Gives a file to one worker, and all files that import Airflow to the same one, because the import takes many seconds."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/dags" if nodeid.startswith("tests/dags/") else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByLibrary:
+    return _ByLibrary(config, log)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

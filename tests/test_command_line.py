@@ -115,6 +115,7 @@ def test_the_readme_shows_every_stage() -> None:
     assert set(STAGES) <= shown
 
 
+@pytest.mark.slow
 def test_help_and_flags_load_nothing_heavy() -> None:
     code = (
         "import sys; from alchemist_core.cli.command_line import build_parser; build_parser(None).format_help();"

@@ -79,6 +79,7 @@ def test_the_command_line_sets_what_torch_reads_and_keeps_what_the_user_has_set(
 
 
 @pytest.mark.parametrize("folder", ["alchemist_core", "dags", "infra", "tests"])
+@pytest.mark.slow
 def test_a_module_that_is_also_a_program_starts_it_after_its_last_definition(folder: str) -> None:
     # The supervisor once died at its first look: it was started above a function that it calls.
     late = [

@@ -51,6 +51,7 @@ def test_scores_ranks_and_samples_are_tables_of_the_store_s_rows(store: Store) -
     assert store.scores("dataset = 'books'").num_rows == N_BOOKS
 
 
+@pytest.mark.slow
 def test_ranks_are_those_of_the_newest_rank_scale(own_store: Store) -> None:
     own_store.run("select", dataset="web", retention=0.5, strategy="top_k")
     best = own_store.ranks("rank < 0.1 and dataset = 'web'")
@@ -85,6 +86,7 @@ def test_a_condition_that_is_not_valid_is_the_platform_s_error(store: Store) -> 
         store.scores("scoer > 1")
 
 
+@pytest.mark.slow
 def test_a_preview_reports_and_writes_nothing(store: Store, url: str) -> None:
     before = checksum(url)
     report = store.preview(dataset="web", retention=0.2, strategy="top_k")
@@ -107,7 +109,7 @@ def test_a_stage_runs_and_its_report_comes_back(own_store: Store) -> None:
         ("subset", {}, "subset has: "),
         ("select", {"retentoin": 0.2}, "Did you mean 'retention'"),
         ("select", {"dataset": "web", "retention": 2.0}, "retention"),
-        ("select", {"dataset": "nowhere", "retention": 0.2}, "nowhere"),
+        pytest.param("select", {"dataset": "nowhere", "retention": 0.2}, "nowhere", marks=pytest.mark.slow),
     ],
 )
 def test_what_a_command_refuses_is_raised_as_the_platform_s_error(
@@ -129,6 +131,7 @@ def test_progress_is_reported_while_a_command_works(store: Store, tmp_path: Path
     assert seen[-1][0] == N_WEB + N_BOOKS
 
 
+@pytest.mark.slow
 def test_a_command_s_lines_are_followed_whatever_form_this_process_logs_in(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,7 @@ def test_a_dataset_of_a_subset_is_not_read_from_a_folder_without_a_store(empty: 
 
 
 @pytest.mark.db
+@pytest.mark.slow
 def test_ingesting_a_folder_of_shards_creates_the_store(empty: Path) -> None:
     (empty / "shards").mkdir()
     assert main(["ingest", "--dataset", "d", "--root", "shards"]) == 0

@@ -187,6 +187,7 @@ def test_forms_and_schedules_are_installed_as_the_project_file_says_and_the_pack
     assert {path.name: path.read_bytes() for path in SHIPPED.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_after_the_installation_is_reported_until_it_is_installed_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], project: Callable[[str], Path]
 ) -> None:

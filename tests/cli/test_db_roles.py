@@ -37,7 +37,7 @@ def alchemist(*words: str, **given: str) -> subprocess.CompletedProcess[str]:
         ((), "alchemist_reader"),
         pytest.param(("--role", "reader"), "alchemist_reader", marks=pytest.mark.slow),
         pytest.param(("--role", "writer"), "alchemist_writer", marks=pytest.mark.slow),
-        (("--role", "owner"), "alchemist"),
+        pytest.param(("--role", "owner"), "alchemist", marks=pytest.mark.slow),
     ],
 )
 def test_url_and_psql_are_the_readers_unless_another_role_is_named(
@@ -49,6 +49,7 @@ def test_url_and_psql_are_the_readers_unless_another_role_is_named(
     assert said.stdout.strip() == login, said.stderr
 
 
+@pytest.mark.slow
 def test_starting_prints_the_readers_url(home: Path) -> None:
     assert make_url(alchemist("db", "start", ALCHEMIST_HOME=str(home)).stdout.strip()).username == "alchemist_reader"
 

@@ -366,6 +366,7 @@ def test_an_import_error_is_named_with_its_last_line(
     assert says(check("dags"), "missing", "ours.py: NameError: spam", "list-import-errors")
 
 
+@pytest.mark.slow
 def test_a_broker_that_does_not_answer_is_named(installed: Path, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
     assert says(check("executor"), "missing", "no broker", "AIRFLOW__CELERY__BROKER_URL")

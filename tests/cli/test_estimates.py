@@ -117,6 +117,7 @@ def test_gpus_that_cannot_share_a_batch_are_refused_as_in_the_training() -> None
         model_plan(n_samples=80, hardware={"gpu": "h100", "n_gpus": 3})
 
 
+@pytest.mark.slow
 def test_the_price_of_the_project_file_is_used_unless_one_is_given(project: Path) -> None:
     plan = rater_plan()
     assert plan.cost is None
@@ -128,6 +129,7 @@ def test_the_price_of_the_project_file_is_used_unless_one_is_given(project: Path
     assert rater_plan(price_per_gpu_hour=72.0).cost == pytest.approx((plan.cost or 0) * 2)
 
 
+@pytest.mark.slow
 def test_only_samples_that_a_step_reads_are_encoded_each_once() -> None:
     short = {"proxy_warmup_steps": 1, "max_train_steps": 9}
     parts = {part.what: part.n for part in rater_plan(short, max_samples=10**6, n_validation=10).parts}
@@ -135,6 +137,7 @@ def test_only_samples_that_a_step_reads_are_encoded_each_once() -> None:
     assert {part.what: part.n for part in rater_plan(short).parts}["images"] == 80 + 8
 
 
+@pytest.mark.slow
 def test_captions_whose_features_do_not_fit_are_encoded_at_every_step() -> None:
     """MiniLM's features take 256 × 384 × 4 bytes a caption: 4 GiB hold 10,922."""
     fields = {"text_encoder": "minilm", "proxy_warmup_steps": 10, "max_train_steps": 100_000}
@@ -165,6 +168,7 @@ def test_a_run_that_does_not_fit_is_told_by_how_much_and_what_to_change(monkeypa
     assert "choose a larger GPU" in str(rater_plan(smallest, gpu="l4").advice)
 
 
+@pytest.mark.slow
 def test_the_arms_and_seeds_of_a_downstream_training_add_up() -> None:
     one, six = model_plan(n_samples=80, arms="subset"), model_plan(n_samples=80, arms="subset,random", seeds="0,1,2")
     (steps,) = (part.n for part in one.parts if part.what == "steps")
@@ -306,6 +310,7 @@ def test_the_samples_of_registered_datasets_are_counted(engine: Engine) -> None:
 
 
 @pytest.mark.db
+@pytest.mark.slow
 def test_scoring_on_a_named_gpu_is_estimated_until_the_rater_has_scored(
     engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:

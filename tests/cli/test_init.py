@@ -77,6 +77,7 @@ def test_what_was_written_is_what_commands_read(corpus: Path, capsys: pytest.Cap
     assert read("train-rater").config.as_json()["dataset"] == "web"
 
 
+@pytest.mark.slow
 def test_the_printed_commands_lead_to_a_compared_subset(
     corpus: Path, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,6 +261,7 @@ def test_on_a_terminal_each_answer_is_asked_for_and_an_empty_one_takes_the_propo
     assert found["rater"]["preset"] == "tiny"
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_wrong_folder_is_asked_for_again_and_the_dataset_can_be_named(corpus: Path) -> None:
     answers = [
         "",

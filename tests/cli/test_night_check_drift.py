@@ -138,6 +138,7 @@ def test_the_explanation_names_shard_caption_lengths_and_samples_to_look_at(
     assert stored == "web/2026-01-03/bad.tar"
 
 
+@pytest.mark.slow
 def test_measuring_again_changes_no_row(engine: Engine, database_url: str) -> None:
     accepted(engine)
     add_night(engine, "2026-01-03", {"a.tar": normal(600, mean=0.3, seed=3)})
@@ -150,6 +151,7 @@ def test_measuring_again_changes_no_row(engine: Engine, database_url: str) -> No
     ) == before
 
 
+@pytest.mark.slow
 def test_small_nights_are_pooled_until_they_can_be_judged_and_are_never_held(engine: Engine) -> None:
     accepted(engine)
     verdicts = []
@@ -220,6 +222,7 @@ def test_releasing_what_is_not_held_reports_it(engine: Engine) -> None:
         release(ReleaseNightConfig(dataset="web", crawl_date=date(2026, 1, 1), reason="why not"))
 
 
+@pytest.mark.slow
 def test_a_dataset_s_own_limits_hold_its_nights_and_no_other_s(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,6 +126,7 @@ def test_one_command_scores_and_publishes_the_night_and_stores_who_released_it(b
     assert event.after == {"reason": REASON}
 
 
+@pytest.mark.slow
 def test_a_night_that_was_released_passes_the_same_check_again(bad_night: str) -> None:
     stop(bad_night)
     release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))

@@ -237,7 +237,13 @@ def test_a_full_disk_is_one_line(line: str, shop: Shop) -> None:
     assert "error: " in done.stderr
 
 
-@pytest.mark.parametrize("home", ["/dev/null/home", "{f}/file.txt", "/proc/nowhere/home", "{f}/{long}"])
+@pytest.mark.parametrize(
+    "home",
+    [
+        "/dev/null/home",
+        *(pytest.param(home, marks=pytest.mark.slow) for home in ("{f}/file.txt", "/proc/nowhere/home", "{f}/{long}")),
+    ],
+)
 @pytest.mark.parametrize(
     "line",
     [

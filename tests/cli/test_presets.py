@@ -23,6 +23,7 @@ def test_there_are_no_figures_of_a_preset_that_is_gone() -> None:
 
 
 @pytest.mark.parametrize("stage", NETWORKS)
+@pytest.mark.slow
 def test_the_figures_are_what_is_counted(stage: str) -> None:
     """Of the preset that takes seconds; the others take minutes."""
     stored, counted = FIGURES[stage]["tiny"], count_figures(stage, "tiny")

@@ -167,6 +167,7 @@ def processes(server: VlmServer, root: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_pays_no_answer_twice_and_ends_with_the_same_tars(
     ingest_corpus: Callable[[], Any], tmp_path: Path
 ) -> None:

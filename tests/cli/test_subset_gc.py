@@ -94,6 +94,7 @@ def test_a_version_whose_manifest_gc_removes_while_it_is_being_published_is_not_
     assert members(versions, 1) == set(manifest.pair_hashes())
 
 
+@pytest.mark.slow
 def test_gc_at_work_beside_publishes_takes_nothing_from_under_a_reader(pool: Engine, database_url: str) -> None:
     retentions = (0.1, 0.15, 0.2, 0.25)
     for retention in retentions:

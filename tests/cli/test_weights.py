@@ -75,6 +75,7 @@ def refusal(source: Path | str, layout: str | None = None) -> str:
     return str(refused.value)
 
 
+@pytest.mark.slow
 def test_star_40m_at_its_real_size_is_loaded_and_described(star_40m: Path) -> None:
     row = check(star_40m, "star-40m")
     assert row.holds == "STAR-40M (depth 8, width 512, captions of 1,024 features)"
@@ -318,6 +319,7 @@ def test_the_check_of_a_project_names_every_network_that_is_missing(project: Pat
     ]
 
 
+@pytest.mark.slow
 def test_inception_is_loaded_and_a_renamed_key_is_named(tmp_path: Path) -> None:
     path = tmp_path / "inception.pth"
     write_inception(path)

@@ -220,6 +220,7 @@ def test_no_value_is_rendered_as_a_template(dag):
             assert tuple(notifier.template_fields) == ()
 
 
+@pytest.mark.slow
 def test_a_command_in_a_pod_is_not_rendered_either(dags):
     pods = ours("pods")
     assert pods.PodTask.template_fields == ()
@@ -544,6 +545,7 @@ def test_forms_and_schedules_are_those_of_the_config_models_without_a_project_fi
         assert (DAGS / name).read_text() == render()
 
 
+@pytest.mark.slow
 def test_dag_files_are_parsed_in_a_fifth_of_a_second():
     script = (
         "import sys, time, runpy; sys.path.insert(0, sys.argv[1]); import airflow.sdk, alchemist_dags.people\n"

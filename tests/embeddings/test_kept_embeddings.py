@@ -195,6 +195,7 @@ def test_a_quarantined_sample_has_no_embedding_until_its_retry(
     assert before.items() <= after.items()
 
 
+@pytest.mark.slow
 def test_a_batch_whose_samples_were_tried_one_by_one_keeps_the_embeddings_of_the_good_ones(corpus_store: Path) -> None:
     score("Raising")
     found = all_of(open_embeddings(open_store(), None))
@@ -249,6 +250,7 @@ def test_a_taken_down_sample_is_returned_by_nothing_and_maintenance_removes_it_f
     assert remove_orphans(open_store(), min_age_s=0) == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read_keeps_no_takedown_from_the_other_files(corpus_store: Path) -> None:
     score("Colours")
     with open_store().connect() as connection:

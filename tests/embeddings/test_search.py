@@ -115,6 +115,7 @@ def register(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     register_scorer(RegisterConfig(name="tower", use=f"text_tower:{kind}"))
 
 
+@pytest.mark.slow
 def test_a_text_is_embedded_by_the_scorers_own_tower(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,7 @@ def expected(vector_ND: np.ndarray, threshold: float = 0.95) -> dict[int, int]:
     return {row + 1: first + 1 for row, first in oracle_semantic(vector_ND, threshold).items()}
 
 
-@pytest.mark.parametrize("rows_a_block", [1, 37, 1000])
+@pytest.mark.parametrize("rows_a_block", [pytest.param(1, marks=pytest.mark.slow), 37, 1000])
 def test_in_one_cluster_the_groups_are_those_of_the_oracle_whatever_the_blocks(
     engine: Engine, rows_a_block: int
 ) -> None:

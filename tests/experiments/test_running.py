@@ -137,6 +137,7 @@ def test_a_name_belongs_to_one_experiment(corpus: Path) -> None:
 
 
 @pytest.mark.usefixtures("scored_store")
+@pytest.mark.slow
 def test_an_arm_of_another_rule_than_the_named_rater_is_refused(corpus: Path) -> None:
     with pytest.raises(ConfigError, match="has the scoring rule alignment: it cannot rank arms of 'loss'"):
         run(config(corpus, arms="random,loss/paper", tuning_seeds="", seeds="2"))

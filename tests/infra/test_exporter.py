@@ -68,6 +68,7 @@ def scrape(*reads: Callable[[], Measurements]) -> list[str]:
 
 
 @pytest.mark.db
+@pytest.mark.slow
 def test_a_thousand_subsets_are_fewer_than_500_series(large: Engine) -> None:
     series = scrape(lambda: measure(large), airflow_of_many_dags().read)
     assert 200 < len(series) < 500

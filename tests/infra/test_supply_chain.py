@@ -83,6 +83,7 @@ def test_the_licences_of_what_is_needed_by_others_are_looked_at_too(packages: di
     assert "mpmath" in packages, "needed by sympy, which torch needs"
 
 
+@pytest.mark.slow
 def test_the_sbom_lists_every_installed_package_with_its_licence_and_names_no_machine(tmp_path: Path) -> None:
     written = [
         subprocess.run([sys.executable, SCRIPT], cwd=folder, capture_output=True, text=True, check=True).stdout
@@ -107,6 +108,7 @@ def test_the_sbom_of_an_image_lists_its_debian_packages_too() -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_what_is_installed_fits_together() -> None:
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -129,6 +129,7 @@ def test_the_program_starts_elsewhere(alchemist: Program) -> None:
     assert "train-rater" in done.stdout
 
 
+@pytest.mark.slow
 def test_shards_are_ingested_without_an_extra(alchemist: Program, store: str, tmp_path: Path) -> None:
     scenes = str(tmp_path / "scenes")
     report_of(alchemist, store, "corpus", "scenes", "--out", scenes, "--n-train=40", "--n-validation=1", "--n-test=1")

@@ -103,6 +103,7 @@ def test_clean_fid_of_images_is_clean_fid_s(weights: Path, tmp_path: Path) -> No
     assert abs(ours(weights, "fid", *sides.values()) / clean - 1) > 0.01
 
 
+@pytest.mark.slow
 def test_both_conventions_are_one_network_where_nothing_is_resized(weights: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 299, 299, 3), np.uint8)
     np.testing.assert_allclose(

@@ -25,6 +25,7 @@ def test_images_of_the_requested_scenes_score_far_above_chance() -> None:
     assert 0.6 < values["above_chance"] < 0.9
 
 
+@pytest.mark.slow
 def test_right_images_of_other_requests_score_at_chance() -> None:
     (requests, _), (_, shapes) = drawn(0), drawn(1)
     values = score_scenes(requests, shapes)
@@ -42,6 +43,7 @@ def test_a_patchwork_of_every_shape_scores_and_has_learnt_nothing() -> None:
     assert values["above_chance"] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_order_of_the_images_moves_chance_by_little() -> None:
     requests, shapes = drawn(0)
     order = np.random.default_rng(0).permutation(N)

@@ -16,6 +16,7 @@ def quick(n_steps: int) -> TokenizerConfig:
 
 
 @pytest.mark.parametrize("n_steps", [2, 19, 20, 21])
+@pytest.mark.slow
 def test_a_short_training_has_a_learning_rate_too(n_steps: int) -> None:
     tokenizer = fit_tokenizer(shapes(20, seed=0), quick(n_steps), seed=0)
     assert np.isfinite(error(tokenizer, shapes(20, seed=0)))

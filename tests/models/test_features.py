@@ -83,6 +83,7 @@ def test_the_shipped_weights_are_those_that_the_protocol_pins() -> None:
     assert weights_sha256(weights) == read_image_protocol("kid_offline").weights_sha256
 
 
+@pytest.mark.slow
 def test_inception_s_features_are_torch_fidelity_s(tmp_path: Path) -> None:
     """With weights of our own making, since no package ships FID's: the network is torch-fidelity's, and so is the resizing."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

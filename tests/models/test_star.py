@@ -135,6 +135,7 @@ def test_hidden_is_what_the_final_norm_is_put_on(star: Star, tokenizer: Tokenize
     assert (hidden_BSE - normed_BSE).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_few_samples_can_be_learnt_by_heart(tokenizer: Tokenizer, codes: torch.Tensor) -> None:
     torch.manual_seed(0)
     star, tokens, text = Star(TINY), tokenizer.tokens(codes), text_of(CAPTIONS)

@@ -204,6 +204,7 @@ def test_an_unscored_shard_and_a_lost_score_stop_the_night(engine: Engine, datab
     assert names(outcomes, severity="fail") == ["every_shard_is_scored", "locations_are_scored_or_quarantined"]
 
 
+@pytest.mark.slow
 def test_five_hundred_equal_scores_stop_the_night(engine: Engine, database_url: str) -> None:
     given = one_night(500)
     for row in given["scores"]:

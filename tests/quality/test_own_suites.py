@@ -90,7 +90,7 @@ def test_a_json_suite_that_holds_changes_nothing_and_leaves_its_outcomes(engine:
     assert [row[:2] for row in stored(engine, name)] == [(True, "fail")]
 
 
-@pytest.mark.parametrize("kind", ["json", "py"])
+@pytest.mark.parametrize("kind", ["json", pytest.param("py", marks=pytest.mark.slow)])
 def test_a_failing_suite_holds_the_night_names_rows_and_is_released_with_a_reason(
     engine: Engine, suites: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +238,7 @@ def test_a_mended_suite_and_a_removed_one_hold_the_night_no_longer(engine: Engin
     assert failed_of(engine) == []
 
 
+@pytest.mark.slow
 def test_several_suites_run_in_one_process_and_all_failures_are_reported(suites: Path) -> None:
     write(suites, "shards_many.json", {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 2}})
     write(suites, "samples_x.json", WIDE)
@@ -336,6 +337,7 @@ def test_a_named_folder_that_is_not_there_is_refused_and_the_default_one_may_be_
         samples()
 
 
+@pytest.mark.slow
 def test_what_the_runbook_shows_is_read_and_run(engine: Engine, suites: Path) -> None:
     runbook = (Path(__file__).parents[2] / "infra" / "RUNBOOK.md").read_text(encoding="utf-8")
     (project,), (suite,) = (re.findall(rf"```{kind}\n(.*?)```", runbook, re.DOTALL) for kind in ("toml", "json"))

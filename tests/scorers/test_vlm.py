@@ -117,6 +117,7 @@ def told(behaviour: str) -> str:
 
 
 @pytest.mark.parametrize("n_samples", N_SAMPLES)
+@pytest.mark.slow
 def test_nothing_is_asked_twice_after_a_kill(n_samples: int) -> None:
     """Only requests that were under way when the process died are sent again: as many as it has connections."""
     samples, concurrency = range(n_samples), 4

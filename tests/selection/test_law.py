@@ -56,6 +56,7 @@ def test_100000_draws_of_3_from_6_follow_all_20_subset_probabilities():
 
 
 @pytest.mark.parametrize("noise", ["WrongSign", "inclusion"])
+@pytest.mark.slow
 def test_another_law_does_not_follow_them(noise):
     assert chi_squared_of(20_000, noise) > CHI2_19_AT_P001
 

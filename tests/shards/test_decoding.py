@@ -171,6 +171,7 @@ def test_of_a_dead_worker_s_tasks_one_was_begun() -> None:
     assert [error.is_begun for error in errors if isinstance(error, WorkerDiedError)] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_in_the_middle_of_its_answer_is_replaced_too() -> None:
     with Workers(1, module=CutTask.__module__) as workers:
         workers.submit(CutTask(), 0)

@@ -88,7 +88,13 @@ COSTLY = {
 }
 
 
-@pytest.mark.parametrize("name", COSTLY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("16-bit grey PNG", "progressive JPEG") else pytest.param(name, marks=pytest.mark.slow)
+        for name in COSTLY
+    ],
+)
 def test_decoding_takes_no_more_memory_than_the_header_s_bound(name: str, tmp_path: Path) -> None:
     mode, size, kind, options = COSTLY[name]
     (tmp_path / "image").write_bytes(encode(Image.new(mode, size), kind, **options))
@@ -131,7 +137,7 @@ def test_only_what_may_take_long_is_costly(pictures: list[bytes]) -> None:
 
 
 @pytest.mark.usefixtures("_short_limit")
-@pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.parametrize("n_workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_an_image_that_takes_too_long_is_quarantined_and_its_neighbours_are_decoded(
     tmp_path: Path, pictures: list[bytes], n_workers: int
 ) -> None:
@@ -163,7 +169,7 @@ def root(tmp_path: Path, tar, record, pictures: list[bytes]) -> Path:
 
 
 @pytest.mark.usefixtures("_short_limit")
-@pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.parametrize("n_workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_ingest_sets_an_image_aside_that_takes_too_long_and_reads_all_else(root: Path, n_workers: int) -> None:
     first, second = read_shards(list_shards(str(root)), n_workers=n_workers)
     assert isinstance(first, ShardContent)
@@ -174,6 +180,7 @@ def test_ingest_sets_an_image_aside_that_takes_too_long_and_reads_all_else(root:
     assert (fault.ordinal, fault.key, fault.reason, fault.is_transient) == (1, "slow", "too_slow", False)
 
 
+@pytest.mark.slow
 def test_a_record_on_which_two_readers_die_is_quarantined_alone(root: Path) -> None:
     tasks = [DeadlyRecordTask(file, Reading()) for file in list_shards(str(root))[:1]]
     with Workers(1, module=DeadlyRecordTask.__module__, place_bytes=8) as workers:
@@ -186,6 +193,7 @@ def test_a_record_on_which_two_readers_die_is_quarantined_alone(root: Path) -> N
 
 
 @pytest.mark.usefixtures("_short_limit")
+@pytest.mark.slow
 def test_training_leaves_an_image_out_that_takes_too_long(tmp_path: Path, pictures: list[bytes]) -> None:
     large = draw_image(9, kind="PNG", size=(1000, 1000))
     task = task_of(tmp_path / "a.tar", [*pictures, large])

@@ -60,6 +60,7 @@ def root(tar, record, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_workers_give_what_one_process_gives_in_the_same_order(root: Path) -> None:
     files = list_shards(str(root))
     found = [
@@ -83,6 +84,7 @@ def test_a_file_that_goes_away_meanwhile_is_named_and_stops_no_other(root: Path,
     assert f"alchemist shard retire {root}/07.tar" in str(found[7])
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_its_readers_stops_no_other(root: Path) -> None:
     files = list_shards(str(root))
     tasks = [

@@ -186,6 +186,7 @@ def test_two_members_of_one_extension_are_no_record(tar) -> None:
     assert reasons(tar([("a.jpg", b"1"), ("a.JPG", b"2"), ("b.jpg", b"3")])) == {"a": "duplicate_member", "b": "ok"}
 
 
+@pytest.mark.slow
 def test_a_record_of_too_many_members_is_quarantined_in_the_time_that_its_bytes_take(tar) -> None:
     crowd = [(f"b.e{number}", b"") for number in range(20_000)]
     began = time.process_time()

@@ -137,6 +137,7 @@ def test_a_score_bound_divides_the_scores_as_the_rank_does(connection: Connectio
         assert np.array_equal(ranks < rank, tried > bound), rank
 
 
+@pytest.mark.slow
 def test_current_scores_rank_a_hundred_thousand_samples_in_a_second(connection: Connection) -> None:
     insert_rows(connection, {"raters": [{"rater_id": 1, "name": "r", "state": "production"}]})
     connection.execute(text("SELECT alchemist.add_partition('scores', 1)"))

@@ -189,6 +189,7 @@ def test_a_job_takes_the_first_free_device_and_sees_no_other(
 
 
 @pytest.mark.db
+@pytest.mark.slow
 def test_a_job_of_several_processes_holds_all_devices_or_none(
     store: Engine, start: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def spoil(root: Path, tars: list[Path]) -> None:
     write_tar(root / "broken.tar", [("a.png", b"no image"), ("a.txt", b"one"), ("b.txt", b"no image at all")])
 
 
+@pytest.mark.slow
 def test_a_clean_dataset_s_night_is_complete_and_equal_to_an_undisturbed_twin_s(
     copy_trained: Callable[[], TrainedStore], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -125,6 +125,7 @@ def test_a_dataset_that_is_too_small_is_refused(trained: TrainedStore, tmp_path:
         measure(tmp_path, SCENES.replace("n_images = 24", "n_images = 65"))
 
 
+@pytest.mark.slow
 def test_a_later_image_metric_leaves_the_table_of_losses_as_it_is(trained: TrainedStore, tmp_path: Path) -> None:
     evaluate(EvaluateConfig(subset="s"))
     arms = read_arms({0})

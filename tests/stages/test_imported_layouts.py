@@ -68,6 +68,7 @@ def bring_in(name: str, folder: Path) -> IngestResult:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.slow
 def test_a_set_in_a_published_layout_is_ingested_scored_and_selected(
     name: str, trained_store: TrainedStore, tmp_path: Path
 ) -> None:

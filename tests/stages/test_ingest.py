@@ -651,6 +651,7 @@ def test_scores_that_a_crawl_brings_along_are_kept(tmp_path: Path, corpus: Path,
     assert rows == [("c0", {"similarity": 0.31}, None), ("c2", {"punsafe": 1e-3, "similarity": 0.2}, None)]
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing(
     ingest_corpus: Callable[[], IngestResult], make_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

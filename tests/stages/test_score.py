@@ -60,6 +60,7 @@ def test_every_location_is_scored_and_scoring_again_changes_nothing(trained_stor
     assert len(set(scores_of(open_store()).values())) > 150
 
 
+@pytest.mark.slow
 def test_fifteen_replays_leave_what_one_run_left(trained_store: TrainedStore) -> None:
     score(dataset="scenes")
     before = checksum(trained_store.url)
@@ -192,7 +193,7 @@ def states() -> dict[str, str]:
         return {row.uri: row.state for row in connection.execute(statement)}
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("n_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_shard_that_is_gone_or_has_changed_since_ingest_stops_no_other(
     trained_store: TrainedStore, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_workers: int
 ) -> None:

@@ -170,6 +170,7 @@ def test_a_scorer_of_an_installed_package_scores_every_location_once_and_says_wh
     )
 
 
+@pytest.mark.slow
 def test_scorers_and_the_rater_in_one_night_store_the_bits_that_each_stores_alone(
     trained_store: TrainedStore,
     copy_trained: Callable[[], TrainedStore],
@@ -194,6 +195,7 @@ def test_scorers_and_the_rater_in_one_night_store_the_bits_that_each_stores_alon
     assert [ask(f"{query}{number}") for number in range(1, 6)] == together
 
 
+@pytest.mark.slow
 def test_a_scorer_that_fails_leaves_the_night_to_the_others_and_alone_it_is_an_error(
     trained_store: TrainedStore, package: Path
 ) -> None:
@@ -207,6 +209,7 @@ def test_a_scorer_that_fails_leaves_the_night_to_the_others_and_alone_it_is_an_e
         score(scorer="gone")
 
 
+@pytest.mark.slow
 def test_the_project_file_declares_a_scorer_which_the_next_night_registers_and_runs(
     trained_store: TrainedStore, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +277,7 @@ def test_a_scorer_that_cannot_be_opened_leaves_the_night_to_the_others(
             score(scorer=name)
 
 
+@pytest.mark.slow
 def test_a_night_with_no_rater_is_scored_by_its_scorers(
     database_url: str, ingest_corpus: Callable[[], Path], package: Path
 ) -> None:
@@ -289,6 +293,7 @@ def test_a_night_with_no_rater_is_scored_by_its_scorers(
     assert ask("SELECT string_agg(reason, '') FROM alchemist.quarantined_samples") == "taken_down"
 
 
+@pytest.mark.slow
 def test_a_retired_scorer_scores_nothing_more_and_its_scores_stay(trained_store: TrainedStore, package: Path) -> None:
     register("redness", "redness", nightly=True)
     score(scorer="redness", crawl_date="2026-01-01")
@@ -403,6 +408,7 @@ def test_a_relative_path_of_a_section_starts_at_the_project_file(
     assert ask("SELECT config -> 'options' ->> 'path' FROM alchemist.raters LIMIT 1") == str(package / "words/good.txt")
 
 
+@pytest.mark.slow
 def test_a_scorer_is_not_promoted_and_scores_every_night_as_a_shadow(
     trained_store: TrainedStore, package: Path
 ) -> None:

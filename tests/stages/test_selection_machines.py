@@ -117,7 +117,9 @@ def test_another_order_of_rows_gives_the_same_manifest(store: Engine) -> None:
     assert after.manifest_sha256 == before.manifest_sha256
 
 
-@pytest.mark.parametrize(("rows", "piece"), [(1, 1 << 16), (7, 3), (250, 100), (10_000, 1)])
+@pytest.mark.parametrize(
+    ("rows", "piece"), [pytest.param(1, 1 << 16, marks=pytest.mark.slow), (7, 3), (250, 100), (10_000, 1)]
+)
 def test_pieces_of_any_size_give_the_same_manifest(
     store: Engine, monkeypatch: pytest.MonkeyPatch, rows: int, piece: int
 ) -> None:

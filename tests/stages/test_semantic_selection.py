@@ -99,6 +99,7 @@ def test_what_is_found_later_changes_no_stored_version(store: Engine) -> None:
     {"stratify": True, "stratify_by": "cluster", "max_share": 0.5, "max_share_of": "source", "allow_fewer": True},
 ])  # fmt: skip
 @pytest.mark.parametrize("strategy", ["random", "top_k", "shift_gsample"])
+@pytest.mark.slow
 def test_selections_by_cluster_are_exact_nested_and_the_same_by_the_same_seed(
     store: Engine, options: dict[str, Any], strategy: str
 ) -> None:

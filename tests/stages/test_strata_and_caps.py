@@ -100,6 +100,7 @@ def test_no_source_has_more_than_its_cap_of_the_seats_that_it_competes_for(
 
 
 @given(seed=SEEDS, n=st.integers(60, 400), retention=st.floats(0.05, 0.9))
+@pytest.mark.slow
 def test_strata_have_their_shares_to_less_than_one_seat_each(seed: int, n: int, retention: float) -> None:
     frozen = snapshot(pool(seed, n))
     drawn = select_members(policy(retention, strategy="random", stratify=True), frozen)
@@ -109,6 +110,7 @@ def test_strata_have_their_shares_to_less_than_one_seat_each(seed: int, n: int, 
 
 
 @given(seed=SEEDS, n=st.integers(100, 400), retention=st.floats(0.05, 0.6), strategy=STRATEGIES)
+@pytest.mark.slow
 def test_a_corpus_grown_by_a_tenth_takes_members_only_by_better_keys_or_by_what_was_removed(
     seed: int, n: int, retention: float, strategy: str
 ) -> None:

@@ -66,6 +66,7 @@ def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, scored_s
 
 
 @pytest.mark.usefixtures("published")
+@pytest.mark.slow
 def test_several_protocols_are_measured_one_after_the_other_each_in_a_run_of_its_own(
     corpus: Path, scored_store: TrainedStore, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_subset_waits_until_it_has_values_under_every_protocol(corpus: Path) -
 
 
 @pytest.mark.usefixtures("published")
+@pytest.mark.slow
 def test_a_new_seed_trains_only_what_is_new(corpus: Path) -> None:
     train(corpus, arms="subset,random")
     assert train(corpus, arms="subset,random", seeds="0,1").n_trained == 2

@@ -37,6 +37,7 @@ def train(**training: object) -> TrainRaterResult:
     )
 
 
+@pytest.mark.slow
 def test_an_image_of_the_validation_dataset_is_left_out_of_the_training(
     ingest_corpus: Callable[[], object],
 ) -> None:
@@ -57,6 +58,7 @@ def test_an_image_of_the_validation_dataset_is_left_out_of_the_training(
     assert (shown, report.n_in_both, report.n_train) == (3, 3, 237)
 
 
+@pytest.mark.slow
 def test_no_more_samples_are_held_than_all_steps_read(
     ingest_corpus: Callable[[], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +191,7 @@ def test_a_rater_of_another_seed_measures_the_stability_of_ranks(
     assert -1 <= stability["value"] <= 1
 
 
+@pytest.mark.slow
 def test_the_newest_rater_is_what_training_last_gave_found_again_or_not(ingest_corpus: Callable[[], object]) -> None:
     ingest_corpus()
     first, second = train(seed=1).rater, train(seed=2).rater

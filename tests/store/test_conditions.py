@@ -90,7 +90,7 @@ CONDITIONS = st.recursive(
 )  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CONDITIONS)
 @pytest.mark.db
 def test_a_condition_keeps_what_postgres_keeps_by_the_same_text(connection: Connection, where: str) -> None:
@@ -183,7 +183,6 @@ PIECES = [
 ]
 
 
-@settings(max_examples=500)
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
 def test_any_order_of_sql_is_a_condition_of_bound_values_or_is_refused(pieces: list[str]) -> None:
     with contextlib.suppress(ConfigError):

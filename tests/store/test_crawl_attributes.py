@@ -52,6 +52,7 @@ def write_tar(path: Path, authors: list[str]) -> None:
                 tar.addfile(entry, io.BytesIO(data))
 
 
+@pytest.mark.slow
 def test_one_more_attribute_is_one_line_and_a_migration(database_url: str, tmp_path: Path) -> None:
     (tmp_path / "2026-01-01").mkdir()
     write_tar(tmp_path / "2026-01-01" / "a.tar", ["Ann Lee", "Bob"])

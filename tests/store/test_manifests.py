@@ -53,6 +53,7 @@ for _ in range(40):
 """
 
 
+@pytest.mark.slow
 def test_two_that_draw_a_lost_manifest_again_do_not_disturb_each_other(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path / "m.parquet")]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]

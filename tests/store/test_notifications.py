@@ -85,6 +85,7 @@ def test_a_receiver_that_stumbles_is_tried_again_by_the_same_command(engine: Eng
     assert (len(receiver.posts), receiver.n_requests) == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_receiver_that_is_down_is_reported_once_and_given_up_after_three_commands(
     engine: Engine, receiver: Receiver, capfd: pytest.CaptureFixture[str]
 ) -> None:

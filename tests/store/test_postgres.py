@@ -124,6 +124,7 @@ def test_the_server_outlives_a_killed_parent_and_its_process_group(home: Path) -
     assert is_running(home)
 
 
+@pytest.mark.slow
 def test_a_killed_server_starts_again_with_its_data(used_home: Path) -> None:
     server = start_postgres(used_home)
     ask(server.url(), "CREATE TABLE kept AS SELECT 7 AS n")
@@ -229,6 +230,7 @@ def test_an_older_home_gets_a_password_for_each_role_and_keeps_its_data(home: Pa
         psycopg2.connect(server.url().replace("//alchemist:", "//postgres:"))
 
 
+@pytest.mark.slow
 def test_roles_that_exist_before_the_first_migration_get_their_rights_and_limits_from_it(home: Path) -> None:
     server = start_postgres(home)
     migrate(server.url())

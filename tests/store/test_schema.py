@@ -122,6 +122,7 @@ def test_migrating_again_changes_nothing(database_url: str) -> None:
     assert current_revision(database_url) == head_revision()
 
 
+@pytest.mark.slow
 def test_processes_that_migrate_at_once_do_it_once(make_database: Callable[..., str]) -> None:
     url = make_database(template=None)
     code = "import sys; from alchemist_core.store.engine import migrate; print(migrate(sys.argv[1]))"
@@ -236,7 +237,7 @@ def test_a_server_that_is_not_there_is_named_with_a_remedy() -> None:
 
 
 @pytest.mark.parametrize("held", [
-    "SELECT count(*) FROM alchemist.lineage",
+    pytest.param("SELECT count(*) FROM alchemist.lineage", marks=pytest.mark.slow),
     # Views are dropped without it, and made again with it.
     "LOCK TABLE alchemist.samples IN ACCESS EXCLUSIVE MODE",
 ])  # fmt: skip

@@ -278,7 +278,7 @@ def test_each_sample_is_of_the_dataset_of_its_night(store: Engine) -> None:
     assert np.bincount(take(store).dataset_of(slice(0, 3))[1]).sum() == 3
 
 
-@pytest.mark.parametrize("n", [1, 7, 399, 400])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 7, 399, 400])
 def test_an_eligible_set_is_the_same_in_whatever_ranges_it_is_read(
     store: Engine, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:

@@ -55,6 +55,7 @@ def test_mixed_records_become_one_table_for_hugging_face(
 
 # The library's reader leaves its open tars to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.slow
 def test_webdataset_reads_a_copy(mixed: list[MemberLocation], tmp_path: Path) -> None:
     import webdataset
 

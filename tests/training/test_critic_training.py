@@ -65,6 +65,7 @@ def test_it_distinguishes_wrong_captions_that_an_untrained_one_does_not(
     assert score_heldout(untrained, fresh).auc < 0.7
 
 
+@pytest.mark.slow
 def test_two_trainings_give_the_same_bytes(scenes: Encoded, critic: Critic) -> None:
     first = pack_critic(critic, record_of(critic, scenes))
     again, other = train(scenes)[0], train(scenes, seed=1)[0]

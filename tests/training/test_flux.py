@@ -165,6 +165,7 @@ def test_latents_are_computed_once_an_image(
     assert torch.equal(again.rows(every), expected)
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_seed_and_prompt_only(trained: Path) -> None:
     generator = FluxGenerator(trained, read_config(trained), torch.device("cpu"))
     prompts, seeds = ["a red box at the top", "a blue box at the left", "a green box"], [4, 5, 6]

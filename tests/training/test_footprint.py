@@ -175,6 +175,7 @@ def test_bf16_halves_most_activations_and_frozen_encoders_stay_in_fp32() -> None
     assert half.work["images"].number_format == "fp32", "a flipped code would be another image"
 
 
+@pytest.mark.slow
 def test_counting_computes_nothing_and_leaves_torch_as_it_was() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -187,7 +188,14 @@ def test_counting_computes_nothing_and_leaves_torch_as_it_was() -> None:
     assert torch.zeros(1).item() == 0, "no fake tensor is left"
 
 
-@pytest.mark.parametrize("change", [{}, {"ema_decay": 0.9}, {"method": "lora", "base_model": "base"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"ema_decay": 0.9}, marks=pytest.mark.slow),
+        {"method": "lora", "base_model": "base"},
+    ],
+)
 def test_a_downstream_model_is_counted_as_it_is_trained(change: dict[str, Any]) -> None:
     config = DownstreamConfig.model_validate({"width": 32, "depth": 2, "batch_size": 8} | change)
     found = downstream_footprint(config, TokenizerConfig())
@@ -201,6 +209,7 @@ def test_a_downstream_model_is_counted_as_it_is_trained(change: dict[str, Any]) 
         assert found.weights >= 4 * n_star * (2 if config.ema_decay else 1)
 
 
+@pytest.mark.slow
 def test_scoring_is_a_forward_of_the_rater_in_batches_of_a_fixed_size() -> None:
     config = rater()
     scoring, training = scoring_footprint(config, is_gpu=False), count()

@@ -123,6 +123,7 @@ def protocol(**changed: object) -> ImageProtocol:
     return ImageProtocol.model_validate(fields)
 
 
+@pytest.mark.slow
 def test_the_cosine_falls_when_captions_are_shuffled(scenes: Encoded, file: Path) -> None:
     metric, images = metric_of(protocol(), file), scenes.images[HELDOUT]
     own, others = scenes.captions[HELDOUT], random.Random(0).sample(scenes.captions[HELDOUT], N_HELDOUT)

@@ -117,6 +117,7 @@ def test_a_finished_run_is_read_not_repeated(rater: Path, train_pairs: Samples, 
     assert metrics["n_steps"] == 180
 
 
+@pytest.mark.slow
 def test_another_config_s_checkpoint_is_refused(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_batch_in_parts_takes_the_steps_of_the_whole_batch(
         np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_smaller_softmax_groups_are_another_objective(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
@@ -193,6 +195,7 @@ def test_recomputed_activations_give_the_same_steps(
         assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_that_are_looked_at_in_small_parts_are_the_same(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,12 +213,12 @@ def test_losses_that_are_looked_at_in_small_parts_are_the_same(
     "change",
     [
         {"penalty_schedule": PenaltySchedule.SEAL},
-        {"rater_features": RaterFeatures.HIDDEN},
+        pytest.param({"rater_features": RaterFeatures.HIDDEN}, marks=pytest.mark.slow),
         pytest.param({"tokenizer": "vqvae"}, marks=pytest.mark.slow),
-        {"rule": ScoringRule.LOSS},
+        pytest.param({"rule": ScoringRule.LOSS}, marks=pytest.mark.slow),
         {"objective": Objective.PAPER_EXACT},
-        {"group_weight": True},
-        {"rater_init": "scratch"},
+        pytest.param({"group_weight": True}, marks=pytest.mark.slow),
+        pytest.param({"rater_init": "scratch"}, marks=pytest.mark.slow),
     ],
 )
 def test_every_variant_trains_to_finite_scores(

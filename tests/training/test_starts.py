@@ -104,6 +104,7 @@ def test_rule_learnability_starts_both_its_proxies_from_published_star(tmp_path:
     assert near(load_file(tmp_path / "rater" / "proxy.safetensors"), lively_star(STAR).state_dict())
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_after_its_weights_were_moved(tmp_path: Path, few: Samples) -> None:
     source = published_star_file(tmp_path / "star.pth")
     config = pin(

@@ -52,6 +52,7 @@ def written(tmp_path: Path, content: Any) -> str:
 
 
 @pytest.mark.parametrize("depth", [4, 8, 16, 30])
+@pytest.mark.slow
 def test_every_size_is_written_under_exactly_the_published_keys(depth: int) -> None:
     with torch.device("meta"):
         exported = export_star(Star(published_star(depth)))

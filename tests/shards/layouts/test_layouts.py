@@ -181,6 +181,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path, folder: str, messa
         list(read_pictures(tmp_path / folder))
 
 
+@pytest.mark.slow
 def test_a_hugging_face_folder_of_images_streams(tmp_path: Path) -> None:
     for k in range(3):
         (tmp_path / f"{k}.png").write_bytes(png(k))
