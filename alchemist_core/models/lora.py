@@ -13,12 +13,12 @@ FLUX_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", 
 """The attention layers of both kinds of blocks, without the last layer of single blocks, which mixes attention and feed-forward."""
 
 
-def add_lora(generator: nn.Module, rank: int, *, targets: str | list[str] = STAR_TARGETS) -> PeftModel:
+def add_lora(generator: nn.Module, rank: int, *, targets: str | list[str] = STAR_TARGETS) -> nn.Module:
     """Freeze a generator and add trainable adapters of one rank to its blocks; initially they have no effect.
 
     Source: Hu et al. 2021.
     """
-    model: PeftModel = get_peft_model(
+    model: nn.Module = get_peft_model(
         generator,
         LoraConfig(r=rank, lora_alpha=rank, target_modules=targets),
     )

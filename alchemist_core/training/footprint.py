@@ -443,7 +443,7 @@ def _count_flux_encoders(counter: _Counter, flux: FluxConfig) -> tuple[dict[str,
             latent_channels=flux.token_dim // 4, block_out_channels=(128, 256, 512, 512), layers_per_block=2,
             use_quant_conv=False, use_post_quant_conv=False,
         )  # fmt: skip
-        t5, clip = T5EncoderModel(t5_config).eval(), CLIPTextModel(clip_config).eval()  # type: ignore[no-untyped-call]
+        t5, clip = T5EncoderModel(t5_config).eval(), CLIPTextModel(clip_config).eval()
     for encoder in (t5, clip):
         counter.keep(encoder.requires_grad_(requires_grad=False))
     image_BCHW = torch.zeros(1, 3, flux.resolution, flux.resolution, dtype=dtype)
