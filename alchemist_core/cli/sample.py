@@ -16,6 +16,7 @@ from alchemist_core.scorers.vlm import forget_answers
 from alchemist_core.selection.config import policy_of
 from alchemist_core.selection.differences import locate
 from alchemist_core.selection.exclusions import EXCLUSIONS
+from alchemist_core.selection.fusion import signals_of
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.pictures import own_cache
 from alchemist_core.stages.execution import StageRun, execute
@@ -103,6 +104,8 @@ class ExplainResult(Result):
     rank: float | None = None
     key: float | None = None
     threshold: float | None = None
+    # Rank by each score that the selection fuses (--rank-by A+B); empty if it fuses none.
+    signal_ranks: dict[str, float] = Field(default_factory=dict)
 
     def summary(self) -> str:
         """Return two lines: the sample, and the reason."""
@@ -135,16 +138,28 @@ def _inside(drawn: Selected, place: int) -> dict[str, object]:
     rank, key = float(drawn.snapshot.rank_N[place]), float(drawn.key_N[place])
     is_member, threshold = bool(drawn.is_member_N[place]), _threshold(drawn, place)
     fields = {"is_member": is_member, "rank": rank, "key": key if key > -np.inf else None, "threshold": threshold}
+    signals = _signal_ranks(drawn, place)
+    said = f"rank {rank:.4f}" + (
+        f" ({', '.join(f'{name} {value:.4f}' for name, value in signals.items())})" if signals else ""
+    )
+    fields["signal_ranks"] = signals
     if excluded := EXCLUSIONS.get(int(drawn.excluded_N[place])):
-        return fields | {"reason": excluded, "because": f"rank {rank:.4f}; {EXCLUDED[excluded]}"}
+        return fields | {"reason": excluded, "because": f"{said}; {EXCLUDED[excluded]}"}
     if key == -np.inf:
-        because = f"rank {rank:.4f}, from which strategy {drawn.strategy.name} selects no sample ({drawn.strategy})"
+        because = f"{said}, from which strategy {drawn.strategy.name} selects no sample ({drawn.strategy})"
         return fields | {"reason": "rank", "because": because}
     among = (
         f"{len(drawn.member_K):,} members" if drawn.group_N is None else "the members of its dataset, source or cluster"
     )
     compared = f"key {key:.4f} {'reaches' if is_member else 'is below'} {threshold:.4f}, the smallest of {among}"
-    return fields | {"reason": "key", "because": f"rank {rank:.4f}; {compared}"}
+    return fields | {"reason": "key", "because": f"{said}; {compared}"}
+
+
+def _signal_ranks(drawn: Selected, place: int) -> dict[str, float]:
+    """Return the sample's rank by each score that the selection fuses; empty if it fuses none."""
+    if (signal_N := drawn.snapshot.pairs.signal_N) is None:
+        return {}
+    return dict(zip(signals_of(drawn.policy.rank_by), signal_N[place].tolist(), strict=True))
 
 
 def _threshold(drawn: Selected, place: int) -> float:

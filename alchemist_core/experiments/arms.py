@@ -1,18 +1,20 @@
 """Arms of experiments: `loss/shift_gsample` is that strategy on the ranks of a rater with scoring rule `loss`.
 
-The name of an arm is `[rater/]strategy[@number]`, or `score/strategy[@number]` for the score of a scorer, imported scores or a heuristic.
+The name of an arm is `[rater/]strategy[@number]`, or `score/strategy[@number]` for the score of a scorer, a method of the field, imported
+scores or a heuristic; `rater+score/strategy` ranks by the mean of the ranks. `;option=value` behind it sets options of the selection.
 A new arm is a line in a table of this file. No torch, no store.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.report.comparison import ORACLE, arm_title, stored_arm
-from alchemist_core.selection.config import RATER_SCORE, SCORE
+from alchemist_core.selection.config import RANK_BY, RATER_SCORE
+from alchemist_core.selection.fusion import JOIN, signals_of
 
 
 def _raters_of(rule: ScoringRule) -> dict[str, dict[str, Any]]:
@@ -48,10 +50,10 @@ class Arm:
     trains: str = "subset"
 
     @property
-    def score(self) -> str | None:
-        """The name of the score that ranks the samples, if it is neither the rater's nor a heuristic."""
-        name = (self.policy or {}).get("rank_by", RATER_SCORE)
-        return None if name == RATER_SCORE or name in HEURISTICS else name
+    def scores(self) -> tuple[str, ...]:
+        """The names of the scores that rank the samples, without the rater's and heuristics."""
+        names = signals_of((self.policy or {}).get("rank_by", RATER_SCORE))
+        return tuple(name for name in names if name != RATER_SCORE and name not in HEURISTICS)
 
     @property
     def is_sized(self) -> bool:
@@ -76,10 +78,13 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
     {'strategy': 'top_k', 'rank_by': 'clip_score'}
     """
     word = stored_arm(word)
+    if ";" in word:
+        return _with_options(word, retention, first_rater)
     kind, _, draw = word.rpartition("/")
     name, _, number = draw.partition("@")
     if kind and kind not in RATERS:
-        return Arm(word, first_rater, _score_policy(word, kind, name, number, retention))
+        rater, score = _read_fusion(kind)
+        return Arm(word, rater or first_rater, _score_policy(word, score, name, number, retention))
     _require_number(word, name, number)
     rater = kind or (DEFAULT_RATER if name in (AUTO, "paper") else first_rater)
     if name in CONTROLS or name.startswith(FILLED):
@@ -87,6 +92,19 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
         policy = paper_policy(retention) if name == "minus_loss" else {"strategy": "random"}
         return Arm(word, rater, policy, trains=name)
     return Arm(word, rater, None if name == AUTO else _policy(word, name, number, retention))
+
+
+def _with_options(word: str, retention: float, first_rater: str) -> Arm:
+    """Return an arm with options of the selection: `learnability/top_k;accept=auto`."""
+    base, *given = word.split(";")
+    arm = parse_arm(base, retention=retention, first_rater=first_rater)
+    options = dict(option.partition("=")[::2] for option in given)
+    if not all(options.values()) or arm.trains in CONTROLS:
+        raise ConfigError(
+            f"Arm {word}: write options of alchemist select as NAME=VALUE behind an arm that selects, such as "
+            "learnability/top_k;accept=auto."
+        )
+    return replace(arm, word=word, policy={"strategy": AUTO, **(arm.policy or {}), **options})
 
 
 def paper_policy(retention: float) -> dict[str, Any]:
@@ -112,12 +130,27 @@ def first_rater(words: Iterable[str], default: str) -> str:
     >>> first_rater(["random", "clip_score/top_k", "loss/paper"], "alignment"), first_rater(["clarity"], "alignment")
     ('loss', 'alignment')
     """
-    return next((kind for word in words if (kind := word.rpartition("/")[0]) in RATERS), default)
+    kinds = (word.rpartition("/")[0] for word in words)
+    raters = (kind if kind in RATERS else _read_fusion(kind)[0] for kind in kinds)
+    return next((rater for rater in raters if rater is not None), default)
+
+
+def _read_fusion(kind: str) -> tuple[str | None, str]:
+    """Return the rater of a fusion and what ranks: `learnability+semdedup` ranks by `rater+semdedup`. None without a rater.
+
+    >>> _read_fusion("learnability+semdedup"), _read_fusion("loss+group+clarity"), _read_fusion("clip_score")
+    (('learnability', 'rater+semdedup'), ('loss+group', 'rater+clarity'), (None, 'clip_score'))
+    """
+    starting = [rater for rater in RATERS if kind.startswith(f"{rater}{JOIN}")]
+    if not starting:
+        return None, kind
+    rater = max(starting, key=len)
+    return rater, f"{RATER_SCORE}{kind.removeprefix(rater)}"
 
 
 def _score_policy(word: str, score: str, name: str, number: str, retention: float) -> dict[str, Any]:
     """Return the policy of an arm that ranks by another score than a rater's; whether there is one, only a store knows."""
-    if not re.fullmatch(SCORE, score) or score == RATER_SCORE:
+    if not re.fullmatch(RANK_BY, score) or score == RATER_SCORE:
         raise ConfigError(
             f"Arm {word}: unknown rater or score {score!r}. Raters: {', '.join(RATERS)}. Scores: alchemist scorer list."
         )

@@ -54,6 +54,22 @@ class TrialsConfig(Config):
         "separated by commas",
     )
 
+    trainings: int = Field(
+        1,
+        ge=1,
+        le=100,
+        exclude_if=lambda n: n == 1,
+        description="Models that each arm trains for a seed, each with other first weights and another order of the samples; their mean "
+        "loss counts. More of them lower the noise of the training, which the corpora cannot show",
+    )
+    method_resolution: int = Field(
+        224,
+        ge=32,
+        le=1024,
+        exclude_if=lambda side: side == 224,
+        description="Side of the images in pixels that the frozen encoders of arms such as semdedup/top_k read",
+    )
+
     def hashed_json(self) -> dict[str, Any]:
         """Return the JSON that hashes are computed from; fields named in --training, --model and --scenes have their former names, too."""
         return _translate(type(self), self.as_json(), former_names)

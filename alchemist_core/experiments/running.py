@@ -15,6 +15,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import DEFAULT_RATER, QUESTIONS, Arm, first_rater, parse_arm
 from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
+from alchemist_core.experiments.method_scores import methods_among
 from alchemist_core.experiments.results import describe_detectable, state_detectable
 from alchemist_core.experiments.scores import find_sources
 from alchemist_core.experiments.trial import (
@@ -26,6 +27,7 @@ from alchemist_core.experiments.trial import (
     tokenizer_sha256,
 )
 from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.report.comparison import stored_arm
 from alchemist_core.selection.config import strategy_spec
 from alchemist_core.store.raters import RaterRow
@@ -134,10 +136,10 @@ class Experiment:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.arms = config.cells(named_rule(config) or DEFAULT_RATER)
-        self.scores = tuple(dict.fromkeys(arm.score for arm, _ in self.arms if arm.score is not None))
+        self.scores = tuple(dict.fromkeys(score for arm, _ in self.arms for score in arm.scores))
         require_evaluation(config, (*config.tuning_seeds, *config.seeds))
-        if self.scores:
-            find_sources(self.scores)
+        if others := set(self.scores) - set(methods_among(self.scores)):
+            find_sources(sorted(others))
         self.n_pairs = cost.count_pairs(config, config.seeds[0])
         self.tuned: dict[tuple[str, float], TunedWindow] = {}
 
@@ -203,7 +205,8 @@ class Experiment:
         trial.prepare()
         raters = {kind: trial.rater(kind) for kind in dict.fromkeys(arm.rater for arm, _ in self.arms)}
         _require_one_tokenizer(list(raters.values()))
-        trial.score_by(self.scores)
+        # RHO-LOSS ranks by learnability, where such a rater is there.
+        trial.score_by(self.scores, raters.get(ScoringRule.LEARNABILITY, raters[self.arms[0][0].rater]))
         for length, (arm, retention) in product(self.config.question_lengths, self.arms):
             policy, model = arm.policy or self._auto_policy(arm.rater, retention), self._model(length)
             cell = measure_cell(trial, arm, policy, raters[arm.rater], retention=retention, model=model)

@@ -1,19 +1,22 @@
 """One seed of an experiment: its corpus, its raters, and its measured arms, made by the stages or reused from the store."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from alchemist_core.config import fingerprint, former_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.experiments.arms import RATERS, Arm
 from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.experiments.method_scores import MethodConfig, methods_among, score_by_method
 from alchemist_core.experiments.scores import score_dataset
 from alchemist_core.files import artifact_path, file_sha256
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.metrics.heldout import HeldoutLoss
 from alchemist_core.selection.config import SelectionPolicy, policy_spec
+from alchemist_core.selection.fusion import JOIN, signals_of
 from alchemist_core.settings import load_settings
 from alchemist_core.stages import evaluate, ingest, score, select, train_downstream, train_rater
 from alchemist_core.stages.evaluate import evaluation_dataset
@@ -36,6 +39,8 @@ class Trial:
         self.dataset = self._name(config.dataset, "")
         self.validation = self._name(config.validation, "-validation")
         self.evaluation = self._name(config.evaluation, "-test")
+        # Names of stored scores by the methods of the arms.
+        self._stored: dict[str, str] = {}
 
     @property
     def truth(self) -> Path | None:
@@ -73,9 +78,37 @@ class Trial:
         publish_night(PublishNightConfig(dataset=self.dataset, rater=trained.rater))
         return _require_rater(trained.rater, kind)
 
-    def score_by(self, names: Sequence[str]) -> None:
-        """Give the corpus the scores of scorers that arms rank by."""
-        score_dataset(self.dataset, names)
+    def score_by(self, names: Sequence[str], rater: RaterRow) -> None:
+        """Give the corpus the scores that arms rank by; those of methods have a name of their own for each corpus.
+
+        Args:
+            names: Scores and methods.
+            rater: The rater whose scores a method may read.
+        """
+        chosen = methods_among(names)
+        score_dataset(self.dataset, [name for name in names if name not in chosen])
+        for method in chosen:
+            self._stored[method] = score_by_method(
+                MethodConfig(
+                    method=method, dataset=self.dataset, validation=self.validation, rater=rater.name, seed=self.seed,
+                    resolution=self.config.method_resolution,
+                )
+            )  # fmt: skip
+
+    def stored_policy(self, policy: dict[str, Any]) -> dict[str, Any]:
+        """Return a policy with the names under which the scores of methods are stored."""
+        if "rank_by" not in policy:
+            return policy
+        names = [self._stored.get(name, name) for name in signals_of(policy["rank_by"])]
+        return policy | {"rank_by": JOIN.join(names)}
+
+    def training_seeds(self) -> tuple[int, ...]:
+        """Return the seeds of the models that each arm trains.
+
+        >>> Trial(TrialsConfig(trainings=3), 7).training_seeds()
+        (7, 1000007, 2000007)
+        """
+        return tuple(self.seed + number * 1_000_000 for number in range(self.config.trainings))
 
     def _name(self, given: str | None, suffix: str) -> str:
         return f"{self._drawn_name}{suffix}" if given is None else given.format(seed=self.seed)
@@ -135,10 +168,12 @@ class Cell:
     loss: float
     # Multiple of the experiment's epochs; each length has a schedule of its own.
     length: float = 1.0
+    # The loss of each of several trainings, whose mean is the loss; empty for one.
+    losses: tuple[float, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the stored form."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "losses" or value}
 
 
 def measure_cell(
@@ -154,26 +189,33 @@ def measure_cell(
         retention: Retention, 0-1.
         model: Training config of every arm.
     """
-    given = SelectionPolicy.model_validate({**policy, "retention": retention, "seed": trial.seed})
+    given = SelectionPolicy.model_validate({"retention": retention, **trial.stored_policy(policy), "seed": trial.seed})
     # The name contains the spec of the members, so that experiments share the subset of an equal arm.
     spec = policy_spec(given, given.resolve(rater.rule))
     name = f"{trial.dataset}-{given.strategy}-r{retention * 100:g}-{fingerprint([rater.name, former_names(SelectionPolicy, spec)])[:8]}"
     selected = select.run(select.SelectConfig(dataset=(trial.dataset,), name=name, rater=rater.name, policy=given))
-    if arm.score is not None and (n_unscored := selected.n_removed.get("unscored")):
+    if arm.scores and (n_unscored := selected.n_removed.get("unscored")):
         warn(
-            f"{trial.dataset}: {n_unscored:,} samples have no score {arm.score}, so arm {arm.word} selects from fewer samples."
+            f"{trial.dataset}: {n_unscored:,} samples have no score {' or '.join(arm.scores)}, so arm {arm.word} selects from "
+            "fewer samples."
         )
     trained = train_downstream.run(
         train_downstream.TrainDownstreamConfig(
             subset=name,
             version=selected.version,
             arms=(arm.trains,),
-            seeds=(trial.seed,),
+            seeds=trial.training_seeds(),
             truth=trial.truth,
             model=model,
         )
     )
-    return _evaluate(trial, arm, retention, trained.identities[0], beside=(name, selected.version))
+    cells = [
+        _evaluate(trial, arm, retention, identity, beside=(name, selected.version)) for identity in trained.identities
+    ]
+    if len(cells) == 1:
+        return cells[0]
+    losses = tuple(cell.loss for cell in cells)
+    return replace(cells[0], loss=fmean(losses), losses=losses)
 
 
 def _evaluate(trial: Trial, arm: Arm, retention: float, identity: str, *, beside: tuple[str, int | None]) -> Cell:

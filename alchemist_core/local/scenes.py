@@ -96,7 +96,18 @@ def draw_chaotic(rng: random.Random, side: int) -> Scene:
 
 
 def _draw_single(rng: random.Random, side: int) -> Scene:
-    colour, name = rng.choice(list(COLOURS)), rng.choice(list(_SHAPE_DRAWERS))
+    return draw_shape(rng, side, rng.choice(list(COLOURS)), rng.choice(SHAPES))
+
+
+def draw_shape(rng: random.Random, side: int, colour: str, name: str) -> Scene:
+    """Draw one shape of a kind and colour, of a random size at a random place.
+
+    Args:
+        rng: Source of size and place.
+        side: Width and height of the image in pixels.
+        colour: One of `COLOURS`.
+        name: One of `SHAPES`.
+    """
     size, place = rng.choice(list(_SIZES)), rng.choice(list(_PLACES))
     shape = _Shape(name, COLOURS[colour], *_jitter(rng, *_PLACES[place]), rng.uniform(*_SIZES[size]))
     caption = f"a {size} {colour} {name} {place}"
@@ -175,6 +186,7 @@ _SHAPE_DRAWERS: dict[str, Callable[[ImageDraw.ImageDraw, Spot, Rgb], None]] = {
     "diamond": _draw_diamond, "cross": _draw_cross,
 }  # fmt: skip
 
+SHAPES = list(_SHAPE_DRAWERS)
 
 _FIRST_NIGHT = dt.date(2026, 1, 1)
 _MAX_TRIES = 1000

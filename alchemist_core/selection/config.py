@@ -16,8 +16,11 @@ RATER_SCORE = "rater"
 Dedup = Literal["exact", "near", "semantic", "off"]
 # Snapshots store and hash the former words.
 _STORED_DEDUP = {"exact": "exact", "near": "near", "semantic": "near", "off": "keep"}
-SCORE = r"^([a-z][a-z0-9_]{0,99}|imported\.[A-Za-z0-9_.-]{1,64})$"
+_SCORE = r"([a-z][a-z0-9_]{0,99}|imported\.[A-Za-z0-9_.-]{1,64})"
+SCORE = f"^{_SCORE}$"
 """Form of the name of a score: `rater`, a heuristic, a scorer's output, imported scores, or a number that the crawl gives."""
+RANK_BY = rf"^{_SCORE}(\+{_SCORE}){{0,7}}$"
+"""Form of what ranks samples: a score, or up to eight of them, joined by plus signs."""
 
 
 def _is_none(value: object) -> bool:
@@ -90,10 +93,10 @@ class SelectionPolicy(Config):
     )
     rank_by: Annotated[str, Formerly("score")] = Field(
         RATER_SCORE,
-        pattern=SCORE,
+        pattern=RANK_BY,
         description="Score that ranks the samples. rater: the rater's score. aesthetic, clarity, frequency, edge_density: a heuristic. "
         "The name of a scorer or of imported scores: its score. The name of another rater, with _ for -: its score. imported.NAME: a "
-        "number that was imported with the crawl",
+        "number that was imported with the crawl. Several, joined by + as in rater+critic: the mean of the ranks by each of them",
     )
     dedup: Annotated[Dedup, Formerly("duplicates", {"off": "keep"})] = Field(
         "exact",

@@ -29,6 +29,7 @@ from alchemist_core.store.raters import (
 )
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by_spec, store_subset
+from alchemist_core.subsets.ablation import describe_ablation
 from alchemist_core.subsets.acceptance import resolve_acceptance
 from alchemist_core.subsets.preview import describe
 from alchemist_core.subsets.selected import manifest_of, select_members
@@ -94,6 +95,8 @@ class SelectResult(Result):
     training_hours: float | None
     # How many samples --accept auto or --min-score accepts, and why; None without a threshold.
     accepted: str | None = None
+    # With --rank-by A+B: which share of the members stays if one of the scores is left out; None without a fusion.
+    fused: str | None = None
     warnings: list[str]
 
     def summary(self) -> str:
@@ -210,7 +213,7 @@ class Selection:
             name=self.name, version=subset.version if subset else None, is_new=is_new, strategy=self.drawn.strategy.name,
             retention=self.drawn.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
             rater=snapshot.rater.name, eligible_hash=snapshot.eligible_hash, manifest_sha256=self.manifest_sha256,
-            accepted=self.accepted,
+            accepted=self.accepted, fused=describe_ablation(self.drawn),
             rank_window=self.window.describe() if self.window else None,
             **_expectation(self.expected_gain), **self._description(),
         )  # fmt: skip

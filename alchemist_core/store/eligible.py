@@ -26,6 +26,7 @@ from alchemist_core.files import atomic_write
 from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.selection.duplicates import later_in_group, worse_in_group
 from alchemist_core.selection.exclusions import Exclusion
+from alchemist_core.selection.fusion import fuse_ranks, signals_of
 from alchemist_core.selection.ranks import RankScale
 from alchemist_core.settings import load_settings
 from alchemist_core.store.copy import copy_out
@@ -41,7 +42,8 @@ class Moment:
     rater_id: int
     night_ids: tuple[int, ...]
     last_takedown_id: int
-    # rater, a heuristic, the name of a scorer or of imported scores, or imported.NAME (a number that the crawl gives).
+    # rater, a heuristic, the name of a scorer or of imported scores, imported.NAME (a number that the crawl gives); or several, joined by
+    # plus signs.
     score: str = RATER_SCORE
     # Duplicates are excluded among the samples up to this id; 0: no duplicates are excluded.
     last_compared_id: int = 0
@@ -65,6 +67,8 @@ class Moment:
     keeps_best: bool = False
     # Flags up to this row count for the condition; 0: it names none, or there are none.
     last_flag_id: int = 0
+    # Rank scales of the scores that are fused, in their order; 0 in a preview for one that is not stored. Empty: none are fused.
+    signal_scale_ids: tuple[int, ...] = ()
 
     @property
     def is_fixed(self) -> bool:
@@ -105,6 +109,8 @@ class EligibleSamples:
     n_without: Mapping[str, int] = field(default_factory=dict)
     # Number of the cluster, from 1; 0 without one. Read only for strata or a cap by cluster.
     cluster_N: NDArray[np.int64] | None = None
+    # Ranks by each fused score, in columns; None if none are fused.
+    signal_N: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Count the samples, including excluded ones."""
@@ -174,12 +180,13 @@ PAIR_FIELDS = {
 Columns = dict[str, NDArray[Any]]
 
 
-def read_eligible(connection: Connection, moment: Moment) -> EligibleSamples:
+def read_eligible(connection: Connection, moment: Moment, scales: Sequence[RankScale] = ()) -> EligibleSamples:
     """Read the eligible samples as of a moment.
 
     Args:
         connection: Open in a transaction that sees one snapshot of the store.
         moment: What they depend on.
+        scales: Rank scale of each score that is fused; empty if none are.
 
     Raises:
         ConfigError: The moment's condition is not valid, or there is no score of the name to rank by.
@@ -187,7 +194,7 @@ def read_eligible(connection: Connection, moment: Moment) -> EligibleSamples:
     # The joins of a range then fit into memory; JIT compilation takes longer than it saves.
     connection.execute(text("SET LOCAL work_mem = '256MB'"))
     connection.execute(text("SET LOCAL jit = off"))
-    reader = _Reader(connection, moment)
+    reader = _Reader(connection, moment, scales)
     parts = [reader.read(span) for span in _spans(connection)]
     columns = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
     _exclude_duplicates(columns, moment)
@@ -246,13 +253,14 @@ def _named_raters(moment: Moment, known: Mapping[str, int]) -> dict[str, int]:
     Raises:
         ConfigError: There is no score of the name to rank by.
     """
-    is_built_in = moment.score in {RATER_SCORE, *HEURISTICS} or moment.score.startswith("imported.")
-    if not is_built_in and moment.score not in known:
-        raise ConfigError(
-            f"--rank-by {moment.score}: there is no score of that name (scores: {', '.join((RATER_SCORE, *HEURISTICS, *known))}, or "
-            "imported.NAME for a number that the crawl gives)."
-        )
-    words = {moment.score}
+    words = set(signals_of(moment.score))
+    for score in signals_of(moment.score):
+        is_built_in = score in {RATER_SCORE, *HEURISTICS} or score.startswith("imported.")
+        if not is_built_in and score not in known:
+            raise ConfigError(
+                f"--rank-by {score}: there is no score of that name (scores: {', '.join((RATER_SCORE, *HEURISTICS, *known))}, or "
+                "imported.NAME for a number that the crawl gives)."
+            )
     if moment.where is not None:
         from alchemist_core.store.conditions import names_in  # noqa: PLC0415  imports sqlglot
 
@@ -263,31 +271,42 @@ def _named_raters(moment: Moment, known: Mapping[str, int]) -> dict[str, int]:
 class _Reader:
     """Reads ranges of samples, and counts those that are left out."""
 
-    def __init__(self, connection: Connection, moment: Moment) -> None:
-        self._connection, self._moment = connection, moment
+    def __init__(self, connection: Connection, moment: Moment, scales: Sequence[RankScale]) -> None:
+        self._connection, self._moment, self._scales = connection, moment, scales
         self._known = read_known(connection, last_flag_id=moment.last_flag_id)
         self._named = _named_raters(moment, self._known.scores)
-        self._parameters = moment.parameters | {"score_rater_id": self._named.pop(moment.score, None)}
+        self._parameters = [
+            moment.parameters | {"score": score, "score_rater_id": self._named.pop(score, None)}
+            for score in signals_of(moment.score)
+        ]
         self._contaminated = self._read_contaminated()
         self.n_taken_down = self.n_unscored = 0
         self.n_without = dict.fromkeys(self._named, 0)
 
     def read(self, span: dict[str, int]) -> Columns:
         """Return one range as columns, unordered."""
-        rows = copy_out(self._connection, load_query("candidate_samples"), self._parameters | span, PAIR_FIELDS)
-        is_unscored = np.isnan(rows["score"]) & ~rows["is_taken_down"]
+        rows, score_NM = self._read_scores(span)
+        is_unscored = np.isnan(score_NM).any(axis=1) & ~rows["is_taken_down"]
         self.n_taken_down += int(rows["is_taken_down"].sum())
         self.n_unscored += int(is_unscored.sum())
-        kept = rows[~(rows["is_taken_down"] | is_unscored)]
+        is_kept = ~(rows["is_taken_down"] | is_unscored)
+        kept, score_NM = rows[is_kept], score_NM[is_kept]
         sample_id = kept["sample_id"].astype(np.int64)
         columns: Columns = {
             "sample_id": sample_id,
             "first_sample_id": kept["first_sample_id"].astype(np.int64),
             "pair_hash_N32": np.ascontiguousarray(kept["pair_hash"]),
-            "score_N": kept["score"].astype(np.float64),
+            "score_N": score_NM[:, 0],
             "night_N": kept["night_id"].astype(np.int32),
             "excluded_N": self._exclude(sample_id, span),
         }
+        if self._scales:
+            ranks = [
+                scale.rank(np.ascontiguousarray(score_N))
+                for scale, score_N in zip(self._scales, score_NM.T, strict=True)
+            ]
+            columns["signal_N"] = np.stack(ranks, axis=1)
+            columns["score_N"] = fuse_ranks(columns["signal_N"])
         if self._moment.with_sources:
             columns["source_N"] = self._look_up(sample_id, load_query("sample_sources"), span, "source")
         if self._moment.semantic_threshold > 0:
@@ -295,6 +314,17 @@ class _Reader:
         if self._moment.with_clusters:
             columns["cluster_N"] = self._look_up(sample_id, CLUSTER_NUMBERS, self._semantic | span, "cluster")
         return columns
+
+    def _read_scores(self, span: dict[str, int]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Return the rows of a range, and their scores by each signal in columns; without a fusion there is one."""
+        found = [
+            copy_out(self._connection, load_query("candidate_samples"), parameters | span, PAIR_FIELDS)
+            for parameters in self._parameters
+        ]
+        if len(found) > 1:
+            # The samples are the same for each score, but the order of the rows is not.
+            found = [rows[np.argsort(rows["sample_id"], kind="stable")] for rows in found]
+        return found[0], np.stack([rows["score"].astype(np.float64) for rows in found], axis=1)
 
     def _exclude(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> NDArray[np.uint8]:
         excluded_N = np.zeros(len(sample_id_N), np.uint8)
@@ -480,15 +510,18 @@ def read_nights(connection: Connection, rater_id: int, **which: list[Any]) -> tu
 class EligibleRequest:
     """Request for the eligible samples as of a moment."""
 
-    def __init__(self, moment: Moment, nights: Sequence[NightFacts], *, should_verify: bool) -> None:
+    def __init__(
+        self, moment: Moment, nights: Sequence[NightFacts], *, should_verify: bool, scales: Sequence[RankScale] = ()
+    ) -> None:
         """Request eligible samples.
 
         Args:
             moment: What they depend on.
             nights: Nights that they come from.
             should_verify: Whether to compare stored files with their hashes before use; previews skip that.
+            scales: Rank scale of each score that is fused; empty if none are.
         """
-        self._moment, self._nights, self._should_verify = moment, nights, should_verify
+        self._moment, self._nights, self._should_verify, self._scales = moment, nights, should_verify, scales
         self._found = ""
 
     def get(self, connection: Connection, *, may_be_kept: bool) -> tuple[str, EligibleSamples]:
@@ -502,7 +535,7 @@ class EligibleRequest:
         kept = load_kept(self._found, should_verify=self._should_verify) if may_be_kept else None
         if kept is not None:
             return kept
-        pairs = read_eligible(connection, self._moment)
+        pairs = read_eligible(connection, self._moment, self._scales)
         eligible_hash = pairs.sha256()
         keep_eligible(self._found, eligible_hash, pairs)
         return eligible_hash, pairs
@@ -524,4 +557,5 @@ class EligibleRequest:
         named = _named_raters(self._moment, scores_by_name(connection)).values()
         tables = ["samples", "heuristic_scores", *(f"scores_{rater_id}" for rater_id in named)]
         changes = [list(row) for row in connection.execute(statement, {"tables": tables})]
-        return fingerprint([asdict(self._moment), made, changes])
+        scales = [scale_fingerprint(scale) for scale in self._scales]
+        return fingerprint([asdict(self._moment), made, changes, *([scales] if scales else [])])

@@ -4,7 +4,7 @@ Letters: N scored samples of the nights, eligible or excluded.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,18 @@ from sqlalchemy import Connection, Engine, func, insert, select
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.selection.exclusions import Exclusion
+from alchemist_core.selection.fusion import signals_of
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
-from alchemist_core.store.eligible import EligibleRequest, EligibleSamples, Moment, NightFacts, frozen, read_nights
+from alchemist_core.store.eligible import (
+    EligibleRequest,
+    EligibleSamples,
+    Moment,
+    NightFacts,
+    frozen,
+    read_eligible,
+    read_nights,
+)
 from alchemist_core.store.embeddings import find_compared
 from alchemist_core.store.flags import known_flags
 from alchemist_core.store.leases import take_lock
@@ -78,7 +87,11 @@ def take_snapshot(
         nights = read_nights(connection, rater.rater_id, dataset_names=list(dataset_names))
         options = options or EligibleOptions()
         moment = _moment(connection, rater.rater_id, nights, options)
-        pool = EligibleRequest(moment, nights, should_verify=should_store)
+    signals = _signal_scales(engine, moment, rescale=rescale, should_store=should_store) if nights else []
+    with frozen(engine) as connection:
+        scales = [scale for _, scale in signals]
+        moment = replace(moment, signal_scale_ids=tuple(scale_id or 0 for scale_id, _ in signals))
+        pool = EligibleRequest(moment, nights, should_verify=should_store, scales=scales)
         # Captions and heuristics can change, so a selection that is stored reads them again instead of using kept files.
         may_be_kept = not should_store or moment.is_fixed
         eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept)
@@ -130,7 +143,8 @@ def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
         }
         moment = Moment(row.rater_id, tuple(row.night_ids), row.last_takedown_id, **options)
         nights = read_nights(connection, row.rater_id, night_ids=list(row.night_ids))
-        pool = EligibleRequest(moment, nights, should_verify=True)
+        scales = _load_scales(connection, moment.signal_scale_ids)
+        pool = EligibleRequest(moment, nights, should_verify=True, scales=scales)
         eligible_hash, pairs = pool.get(connection, may_be_kept=True)
     if eligible_hash != row.eligible_hash:
         raise DataError(
@@ -258,6 +272,56 @@ def _rank_scale(
     return connection.execute(
         insert(scale_table).values(values).returning(scale_table.rank_scale_id)
     ).scalar_one(), scale
+
+
+def _signal_scales(
+    engine: Engine, moment: Moment, *, rescale: bool, should_store: bool
+) -> list[tuple[int | None, RankScale]]:
+    """Return the rank scale of each score that a moment fuses, with its id; empty if it fuses none.
+
+    A fusion keeps the scales that its own scale was fitted with, whatever scales its scores got since, so that its ranks stay the same.
+    """
+    if len(signals := signals_of(moment.score)) == 1:
+        return []
+    if not rescale:
+        with engine.connect() as connection:
+            known = _pinned_scales(connection, moment)
+            if known:
+                return list(zip(known, _load_scales(connection, known), strict=True))
+    return [
+        _signal_scale(engine, replace(moment, score=score), rescale=rescale, should_store=should_store)
+        for score in signals
+    ]
+
+
+def _pinned_scales(connection: Connection, moment: Moment) -> tuple[int, ...]:
+    """Return the scales with which the newest scale of a fusion was fitted; none before its first selection."""
+    scale_table = tables.RankScale
+    statement = (
+        select(RankSnapshot.options["signal_scale_ids"])
+        .join(scale_table, scale_table.rank_scale_id == RankSnapshot.rank_scale_id)
+        .where(scale_table.rater_id == moment.rater_id, scale_table.score == moment.score)
+        .order_by(scale_table.rank_scale_id.desc(), RankSnapshot.snapshot_id)
+        .limit(1)
+    )
+    return tuple(connection.execute(statement).scalar() or ())
+
+
+def _signal_scale(engine: Engine, moment: Moment, *, rescale: bool, should_store: bool) -> tuple[int | None, RankScale]:
+    """Return the newest rank scale of one score; the first fusion with it fits the scale, and a rescale fits a new one."""
+    with frozen(engine) as connection:
+        score_N = read_eligible(connection, moment).score_N
+    with engine.begin() as connection:
+        return _rank_scale(connection, moment, score_N, rescale=rescale, should_store=should_store)
+
+
+def _load_scales(connection: Connection, scale_ids: Sequence[int]) -> list[RankScale]:
+    """Return stored rank scales, in the order of their ids."""
+    scale_table = tables.RankScale
+    statement = select(scale_table.rank_scale_id, scale_table.knot_scores, scale_table.knot_ranks)
+    rows = connection.execute(statement.where(scale_table.rank_scale_id.in_(set(scale_ids))))
+    found = {row.rank_scale_id: RankScale(np.array(row.knot_scores), np.array(row.knot_ranks)) for row in rows}
+    return [found[scale_id] for scale_id in scale_ids]
 
 
 def _store_snapshot(connection: Connection, values: dict[str, Any]) -> int:

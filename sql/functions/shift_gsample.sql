@@ -30,6 +30,8 @@ BEGIN
         RAISE EXCEPTION 'Snapshot % has the condition %, which only alchemist select can evaluate.', snapshot, taken.options ->> 'where';
     ELSIF taken.options ?| ARRAY['semantic_threshold', 'keeps_best'] THEN
         RAISE EXCEPTION 'Snapshot % excludes duplicates in a way that only alchemist select knows (--dedup semantic, --dedup-keep).', snapshot;
+    ELSIF taken.options ? 'signal_scale_ids' THEN
+        RAISE EXCEPTION 'Snapshot % fuses several scores (--rank-by), which only alchemist select can do. See alchemist.signal_ranks.', snapshot;
     -- This also refuses nulls (LIMIT NULL would return every sample) and NaN, which is above every number here.
     ELSIF (
         retention > 0 AND retention <= 1 AND drop_top_ratio >= 0 AND drop_top_ratio < 1 AND mean_rank BETWEEN 0 AND 1

@@ -1,0 +1,230 @@
+"""Gives the corpus of a seed the scores of a method of `methods`: encodes images and captions once, computes, and stores the scores.
+
+Letters: N samples of the corpus · D C numbers of the embeddings of images and of captions.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from alchemist_core.config import Config, Result, fingerprint
+from alchemist_core.errors import ConfigError
+from alchemist_core.experiments import methods
+from alchemist_core.files import artifact_path, atomic_write
+from alchemist_core.models.critic_config import OFFLINE, CriticTrainingConfig
+from alchemist_core.stages.devices import hold_device
+from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.store.eligible import EligibleSamples
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.imported_scores import KEYS, ScoreImport, import_scores
+from alchemist_core.store.manifests import HASH_BYTES
+from alchemist_core.store.raters import find_named, find_rater
+from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.sample_table import SampleTable
+from alchemist_core.store.samples import read_training_samples
+from alchemist_core.store.score_files import SCORE, ScoreChunk
+from alchemist_core.store.snapshots import take_snapshot
+from alchemist_core.training.sample_reading import StoredSamples
+
+if TYPE_CHECKING:
+    from alchemist_core.models.critic import FrozenEncoders
+    from alchemist_core.training.critic_training import Encoded
+
+
+_READS_RATER = "rho_batches"
+
+
+class MethodConfig(Config):
+    """Which method scores which corpus."""
+
+    method: str = Field(..., description=f"Method: {', '.join(methods.METHODS)}")
+    dataset: str = Field(..., description="Training dataset")
+    validation: str = Field(..., description="Validation dataset")
+    rater: str = Field(..., description="Rater whose scores method rho_batches reads")
+    encoders: str = Field(OFFLINE, description="Frozen encoders, as for alchemist scorer train")
+    resolution: int = Field(224, ge=32, le=1024, description="Side of the images in pixels, for the encoders offline")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of batches, clusters, noise and heads")
+
+
+class MethodResult(Result):
+    """The scores of a method, and what they cost."""
+
+    name: str
+    n_samples: int
+    # Seconds of this process's cores, the encoding of images included.
+    core_seconds: float
+
+
+def score_by_method(config: MethodConfig) -> str:
+    """Give every sample of a dataset the score of a method, unless it has one, and return the name of the scores."""
+    if config.method not in methods.METHODS:
+        raise ConfigError(f"There is no method {config.method!r}. Methods: {', '.join(methods.METHODS)}.")
+    engine = open_store()
+    rows, validation = (
+        read_training_samples(engine, find_dataset(engine, name).dataset_id)
+        for name in (config.dataset, config.validation)
+    )
+    members = [_members(table) for table in (rows, validation)]
+    # Only one method reads a rater, so that the others compute once for all raters.
+    unused = set() if config.method == _READS_RATER else {"rater"}
+    given = {key: value for key, value in config.as_json().items() if key not in unused}
+    name = f"{config.method}_{fingerprint([given, members])[:12]}"
+    if not find_named(engine, [name]):
+        execute("score_method", config, lambda run: _Scoring(config, run, rows, validation).store(name), MethodResult)
+    return name
+
+
+def _members(rows: SampleTable) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows.hashes("pair_hash")).data).hexdigest()
+
+
+class _Scoring:
+    """The scores of one method."""
+
+    def __init__(self, config: MethodConfig, stage_run: StageRun, rows: SampleTable, validation: SampleTable) -> None:
+        self._config, self._run, self._rows, self._validation = config, stage_run, rows, validation
+
+    def store(self, name: str) -> MethodResult:
+        """Compute the scores and store them as imported ones: all in one transaction."""
+        began = time.process_time()
+        index_M, score_M = self._score()
+        hash_N32 = np.ascontiguousarray(self._rows.hashes("pair_hash"))
+        columns = {
+            "pair_hash": np.ascontiguousarray(hash_N32[index_M]).view(f"V{HASH_BYTES}").ravel(),
+            SCORE: score_M.astype(np.float32),
+        }
+        chunk = ScoreChunk(columns, n_rows=len(index_M), n_non_finite=0)
+        wanted = ScoreImport(name, KEYS["pair_hash"], run_id=self._run.run_id)
+        import_scores(self._run.engine, wanted, [chunk], lambda _: None)
+        return MethodResult(name=name, n_samples=len(index_M), core_seconds=round(time.process_time() - began, 2))
+
+    def _score(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the samples that have a score, and their scores."""
+        config = self._config
+        everything = np.arange(len(self._rows))
+        if config.method == "dsir":
+            captions, validation = (
+                [table[at].caption for at in range(len(table))] for table in (self._rows, self._validation)
+            )
+            return everything, methods.dsir_score(captions, validation, seed=config.seed)
+        if config.method == _READS_RATER:
+            return self._rho_batches()
+        hold_device(self._run, is_on_cpu=True)
+        from alchemist_core.models.critic import load_encoders  # noqa: PLC0415  torch only when there is work
+
+        encoders = load_encoders(config.encoders, config.resolution)
+        index_M, corpus = encode(self._run, self._rows, encoders, config.dataset)
+        _, validation_set = encode(self._run, self._validation, encoders, config.validation)
+        return index_M, _EMBEDDED[config.method](config, self._run, corpus, validation_set)
+
+    def _rho_batches(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        pairs = self._rater_scores()
+        place_M = _places(self._rows, pairs)
+        return place_M, methods.rho_batch_score(pairs.score_N, seed=self._config.seed)
+
+    def _rater_scores(self) -> EligibleSamples:
+        rater = find_rater(self._run.engine, self._config.rater)
+        assert rater is not None
+        return take_snapshot(self._run.engine, rater, [self._config.dataset], should_store=False).pairs
+
+
+def _places(rows: SampleTable, pairs: EligibleSamples) -> NDArray[np.int64]:
+    """Return the row of each scored sample."""
+    of_hash = {row.tobytes(): place for place, row in enumerate(np.ascontiguousarray(rows.hashes("pair_hash")))}
+    return np.array([of_hash[row.tobytes()] for row in pairs.pair_hash_N32], np.int64)
+
+
+def encode(
+    stage_run: StageRun, rows: SampleTable, encoders: "FrozenEncoders", dataset: str
+) -> tuple[NDArray[np.int64], "Encoded"]:
+    """Return the embeddings of a dataset's samples, and the rows that can be decoded; they are computed once and kept in a file."""
+    from alchemist_core.training.critic_training import Encoded  # noqa: PLC0415  imports torch
+
+    key = fingerprint([_members(rows), list(encoders.sha256s), encoders.side])
+    path = artifact_path(f"embeddings_of_methods/{re.sub('[^A-Za-z0-9._-]', '_', dataset)[:60]}-{key[:16]}.npz")
+    if not path.exists():
+        image_ND = np.zeros((len(rows), encoders.dims[0]), np.float32)
+        is_read_N = np.zeros(len(rows), np.bool_)
+        for place_M, image_MHWC in StoredSamples(rows, encoders.side, lambda *_: None).read(np.arange(len(rows))):
+            image_ND[place_M], is_read_N[place_M] = encoders.encode_images(image_MHWC), True
+            stage_run.report(int(is_read_N.sum()), len(rows), "encoded")
+        index_M = np.flatnonzero(is_read_N)
+        text_MC = encoders.encode_texts([rows[place].caption for place in index_M.tolist()])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as partial, partial.open("wb") as file:
+            np.savez(file, index=index_M, image=image_ND[index_M], text=text_MC)
+    with np.load(path) as kept:
+        index_M = kept["index"]
+        return index_M, Encoded(kept["image"], kept["text"], [rows[place].caption for place in index_M.tolist()])
+
+
+def _critic(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded") -> NDArray[np.float64]:
+    from alchemist_core.training.critic_training import hold_out, train_critic  # noqa: PLC0415  as above
+
+    train_M, heldout_M = hold_out(validation.captions, _image_keys(validation))
+    training = CriticTrainingConfig(seed=config.seed)
+    critic, _ = train_critic(validation.take(train_M), validation.take(heldout_M), training, stage_run.report)
+    image_NE, text_NE = critic.project(corpus.image_ND, corpus.text_NC)
+    if config.method == "trained_critic":
+        return critic.score(image_NE, text_NE, corpus.captions).astype(np.float64)
+    return np.asarray((image_NE * text_NE).sum(1).numpy(), np.float64)
+
+
+def _image_keys(encoded: "Encoded") -> list[bytes]:
+    """Return what tells images apart: equal features are equal images."""
+    return [hashlib.sha256(row.tobytes()).digest() for row in encoded.image_ND]
+
+
+def _clip_corpus(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", _: "Encoded") -> NDArray[np.float64]:
+    # The corpus takes the place of the validation dataset: the head sees the samples that it then scores.
+    return _critic(config, stage_run, corpus, corpus)
+
+
+def _semdedup(config: MethodConfig, _run: StageRun, corpus: "Encoded", _: "Encoded") -> NDArray[np.float64]:
+    from alchemist_core.embeddings.clusters import (  # noqa: PLC0415  imports faiss
+        fit_centroids,
+        nearest_clusters,
+        unit_vectors,
+        usual_clusters,
+    )
+
+    unit_ND = unit_vectors(corpus.image_ND.astype(np.float16))
+    centroid_KD = fit_centroids(unit_ND, usual_clusters(len(unit_ND)), seed=config.seed)
+    cluster_N = nearest_clusters(centroid_KD, unit_ND, 1)[:, 0].astype(np.int64)
+    return methods.semdedup_score(unit_ND, cluster_N, centroid_KD)
+
+
+def _density_ratio(
+    _config: MethodConfig, _run: StageRun, corpus: "Encoded", validation: "Encoded"
+) -> NDArray[np.float64]:
+    return methods.density_ratio_score(_joined(corpus), _joined(validation))
+
+
+def _joined(encoded: "Encoded") -> NDArray[np.float32]:
+    """Return image and caption as one vector, each with length 1, so that neither outweighs the other."""
+    parts = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in encoded[:2]]
+    return np.concatenate(parts, axis=1)
+
+
+_EMBEDDED = {
+    "trained_critic": _critic,
+    "clip_validation": _critic,
+    "clip_corpus": _clip_corpus,
+    "semdedup": _semdedup,
+    "density_ratio": _density_ratio,
+}
+
+
+def methods_among(scores: Sequence[str]) -> list[str]:
+    """Return the names among some scores that are methods.
+
+    >>> methods_among(["semdedup", "judge"])
+    ['semdedup']
+    """
+    return [score for score in scores if score in methods.METHODS]

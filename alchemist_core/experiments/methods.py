@@ -1,0 +1,170 @@
+"""Selection methods of the field as scores, so that they are arms beside raters: `semdedup/top_k`, `density_ratio/top_k`.
+
+Each is a function of frozen embeddings, captions or stored scores, and gives a higher score to a sample that its method keeps first. No
+store, no torch. Letters: N samples of the corpus · M samples of the validation dataset · D numbers of an embedding · K clusters.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+Scores = NDArray[np.float64]
+
+_BUCKETS = 10_000
+_WORD = re.compile(r"\w+|[^\w\s]")
+_NEWTON_STEPS = 25
+
+
+def semdedup_score(unit_ND: Vectors, cluster_N: NDArray[np.int64], centroid_KD: Vectors) -> Scores:
+    """Score a sample by how different it is from those of its cluster that are kept before it: minus the largest cosine.
+
+    Within a cluster, samples far from the centroid come first. Keeping the best scores is then SemDeDup at whatever threshold leaves so
+    many samples.
+
+    Source: Abbas et al. 2023, Algorithm A7.
+
+    Args:
+        unit_ND: Embeddings of length 1.
+        cluster_N: Cluster of each.
+        centroid_KD: Centroids of length 1.
+    """
+    score_N = np.ones(len(unit_ND))
+    for cluster in np.unique(cluster_N):
+        place_M = np.flatnonzero(cluster_N == cluster)
+        from_centroid_M = unit_ND[place_M] @ centroid_KD[cluster]
+        place_M = place_M[np.argsort(from_centroid_M, kind="stable")]
+        cosine_MM = np.triu((unit_ND[place_M] @ unit_ND[place_M].T).astype(np.float64), 1)
+        cosine_MM[np.tril_indices(len(place_M))] = -np.inf
+        # Column j: the cosines with those before it.
+        score_N[place_M[1:]] = -cosine_MM.max(axis=0)[1:]
+    return score_N
+
+
+def density_ratio_score(
+    corpus_ND: Vectors, validation_MD: Vectors, *, n_dims: int = 64, penalty: float = 1.0
+) -> Scores:
+    """Score a sample by the logarithm of its density among the validation samples relative to the corpus.
+
+    The ratio is a classifier's: logistic regression of validation against corpus, on the largest principal components of the embeddings.
+
+    Source: Sugiyama et al. 2012, section 4 (density ratios by a probabilistic classifier); Brown et al. 2020, appendix A (as a filter).
+
+    Args:
+        corpus_ND: Embeddings of the corpus.
+        validation_MD: Embeddings of the validation dataset.
+        n_dims: Number of principal components.
+        penalty: Weight of the squared coefficients.
+    """
+    both = np.concatenate([corpus_ND, validation_MD]).astype(np.float64)
+    component_ND = principal_components(both, n_dims)
+    is_validation_N = np.arange(len(both)) >= len(corpus_ND)
+    # Each side weighs as much as half of all samples, so that the logit has no offset by the sizes.
+    weight_N = np.where(is_validation_N, 0.5 / len(validation_MD), 0.5 / len(corpus_ND)) * len(both)
+    coefficient_D = fit_logistic(component_ND, is_validation_N, weight_N, penalty=penalty)
+    score_N: Scores = (_with_one(component_ND) @ coefficient_D)[: len(corpus_ND)]
+    return score_N
+
+
+def principal_components(vector_ND: NDArray[np.float64], n_dims: int) -> NDArray[np.float64]:
+    """Return the largest principal components, each with variance 1; directions without variance are left out."""
+    centred_ND = vector_ND - vector_ND.mean(axis=0)
+    variance_D, direction_DD = np.linalg.eigh(centred_ND.T @ centred_ND / len(centred_ND))
+    chosen = np.flatnonzero(variance_D > variance_D[-1] * 1e-9)[::-1][:n_dims]
+    found: NDArray[np.float64] = centred_ND @ direction_DD[:, chosen] / np.sqrt(variance_D[chosen])
+    return found
+
+
+def fit_logistic(
+    feature_ND: NDArray[np.float64], is_positive_N: NDArray[np.bool_], weight_N: NDArray[np.float64], *, penalty: float
+) -> NDArray[np.float64]:
+    """Return the coefficients of a penalised logistic regression, the offset last, by Newton's method.
+
+    Source: Hastie, Tibshirani and Friedman 2009, Eq. 4.26 (iteratively reweighted least squares).
+    """
+    design_ND = _with_one(feature_ND)
+    ridge_D = np.full(design_ND.shape[1], penalty)
+    ridge_D[-1] = 0
+    coefficient_D = np.zeros(design_ND.shape[1])
+    for _ in range(_NEWTON_STEPS):
+        probability_N = 1 / (1 + np.exp(-np.clip(design_ND @ coefficient_D, -30, 30)))
+        gradient_D = design_ND.T @ (weight_N * (probability_N - is_positive_N)) + ridge_D * coefficient_D
+        curvature_N = np.maximum(weight_N * probability_N * (1 - probability_N), 1e-12)
+        step_D = np.linalg.solve((design_ND.T * curvature_N) @ design_ND + np.diag(ridge_D), gradient_D)
+        coefficient_D -= step_D
+        if np.abs(step_D).max() < 1e-10:
+            break
+    return coefficient_D
+
+
+def _with_one(feature_ND: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([feature_ND, np.ones((len(feature_ND), 1))], axis=1)
+
+
+def dsir_score(captions: Sequence[str], validation: Sequence[str], *, seed: int | None) -> Scores:
+    """Score a caption by the logarithm of its importance weight under bags of hashed words and pairs of words, plus Gumbel noise.
+
+    The best scores are then a sample without replacement by importance weight.
+
+    Source: Xie et al. 2023 (DSIR), section 3.1 and Algorithm 1.
+
+    Args:
+        captions: Captions of the corpus.
+        validation: Captions of the validation dataset.
+        seed: Seed of the noise; None: none.
+    """
+    counts_N = [_hashed_words(caption) for caption in captions]
+    ratio_V = np.log(_frequencies([_hashed_words(caption) for caption in validation]) / _frequencies(counts_N))
+    score_N = np.array([ratio_V[words].sum() for words in counts_N])
+    return score_N if seed is None else score_N + np.random.default_rng(seed).gumbel(size=len(score_N))
+
+
+def _frequencies(found: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    count_V = 1.0 + np.bincount(np.concatenate([*found, np.empty(0, np.int64)]), minlength=_BUCKETS)
+    return np.asarray(count_V / count_V.sum(), np.float64)
+
+
+def _hashed_words(caption: str) -> NDArray[np.int64]:
+    words = _WORD.findall(caption.lower())
+    grams = [*words, *(f"{one} {other}" for one, other in pairwise(words))]
+    digests = (hashlib.blake2b(gram.encode("utf-8", "surrogatepass"), digest_size=8).digest() for gram in grams)
+    return np.array([int.from_bytes(digest, "big") % _BUCKETS for digest in digests], np.int64)
+
+
+def rho_batch_score(score_N: NDArray[np.floating], *, batch_size: int = 320, seed: int) -> Scores:
+    """Score a sample by its rank within a random batch: the best k scores are the best share of each batch.
+
+    Source: Mindermann et al. 2022 (RHO-LOSS), Algorithm 1.
+    Departs: theirs ranks each batch by the losses of the model in training; here the losses are those of the two finished proxies. With
+    losses that do not depend on the other samples of a batch, JEST (Evans et al. 2024) draws from the same ranking.
+
+    Args:
+        score_N: Reducible loss of each sample: a rater's of rule learnability.
+        batch_size: Samples from which a share is kept.
+        seed: Seed of the batches.
+    """
+    order_N = np.random.default_rng(seed).permutation(len(score_N))
+    found_N = np.empty(len(score_N))
+    for start in range(0, len(score_N), batch_size):
+        place_B = order_N[start : start + batch_size]
+        best_first_B = np.argsort(-score_N[place_B], kind="stable")
+        rank_B = np.empty(len(place_B))
+        rank_B[best_first_B] = np.arange(len(place_B)) / len(place_B)
+        found_N[place_B] = 1 - rank_B
+    return found_N
+
+
+METHODS: dict[str, str] = {
+    "trained_critic": "Critic trained on the validation dataset: own caption against other captions",
+    "clip_validation": "CLIP filter: cosine of image and caption by a head that was trained on the validation dataset",
+    "clip_corpus": "CLIP filter: the same by a head that was trained on the corpus itself (Schuhmann et al. 2021)",
+    "semdedup": "SemDeDup: few samples of each group of similar images (Abbas et al. 2023)",
+    "density_ratio": "Density among validation samples relative to the corpus, on frozen embeddings (Sugiyama et al. 2012)",
+    "dsir": "DSIR: importance weights of hashed words of the captions (Xie et al. 2023)",
+    "rho_batches": "RHO-LOSS: the share with the highest reducible loss of each random batch (Mindermann et al. 2022)",
+}
+"""Methods by the name of their arms, `NAME/top_k`."""

@@ -1,0 +1,153 @@
+"""The field's methods against slow twins that were written from the papers, and against cases whose answer is known."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from alchemist_core.errors import ConfigError
+from alchemist_core.experiments.arms import first_rater, parse_arm
+from alchemist_core.experiments.methods import (
+    METHODS,
+    density_ratio_score,
+    dsir_score,
+    fit_logistic,
+    principal_components,
+    rho_batch_score,
+    semdedup_score,
+)
+
+
+def unit(vector_ND: np.ndarray) -> np.ndarray:
+    return (vector_ND / np.linalg.norm(vector_ND, axis=1, keepdims=True)).astype(np.float32)
+
+
+def kept_by_semdedup(unit_ND: np.ndarray, cluster_N: np.ndarray, centroid_KD: np.ndarray, epsilon: float) -> set[int]:
+    """Algorithm A7 with loops: within a cluster, from far to near, keep a sample unless one before it is within epsilon."""
+    kept = set()
+    for cluster in set(cluster_N.tolist()):
+        members = [at for at in range(len(unit_ND)) if cluster_N[at] == cluster]
+        members.sort(key=lambda at: float(unit_ND[at] @ centroid_KD[cluster]))
+        for place, at in enumerate(members):
+            largest = max((float(unit_ND[at] @ unit_ND[other]) for other in members[:place]), default=-math.inf)
+            if largest <= 1 - epsilon:
+                kept.add(at)
+    return kept
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.2, 0.6])
+def test_the_best_scores_of_semdedup_are_what_its_algorithm_keeps(epsilon: float) -> None:
+    rng = np.random.default_rng(0)
+    near = np.repeat(rng.normal(size=(20, 6)), 4, axis=0) + rng.normal(size=(80, 6)) * 0.2
+    unit_ND, centroid_KD = unit(near), unit(rng.normal(size=(5, 6)))
+    cluster_N = (unit_ND @ centroid_KD.T).argmax(axis=1)
+    kept = kept_by_semdedup(unit_ND, cluster_N, centroid_KD, epsilon)
+    score_N = semdedup_score(unit_ND, cluster_N, centroid_KD)
+    assert 5 <= len(kept) < 80
+    assert set(np.argsort(-score_N, kind="stable")[: len(kept)].tolist()) == kept
+
+
+def test_copies_of_one_image_are_the_first_to_go() -> None:
+    rng = np.random.default_rng(1)
+    unit_ND = unit(np.concatenate([rng.normal(size=(30, 8)), np.ones((10, 8))]))
+    score_N = semdedup_score(unit_ND, np.zeros(40, np.int64), unit(np.ones((1, 8))))
+    assert set(np.argsort(score_N)[:9].tolist()) < set(range(30, 40))
+
+
+def test_newtons_method_reaches_the_minimum_that_scipy_finds() -> None:
+    rng = np.random.default_rng(2)
+    feature_ND, weight_N = rng.normal(size=(200, 3)), rng.uniform(0.5, 2, 200)
+    is_positive_N = feature_ND[:, 0] + rng.normal(size=200) > 0.3
+    sign_N = np.where(is_positive_N, 1.0, -1.0)
+
+    def loss(coefficient_D: np.ndarray) -> float:
+        margin_N = sign_N * (feature_ND @ coefficient_D[:-1] + coefficient_D[-1])
+        return float((weight_N * np.log1p(np.exp(-margin_N))).sum() + 0.7 / 2 * (coefficient_D[:-1] ** 2).sum())
+
+    found = fit_logistic(feature_ND, is_positive_N, weight_N, penalty=0.7)
+    assert np.allclose(found, minimize(loss, np.zeros(4), tol=1e-12).x, atol=1e-4)
+
+
+def test_the_density_ratio_of_two_normal_distributions_is_linear_with_the_known_slope() -> None:
+    rng = np.random.default_rng(3)
+    corpus = rng.normal(size=(20_000, 1)).astype(np.float32)
+    validation = rng.normal(1.0, 1.0, size=(20_000, 1)).astype(np.float32)
+    score_N = density_ratio_score(corpus, validation, penalty=1e-6)
+    slope, offset = np.polyfit(corpus[:, 0], score_N, 1)
+    # log N(x; 1, 1) / N(x; 0, 1) = x − 1/2, whatever the sizes.
+    assert (slope, offset) == pytest.approx((1.0, -0.5), abs=0.05)
+    few = density_ratio_score(corpus, validation[:1000], penalty=1e-6)
+    assert np.polyfit(corpus[:, 0], few, 1)[1] == pytest.approx(-0.5, abs=0.1)
+
+
+def test_principal_components_have_variance_1_and_no_correlation() -> None:
+    rng = np.random.default_rng(4)
+    vector_ND = rng.normal(size=(500, 4)) @ rng.normal(size=(4, 6))
+    component_ND = principal_components(vector_ND, 10)
+    assert component_ND.shape == (500, 4)
+    assert np.allclose(component_ND.T @ component_ND / 500, np.eye(4), atol=1e-8)
+
+
+def weight_by_hand(caption: str, captions: list[str], validation: list[str]) -> float:
+    """Each word and pair of words on its own, without buckets: 10,000 possible ones, one more of each."""
+
+    def grams(text: str) -> list[str]:
+        words = text.split()
+        return words + [f"{one} {other}" for one, other in pairwise(words)]
+
+    def log_p(gram: str, texts: list[str]) -> float:
+        counts = Counter(found for text in texts for found in grams(text))
+        return math.log((counts[gram] + 1) / (sum(counts.values()) + 10_000))
+
+    return sum(log_p(gram, validation) - log_p(gram, captions) for gram in grams(caption))
+
+
+def test_importance_weights_are_those_of_bags_of_words_and_pairs_of_words() -> None:
+    captions = ["a red cat", "a red dog", "a blue dog on a mat", "nothing here"]
+    validation = ["a red cat", "the red cat sleeps", "a cat"]
+    expected = [weight_by_hand(caption, captions, validation) for caption in captions]
+    assert dsir_score(captions, validation, seed=None) == pytest.approx(expected)
+    noise = dsir_score(captions, validation, seed=5) - dsir_score(captions, validation, seed=None)
+    assert len(set(np.round(noise, 9))) == 4
+    assert (dsir_score(captions, validation, seed=5) == dsir_score(captions, validation, seed=5)).all()
+
+
+def test_gumbel_noise_draws_captions_by_their_importance_weights() -> None:
+    captions, validation = ["x", "y"], ["x", "x", "x", "y"]
+    weight = np.exp(dsir_score(captions, validation, seed=None))
+    drawn = [int(dsir_score(captions, validation, seed=seed).argmax()) for seed in range(2000)]
+    assert np.mean(drawn) == pytest.approx(weight[1] / weight.sum(), abs=0.04)
+
+
+def test_each_random_batch_gives_the_same_share_of_its_best_samples() -> None:
+    rng = np.random.default_rng(6)
+    score_N = rng.normal(size=96)
+    found = rho_batch_score(score_N, batch_size=32, seed=9)
+    kept = set(np.argsort(-found, kind="stable")[:24].tolist())
+    order = np.random.default_rng(9).permutation(96)
+    expected = set()
+    for batch in order.reshape(3, 32):
+        expected |= set(sorted(batch.tolist(), key=lambda at: -score_N[at])[:8])
+    assert kept == expected
+    # One batch of everything is the ranking itself.
+    assert (np.argsort(-rho_batch_score(score_N, batch_size=96, seed=1)) == np.argsort(-score_N)).all()
+
+
+def test_methods_are_arms_alone_and_fused_with_a_rater() -> None:
+    for name in METHODS:
+        assert parse_arm(f"{name}/top_k", retention=0.2).scores == (name,)
+    arm = parse_arm("learnability+trained_critic/head_gsample", retention=0.2, first_rater="loss")
+    assert (arm.rater, arm.scores) == ("learnability", ("trained_critic",))
+    assert arm.policy == {"strategy": "head_gsample", "rank_by": "rater+trained_critic"}
+    assert first_rater(["random", "learnability+semdedup/top_k", "loss/paper"], "alignment") == "learnability"
+
+
+def test_an_arm_carries_options_of_the_selection() -> None:
+    assert parse_arm("learnability/top_k;accept=auto", retention=0.5).policy == {"strategy": "top_k", "accept": "auto"}
+    assert parse_arm("alignment/auto;std_rank=0.1", retention=0.5).policy == {"strategy": "auto", "std_rank": "0.1"}
+    for word in ("oracle;seed=1", "random;seed"):
+        with pytest.raises(ConfigError, match="NAME=VALUE"):
+            parse_arm(word, retention=0.5)

@@ -1,0 +1,160 @@
+"""Selection by several scores at once: the mean of the ranks by each, on scales that stay, explained for each sample."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from alchemist_core.cli.sample import ExplainConfig, explain
+from alchemist_core.errors import ConfigError
+from alchemist_core.selection.fusion import fuse_ranks
+from alchemist_core.store.eligible import forget_kept
+from alchemist_core.store.subsets import find_subset
+from alchemist_core.subsets.ablation import members_without
+from alchemist_core.subsets.selected import Selected, manifest_of, reselect
+from tests.given import insert_rows
+from tests.scored_nights import add_night
+from tests.selectable_store import draw, fill, normal
+
+pytestmark = pytest.mark.db
+
+CRITIC, ECHO = 2, 3
+FUSED: dict[str, Any] = {"rank_by": "rater+critic", "strategy": "top_k", "retention": 0.2}
+
+
+@pytest.fixture
+def store(engine: Engine) -> Engine:
+    """Scores of a critic for three of four samples, and of a scorer that repeats the rater's."""
+    fill(engine)
+    with engine.begin() as connection:
+        raters = [
+            {"rater_id": number, "name": name, "kind": "scorer", "rule": "scorer"}
+            for number, name in ((CRITIC, "critic"), (ECHO, "echo"))
+        ]
+        insert_rows(connection, {"raters": raters})
+    add_scores(engine)
+    return engine
+
+
+def add_scores(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for rater_id in (CRITIC, ECHO):
+            connection.execute(text(f"SELECT alchemist.add_partition('scores', {rater_id})"))
+        connection.execute(text(f"""
+            INSERT INTO alchemist.scores (rater_id, sample_id, score)
+            SELECT {CRITIC}, sample_id, sample_id * 37 % 101 FROM alchemist.samples WHERE sample_id % 4 <> 0
+            UNION ALL SELECT {ECHO}, sample_id, score * 10 FROM alchemist.scores WHERE rater_id = 1
+            ON CONFLICT DO NOTHING
+        """))  # fmt: skip
+
+
+def by_hand(engine: Engine) -> dict[bytes, float]:
+    """1 − the mean of percent_rank() by each score, as Postgres computes it, of the samples that have both."""
+    statement = text("""
+        WITH ranked AS (
+            SELECT rater_id, sample_id, percent_rank() OVER (PARTITION BY rater_id ORDER BY score DESC) AS rank
+            FROM alchemist.scores WHERE rater_id IN (1, 2)
+        )
+        SELECT pair_hash, 1 - (one.rank + other.rank) / 2 FROM ranked AS one
+        INNER JOIN ranked AS other ON one.sample_id = other.sample_id AND one.rater_id < other.rater_id
+        INNER JOIN alchemist.samples ON samples.sample_id = one.sample_id
+    """)
+    with engine.connect() as connection:
+        return {bytes(row[0]): row[1] for row in connection.execute(statement)}
+
+
+def again(engine: Engine, version: int | None = None) -> Selected:
+    forget_kept()
+    return reselect(engine, find_subset(engine, "s", version=version))
+
+
+def score_of(drawn: Selected) -> dict[bytes, float]:
+    pairs = drawn.snapshot.pairs
+    return dict(zip((row.tobytes() for row in pairs.pair_hash_N32), pairs.score_N.tolist(), strict=True))
+
+
+def test_the_mean_of_the_ranks_selects_and_equals_what_postgres_computes(store: Engine) -> None:
+    report = draw(**FUSED)
+    assert (report.n_eligible, report.n_samples, report.n_removed) == (300, 60, {"unscored": 100})
+    expected, drawn = by_hand(store), again(store)
+    found = score_of(drawn)
+    assert found.keys() == expected.keys()
+    assert max(abs(found[pair] - expected[pair]) for pair in expected) < 1e-12
+    best = sorted(expected.values(), reverse=True)[59]
+    assert {row.tobytes() for row in drawn.snapshot.pairs.pair_hash_N32[drawn.member_K]} <= {
+        pair for pair, score in expected.items() if score >= best - 1e-12
+    }
+    # A preview reads the same, and a repetition is the stored version.
+    assert draw(**FUSED, dry_run=True).manifest_sha256 == report.manifest_sha256
+    assert draw(**FUSED).is_new is False
+    assert manifest_of(drawn).sha256() == report.manifest_sha256
+    assert draw(**FUSED | {"rank_by": "critic+rater"}, name="t").manifest_sha256 == report.manifest_sha256
+
+
+def test_old_samples_keep_their_scores_when_a_night_arrives_until_a_rescale(store: Engine) -> None:
+    draw(**FUSED)
+    before = score_of(again(store))
+    add_night(
+        store,
+        "2026-01-05",
+        {"b.tar": [score + 2 for score in normal(np.random.default_rng(5), 80)]},
+        state="selectable",
+    )
+    add_scores(store)
+    # Another selection fits a new scale for one of the signals: the fusion keeps its own.
+    draw(0.2, rescale=True, name="alone", dedup="exact")
+    grown = draw(**FUSED)
+    after = score_of(again(store))
+    assert grown.n_eligible > len(before) - 100
+    assert {pair: after[pair] for pair in before} == before
+    rescaled = draw(**FUSED, rescale=True)
+    assert rescaled.manifest_sha256 != grown.manifest_sha256
+    assert score_of(again(store)) != after
+
+
+def test_each_score_is_explained_for_a_sample_and_for_the_whole_selection(store: Engine) -> None:
+    report = draw(**FUSED)
+    drawn = again(store)
+    pairs = drawn.snapshot.pairs
+    assert pairs.signal_N is not None
+    place = int(drawn.member_K[0])
+    found = explain(ExplainConfig(sample=pairs.pair_hash_N32[place].tobytes().hex(), subset="s"))
+    assert found.signal_ranks == dict(zip(("rater", "critic"), pairs.signal_N[place].tolist(), strict=True))
+    assert "(rater 0." in found.because
+    assert pairs.score_N[place] == fuse_ranks(pairs.signal_N[place : place + 1])[0]
+    statement = text("SELECT signal, rank FROM alchemist.signal_ranks(:snapshot, :sample)")
+    with store.connect() as connection:
+        rows = connection.execute(statement, {"snapshot": drawn.snapshot.snapshot_id, "sample": found.sample_id}).all()
+    assert {row.signal: row.rank for row in rows} == found.signal_ranks
+    assert report.fused is not None
+    assert report.fused.startswith("Mean of the ranks by rater and critic. Of the members, ")
+
+
+def test_leaving_out_a_score_that_repeats_another_one_changes_nothing(store: Engine) -> None:
+    draw(**FUSED | {"rank_by": "rater+echo", "retention": 0.25})
+    assert members_without(again(store)) == {"rater": 1.0, "echo": 1.0}
+    draw(**FUSED)
+    stays = members_without(again(store))
+    assert all(0.2 < share < 0.9 for share in stays.values())
+
+
+@pytest.mark.parametrize(
+    ("rank_by", "message"),
+    [
+        ("rater+nobody", "--rank-by nobody: there is no score"),
+        ("critic+critic", "names one score twice"),
+        ("rater+", "rank_by"),
+    ],
+)
+def test_a_wrong_fusion_is_refused(store: Engine, rank_by: str, message: str) -> None:
+    with pytest.raises((ConfigError, ValueError), match=message):
+        draw(**FUSED | {"rank_by": rank_by})
+
+
+def test_sql_refuses_to_select_from_a_fused_snapshot(store: Engine) -> None:
+    draw(**FUSED)
+    snapshot_id = find_subset(store, "s").snapshot_id
+    statement = text("SELECT * FROM alchemist.shift_gsample(snapshot => :id, retention => 0.2)")
+    with store.connect() as connection, pytest.raises(Exception, match="fuses several scores"):
+        connection.execute(statement, {"id": snapshot_id})
