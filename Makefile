@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Otherwise each of thousands of processes of the tests would compile every library that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel docs demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
+.PHONY: help setup wheel docs demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-selection-parts study bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -105,7 +105,13 @@ bench-rater: $(STAMP) ## Cost of a rater's training step, and quality of its sco
 bench-training-memory: $(STAMP) ## Memory of a training process at 10,000 and at a million samples, with made-up codes (run alone, 3 GB of disk)
 	@$(BIN)/python -m tests.benchmarks.training_memory
 
-bench-selection-value: $(STAMP) ## Value of subsets over seeds (run alone, 35 minutes on 2 cores; CORPUS=folder of real tars adds two corpora)
+bench-selection-value: $(STAMP) ## Value of the default selection, 5 corpora x 3 trainings (run alone, 2 hours; CORPUS=folder of real tars adds a damaged corpus; ARGS=--plan counts, ARGS=--quick tries)
+	@$(BIN)/python -m tests.benchmarks.study value $(ARGS) $(if $(CORPUS),--corpus $(CORPUS))
+
+study: $(STAMP) ## Which selection for which corpus: other worlds, and the methods of the field (run alone, resumable, some nights; ARGS=--plan, ARGS="--hours 8")
+	@$(BIN)/python -m tests.benchmarks.study worlds methods $(ARGS) $(if $(CORPUS),--corpus $(CORPUS))
+
+bench-selection-parts: $(STAMP) ## The tables of docs/research/022 and 024 (run alone, 35 minutes; CORPUS=folder of real tars adds two corpora)
 	@$(BIN)/python -m tests.benchmarks.selection_value $(if $(CORPUS),--worlds scenes$(comma)damaged$(comma)real --corpus $(CORPUS))
 
 bench-select: $(STAMP) ## Selection and publishing at 30 million samples, materializing against cp and webdataset, reading in place (run alone)

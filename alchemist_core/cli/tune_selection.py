@@ -1,19 +1,22 @@
-"""Tune the rank window of strategy auto: train on rank bands, fit the window, and compare it with a random subset."""
+"""Tune a selection: fit the rank window of strategy auto, or search for the best of several recipes, each against a random subset."""
 
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Formerly, Result, Seeds
+from alchemist_core.config import Command, Config, Formerly, Result, Seeds, Words
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
+from alchemist_core.experiments.halving import HalvingPlan, plan_halving
+from alchemist_core.experiments.recipes import RECIPES, RecipeSearch, flags_of, write_recipe
 from alchemist_core.experiments.trial import require_evaluation
 from alchemist_core.experiments.tuning import Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.store.engine import create_store, open_store
 from alchemist_core.store.raters import find_rater, list_windows
 from alchemist_core.telemetry import say
+from alchemist_core.training.config import DownstreamConfig
 
 
 class RunConfig(TrialsConfig):
@@ -65,6 +68,90 @@ class ListResult(Result):
         )
 
 
+class SearchConfig(TrialsConfig):
+    """Which recipes, at which retention, on which seeds."""
+
+    recipes: Words = Field(
+        RECIPES,
+        min_length=1,
+        description="Recipes, separated by commas, as the arms of alchemist experiment run: RATER/STRATEGY, RATER+SCORE/STRATEGY for the "
+        "mean of the ranks by both, SCORE/STRATEGY; ;OPTION=VALUE sets options of alchemist select",
+    )
+    name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Name of the result's file")
+    retention: float = Field(0.5, gt=0, le=1, description="Fraction of the eligible samples to keep")
+    seeds: Seeds = Field(
+        (0, 1, 2, 3),
+        min_length=1,
+        description="Seeds that choose the recipe, separated by commas; a small budget uses the first of them",
+    )
+    confirmation_seeds: Seeds = Field(
+        (4, 5, 6, 7),
+        min_length=2,
+        description="Other seeds, on which the chosen recipe is compared with a random subset: the promised gain is that of these seeds",
+    )
+    budget: int | None = Field(
+        None,
+        ge=1,
+        description="Largest number of models to train; a smaller one searches with fewer seeds; none: no bound",
+    )
+    num_train_epochs: int = Field(10, ge=1, le=10_000, description="Epochs of each model")
+    dry_run: bool = Field(False, description="Only print the plan and the cost")
+
+
+class SearchResult(Result):
+    """The recipe to select with, and its gain."""
+
+    cost: dict[str, Any]
+    n_trainings: int
+    # Recipes and seeds of each round.
+    rounds: list[tuple[int, int]]
+    recipe: dict[str, Any] | None = None
+    select: str | None = None
+    file: str | None = None
+
+    def summary(self) -> str:
+        """Return the plan, the decision, and the options of the selection."""
+        rounds = ", ".join(f"{n_recipes} recipes on {n_seeds} seeds" for n_recipes, n_seeds in self.rounds)
+        plan = f"{self.n_trainings} models at most: {rounds}; then the best on other seeds."
+        if self.recipe is None:
+            return f"{plan}\nNothing was trained (--dry-run)."
+        return f"{plan}\n{self.recipe['said']}\nSelect with: {self.select}\nfile: {self.file}"
+
+
+def search(config: SearchConfig) -> SearchResult:
+    """Search for the best recipe: halve the recipes, double the seeds, and compare the winner with a random subset on other seeds."""
+    plan = plan_halving(len(config.recipes), config.seeds, config.confirmation_seeds, budget=config.budget)
+    require_evaluation(config, (*config.seeds, *config.confirmation_seeds))
+    model = config.model_of(num_train_epochs=config.num_train_epochs)
+    searching = RecipeSearch(config, config.recipes, config.retention, model)
+    stated = _state_search(config, plan, searching, model)
+    say(cost.describe_cost(stated))
+    planned = {"cost": stated, "n_trainings": plan.n_trainings * config.trainings, "rounds": list(plan.rounds)}
+    if config.dry_run:
+        return SearchResult(**planned)
+    if config.dataset is None:
+        create_store()
+    found = searching.run(plan)
+    return SearchResult(
+        **planned, recipe=found.as_json(), select=f"alchemist select {flags_of(found.options)}",
+        file=write_recipe(config.name, found),
+    )  # fmt: skip
+
+
+def _state_search(
+    config: SearchConfig, plan: HalvingPlan, searching: RecipeSearch, model: DownstreamConfig
+) -> dict[str, Any]:
+    """Time the models of the plan, and the raters of every seed."""
+    n_pairs = cost.count_pairs(config, plan.search_seeds[0])
+    n_models = plan.n_trainings * config.trainings
+    raters = cost.work_of_cells(config, searching.arms, (model,), n_pairs)
+    n_seeds = len(plan.search_seeds) + len(plan.confirmation_seeds)
+    work = cost.Work(
+        n_models, n_models * model.steps(round(config.retention * n_pairs)), raters.n_raters * n_seeds, raters.n_rater_steps * n_seeds
+    )  # fmt: skip
+    return cost.state_cost(config, work, model, rater=searching.arms[0][0].rater)
+
+
 def run(config: RunConfig) -> RunResult:
     """Find the best rank window: train models on bands of ranks and on random subsets, fit a curve to their losses, and test its window."""
     plan = TuningPlan(
@@ -114,4 +201,4 @@ def _state_cost(config: RunConfig, plan: TuningPlan) -> dict[str, Any]:
     return cost.state_cost(config, work, plan.model, rater=plan.kind)
 
 
-COMMANDS = {"run": Command(RunConfig, run), "list": Command(ListConfig, list_)}
+COMMANDS = {"run": Command(RunConfig, run), "search": Command(SearchConfig, search), "list": Command(ListConfig, list_)}

@@ -24,14 +24,34 @@ SHARES = {"blank": 0.1, "noise": 0.1, "collage": 0.1, "wrong_caption": 0.1, "blu
 SIDE, SHARD_SIZE = 64, 1000
 
 
-def make_corpus(corpus: Path, out: Path, *, seed: int, is_damaged: bool) -> None:
-    """Write train, validation (a third of the training tars' pairs) and test (the `val-` tars: unseen concepts), with truth.parquet."""
+def make_corpus(
+    corpus: Path,
+    out: Path,
+    *,
+    seed: int,
+    is_damaged: bool,
+    validation_share: float | None = None,
+    n_train: int | None = None,
+) -> None:
+    """Write train, validation and test (the `val-` tars: unseen concepts), with truth.parquet.
+
+    Args:
+        corpus: Folder of real tars.
+        out: Folder of the corpus.
+        seed: Of the split and of the damage.
+        is_damaged: Whether some samples are damaged.
+        validation_share: Size of the validation dataset as a share of the corpus; None: a third of the training tars' pairs.
+        n_train: Largest number of training samples; None: all others.
+    """
     if (out / "truth.parquet").exists():
         return
     pairs, test = _read(corpus, "[0-9]*.tar"), _read(corpus, "val-*.tar")
-    order, third = np.random.default_rng(seed).permutation(len(pairs)), len(pairs) // 3
-    train, kinds = damage(pairs.rows(order[third:]), seed, SHARES if is_damaged else {})
-    _write(out / "validation", pairs.rows(order[:third]))
+    order, n_validation = np.random.default_rng(seed).permutation(len(pairs)), len(pairs) // 3
+    if validation_share is not None:
+        n_validation = round(min(len(pairs), n_train or len(pairs)) * validation_share / (1 + validation_share))
+    chosen = order[n_validation:][:n_train]
+    train, kinds = damage(pairs.rows(chosen), seed, SHARES if is_damaged else {})
+    _write(out / "validation", pairs.rows(order[:n_validation]))
     _write(out / "test", test)
     hashes = _write(out / "train" / "2026-01-01", train)
     # The oracle arm uses the samples that the synthetic corpus marks as informative.

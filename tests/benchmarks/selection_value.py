@@ -2,7 +2,7 @@
 
 `python -m tests.benchmarks.selection_value [--worlds scenes,damaged,real] [--corpus FOLDER] [--seeds 3,4,5,6,7] [--workers 2]`, alone
 on the machine. Every cell is a stage run in the configured store, so a killed benchmark resumes. Each worker uses one thread. The
-rows go to `.alchemist/bench/selection_value.json`, tables and figures to `.alchemist/artifacts/experiments/value-*`.
+rows go to `.alchemist/bench/selection_parts.json`, tables and figures to `.alchemist/artifacts/experiments/value-*`.
 `--dry-run` only prints the planned work and its estimated time.
 """
 
@@ -74,7 +74,7 @@ def main() -> None:
         if not given.dry_run:
             rows += bench.run()
     if rows:
-        write_rows("selection_value", rows)
+        write_rows("selection_parts", rows)
 
 
 class Bench:

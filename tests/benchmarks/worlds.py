@@ -61,13 +61,16 @@ class Sample(NamedTuple):
     kind: str
 
 
-def make_world(world: World, root: Path, *, drawings: Path | None = None) -> dict[str, int]:
+def make_world(
+    world: World, root: Path, *, drawings: Path | None = None, without: frozenset[str] = frozenset()
+) -> dict[str, int]:
     """Write a corpus under a folder, or find it there; return the samples of each part.
 
     Args:
         world: The corpus.
         root: Its folder.
         drawings: Folder of drawings, for openclipart.
+        without: Drawings that are left out, as `read_drawings` takes them.
 
     Raises:
         DataError: The folder holds something else, or there are too few drawings.
@@ -76,7 +79,11 @@ def make_world(world: World, root: Path, *, drawings: Path | None = None) -> dic
     if not marker.is_finished():
         marker.start()
         rng = random.Random(f"{world.kind} {world.seed}")
-        parts = sort_drawings(world, drawings) if world.kind == "openclipart" else _DRAWN[world.kind](world, rng)
+        parts = (
+            sort_drawings(world, drawings, without=without)
+            if world.kind == "openclipart"
+            else _DRAWN[world.kind](world, rng)
+        )
         rng.shuffle(parts["train"])
         for part, samples in parts.items():
             _write(root / part / ("2026-01-01" if part == "train" else ""), samples, world.side)
@@ -188,7 +195,7 @@ class Drawing:
     @property
     def caption(self) -> str:
         """Title and some tags, as a crawl would have them."""
-        extra = [tag for tag in self.tags if tag.lower() not in self.title.lower()]
+        extra = [tag for tag in self.tags if not set(tag.lower().split()) <= set(self.title.lower().split())]
         return ", ".join([self.title, *extra[:MAX_TAGS]])
 
     @property

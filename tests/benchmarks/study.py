@@ -1,0 +1,474 @@
+"""Which selection for which corpus: recipes, controls and methods of the field on several worlds, paired over corpus and training seeds.
+
+`python -m tests.benchmarks.study {value,worlds,methods} [--plan] [--quick] [--corpus FOLDER] [--hours H] [--workers 2]`
+
+A study is a list of trials: one world with one corpus seed, all its arms and retentions, each trained with several seeds whose losses are
+averaged. Each finished trial is a JSON file under `.alchemist/study/NAME/`; a rerun does only what is missing, and the stages of an
+unfinished trial resume in the store. `--plan` counts the trainings and their time, and trains nothing.
+
+`value` is `make bench-selection-value`: the synthetic and the damaged corpus, the default recipe and its controls. `worlds` and
+`methods` are `make study`: corpora of other kinds, and the methods of the field. All write a table with the cost of each selection, as
+JSON and as figures.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sqlalchemy import text
+
+from alchemist_core.code_version import code_version
+from alchemist_core.errors import AlchemistError
+from alchemist_core.experiments.arms import parse_arm
+from alchemist_core.experiments.cost import StepTimingConfig
+from alchemist_core.experiments.methods import METHODS
+from alchemist_core.experiments.results import MARGIN, ArmRow, LossOfSeed, compare_cells, losses_by_arm
+from alchemist_core.experiments.running import RunConfig
+from alchemist_core.experiments.trial import Cell
+from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.report.charts import interval_chart
+from alchemist_core.report.comparison import arm_title
+from alchemist_core.report.page import render_chart
+from alchemist_core.settings import load_settings
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.statistics import Estimate, estimate, estimate_gain
+from alchemist_core.store.engine import create_store, open_store
+from alchemist_core.store.experiments import find_experiment
+from tests.benchmarks import worlds
+from tests.benchmarks.damaged_corpus import make_corpus
+from tests.benchmarks.rows import Row, write_rows
+from tests.benchmarks.worlds import World, make_world
+
+RECIPES = ("learnability/auto", "learnability+trained_critic/head_gsample")
+"""Recipes that are judged: the default, and the fusion with a critic."""
+CONTROLS = ("random", "oracle", "full")
+FIELD = ("loss/paper", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
+ROLES = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
+PICTURES = ("damaged", "real", "openclipart")
+PICTURE_TRAINING, PICTURE_MODEL = "resolution=32,text_encoder=minilm", "text_encoder=minilm"
+# Of the damaged and the real corpus, whose tars hold 6,000 samples.
+N_PICTURES = 6_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Worlds, arms and seeds of a study."""
+
+    name: str
+    worlds: tuple[str, ...]
+    arms: tuple[str, ...]
+    retentions: tuple[float, ...] = (0.2, 0.5)
+    seeds: tuple[int, ...] = (30, 31, 32, 33, 34)
+    trainings: int = 3
+    n_train: int = 12_000
+    validation_share: float = 0.05
+    epochs: int = 10
+    training: str = ""
+    model: str = ""
+    # Side of the images for the frozen encoders of methods.
+    method_resolution: int = 224
+
+    def trials(self) -> list["Trial"]:
+        """Return every world with every seed, the first seed of all worlds first, so that a short night shows all worlds."""
+        return [Trial(self, world, seed) for seed in self.seeds for world in self.worlds]
+
+    def quick(self) -> "Plan":
+        """Return the same plan at its smallest size."""
+        small = "proxy_warmup_steps=20,max_train_steps=20,batch_size=32"
+        return replace(
+            self, name=f"{self.name}-quick", retentions=(0.5,), seeds=self.seeds[:2], trainings=2, n_train=400, epochs=1,
+            validation_share=0.3, training=small, model="batch_size=32,width=16,depth=1", method_resolution=64,
+        )  # fmt: skip
+
+
+PLANS = {
+    "value": Plan("value", ("scenes", "damaged"), (*CONTROLS, *RECIPES)),
+    "worlds": Plan("worlds", (*worlds.KINDS, "real"), (*CONTROLS, *RECIPES), trainings=2),
+    "methods": Plan(
+        "methods",
+        ("scenes", "redundant", "skewed", "damaged"),
+        (*CONTROLS, *RECIPES, *FIELD),
+        seeds=(40, 41, 42),
+        trainings=2,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One world with one corpus seed."""
+
+    plan: Plan
+    world: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its datasets, its experiment and its file."""
+        return f"{self.plan.name}-{self.world}-s{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        """The file of its result."""
+        return _folder(self.plan) / f"{self.world}-s{self.seed}.json"
+
+    @property
+    def n_train(self) -> int:
+        """Number of training samples, for the plan."""
+        if self.world in ("damaged", "real"):
+            return min(self.plan.n_train, N_PICTURES)
+        return min(self.plan.n_train, 5_000) if self.world == "openclipart" else self.plan.n_train
+
+    def config(self) -> RunConfig:
+        """Return the options of the experiment."""
+        return RunConfig.model_validate(
+            {name.replace("-", "_"): value for name, value in self.options(Path()).items() if value != ""}
+        )
+
+    def options(self, truth: Path) -> dict[str, str]:
+        """Return the options of alchemist experiment run."""
+        plan, is_picture = self.plan, self.world in PICTURES
+        return {
+            "experiment": "methods", "name": self.name, "dataset": self.name, "validation": f"{self.name}-validation",
+            "evaluation": f"{self.name}-test", "truth": str(truth), "arms": ",".join(plan.arms),
+            "retentions": ",".join(map(str, plan.retentions)), "tuning-seeds": "", "seeds": str(self.seed),
+            "trainings": str(plan.trainings), "num-train-epochs": str(plan.epochs), "method-resolution": str(plan.method_resolution),
+            "training": ",".join(filter(None, (PICTURE_TRAINING if is_picture else "", plan.training))),
+            "model": ",".join(filter(None, (PICTURE_MODEL if is_picture else "", plan.model))),
+        }  # fmt: skip
+
+
+def main() -> None:
+    """Plan, measure what is missing, and write the table of what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="+", choices=PLANS)
+    parser.add_argument("--plan", action="store_true", help="count the trainings and their time; train nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="the smallest size, to try the program; its figures mean nothing"
+    )
+    parser.add_argument("--corpus", type=Path, help="folder of real tars, for the worlds damaged and real")
+    parser.add_argument("--worlds", default="", help="only these worlds, separated by commas")
+    parser.add_argument("--arms", default="", help="these arms instead of the plan's")
+    parser.add_argument(
+        "--validation-share", type=float, help="size of the validation datasets as a share of the corpus"
+    )
+    parser.add_argument("--hours", type=float, default=1e9, help="start no trial after so many hours")
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    for name in given.study:
+        study = Study(_adapted(PLANS[name], given), given.corpus, given.workers)
+        print(study.describe(), flush=True)
+        if not given.plan:
+            study.run(given.hours)
+            study.write()
+
+
+def _adapted(plan: Plan, given: argparse.Namespace) -> Plan:
+    changed: dict[str, Any] = {}
+    if given.worlds:
+        changed["worlds"] = tuple(world for world in plan.worlds if world in given.worlds.split(","))
+    if given.arms:
+        changed["arms"] = tuple(given.arms.split(","))
+    if given.validation_share is not None:
+        changed |= {"validation_share": given.validation_share, "name": f"{plan.name}-v{given.validation_share:g}"}
+    plan = replace(plan, **changed)
+    return plan.quick() if given.quick else plan
+
+
+class Study:
+    """A plan on this machine: its trials, what is done, and its table."""
+
+    def __init__(self, plan: Plan, corpus: Path | None, workers: int) -> None:
+        self.plan, self._corpus, self._workers = plan, corpus, workers
+        self.trials = [trial for trial in plan.trials() if self._has_source(trial.world)]
+
+    def _has_source(self, world: str) -> bool:
+        if world in ("damaged", "real") and self._corpus is None:
+            print(f"World {world} is left out: it needs --corpus FOLDER, a folder of image-text tars.")
+            return False
+        return True
+
+    def missing(self) -> list[Trial]:
+        """Return the trials without a result."""
+        return [trial for trial in self.trials if not trial.path.exists()]
+
+    def describe(self) -> str:
+        """Count the trainings that are missing, and their time on this machine."""
+        missing, n_models, n_steps, n_raters, n_rater_steps = self.missing(), 0, 0, 0, 0
+        for trial in missing:
+            config = trial.config()
+            arms = [arm for arm, _ in config.cells()]
+            model = config.model_of(num_train_epochs=config.num_train_epochs)
+            for arm, retention in config.cells():
+                n_models += config.trainings
+                n_steps += config.trainings * model.steps(round(trial.n_train * (retention if arm.is_sized else 1.0)))
+            kinds = {arm.rater for arm in arms}
+            n_raters += len(kinds)
+            trainings = [config.training_of(kind, 0) for kind in kinds]
+            n_rater_steps += sum(one.proxy_warmup_steps + one.max_train_steps for one in trainings)
+        done = f"{self.plan.name}: {len(self.trials)} trials, {len(self.trials) - len(missing)} done"
+        if not missing:
+            return f"{done}."
+        seconds = _time_steps(missing[0])
+        hours = (n_steps * seconds[0] + n_rater_steps * seconds[1]) / 3600
+        return (
+            f"{done}. Missing: {n_models} models of {n_steps:,} steps together at {seconds[0] * 1e3:.1f} ms, {n_raters} raters of "
+            f"{n_rater_steps:,} steps at {seconds[1] * 1e3:.1f} ms (measured now): {hours:.2f} core-hours, "
+            f"{hours / self._workers:.2f} hours with {self._workers} workers; encoding images and scoring come on top."
+        )
+
+    def run(self, hours: float) -> None:
+        """Measure the missing trials, several at a time; start none after so many hours."""
+        create_store()
+        until = time.monotonic() + hours * 3600
+
+        def work(trial: Trial) -> None:
+            if time.monotonic() < until:
+                _run_trial(trial, self._corpus)
+
+        with ThreadPoolExecutor(self._workers) as pool:
+            list(pool.map(work, self.missing()))
+
+    def write(self) -> None:
+        """Write the table of the finished trials, its figures, and for `value` the rows with their targets."""
+        found = [json.loads(trial.path.read_text("utf-8")) for trial in self.trials if trial.path.exists()]
+        if not found:
+            print("No trial is finished.")
+            return
+        table = make_table(found)
+        folder = _folder(self.plan)
+        kept = {"plan": vars_of(self.plan), "n_trials": len(found), "n_missing": len(self.missing()), **table}
+        (folder / "table.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        for world, retention, svg in draw(found):
+            (folder / f"{world}-r{retention * 100:g}.svg").write_text(svg, encoding="utf-8")
+        for line in lines_of(table["rows"]):
+            print(line)
+        print(f"files: {folder}")
+        if self.plan.name.startswith("value"):
+            write_rows("selection_value", value_rows(found))
+
+
+def vars_of(plan: Plan) -> dict[str, Any]:
+    """Return a plan as JSON."""
+    return {name: getattr(plan, name) for name in plan.__slots__}
+
+
+def _folder(plan: Plan) -> Path:
+    folder = load_settings().home.resolve() / "study" / plan.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _time_steps(trial: Trial) -> tuple[float, float]:
+    from alchemist_core.training.step_timing import seconds_a_step
+
+    config = trial.config()
+    timing = StepTimingConfig(model=config.model_of(), rater=config.training_of("learnability", 0))
+    return seconds_a_step(timing.model, timing.rater)
+
+
+def _run_trial(trial: Trial, corpus: Path | None) -> None:
+    """Make the corpus, run the experiment, and keep its cells with what each selection cost."""
+    began = time.monotonic()
+    try:
+        root = _make(trial, corpus)
+    except AlchemistError as error:
+        print(f"{trial.name} is left out: {error}", flush=True)
+        return
+    options = trial.options(root / "truth.parquet")
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "alchemist_core", "experiment", "run", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{trial.name}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+    result = find_experiment(open_store(), trial.name).result
+    assert result is not None
+    kept = {
+        "world": trial.world, "seed": trial.seed, "cells": result["cells"], "costs": _costs(trial),
+        "seconds": round(time.monotonic() - began, 1), "code_version": code_version(),
+    }  # fmt: skip
+    partial = trial.path.with_suffix(".partial")
+    partial.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(trial.path)
+    print(f"{time.strftime('%H:%M:%S')} {trial.name}: {kept['seconds']:.0f} s", flush=True)
+
+
+def _make(trial: Trial, corpus: Path | None) -> Path:
+    """Write the corpus of a trial and register its datasets."""
+    plan, home = trial.plan, load_settings().home.resolve() / "study"
+    root = home / "corpora" / trial.name
+    n_test = max(48, plan.n_train // 12)
+    if trial.world == "scenes":
+        n_validation = round(plan.validation_share * plan.n_train)
+        draw_scenes(root, seed=trial.seed, n_train=plan.n_train, n_validation=n_validation, n_test=n_test)
+    elif trial.world in ("damaged", "real"):
+        assert corpus is not None
+        make_corpus(
+            corpus, root, seed=trial.seed, is_damaged=trial.world == "damaged", n_train=trial.n_train,
+            validation_share=plan.validation_share,
+        )  # fmt: skip
+    else:
+        world = World(trial.world, trial.seed, trial.n_train, n_test, plan.validation_share)
+        drawings = worlds.fetch_drawings(home / "openclipart") if trial.world == "openclipart" else None
+        without = worlds.files_of_corpus(corpus) if corpus is not None and drawings is not None else frozenset[str]()
+        make_world(world, root, drawings=drawings, without=without)
+    for suffix, part, role in ROLES:
+        named = {"dataset": f"{trial.name}{suffix}", "root": str(root / part), "role": role}
+        ingest(IngestConfig.model_validate(named))
+    return root
+
+
+COSTS = text("""
+    SELECT stage, config -> 'training' ->> 'rule' AS rule, config ->> 'rater' AS rater, config ->> 'method' AS method,
+        sum(work_seconds) AS seconds
+    FROM alchemist.runs
+    WHERE state = 'succeeded' AND config ->> 'dataset' = :dataset AND stage IN ('train_rater', 'score', 'score_method')
+    GROUP BY 1, 2, 3, 4
+""")
+
+
+def _costs(trial: Trial) -> dict[str, float]:
+    """Return the seconds of work of each rater (training and scoring) and of each method of a trial."""
+    costs: dict[str, float] = {}
+    with open_store().connect() as connection:
+        for row in connection.execute(COSTS, {"dataset": trial.name}):
+            rule = row.rule or next(
+                (one for one in ("learnability", "alignment", "loss") if one in (row.rater or "")), "?"
+            )
+            key = row.method if row.stage == "score_method" else rule
+            costs[key] = round(costs.get(key, 0.0) + float(row.seconds or 0), 2)
+    return costs
+
+
+def selection_seconds(arm: str, costs: Mapping[str, float]) -> float:
+    """Return what the selection of an arm costs: the rater and the scores that rank its samples; a control ranks by nothing.
+
+    >>> selection_seconds("learnability+semdedup/top_k", {"learnability": 60.0, "semdedup": 5.0, "loss": 9.0})
+    65.0
+    >>> selection_seconds("random", {"learnability": 60.0})
+    0.0
+    """
+    kind = arm.partition(";")[0].rpartition("/")[0]
+    if not kind:
+        return 0.0
+    parsed = parse_arm(arm, retention=0.5)
+    needed = list(parsed.scores) + ([parsed.rater] if kind.startswith(parsed.rater) else [])
+    return float(sum(costs.get(name, 0.0) for name in needed))
+
+
+def make_table(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a row for each world, retention and arm; and the best recipe of each world, or random where none is better."""
+    rows, best = [], {}
+    for world in dict.fromkeys(trial["world"] for trial in found):
+        trials = [trial for trial in found if trial["world"] == world]
+        compared = compare_cells(_cells(trials))
+        for row in compared:
+            seconds = fmean(selection_seconds(row.arm, trial["costs"]) for trial in trials)
+            rows.append({"world": world, "selection_core_seconds": round(seconds, 1), **row.as_json()})
+        for retention in dict.fromkeys(row.retention for row in compared):
+            best[f"{world} {retention:.0%}"] = _best([row for row in compared if row.retention == retention])
+    return {"rows": rows, "best": best}
+
+
+def _cells(trials: Iterable[Mapping[str, Any]]) -> list[Cell]:
+    return [Cell(**cell) for trial in trials for cell in trial["cells"]]
+
+
+def _best(rows: Sequence[ArmRow]) -> str:
+    """Return the arm with the largest gain whose interval excludes 0; random if there is none. Controls with a truth do not count."""
+    others = [row for row in rows if row.gain is not None and row.arm not in ("full", "planted", "validation")]
+    better = [row for row in others if row.gain is not None and row.gain.is_positive]
+    return max(better, key=lambda row: row.gain.mean if row.gain else 0.0).arm if better else "random"
+
+
+def lines_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table as text: world, retention, arm, gain over random with its interval, share of the gap, cost of the selection."""
+    lines = [f"{'world':<12} {'kept':>4}  {'arm':<44} {'gain over random':<26} {'gap closed':>10} {'core-s':>7}"]
+    for row in rows:
+        gain, gap = row["gain"], row["gap_closed"]
+        shown = "" if gain is None else _shown(gain)
+        closed = "" if gap is None else f"{gap['mean']:.0%}"
+        lines.append(
+            f"{row['world']:<12} {row['retention']:>4.0%}  {arm_title(row['arm']):<44} {shown:<26} {closed:>10} "
+            f"{row['selection_core_seconds']:>7.0f}"
+        )
+    return lines
+
+
+def _shown(found: Mapping[str, Any]) -> str:
+    ends = "" if found["low"] is None else f" [{found['low']:.4f}, {found['high']:.4f}]"
+    return f"{found['mean']:.4f}{ends}"
+
+
+def draw(found: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, float, str]]:
+    """Yield world, retention and the figure of its arms: gains over random with their intervals."""
+    for world in dict.fromkeys(trial["world"] for trial in found):
+        rows = compare_cells(_cells([trial for trial in found if trial["world"] == world]))
+        for retention in dict.fromkeys(row.retention for row in rows):
+            gains = [
+                (arm_title(row.arm), row.gain) for row in rows if row.retention == retention and row.gain is not None
+            ]
+            title = f"{world}, retention {retention:.0%}"
+            yield (
+                world,
+                retention,
+                render_chart(interval_chart(gains, title, "gain over random, nats per token (right is better)")),
+            )
+
+
+def value_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Judge the recipes: the whole gap, its lower end, against the validation dataset alone, and never worse than random."""
+    rows: list[Row] = []
+    for world in dict.fromkeys(trial["world"] for trial in found):
+        cells = _cells([trial for trial in found if trial["world"] == world])
+        for row in compare_cells(cells):
+            if row.arm in RECIPES and row.gain is not None:
+                losses = losses_by_arm([cell for cell in cells if cell.retention == row.retention])
+                rows += _judge(f"{world}: {row.arm} at {row.retention:.0%}", row, losses)
+    return rows
+
+
+def _judge(title: str, row: ArmRow, losses: Mapping[str, LossOfSeed]) -> list[Row]:
+    assert row.gain is not None
+    rows = []
+    if (gap := row.gap_closed) is not None:
+        rows.append(_row(f"{title}: gap closed", gap, "≥ 1", ok=gap.mean >= 1))
+        rows.append(
+            _row(
+                f"{title}: gap closed, lower end",
+                gap,
+                "≥ 0.9",
+                ok=gap.low is not None and gap.low >= 0.9,
+                value=gap.low,
+            )
+        )
+    if "validation" in losses:
+        over = estimate_gain(losses[row.arm], losses["validation"])
+        assert over is not None
+        rows.append(
+            _row(f"{title}: gain over the validation dataset alone", over, "lower end > 0", ok=over.is_positive)
+        )
+    margin = -MARGIN * estimate(list(losses["random"].values())).mean
+    is_noninferior = row.gain.low is not None and row.gain.low > margin
+    return [*rows, _row(f"{title}: gain over random", row.gain, f"lower end > {margin:.4f}", ok=is_noninferior)]
+
+
+def _row(title: str, found: Estimate, target: str, *, ok: bool, value: float | None = None) -> Row:
+    ends = "no interval" if found.low is None else f"[{found.low:.4f}, {found.high:.4f}]"
+    shown = found.mean if value is None else value
+    return Row(title, round(shown, 4), "", target, ok, f"{found.mean:.4f} {ends}, {found.n} corpus seeds")
+
+
+if __name__ == "__main__":
+    main()
