@@ -63,7 +63,12 @@ PAGES = (
     Page("docs/how-to/choose-a-validation-dataset.md"),
     Page(
         "docs/how-to/tune-the-rank-window.md",
-        left_out={"alchemist tune-selection run --rater production --dataset web --evaluation web-test": "trains for minutes"},
+        left_out={
+            "alchemist tune-selection run --rater production --dataset web --evaluation web-test": "trains for minutes",
+            "alchemist tune-selection search --dataset web --validation web-validation --evaluation web-test --retention 0.5 --budget 40": (
+                "trains for an hour"
+            ),
+        },
     ),
     Page("docs/how-to/held-night.md", left_out={"alchemist night release": "no night is held"}),
     Page("docs/how-to/take-an-image-down.md", replaced={"--url https://example.com/a.jpg": f"--image-hash {AN_IMAGE}"}),

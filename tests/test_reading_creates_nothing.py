@@ -15,6 +15,7 @@ from alchemist_core.store.postgres import is_running, stop_postgres
 CREATE = {
     "ingest (with --root)", "demo", "stack up", "db start", "db migrate", "db restore",
     "experiment run", "experiment datasets", "experiment dynamics", "tune-selection run",
+    "tune-selection search",
 }  # fmt: skip
 # Each of them needs no store.
 WITHOUT = {

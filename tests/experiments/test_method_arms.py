@@ -1,0 +1,94 @@
+"""The field's methods run as arms of an experiment, alone and fused with a rater; a search finds a recipe on a budget."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from alchemist_core.cli.experiment import run
+from alchemist_core.cli.tune_selection import SearchConfig, search
+from alchemist_core.errors import ConfigError
+from alchemist_core.experiments.method_scores import MethodConfig, score_by_method
+from alchemist_core.experiments.methods import METHODS
+from alchemist_core.experiments.running import RunConfig
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_rater
+
+pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+GIVEN = {
+    "dataset": "scenes", "validation": "v", "evaluation": "t", "rater": "production", "num_train_epochs": 1, "method_resolution": 32,
+    "model": "batch_size=32,width=16,depth=1",
+}  # fmt: skip
+
+
+def ask(query: str, **parameters: Any) -> Any:
+    with open_store().connect() as connection:
+        return connection.execute(text(query), parameters).scalar()
+
+
+def method(name: str, **fields: Any) -> str:
+    rater = find_rater(open_store(), "production")
+    assert rater is not None
+    given = {"method": name, "dataset": "scenes", "validation": "v", "rater": rater.name, "resolution": 32}
+    return score_by_method(MethodConfig.model_validate(given | fields))
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_a_method_without_a_network_scores_a_corpus_once() -> None:
+    names = [method("dsir"), method("rho_batches")]
+    count = "SELECT count(*) FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = :name"
+    assert [ask(count, name=name) for name in names] == [240, 240]
+    n_runs = ask("SELECT count(*) FROM alchemist.runs")
+    assert method("dsir") == names[0]
+    assert ask("SELECT count(*) FROM alchemist.runs") == n_runs
+    assert method("dsir", seed=1) != names[0]
+    with pytest.raises(ConfigError, match=r"no method 'magic'.*semdedup"):
+        method("magic")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_every_method_is_an_arm_alone_and_fused_and_each_arm_is_trained_as_often_as_asked(corpus: Path) -> None:
+    arms = [
+        "random",
+        *(f"{name}/top_k" for name in METHODS),
+        "alignment+dsir/head_gsample",
+        "alignment/auto;std_rank=0.3",
+    ]
+    fields = {
+        "experiment": "methods",
+        "tuning_seeds": "",
+        "seeds": "2",
+        "retentions": "0.3",
+        "trainings": 2,
+        "arms": ",".join(arms),
+    }
+    found = run(RunConfig.model_validate(GIVEN | fields))
+    assert {row["arm"]: row["n_samples"] for row in found.rows} == dict.fromkeys(arms, 72)
+    result = json.loads((Path(str(found.folder)) / "result.json").read_text())
+    for cell in result["cells"]:
+        assert len(cell["losses"]) == 2
+        assert cell["loss"] == pytest.approx(sum(cell["losses"]) / 2)
+        assert cell["losses"][0] != cell["losses"][1]
+    assert run(RunConfig.model_validate(GIVEN | fields)).table == found.table
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_a_search_trains_what_it_planned_and_prints_how_to_select() -> None:
+    fields = {
+        "recipes": "alignment/auto,dsir/top_k,alignment+dsir/top_k", "seeds": "0,1", "confirmation_seeds": "2,3", "retention": 0.3,
+    }  # fmt: skip
+    planned = search(SearchConfig.model_validate(GIVEN | fields | {"dry_run": True}))
+    assert "3 recipes on 1 seeds, 2 recipes on 2 seeds" in planned.summary()
+    assert ask("SELECT count(*) FROM alchemist.models") == 0
+    found = search(SearchConfig.model_validate(GIVEN | fields))
+    assert 0 < ask("SELECT count(*) FROM alchemist.models") <= planned.n_trainings == 11
+    assert found.recipe is not None
+    stored = json.loads(Path(str(found.file)).read_text())
+    assert stored["promised"]["n"] == 2
+    assert found.select is not None
+    assert found.select.startswith("alchemist select --retention 0.3 --strategy ")
