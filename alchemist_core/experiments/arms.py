@@ -26,6 +26,14 @@ def _raters_of(rule: ScoringRule) -> dict[str, dict[str, Any]]:
 RATERS: dict[str, dict[str, Any]] = {
     name: options for rule in ScoringRule for name, options in _raters_of(rule).items()
 }
+# Methods of the field that train as a rater does.
+RATERS |= {
+    # SEAL (Shen et al. 2024): validation data alone at first, then more of the re-weighted training data with each epoch.
+    "seal": {"rule": ScoringRule.ALIGNMENT.value, "penalty_schedule": "seal"},
+    # The meta-gradient of DataRater (Calian et al. 2025) and LESS (Xia et al. 2024) to first order: how far two steps on validation data
+    # lower a sample's loss.
+    "two_steps": {"rule": ScoringRule.LEARNABILITY.value, "max_train_steps": 2},
+}
 DEFAULT_RATER = "alignment"
 # The arm `oracle` trains on samples that are known to be good; if there are too few, oracle+KIND adds samples of one kind. It is stored as
 # `planted`, because the hashes of trained models contain that name.

@@ -95,22 +95,25 @@ class TrialsConfig(Config):
         return self
 
     def training_of(self, rater: str, seed: int) -> RaterTrainingConfig:
-        """Return the training config of a kind of rater with a seed."""
-        return self._composed(RaterTrainingConfig, "train_rater", {**RATERS[rater], "seed": seed})
+        """Return the training config of a kind of rater with a seed; a kind that is defined by its length keeps it."""
+        fixed = {**RATERS[rater], "seed": seed}
+        own_length = fixed.keys() & {"max_train_steps"}
+        given = tuple(word for word in self.training if word.partition("=")[0] not in own_length)
+        return self._composed(RaterTrainingConfig, "train_rater", fixed, given)
 
     def model_of(self, **fixed: Any) -> DownstreamConfig:
         """Return the training config of every arm."""
-        return self._composed(DownstreamConfig, "train_downstream", fixed)
+        return self._composed(DownstreamConfig, "train_downstream", fixed, self.model)
 
     def scenes_of(self, seed: int) -> ScenesConfig:
         """Return the config of a seed's synthetic corpus."""
         return _compose(ScenesConfig, {}, self.scenes, {"seed": seed})
 
-    def _composed(self, model: type[M], stage: str, fixed: dict[str, Any]) -> M:
+    def _composed(self, model: type[M], stage: str, fixed: dict[str, Any], given: tuple[str, ...]) -> M:
         if self.preset not in PRESETS:
             raise ConfigError(f"--preset {self.preset} is unknown. Presets: {', '.join(PRESETS)}.")
         section = NETWORKS[stage]
-        preset, given = preset_values(stage, preset=self.preset).get(section, {}), getattr(self, section)
+        preset = preset_values(stage, preset=self.preset).get(section, {})
         refuse_missing_weights(self.preset, stage, {section: dict(word.partition("=")[::2] for word in given)})
         return _compose(model, preset, given, fixed)
 

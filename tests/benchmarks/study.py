@@ -52,7 +52,7 @@ from tests.benchmarks.worlds import World, make_world
 RECIPES = ("learnability/auto", "learnability+trained_critic/head_gsample")
 """Recipes that are judged: the default, and the fusion with a critic."""
 CONTROLS = ("random", "oracle", "full")
-FIELD = ("loss/paper", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
+FIELD = ("loss/paper", "seal/auto", "two_steps/auto", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
 ROLES = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
 PICTURES = ("damaged", "real", "openclipart")
 PICTURE_TRAINING, PICTURE_MODEL = "resolution=32,text_encoder=minilm", "text_encoder=minilm"

@@ -1,0 +1,99 @@
+"""The study counts its work, keeps each trial, reads tables without training, and judges by intervals."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alchemist_core.experiments.arms import parse_arm
+from alchemist_core.settings import load_settings
+from tests.benchmarks import study
+from tests.benchmarks.study import PLANS, Study, lines_of, make_table, selection_seconds, value_rows
+
+ARMS = ("random", "planted", "learnability/auto", "learnability+trained_critic/head_gsample", "validation")
+
+
+def trial(world: str, seed: int, losses: dict[str, float]) -> dict[str, Any]:
+    cells = [
+        {"arm": arm, "retention": 0.5, "seed": seed, "n_samples": 6, "n_steps": 9, "loss": loss, "losses": [loss, loss]}
+        for arm, loss in losses.items()
+    ]
+    return {"world": world, "seed": seed, "cells": cells, "costs": {"learnability": 60.0, "trained_critic": 12.0}}
+
+
+def five(world: str, gain: float, spread: float = 0.001) -> list[dict[str, Any]]:
+    """Five seeds: random at 1, the oracle 0.4 lower, the default `gain` lower, the fusion no better than random."""
+    wiggle = (-2, -1, 0, 1, 2)
+    return [
+        trial(world, 30 + i, dict(zip(ARMS, (1.0, 0.6, 1.0 - gain + spread * w, 1.0 + 0.2 * w, 0.8), strict=True)))
+        for i, w in enumerate(wiggle)
+    ]
+
+
+def test_the_table_names_the_best_selection_of_each_world_or_random() -> None:
+    table = make_table([*five("scenes", 0.4), *five("real", 0.0, spread=0.01)])
+    assert table["best"] == {"scenes 50%": "learnability/auto", "real 50%": "random"}
+    found = {(row["world"], row["arm"]): row for row in table["rows"]}
+    assert found["scenes", "learnability/auto"]["gap_closed"]["mean"] == pytest.approx(1.0)
+    assert found["scenes", "learnability/auto"]["selection_core_seconds"] == 60.0
+    assert found["scenes", "learnability+trained_critic/head_gsample"]["selection_core_seconds"] == 72.0
+    assert found["scenes", "random"]["selection_core_seconds"] == 0.0
+    json.dumps(table)
+    text = "\n".join(lines_of(table["rows"]))
+    assert "0.4000 [0.39" in text
+    assert "oracle" in text
+
+
+def test_a_recipe_is_judged_by_the_ends_of_its_intervals() -> None:
+    rows = {row.name: row for row in value_rows(five("scenes", 0.4))}
+    auto, fusion = "scenes: learnability/auto at 50%", "scenes: learnability+trained_critic/head_gsample at 50%"
+    assert rows[f"{auto}: gap closed"].ok
+    assert rows[f"{auto}: gap closed, lower end"].ok
+    assert rows[f"{auto}: gain over the validation dataset alone"].ok
+    assert rows[f"{auto}: gain over random"].ok
+    assert not rows[f"{fusion}: gap closed"].ok
+    # Its mean is that of random, but it may be much worse.
+    assert rows[f"{fusion}: gain over random"].value == 0.0
+    assert not rows[f"{fusion}: gain over random"].ok
+
+
+def test_every_plan_has_arms_that_can_be_parsed_and_seeds_of_its_own() -> None:
+    for plan in PLANS.values():
+        for retention in plan.retentions:
+            assert [parse_arm(arm, retention=retention) for arm in plan.arms]
+        assert plan.quick().name.endswith("-quick")
+    # Seeds that nobody has seen: those of the older benchmarks end at 13.
+    assert all(min(plan.seeds) >= 30 for plan in PLANS.values())
+    assert not set(PLANS["methods"].seeds) & set(PLANS["worlds"].seeds)
+
+
+def test_only_missing_trials_are_counted_and_an_unknown_source_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path))
+    load_settings.cache_clear()
+    monkeypatch.setattr(study, "_time_steps", lambda _trial: (0.01, 0.02))
+    plan = replace(PLANS["value"].quick(), arms=ARMS[:3], seeds=(30, 31))
+    made = Study(plan, None, 2)
+    assert "World damaged is left out" in capsys.readouterr().out
+    # 3 arms x 2 trainings x 2 seeds of 200 samples in batches of 32, one epoch: 6 steps each.
+    assert "2 trials, 0 done. Missing: 12 models of 72 steps together at 10.0 ms, 2 raters" in made.describe()
+    made.trials[0].path.write_text(json.dumps(five("scenes", 0.3)[0]))
+    assert [one.seed for one in made.missing()] == [31]
+    assert "2 trials, 1 done. Missing: 6 models of 36 steps" in made.describe()
+    made.write()
+    table = json.loads((made.trials[0].path.parent / "table.json").read_text())
+    assert (table["n_trials"], table["n_missing"]) == (1, 1)
+    assert (tmp_path / "study/value-quick/scenes-r50.svg").exists()
+    load_settings.cache_clear()
+
+
+def test_a_fusion_costs_what_all_its_scores_cost() -> None:
+    costs = {"learnability": 1.0, "loss": 2.0, "dsir": 4.0, "semdedup": 8.0, "seal": 16.0}
+    assert selection_seconds("loss/paper", costs) == 2.0
+    assert selection_seconds("dsir/top_k", costs) == 4.0
+    assert selection_seconds("learnability+dsir+semdedup/top_k;accept=auto", costs) == 13.0
+    assert selection_seconds("seal/auto", costs) == 16.0
+    assert selection_seconds("validation", costs) == 0.0
