@@ -28,7 +28,7 @@ from sqlalchemy import text
 
 from alchemist_core.code_version import code_version
 from alchemist_core.errors import AlchemistError
-from alchemist_core.experiments.arms import parse_arm
+from alchemist_core.experiments.arms import RATERS, parse_arm
 from alchemist_core.experiments.cost import StepTimingConfig
 from alchemist_core.experiments.methods import METHODS
 from alchemist_core.experiments.results import MARGIN, ArmRow, LossOfSeed, compare_cells, losses_by_arm
@@ -330,25 +330,33 @@ def _make(trial: Trial, corpus: Path | None) -> Path:
 
 
 COSTS = text("""
-    SELECT stage, config -> 'training' ->> 'rule' AS rule, config ->> 'rater' AS rater, config ->> 'method' AS method,
-        sum(work_seconds) AS seconds
-    FROM alchemist.runs
-    WHERE state = 'succeeded' AND config ->> 'dataset' = :dataset AND stage IN ('train_rater', 'score', 'score_method')
-    GROUP BY 1, 2, 3, 4
+    SELECT stage, config, result, coalesce(work_seconds, 0) AS seconds FROM alchemist.runs
+    WHERE state = 'succeeded' AND config ->> 'dataset' = :dataset AND stage IN ('train_rater', 'score', 'score_method') ORDER BY run_id
 """)
 
 
 def _costs(trial: Trial) -> dict[str, float]:
-    """Return the seconds of work of each rater (training and scoring) and of each method of a trial."""
+    """Return the seconds of work of each kind of rater (training and scoring) and of each method of a trial."""
     costs: dict[str, float] = {}
+    kind_of: dict[str, str] = {}
     with open_store().connect() as connection:
         for row in connection.execute(COSTS, {"dataset": trial.name}):
-            rule = row.rule or next(
-                (one for one in ("learnability", "alignment", "loss") if one in (row.rater or "")), "?"
-            )
-            key = row.method if row.stage == "score_method" else rule
-            costs[key] = round(costs.get(key, 0.0) + float(row.seconds or 0), 2)
+            if row.stage == "train_rater":
+                kind_of[row.result["rater"]] = kind_of_training(row.config["training"])
+            rater = row.result.get("rater") or row.config.get("rater")
+            key = row.config["method"] if row.stage == "score_method" else kind_of.get(rater, "?")
+            costs[key] = round(costs.get(key, 0.0) + float(row.seconds), 2)
     return costs
+
+
+def kind_of_training(training: Mapping[str, Any]) -> str:
+    """Return the kind of a rater by the options of its training: the kind with the most options that agree.
+
+    >>> kind_of_training({"rule": "alignment", "penalty_schedule": "seal"}), kind_of_training({"rule": "loss"})
+    ('seal', 'loss')
+    """
+    agree = [kind for kind, options in RATERS.items() if options.items() <= {**training}.items()]
+    return max(agree, key=lambda kind: len(RATERS[kind]))
 
 
 def selection_seconds(arm: str, costs: Mapping[str, float]) -> float:
