@@ -13,13 +13,14 @@ JSON and as figures.
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,6 +31,7 @@ from alchemist_core.code_version import code_version
 from alchemist_core.errors import AlchemistError
 from alchemist_core.experiments.arms import RATERS, parse_arm
 from alchemist_core.experiments.cost import StepTimingConfig
+from alchemist_core.experiments.halving import plan_halving
 from alchemist_core.experiments.methods import METHODS
 from alchemist_core.experiments.results import MARGIN, ArmRow, LossOfSeed, compare_cells, losses_by_arm
 from alchemist_core.experiments.running import RunConfig
@@ -77,6 +79,9 @@ class Plan:
     model: str = ""
     # Side of the images for the frozen encoders of methods.
     method_resolution: int = 224
+    # Seeds on which a recipe is searched, and tested, for each world; none: no search. Its promise is compared with the seeds above.
+    search_seeds: tuple[int, ...] = ()
+    confirmation_seeds: tuple[int, ...] = ()
 
     def trials(self) -> list["Trial"]:
         """Return every world with every seed, the first seed of all worlds first, so that a short night shows all worlds."""
@@ -88,12 +93,20 @@ class Plan:
         return replace(
             self, name=f"{self.name}-quick", retentions=(0.5,), seeds=self.seeds[:2], trainings=2, n_train=400, epochs=1,
             validation_share=0.3, training=small, model="batch_size=32,width=16,depth=1", method_resolution=64,
+            search_seeds=self.search_seeds[:1], confirmation_seeds=self.confirmation_seeds[:2],
         )  # fmt: skip
 
 
 PLANS = {
     "value": Plan("value", ("scenes", "damaged"), (*CONTROLS, *RECIPES)),
-    "worlds": Plan("worlds", (*worlds.KINDS, "real"), (*CONTROLS, *RECIPES), trainings=2),
+    "worlds": Plan(
+        "worlds",
+        (*worlds.KINDS, "real"),
+        (*CONTROLS, *RECIPES),
+        trainings=2,
+        search_seeds=(50, 51, 52, 53),
+        confirmation_seeds=(54, 55, 56, 57),
+    ),
     "methods": Plan(
         "methods",
         ("scenes", "redundant", "skewed", "damaged"),
@@ -128,6 +141,27 @@ class Trial:
         if self.world in ("damaged", "real"):
             return min(self.plan.n_train, N_PICTURES)
         return min(self.plan.n_train, 5_000) if self.world == "openclipart" else self.plan.n_train
+
+    @property
+    def any_seed(self) -> str:
+        """Name of its datasets with a placeholder of the seed."""
+        return f"{self.plan.name}-{self.world}-s{{seed}}"
+
+    @property
+    def search_path(self) -> Path:
+        """The file of the search for a recipe of its world."""
+        return _folder(self.plan) / f"search-{self.world}.json"
+
+    def search_options(self) -> dict[str, str]:
+        """Return the options of alchemist tune-selection search for its world."""
+        plan, own = self.plan, self.options(Path())
+        shared = ("trainings", "num-train-epochs", "method-resolution", "training", "model")
+        return {
+            "name": f"{plan.name}-{self.world}", "dataset": self.any_seed, "validation": f"{self.any_seed}-validation",
+            "evaluation": f"{self.any_seed}-test", "recipes": ",".join(RECIPES), "retention": str(plan.retentions[-1]),
+            "seeds": ",".join(map(str, plan.search_seeds)), "confirmation-seeds": ",".join(map(str, plan.confirmation_seeds)),
+            **{name: own[name] for name in shared},
+        }  # fmt: skip
 
     def config(self) -> RunConfig:
         """Return the options of the experiment."""
@@ -202,6 +236,11 @@ class Study:
         """Return the trials without a result."""
         return [trial for trial in self.trials if not trial.path.exists()]
 
+    def missing_searches(self) -> list[Trial]:
+        """Return a trial of each world whose recipe is still to be searched."""
+        firsts = {trial.world: trial for trial in reversed(self.trials)}.values()
+        return [trial for trial in firsts if self.plan.search_seeds and not trial.search_path.exists()]
+
     def describe(self) -> str:
         """Count the trainings that are missing, and their time on this machine."""
         missing, n_models, n_steps, n_raters, n_rater_steps = self.missing(), 0, 0, 0, 0
@@ -216,15 +255,33 @@ class Study:
             n_raters += len(kinds)
             trainings = [config.training_of(kind, 0) for kind in kinds]
             n_rater_steps += sum(one.proxy_warmup_steps + one.max_train_steps for one in trainings)
+        searches = self.missing_searches()
+        n_models += len(searches) * self.plan.trainings * self._n_search
+        for trial in searches:
+            model = trial.config().model_of(num_train_epochs=self.plan.epochs)
+            n_steps += (
+                self.plan.trainings * self._n_search * model.steps(round(trial.n_train * self.plan.retentions[-1]))
+            )
         done = f"{self.plan.name}: {len(self.trials)} trials, {len(self.trials) - len(missing)} done"
-        if not missing:
+        done += f", {len(searches)} searches of a recipe missing" if searches else ""
+        if not missing and not searches:
             return f"{done}."
-        seconds = _time_steps(missing[0])
+        seconds = _time_steps((missing or searches)[0])
         hours = (n_steps * seconds[0] + n_rater_steps * seconds[1]) / 3600
         return (
             f"{done}. Missing: {n_models} models of {n_steps:,} steps together at {seconds[0] * 1e3:.1f} ms, {n_raters} raters of "
             f"{n_rater_steps:,} steps at {seconds[1] * 1e3:.1f} ms (measured now): {hours:.2f} core-hours, "
             f"{hours / self._workers:.2f} hours with {self._workers} workers; encoding images and scoring come on top."
+        )
+
+    @property
+    def _n_search(self) -> int:
+        """Number of trainings of a search, each with one seed."""
+        plan = self.plan
+        return (
+            plan_halving(len(RECIPES), plan.search_seeds, plan.confirmation_seeds).n_trainings
+            if plan.search_seeds
+            else 0
         )
 
     def run(self, hours: float) -> None:
@@ -236,8 +293,13 @@ class Study:
             if time.monotonic() < until:
                 _run_trial(trial, self._corpus)
 
+        def find(trial: Trial) -> None:
+            if time.monotonic() < until:
+                _search(trial, self._corpus)
+
         with ThreadPoolExecutor(self._workers) as pool:
             list(pool.map(work, self.missing()))
+            list(pool.map(find, self.missing_searches()))
 
     def write(self) -> None:
         """Write the table of the finished trials, its figures, and for `value` the rows with their targets."""
@@ -247,12 +309,24 @@ class Study:
             return
         table = make_table(found)
         folder = _folder(self.plan)
-        kept = {"plan": vars_of(self.plan), "n_trials": len(found), "n_missing": len(self.missing()), **table}
+        searched = {
+            trial.world: json.loads(trial.search_path.read_text("utf-8"))
+            for trial in self.trials
+            if trial.search_path.exists()
+        }
+        promises = compare_promises(found, searched)
+        kept = {
+            "plan": vars_of(self.plan), "n_trials": len(found), "n_missing": len(self.missing()), **table, "promises": promises,
+        }  # fmt: skip
         (folder / "table.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         for world, retention, svg in draw(found):
             (folder / f"{world}-r{retention * 100:g}.svg").write_text(svg, encoding="utf-8")
+        if promises:
+            (folder / "promises.svg").write_text(draw_promises(promises), encoding="utf-8")
         for line in lines_of(table["rows"]):
             print(line)
+        for one in promises:
+            print(f"{one['world']}: {one['winner']} promised {_shown(one['promised'])}, came {_shown(one['came'])}")
         print(f"files: {folder}")
         if self.plan.name.startswith("value"):
             write_rows("selection_value", value_rows(found))
@@ -302,6 +376,27 @@ def _run_trial(trial: Trial, corpus: Path | None) -> None:
     partial.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(trial.path)
     print(f"{time.strftime('%H:%M:%S')} {trial.name}: {kept['seconds']:.0f} s", flush=True)
+
+
+def _search(trial: Trial, corpus: Path | None) -> None:
+    """Make the corpora of the seeds that choose, search for the recipe of the world, and keep what it promises."""
+    try:
+        for seed in (*trial.plan.search_seeds, *trial.plan.confirmation_seeds):
+            _make(replace(trial, seed=seed), corpus)
+    except AlchemistError as error:
+        print(f"{trial.world} is left out: {error}", flush=True)
+        return
+    words = [word for name, value in trial.search_options().items() if value for word in (f"--{name}", value)]
+    command = [sys.executable, "-m", "alchemist_core", "tune-selection", "search", *words, "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"search of {trial.world}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])["recipe"]
+    partial = trial.search_path.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(trial.search_path)
+    print(f"{time.strftime('%H:%M:%S')} {trial.world}: {found['said']}", flush=True)
 
 
 def _make(trial: Trial, corpus: Path | None) -> Path:
@@ -433,6 +528,28 @@ def draw(found: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, float, str]]
                 retention,
                 render_chart(interval_chart(gains, title, "gain over random, nats per token (right is better)")),
             )
+
+
+def compare_promises(
+    found: Sequence[Mapping[str, Any]], searched: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return for each world what the search promised for its winner, and what the winner gave on the other seeds, in logs of losses."""
+    rows = []
+    for world, search in searched.items():
+        cells = _cells([trial for trial in found if trial["world"] == world])
+        losses = losses_by_arm([cell for cell in cells if cell.retention == search["retention"]])
+        arm, random = losses.get(search["winner"]), losses.get("random")
+        if arm and random:
+            came = estimate([math.log(random[seed] / arm[seed]) for seed in sorted(arm.keys() & random.keys())])
+            kept = {name: search[name] for name in ("winner", "recipe", "promised", "searched", "said")}
+            rows.append({"world": world, "came": asdict(came), **kept})
+    return rows
+
+
+def draw_promises(promises: Sequence[Mapping[str, Any]]) -> str:
+    """Draw promise and outcome of each world below one another."""
+    rows = [(f"{one['world']}: {word}", Estimate(**one[word])) for one in promises for word in ("promised", "came")]
+    return render_chart(interval_chart(rows, "What the search promised, and what came", "log(loss of random / loss)"))
 
 
 def value_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:

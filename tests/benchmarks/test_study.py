@@ -10,7 +10,16 @@ import pytest
 from alchemist_core.experiments.arms import parse_arm
 from alchemist_core.settings import load_settings
 from tests.benchmarks import study
-from tests.benchmarks.study import PLANS, Study, lines_of, make_table, selection_seconds, value_rows
+from tests.benchmarks.study import (
+    PLANS,
+    Study,
+    compare_promises,
+    draw_promises,
+    lines_of,
+    make_table,
+    selection_seconds,
+    value_rows,
+)
 
 ARMS = ("random", "planted", "learnability/auto", "learnability+trained_critic/head_gsample", "validation")
 
@@ -88,6 +97,22 @@ def test_only_missing_trials_are_counted_and_an_unknown_source_is_left_out(
     assert (table["n_trials"], table["n_missing"]) == (1, 1)
     assert (tmp_path / "study/value-quick/scenes-r50.svg").exists()
     load_settings.cache_clear()
+
+
+def test_promises_are_compared_with_the_seeds_that_neither_chose_nor_tested() -> None:
+    promised = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 4}
+    search = {
+        "winner": "learnability/auto", "recipe": "learnability/auto", "promised": promised, "searched": 0.7, "said": "", "retention": 0.5,
+    }  # fmt: skip
+    (found,) = compare_promises(five("scenes", 0.4), {"scenes": search, "real": search})
+    # log(1 / 0.6)
+    assert found["came"]["mean"] == pytest.approx(0.5108, abs=1e-3)
+    assert found["came"]["n"] == 5
+    assert "scenes: promised" in draw_promises([found])
+    plan = PLANS["worlds"]
+    assert not {*plan.seeds} & {*plan.search_seeds, *plan.confirmation_seeds}
+    options = study.Trial(plan, "skewed", 30).search_options()
+    assert (options["dataset"], options["seeds"]) == ("worlds-skewed-s{seed}", "50,51,52,53")
 
 
 def test_a_fusion_costs_what_all_its_scores_cost() -> None:
