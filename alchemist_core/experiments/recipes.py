@@ -22,9 +22,8 @@ RECIPES = (
     "learnability+trained_critic/top_k",
     "learnability+trained_critic/head_gsample",
     "trained_critic/top_k",
-    "learnability/top_k;accept=auto",
 )
-"""What a search compares unless it is told otherwise: the fewest that differ in rule, fusion, strategy or acceptance."""
+"""What a search compares unless it is told otherwise: the fewest that differ in rule, fusion and strategy."""
 
 
 @dataclass(frozen=True, slots=True)
