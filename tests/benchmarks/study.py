@@ -23,8 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow.parquet as pq
 from sqlalchemy import text
 
 from alchemist_core.code_version import code_version
@@ -40,10 +42,12 @@ from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.report.charts import interval_chart
 from alchemist_core.report.comparison import arm_title
 from alchemist_core.report.page import render_chart
+from alchemist_core.selection.fusion import fuse_ranks
+from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
-from alchemist_core.statistics import Estimate, estimate, estimate_gain
+from alchemist_core.statistics import Estimate, area_under_curve, estimate, estimate_gain
 from alchemist_core.store.engine import create_store, open_store
 from alchemist_core.store.experiments import find_experiment
 from tests.benchmarks import worlds
@@ -368,8 +372,10 @@ def _run_trial(trial: Trial, corpus: Path | None) -> None:
         raise SystemExit(f"{trial.name}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
     result = find_experiment(open_store(), trial.name).result
     assert result is not None
+    runs = _read_runs(trial)
     kept = {
-        "world": trial.world, "seed": trial.seed, "cells": result["cells"], "costs": _costs(trial),
+        "world": trial.world, "seed": trial.seed, "cells": result["cells"], "costs": runs.seconds,
+        "aucs": _read_aucs(runs.names, root / "truth.parquet"),
         "seconds": round(time.monotonic() - began, 1), "code_version": code_version(),
     }  # fmt: skip
     partial = trial.path.with_suffix(".partial")
@@ -424,24 +430,73 @@ def _make(trial: Trial, corpus: Path | None) -> Path:
     return root
 
 
-COSTS = text("""
+RUNS = text("""
     SELECT stage, config, result, coalesce(work_seconds, 0) AS seconds FROM alchemist.runs
     WHERE state = 'succeeded' AND config ->> 'dataset' = :dataset AND stage IN ('train_rater', 'score', 'score_method') ORDER BY run_id
 """)
 
 
-def _costs(trial: Trial) -> dict[str, float]:
-    """Return the seconds of work of each kind of rater (training and scoring) and of each method of a trial."""
-    costs: dict[str, float] = {}
+class Ledger(NamedTuple):
+    """What a trial's runs say: seconds of work by kind of rater (training and scoring) or method, and the names of their scores."""
+
+    seconds: dict[str, float]
+    names: dict[str, str]
+
+
+def _read_runs(trial: Trial) -> Ledger:
+    found = Ledger({}, {})
     kind_of: dict[str, str] = {}
     with open_store().connect() as connection:
-        for row in connection.execute(COSTS, {"dataset": trial.name}):
+        for row in connection.execute(RUNS, {"dataset": trial.name}):
             if row.stage == "train_rater":
                 kind_of[row.result["rater"]] = kind_of_training(row.config["training"])
             rater = row.result.get("rater") or row.config.get("rater")
-            key = row.config["method"] if row.stage == "score_method" else kind_of.get(rater, "?")
-            costs[key] = round(costs.get(key, 0.0) + float(row.seconds), 2)
-    return costs
+            kind = row.config["method"] if row.stage == "score_method" else kind_of.get(rater, "?")
+            found.names[kind] = row.result["name"] if row.stage == "score_method" else rater
+            found.seconds[kind] = round(found.seconds.get(kind, 0.0) + float(row.seconds), 2)
+    return found
+
+
+SCORES = text("""
+    SELECT samples.pair_hash, scores.score FROM alchemist.scores INNER JOIN alchemist.raters ON scores.rater_id = raters.rater_id
+    INNER JOIN alchemist.samples ON scores.sample_id = samples.sample_id WHERE raters.name = :name ORDER BY samples.pair_hash
+""")
+
+
+def _read_aucs(names: Mapping[str, str], truth: Path) -> dict[str, dict[str, float]]:
+    """Return how well each score, and each score with that of learnability, tells informative samples from each other kind."""
+    table = pq.read_table(truth).to_pydict()
+    kinds = dict(zip(table["pair_hash"], table["kind"], strict=True))
+    scores = {}
+    with open_store().connect() as connection:
+        for kind, name in names.items():
+            rows = connection.execute(SCORES, {"name": name}).all()
+            scores[kind] = {bytes(row.pair_hash): float(row.score) for row in rows if bytes(row.pair_hash) in kinds}
+    return aucs_of(scores, kinds)
+
+
+def aucs_of(scores: Mapping[str, Mapping[bytes, float]], kinds: Mapping[bytes, str]) -> dict[str, dict[str, float]]:
+    """Return the areas under the curve by score and kind; scores are fused with that of learnability as `--rank-by` does."""
+    found = {name: _areas(list(of.values()), [kinds[pair] for pair in of]) for name, of in scores.items()}
+    base = scores.get("learnability", {})
+    for name, of in scores.items():
+        both = [pair for pair in base if pair in of]
+        if name != "learnability" and both:
+            ranks = [fit_rank_scale(column).rank(column) for column in (_column(base, both), _column(of, both))]
+            fused = fuse_ranks(np.stack(ranks, axis=1)).tolist()
+            found[f"learnability+{name}"] = _areas(fused, [kinds[pair] for pair in both])
+    return found
+
+
+def _column(of: Mapping[bytes, float], pairs: Sequence[bytes]) -> np.ndarray:
+    return np.array([of[pair] for pair in pairs])
+
+
+def _areas(scores: Sequence[float], kinds: Sequence[str]) -> dict[str, float]:
+    score_N, kind_N = np.array(scores), np.array(kinds)
+    good = score_N[kind_N == worlds.GOOD]
+    others = sorted(set(kinds) - {worlds.GOOD})
+    return {kind: round(area_under_curve(good, score_N[kind_N == kind]), 4) for kind in others if len(good)}
 
 
 def kind_of_training(training: Mapping[str, Any]) -> str:
@@ -481,7 +536,22 @@ def make_table(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             rows.append({"world": world, "selection_core_seconds": round(seconds, 1), **row.as_json()})
         for retention in dict.fromkeys(row.retention for row in compared):
             best[f"{world} {retention:.0%}"] = _best([row for row in compared if row.retention == retention])
-    return {"rows": rows, "best": best}
+    return {"rows": rows, "best": best, "aucs": mean_aucs(found)}
+
+
+def mean_aucs(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the mean area over the seeds, with its interval, by world, score and kind of sample."""
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for trial in found:
+        for score, areas in trial.get("aucs", {}).items():
+            for kind, area in areas.items():
+                values.setdefault(trial["world"], {}).setdefault(score, {}).setdefault(kind, []).append(area)
+    return {
+        world: {
+            score: {kind: asdict(estimate(area)) for kind, area in areas.items()} for score, areas in scores.items()
+        }
+        for world, scores in values.items()
+    }
 
 
 def _cells(trials: Iterable[Mapping[str, Any]]) -> list[Cell]:
@@ -561,7 +631,23 @@ def value_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
             if row.arm in RECIPES and row.gain is not None:
                 losses = losses_by_arm([cell for cell in cells if cell.retention == row.retention])
                 rows += _judge(f"{world}: {row.arm} at {row.retention:.0%}", row, losses)
+    for world, scores in mean_aucs(found).items():
+        for kind, least in LEAST_AUC.items():
+            for score in ("trained_critic", "learnability+trained_critic"):
+                if (area := scores.get(score, {}).get(kind)) is not None:
+                    rows.append(
+                        _row(
+                            f"{world}: AUC of {score} against {kind}",
+                            Estimate(**area),
+                            f"≥ {least}",
+                            ok=area["mean"] >= least,
+                        )
+                    )
     return rows
+
+
+LEAST_AUC = {"wrong_caption": 0.9, "blur": 0.8, "blank": 0.95, "noise": 0.95, "collage": 0.95}
+"""Targets on real pictures, by kind of damage. A score of one sample cannot see that it is a copy."""
 
 
 def _judge(title: str, row: ArmRow, losses: Mapping[str, LossOfSeed]) -> list[Row]:

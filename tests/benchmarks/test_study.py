@@ -14,10 +14,12 @@ from tests.benchmarks import study
 from tests.benchmarks.study import (
     PLANS,
     Study,
+    aucs_of,
     compare_promises,
     draw_promises,
     lines_of,
     make_table,
+    mean_aucs,
     selection_seconds,
     value_rows,
 )
@@ -113,6 +115,19 @@ def test_promises_are_compared_with_the_seeds_that_neither_chose_nor_tested() ->
     assert not {*plan.seeds} & {*plan.search_seeds, *plan.confirmation_seeds}
     options = study.Trial(plan, "skewed", 30).search_options()
     assert (options["dataset"], options["seeds"]) == ("worlds-skewed-s{seed}", "50,51,52,53")
+
+
+def test_scores_are_compared_by_how_well_they_tell_good_samples_from_each_kind_of_bad_ones() -> None:
+    kinds = {bytes([n]): ("informative", "blur", "noise")[n % 3] for n in range(30)}
+    blind = {pair: float(pair[0] % 2) for pair in kinds}
+    sharp = {pair: 1.0 if kind == "informative" else 0.0 for pair, kind in kinds.items()}
+    found = aucs_of({"learnability": blind, "trained_critic": sharp}, kinds)
+    assert found["trained_critic"] == {"blur": 1.0, "noise": 1.0}
+    assert found["learnability"]["blur"] == pytest.approx(0.5, abs=0.1)
+    # The mean of the ranks: between the two.
+    assert 0.7 < found["learnability+trained_critic"]["blur"] < 1.0
+    trials = [{"world": "damaged", "aucs": {"trained_critic": {"blur": area}}} for area in (0.7, 0.9)]
+    assert mean_aucs(trials)["damaged"]["trained_critic"]["blur"]["mean"] == pytest.approx(0.8)
 
 
 def test_a_fusion_costs_what_all_its_scores_cost() -> None:
