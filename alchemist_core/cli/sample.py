@@ -137,7 +137,9 @@ def _outside(engine: Engine, subset: SubsetRow, pair: FoundSample) -> dict[str, 
 def _inside(drawn: Selected, place: int) -> dict[str, object]:
     rank, key = float(drawn.snapshot.rank_N[place]), float(drawn.key_N[place])
     is_member, threshold = bool(drawn.is_member_N[place]), _threshold(drawn, place)
-    fields = {"is_member": is_member, "rank": rank, "key": key if key > -np.inf else None, "threshold": threshold}
+    fields: dict[str, object] = {
+        "is_member": is_member, "rank": rank, "key": key if key > -np.inf else None, "threshold": threshold,
+    }  # fmt: skip
     signals = _signal_ranks(drawn, place)
     said = f"rank {rank:.4f}" + (
         f" ({', '.join(f'{name} {value:.4f}' for name, value in signals.items())})" if signals else ""

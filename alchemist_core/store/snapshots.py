@@ -287,7 +287,8 @@ def _signal_scales(
         with engine.connect() as connection:
             known = _pinned_scales(connection, moment)
             if known:
-                return list(zip(known, _load_scales(connection, known), strict=True))
+                scales = _load_scales(connection, known)
+                return [(scale_id, scale) for scale_id, scale in zip(known, scales, strict=True)]
     return [
         _signal_scale(engine, replace(moment, score=score), rescale=rescale, should_store=should_store)
         for score in signals
