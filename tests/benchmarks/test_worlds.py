@@ -120,4 +120,4 @@ def test_drawings_are_read_with_titles_and_tags_and_split_by_how_well_they_are_d
     assert {sample.kind for sample in (*parts["validation"], *parts["test"])} == {GOOD}
     assert {"poorly described", GOOD} == {sample.kind for sample in parts["train"]}
     with pytest.raises(DataError, match="well described"):
-        sort_drawings(World("openclipart", seed=0, n_train=2000, n_test=100), tmp_path)
+        sort_drawings(World("openclipart", seed=0, validation_share=0.9), tmp_path)

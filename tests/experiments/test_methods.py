@@ -118,8 +118,8 @@ def test_importance_weights_are_those_of_bags_of_words_and_pairs_of_words() -> N
 def test_gumbel_noise_draws_captions_by_their_importance_weights() -> None:
     captions, validation = ["x", "y"], ["x", "x", "x", "y"]
     weight = np.exp(dsir_score(captions, validation, seed=None))
-    drawn = [int(dsir_score(captions, validation, seed=seed).argmax()) for seed in range(2000)]
-    assert np.mean(drawn) == pytest.approx(weight[1] / weight.sum(), abs=0.04)
+    drawn = [int(dsir_score(captions, validation, seed=seed).argmax()) for seed in range(500)]
+    assert np.mean(drawn) == pytest.approx(weight[1] / weight.sum(), abs=0.07)
 
 
 def test_each_random_batch_gives_the_same_share_of_its_best_samples() -> None:
