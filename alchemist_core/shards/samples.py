@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
+from xxhash import xxh3_128, xxh3_128_digest
+
 from alchemist_core.shards.captions import (
     MAX_JSON_BYTES,
     MAX_TEXT_BYTES,
@@ -34,13 +36,17 @@ _BLOCK_BYTES = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A readable record. `pair_hash` identifies the sample in every shard; `content_hash` covers all files of this record."""
+    """A readable record. `pair_hash` identifies the sample in every shard; `content_hash` covers all files of this record.
+
+    `content_checksum` covers the same bytes; it is 20 times as fast to compare, but no proof against intent.
+    """
 
     record: Record
     image_hash: bytes
     caption_hash: bytes
     pair_hash: bytes
     content_hash: bytes
+    content_checksum: bytes
     caption: str
     width: int
     height: int
@@ -139,6 +145,11 @@ def hash_content(file_hashes: Iterable[bytes]) -> bytes:
     return hashlib.sha256(b"".join(file_hashes)).digest()
 
 
+def checksum_content(file_checksums: Iterable[bytes]) -> bytes:
+    """Return the XXH3-128 over the XXH3-128 of a record's files, in their order."""
+    return xxh3_128_digest(b"".join(file_checksums))
+
+
 def _read_sample(file: BinaryIO, record: Record, reading: Reading, guard: RecordGuard) -> Sample:
     annotation, repairs = _read_annotation(file, record, reading)
     image = find_image(record)
@@ -154,19 +165,20 @@ def _read_sample(file: BinaryIO, record: Record, reading: Reading, guard: Record
         repairs |= {Repair.FIRST_FRAME}
     perceptual_hash = perceptual_hash_of(data) if reading.has_perceptual_hash else None
     image_hash = hashlib.sha256(data).digest()
-    hashes = [image_hash if part is image else _hash_file(file, part) for part in record.files]
-    pair = _make_sample(record, (image_hash, hash_content(hashes)), annotation, header, perceptual_hash)
+    both = [(image_hash, xxh3_128_digest(data)) if part is image else _hash_file(file, part) for part in record.files]
+    content = hash_content(found for found, _ in both), checksum_content(found for _, found in both)
+    pair = _make_sample(record, (image_hash, *content), annotation, header, perceptual_hash)
     return replace(pair, repair=join_repairs(repairs))
 
 
 def _make_sample(
     record: Record,
-    hashes: tuple[bytes, bytes],
+    hashes: tuple[bytes, bytes, bytes],
     annotation: Annotation,
     header: ImageHeader,
     perceptual_hash: int | None,
 ) -> Sample:
-    image_hash, content_hash = hashes
+    image_hash, content_hash, content_checksum = hashes
     caption_hash = hashlib.sha256(annotation.caption.encode()).digest()
     return Sample(
         record=record,
@@ -174,6 +186,7 @@ def _make_sample(
         caption_hash=caption_hash,
         pair_hash=hash_pair(image_hash, caption_hash),
         content_hash=content_hash,
+        content_checksum=content_checksum,
         caption=annotation.caption,
         width=header.width,
         height=header.height,
@@ -200,12 +213,15 @@ def _read_file(file: BinaryIO, part: RecordFile, max_bytes: int = MAX_IMAGE_BYTE
     return file.read(min(part.size, max_bytes))
 
 
-def _hash_file(file: BinaryIO, part: RecordFile) -> bytes:
-    digest = hashlib.sha256()
+def _hash_file(file: BinaryIO, part: RecordFile) -> tuple[bytes, bytes]:
+    """Return the SHA-256 and the XXH3-128 of a file."""
+    digest, checksum = hashlib.sha256(), xxh3_128()
     for start in range(0, part.size, _BLOCK_BYTES):
         file.seek(part.offset + start)
-        digest.update(file.read(min(_BLOCK_BYTES, part.size - start)))
-    return digest.digest()
+        block = file.read(min(_BLOCK_BYTES, part.size - start))
+        digest.update(block)
+        checksum.update(block)
+    return digest.digest(), checksum.digest()
 
 
 def repair_sample(sample: dict[str, Any], repair: str | None) -> dict[str, Any]:

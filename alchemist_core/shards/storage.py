@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
 
+from xxhash import xxh3_128
+
 from alchemist_core.errors import ChangedShardError, DataError, MissingShardError, UnreachableRootError
 from alchemist_core.shards import s3
 from alchemist_core.shards.byte_ranges import ByteRange, cut_ranges, merge_ranges
@@ -29,6 +31,7 @@ _SPECIAL = "is not a regular file but a pipe, a device or a socket. Remove it."
 _HOLE_BYTES = 1 << 30
 # Reading this many unneeded bytes of a file costs less than another read.
 _MAX_GAP_BYTES = 1 << 13
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +200,28 @@ def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
     views = s3.view_ranges(uri, ranges) if is_s3(uri) else _view_ranges(uri, ranges)
     for (offset, size), view in zip(ranges, views, strict=True):
         if len(view) != size:
-            raise ChangedShardError(
-                f"{uri} has fewer bytes than when it was ingested (it ends before byte {offset + size}), so it was replaced or "
-                f"truncated. {remedy_of(uri)}"
-            )
+            raise _shortened(uri, offset + size)
     return views
+
+
+def read_into(uri: str, runs: Sequence[tuple[int, memoryview]]) -> None:
+    """Fill each buffer with the bytes at its offset. Neighbours are read together; of files straight into the buffers.
+
+    Raises:
+        DataError: As `read_ranges`.
+    """
+    if is_s3(uri):
+        for (_, buffer), view in zip(runs, view_ranges(uri, [(at, len(buffer)) for at, buffer in runs]), strict=True):
+            buffer[:] = view
+        return
+    with _open_file(uri) as file:
+        try:
+            n_missing = [_fill(file.fileno(), group) for group in _groups_of(runs)]
+        except OSError as error:
+            raise DataError(f"Shard {uri} cannot be read ({error.strerror}). {remedy_of(uri)}") from error
+    if any(n_missing):
+        at, buffer = max(runs, key=lambda run: run[0])
+        raise _shortened(uri, at + len(buffer))
 
 
 def remedy_of(uri: str) -> str:
@@ -217,6 +237,15 @@ def sha256_of(uri: str) -> bytes:
     """Return the SHA-256 of a whole shard."""
     with open_shard(uri) as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def checksum_of(uri: str) -> bytes:
+    """Return the XXH3-128 of a whole file."""
+    digest = xxh3_128()
+    with open_shard(uri) as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.digest()
 
 
 def join_uri(root_uri: str, path: str) -> str:
@@ -337,3 +366,51 @@ def _read_span(descriptor: int, offset: int, size: int) -> bytes:
     while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
         data += more
     return data
+
+
+# At most so many buffers can be filled by one call.
+_MAX_BUFFERS = 1000
+
+
+def _groups_of(runs: Sequence[tuple[int, memoryview]]) -> Iterator[list[tuple[int, memoryview]]]:
+    """Yield runs that one call reads: neighbours in the file, with gaps that cost less to read than another call."""
+    group: list[tuple[int, memoryview]] = []
+    end = 0
+    for run in sorted(runs, key=lambda run: run[0]):
+        if group and not (0 <= run[0] - end <= _MAX_GAP_BYTES and 2 * len(group) < _MAX_BUFFERS):
+            yield group
+            group = []
+        group.append(run)
+        end = run[0] + len(run[1])
+    if group:
+        yield group
+
+
+def _fill(descriptor: int, group: Sequence[tuple[int, memoryview]]) -> int:
+    """Read neighbouring runs into their buffers, and what is between them into a buffer that is dropped; return how many bytes lack."""
+    start, buffers, end = group[0][0], list[memoryview | bytearray](), group[0][0]
+    for at, buffer in group:
+        if at > end:
+            buffers.append(bytearray(at - end))
+        buffers.append(buffer)
+        end = at + len(buffer)
+    if (n_read := os.preadv(descriptor, buffers, start)) == end - start:
+        return 0
+    # The system returns at most 2 GiB at a time.
+    if len(group) > 1:
+        return sum(_fill(descriptor, [run]) for run in group)
+    return end - start - n_read - (_fill_rest(descriptor, group[0], n_read) if n_read else 0)
+
+
+def _fill_rest(descriptor: int, run: tuple[int, memoryview], n_done: int) -> int:
+    at, buffer = run
+    n_before = n_done
+    while n_done < len(buffer) and (n_read := os.preadv(descriptor, [buffer[n_done:]], at + n_done)):
+        n_done += n_read
+    return n_done - n_before
+
+
+def _shortened(uri: str, end: int) -> ChangedShardError:
+    return ChangedShardError(
+        f"{uri} has fewer bytes than when it was ingested (it ends before byte {end}), so it was replaced or truncated. {remedy_of(uri)}"
+    )

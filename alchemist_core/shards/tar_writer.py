@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_128
+
 from alchemist_core.errors import DataError
-from alchemist_core.files import atomic_write, disk_sha256, sync_folder
+from alchemist_core.files import atomic_write, disk_checksum, sync_folder
 
 _PAD = bytes(tarfile.BLOCKSIZE)
 _BUFFER_BYTES = 1 << 16
@@ -30,11 +34,20 @@ def write_tar(path: Path, entries: Entries, *, read_back: bool = True) -> bytes:
     Raises:
         DataError: The disk returned other bytes than were written, or is full.
     """
+    return write_blocks(path, _blocks(entries), read_back=read_back)
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes | memoryview], *, read_back: bool = True) -> bytes:
+    """Write a file from its parts and return the SHA-256, the only one that is computed. What is read back is compared by XXH3-128.
+
+    Raises:
+        DataError: The disk returned other bytes than were written, or is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_write(path) as partial, partial.open("w+b", buffering=_BUFFER_BYTES) as file:
-            digest = _write_blocks(file, entries)
-            if read_back and disk_sha256(file) != digest:
+            digest, checksum = _write(file, blocks)
+            if read_back and disk_checksum(file) != checksum:
                 raise DataError(f"{path} differs from what was written. Check the disk, then run again.")
     except OSError as error:
         raise DataError(
@@ -44,40 +57,77 @@ def write_tar(path: Path, entries: Entries, *, read_back: bool = True) -> bytes:
     return digest
 
 
-def _write_blocks(file: BinaryIO, entries: Entries) -> bytes:
-    digest = hashlib.sha256()
-    for block in _blocks(entries):
+def _write(file: BinaryIO, blocks: Iterable[bytes | memoryview]) -> tuple[bytes, bytes]:
+    digest, checksum = hashlib.sha256(), xxh3_128()
+    for block in blocks:
         digest.update(block)
+        checksum.update(block)
         file.write(block)
     file.flush()
     os.fsync(file.fileno())
-    return digest.digest()
+    return digest.digest(), checksum.digest()
 
 
 def _blocks(entries: Entries) -> Iterator[bytes | memoryview]:
     size_bytes = 0
     for name, data in entries:
-        for block in (_header(name, len(data)), data, _PAD[: -len(data) % tarfile.BLOCKSIZE]):
+        for block in (header(name, len(data)), data, _PAD[: -len(data) % tarfile.BLOCKSIZE]):
             size_bytes += len(block)
             yield block
+    yield end_mark(size_bytes)
+
+
+def end_mark(size_bytes: int) -> bytes:
+    """Return the zeros after the last file of a tar: two blocks, and as many as complete a record of 10,240 bytes."""
     end = 2 * tarfile.BLOCKSIZE
-    yield bytes(end + -(size_bytes + end) % tarfile.RECORDSIZE)
+    return bytes(end + -(size_bytes + end) % tarfile.RECORDSIZE)
 
 
 def _plain_fields() -> tuple[bytes, bytes, bytes, int]:
     """Return the constant parts of a header before and after its size and after its checksum, and the sum of their bytes."""
-    header = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
-    before, between, behind = header[100:124], header[136:148], header[156:]
+    plain = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+    before, between, behind = plain[100:124], plain[136:148], plain[156:]
     return before, between, behind, sum(before) + sum(between) + sum(behind) + 8 * ord(" ")
 
 
 _BEFORE_SIZE, _AFTER_SIZE, _AFTER_SUM, _PLAIN_SUM = _plain_fields()
 
 
-def _header(name: str, size_bytes: int) -> bytes:
+def is_plain(name: str, size_bytes: int) -> bool:
+    """Return whether USTAR can hold a file's name and size, so that its header is one block."""
+    return name.isascii() and len(name) <= _MAX_NAME_BYTES and size_bytes < _MAX_USTAR_BYTES
+
+
+def plain_headers(name_FN: NDArray[np.uint8], size_F: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return the headers of plain files as an array with 512 bytes for each, the same bytes as one by one.
+
+    Args:
+        name_FN: The names in ASCII, filled up with zeros; at most 100 bytes.
+        size_F: Sizes in bytes.
+    """
+    header_FB = np.zeros((len(size_F), tarfile.BLOCKSIZE), np.uint8)
+    header_FB[:] = np.frombuffer(header("", 0), np.uint8)
+    header_FB[:, : name_FN.shape[1]] = name_FN
+    header_FB[:, _SIZE] = _octal(size_F, 11)
+    header_FB[:, _SUM_FIELD] = ord(" ")
+    header_FB[:, _SUM] = _octal(header_FB.sum(axis=1, dtype=np.int64), 6)
+    header_FB[:, _SUM.stop] = 0
+    return header_FB
+
+
+# Digits of the size and of the checksum, without the NUL behind them; the checksum counts its own eight bytes as spaces.
+_SIZE, _SUM, _SUM_FIELD = slice(124, 135), slice(148, 154), slice(148, 156)
+
+
+def _octal(value_F: NDArray[np.int64], n_digits: int) -> NDArray[np.uint8]:
+    shift = 3 * np.arange(n_digits - 1, -1, -1)
+    return (value_F[:, None] >> shift & 7).astype(np.uint8) + np.uint8(ord("0"))
+
+
+def header(name: str, size_bytes: int) -> bytes:
     """Return a file's header, ten times as fast as the standard library, which makes those that are not plain."""
     raw = name.encode("utf-8", "surrogateescape")
-    if len(raw) > _MAX_NAME_BYTES or size_bytes >= _MAX_USTAR_BYTES or not name.isascii():
+    if not is_plain(name, size_bytes):
         info = tarfile.TarInfo(name)
         info.size = size_bytes
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

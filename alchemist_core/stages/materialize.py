@@ -10,6 +10,7 @@ from alchemist_core.config import BARE_WORD, Command, Config, Located, Result
 from alchemist_core.errors import DataError
 from alchemist_core.shards.storage import is_s3, join_uri
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.store.locations import fill_checksums
 from alchemist_core.store.subsets import (
     NEWEST_TEXT,
     VERSION_TEXT,
@@ -23,6 +24,7 @@ from alchemist_core.store.subsets import (
     store_members,
 )
 from alchemist_core.subsets.materialized import (
+    FoundChecksums,
     Layout,
     Verify,
     display_address,
@@ -31,7 +33,7 @@ from alchemist_core.subsets.materialized import (
     remove_materialized,
     require_reachable,
 )
-from alchemist_core.subsets.members import locate_all
+from alchemist_core.subsets.members import MemberTable, locate_all
 from alchemist_core.subsets.selected import load_manifest
 
 
@@ -97,6 +99,8 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
     except Exception:
         _forget_if_empty(stage_run, subset, uri)
         raise
+    if dataset.found is not None:
+        _keep_checksums(stage_run, members, dataset.found)
     _require_none_taken_down(stage_run, subset, uri)
     mark_materialized(engine, subset.subset_id, uri)
     return MaterializeResult(
@@ -107,6 +111,12 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
         n_bytes_written=dataset.n_bytes_written,
         verified=config.verify,
     )
+
+
+def _keep_checksums(stage_run: StageRun, members: MemberTable, found: FoundChecksums) -> None:
+    """Store the checksums of members that an older version ingested, so that the next copy compares them faster."""
+    columns = (members.table.column(name).to_numpy()[found.row_K] for name in ("shard_id", "ordinal"))
+    fill_checksums(stage_run.engine, *columns, found.checksum_K16)
 
 
 def copy_uri(config: MaterializeConfig, subset: SubsetRow) -> str:

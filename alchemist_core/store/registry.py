@@ -377,7 +377,7 @@ def _insert_shard(connection: Connection, shard: NewShard, **fields: Any) -> int
 
 _LOCATION_COLUMNS = {
     "ordinal": "integer", "key": "text", "file_exts": "text[]", "file_offsets": "bigint[]", "file_sizes": "bigint[]",
-    "content_hash": "bytea", "repair": "text",
+    "content_hash": "bytea", "repair": "text", "content_checksum": "bytea",
 }  # fmt: skip
 _INCOMING_COLUMNS = _LOCATION_COLUMNS | {column.name: column.sql_type for column in SAMPLE_COLUMNS}
 _SAMPLE_NAMES, _LOCATION_NAMES = ", ".join(column.name for column in SAMPLE_COLUMNS), ", ".join(_LOCATION_COLUMNS)
@@ -409,7 +409,7 @@ def _incoming_row(sample: Any) -> tuple[Any, ...]:
     files: tuple[RecordFile, ...] = sample.record.files
     return (
         sample.record.ordinal, sample.record.key, [file.ext for file in files], [file.offset for file in files],
-        [file.size for file in files], sample.content_hash, sample.repair,
+        [file.size for file in files], sample.content_hash, sample.repair, sample.content_checksum,
         *(sample.attributes[name] if name in sample.attributes else getattr(sample, name) for name, _, _ in SAMPLE_COLUMNS),
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.duplicates import MAX_DISTANCE, assign_firsts
 from alchemist_core.store.audit import record_event
-from alchemist_core.store.copy import copy_columns
+from alchemist_core.store.copy import copy_columns, copy_out
 from alchemist_core.store.export import MEMBER_COLUMNS, Kinds, filter_rows
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.manifests import HASH_BYTES
@@ -49,16 +49,6 @@ def read_first_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Sa
     return spool_samples(_stream(engine, load_query("first_locations"), pair_hash_K32))
 
 
-def stream_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> Iterator[Sequence[AnyRow]]:
-    """Yield the first readable location of each sample in batches of thousands (query `member_locations`).
-
-    Args:
-        engine: The store.
-        pair_hash_K32: The samples; a row's `number` is an index into it. Samples without a readable location are absent.
-    """
-    return _stream(engine, load_query("member_locations"), pair_hash_K32)
-
-
 def read_sizes(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Return width and height in pixels of each sample's image, also of those that were taken down.
 
@@ -66,9 +56,10 @@ def read_sizes(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.i
         DataError: The store does not have a sample.
     """
     size_K2 = np.zeros((len(pair_hash_K32), 2), np.int32)
-    for batch in _stream(engine, load_query("member_sizes"), pair_hash_K32):
-        found = np.array([tuple(row) for row in batch], np.int64)
-        size_K2[found[:, 0]] = found[:, 1:]
+    with engine.begin() as connection:
+        list_wanted(connection, pair_hash_K32)
+        found = copy_out(connection, load_query("member_sizes"), {}, {"number": ">i4", "width": ">i4", "height": ">i4"})
+    size_K2[found["number"]] = np.stack([found["width"], found["height"]], axis=1)
     if (n_missing := int(np.count_nonzero(size_K2[:, 0] == 0))) > 0:
         raise DataError(
             f"The store does not have {n_missing:,} of {len(size_K2):,} samples. Restore it from a backup, or select again."

@@ -5,8 +5,8 @@ in every order in which they arrive. `manifest.parquet` names each record's sour
 not finished. A folder is filled under a hidden name and renamed when it is complete. For an object store each tar is written
 in the home, uploaded and deleted, so that only the tars in progress need space.
 
-From top to bottom: the interface; a dataset in a folder; storage of tars; the contents of a tar; the manifest and the files
-beside it; the journal by which an interrupted run resumes. Letters: N members · K of them.
+From top to bottom: the interface; a dataset in a folder; storage of tars; reading records; the manifest and the files beside it; the
+journal by which an interrupted run resumes. `tar_copies` makes the bytes of the tars. Letters: N members · K of them.
 """
 
 import fcntl
@@ -39,15 +39,14 @@ from alchemist_core.files import (
     write_bytes_atomically,
 )
 from alchemist_core.shards import s3
-from alchemist_core.shards.captions import BadTextError, read_annotation
-from alchemist_core.shards.repairs import split_repairs
-from alchemist_core.shards.samples import hash_content, hash_pair, repair_sample
-from alchemist_core.shards.storage import is_s3, open_shard, remedy_of, sha256_of, view_ranges
-from alchemist_core.shards.tar_writer import write_tar
+from alchemist_core.shards.samples import repair_sample
+from alchemist_core.shards.storage import checksum_of, is_s3, open_shard, sha256_of, view_ranges
+from alchemist_core.shards.tar_writer import write_blocks
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.manifests import hash_column, sort_hashes
 from alchemist_core.subsets.members import SIZE_COLUMNS, MemberLocation, MemberTable
+from alchemist_core.subsets.tar_copies import TarCopy, TarPlan, check_record
 from alchemist_core.telemetry import OnProgress
 
 Verify = Literal["read_back", "source"]
@@ -60,7 +59,6 @@ _N_LEADING = 5
 # Half of the threads wait for the disk while the others compute.
 _THREADS_A_CORE = 2
 _N_REQUESTS = 16
-_CHUNK_RECORDS, _CHUNK_BYTES = 256, 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,23 @@ class MaterializedDataset(NamedTuple):
     folder: Path
     shards: list[MaterializedShard]
     n_bytes_written: int
+    found: "FoundChecksums | None" = None
+    """Checksums of the copied members whose store has none; None if there are none."""
+
+
+class FoundChecksums(NamedTuple):
+    """Members by their row in the table, and the checksum of each."""
+
+    row_K: NDArray[np.int64]
+    checksum_K16: NDArray[np.uint8]
+
+
+class WrittenTar(NamedTuple):
+    """A finished tar; the number of bytes written to the storage, 0 if it was there; checksums by the record's number in the tar."""
+
+    shard: MaterializedShard
+    n_bytes: int
+    found: FoundChecksums | None = None
 
 
 # --- The interface ------------------------------------------------------------------------------------------------------------
@@ -252,7 +267,8 @@ def materialize_folder(
         order_N = _order(members, layout)
         journal = Journal(partial, identity)
         writing = _Writing(members, order_N, layout.shard_size, partial, storage)
-        shards, n_bytes = writing.write_missing(pool, journal, on_progress)
+        written = writing.write_missing(pool, journal, on_progress)
+        shards = [tar.shard for tar in written]
         write_dataset_manifest(partial, members, order_N, shards, identity)
         _write_dataset_info(partial, out_dir.name, members, shards)
         write_bytes_atomically(partial / SUMS_NAME, _sums(partial, shards))
@@ -260,7 +276,7 @@ def materialize_folder(
         sync_folder(partial)
         partial.replace(out_dir)
         sync_folder(out_dir.parent)
-    return MaterializedDataset(out_dir, shards, n_bytes)
+    return MaterializedDataset(out_dir, shards, sum(tar.n_bytes for tar in written), writing.rows_found(written))
 
 
 def identify_dataset(members: MemberTable, layout: Layout) -> str:
@@ -336,34 +352,41 @@ class _Writing:
 
     def write_missing(
         self, pool: ThreadPoolExecutor, journal: "Journal", on_progress: OnProgress | None
-    ) -> tuple[list[MaterializedShard], int]:
-        """Write every missing tar, several at a time; returns all tars and the number of bytes written."""
+    ) -> list[WrittenTar]:
+        """Write every missing tar, several at a time; returns all tars."""
         image_ext = self.members.commonest_image_ext()
         firsts = range(0, len(self.order_N), self.shard_size)
         work = partial(self._ensure, image_ext=image_ext, known=dict(journal.known))
         futures = [pool.submit(work, number, first) for number, first in enumerate(firsts)]
-        n_done = n_bytes = 0
+        n_done = 0
         try:
             for future in as_completed(futures):
-                shard, n_new = future.result()
-                n_done, n_bytes = n_done + shard.n_samples, n_bytes + n_new
-                if n_new:
-                    journal.add(shard)
+                tar = future.result()
+                n_done += tar.shard.n_samples
+                if tar.n_bytes:
+                    journal.add(tar.shard)
                 if on_progress is not None:
-                    on_progress(n_done, len(self.order_N), shard.name)
+                    on_progress(n_done, len(self.order_N), tar.shard.name)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        return [future.result()[0] for future in futures], n_bytes
+        return [future.result() for future in futures]
 
-    def _ensure(
-        self, number: int, first: int, *, image_ext: str, known: dict[str, MaterializedShard]
-    ) -> tuple[MaterializedShard, int]:
-        records = self.members.rows(self.order_N[first : first + self.shard_size])
-        plan = ShardPlan(f"{number:06d}.tar", first, records, image_ext)
+    def rows_found(self, written: Sequence[WrittenTar]) -> FoundChecksums | None:
+        """Return the checksums that were found, by the members' rows in the table."""
+        found = [
+            FoundChecksums(self.order_N[number * self.shard_size :][tar.found.row_K], tar.found.checksum_K16)
+            for number, tar in enumerate(written)
+            if tar.found is not None
+        ]
+        return FoundChecksums(*(np.concatenate(parts) for parts in zip(*found, strict=True))) if found else None
+
+    def _ensure(self, number: int, first: int, *, image_ext: str, known: dict[str, MaterializedShard]) -> WrittenTar:
+        members = self.members.take(self.order_N[first : first + self.shard_size])
+        plan = TarPlan(f"{number:06d}.tar", first, members, image_ext)
         found = known.get(plan.name)
         if found is not None and found.plan == plan.sha256() and self.storage.has(self.folder, found):
-            return found, 0
+            return WrittenTar(found, 0)
         return self.storage.write(self.folder, plan)
 
 
@@ -376,8 +399,8 @@ class TarStorage(Protocol):
     def has(self, folder: Path, shard: MaterializedShard) -> bool:
         """Return whether a finished tar is stored and undamaged."""
 
-    def write(self, folder: Path, plan: "ShardPlan") -> tuple[MaterializedShard, int]:
-        """Write a tar in the folder and store it; returns it and the number of bytes written to the storage."""
+    def write(self, folder: Path, plan: TarPlan) -> WrittenTar:
+        """Write a tar in the folder and store it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,15 +417,18 @@ class FolderStorage:
         with path.open("rb") as file:
             return self.verify == "source" or disk_sha256(file).hex() == shard.sha256
 
-    def write(self, folder: Path, plan: "ShardPlan") -> tuple[MaterializedShard, int]:
+    def write(self, folder: Path, plan: TarPlan) -> WrittenTar:
         """Write a tar.
 
         Raises:
-            DataError: As `write_tar` and `view_ranges`; or a record does not hold the registered sample.
+            DataError: As `write_blocks` and `read_into`; or a record does not hold the registered sample.
         """
-        digest = write_tar(folder / plan.name, _entries(plan), read_back=self.verify == "read_back")
+        copy = TarCopy(plan)
+        digest = write_blocks(folder / plan.name, copy.blocks(), read_back=self.verify == "read_back")
         size_bytes = (folder / plan.name).stat().st_size
-        return MaterializedShard(plan.name, len(plan.records), size_bytes, digest.hex(), plan.sha256()), size_bytes
+        shard = MaterializedShard(plan.name, len(plan.members), size_bytes, digest.hex(), plan.sha256())
+        row_K, checksum_K16 = copy.found()
+        return WrittenTar(shard, size_bytes, FoundChecksums(row_K, checksum_K16) if len(row_K) else None)
 
 
 _IDENTITY_LABEL, _SHA256_LABEL = "alchemist-copy", "alchemist-sha256"
@@ -420,24 +446,25 @@ class _ObjectStorage:
         """Return whether a tar is uploaded and undamaged."""
         return self._is_whole(f"{self.uri}/{shard.name}", shard.size_bytes, shard.sha256)
 
-    def write(self, folder: Path, plan: "ShardPlan") -> tuple[MaterializedShard, int]:
-        """Write a tar, upload it and delete it here; returns it and the number of bytes uploaded."""
-        shard, _ = FolderStorage("source").write(folder, plan)
-        n_bytes = self.put(folder / shard.name)
-        (folder / shard.name).unlink()
-        return shard, n_bytes
+    def write(self, folder: Path, plan: TarPlan) -> WrittenTar:
+        """Write a tar, upload it and delete it here; `n_bytes` counts the bytes uploaded."""
+        written = FolderStorage("source").write(folder, plan)
+        n_bytes = self.put(folder / plan.name, sha256=written.shard.sha256)
+        (folder / plan.name).unlink()
+        return written._replace(n_bytes=n_bytes)
 
-    def put(self, path: Path) -> int:
+    def put(self, path: Path, *, sha256: str | None = None) -> int:
         """Upload a file unless it is there; returns the number of bytes uploaded.
 
         Raises:
             DataError: The store refuses it, or returns other bytes.
         """
-        to, size_bytes, digest = f"{self.uri}/{path.name}", path.stat().st_size, file_sha256(path).hex()
+        to, size_bytes, digest = f"{self.uri}/{path.name}", path.stat().st_size, sha256 or file_sha256(path).hex()
         if self._is_whole(to, size_bytes, digest):
             return 0
         s3.put_file(to, path, {_IDENTITY_LABEL: self.identity, _SHA256_LABEL: digest})
-        if self.verify == "read_back" and sha256_of(to).hex() != digest:
+        # Enough to find a fault of the store in what was just sent, and faster than another sha256.
+        if self.verify == "read_back" and checksum_of(to) != checksum_of(str(path)):
             raise DataError(f"{to} differs from what was uploaded. Check the object store, then run again.")
         return size_bytes
 
@@ -480,24 +507,7 @@ class _ObjectStorage:
         return self.verify == "source" or sha256_of(uri).hex() == digest
 
 
-# --- The contents of a tar ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ShardPlan:
-    """The planned contents of a tar: its records, the dataset-wide number of the first, the extension of all images."""
-
-    name: str
-    first: int
-    records: list[MemberLocation]
-    image_ext: str
-
-    def sha256(self) -> str:
-        """Return a hash of all that determines the tar's bytes; the sources of the records do not."""
-        digest = hashlib.sha256(f"{self.first} {self.image_ext}".encode())
-        for record in self.records:
-            digest.update(record.pair_hash + repr((record.exts, record.sizes)).encode())
-        return digest.hexdigest()
+# --- Reading records ----------------------------------------------------------------------------------------------------------
 
 
 def read_records(records: Sequence[MemberLocation]) -> Iterator[list[memoryview]]:
@@ -518,57 +528,6 @@ def read_records(records: Sequence[MemberLocation]) -> Iterator[list[memoryview]
     for record, files in zip(records, found, strict=True):
         check_record(record, files)
         yield files
-
-
-def check_record(record: MemberLocation, files: Sequence[bytes | memoryview]) -> None:
-    """Compare a record's bytes with the registered hash of its files, or with the sample's hash if ingest stored no other.
-
-    Raises:
-        DataError: They differ.
-    """
-    hashes = [hashlib.sha256(data).digest() for data in files]
-    if record.content_hash is not None:
-        if hash_content(hashes) != record.content_hash:
-            raise DataError(_describe_change(record, "a file has another sha256"))
-        return
-    by_ext = dict(zip(record.exts, files, strict=True))
-    text, document = (bytes(by_ext[ext]) if ext in by_ext else None for ext in ("txt", "json"))
-    try:
-        caption = read_annotation(text, document, split_repairs(record.repair)).caption
-    except BadTextError as error:
-        raise DataError(_describe_change(record, str(error))) from error
-    image_hash = next((found for ext, found in zip(record.exts, hashes, strict=True) if ext in IMAGE_EXTS), b"")
-    if hash_pair(image_hash, hashlib.sha256(caption.encode()).digest()) != record.pair_hash:
-        raise DataError(_describe_change(record, "its image or caption has another sha256"))
-
-
-def _entries(plan: ShardPlan) -> Iterator[tuple[str, memoryview]]:
-    number = plan.first
-    for chunk in _chunks(plan.records):
-        for record, files in zip(chunk, read_records(chunk), strict=True):
-            for ext, data in zip(record.exts, files, strict=True):
-                yield f"{number:09d}.{plan.image_ext if ext in IMAGE_EXTS else ext}", data
-            number += 1
-
-
-def _chunks(records: Sequence[MemberLocation]) -> Iterator[list[MemberLocation]]:
-    """Yield the records that are read together: at most 256, and about 16 MiB."""
-    chunk: list[MemberLocation] = []
-    size_bytes = 0
-    for record in records:
-        chunk.append(record)
-        size_bytes += sum(record.sizes)
-        if len(chunk) == _CHUNK_RECORDS or size_bytes >= _CHUNK_BYTES:
-            yield chunk
-            chunk, size_bytes = [], 0
-    yield chunk
-
-
-def _describe_change(record: MemberLocation, detail: str) -> str:
-    return (
-        f"{record.uri}: record {record.key!r} does not hold the registered sample {record.pair_hash.hex()[:16]} ({detail}). "
-        f"{remedy_of(record.uri)}, and select again."
-    )
 
 
 # --- The manifest, and the files that describe the tars -----------------------------------------------------------------------

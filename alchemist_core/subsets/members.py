@@ -3,9 +3,9 @@
 Letters: N members of the table · K of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,21 +16,16 @@ from sqlalchemy import Engine
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.selection.keys import Domain, mix64
-from alchemist_core.shards.storage import join_uri
 from alchemist_core.shards.tars import IMAGE_EXTS
+from alchemist_core.store.locations import LOCATION_TYPES, read_locations
 from alchemist_core.store.manifests import Manifest, hash_column, read_manifest
-from alchemist_core.store.samples import read_sizes, read_taken_down, stream_locations
+from alchemist_core.store.samples import read_sizes, read_taken_down
 from alchemist_core.store.subsets import SubsetRow, count_taken_down, published_version
 
-LOCATION_COLUMNS = ("key", "exts", "offsets", "sizes", "content_hash", "repair")
-"""Columns of a location beside the member's number and its shard."""
 SIZE_COLUMNS = ("width", "height")
 """Pixels of the image; columns of a table that was read for a copy."""
-_TYPES = {
-    "number": pa.int64(), "source": pa.int32(), "key": pa.large_string(), "exts": pa.list_(pa.string()),
-    "offsets": pa.list_(pa.int64()), "sizes": pa.list_(pa.int64()), "content_hash": pa.binary(32),
-    "repair": pa.string(),
-}  # fmt: skip
+# Columns of a member's location, in the order of `MemberLocation`.
+_ROW_COLUMNS = ("key", "exts", "offsets", "sizes", "pair_hash", "rank", "content_hash", "repair", "content_checksum")
 _RESELECT = "Select again: the new version leaves them out."
 
 
@@ -49,13 +44,15 @@ class MemberLocation:
     """Hash over all files; None for samples that were ingested before it existed."""
     repair: str | None = None
     """The repairs that a reader must apply, as `shards.repairs.join_repairs` writes them."""
+    content_checksum: bytes | None = None
+    """XXH3-128 over all files; None for samples that were ingested before it existed."""
 
 
 class MemberTable:
     """Members with their first live location, in any order.
 
     Args:
-        table: The columns of `LOCATION_COLUMNS` and number, source (an index into `uris`), pair_hash, rank; maybe `SIZE_COLUMNS`.
+        table: The columns of `LOCATION_TYPES`, source (an index into `uris`), pair_hash and rank; maybe `SIZE_COLUMNS`.
         uris: Addresses of the source tars, sorted, so that `source` does not depend on the order of the rows.
     """
 
@@ -74,11 +71,14 @@ class MemberTable:
     def rows(self, index_K: NDArray[np.int64]) -> list[MemberLocation]:
         """Return some members as Python objects. Meant for hundreds of rows, not for all."""
         part = self.table.take(pa.array(index_K))
-        names = (*LOCATION_COLUMNS[:-2], "pair_hash", "rank", *LOCATION_COLUMNS[-2:])
-        key, exts, offsets, sizes, *rest = (part.column(name).to_pylist() for name in names)
+        key, exts, offsets, sizes, *rest = (part.column(name).to_pylist() for name in _ROW_COLUMNS)
         uris = [self.uris[source] for source in part.column("source").to_pylist()]
         columns = (uris, key, *(map(tuple, column) for column in (exts, offsets, sizes)), *rest)
         return [MemberLocation(*row) for row in zip(*columns, strict=True)]
+
+    def take(self, index_K: NDArray[np.int64]) -> "MemberTable":
+        """Return some members, in the order of their indices."""
+        return MemberTable(self.table.take(pa.array(index_K)).combine_chunks(), self.uris)
 
     def source_order(self) -> NDArray[np.int64]:
         """Return the order by source tar and by offset in it, which a disk reads fastest."""
@@ -122,14 +122,14 @@ class LocatedSubset(NamedTuple):
 
 
 def locate_subset(engine: Engine, subset: SubsetRow) -> LocatedSubset:
-    """Read a version's manifest and stream the live locations of its members from the store.
+    """Read a version's manifest, and the live locations of its members from the store.
 
     Raises:
         DataError: The manifest is missing, or does not hold the registered members.
     """
     manifest = read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256)
-    located = stream_locations(engine, manifest.pair_hash_K32)
-    return LocatedSubset(manifest, gather_members(located, manifest.pair_hash_K32, manifest.rank_K))
+    located, addresses = read_locations(engine, manifest.pair_hash_K32)
+    return LocatedSubset(manifest, gather_members(located, addresses, manifest.pair_hash_K32, manifest.rank_K))
 
 
 def locate_all(engine: Engine, subset: SubsetRow) -> MemberTable:
@@ -185,37 +185,47 @@ def _remedy(engine: Engine, subset: SubsetRow) -> str:
 
 
 def gather_members(
-    batches: Iterable[Sequence[Sequence[Any]]], pair_hash_K32: NDArray[np.uint8], rank_K: NDArray[np.float64]
+    located: pa.Table, addresses: Mapping[int, str], pair_hash_K32: NDArray[np.uint8], rank_K: NDArray[np.float64]
 ) -> MemberTable:
-    """Gather streamed locations of a manifest's rows into columns; holds the Python objects of one batch at a time.
+    """Join the locations of a manifest's rows with the manifest.
 
     Args:
-        batches: Rows of (number of the manifest's row, root, address under it, key, exts, offsets, sizes, content hash, repair).
+        located: The columns of `LOCATION_TYPES`; `number` is a row of the manifest.
+        addresses: Address of each shard by its id.
         pair_hash_K32: The manifest's hashes.
         rank_K: The manifest's ranks.
     """
-    sources: dict[str, int] = {}
-    parts = [_columns(batch, sources) for batch in batches]
-    table = pa.concat_tables([pa.table({name: pa.array([], kind) for name, kind in _TYPES.items()}), *parts])
-    del parts
-    uris = sorted(sources)
-    table = table.set_column(1, "source", pa.array(_recode(table.column("source").to_numpy(), sources, uris)))
-    number_N = table.column("number").to_numpy()
+    uris = sorted(set(addresses.values()))
+    place_of = {uri: place for place, uri in enumerate(uris)}
+    shard_ids = np.array(sorted(addresses), np.int64)
+    place_S = np.array([place_of[addresses[shard_id]] for shard_id in shard_ids.tolist()], np.int32)
+    source_N = (
+        place_S[np.searchsorted(shard_ids, located.column("shard_id").to_numpy())] if len(located) else place_S[:0]
+    )
+    number_N = located.column("number").to_numpy()
     hashes = pa.py_buffer(np.ascontiguousarray(pair_hash_K32[number_N]))
-    pair_hash_N = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(number_N), [None, hashes])
-    table = table.append_column("pair_hash", pair_hash_N).append_column("rank", pa.array(rank_K[number_N]))
+    table = located.append_column("source", pa.array(source_N, pa.int32()))
+    table = table.append_column(
+        "pair_hash", pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(number_N), [None, hashes])
+    )
+    table = table.append_column("rank", pa.array(rank_K[number_N]))
     # One chunk: taking rows from a thousand chunks would search the chunk of each row.
     return MemberTable(table.combine_chunks(), uris)
 
 
 def table_of(members: Sequence[MemberLocation]) -> MemberTable:
     """Put a few members into columns, in their order."""
-    rows = [
-        (number, "", at.uri, at.key, at.exts, at.offsets, at.sizes, at.content_hash, at.repair)
-        for number, at in enumerate(members)
-    ]
+    uris = sorted({member.uri for member in members})
+    values = {
+        "number": range(len(members)), "shard_id": [uris.index(member.uri) for member in members],
+        "ordinal": range(len(members)),
+        **{name: [getattr(member, name) for member in members] for name in list(LOCATION_TYPES)[3:]},
+    }  # fmt: skip
+    located = pa.table({name: pa.array(values[name], kind) for name, kind in LOCATION_TYPES.items()})
     pair_hash_N32 = np.frombuffer(b"".join(member.pair_hash for member in members), np.uint8).reshape(-1, 32)
-    return gather_members([rows], pair_hash_N32, np.array([member.rank for member in members], np.float64))
+    return gather_members(
+        located, dict(enumerate(uris)), pair_hash_N32, np.array([member.rank for member in members], np.float64)
+    )
 
 
 def first_64_bits(pair_hash_N32: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -225,18 +235,3 @@ def first_64_bits(pair_hash_N32: NDArray[np.uint8]) -> NDArray[np.int64]:
     [-1]
     """
     return np.ascontiguousarray(pair_hash_N32[:, :8]).view(">i8").ravel().astype(np.int64)
-
-
-def _columns(batch: Sequence[Sequence[Any]], sources: dict[str, int]) -> pa.Table:
-    number, root, uri, *rest = zip(*batch, strict=True) if batch else ([],) * 9
-    source = [sources.setdefault(join_uri(*place), len(sources)) for place in zip(root, uri, strict=True)]
-    values = dict(zip(("number", "source", *LOCATION_COLUMNS), (number, source, *rest), strict=True))
-    values["content_hash"] = [None if value is None else bytes(value) for value in values["content_hash"]]
-    return pa.table({name: pa.array(values[name], kind) for name, kind in _TYPES.items()})
-
-
-def _recode(source_N: NDArray[np.int32], sources: dict[str, int], uris: Sequence[str]) -> NDArray[np.int32]:
-    """Replace codes in the order of arrival by indices into the sorted addresses."""
-    place = np.empty(len(uris), np.int32)
-    place[[sources[uri] for uri in uris]] = np.arange(len(uris), dtype=np.int32)
-    return place[source_N]

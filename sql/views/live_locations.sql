@@ -19,7 +19,8 @@ SELECT
     sample_locations.file_offsets,
     sample_locations.file_sizes,
     sample_locations.content_hash,
-    sample_locations.repair
+    sample_locations.repair,
+    sample_locations.content_checksum
 FROM alchemist.samples
 INNER JOIN alchemist.sample_locations ON samples.sample_id = sample_locations.sample_id
 INNER JOIN alchemist.shards ON sample_locations.shard_id = shards.shard_id AND shards.state = 'verified'
@@ -43,3 +44,4 @@ COMMENT ON COLUMN alchemist.live_locations.file_offsets IS 'Offset of each file 
 COMMENT ON COLUMN alchemist.live_locations.file_sizes IS 'Size of each file in bytes';
 COMMENT ON COLUMN alchemist.live_locations.content_hash IS 'sha256 over all files of the record (32 bytes); null for records ingested by older versions';
 COMMENT ON COLUMN alchemist.live_locations.repair IS 'What was repaired at ingest; null where nothing was';
+COMMENT ON COLUMN alchemist.live_locations.content_checksum IS 'XXH3-128 over all files of the record (16 bytes); null for records of older versions until they are copied';

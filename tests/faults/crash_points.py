@@ -96,7 +96,7 @@ POINTS: dict[str, tuple[CrashPoint, ...]] = {
     ),
     "materialize": (
         *_BEGUN, *_RENAMED,
-        CrashPoint("inside a tar", f"{_SHARDS}.tar_writer", "_header", "before"),
+        CrashPoint("inside a tar", f"{_SUBSETS}.tar_copies", "plain_headers", "before"),
         CrashPoint("before a tar is noted", f"{_SUBSETS}.materialized", "Journal.add", "before"),
         CrashPoint("after a tar is noted", f"{_SUBSETS}.materialized", "Journal.add", "after"),
         CrashPoint("after the last tar", f"{_SUBSETS}.materialized", "Journal.remove", "after"),

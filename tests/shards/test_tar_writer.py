@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.errors import DataError
+from alchemist_core.files import disk_sha256
 from alchemist_core.shards import tar_writer
 from alchemist_core.shards.tar_writer import write_tar
 
@@ -44,13 +45,13 @@ def test_names_that_ustar_cannot_hold_are_kept(tmp_path: Path) -> None:
 def test_a_header_is_the_standard_librarys(name: str, size: int) -> None:
     info = tarfile.TarInfo(name)
     info.size = size
-    assert tar_writer._header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    assert tar_writer.header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def test_a_disk_that_gives_other_bytes_back_is_found_out_unless_it_is_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tar_writer, "disk_sha256", lambda _file: b"other")
+    monkeypatch.setattr(tar_writer, "disk_checksum", lambda _file: b"other")
     with pytest.raises(DataError, match="differs from what was written"):
         write_tar(tmp_path / "x.tar", ENTRIES)
     assert list(tmp_path.iterdir()) == []
@@ -90,4 +91,4 @@ def test_folders_above_a_tar_are_made_and_its_size_is_a_whole_number_of_records(
     assert digests[0] == write_tar(path, [(str(number), b"x") for number in range(9)])
     assert path.stat().st_size == tarfile.RECORDSIZE
     with path.open("rb") as file:
-        assert tar_writer.disk_sha256(file) == digests[0]
+        assert disk_sha256(file) == digests[0]

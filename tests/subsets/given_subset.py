@@ -9,7 +9,7 @@ from alchemist_core.subsets.materialized import Layout, MaterializedDataset, mat
 from alchemist_core.subsets.members import MemberLocation, table_of
 
 
-def find_sources(root: Path, *, has_content_hash: bool = True) -> list[MemberLocation]:
+def find_sources(root: Path, *, has_content_hash: bool = True, has_checksum: bool = True) -> list[MemberLocation]:
     sources = []
     for shard in list_shards(str(root)):
         with open_shard(shard.uri) as file:
@@ -17,9 +17,11 @@ def find_sources(root: Path, *, has_content_hash: bool = True) -> list[MemberLoc
                 assert isinstance(pair, Sample)
                 exts, offsets, sizes = zip(*((m.ext, m.offset, m.size) for m in pair.record.files), strict=True)
                 source = MemberLocation(shard.uri, pair.record.key, exts, offsets, sizes, pair.pair_hash, number / 10)
-                sources.append(
-                    replace(source, content_hash=pair.content_hash if has_content_hash else None, repair=pair.repair)
-                )
+                hashes = {
+                    "content_hash": pair.content_hash if has_content_hash else None,
+                    "content_checksum": pair.content_checksum if has_content_hash and has_checksum else None,
+                }
+                sources.append(replace(source, repair=pair.repair, **hashes))
     return sources
 
 

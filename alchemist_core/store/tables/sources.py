@@ -180,6 +180,7 @@ class SampleLocation(Table):
             name="files",
         ),
         CheckConstraint("octet_length(content_hash) = 32", name="content_hash"),
+        CheckConstraint("octet_length(content_checksum) = 16", name="content_checksum"),
     )
 
     shard_id: Mapped[int] = mapped_column(
@@ -201,6 +202,9 @@ class SampleLocation(Table):
         comment="sha256 over all files of the record (32 bytes); null for records ingested by older versions"
     )
     repair: Mapped[str | None] = mapped_column(comment="What was repaired at ingest; null where nothing was")
+    content_checksum: Mapped[bytes | None] = mapped_column(
+        comment="XXH3-128 over all files of the record (16 bytes); null for records of older versions until they are copied"
+    )
 
 
 class QuarantinedSample(Table):
