@@ -67,6 +67,10 @@ class ChangedShardError(DataError):
     """Report a registered shard whose bytes differ from those registered."""
 
 
+class ReplacedObjectError(DataError):
+    """Report an object of which another version was stored while it was read."""
+
+
 class UnreachableRootError(DataError):
     """Report unreachable storage; the state of its shards is unknown."""
 

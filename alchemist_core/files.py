@@ -22,6 +22,8 @@ FEATURE_CACHE = "feature_cache"
 """Folder of the artifacts that caches the outputs of frozen encoders. It can be deleted at any time."""
 PICTURE_CACHE = "pictures"
 """Folder of the artifacts that caches the pictures of the explorer. It can be deleted at any time."""
+BLOCK_CACHE = "blocks"
+"""Folder of the artifacts that caches what readers of subsets fetched from object stores. It can be deleted at any time."""
 PARTIAL_SUFFIX = ".part"
 _READ_BYTES = 1 << 20
 
@@ -144,6 +146,12 @@ def folder_sha256(folder: Path) -> bytes:
 def artifact_path(uri: str) -> Path:
     """Return the path of an artifact. The store holds addresses relative to the home, so that a home can be moved."""
     return load_settings().artifacts / uri
+
+
+def clear_block_cache() -> None:
+    """Delete what readers of subsets fetched from object stores. A takedown calls it, because a block may hold any image."""
+    for path in artifact_path(BLOCK_CACHE).glob("*/*.block"):
+        path.unlink(missing_ok=True)
 
 
 def require_artifact(uri: str, sha256: bytes) -> Path:

@@ -62,6 +62,18 @@ class ExportSubsetConfig(Config):
     out: Path = Field(..., description=OUT)
 
 
+class ExportLocationsConfig(Config):
+    """Which subset version to export, and the address of the file to write."""
+
+    name: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
+    version: int | None = Field(None, ge=1, description=VERSION_TEXT)
+    to: str = Field(
+        ...,
+        min_length=1,
+        description="Path or s3:// address that ends in .parquet. It replaces an existing file when it is complete",
+    )
+
+
 class ExportEmbeddingsConfig(Config):
     """Whose embeddings to export, and the file to write."""
 
@@ -98,6 +110,25 @@ def subset(config: ExportSubsetConfig) -> ExportResult:
     manifest = load_manifest(engine, choose_version(engine, config.name, version=config.version))
     located = stream_members(engine, manifest.pair_hash_K32)
     return _write(path, _SUBSET_COLUMNS, ([_member(manifest, row) for row in batch] for batch in located))
+
+
+def locations(config: ExportLocationsConfig) -> ExportResult:
+    """Export where the bytes of a subset's members lie, as one file from which `SubsetDataset` reads without Postgres.
+
+    The file has no location of members that were taken down before. After a later takedown, write it again.
+
+    Raises:
+        ConfigError: The address is not valid, or there is no such version.
+        DataError: A member that was not taken down has no live location, or the object store refuses the file.
+    """
+    from alchemist_core.subsets.location_files import write_location_file  # noqa: PLC0415  imports pyarrow
+    from alchemist_core.subsets.members import locate_remaining  # noqa: PLC0415  as above
+
+    engine = open_store()
+    chosen = choose_version(engine, config.name, version=config.version)
+    located = locate_remaining(engine, chosen, has_sizes=True, has_places=True)
+    size_bytes = write_location_file(located, config.to, title=chosen.title)
+    return ExportResult(file=config.to, n_rows=len(located.members), size_bytes=size_bytes)
 
 
 def embeddings(config: ExportEmbeddingsConfig) -> ExportResult:
@@ -240,5 +271,6 @@ COMMANDS = {
     "scores": Command(ExportScoresConfig, scores),
     "samples": Command(ExportSamplesConfig, samples),
     "subset": Command(ExportSubsetConfig, subset),
+    "locations": Command(ExportLocationsConfig, locations),
     "embeddings": Command(ExportEmbeddingsConfig, embeddings),
 }

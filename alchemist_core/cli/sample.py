@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.config import BARE_WORD, Command, Config, Result, counted, lay_out
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
-from alchemist_core.files import FEATURE_CACHE, artifact_path
+from alchemist_core.files import FEATURE_CACHE, artifact_path, clear_block_cache
 from alchemist_core.scorers.vlm import forget_answers
 from alchemist_core.selection.config import policy_of
 from alchemist_core.selection.differences import locate
@@ -322,6 +322,7 @@ def takedown(config: TakedownConfig) -> TakedownResult:
     n_new, n_pairs = take_down(engine, images, config.reason, actor=current_actor())
     n_forgotten = forget(artifact_path(FEATURE_CACHE), images) + forget_answers(images)
     own_cache().forget(images)
+    clear_block_cache()
     reached = find_reach(engine, images)
     published = sorted({row.name for row in reached if row.state == "published"})
     successors, to_do = _succeed(published) if config.successors else ([], [_commands(name) for name in published])

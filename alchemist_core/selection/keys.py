@@ -25,6 +25,8 @@ class Domain(IntEnum):
     SHUFFLE = 4
     ORACLE_FILLING = 5
     BUCKETS = 6
+    BLOCKS = 7
+    BUFFER = 8
 
 
 @dataclass(frozen=True, slots=True)

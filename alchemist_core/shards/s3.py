@@ -4,6 +4,7 @@ A read uses one version of an object: if the object is replaced meanwhile, the r
 """
 
 import io
+import os
 import random
 import re
 import time
@@ -14,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from alchemist_core.errors import DataError, MissingShardError, UnreachableRootError
+from alchemist_core.errors import DataError, MissingShardError, ReplacedObjectError, UnreachableRootError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.byte_ranges import ByteRange, cut_ranges, merge_ranges
 
@@ -29,7 +30,10 @@ _BUFFER_BYTES = 1 << 16
 # starts after _GIVE_UP_S, and each takes at most 6 requests of _SILENCE_S: an unresponsive store is reported within 13 minutes.
 _N_ATTEMPTS, _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GIVE_UP_S = 6, 0.1, 10.0, 300.0
 _SILENCE_S = 60.0
-_N_THREADS = 8
+_N_THREADS = 32
+_KEYS_A_DELETE, _MAX_ETAGS = 1_000, 100_000
+# ETags of objects that were read by range, by endpoint and address.
+_ETAGS: dict[tuple[str | None, str], str] = {}
 _KINDS: dict[str, type[DataError]] = {
     "NoSuchKey": MissingShardError, "404": MissingShardError, "NoSuchBucket": UnreachableRootError,
 }  # fmt: skip
@@ -124,9 +128,17 @@ def remove_objects(root_uri: str) -> None:
     Raises:
         DataError: Access is denied, or the store cannot be reached.
     """
-    for uri, _, _ in find_objects(root_uri):
-        bucket, key = _split(uri)
-        _ask(uri, partial(_client().delete_object, Bucket=bucket, Key=key))
+    bucket, _ = _split(root_uri)
+    keys = [_split(uri)[1] for uri, _, _ in find_objects(root_uri)]
+    for start in range(0, len(keys), _KEYS_A_DELETE):
+        wanted = [{"Key": key} for key in keys[start : start + _KEYS_A_DELETE]]
+        request = {"Bucket": bucket, "Delete": {"Objects": wanted, "Quiet": True}}
+        answer = _ask(root_uri, partial(_client().delete_objects, **request))
+        if errors := answer.get("Errors"):
+            raise DataError(
+                f"{len(errors):,} objects under {root_uri} cannot be deleted, the first is {errors[0].get('Key')}: "
+                f"{errors[0].get('Code')}. Check the credentials, then run again."
+            )
 
 
 def open_object(uri: str) -> io.BufferedReader:
@@ -141,12 +153,30 @@ def open_object(uri: str) -> io.BufferedReader:
 
 
 def view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
-    """Return the bytes of each (offset, size); adjacent ranges are fetched together. Views are short if the object ends early."""
+    """Return the bytes of each (offset, size); adjacent ranges are fetched together. Views are short if the object ends early.
+
+    The object's ETag is asked for once per process: all ranges are of one version, and a later version is read whole.
+    """
+    spans = merge_ranges(ranges, _MAX_GAP_BYTES)
+    place = (load_settings().s3_endpoint_url, uri)
+    if (etag := _ETAGS.get(place)) is not None:
+        try:
+            return cut_ranges(_get_all(uri, etag, spans), spans, ranges)
+        except ReplacedObjectError:
+            _ETAGS.pop(place, None)
     bucket, key = _split(uri)
     etag = _ask(uri, lambda: _client().head_object(Bucket=bucket, Key=key))["ETag"]
-    spans = merge_ranges(ranges, _MAX_GAP_BYTES)
-    with ThreadPoolExecutor(_N_THREADS) as pool:
-        return cut_ranges(list(pool.map(lambda span: _get(uri, etag, span), spans)), spans, ranges)
+    blocks = _get_all(uri, etag, spans)
+    if len(_ETAGS) >= _MAX_ETAGS:
+        _ETAGS.clear()
+    _ETAGS[place] = etag
+    return cut_ranges(blocks, spans, ranges)
+
+
+def _get_all(uri: str, etag: str, spans: Sequence[ByteRange]) -> list[bytes]:
+    if len(spans) < 2:
+        return [_get(uri, etag, span) for span in spans]
+    return list(_pool(os.getpid()).map(lambda span: _get(uri, etag, span), spans))
 
 
 class _ObjectReader(io.RawIOBase):
@@ -248,7 +278,7 @@ def _ask(uri: str, request: Callable[[], T]) -> T:
         if code == "InvalidRange":
             return cast("T", b"")
         if code in {"PreconditionFailed", "412"}:
-            raise DataError(f"{uri} was replaced while it was read. Run the stage again.") from error
+            raise ReplacedObjectError(f"{uri} was replaced while it was read. Run the stage again.") from error
         raise _KINDS.get(code, DataError)(
             f"{uri} cannot be read: {code}. Check the address and the credentials."
         ) from error
@@ -266,11 +296,17 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _client() -> Any:
-    return _make_client(load_settings().s3_endpoint_url)
+    # Connections must not be shared with a process that forked from this one, such as a loader's worker.
+    return _make_client(load_settings().s3_endpoint_url, os.getpid())
 
 
 @cache
-def _make_client(endpoint_url: str | None) -> Any:
+def _pool(_pid: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_N_THREADS, thread_name_prefix="s3")
+
+
+@cache
+def _make_client(endpoint_url: str | None, _pid: int) -> Any:
     import boto3  # noqa: PLC0415  a third of a second, and most roots are folders
     from botocore.config import Config  # noqa: PLC0415
 

@@ -16,7 +16,7 @@ from sqlalchemy import ARRAY, BigInteger, Connection, Engine, any_, cast, select
 
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.storage import join_uri
-from alchemist_core.store.copy import CHUNK_BYTES, copy_columns, quiet_driver
+from alchemist_core.store.copy import CHUNK_BYTES, copy_columns, copy_out, quiet_driver
 from alchemist_core.store.manifests import HASH_BYTES
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.samples import list_wanted
@@ -67,6 +67,20 @@ def read_locations(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> tuple[pa
             .where(Shard.shard_id == any_(cast(shard_ids, ARRAY(BigInteger))))
         )
         return table, {row.shard_id: join_uri(row.root_uri, row.uri) for row in connection.execute(places)}
+
+
+def read_places(engine: Engine, pair_hash_K32: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return each sample's place, from 0, in the order of the first locations that they ever had; takedowns do not change it."""
+    with engine.begin() as connection:
+        list_wanted(connection, pair_hash_K32)
+        found = copy_out(
+            connection, load_query("member_places"), {}, {"number": ">i4", "shard_id": ">i8", "ordinal": ">i4"}
+        )
+    first_K2 = np.full((len(pair_hash_K32), 2), np.iinfo(np.int64).max)
+    first_K2[found["number"]] = np.stack([found["shard_id"], found["ordinal"]], axis=1)
+    place_K = np.empty(len(first_K2), np.int64)
+    place_K[np.lexsort((first_K2[:, 1], first_K2[:, 0]))] = np.arange(len(first_K2))
+    return place_K
 
 
 def fill_checksums(

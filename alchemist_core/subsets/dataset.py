@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.keys import Domain, mix64
 from alchemist_core.shards.images import decode_covering
 from alchemist_core.shards.samples import repair_sample
@@ -25,9 +25,11 @@ from alchemist_core.shards.storage import is_s3
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import choose_version
+from alchemist_core.subsets.blocks import BlockReader, BlockShuffle, own_block_cache
 from alchemist_core.subsets.buckets import Assigned, Buckets, Reader, plan_batches
+from alchemist_core.subsets.location_files import is_location_file, read_location_file
 from alchemist_core.subsets.materialized import read_records
-from alchemist_core.subsets.members import LocatedSubset, MemberTable, first_64_bits, locate_remaining
+from alchemist_core.subsets.members import LocatedSubset, MemberLocation, MemberTable, first_64_bits, locate_remaining
 
 Numbers = NDArray[np.int64]
 
@@ -98,16 +100,18 @@ def read_ahead(members: MemberTable, index_K: NDArray[np.int64]) -> Iterator[Sam
 
 def _read_group(members: MemberTable, index_K: NDArray[np.int64]) -> list[Sample]:
     records = members.rows(index_K)
-    return [
-        {
-            "__key__": record.key,
-            "__url__": record.uri,
-            **repair_sample({ext: bytes(data) for ext, data in zip(record.exts, parts, strict=True)}, record.repair),
-            "pair_hash": record.pair_hash,
-            "rank": record.rank,
-        }
-        for record, parts in zip(records, read_records(records), strict=True)
-    ]
+    return [_as_sample(found) for found in zip(records, read_records(records), strict=True)]
+
+
+def _as_sample(found: tuple[MemberLocation, list[memoryview]]) -> Sample:
+    record, parts = found
+    return {
+        "__key__": record.key,
+        "__url__": record.uri,
+        **repair_sample({ext: bytes(data) for ext, data in zip(record.exts, parts, strict=True)}, record.repair),
+        "pair_hash": record.pair_hash,
+        "rank": record.rank,
+    }
 
 
 def crop_to_bucket(sample: Sample) -> Sample:
@@ -133,11 +137,14 @@ class SubsetDataset(IterableDataset[Any]):
     gets `batch_size=None`. Every sample is still read once per epoch, so the last batch of a bucket may be smaller.
 
     Args:
-        subset: Name of the subset, or its located members.
+        subset: Name of the subset, or the address of a file that `alchemist export locations` wrote (a path or `s3://`, ending in
+            `.parquet`), which is read without Postgres; or its located members.
         version: Version number. None means the published version, or the newest if none is published; the choice is printed.
         seed: Seed of the order.
         reader: The share and the batch size of this process. None means its rank in torch's process group, and batch size 1.
         transform: Function applied to each sample in the worker that read it.
+        shuffle: For sources that answer slowly, such as object stores: a shuffle by blocks of neighbours with a buffer. None: any
+            order is equally likely, and each member is fetched by itself. It does not combine with `buckets`, which choose their order.
         buckets: Sizes to which the images are to be cropped, which decide about the batches; nothing is decoded unless the transform does
             it, such as `crop_to_bucket`. None: single samples of any shape.
 
@@ -146,7 +153,7 @@ class SubsetDataset(IterableDataset[Any]):
         DataError: A member that was not taken down has no live location.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  each is a choice of the training loop
         self,
         subset: str | LocatedSubset,
         *,
@@ -154,9 +161,14 @@ class SubsetDataset(IterableDataset[Any]):
         seed: int = 0,
         reader: Reader | None = None,
         transform: Callable[[Sample], Any] | None = None,
+        shuffle: BlockShuffle | None = None,
         buckets: Buckets | None = None,
     ) -> None:
-        located = _locate(subset, version, has_sizes=buckets is not None) if isinstance(subset, str) else subset
+        if shuffle is not None and buckets is not None:
+            raise ValueError("shuffle and buckets do not combine: buckets choose the order of their batches.")
+        located = subset
+        if isinstance(located, str):
+            located = _locate(located, version, has_sizes=buckets is not None, has_places=shuffle is not None)
         self.reader = reader or _this_process()
         self._members, self._seed, self._transform = located.members, seed, transform
         self._pair_hash64_N = first_64_bits(located.manifest.pair_hash_K32)
@@ -165,6 +177,8 @@ class SubsetDataset(IterableDataset[Any]):
         self._row_N[located.members.numbers()] = np.arange(len(located.members))
         self.n_taken_down = int((self._row_N < 0).sum())
         self._members_sha256 = located.manifest.sha256()
+        self._shuffle, self._place_N = shuffle, located.place_N
+        self._blocks = None if shuffle is None else _open_blocks(shuffle, located)
         self._buckets = buckets
         self._assigned = None if buckets is None else _assign(buckets, located)
         # Shared memory, because persistent workers have their own copy of everything else.
@@ -203,7 +217,10 @@ class SubsetDataset(IterableDataset[Any]):
         # Samples taken down since the state was saved are skipped, but keep their turn in the order.
         is_live_K = self._row_N[number_K] >= 0
         n_read_of_sample = (place.n_read + 1 + np.flatnonzero(is_live_K)).tolist()
-        samples = read_ahead(self._members, self._row_N[number_K[is_live_K]])
+        row_K = self._row_N[number_K[is_live_K]]
+        samples = (
+            read_ahead(self._members, row_K) if self._blocks is None else map(_as_sample, self._blocks.read(row_K))
+        )
         for self._n_read, sample in zip(n_read_of_sample, samples, strict=True):
             yield sample if self._transform is None else self._transform(sample)
 
@@ -276,7 +293,11 @@ class SubsetDataset(IterableDataset[Any]):
         self._n_read = self._resume.n_read
 
     def _rank_numbers(self) -> Numbers:
-        return rank_share(epoch_order(self._pair_hash64_N, seed=self._seed, epoch=self._resume.epoch), self.reader)
+        epoch = self._resume.epoch
+        if self._shuffle is not None and self._place_N is not None:
+            seed, reader = epoch_seed(self._seed, epoch), self.reader
+            return self._shuffle.epoch_order(self._place_N, seed=seed, rank=reader.rank, world_size=reader.world_size)
+        return rank_share(epoch_order(self._pair_hash64_N, seed=self._seed, epoch=epoch), self.reader)
 
     def _planned(self, place: "_Place") -> Numbers:
         number_M = self._rank_numbers()[place.start :]
@@ -284,6 +305,8 @@ class SubsetDataset(IterableDataset[Any]):
 
     def _about(self) -> State:
         about = {"members": self._members_sha256, "seed": self._seed, **asdict(self.reader)}
+        if self._shuffle is not None and self._place_N is not None:
+            about["shuffle"] = self._shuffle.fingerprint(self._place_N)
         return about if self._buckets is None else about | {"buckets": self._buckets.fingerprint()}
 
     def _state(self, place: "_Place") -> State:
@@ -310,10 +333,22 @@ def _assign(buckets: Buckets, located: LocatedSubset) -> Assigned:
     return buckets.assign(*located.size_N2.T.astype(np.int64))
 
 
-def _locate(name: str, version: int | None, *, has_sizes: bool) -> LocatedSubset:
+def _open_blocks(shuffle: BlockShuffle, located: LocatedSubset) -> BlockReader:
+    if located.place_N is None:
+        raise ValueError("A shuffle by blocks needs the order of the members: locate_remaining(…, has_places=True).")
+    block_N = located.place_N[located.members.numbers()] // shuffle.block
+    return BlockReader(located.members, block_N, own_block_cache(shuffle.most_bytes))
+
+
+def _locate(name: str, version: int | None, *, has_sizes: bool, has_places: bool) -> LocatedSubset:
+    if is_location_file(name):
+        if version is not None:
+            raise ConfigError(f"{name} is a file of one version. Leave out version={version}.")
+        return read_location_file(name)
     engine = open_store()
     try:
-        return locate_remaining(engine, choose_version(engine, name, version=version), has_sizes=has_sizes)
+        chosen = choose_version(engine, name, version=version)
+        return locate_remaining(engine, chosen, has_sizes=has_sizes, has_places=has_places)
     finally:
         # Workers are forked from this process, and must not inherit its connections.
         engine.dispose()

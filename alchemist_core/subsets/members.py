@@ -17,7 +17,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.selection.keys import Domain, mix64
 from alchemist_core.shards.tars import IMAGE_EXTS
-from alchemist_core.store.locations import LOCATION_TYPES, read_locations
+from alchemist_core.store.locations import LOCATION_TYPES, read_locations, read_places
 from alchemist_core.store.manifests import Manifest, hash_column, read_manifest
 from alchemist_core.store.samples import read_sizes, read_taken_down
 from alchemist_core.store.subsets import SubsetRow, count_taken_down, published_version
@@ -82,8 +82,12 @@ class MemberTable:
 
     def source_order(self) -> NDArray[np.int64]:
         """Return the order by source tar and by offset in it, which a disk reads fastest."""
-        first_N = pc.list_element(self.table.column("offsets"), 0).to_numpy()
-        return np.lexsort((first_N, self.table.column("source").to_numpy()))
+        return np.lexsort((self.first_offsets(), self.table.column("source").to_numpy()))
+
+    def first_offsets(self) -> NDArray[np.int64]:
+        """Return the offset of each record in its source."""
+        offset_N: NDArray[np.int64] = pc.list_element(self.table.column("offsets"), 0).to_numpy()
+        return offset_N
 
     def hash_order(self, seed: int) -> NDArray[np.int64]:
         """Return an order that depends only on the seed and the samples, and is independent of the ranks.
@@ -113,6 +117,8 @@ class LocatedSubset(NamedTuple):
     members: MemberTable
     size_N2: NDArray[np.int32] | None = None
     """Width and height of each row of the manifest, where they were asked for."""
+    place_N: NDArray[np.int64] | None = None
+    """Place of each row in the order of the sources, from 0, where it was asked for."""
 
     def missing(self) -> NDArray[np.int64]:
         """Return the manifest's rows without a live location."""
@@ -149,8 +155,10 @@ def locate_all(engine: Engine, subset: SubsetRow) -> MemberTable:
     return members
 
 
-def locate_remaining(engine: Engine, subset: SubsetRow, *, has_sizes: bool = False) -> LocatedSubset:
-    """Return the locations of all members that were not taken down, and on request the sizes of all images.
+def locate_remaining(
+    engine: Engine, subset: SubsetRow, *, has_sizes: bool = False, has_places: bool = False
+) -> LocatedSubset:
+    """Return the locations of all members that were not taken down, and on request the sizes of all images and the order of all members.
 
     Raises:
         DataError: A member that was not taken down has no live location.
@@ -162,7 +170,11 @@ def locate_remaining(engine: Engine, subset: SubsetRow, *, has_sizes: bool = Fal
     if len(lost):
         why = "their shard is missing, changed or retired: see alchemist shard list"
         raise _lost(subset, located.manifest, lost, why, remedy=_RESELECT)
-    return located._replace(size_N2=read_sizes(engine, located.manifest.pair_hash_K32) if has_sizes else None)
+    pair_hash_N32 = located.manifest.pair_hash_K32
+    return located._replace(
+        size_N2=read_sizes(engine, pair_hash_N32) if has_sizes else None,
+        place_N=read_places(engine, pair_hash_N32) if has_places else None,
+    )
 
 
 def _lost(subset: SubsetRow, manifest: Manifest, number_K: NDArray[np.int64], why: str, *, remedy: str) -> DataError:

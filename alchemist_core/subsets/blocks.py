@@ -1,0 +1,283 @@
+"""Reading a subset block by block: neighbours of a source tar are fetched by one request, kept in a bounded cache, and mixed by a buffer.
+
+A block is a number of members that are neighbours in their source. In each epoch the blocks come in another random order, and each member
+is moved back by up to `buffer` places, so that a batch mixes the members of many blocks. The order depends on nothing but the seed, the
+epoch and the members, like that of a full shuffle.
+
+From top to bottom: the order, the cache on the disk, the reader. Letters: N members of the subset · M that one rank reads · K that one
+worker reads · B blocks.
+"""
+
+import fcntl
+import hashlib
+import mmap
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate, islice, pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alchemist_core.errors import DataError
+from alchemist_core.files import BLOCK_CACHE, artifact_path, atomic_write
+from alchemist_core.selection.keys import Domain, mix64, uniform_noise
+from alchemist_core.shards.storage import read_into
+from alchemist_core.subsets.members import MemberLocation, MemberTable
+from alchemist_core.subsets.tar_copies import check_record
+
+Numbers = NDArray[np.int64]
+MOST_BYTES = 1 << 33
+"""Size of the cache, 8 GiB."""
+_N_AHEAD = 16
+
+
+@dataclass(frozen=True, slots=True)
+class BlockShuffle:
+    """A shuffle for sources that answer slowly, such as object stores: almost as many samples per second as in source order.
+
+    Args:
+        block: Members that are read together.
+        buffer: Places by which a member may be moved back. The members of a block are spread over so many places, so that a batch of
+            B holds about B * block / buffer other members of the block of one of its members.
+        most_bytes: Size of the cache on the disk, which the loader's workers and other processes of the machine share. It should hold
+            the members of two buffers.
+    """
+
+    block: int = 64
+    buffer: int = 8_192
+    most_bytes: int = MOST_BYTES
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be."""
+        if self.block < 1 or self.buffer < 0:
+            raise ValueError(f"block {self.block} and buffer {self.buffer} must be at least 1 and 0")
+
+    def fingerprint(self, place_N: Numbers) -> str:
+        """Return a hash of all that determines the order in an epoch beside its seed."""
+        digest = hashlib.sha256(f"{self.block} {self.buffer} ".encode())
+        digest.update(np.ascontiguousarray(place_N).data)
+        return digest.hexdigest()[:16]
+
+    def epoch_order(self, place_N: Numbers, *, seed: int, rank: int = 0, world_size: int = 1) -> Numbers:
+        """Return the members that one rank reads in an epoch, in their order. Ranks read different blocks.
+
+        Args:
+            place_N: Each member's place in the order of the sources, from 0.
+            seed: Seed of the epoch.
+            rank: Number of the rank. The shares differ by at most one member.
+            world_size: Number of ranks.
+
+        >>> BlockShuffle(block=2, buffer=0).epoch_order(np.arange(6), seed=1).tolist()
+        [2, 3, 0, 1, 4, 5]
+        """
+        n = len(place_N)
+        by_place_N = np.empty(n, np.int64)
+        by_place_N[place_N] = np.arange(n)
+        order_B = np.argsort(mix64(Domain.BLOCKS, seed, np.arange(-(-n // self.block))), kind="stable")
+        turn_B = np.empty(len(order_B), np.int64)
+        turn_B[order_B] = np.arange(len(order_B))
+        order_N = by_place_N[np.argsort(turn_B[np.arange(n) // self.block], kind="stable")]
+        share_M = order_N[n * rank // world_size : n * (rank + 1) // world_size]
+        moved_M = self.buffer * uniform_noise(Domain.BUFFER, seed, share_M)
+        return share_M[np.argsort(np.arange(len(share_M)) + moved_M, kind="stable")]
+
+
+# --- The cache on the disk ----------------------------------------------------------------------------------------------------
+
+
+class BlockCache:
+    """Blocks as files; the least recently used are deleted. Processes share the folder, and a block is fetched by one of them.
+
+    Args:
+        folder: Folder of the files.
+        most_bytes: Most bytes that are kept.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+        self._folder, self._most_bytes = folder, most_bytes
+        self._lock = threading.Lock()
+        # Enough to measure the folder at the first block, because an earlier process may have filled it.
+        self._n_added_bytes = most_bytes
+
+    def load(self, records: Sequence[MemberLocation]) -> memoryview:
+        """Return the bytes of the files of some records, one after another; fetches them if no process has done so.
+
+        Raises:
+            DataError: A source is missing or too short.
+        """
+        path = self._path(records)
+        with suppress(OSError):
+            return _map(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:
+            # A disk that is full or read-only costs other processes their own request.
+            return _fetch(records)
+        try:
+            # The system releases it when a process dies.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(OSError):
+                return _map(path)
+            data = _fetch(records)
+            self._keep(path, data)
+            return data
+        finally:
+            os.close(lock)
+
+    def forget(self, records: Sequence[MemberLocation]) -> None:
+        """Delete a block, for example because the disk returned other bytes than were written."""
+        self._path(records).unlink(missing_ok=True)
+
+    def _path(self, records: Sequence[MemberLocation]) -> Path:
+        """Return a path that depends on all that determines the bytes of a block: other members or locations are another block."""
+        digest = hashlib.sha256()
+        for record in records:
+            digest.update(record.pair_hash + repr((record.uri, record.offsets, record.sizes)).encode())
+        name = digest.hexdigest()[:32]
+        return self._folder / name[:2] / f"{name}.block"
+
+    def _keep(self, path: Path, data: memoryview) -> None:
+        """Keep a block; without room on the disk it is not kept."""
+        with suppress(OSError):
+            with atomic_write(path, is_durable=False) as partial:
+                partial.write_bytes(data)
+            # Whoever waits for the lock finds the block, and whoever comes later needs no lock.
+            path.with_suffix(".lock").unlink(missing_ok=True)
+        with self._lock:
+            self._n_added_bytes += len(data)
+            if self._n_added_bytes > self._most_bytes // 20:
+                self._n_added_bytes = 0
+                self._shrink()
+
+    def _shrink(self) -> None:
+        """Delete the least recently used blocks until a twentieth of the room is free, and locks that nobody holds any more."""
+        found = []
+        for path in self._folder.glob("*/*.block"):
+            with suppress(OSError):
+                status = path.stat()
+                found.append((status.st_mtime_ns, status.st_size, path))
+        n_bytes = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if n_bytes <= self._most_bytes - self._most_bytes // 20:
+                return
+            with suppress(OSError):
+                path.unlink()
+            n_bytes -= size
+
+
+def own_block_cache(most_bytes: int = MOST_BYTES) -> BlockCache:
+    """Return the cache among the artifacts of the home."""
+    return BlockCache(artifact_path(BLOCK_CACHE), most_bytes)
+
+
+def _map(path: Path) -> memoryview:
+    """Return the bytes of a block, and note the time of this use. A block that is deleted meanwhile stays readable."""
+    with path.open("rb") as file:
+        os.utime(path)
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _fetch(records: Sequence[MemberLocation]) -> memoryview:
+    data = memoryview(bytearray(sum(sum(record.sizes) for record in records)))
+    runs: dict[str, list[tuple[int, memoryview]]] = {}
+    at = 0
+    for record in records:
+        for offset, size in zip(record.offsets, record.sizes, strict=True):
+            runs.setdefault(record.uri, []).append((offset, data[at : at + size]))
+            at += size
+    for uri, wanted in runs.items():
+        read_into(uri, wanted)
+    return data
+
+
+# --- The reader ---------------------------------------------------------------------------------------------------------------
+
+
+class BlockReader:
+    """Reads members in any order, from blocks that are fetched before they are needed.
+
+    Args:
+        members: The members.
+        block_N: Block of each row of the table.
+        cache: Where blocks are kept.
+    """
+
+    def __init__(self, members: MemberTable, block_N: Numbers, cache: BlockCache) -> None:
+        self._members, self._block_N, self._cache = members, block_N, cache
+        # In the order of the sources, so that the bytes of a block are fetched by few requests.
+        self._row_N = np.lexsort((members.first_offsets(), members.table.column("source").to_numpy(), block_N))
+        self._start_B = np.searchsorted(block_N[self._row_N], np.arange(int(block_N.max(initial=-1)) + 2))
+
+    def read(self, index_K: Numbers) -> Iterator[tuple[MemberLocation, list[memoryview]]]:
+        """Yield members and the bytes of their files in the order given.
+
+        Raises:
+            DataError: A source is missing, or holds other bytes.
+        """
+        block_K = self._block_N[index_K]
+        blocks, first = np.unique(block_K, return_index=True)
+        coming = iter(blocks[np.argsort(first)].tolist())
+        n_left = Counter(block_K.tolist())
+        pool = ThreadPoolExecutor(_N_AHEAD, thread_name_prefix="blocks")
+        loading: dict[int, Future[_Block]] = {}
+        try:
+            for block in islice(coming, _N_AHEAD):
+                loading[block] = pool.submit(self._load, block)
+            for row, block, is_first in zip(
+                index_K.tolist(), block_K.tolist(), _is_first(first, len(index_K)), strict=True
+            ):
+                if is_first and (later := next(coming, None)) is not None:
+                    loading[later] = pool.submit(self._load, later)
+                yield self._read(loading[block].result(), row)
+                n_left[block] -= 1
+                if not n_left[block]:
+                    del loading[block]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, block: int) -> "_Block":
+        row_K = self._row_N[self._start_B[block] : self._start_B[block + 1]]
+        records = self._members.rows(row_K)
+        return _Block(row_K.tolist(), records, self._cache.load(records))
+
+    def _read(self, block: "_Block", row: int) -> tuple[MemberLocation, list[memoryview]]:
+        record, files = block.find(row)
+        try:
+            check_record(record, files)
+        except DataError:
+            # Either the source has other bytes, or the disk has damaged the block: the source decides.
+            self._cache.forget(block.records)
+            block.data = _fetch(block.records)
+            record, files = block.find(row)
+            check_record(record, files)
+        return record, files
+
+
+class _Block:
+    """The records of a block, and their bytes."""
+
+    def __init__(self, rows: list[int], records: list[MemberLocation], data: memoryview) -> None:
+        self.records, self.data = records, data
+        self._place = {row: place for place, row in enumerate(rows)}
+        self._starts = list(accumulate((sum(record.sizes) for record in records), initial=0))
+
+    def find(self, row: int) -> tuple[MemberLocation, list[memoryview]]:
+        """Return a record and the bytes of its files."""
+        place = self._place[row]
+        record = self.records[place]
+        edges = list(accumulate(record.sizes, initial=self._starts[place]))
+        return record, [self.data[start:stop] for start, stop in pairwise(edges)]
+
+
+def _is_first(first_B: Numbers, n: int) -> list[bool]:
+    is_first_K = np.zeros(n, bool)
+    is_first_K[first_B] = True
+    found: list[bool] = is_first_K.tolist()
+    return found
