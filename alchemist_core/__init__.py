@@ -1,7 +1,7 @@
 """Alchemist selects training data for text-to-image models.
 
 `Store` reads scores, samples and subsets as Arrow tables and runs the stages; `SubsetDataset` is a published subset as a torch
-dataset, which `Buckets` batch by aspect ratio. All are imported on first use: `import alchemist_core` loads no library and changes
+dataset, which `Buckets` batch by aspect ratio and `BlockShuffle` reads fast from an object store. All are imported on first use: `import alchemist_core` loads no library and changes
 nothing in the process.
 """
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alchemist_core.interface import Store
+    from alchemist_core.subsets.blocks import BlockShuffle
     from alchemist_core.subsets.buckets import Buckets
     from alchemist_core.subsets.dataset import SubsetDataset
 
 __version__ = "0.2.0"
-__all__ = ["Buckets", "Store", "SubsetDataset"]
+__all__ = ["BlockShuffle", "Buckets", "Store", "SubsetDataset"]
 _HOMES = {
+    "BlockShuffle": "alchemist_core.subsets.blocks",
     "Buckets": "alchemist_core.subsets.buckets",
     "Store": "alchemist_core.interface",
     "SubsetDataset": "alchemist_core.subsets.dataset",

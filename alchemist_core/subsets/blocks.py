@@ -64,28 +64,36 @@ class BlockShuffle:
         digest.update(np.ascontiguousarray(place_N).data)
         return digest.hexdigest()[:16]
 
-    def epoch_order(self, place_N: Numbers, *, seed: int, rank: int = 0, world_size: int = 1) -> Numbers:
+    def epoch_order(
+        self, place_N: Numbers, *, seed: int, share: tuple[int, int] = (0, 1), read_N: Numbers | None = None
+    ) -> Numbers:
         """Return the members that one rank reads in an epoch, in their order. Ranks read different blocks.
 
         Args:
             place_N: Each member's place in the order of the sources, from 0.
             seed: Seed of the epoch.
-            rank: Number of the rank. The shares differ by at most one member.
-            world_size: Number of ranks.
+            share: Number of the rank, and of ranks. The shares differ by at most one member.
+            read_N: How often the epoch reads each member; None: once. Members are repeated in further passes over the blocks.
 
         >>> BlockShuffle(block=2, buffer=0).epoch_order(np.arange(6), seed=1).tolist()
         [2, 3, 0, 1, 4, 5]
         """
-        n = len(place_N)
-        by_place_N = np.empty(n, np.int64)
-        by_place_N[place_N] = np.arange(n)
-        order_B = np.argsort(mix64(Domain.BLOCKS, seed, np.arange(-(-n // self.block))), kind="stable")
+        by_place_N = np.empty(len(place_N), np.int64)
+        by_place_N[place_N] = np.arange(len(place_N))
+        order_B = mix64(Domain.BLOCKS, seed, np.arange(-(-len(place_N) // self.block)))
         turn_B = np.empty(len(order_B), np.int64)
-        turn_B[order_B] = np.arange(len(order_B))
-        order_N = by_place_N[np.argsort(turn_B[np.arange(n) // self.block], kind="stable")]
-        share_M = order_N[n * rank // world_size : n * (rank + 1) // world_size]
-        moved_M = self.buffer * uniform_noise(Domain.BUFFER, seed, share_M)
-        return share_M[np.argsort(np.arange(len(share_M)) + moved_M, kind="stable")]
+        turn_B[np.argsort(order_B, kind="stable")] = np.arange(len(order_B))
+        once_N = by_place_N[np.argsort(turn_B[np.arange(len(place_N)) // self.block], kind="stable")]
+        passes = (
+            [once_N] if read_N is None else [once_N[read_N[once_N] > nth] for nth in range(int(read_N.max(initial=0)))]
+        )
+        order_N = np.concatenate([np.empty(0, np.int64), *passes])
+        rank, n_ranks = share
+        start, stop = (len(order_N) * edge // n_ranks for edge in (rank, rank + 1))
+        # The noise belongs to the turn, not to the member, which may be read several times.
+        turn_M = np.arange(start, stop)
+        moved_M = self.buffer * uniform_noise(Domain.BUFFER, seed, turn_M)
+        return order_N[start + np.argsort(turn_M + moved_M, kind="stable")]
 
 
 # --- The cache on the disk ----------------------------------------------------------------------------------------------------

@@ -296,7 +296,7 @@ class SubsetDataset(IterableDataset[Any]):
         epoch = self._resume.epoch
         if self._shuffle is not None and self._place_N is not None:
             seed, reader = epoch_seed(self._seed, epoch), self.reader
-            return self._shuffle.epoch_order(self._place_N, seed=seed, rank=reader.rank, world_size=reader.world_size)
+            return self._shuffle.epoch_order(self._place_N, seed=seed, share=(reader.rank, reader.world_size))
         return rank_share(epoch_order(self._pair_hash64_N, seed=self._seed, epoch=epoch), self.reader)
 
     def _planned(self, place: "_Place") -> Numbers:

@@ -72,7 +72,7 @@ def test_the_shares_of_the_ranks_are_a_partition_and_no_member_is_moved_by_more_
 ) -> None:
     place = np.random.default_rng(n).permutation(n)
     shuffle = BlockShuffle(block, buffer)
-    parts = [shuffle.epoch_order(place, seed=seed, rank=rank, world_size=world_size) for rank in range(world_size)]
+    parts = [shuffle.epoch_order(place, seed=seed, share=(rank, world_size)) for rank in range(world_size)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(n))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for part in parts:
@@ -81,6 +81,14 @@ def test_the_shares_of_the_ranks_are_a_partition_and_no_member_is_moved_by_more_
         for number in part.tolist():
             others = [turns[other] for other in part.tolist() if place[other] // block == place[number] // block]
             assert max(others) - min(others) <= 2 * buffer + block
+
+
+def test_members_are_repeated_in_further_passes() -> None:
+    read = np.array([2, 0, 1, 3, 1, 0, 1, 1])
+    order = BlockShuffle(block=2, buffer=0).epoch_order(np.arange(8), seed=5, read_N=read)
+    assert np.bincount(order, minlength=8).tolist() == read.tolist()
+    assert len(set(order[:6].tolist())) == 6
+    assert order[-1] == 3
 
 
 def test_a_batch_mixes_many_blocks() -> None:
