@@ -1,8 +1,8 @@
 """Alchemist selects training data for text-to-image models.
 
 `Store` reads scores, samples and subsets as Arrow tables and runs the stages; `SubsetDataset` is a published subset as a torch
-dataset, which `Buckets` batch by aspect ratio and `BlockShuffle` reads fast from an object store. All are imported on first use: `import alchemist_core` loads no library and changes
-nothing in the process.
+dataset, which `Buckets` batch by aspect ratio and `BlockShuffle` reads fast from an object store. All are imported on first use: `import
+alchemist_core` loads no library and changes nothing in the process.
 """
 
 from typing import TYPE_CHECKING, Any

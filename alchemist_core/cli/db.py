@@ -15,7 +15,7 @@ from pydantic import Field
 
 from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError, StoreError
-from alchemist_core.files import FEATURE_CACHE, atomic_folder, atomic_write, file_sha256
+from alchemist_core.files import BLOCK_CACHE, FEATURE_CACHE, atomic_folder, atomic_write, file_sha256
 from alchemist_core.local.processes import hold_lock
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.workers import n_own_cores
@@ -174,7 +174,7 @@ def _require_embedded() -> None:
 
 
 _NOTE, _DATABASE, _ARTIFACTS = "backup.json", "database", "artifacts"
-_MADE_AGAIN = (FEATURE_CACHE, "materialized", "reports")
+_MADE_AGAIN = (BLOCK_CACHE, FEATURE_CACHE, "materialized", "reports")
 
 
 class BackupConfig(Config):

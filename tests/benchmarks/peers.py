@@ -15,9 +15,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -341,9 +343,14 @@ def timed_loader(engine: Engine, side: int, n_pairs: int) -> float:
 
     began = time.perf_counter()
     with ThreadPoolExecutor(n_cores()) as pool, engine.begin() as connection:
-        for scored in pool.map(rate, loader):
-            copy_rows(connection, "peer_scores", ("key", "score"), scored)
-            n_scored += len(scored)
+        rating: deque[Any] = deque()
+        for batch in chain(loader, [None] * 2 * n_cores()):
+            if batch is not None:
+                rating.append(pool.submit(rate, batch))
+            if rating and (batch is None or len(rating) > 2 * n_cores()):
+                scored = rating.popleft().result()
+                copy_rows(connection, "peer_scores", ("key", "score"), scored)
+                n_scored += len(scored)
     seconds = time.perf_counter() - began
     if n_scored != n_pairs:
         raise SystemExit(f"the loader gave {n_scored:,} samples of {n_pairs:,}: the figures would not compare")

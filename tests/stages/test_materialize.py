@@ -10,6 +10,7 @@ import pytest
 import webdataset
 from sqlalchemy import Engine, text
 
+from alchemist_core.cli.export import ExportLocationsConfig, locations
 from alchemist_core.cli.subset import GcSubsetConfig, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
@@ -21,6 +22,7 @@ from alchemist_core.stages.materialize import MaterializeConfig, MaterializeResu
 from alchemist_core.store.samples import find_reach, take_down
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets import materialized
+from alchemist_core.subsets.blocks import BlockShuffle
 from alchemist_core.subsets.dataset import Reader, SubsetDataset
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.object_store import BUCKET
@@ -308,3 +310,44 @@ def make_manifest(folder: Engine) -> Callable[[int], None]:
         add_version(folder, "none", type(whole)(whole.pair_hash_K32[:n], np.zeros(n), np.zeros(n)))
 
     return make
+
+
+def test_records_of_an_older_version_are_compared_by_sha256_and_get_their_checksum(folder: Engine, crawl: Path) -> None:
+    whole = files(run().folder)
+    shutil.rmtree(run().folder)
+    count = text("SELECT count(content_checksum) FROM alchemist.sample_locations")
+    with folder.begin() as connection:
+        n_stored = connection.execute(count).scalar_one()
+        stored = connection.execute(text("SELECT key, content_checksum FROM alchemist.sample_locations")).all()
+        connection.execute(text("UPDATE alchemist.sample_locations SET content_checksum = NULL"))
+    made = run()
+    assert files(made.folder) == whole
+    with folder.connect() as connection:
+        assert (n_stored, connection.execute(count).scalar_one()) == (N_PAIRS, made.n_samples)
+        found = connection.execute(
+            text("SELECT key, content_checksum FROM alchemist.sample_locations WHERE content_checksum IS NOT NULL")
+        ).all()
+    assert {(key, bytes(value)) for key, value in found} <= {(key, bytes(value)) for key, value in stored}
+    with folder.begin() as connection:
+        connection.execute(text("UPDATE alchemist.sample_locations SET content_checksum = NULL"))
+    shutil.rmtree(made.folder)
+    tar = next(crawl.iterdir())
+    tar.write_bytes(bytes(byte ^ (at % 2_000 == 1_500) for at, byte in enumerate(tar.read_bytes())))
+    with pytest.raises(DataError, match="another sha256"):
+        run()
+
+
+def test_a_file_of_locations_reads_what_the_store_reads_and_resumes_it(folder: Engine, tmp_path: Path) -> None:
+    to = str(tmp_path / "half.parquet")
+    shuffle = BlockShuffle(block=4, buffer=12)
+    dataset = SubsetDataset(NAME, reader=Reader(), shuffle=shuffle)
+    whole = [sample["pair_hash"] for sample in dataset]
+    assert locations(ExportLocationsConfig(name=NAME, to=to)).n_rows == len(whole) == len(set(whole))
+    state = dataset.state_after(9)
+    take_down(folder, [an_image(folder)], "asked", actor="ann")
+    for source in (to, NAME):
+        resumed = SubsetDataset(source, reader=Reader(), shuffle=shuffle)
+        resumed.load_state_dict(state)
+        rest = [sample["pair_hash"] for sample in resumed]
+        assert rest == [pair_hash for pair_hash in whole[9:] if pair_hash in rest]
+        assert len(rest) >= len(whole) - 9 - (source == NAME)
