@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import mmap
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -109,7 +108,6 @@ class BlockCache:
 
     def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
         self._folder, self._most_bytes = folder, most_bytes
-        self._lock = threading.Lock()
         # Enough to measure the folder at the first block, because an earlier process may have filled it.
         self._n_added_bytes = most_bytes
 
@@ -135,6 +133,9 @@ class BlockCache:
                 return _map(path)
             data = _fetch(records)
             self._keep(path, data)
+            # The file's pages belong to all processes.
+            with suppress(OSError):
+                return _map(path)
             return data
         finally:
             os.close(lock)
@@ -158,14 +159,14 @@ class BlockCache:
                 partial.write_bytes(data)
             # Whoever waits for the lock finds the block, and whoever comes later needs no lock.
             path.with_suffix(".lock").unlink(missing_ok=True)
-        with self._lock:
-            self._n_added_bytes += len(data)
-            if self._n_added_bytes > self._most_bytes // 20:
-                self._n_added_bytes = 0
-                self._shrink()
+        # Threads may count over each other: the bound is approximate, and the next measurement is exact.
+        self._n_added_bytes += len(data)
+        if self._n_added_bytes > self._most_bytes // 20:
+            self._n_added_bytes = 0
+            self._shrink()
 
     def _shrink(self) -> None:
-        """Delete the least recently used blocks until a twentieth of the room is free, and locks that nobody holds any more."""
+        """Delete the least recently used blocks until a twentieth of the room is free."""
         found = []
         for path in self._folder.glob("*/*.block"):
             with suppress(OSError):

@@ -178,6 +178,7 @@ class SubsetDataset(IterableDataset[Any]):
         self.n_taken_down = int((self._row_N < 0).sum())
         self._members_sha256 = located.manifest.sha256()
         self._shuffle, self._place_N = shuffle, located.place_N
+        self._shuffle_hash = None if shuffle is None or self._place_N is None else shuffle.fingerprint(self._place_N)
         self._blocks = None if shuffle is None else _open_blocks(shuffle, located)
         self._buckets = buckets
         self._assigned = None if buckets is None else _assign(buckets, located)
@@ -305,8 +306,8 @@ class SubsetDataset(IterableDataset[Any]):
 
     def _about(self) -> State:
         about = {"members": self._members_sha256, "seed": self._seed, **asdict(self.reader)}
-        if self._shuffle is not None and self._place_N is not None:
-            about["shuffle"] = self._shuffle.fingerprint(self._place_N)
+        if self._shuffle_hash is not None:
+            about["shuffle"] = self._shuffle_hash
         return about if self._buckets is None else about | {"buckets": self._buckets.fingerprint()}
 
     def _state(self, place: "_Place") -> State:
