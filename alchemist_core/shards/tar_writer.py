@@ -105,18 +105,18 @@ def plain_headers(name_FN: NDArray[np.uint8], size_F: NDArray[np.int64]) -> NDAr
         name_FN: The names in ASCII, filled up with zeros; at most 100 bytes.
         size_F: Sizes in bytes.
     """
-    header_FB = np.zeros((len(size_F), tarfile.BLOCKSIZE), np.uint8)
+    header_FB = np.empty((len(size_F), tarfile.BLOCKSIZE), np.uint8)
     header_FB[:] = np.frombuffer(header("", 0), np.uint8)
     header_FB[:, : name_FN.shape[1]] = name_FN
-    header_FB[:, _SIZE] = _octal(size_F, 11)
-    header_FB[:, _SUM_FIELD] = ord(" ")
-    header_FB[:, _SUM] = _octal(header_FB.sum(axis=1, dtype=np.int64), 6)
-    header_FB[:, _SUM.stop] = 0
+    header_FB[:, _SIZE] = digit_F11 = _octal(size_F, 11)
+    header_FB[:, _SUM] = _octal(
+        _PLAIN_SUM + name_FN.sum(axis=1, dtype=np.int64) + digit_F11.sum(axis=1, dtype=np.int64), 6
+    )
     return header_FB
 
 
-# Digits of the size and of the checksum, without the NUL behind them; the checksum counts its own eight bytes as spaces.
-_SIZE, _SUM, _SUM_FIELD = slice(124, 135), slice(148, 154), slice(148, 156)
+# Digits of the size and of the checksum, without what follows them.
+_SIZE, _SUM = slice(124, 135), slice(148, 154)
 
 
 def _octal(value_F: NDArray[np.int64], n_digits: int) -> NDArray[np.uint8]:
