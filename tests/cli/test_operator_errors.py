@@ -64,6 +64,7 @@ OPENS_STORE = (
     "export scores --out {f}/out.csv",
     "export samples --out {f}/out.csv",
     "export subset half --out {f}/out.csv",
+    "export locations half --to {f}/out.parquet",
     "subset compare half",
     "experiment list",
     "experiment show mine",

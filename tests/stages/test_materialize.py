@@ -338,6 +338,7 @@ def test_records_of_an_older_version_are_compared_by_sha256_and_get_their_checks
 
 
 def test_a_file_of_locations_reads_what_the_store_reads_and_resumes_it(folder: Engine, tmp_path: Path) -> None:
+    run()  # so that the store has the membership
     to = str(tmp_path / "half.parquet")
     shuffle = BlockShuffle(block=4, buffer=12)
     dataset = SubsetDataset(NAME, reader=Reader(), shuffle=shuffle)
