@@ -192,7 +192,7 @@ def pair(ordinal: int, word: str, *, repair: str | None = None) -> Any:
         record=SimpleNamespace(ordinal=ordinal, key=f"k{ordinal}", files=(member,)), image_hash=sha256(f"i{word}"),
         caption_hash=sha256(f"c{word}"), pair_hash=sha256(word), caption=word, width=4, height=3, format="JPEG",
         perceptual_hash=7, attributes={"source_url": "https://a.example", "licence": "CC0"},
-        metadata='{"likes": 3}', content_hash=sha256("x"),
+        metadata='{"likes": 3}', content_hash=sha256("x"), content_checksum=bytes(16),
         repair=repair,
     )  # fmt: skip
 
