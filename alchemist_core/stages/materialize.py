@@ -115,8 +115,8 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
 
 def _keep_checksums(stage_run: StageRun, members: MemberTable, found: FoundChecksums) -> None:
     """Store the checksums of members that an older version ingested, so that the next copy compares them faster."""
-    columns = (members.table.column(name).to_numpy()[found.row_K] for name in ("shard_id", "ordinal"))
-    fill_checksums(stage_run.engine, *columns, found.checksum_K16)
+    shard_id_K, ordinal_K = (members.table.column(name).to_numpy()[found.row_K] for name in ("shard_id", "ordinal"))
+    fill_checksums(stage_run.engine, shard_id_K, ordinal_K, found.checksum_K16)
 
 
 def copy_uri(config: MaterializeConfig, subset: SubsetRow) -> str:

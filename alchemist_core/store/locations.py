@@ -5,7 +5,7 @@ Letters: N rows · K samples.
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -87,7 +87,7 @@ def fill_checksums(
     engine: Engine, shard_id_K: NDArray[np.int64], ordinal_K: NDArray[np.int32], checksum_K16: NDArray[np.uint8]
 ) -> None:
     """Store the checksums of records that were compared by their sha256, where the store has none yet."""
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "shard_id": shard_id_K.astype(np.int64), "ordinal": ordinal_K.astype(np.int32),
         "content_checksum": np.ascontiguousarray(checksum_K16).view(f"V{CHECKSUM_BYTES}").ravel(),
     }  # fmt: skip

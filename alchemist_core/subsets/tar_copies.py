@@ -98,9 +98,9 @@ class TarCopy:
                 arena = np.empty(size_bytes, np.uint8)
             chunk = arena[:size_bytes]
             layout.read(start, stop, chunk)
-            self._verify(start, stop, memoryview(chunk))
+            self._verify(start, stop, chunk.data)
             layout.write_headers(start, stop, chunk)
-            yield memoryview(chunk)
+            yield chunk.data
         yield end_mark(layout.size_bytes)
 
     def found(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
@@ -177,7 +177,7 @@ class _Layout:
         (first_R,) = np.nonzero(is_first_F)
         last_R = np.append(first_R[1:], len(size_F)) - 1
         length_R = data_F[last_R] + size_F[last_R] - data_F[first_R]
-        view = memoryview(chunk)
+        view = chunk.data
         runs: dict[int, list[tuple[int, memoryview]]] = {}
         columns = (source_F[first_R], offset_F[first_R], data_F[first_R], length_R)
         for source, offset, at, length in zip(*(column.tolist() for column in columns), strict=True):
