@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Otherwise each of thousands of processes of the tests would compile every library that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel docs demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-selection-parts study bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers bench-peers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
+.PHONY: help setup wheel docs pictures demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-selection-parts study bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers bench-peers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ wheel: docs ## Build the wheel into dist/ from the files that git tracks, with t
 
 docs: $(STAMP) ## Build the documentation into dist/docs; `alchemist docs` opens it
 	@$(BIN)/python -m infra.docs
+
+pictures: $(STAMP) ## Draw the figures of the documentation again
+	@$(BIN)/python -m infra.docs.figures
 
 demo: $(STAMP) ## Run the whole platform on this machine; ends with a table of subset against random
 	@$(BIN)/alchemist demo

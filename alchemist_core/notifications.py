@@ -18,7 +18,6 @@ from typing import Literal, NoReturn
 from urllib.parse import quote
 
 from alchemist_core.errors import AlchemistError, ConfigError
-from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
 
 Kind = Literal["held_night", "failed_check", "failed_task", "question", "answered", "worse_than_random"]
@@ -37,7 +36,6 @@ LONGEST_TEXT = 4000
 """Longest text, in characters from its end: receivers refuse long messages, and the end of a log matters most."""
 # Chat programs interpret these (`<!channel>` in Slack, `@everyone` in Discord): names of data must not alert people.
 HARMLESS = str.maketrans({"<": "‹", ">": "›", "@": "＠"})
-INFRA = resource("infra")
 
 
 class NotSentError(AlchemistError):
@@ -130,13 +128,13 @@ def page_of_this_task(otherwise: str) -> str:
 
 
 def docs_address() -> str:
-    """Return the address of the folder of the runbook: ALCHEMIST_DOCS_URL, else the folder of this installation."""
-    return (load_settings().docs_url or INFRA.as_uri()).rstrip("/")
+    """Return the address of the documentation: ALCHEMIST_DOCS_URL, else the site of this version."""
+    return load_settings().docs_url.rstrip("/")
 
 
 def runbook_page(heading: str) -> str:
     """Return the address of a runbook heading."""
-    return f"{docs_address()}/RUNBOOK.md#{heading}"
+    return f"{docs_address()}/how-to/runbook.html#{heading}"
 
 
 def receivers() -> Iterator[tuple[str, Callable[[Event], None]]]:

@@ -13,10 +13,15 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from alchemist_core import __version__
 from alchemist_core.config import bounds_of
 from alchemist_core.errors import ConfigError
 
 PREFIX = "ALCHEMIST_"
+SITE = "https://alchemist.example/docs"
+"""Address of the published documentation, which has a folder for each minor version; a reserved name until there is one. The rules of
+Prometheus, `pyproject.toml` and `mkdocs.yml` name it too; tests compare them."""
+SITE_OF_VERSION = f"{SITE}/{'.'.join(__version__.split('.')[:2])}"
 
 
 class SecretFiles(PydanticBaseSettingsSource):
@@ -167,9 +172,9 @@ class Settings(BaseSettings):
     reports_url: str | None = Field(
         None, description="URL of the pages of artifacts/reports, for links; unset: their paths"
     )
-    docs_url: str | None = Field(
-        None,
-        description="URL of the folder of RUNBOOK.md, for links; unset: the folder of this installation",
+    docs_url: str = Field(
+        SITE_OF_VERSION,
+        description="URL of a published copy of the documentation, for links of alerts and notifications to the runbook",
     )
     openlineage: bool = Field(
         False,

@@ -269,7 +269,7 @@ CATALOGUE = (
         "Mean value of a metric over the models of a published subset, or of its random control.",
         ("subset", "metric", "outcome"),
     ),
-    Metric("alchemist_docs_info", "Address of the folder of RUNBOOK.md, as a label; the value is 1.", ("url",)),
+    Metric("alchemist_docs_info", "Address of the documentation, as a label; the value is 1.", ("url",)),
     Metric("alchemist_airflow_listening", "Whether the exporter receives Airflow's statsd metrics: 1 or 0."),
     Metric("alchemist_airflow_heartbeats_total", "Heartbeats of Airflow's scheduler since the exporter started."),
     Metric("alchemist_airflow_import_errors", "DAG files that Airflow could not import."),

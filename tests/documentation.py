@@ -49,7 +49,30 @@ PAGES = (
         "docs/how-to/query.md",
         replaced={"scenes-auto-r20": "good-half", "-f sql/": f"-f {CHECKOUT}/sql/"},
     ),
+    # The datasets and the subset of the tutorial, whose results are reused.
+    Page(
+        "README.md",
+        replaced={"alchemist init ": "alchemist init --force ", "num_workers=4": "num_workers=1"},
+        left_out={
+            "make ": "runs the demo", "source ": "this shell has it", "corpus import": "the tutorial has done it",
+            "explore": "serves until it is stopped",
+        },
+        expected={"alchemist train-rater": 5},
+    ),
     Page("docs/how-to/connect.md", left_out={"serve-metrics": "serves until it is stopped"}),
+    Page("docs/how-to/size-a-store.md", replaced={"alchemist plan train": "cd / && alchemist plan train"}),
+    Page("docs/how-to/several-gpus.md", replaced={"alchemist plan train": "cd / && alchemist plan train"}),
+    Page(
+        "docs/how-to/rotate-secrets.md",
+        left_out={
+            "alchemist stack": "needs Airflow", "infra/secrets": "of compose", "docker": "of compose", "kubectl": "needs a cluster",
+            "_PASSWORD_FILE": "needs a server of your own", "provision": "needs a server of your own",
+        },
+    ),
+    Page(
+        "docs/how-to/run-experiments.md",
+        left_out={"alchemist experiment run": "trains for an hour", "experiment show": "there is none"},
+    ),
     Page("docs/how-to/read-a-comparison.md"),
     Page("docs/how-to/train-on-a-subset.md", left_out={"s3://": "needs a bucket"}),
     Page("docs/tutorials/new-scorer.md", replaced={"--dataset scenes": "--dataset web"}),

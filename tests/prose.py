@@ -15,7 +15,7 @@ from infra.docs.markdown import without_blocks
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = sorted(CHECKOUT.glob("docs/**/*.md")) + [
-    CHECKOUT / name for name in ("CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md")
+    CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md")
 ]
 RULES = {
     r"\b(whoever|nobody|nought|of old|set aside|put away)\b": "Name who acts.",

@@ -13,7 +13,6 @@ from sqlalchemy import Engine
 from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result, current_names
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import require_artifact
-from alchemist_core.notifications import runbook_page
 from alchemist_core.project import load_project, train_rater_command
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.stages.devices import hold_device
@@ -183,7 +182,7 @@ def _remedy(rater: RaterRow, training: RaterTrainingConfig, n_validation: int) -
         )
     return (
         f"{advice} To use it all the same: alchemist rater promote {rater.name} --without-acceptance 'REASON'. "
-        f"What each check means: {runbook_page('rater-certify')}"
+        "What each check means: alchemist docs runbook#rater-certify"
     )
 
 

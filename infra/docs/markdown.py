@@ -113,7 +113,7 @@ def move(text: str, source: str, page: str, pages: Mapping[str, str]) -> str:
         text: The file.
         source: Its path in the repository.
         page: Its path on the site.
-        pages: The page of each file of the repository that is one, or of a heading of a file, such as README.md#glossary.
+        pages: The page of each file of the repository that is one.
     """
 
     def replace(found: re.Match[str]) -> str:
@@ -121,8 +121,6 @@ def move(text: str, source: str, page: str, pages: Mapping[str, str]) -> str:
         if target is None or is_outside(target) or target.startswith("#"):
             return found[0]
         path, anchor = resolve(source, target), target.partition("#")[2]
-        if f"{path}#{anchor}" in pages:
-            return f"[{found['text']}]({relative(page, pages[f'{path}#{anchor}'])})"
         if path in pages:
             return f"[{found['text']}]({relative(page, pages[path])}{'#' + anchor if anchor else ''})"
         shown = found["text"].strip("`")

@@ -77,7 +77,7 @@ def render() -> dict[str, str]:
     return {
         **commands.render(), **errors.render(), **interface.render(), "reference/project-file.md": project_file(),
         "reference/presets.md": presets(), "reference/metrics.md": metrics(), "reference/dags.md": dags(),
-        "reference/records.md": records(), "reference/protocols.md": protocols(), "reference/glossary.md": glossary(),
+        "reference/records.md": records(), "reference/protocols.md": protocols(),
     }  # fmt: skip
 
 
@@ -290,9 +290,3 @@ def _about_class(address: str) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     node = next(one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == name)
     return (ast.get_docstring(node) or "").partition("\n\n")[0]
-
-
-def glossary() -> str:
-    """Return the glossary of the README as a page."""
-    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    return "# Glossary\n" + readme.partition("\n## Glossary\n")[2].partition("\n## ")[0]

@@ -29,8 +29,8 @@ SHOWN = {
     "tests/README.md": "contributing/tests.md",
 }
 """Files of the repository that are pages, and their paths on the site."""
-REPLACED = {"README.md": "index.md", "README.md#glossary": "reference/glossary.md"}
-"""Files of the repository, and headings of them, that have a page on the site in their place."""
+REPLACED = {"README.md": "index.md"}
+"""Files of the repository that have a page on the site in their place."""
 
 
 # Tables repeat the words of their questions so often that they would come first.

@@ -15,9 +15,10 @@ from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.cli.exporter import described, with_expectations
 from alchemist_core.local.airflow_metrics import MAX_DAGS, MOST_SERIES, AirflowMetrics, listen
+from alchemist_core.notifications import runbook_page
 from alchemist_core.prices import Prices
 from alchemist_core.project import Project
-from alchemist_core.settings import Settings, load_settings
+from alchemist_core.settings import SITE_OF_VERSION, Settings, load_settings
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.overviews import read_measurements
 from alchemist_core.store.queries import load_query
@@ -200,12 +201,11 @@ def test_a_scheduler_that_was_never_heard_is_counted_from_0(monkeypatch: pytest.
 
 
 def test_alerts_link_to_the_runbook_where_people_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    (((address,), _),) = described(Settings())["alchemist_docs_info"]
-    with urllib.request.urlopen(f"{address}/RUNBOOK.md") as page:
-        assert page.read().startswith(b"# Runbook")
-    monkeypatch.setenv("ALCHEMIST_DOCS_URL", "https://docs.example/infra/")
+    assert described(Settings())["alchemist_docs_info"] == [((SITE_OF_VERSION,), 1.0)]
+    monkeypatch.setenv("ALCHEMIST_DOCS_URL", "https://docs.example/")
     load_settings.cache_clear()
-    assert described(Settings())["alchemist_docs_info"] == [(("https://docs.example/infra",), 1.0)]
+    assert described(Settings())["alchemist_docs_info"] == [(("https://docs.example",), 1.0)]
+    assert runbook_page("scoredrift") == "https://docs.example/how-to/runbook.html#scoredrift"
 
 
 def test_the_project_file_sets_the_crawl_interval_of_a_dataset_or_that_crawls_ended() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from alchemist_core.settings import SITE_OF_VERSION
 from alchemist_core.telemetry import CATALOGUE
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
@@ -16,8 +17,12 @@ NAMED_IN_THE_DESIGN = {
     "NightlyStale", "QuarantineRateHigh", "ScoreDrift", "LedgerMismatch", "LeaseLeak", "BacklogGrowing", "EvaluationRegression",
     "CostOverBudget", "TakedownOverdue", "ExporterDown",
 }  # fmt: skip
-# The address of the runbook as the exporter last published it, or beside the rules if it never did.
-DOCS = '{{ with query "last_over_time(alchemist_docs_info[1d])" }}{{ . | first | label "url" }}{{ else }}infra{{ end }}'
+# The address of the documentation as the exporter last published it, or the site's if it never did.
+DOCS = (
+    '{{ with query "last_over_time(alchemist_docs_info[1d])" }}{{ . | first | label "url" }}{{ else }}'
+    + SITE_OF_VERSION
+    + "{{ end }}"
+)
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None,
     reason="promtool is not installed: apt-get install prometheus (make test-e2e does)",
@@ -56,7 +61,7 @@ def test_an_alert_has_a_severity_a_summary_and_a_runbook_link(name):
     assert alert["annotations"]["summary"].endswith(".")
     link = alert["annotations"]["runbook_url"].removeprefix(DOCS)
     page, _, anchor = link.partition("#")
-    assert page == "/RUNBOOK.md"
+    assert page == "/how-to/runbook.html"
     assert anchor == name.lower()
     assert anchor in anchors(INFRA / "RUNBOOK.md")
 

@@ -25,6 +25,16 @@ def test_every_alert_has_a_heading() -> None:
     assert {name.lower() for name in ALERTS} <= anchors(RUNBOOK)
 
 
+PARTS = ("Severity", "Meaning", "Impact", "Diagnosis", "Mitigation", "Verification")
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_the_entry_of_an_alert_says_what_it_means_and_what_to_do_and_see(name: str) -> None:
+    entry = re.split(r"^#+ ", RUNBOOK.read_text().partition(f"\n## {name}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    assert tuple(re.findall(r"^- \*\*(\w+)\*\*:", entry, re.MULTILINE)) == PARTS
+    assert re.findall(r"^- \*\*Severity\*\*: (\w+)\.", entry, re.MULTILINE) == [ALERTS[name]["labels"]["severity"]]
+
+
 def test_links_in_the_runbook_resolve() -> None:
     links = set(re.findall(r"\]\(#([\w-]+)\)", RUNBOOK.read_text()))
     assert links

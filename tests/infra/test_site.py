@@ -1,23 +1,28 @@
 """The pages of the documentation: those made from the code can be made and are complete, each is in the navigation, no link is dead."""
 
+import json
 import re
-import shlex
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import CheckConstraint
 
-from alchemist_core.cli.command_line import build_parser, read_config
 from alchemist_core.cli.verbs import VERBS, load_commands
 from alchemist_core.errors import FINAL_EXIT_CODES
+from alchemist_core.settings import SITE, SITE_OF_VERSION
 from alchemist_core.shards.faults import Reason
+from alchemist_core.store import tables
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.tables import Table
 from alchemist_core.telemetry import CATALOGUE
-from infra.docs import markdown, site
+from infra.docs import figures, markdown, site
 from infra.docs.markdown import FENCE, anchors, dead_links, move
+from infra.docs.publish import publish
+from tests.written_commands import commands_in, require_accepted
 
 CHECKOUT = Path(__file__).parents[2]
 pytestmark = pytest.mark.db
@@ -51,24 +56,11 @@ def test_no_link_is_dead(pages: dict[str, str]) -> None:
 
 def test_every_command_in_a_block_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = [(path, block[0]) for path, text in site.written().items() for block in FENCE.finditer(text)]
-    lines = [(path, line) for path, block in blocks for line in re.findall(r"^alchemist .+$", block, re.MULTILINE)]
-    assert len(lines) > 60
-    for path, line in lines:
-        words = shlex.split(line, comments=True)[1:]
-        parsed = words[:2] if words[:2] == ["db", "psql"] else words
-        if words[0] in ("train-rater", "train-downstream"):
-            # On these pages the project file names preset and datasets.
-            parsed = [
-                *words,
-                "--preset",
-                "tiny",
-                *(["--dataset", "d", "--validation", "v"] if words[0] == "train-rater" else []),
-            ]
-        elif words[0] == "select" and "--dataset" not in words:
-            parsed = [*words, "--dataset", "d"]
-        options = vars(build_parser(words).parse_args(parsed))
-        assert read_config(options["command"].config, options) is not None, f"{path}: {line}"
+    blocks = [block[0] for text in site.written().values() for block in FENCE.finditer(text)]
+    commands = [command for block in blocks for command in commands_in(block)]
+    assert len(commands) > 90
+    for command in commands:
+        require_accepted(command)
 
 
 def test_every_page_begins_with_its_title(pages: dict[str, str]) -> None:
@@ -77,6 +69,12 @@ def test_every_page_begins_with_its_title(pages: dict[str, str]) -> None:
         path: re.sub(r"\A(<!--.*?-->|---\n.*?\n---)\s*", "", text, flags=re.DOTALL) for path, text in pages.items()
     }
     assert [path for path, text in heads.items() if not text.startswith("# ")] == []
+
+
+def test_no_page_that_is_written_by_hand_is_long() -> None:
+    words = {path: len(text.split()) for path, text in site.written().items() if not path.startswith("reference/")}
+    assert {path: n for path, n in words.items() if n > 1_500} == {}
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def test_every_command_has_a_heading(pages: dict[str, str]) -> None:
@@ -106,8 +104,8 @@ def test_the_other_reference_pages_are_complete(pages: dict[str, str]) -> None:
 
 
 def test_a_link_between_files_of_the_repository_becomes_one_between_pages() -> None:
-    known = {"infra/RUNBOOK.md": "how-to/runbook.md", "README.md#glossary": "reference/glossary.md"}
-    text = "See [runbook](RUNBOOK.md#ingest), [`roles.sql`](../sql/roles.sql), [words](../README.md#glossary), `[a](b.md)`."
+    known = {"infra/RUNBOOK.md": "how-to/runbook.md", "docs/reference/glossary.md": "reference/glossary.md"}
+    text = "See [runbook](RUNBOOK.md#ingest), [`roles.sql`](../sql/roles.sql), [words](../docs/reference/glossary.md), `[a](b.md)`."
     assert move(text, "infra/README.md", "how-to/deploy.md", known) == (
         "See [runbook](runbook.md#ingest), `sql/roles.sql`, [words](../reference/glossary.md), `[a](b.md)`."
     )
@@ -122,3 +120,41 @@ def test_the_examples_of_the_helpers_hold() -> None:
     import doctest
 
     assert doctest.testmod(markdown).failed == 0
+
+
+def test_each_minor_version_of_the_site_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    built = tmp_path / "built"
+    built.mkdir()
+    for version in ("0.2.0", "0.10.0", "0.2.1"):
+        (built / "index.html").write_text(version)
+        publish(built, tmp_path / "site", version)
+    assert {path.parent.name: path.read_text() for path in (tmp_path / "site").glob("*/index.html")} == {
+        "0.2": "0.2.1",
+        "0.10": "0.10.0",
+    }
+    assert [one["title"] for one in json.loads((tmp_path / "site" / "versions.json").read_text())] == [
+        "0.10.0",
+        "0.2.1",
+    ]
+    assert "url=0.10/index.html" in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_the_address_of_the_site_is_the_same_everywhere() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    config = yaml.safe_load((CHECKOUT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert (project["urls"]["Documentation"], config["site_url"]) == (SITE, f"{SITE_OF_VERSION}/")
+
+
+def test_the_figures_are_those_that_the_code_draws() -> None:
+    drawn = figures.render()
+    kept = {path.name: path.read_text(encoding="utf-8") for path in figures.FOLDER.glob("*.svg")}
+    assert drawn.keys() == kept.keys()
+    assert [name for name, text in drawn.items() if text != kept[name]] == [], "run: make pictures"
+
+
+def test_the_figures_of_states_hold_the_states_that_the_database_allows() -> None:
+    tables_of = {"night": tables.Night, "shard": tables.Shard, "rater": tables.Rater, "subset": tables.Subset}
+    for name, kind in tables_of.items():
+        conditions = [str(one.sqltext) for one in kind.__table__.constraints if isinstance(one, CheckConstraint)]
+        allowed = next(text for text in conditions if text.startswith("state IN"))
+        assert set(figures.STATES[name][1]) == set(re.findall(r"'(\w+)'", allowed)), name

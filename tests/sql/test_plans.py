@@ -117,9 +117,12 @@ def test_one_sample_is_looked_up_not_searched(large: Connection, view: str) -> N
     assert "scores_1_pkey" in indexes(large, f"SELECT * FROM alchemist.{view} WHERE sample_id = 77")
 
 
+README, IN_ORDER = (
+    (SQL.parent / path).read_text(encoding="utf-8") for path in ("README.md", "docs/reference/commands-in-order.md")
+)
 EXAMPLES = [
     *QUERIES,
-    *re.findall(r"^alchemist db psql -c '(select [^']+)'", (SQL.parent / "README.md").read_text(), re.MULTILINE),
+    *re.findall(r"^alchemist db psql -c '(select [^']+)'", README + IN_ORDER, re.MULTILINE),
 ]
 
 
