@@ -36,6 +36,7 @@ class LocatedSample(NamedTuple):
     file_sizes: list[int]
     content_hash: bytes | None
     repair: str | None
+    content_checksum: bytes | None = None
 
 
 # What is read of all rows at once. A row's other values are before its end in the file of rows.
@@ -43,7 +44,7 @@ _COLUMNS = np.dtype(
     [("pair_hash", f"V{HASH_BYTES}"), ("image_hash", f"V{HASH_BYTES}"), ("shard_id", "i8"), ("ordinal", "i8"), ("end", "i8")]
 )  # fmt: skip
 _PACKED = struct.Struct(f"={HASH_BYTES}s{HASH_BYTES}sqqq")
-_HASHES = ("pair_hash", "image_hash", "content_hash")
+_HASHES = ("pair_hash", "image_hash", "content_hash", "content_checksum")
 # After so many reads a process lets the pages go. The kernel maps 64 KiB around each page that is read: at most 32 MiB of two files.
 _READS_IN_MEMORY = 256
 
