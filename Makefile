@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILED := $(VENV)/.compiled
 comma := ,
+# Checks of accessibility, for the tests in a browser.
+AXE := .alchemist/axe-core/package
 # More processes than cores, because many tests wait; with the checked array shapes.
 PYTEST := $(BIN)/pytest -q --jaxtyping-packages=alchemist_core.rating,alchemist_core.selection,alchemist_core.metrics.distances,beartype.beartype
 PARALLEL := $(PYTEST) -n 4 --dist loadfile
@@ -80,7 +82,9 @@ rehearsal-flux: $(STAMP) ## The same for FLUX-mini's adapters, with one block of
 	@$(BIN)/python -m tests.rehearsal flux $(if $(CORPUS),--corpus $(CORPUS))
 
 test-e2e: $(STAMP) ## Tests with Airflow's scheduler, Prometheus and a browser, which are installed if they are missing (half an hour)
-	$(call install_missing,promtool=prometheus chromium/google-chrome/chromium-browser=chromium)
+	$(call install_missing,promtool=prometheus chromium/google-chrome/chromium-browser=chromium npm=npm)
+	@test -e $(AXE)/axe.min.js || { mkdir -p .alchemist/axe-core && cd .alchemist/axe-core && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-*.tgz; } || \
+		echo "axe-core cannot be fetched here, so its tests are skipped. To run them: npm pack axe-core, unpacked into .alchemist/axe-core"
 	@$(BIN)/pytest -q -m stack -rs --timeout 1200
 
 test-faults: $(STAMP) ## Tests that kill real processes and a real object store, and shift clocks; what they need is installed if it is missing

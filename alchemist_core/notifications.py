@@ -127,6 +127,20 @@ def page_of_this_task(otherwise: str) -> str:
     return page or runbook_page(otherwise)
 
 
+def explorer_page(*parts: object) -> str | None:
+    """Return the URL of a page of the explorer by the parts of its path; none if no address of the explorer or of Airflow is set.
+
+    Args:
+        *parts: Such as "nights", dataset and crawl date. Slashes in a part are quoted.
+    """
+    settings = load_settings()
+    airflow = settings.airflow_url and f"{settings.airflow_url.rstrip('/')}/alchemist"
+    address = settings.explorer_url or airflow
+    if address in (None, "none"):
+        return None
+    return "/".join([str(address).rstrip("/"), *(quote(str(part), safe="") for part in parts)])
+
+
 def docs_address() -> str:
     """Return the address of the documentation: ALCHEMIST_DOCS_URL, else the site of this version."""
     return load_settings().docs_url.rstrip("/")

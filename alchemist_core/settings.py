@@ -162,6 +162,11 @@ class Settings(BaseSettings):
     airflow_url: str | None = Field(
         None, description="URL of Airflow's web page, for links; unset: links lead to the runbook"
     )
+    explorer_url: str | None = Field(
+        None,
+        description="URL of the explorer, for links in notifications and questions; none: no such links; unset: its tab in Airflow "
+        "(ALCHEMIST_AIRFLOW_URL)",
+    )
     metrics_url: str | None = Field(
         None,
         description="URL of the exporter's page /metrics, which `alchemist doctor` reads; unset: that of the local stack",
@@ -171,6 +176,10 @@ class Settings(BaseSettings):
     )
     reports_url: str | None = Field(
         None, description="URL of the pages of artifacts/reports, for links; unset: their paths"
+    )
+    search_url: str | None = Field(
+        None,
+        description="URL of `alchemist scorer serve`, which embeds the texts of searches in the explorer; unset: no search by text there",
     )
     docs_url: str = Field(
         SITE_OF_VERSION,

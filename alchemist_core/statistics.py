@@ -157,6 +157,19 @@ def student_quantile(level: float, n_freedom: int) -> float:
     return float(stdtrit(n_freedom, level))
 
 
+def sign_test(n_for: int, n_against: int) -> float:
+    """Return the two-sided p-value of a sign test: as many preferences or more by chance, if both were equally likely.
+
+    Source: Conover 1999, section 3.4 (exact binomial).
+
+    >>> round(sign_test(14, 4), 4), sign_test(3, 3), sign_test(0, 0)
+    (0.0309, 1.0, 1.0)
+    """
+    n, n_more = n_for + n_against, max(n_for, n_against)
+    tail: float = sum(math.comb(n, k) for k in range(n_more, n + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
 def spearman(first_N: Num[np.ndarray, " N"], second_N: Num[np.ndarray, " N"]) -> float:
     """Return the rank correlation of two orders; 0 where either has only ties, for which scipy returns NaN.
 

@@ -48,7 +48,7 @@ BEGIN
         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA alchemist TO alchemist_writer;
         GRANT USAGE ON ALL SEQUENCES IN SCHEMA alchemist TO alchemist_writer;
         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA alchemist TO alchemist_writer;
-        REVOKE UPDATE, DELETE ON alchemist.audit_events, alchemist.sample_flags FROM alchemist_writer;
+        REVOKE UPDATE, DELETE ON alchemist.audit_events, alchemist.sample_flags, alchemist.blind_judgements FROM alchemist_writer;
         REVOKE INSERT, UPDATE, DELETE ON alchemist.alembic_version FROM alchemist_writer;
         -- For later partitions, which COPY can write to directly.
         ALTER DEFAULT PRIVILEGES IN SCHEMA alchemist GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO alchemist_writer;

@@ -1,8 +1,8 @@
-"""Nights: list them, check their drift, publish them, and release those that are held."""
+"""Nights: list them, check their drift, publish them, and release or reject those that are held."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from sqlalchemy import Engine
@@ -29,6 +29,7 @@ from alchemist_core.store.nights import (
     night_title,
     open_nights,
     read_night,
+    reject_night,
     release_night,
 )
 from alchemist_core.store.overviews import (
@@ -191,7 +192,7 @@ def _remedies_of_night(night: NightOverview, reasons: Sequence[NightQuarantine],
         steps += [f"show what is quarantined: alchemist shard show {reasons[0].shard_id}"]
     release = f"alchemist night release {which} --reason WHY"
     if night.status.startswith("held"):
-        steps += [f"inspect it, then {release}"]
+        steps += [f"inspect it, then {release}, or alchemist night reject {which} --reason WHY"]
     elif night.status.startswith("stopped"):
         steps += [
             f"alchemist check --suite shards,samples,scores {which} prints the failed checks; if the data is correct, {release}"
@@ -207,18 +208,31 @@ def _next_publish(config: PublishNightConfig, result: PublishNightResult) -> str
     return select_command(config.dataset) if result.n_nights else None
 
 
-class ReleaseNightConfig(Config):
-    """Which night to release, and why."""
+class DecideNightConfig(Config):
+    """Which held night, and why."""
 
     dataset: str = Field(..., description="Dataset of the held night")
     crawl_date: date = Field(..., description="Crawl date of the night (YYYY-MM-DD)")
     reason: str = Field(
-        ...,
-        min_length=3,
-        max_length=500,
-        description="Reason of the release, 3 to 500 characters; stored in the audit log",
+        ..., min_length=3, max_length=500, description="Reason, 3 to 500 characters; stored in the audit log"
     )
     rater: str = Field("production", description="Rater by name, or production, or newest")
+
+
+class ReleaseNightConfig(DecideNightConfig):
+    """Which night to release, and why."""
+
+
+class RejectNightConfig(DecideNightConfig):
+    """Which night to reject, and why."""
+
+
+class RejectNightResult(Result):
+    """Nights that were rejected."""
+
+    nights: list[str]
+    was_held_for: list[str]
+    rejected_by: str
 
 
 class ReleaseNightResult(Result):
@@ -231,7 +245,7 @@ class ReleaseNightResult(Result):
 
 
 def release(config: ReleaseNightConfig) -> ReleaseNightResult:
-    """Make a night selectable that was held because of drift, or stopped by a failed check; then score, check and publish a stopped one.
+    """Make a night selectable that was held (drift), rejected, or stopped by a check; then score, check and publish a stopped one.
 
     The audit log stores who released it and why. Checks that fail for the first time stop the night again.
     """
@@ -240,36 +254,77 @@ def release(config: ReleaseNightConfig) -> ReleaseNightResult:
     rater = find_rater(engine, config.rater)
     if rater is None and not failed:
         raise ConfigError("There is no rater in production, so no night is held. Give a rater: --rater NAME.")
-    held = _held(engine, config, rater) if rater else []
-    if not held and not failed:
+    held, rejected = _find(engine, config, rater, "held"), _find(engine, config, rater, "rejected")
+    if not (held or rejected or failed):
         raise ConfigError(
             f"No night of {config.dataset} {config.crawl_date} is held or was stopped by a check. "
             "Show the state of all nights: alchemist night list."
         )
-    _release(engine, config, held, failed, actor=actor)
+    _release(engine, config, {"held": held, "rejected": rejected}, failed, actor=actor)
     n_scored = _finish_night(config) if failed else 0
     return ReleaseNightResult(
-        nights=[night_title(row) for row in held] or [f"{config.dataset} {config.crawl_date}"],
-        was_held_for=[*(row.reason for row in held), *(f"{row.suite}.{row.expectation}" for row in failed)],
+        nights=[night_title(row) for row in [*held, *rejected]] or [f"{config.dataset} {config.crawl_date}"],
+        was_held_for=[
+            *(str(row.reason) for row in [*held, *rejected]),
+            *(f"{row.suite}.{row.expectation}" for row in failed),
+        ],
         released_by=actor,
         n_scored=n_scored,
     )
 
 
-def _held(engine: Engine, config: ReleaseNightConfig, rater: RaterRow) -> Sequence[NightRow]:
+def _held(engine: Engine, config: DecideNightConfig, rater: RaterRow | None) -> Sequence[NightRow]:
+    return _find(engine, config, rater, "held")
+
+
+def _find(
+    engine: Engine, config: DecideNightConfig, rater: RaterRow | None, state: Literal["held", "rejected"]
+) -> Sequence[NightRow]:
+    if rater is None:
+        return []
     dataset_id = find_dataset(engine, config.dataset).dataset_id
-    return held_nights(engine, dataset_ids=[dataset_id], crawl_date=config.crawl_date, rater_id=rater.rater_id)
+    return held_nights(
+        engine, dataset_ids=[dataset_id], crawl_date=config.crawl_date, rater_id=rater.rater_id, state=state
+    )
+
+
+def reject(config: RejectNightConfig) -> RejectNightResult:
+    """Reject a held night: its samples are never selected, and nobody is reminded of it any more. It can still be released.
+
+    The audit log stores who rejected it and why. Shards that arrive later are a new revision of the night, which is decided anew.
+    """
+    engine, actor = open_store(), current_actor()
+    held = _held(engine, config, find_rater(engine, config.rater))
+    if not held:
+        raise ConfigError(
+            f"No night of {config.dataset} {config.crawl_date} is held. Show the state of all nights: alchemist night list."
+        )
+    with engine.begin() as connection:
+        for row in held:
+            if reject_night(connection, row.night_id, actor=actor, reason=config.reason):
+                record_event(
+                    connection, actor, "reject", f"night {night_title(row)}",
+                    before={"state": "held", "reason": row.reason}, after={"state": "rejected", "reason": config.reason},
+                )  # fmt: skip
+    return RejectNightResult(
+        nights=[night_title(row) for row in held], was_held_for=[str(row.reason) for row in held], rejected_by=actor
+    )
 
 
 def _release(
-    engine: Engine, config: ReleaseNightConfig, held: Sequence[NightRow], failed: Sequence[FailedCheck], *, actor: str
+    engine: Engine,
+    config: ReleaseNightConfig,
+    stopped: Mapping[str, Sequence[NightRow]],
+    failed: Sequence[FailedCheck],
+    *,
+    actor: str,
 ) -> None:
     with engine.begin() as connection:
-        for row in held:
+        for state, row in [(state, row) for state, rows in stopped.items() for row in rows]:
             if release_night(connection, row.night_id, actor=actor, reason=config.reason):
                 record_event(
                     connection, actor, "release", f"night {night_title(row)}",
-                    before={"state": "held", "reason": row.reason}, after={"state": "released", "reason": config.reason},
+                    before={"state": state, "reason": row.reason}, after={"state": "released", "reason": config.reason},
                 )  # fmt: skip
         if failed:
             release_checks(connection, failed, config.dataset, config.crawl_date, actor=actor, reason=config.reason)
@@ -463,5 +518,6 @@ COMMANDS = {
     "check-drift": Command(DriftConfig, check_drift, _next_drift),
     "publish": Command(PublishNightConfig, publish_night, _next_publish),
     "release": Command(ReleaseNightConfig, release),
+    "reject": Command(RejectNightConfig, reject),
     "announce": Command(AnnounceConfig, announce),
 }

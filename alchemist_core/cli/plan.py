@@ -15,7 +15,7 @@ from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, Wor
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.metrics.heldout import heldout_conditions, heldout_flow_conditions
-from alchemist_core.notifications import code_span
+from alchemist_core.notifications import code_span, explorer_page
 from alchemist_core.presets import gigabytes
 from alchemist_core.prices import cost_at
 from alchemist_core.project import effective_prices, load_project
@@ -326,6 +326,7 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteResult:
     measured = [check for check in checks if check["value"] is not None]
     lines = [f"- {code_span(check['name'])}: {code_span(format(check['value'], '.4g'))}" for check in measured]
     lines += [f"- Warning: {code_span(warning)}" for warning in warnings_of(rater.acceptance_report)]
+    lines += _look(explorer_page("raters", rater.name))
     accepted = (
         "acceptance checks passed" if rater.acceptance_report.get("is_certified") else "acceptance checks NOT passed"
     )
@@ -406,6 +407,7 @@ class PlanPublishResult(Result):
     datasets: list[str]
     warnings: list[str]
     report: str | None
+    page: str | None = None
     question: str
 
     def summary(self) -> str:
@@ -439,6 +441,7 @@ def plan_publish(config: PlanPublishConfig) -> PlanPublishResult:
         "datasets": rater.dataset_names,
         "warnings": selected.get("warnings", []),
         "report": _report_address(rater.dataset_names),
+        "page": explorer_page("subsets", subset.name, subset.version),
     }
     return PlanPublishResult(**facts, question=_question(facts))
 
@@ -482,6 +485,7 @@ def _question(facts: dict[str, Any]) -> str:
         f"- Rater: {code_span(facts['rater'])}; datasets: {', '.join(map(code_span, facts['datasets']))}",
         *(f"- Warning: {code_span(warning)}" for warning in facts["warnings"]),
         f"- Report: {_link(facts['report'])}",
+        *_look(facts["page"]),
     ]
     return "\n".join(lines)
 
@@ -493,6 +497,11 @@ def _compared(facts: dict[str, Any]) -> str:
         return f"version {code_span(facts['published_version'])}, whose manifest cannot be read"
     join, leave, stay = (code_span(format(facts[name], ",")) for name in ("n_in", "n_out", "n_stay"))
     return f"version {code_span(facts['published_version'])}: {join} join, {leave} leave, {stay} stay"
+
+
+def _look(page: str | None) -> list[str]:
+    """Return the line that leads to the page of the explorer with the pictures and figures that decide."""
+    return [] if page is None else [f"- Look at it: {_link(page)}"]
 
 
 def _link(report: str | None) -> str:

@@ -58,6 +58,7 @@ OUTSIDE = {
         "its night is held ({detail}): {places}. Inspect it, then run alchemist night release --dataset NAME --crawl-date DATE "
         "--reason WHY, and select again"
     ),
+    "rejected": "its night was rejected ({detail}): {places}. If that was wrong, release it: alchemist night release",
     "night not decided": (
         "its night has not passed its checks: {places}. Run alchemist check --suite scores and alchemist night publish, and select again"
     ),

@@ -1,10 +1,11 @@
-"""Scorers: register one, train a critic, list them, test one on samples, and retire one.
+"""Scorers: register one, train a critic, list them, test one on samples, serve its text tower, and retire one.
 
 A scorer gives each sample a score, or several with names. The project file declares scorers under `[scorers.NAME]`.
 """
 
 import time
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from alchemist_core.cli.scorer_training import TrainScorerConfig, train_scorer
+from alchemist_core.cli.search import embed_by
 from alchemist_core.config import BARE_WORD, Command, Config, Result, Words, counted
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.project import ScorerSection, load_project
 from alchemist_core.scorers.catalogue import find_scorer, scorer_names
-from alchemist_core.scorers.registration import open_scorer, register
+from alchemist_core.scorers.registration import load_runner, open_scorer, register
 from alchemist_core.scorers.running import ScorerRunner
 from alchemist_core.scorers.scorer import Batch, Scorer
 from alchemist_core.stages.declared_scorers import adjust
@@ -297,10 +299,48 @@ def retire(config: RetireConfig) -> RetireResult:
     return RetireResult(name=config.name, scores=found)
 
 
+class ServeConfig(Config):
+    """Which scorer to serve, and where."""
+
+    name: str | None = Field(
+        None,
+        description="Scorer with a text tower; none: the only one that has embeddings",
+        json_schema_extra=BARE_WORD,
+    )
+    port: int = Field(9481, ge=1024, le=65535, description="TCP port")
+    address: str = Field(
+        "127.0.0.1",
+        description="IP address to listen on. Requests need no password: only servers that may ask it should reach it",
+    )
+
+
+def serve(config: ServeConfig) -> None:
+    """Embed texts for searches in the explorer until stopped: the explorer asks it at ALCHEMIST_SEARCH_URL.
+
+    Raises:
+        ConfigError: The scorer has no embeddings or no text tower.
+    """
+    from alchemist_core.embeddings.reading import find_embedding_scorer  # noqa: PLC0415  imports pyarrow
+    from alchemist_core.embeddings.text_service import open_server  # noqa: PLC0415  imports a web server
+
+    name, _ = find_embedding_scorer(engine := open_store(), config.name)
+    scorer = load_runner(find_outputs(engine, name), "cpu").scorer
+    try:
+        # The first text loads what a tower loads late, and shows whether there is one.
+        embed_by(scorer, name, "a photograph")
+        embed = partial(embed_by, scorer, name)
+        with open_server(name, embed, address=config.address, port=config.port) as server:
+            say(f"Text search by {name}: ALCHEMIST_SEARCH_URL=http://{config.address}:{config.port} (stop: Ctrl-C)")
+            server.serve_forever()
+    finally:
+        scorer.close()
+
+
 COMMANDS = {
     "register": Command(RegisterConfig, register_scorer, lambda config, _: f"alchemist score --scorer {config.name}"),
     "train": Command(TrainScorerConfig, train_scorer, lambda config, _: f"alchemist score --scorer {config.name}"),
     "list": Command(ListConfig, list_all),
     "check": Command(CheckConfig, check, lambda config, _: f"alchemist scorer register {config.name}"),
     "retire": Command(RetireConfig, retire),
+    "serve": Command(ServeConfig, serve),
 }

@@ -103,9 +103,18 @@ def _embed_text(engine: Engine, name: str, text: str) -> NDArray[np.float32]:
 
     scorer = load_runner(find_outputs(engine, name), "cpu").scorer
     try:
-        text_BD = scorer.embed_text([text])
+        return embed_by(scorer, name, text)
     finally:
         scorer.close()
+
+
+def embed_by(scorer: Any, name: str, text: str) -> NDArray[np.float32]:
+    """Return the embedding of a text by the text tower of an open scorer.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    text_BD = scorer.embed_text([text])
     if text_BD is None:
         raise ConfigError(
             f"Scorer {name} cannot embed texts. Search by a sample (--like SAMPLE), or name another --scorer."

@@ -35,9 +35,9 @@ GROUPS = {
     "stages, in the order of the pipeline": STAGES,
     "decide and publish": {
         "rater": Verb("cli.rater", "List raters, run their acceptance checks, and promote one to production."),
-        "scorer": Verb("cli.scorer", "Register scorers (CLIP-Score, your own class, …), train a critic, list, test and retire them."),
+        "scorer": Verb("cli.scorer", "Register scorers (CLIP-Score, your own class, …), train a critic, list, test, serve, retire them."),
         "check": Verb("cli.check", "Run data checks on nights or on a subset; a night or subset that fails a check is not published."),
-        "night": Verb("cli.night", "List nights, check their drift, publish them, and release nights that are held."),
+        "night": Verb("cli.night", "List nights, check their drift, publish them, and release or reject nights that are held."),
         "subset": Verb("cli.subset", "List, show, compare, publish, roll back, withdraw and garbage-collect subset versions."),
         "sample": Verb("cli.sample", "Explain why a sample was selected, flag samples, take an image down, retry quarantined samples."),
         "shard": Verb("cli.shard", "List and show shards, retire them, and register the new bytes of a changed one."),

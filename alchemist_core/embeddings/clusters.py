@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from alchemist_core.embeddings.files import FOLDER
-from alchemist_core.embeddings.reading import Embeddings
-from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.files import artifact_path, file_sha256, write_bytes_atomically
+from alchemist_core.embeddings.reading import Embeddings, unit_vectors
+from alchemist_core.errors import ConfigError
+from alchemist_core.files import artifact_path, write_bytes_atomically
 from alchemist_core.store.embeddings import CentroidsRow, find_centroids, insert_centroids
 
 MAX_CLUSTERS = 16_384
@@ -28,18 +28,6 @@ SAMPLE_BYTES = 1 << 29
 SAMPLES_A_CLUSTER = 256
 """More embeddings for a cluster do not move its centroid."""
 ITERATIONS = 20
-
-
-def unit_vectors(embedding_BD: NDArray[np.float16]) -> NDArray[np.float32]:
-    """Return the embeddings as float32 with length 1; an embedding of zeros stays zero.
-
-    >>> unit_vectors(np.array([[3, 4], [0, 0]], np.float16)).tolist()
-    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
-    """
-    vector_BD = embedding_BD.astype(np.float32)
-    length_B1 = np.linalg.norm(vector_BD, axis=1, keepdims=True)
-    vector_BD /= np.where(length_B1 > 0, length_B1, 1)
-    return vector_BD
 
 
 def usual_clusters(n_samples: int) -> int:
@@ -139,18 +127,3 @@ def _sample(embeddings: Embeddings, n_clusters: int, seed: int) -> NDArray[np.fl
     if not parts:
         return np.empty((0, embeddings.dim), np.float32)
     return unit_vectors(embeddings.read(np.concatenate(parts)).embedding_BD)
-
-
-def load_centroids(row: CentroidsRow) -> NDArray[np.float32]:
-    """Read the centroids of a scorer.
-
-    Raises:
-        DataError: Their file is missing, or is not the one that was stored.
-    """
-    path = artifact_path(row.uri)
-    if not path.is_file() or file_sha256(path) != row.sha256:
-        raise DataError(
-            f"The centroids {path} are missing or were changed. Restore the file from a backup of the artifacts."
-        )
-    centroid_KD: NDArray[np.float32] = np.load(path)
-    return centroid_KD

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from alchemist_core.embeddings.clusters import load_centroids, nearest_clusters, unit_vectors
-from alchemist_core.embeddings.reading import Embedded, Embeddings, find
+from alchemist_core.embeddings.clusters import nearest_clusters
+from alchemist_core.embeddings.reading import Embedded, Embeddings, find, load_centroids, unit_vectors
 from alchemist_core.store.embeddings import (
     CentroidsRow,
     ComparedBlock,

@@ -17,7 +17,14 @@ from sqlalchemy import Engine
 
 from alchemist_core.embeddings.files import MappedFile, map_embeddings, require_unchanged
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.store.embeddings import StoredFile, embedding_scorers, list_files, read_taken_down_ids
+from alchemist_core.files import artifact_path, file_sha256
+from alchemist_core.store.embeddings import (
+    CentroidsRow,
+    StoredFile,
+    embedding_scorers,
+    list_files,
+    read_taken_down_ids,
+)
 
 MAX_MAPPED = 1024
 """Number of files that are mapped at a time."""
@@ -168,3 +175,30 @@ def find_embedding_scorer(engine: Engine, scorer: str | None) -> tuple[str, int]
     raise ConfigError(
         f"{which}. Score with a scorer that embeds its samples, such as clip: alchemist score --scorer NAME"
     )
+
+
+def unit_vectors(embedding_BD: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Return the embeddings as float32 with length 1; an embedding of zeros stays zero.
+
+    >>> unit_vectors(np.array([[3, 4], [0, 0]], np.float16)).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    vector_BD = embedding_BD.astype(np.float32)
+    length_B1 = np.linalg.norm(vector_BD, axis=1, keepdims=True)
+    vector_BD /= np.where(length_B1 > 0, length_B1, 1)
+    return vector_BD
+
+
+def load_centroids(row: CentroidsRow) -> NDArray[np.float32]:
+    """Read the centroids of a scorer.
+
+    Raises:
+        DataError: Their file is missing, or is not the one that was stored.
+    """
+    path = artifact_path(row.uri)
+    if not path.is_file() or file_sha256(path) != row.sha256:
+        raise DataError(
+            f"The centroids {path} are missing or were changed. Restore the file from a backup of the artifacts."
+        )
+    centroid_KD: NDArray[np.float32] = np.load(path)
+    return centroid_KD

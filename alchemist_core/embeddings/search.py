@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from alchemist_core.embeddings.reading import Embedded, Embeddings
+from alchemist_core.embeddings.reading import Embedded, Embeddings, load_centroids
 from alchemist_core.store.embeddings import find_centroids, read_cluster_members, read_matching
 
 EXACT_UP_TO = 2_000_000
@@ -61,9 +61,8 @@ def _candidates(
     if centroids is None:
         yield from embeddings.blocks()
         return
-    from alchemist_core.embeddings.clusters import load_centroids, nearest_clusters  # noqa: PLC0415  imports faiss
-
-    probes = nearest_clusters(load_centroids(centroids), query_D[None], min(N_PROBES, centroids.n_clusters))[0].tolist()
+    # One product needs no FAISS, which the server of the explorer may lack.
+    probes = np.argsort(-(load_centroids(centroids) @ query_D), kind="stable")[:N_PROBES].tolist()
     members = read_cluster_members(engine, embeddings.rater_id, probes)
     for start in range(0, len(members), _IDS_A_READ):
         yield embeddings.read(members[start : start + _IDS_A_READ])

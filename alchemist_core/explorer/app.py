@@ -20,13 +20,37 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alchemist_core.cli.failures import explain, report_defect
 from alchemist_core.errors import AlchemistError, ConfigError, StoreError
-from alchemist_core.explorer import decisions, experiments, flags, needs, nights, pictures, raters, samples, subsets
+from alchemist_core.explorer import (
+    blind,
+    decisions,
+    experiments,
+    flags,
+    needs,
+    nights,
+    pictures,
+    raters,
+    samples,
+    search,
+    subsets,
+)
 from alchemist_core.explorer.markup import CSP, Tab, render, send_static
 from alchemist_core.explorer.people import READING, Guard, is_from_own_page
 from alchemist_core.explorer.pictures import Pictures
 from alchemist_core.store.engine import DatabaseError
 
-PAGES: Sequence[ModuleType] = (needs, samples, subsets, nights, raters, experiments, pictures, flags, decisions)
+PAGES: Sequence[ModuleType] = (
+    needs,
+    samples,
+    search,
+    subsets,
+    blind,
+    nights,
+    raters,
+    experiments,
+    pictures,
+    flags,
+    decisions,
+)
 """Modules with pages, in the order of the navigation: each has ROUTES, and a TAB unless no page of it is in the navigation."""
 HEADERS = {
     "content-security-policy": CSP,

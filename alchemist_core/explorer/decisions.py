@@ -1,4 +1,4 @@
-"""Decisions: release a night, publish or withdraw a subset version, take an image down, promote a rater.
+"""Decisions: release or reject a night, publish or withdraw a subset version, take an image down, promote a rater.
 
 Each has a page that shows the facts and what will happen; its form calls the function of the command with the name of the person. What
 takes minutes or needs a GPU is not done in this process: it would end with the server, hold a thread of it, and lack torch in Airflow's
@@ -9,7 +9,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from pydantic import ValidationError
@@ -30,7 +30,7 @@ from alchemist_core.store import browsing
 from alchemist_core.store.audit import acting_as
 from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_reader
-from alchemist_core.store.nights import held_nights
+from alchemist_core.store.nights import NightRow, held_nights
 from alchemist_core.store.overviews import read_comparisons
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.registry import find_dataset
@@ -100,25 +100,32 @@ def _night_of(given: Given) -> tuple[str, date]:
         raise ConfigError(f"{given.get('night')!r} is not a crawl date. Write YYYY-MM-DD.") from None
 
 
+def _nights(engine: Engine, dataset: str, crawl_date: date, state: Literal["held", "rejected"]) -> list[NightRow]:
+    """Return the revisions of a night under the production rater that are held, or that were rejected."""
+    rater = find_rater(engine, "production")
+    if rater is None:
+        return []
+    dataset_id = find_dataset(engine, dataset).dataset_id
+    return held_nights(engine, dataset_ids=[dataset_id], crawl_date=crawl_date, rater_id=rater.rater_id, state=state)
+
+
 def decide_release(engine: Engine, given: Given) -> Decision:
     """Return what a release of a night would do."""
     dataset, crawl_date = _night_of(given)
-    rater, checks = find_rater(engine, "production"), failed_checks(engine, dataset, crawl_date)
-    dataset_id = find_dataset(engine, dataset).dataset_id
-    held = (
-        held_nights(engine, dataset_ids=[dataset_id], crawl_date=crawl_date, rater_id=rater.rater_id) if rater else []
-    )
-    if not held and not checks:
+    checks = failed_checks(engine, dataset, crawl_date)
+    held = _nights(engine, dataset, crawl_date, "held")
+    rejected = _nights(engine, dataset, crawl_date, "rejected")
+    if not (held or rejected or checks):
         raise ConfigError(
             f"{dataset}, {crawl_date} is not held, and no check has stopped it. There is nothing to release."
         )
     words = ["alchemist", "night", "release", "--dataset", dataset, "--crawl-date", str(crawl_date), "--reason", "WHY"]
     start = Start(shlex.join(words)) if checks else None
     facts = [("Held because of", row.reason or "drift") for row in held]
+    facts += [("Rejected because of", row.reason or "") for row in rejected]
     facts += [("Failed check", f"{one.suite}.{one.expectation}: {json.dumps(one.observed)[:300]}") for one in checks]
     effect = (
-        "Its samples can be selected from then on, and drift of later nights is measured against it too. "
-        "To reject it, leave it held: nothing of it is ever selected."
+        "Its samples can be selected from then on, and drift of later nights is measured against it too."
         if not checks
         else "After a failed check, the release also scores, checks and publishes the night."
     )
@@ -128,7 +135,7 @@ def decide_release(engine: Engine, given: Given) -> Decision:
 
 
 def release(person: Person, form: Form) -> str:
-    """Release a held night."""
+    """Release a held or rejected night."""
     from alchemist_core.cli.night import ReleaseNightConfig  # noqa: PLC0415  slow to import, and only needed now
     from alchemist_core.cli.night import release as release_night  # noqa: PLC0415
 
@@ -138,6 +145,32 @@ def release(person: Person, form: Form) -> str:
     config = _config(ReleaseNightConfig, dataset=dataset, crawl_date=crawl_date, reason=_reason(form))
     with acting_as(person.name):
         release_night(config)
+    return nights.path_of(dataset, crawl_date)
+
+
+def decide_rejection(engine: Engine, given: Given) -> Decision:
+    """Return what the rejection of a night would do."""
+    dataset, crawl_date = _night_of(given)
+    held = _nights(engine, dataset, crawl_date, "held")
+    if not held:
+        raise ConfigError(f"{dataset}, {crawl_date} is not held. There is nothing to reject.")
+    facts = [("Held because of", row.reason or "drift") for row in held]
+    effect = (
+        "None of its samples is ever selected, and it waits for nobody any more. Shards that arrive later are checked anew. "
+        "If this was wrong, the night can still be released."
+    )
+    return Decision(f"Reject {dataset}, {crawl_date}?", "Reject", facts, effect, nights.path_of(dataset, crawl_date))
+
+
+def reject(person: Person, form: Form) -> str:
+    """Reject a held night."""
+    from alchemist_core.cli.night import RejectNightConfig  # noqa: PLC0415  as above
+    from alchemist_core.cli.night import reject as reject_night  # noqa: PLC0415
+
+    dataset, crawl_date = _night_of(form)
+    config = _config(RejectNightConfig, dataset=dataset, crawl_date=crawl_date, reason=_reason(form))
+    with acting_as(person.name):
+        reject_night(config)
     return nights.path_of(dataset, crawl_date)
 
 
@@ -370,6 +403,7 @@ def _page(path: str, decide: Callable[[Engine, Given], Decision]) -> Callable[[R
 
 _DECISIONS: Mapping[str, tuple[Callable[[Engine, Given], Decision], Change | None]] = {
     "/decide/release": (decide_release, release),
+    "/decide/reject": (decide_rejection, reject),
     "/decide/publish": (decide_publish, publish),
     "/decide/withdraw": (decide_withdraw, withdraw),
     "/decide/takedown": (decide_takedown, take_down),

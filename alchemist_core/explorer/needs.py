@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,12 +17,24 @@ from alchemist_core.store.matters import N_EACH, ORDER, Matter, read_matters
 TAB = Tab("What needs me?", "/needs")
 
 
+class Step(NamedTuple):
+    """What a person can do about a matter: a page that decides it."""
+
+    text: str
+    path: str
+
+
+def _no_steps(_matter: Matter) -> Sequence[Step]:
+    return ()
+
+
 class Kind(NamedTuple):
-    """How matters of one kind are shown: their heading, the page that decides one, and the command that does."""
+    """How matters of one kind are shown: their heading, the page about one, the command that decides it, and pages that do."""
 
     heading: str
     path: Callable[[Matter], str | None]
     command: Callable[[Matter], str | None]
+    steps: Callable[[Matter], Sequence[Step]] = _no_steps
 
 
 def _night(matter: Matter) -> str | None:
@@ -32,6 +44,14 @@ def _night(matter: Matter) -> str | None:
 def _release(matter: Matter) -> str:
     words = ["alchemist", "night", "release", "--dataset", matter.subject, "--crawl-date", str(matter.crawl_date)]
     return f"{shlex.join(words)} --reason WHY"
+
+
+def _night_steps(*verbs: str) -> Callable[[Matter], Sequence[Step]]:
+    def steps(matter: Matter) -> Sequence[Step]:
+        which = urlencode({"dataset": matter.subject, "night": str(matter.crawl_date)})
+        return [Step(verb.capitalize(), f"/decide/{verb}?{which}") for verb in verbs]
+
+    return steps
 
 
 def _nowhere(_matter: Matter) -> None:
@@ -44,13 +64,14 @@ def _check(matter: Matter) -> str:
 
 KINDS = {
     "question": Kind("Questions of Airflow that nobody has answered", _nowhere, _nowhere),
-    "held night": Kind("Nights that are held", _night, _release),
-    "failed check": Kind("Nights whose checks failed", _night, _check),
+    "held night": Kind("Nights that are held", _night, _release, _night_steps("release", "reject")),
+    "failed check": Kind("Nights whose checks failed", _night, _check, _night_steps("release")),
     "failed task": Kind("Tasks of Airflow that failed", _nowhere, _nowhere),
     "certified rater": Kind(
         "Raters that passed their acceptance checks and are not in production",
         lambda matter: f"/raters/{quote(matter.subject, safe='')}",
         lambda matter: f"alchemist rater promote {shlex.quote(matter.subject)}",
+        lambda matter: [Step("Promote", f"/decide/promote?{urlencode({'rater': matter.subject})}")],
     ),
     "subset without proof": Kind(
         "Published subsets of which nobody knows whether they are better than random",

@@ -1,10 +1,12 @@
 """Nights: what each crawl date brought, whether it may be used, what moved its scores, and its highest and lowest samples."""
 
+import shlex
 from collections.abc import Sequence
 from datetime import date
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,8 +17,9 @@ from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.store import browsing
 from alchemist_core.store.browsing import Conditions, Shown
 from alchemist_core.store.checks import failed_checks
+from alchemist_core.store.embeddings import find_compared
 from alchemist_core.store.engine import open_reader
-from alchemist_core.store.nights import NightRevision, NightRow, read_revisions, release_command
+from alchemist_core.store.nights import read_revisions
 from alchemist_core.store.overviews import NightOverview, failed_ingests, quarantine_of_nights, read_nights
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.registry import find_dataset
@@ -24,8 +27,8 @@ from alchemist_core.store.registry import find_dataset
 TAB = Tab("Nights", "/nights")
 N_SHOWN = 60
 """Nights in the list."""
-N_SAMPLES = 12
-"""Samples at each end of a night."""
+N_SAMPLES, N_UNUSUAL = 12, 48
+"""Samples at each end of a night, and least like the rest."""
 MOST_SORTED = 50_000
 """Samples of a night whose exact ends are found; of a larger one, samples in the highest and the lowest 5% of ranks are shown."""
 
@@ -51,8 +54,31 @@ def show_night(request: Request) -> Response:
     return render(
         request, "night.html", title=f"May {night.dataset}, {night.crawl_date} be used?", night=night, rater=rater, revisions=revisions,
         quarantine=quarantine_of_nights(engine, [named]), top=top, bottom=bottom,
-        ingest_error=failed_ingests(engine, [named]).get(named), release=_release(night, revisions, dataset.dataset_id),
-        checks=failed_checks(engine, *named),
+        ingest_error=failed_ingests(engine, [named]).get(named), states={one.state for one in revisions},
+        checks=failed_checks(engine, *named), command=command, has_clusters=browsing.has_clusters(engine),
+        path=path_of(night.dataset, night.crawl_date),
+    )  # fmt: skip
+
+
+def show_unusual(request: Request) -> Response:
+    """Return the samples of a night that are least like the rest of the corpus."""
+    # Imported here: it imports pyarrow, which no other page of nights needs.
+    from alchemist_core.embeddings.unusual import find_unusual  # noqa: PLC0415
+
+    engine = open_reader()
+    night = _asked_night(engine, request)
+    dataset = find_dataset(engine, night.dataset)
+    with engine.connect() as connection:
+        centroids = find_compared(connection, None)
+    walk = browsing.OfShards(dataset.dataset_id, night.crawl_date)
+    sample_ids, is_cut = browsing.first_of(engine, walk, MOST_SORTED)
+    found = find_unusual(engine, centroids, np.array(sample_ids, np.int64), limit=N_UNUSUAL)
+    rater = find_rater(engine, "production")
+    conditions = Conditions(rater.rater_id, browsing.newest_scale(engine, rater)) if rater else Conditions()
+    return render(
+        request, "unusual.html", title=f"What is new in kind in {night.dataset}, {night.crawl_date}?",
+        shown=browsing.show(engine, list(found.similarity_of), conditions), similarity_of=found.similarity_of, n_measured=found.n_measured,
+        n_read=len(sample_ids), is_cut=is_cut, path=path_of(night.dataset, night.crawl_date),
     )  # fmt: skip
 
 
@@ -82,13 +108,10 @@ def _ends(engine: Engine, night: NightOverview, dataset_id: int, rater: RaterRow
     return found[0], found[1]
 
 
-def _release(night: NightOverview, revisions: Sequence[NightRevision], dataset_id: int) -> str | None:
-    held = next((one for one in revisions if one.state == "held"), None)
-    if held is None:
-        return None
-    return release_command(
-        NightRow(held.night_id, dataset_id, night.dataset, night.crawl_date, held.revision, held.reason)
-    )
+def command(verb: str, night: NightOverview) -> str:
+    """Return the command that decides a night: release or reject."""
+    words = ["alchemist", "night", verb, "--dataset", night.dataset, "--crawl-date", str(night.crawl_date)]
+    return f"{shlex.join(words)} --reason WHY"
 
 
 def path_of(dataset: str, crawl_date: date) -> str:
@@ -100,4 +123,8 @@ def path_of(dataset: str, crawl_date: date) -> str:
     return f"/nights/{quote(dataset, safe='')}/{crawl_date}"
 
 
-ROUTES: Sequence[Any] = [Route("/nights", show_list), Route("/nights/{dataset}/{crawl_date}", show_night)]
+ROUTES: Sequence[Any] = [
+    Route("/nights", show_list),
+    Route("/nights/{dataset}/{crawl_date}", show_night),
+    Route("/nights/{dataset}/{crawl_date}/unusual", show_unusual),
+]

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.explorer.curves import training_curves
 from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.rating.acceptance import override_warning, warnings_of
 from alchemist_core.store import browsing
@@ -21,7 +22,7 @@ TAB = Tab("Raters", "/raters")
 MIN_MOVE = 0.2
 """Smallest change of rank that a comparison shows."""
 N_MOVED = 12
-_NOT_FIGURES = {"checks", "is_certified", "score_quantiles", "n_scores"}
+_NOT_FIGURES = {"checks", "is_certified", "score_quantiles", "n_scores", "history"}
 
 
 def show_list(request: Request) -> Response:
@@ -47,6 +48,7 @@ def show_rater(request: Request) -> Response:
         request, "rater.html", title=f"Did {rater.name} pass?", rater=rater, checks=report.get("checks", []), figures=figures,
         is_certified=report.get("is_certified"), warnings=_warnings(engine, rater), config=_flat(rater.config),
         moves=_moves(engine, rater, production, request.query_params.get("after")), production=production,
+        curves=training_curves(report.get("history") or []),
     )  # fmt: skip
 
 

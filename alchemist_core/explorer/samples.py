@@ -15,10 +15,12 @@ from starlette.routing import Route
 
 from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
+from alchemist_core.explorer.faults import describe_faults
 from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.report.page import show_percent
 from alchemist_core.store import browsing
 from alchemist_core.store.browsing import Choices, Conditions, Page, Shown, Walk, read_place, write_place
+from alchemist_core.store.embeddings import embedding_scorers
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.flags import as_label, read_flags_of, read_history
 from alchemist_core.store.raters import RaterRow, find_rater
@@ -39,9 +41,11 @@ class Asked(Config):
     dataset: str | None = Field(None, description="Dataset")
     night: date | None = Field(None, description="Crawl date")
     source: str | None = Field(None, description="Host that the images were downloaded from")
+    caption: str | None = Field(None, max_length=500, description="Text that the caption contains, in any case")
     min_width: int | None = Field(None, ge=1, le=1_000_000, description="Width of the images, at least")
     quarantine: str | None = Field(None, description="Reason why a rater could not score them")
     flagged: str | None = Field(None, description="Label of a flag that is set")
+    cluster: int | None = Field(None, ge=0, lt=1 << 31, description="Cluster of the embeddings")
     group: int | None = Field(None, ge=1, description="First sample of a group of near-duplicates")
     subset: str | None = Field(None, description="Subset by name, or NAME:VERSION")
     where: str | None = Field(None, description="Condition as in --where")
@@ -89,10 +93,10 @@ def find_samples(engine: Engine, asked: Asked, datasets: Mapping[str, int]) -> F
         )
     conditions = Conditions(
         rater_id=rater.rater_id if rater else None, rank_scale_id=scale_id, band=band, min_width=asked.min_width, source=asked.source,
-        subset_id=_subset_id(engine, asked.subset), dataset_id=_dataset_id(asked.dataset, datasets), crawl_date=asked.night,
-        where=asked.where,
+        caption=asked.caption, subset_id=_subset_id(engine, asked.subset), dataset_id=_dataset_id(asked.dataset, datasets),
+        crawl_date=asked.night, where=asked.where,
     )  # fmt: skip
-    walk, rest = _plan(asked, conditions)
+    walk, rest = _plan(engine, asked, conditions)
     start = asked.newer or asked.older
     return Found(
         browsing.browse(
@@ -102,10 +106,12 @@ def find_samples(engine: Engine, asked: Asked, datasets: Mapping[str, int]) -> F
     )
 
 
-def _plan(asked: Asked, conditions: Conditions) -> tuple[Walk, Conditions]:
+def _plan(engine: Engine, asked: Asked, conditions: Conditions) -> tuple[Walk, Conditions]:
     """Return the walk that reads the fewest samples, and the conditions that it does not satisfy by itself."""
     if asked.group is not None:
         return browsing.duplicates_of(asked.group), conditions
+    if asked.cluster is not None:
+        return browsing.in_cluster(engine, asked.cluster), conditions
     if asked.quarantine is not None:
         return browsing.Quarantined(asked.quarantine), conditions
     if asked.flagged is not None:
@@ -150,7 +156,7 @@ def show_grid(request: Request) -> Response:
         asked = Asked.model_validate(given)
         found = find_samples(engine, asked, choices.datasets)
     except (ValidationError, ConfigError) as error:
-        return _grid(request, given, choices, title="Which samples were asked for?", error=_explain(error))
+        return _grid(request, given, choices, title="Which samples were asked for?", error=describe_faults(error))
     return _grid(request, given, choices, title=_title(asked, found.rater), found=found)
 
 
@@ -167,18 +173,11 @@ def _grid(
     )  # fmt: skip
 
 
-def _explain(error: ValidationError | ConfigError) -> str:
-    if isinstance(error, ConfigError):
-        return str(error).removeprefix("--where: ")
-    faults = [
-        (".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")) for fault in error.errors()
-    ]
-    return "\n".join(f"{name.replace('_', ' ')}: {text}" if name else text for name, text in faults)
-
-
 def _title(asked: Asked, rater: RaterRow | None) -> str:
     if asked.group is not None:
         return f"Which samples look like {asked.group}?"
+    if asked.cluster is not None:
+        return f"Which samples are in cluster {asked.cluster}?"
     if asked.flagged is not None:
         return f"Which samples are flagged {asked.flagged.replace('_', ' ')}?"
     if asked.quarantine is not None:
@@ -205,7 +204,8 @@ def show_sample(request: Request) -> Response:
         request, "sample.html", title=f"What is known about sample {sample_id}?", sample=sample,
         scores=browsing.read_scores(engine, sample_id),
         places=browsing.read_places(engine, sample_id, rater.rater_id if rater else None),
-        duplicates=_duplicates(engine, sample, rater), reached=reached,
+        duplicates=_duplicates(engine, sample, rater), reached=reached, clusters=browsing.read_clusters(engine, sample_id),
+        has_embeddings=bool(embedding_scorers(engine)),
         flags=read_flags_of(engine, [sample_id]).get(sample_id, []), history=read_history(engine, sample_id),
         metadata=json.dumps(sample.metadata, indent=2, ensure_ascii=False) if sample.metadata else "",
         explain=[shlex.join(["alchemist", "sample", "explain", str(sample_id), "--subset", one.name]) for one in reached],

@@ -1,7 +1,8 @@
 """Subsets: the versions, what one of them is worth and was made from, and what entered and left between two, in pictures."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from sqlalchemy import Engine
@@ -16,10 +17,13 @@ from alchemist_core.report import gathering
 from alchemist_core.report.comparison import compare_arms, compare_metrics, judge_worth
 from alchemist_core.report.content import SubsetContent
 from alchemist_core.selection.curves import read_curve
+from alchemist_core.statistics import sign_test
 from alchemist_core.store import browsing
+from alchemist_core.store.blind import Judged, count_judgements
 from alchemist_core.store.browsing import Conditions, Page, read_place, write_place
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.overviews import read_comparisons, read_costs, read_versions
+from alchemist_core.store.strata import measure_strata
 from alchemist_core.store.subsets import (
     SubsetRow,
     choose_version,
@@ -30,6 +34,11 @@ from alchemist_core.store.subsets import (
 )
 
 TAB = Tab("Subsets", "/subsets")
+LEVEL = 0.05
+"""Below this p-value of the sign test, people's preference counts as shown."""
+N_STRATA = 12
+"""Datasets, months and sources of a version that are shown, each."""
+Verdict = Literal["better", "worse", "not shown"]
 
 
 def show_list(request: Request) -> Response:
@@ -52,7 +61,7 @@ def go_to_version(request: Request) -> Response:
 def show_version(request: Request) -> Response:
     """Return the page of one version."""
     engine = open_reader()
-    row = _asked_version(engine, request)
+    row = asked_version(engine, request.path_params)
     worth = judge_worth(
         [one for one in read_comparisons(engine, row.subset_id) if one.metric == "heldout_loss"], row.name
     )
@@ -64,14 +73,26 @@ def show_version(request: Request) -> Response:
         content=_content(row, strategy), comparisons=compare_arms(gathering.read_arms(engine, row)),
         metrics=compare_metrics(gathering.read_metrics(engine, row)), costs=read_costs(engine, [row.title]),
         before=before, versions=[one for one in read_versions(engine, row.name) if one.version != row.version],
-        has_members=has_stored_members(engine, row.subset_id),
+        has_members=has_stored_members(engine, row.subset_id), preferences=read_preferences(engine, row), pairs_needed=pairs_needed(),
+    )  # fmt: skip
+
+
+def show_strata(request: Request) -> Response:
+    """Return the datasets, months and sources of a version's members, beside those that it was selected from."""
+    engine = open_reader()
+    row = asked_version(engine, request.path_params)
+    if not has_stored_members(engine, row.subset_id):
+        raise ConfigError(f"The members of {row.title} are not in the store, so they cannot be counted here.")
+    return render(
+        request, "strata.html", title=f"Where does {row.title} come from?", subset=row, path=path_of(row.name, row.version),
+        strata=measure_strata(engine, row, n_each=N_STRATA),
     )  # fmt: skip
 
 
 def show_difference(request: Request) -> Response:
     """Return what entered and left a version since another one, in pictures side by side."""
     engine = open_reader()
-    row = _asked_version(engine, request)
+    row = asked_version(engine, request.path_params)
     given = request.query_params
     if unknown := sorted(given.keys() - {"since", "joined", "left"}):
         raise ConfigError(f"A difference has no field {', '.join(unknown)}. Its fields are since, joined and left.")
@@ -105,11 +126,14 @@ def _side(engine: Engine, version: SubsetRow, other: SubsetRow, start: str | Non
     return Side(page, write_place(page.older) if page.older else None)
 
 
-def _asked_version(engine: Engine, request: Request) -> SubsetRow:
+def asked_version(engine: Engine, named: Mapping[str, Any]) -> SubsetRow:
+    """Return the version of a name and a number, as a path has them.
+
+    Raises:
+        HTTPException: There is none.
+    """
     try:
-        return find_subset(
-            engine, request.path_params["name"], version=min(request.path_params["version"], (1 << 31) - 1)
-        )
+        return find_subset(engine, named["name"], version=min(named["version"], (1 << 31) - 1))
     except ConfigError as error:
         raise HTTPException(404, str(error)) from None
 
@@ -136,6 +160,37 @@ def _content(row: SubsetRow, strategy: str) -> SubsetContent | None:
     )  # fmt: skip
 
 
+class Preference(NamedTuple):
+    """What people preferred, in a sentence."""
+
+    verdict: Verdict
+    against: str
+    text: str
+
+
+def read_preferences(engine: Engine, subset: SubsetRow) -> list[Preference]:
+    """Return what people preferred of a version against random samples and against other versions."""
+    return [_preference(engine, one) for one in count_judgements(engine, subset.subset_id)]
+
+
+def _preference(engine: Engine, judged: Judged) -> Preference:
+    against = "random samples" if judged.other_subset_id is None else find_by_id(engine, judged.other_subset_id).title
+    n, p = judged.n_subset + judged.n_other, sign_test(judged.n_subset, judged.n_other)
+    verdict: Verdict = "not shown" if p >= LEVEL else "better" if judged.n_subset > judged.n_other else "worse"
+    people = "1 person" if judged.n_people == 1 else f"{judged.n_people:,} people"
+    text = f"{people} preferred it in {judged.n_subset:,} of {n:,} pairs, and had no preference in {judged.n_neither:,}; sign test p = "
+    return Preference(verdict, against, text + (f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"))
+
+
+def pairs_needed() -> int:
+    """Return how many pairs in a row must be preferred, at least, before a preference can be shown.
+
+    >>> pairs_needed()
+    6
+    """
+    return math.ceil(math.log2(2 / LEVEL))
+
+
 def path_of(name: str, version: int) -> str:
     """Return the path of a version's page.
 
@@ -150,4 +205,5 @@ ROUTES: Sequence[Any] = [
     Route("/subsets/{name}", go_to_version),
     Route("/subsets/{name}/{version:int}", show_version),
     Route("/subsets/{name}/{version:int}/difference", show_difference),
+    Route("/subsets/{name}/{version:int}/strata", show_strata),
 ]

@@ -5,7 +5,7 @@ Axes in HTML keep their text size on a phone, while the marks are stretched. Pos
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -194,6 +194,24 @@ def line_chart(lines: Sequence[Line], title: str, x: Axis, *, x_title: str = "",
         marks += _line_marks(line, x, y, colour)
         legend.append(LegendEntry(line.name, "dashed" if line.is_dashed else "", colour))
     return Chart(title, marks, x.ticks, y.ticks, legend if len(lines) > 1 else (), x_title)
+
+
+def with_values(chart: Chart, columns: Sequence[tuple[float, str]]) -> Chart:
+    """Return the chart with a text at each position of the horizontal axis, which browsers show while the pointer is over it.
+
+    Args:
+        chart: The chart.
+        columns: Positions, 0 to 1 in ascending order, and their texts. Each column reaches half way to its neighbours.
+    """
+    places = [place for place, _ in columns]
+    ends = [0.0, *((left + right) / 2 for left, right in pairwise(places)), 1.0]
+    strips = [
+        Mark("rect", {
+            "x": f"{100 * low:.3f}", "y": "0", "width": f"{100 * (high - low):.3f}", "height": "100", "class": "strip",
+        }, text)
+        for (low, high), (_, text) in zip(pairwise(ends), columns, strict=True)
+    ]  # fmt: skip
+    return replace(chart, marks=[*chart.marks, *strips])
 
 
 def nice_ticks(low: float, high: float, n: int = 4) -> list[float]:

@@ -100,12 +100,17 @@ class WithdrawnRow:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One image of a contact sheet: its thumbnail (JPEG bytes), caption, rank and score."""
+    """One image of a contact sheet: its thumbnail (JPEG bytes), caption, rank and score, and how to find the sample again."""
 
     jpeg: bytes
     caption: str
     rank: float
     score: float
+    sample_id: int | None = None
+    place: str = ""
+    """Shard and record, as SHARD/KEY."""
+    page: str | None = None
+    """URL of its page in the explorer; None: no address of the explorer is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +160,22 @@ class ExperimentContent:
     figures: tuple[tuple[str, str], ...]  # Title and SVG.
 
 
+@dataclass(frozen=True, slots=True)
+class SubsetVerdict:
+    """Whether a published version is better than random: better, worse or not shown, and the sentence that says why."""
+
+    subset: str
+    verdict: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportContent:
     """The content of a report page."""
 
     title: str
     made_at: datetime
+    verdicts: Sequence[SubsetVerdict] = ()
     facts: Sequence[Fact] = ()
     warnings: Sequence[str] = ()
     """Of the production rater; without a full stop."""

@@ -12,7 +12,9 @@ from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
 from alchemist_core.errors import DataError
+from alchemist_core.notifications import explorer_page
 from alchemist_core.rating.acceptance import override_warning, warnings_of
+from alchemist_core.report.comparison import judge_worth
 from alchemist_core.report.content import (
     ArmRun,
     ContactSheet,
@@ -23,6 +25,7 @@ from alchemist_core.report.content import (
     MetricRun,
     ReportContent,
     SubsetContent,
+    SubsetVerdict,
     Tile,
     VersionChange,
     WithdrawnRow,
@@ -59,6 +62,7 @@ def gather_content(
     return ReportContent(
         title=f"Curation of {dataset or 'every training dataset'}",
         made_at=made_at,
+        verdicts=[_verdict(engine, row) for row in subsets],
         facts=_facts(dataset, rater, snapshot),
         warnings=_warnings(engine, rater) if rater else (),
         scores=Histogram.of(snapshot.pairs.score_N) if snapshot else None,
@@ -78,6 +82,11 @@ def gather_content(
         drift=overviews.read_drift(engine, rater.rater_id, dataset) if rater else (),
         costs=overviews.read_costs(engine, [row.title for row in subsets]),
     )
+
+
+def _verdict(engine: Engine, row: SubsetRow) -> SubsetVerdict:
+    losses = [one for one in overviews.read_comparisons(engine, row.subset_id) if one.metric == "heldout_loss"]
+    return SubsetVerdict(row.title, *judge_worth(losses, row.name))
 
 
 def _warnings(engine: Engine, rater: RaterRow) -> list[str]:
@@ -220,10 +229,13 @@ def _sheets(
     position = {snapshot.pairs.pair_hash_N32[i].tobytes(): i for indices in picked.values() for i in indices}
     rows = read_first_locations(engine, hash_rows(list(position)))
     images, captions, hashes, _ = read_images(rows, THUMBNAIL_SIDE, on_progress)
-    tiles: dict[int, Tile] = {}
+    located, tiles = {bytes(row.pair_hash): row for row in rows}, dict[int, Tile]()
     for image, caption, pair_hash in zip(images, captions, hashes, strict=True):
-        i = position[pair_hash]
-        tiles[i] = Tile(encode_thumbnail(image), caption, float(snapshot.rank_N[i]), float(snapshot.pairs.score_N[i]))
+        i, row = position[pair_hash], located[pair_hash]
+        tiles[i] = Tile(
+            encode_thumbnail(image), caption, float(snapshot.rank_N[i]), float(snapshot.pairs.score_N[i]), row.sample_id,
+            f"{row.uri}/{row.key}", explorer_page("samples", row.sample_id),
+        )  # fmt: skip
     return [
         ContactSheet(
             *band, tuple(tiles[i] for i in indices if i in tiles), newest.title if newest and band == selected else ""

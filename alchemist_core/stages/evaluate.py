@@ -13,7 +13,7 @@ from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Located,
 from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.catalogue import find_metric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples, Metric
-from alchemist_core.notifications import Event, page_of_this_task
+from alchemist_core.notifications import Event, explorer_page, page_of_this_task
 from alchemist_core.project import load_project, train_downstream_command
 from alchemist_core.protocols.protocol import read_protocol
 from alchemist_core.report.comparison import arm_title
@@ -231,7 +231,8 @@ def _announce_if_worse(engine: Engine, subset: SubsetRow, protocol_id: int, metr
             key=f"worse_than_random:{subset.subset_id}:{protocol_id}:{metric}",
             what_happened=f"{subset.title} is worse than a random subset of its size in {metric}: gain {row.gain:.4f}, "
             f"95% interval [{row.gain_low:.4f}, {row.gain_high:.4f}] over {row.n_seeds} seeds.",
-            where_to_look=page_of_this_task("evaluationregression"),
+            where_to_look=explorer_page("subsets", subset.name, subset.version)
+            or page_of_this_task("evaluationregression"),
             what_to_do=f"alchemist subset compare {shlex.quote(subset.name)} --version {subset.version}; to publish the version "
             f"before it: alchemist subset rollback {shlex.quote(subset.name)}",
             facts={"metric": metric, "mean": row.mean, "gain": row.gain, "seeds": row.n_seeds},

@@ -11,7 +11,15 @@ from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.checks import failed_checks, outdated_checks
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.nights import NightRow, decide_night, held_nights, night_title, open_nights, release_command
+from alchemist_core.store.nights import (
+    NightRow,
+    decide_night,
+    held_nights,
+    night_title,
+    open_nights,
+    reject_command,
+    release_command,
+)
 from alchemist_core.store.notifications import deliver
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.telemetry import say, warn
@@ -58,7 +66,8 @@ def publish_night(config: PublishNightConfig) -> PublishNightResult:
     held = held_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     for night in held:
         warn(
-            f"Night {night_title(night)} is held and was not published: {night.reason}. Inspect it, then: {release_command(night)}"
+            f"Night {night_title(night)} is held and was not published: {night.reason}. Inspect it, then: {release_command(night)}, "
+            f"or {reject_command(night)}"
         )
     if held or refused:
         # Fail, so that the task is red in Airflow and a person decides; after all other nights were published.

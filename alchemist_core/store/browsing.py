@@ -15,27 +15,32 @@ from sqlalchemy import ColumnElement, Connection, Engine, func, literal, select,
 from alchemist_core.errors import ConfigError
 from alchemist_core.selection.config import RATER_SCORE
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
+from alchemist_core.store.embeddings import find_compared
 from alchemist_core.store.export import FILTER_COLUMNS, NOTHING, Known, filter_rows, read_known
 from alchemist_core.store.flags import flagged_ids, known_flags
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.tables import (
+    ClusterCentroids,
+    ClusterMember,
     Dataset,
     DuplicateSample,
     HeuristicScore,
     QuarantinedSample,
     RankScale,
     RankSnapshot,
+    Rater,
     Sample,
     SampleLocation,
     Score,
     Shard,
+    ShardEmbeddings,
     SubsetSample,
     Takedown,
 )
 
 PAGE_SIZE = 48
-MOST_READ = 20_000
+MOST_READ = 8_000
 """Samples that a page reads at most. If it is not full by then, the next page continues where it stopped."""
 WHERE_COLUMNS = {**FILTER_COLUMNS, "score": float, "rank": float}
 """Columns that a condition can name, beside scores by their names."""
@@ -220,9 +225,52 @@ def duplicates_of(first_sample_id: int) -> Walk:
     return ById(group.c.sample_id)
 
 
+def in_cluster(engine: Engine, cluster: int) -> Walk:
+    """Return the walk over a cluster of the only scorer whose samples have clusters.
+
+    Raises:
+        ConfigError: No scorer's samples have clusters, or those of several have.
+    """
+    with engine.connect() as connection:
+        rater_id = find_compared(connection, None).rater_id
+    return ById(ClusterMember.sample_id, (ClusterMember.rater_id == rater_id, ClusterMember.cluster == cluster))
+
+
+def has_clusters(engine: Engine) -> bool:
+    """Return whether the embeddings of a scorer were clustered."""
+    with engine.connect() as connection:
+        return bool(connection.execute(select(select(ClusterCentroids.rater_id).exists())).scalar_one())
+
+
+class ClusterOf(NamedTuple):
+    """The cluster of a sample among the embeddings of a scorer."""
+
+    scorer: str
+    cluster: int
+
+
+def read_clusters(engine: Engine, sample_id: int) -> list[ClusterOf]:
+    """Return the clusters of a sample: one for each scorer whose embeddings were clustered."""
+    statement = (
+        select(Rater.config["name"].as_string(), ClusterMember.cluster)
+        .select_from(ClusterCentroids)
+        .join(Rater, Rater.rater_id == ClusterCentroids.rater_id)
+        .join(ClusterMember, (ClusterMember.rater_id == Rater.rater_id) & (ClusterMember.sample_id == sample_id))
+    )
+    with engine.connect() as connection:
+        return [ClusterOf._make(row) for row in connection.execute(statement.order_by(Rater.rater_id))]
+
+
 def flagged_as(label: str) -> Walk:
     """Return the walk over the samples that are flagged so."""
     return ById(flagged_ids(label).subquery("flagged").c.sample_id)
+
+
+def first_of(engine: Engine, walk: Walk, n: int) -> tuple[list[int], bool]:
+    """Return the first samples of a walk, n at most, and whether there are more."""
+    with engine.connect() as connection:
+        entries, end = walk.read(connection, None, n, is_back=False)
+    return [sample_id for _, sample_id in entries], end is not None
 
 
 class Shown(NamedTuple):
@@ -250,6 +298,7 @@ class Conditions:
     band: Band | None = None
     min_width: int | None = None
     source: str | None = None
+    caption: str | None = None
     subset_id: int | None = None
     outside_subset_id: int | None = None
     dataset_id: int | None = None
@@ -260,7 +309,7 @@ class Conditions:
     def are_empty(self) -> bool:
         """Whether every sample satisfies them."""
         asked = (
-            self.band, self.min_width, self.source, self.subset_id, self.outside_subset_id, self.dataset_id, self.where
+            self.band, self.min_width, self.source, self.caption, self.subset_id, self.outside_subset_id, self.dataset_id, self.where
         )  # fmt: skip
         return all(one is None for one in asked)
 
@@ -270,8 +319,9 @@ class Conditions:
         lowest, highest = self.band or (None, None)
         return {
             "rater_id": self.rater_id, "rank_scale_id": self.rank_scale_id, "lowest": lowest, "highest": highest,
-            "min_width": self.min_width, "source": self.source.lower() if self.source else None, "subset_id": self.subset_id,
-            "outside_subset_id": self.outside_subset_id, "dataset_id": self.dataset_id, "crawl_date": self.crawl_date,
+            "min_width": self.min_width, "source": self.source.lower() if self.source else None, "caption": self.caption,
+            "subset_id": self.subset_id, "outside_subset_id": self.outside_subset_id, "dataset_id": self.dataset_id,
+            "crawl_date": self.crawl_date,
         }  # fmt: skip
 
 
@@ -583,6 +633,8 @@ class Choices(NamedTuple):
     datasets: dict[str, int]
     raters: list[str]
     flags: list[str]
+    has_embeddings: bool
+    """Whether they can be searched by content."""
 
 
 def read_choices(engine: Engine) -> Choices:
@@ -596,4 +648,5 @@ def read_choices(engine: Engine) -> Choices:
             {row.name: row.dataset_id for row in connection.execute(datasets)},
             list(connection.execute(raters).scalars()),
             list(known_flags(connection).labels.values()),
+            connection.execute(select(select(ShardEmbeddings.embedding_file_id).exists())).scalar_one(),
         )

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.errors import DataError
-from alchemist_core.notifications import Event, page_of_this_task
+from alchemist_core.notifications import Event, explorer_page, page_of_this_task
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.samples import list_wanted
@@ -85,7 +85,8 @@ def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> 
         kind="failed_check",
         key=f"failed_check:{suite}:{dataset}:{day}:{subset}:{','.join(names)}:{last_success}",
         what_happened=f"Suite {suite} stopped {about}: {', '.join(names)} failed.",
-        where_to_look=page_of_this_task("check"),
+        where_to_look=(explorer_page("nights", dataset, day) if dataset and day and not subset else None)
+        or page_of_this_task("check"),
         what_to_do=remedy,
         facts=observed,
     )

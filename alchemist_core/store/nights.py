@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.notifications import Event, page_of_this_task
+from alchemist_core.notifications import Event, explorer_page, page_of_this_task
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.engine import read_clock
 from alchemist_core.store.leases import take_lock
@@ -131,10 +131,15 @@ def open_nights(
 
 
 def held_nights(
-    engine: Engine, *, dataset_ids: Sequence[int], crawl_date: date | None, rater_id: int
+    engine: Engine,
+    *,
+    dataset_ids: Sequence[int],
+    crawl_date: date | None,
+    rater_id: int,
+    state: Literal["held", "rejected"] = "held",
 ) -> list[NightRow]:
-    """Return the nights that are held."""
-    return _find_nights(engine, "held", dataset_ids=dataset_ids, crawl_date=crawl_date, rater_id=rater_id)
+    """Return the nights that are held, or those that a person has rejected."""
+    return _find_nights(engine, state, dataset_ids=dataset_ids, crawl_date=crawl_date, rater_id=rater_id)
 
 
 def _find_nights(
@@ -187,28 +192,46 @@ def _held(connection: Connection, night_id: int) -> Event:
         .where(Night.night_id == night_id)
     )
     *columns, rater = connection.execute(statement).one()
-    night = NightRow._make(columns)
+    night, task = NightRow._make(columns), page_of_this_task("night-check-drift")
     return Event(
         kind="held_night",
         key=f"held_night:{night_id}",
         what_happened=f"Night {night_title(night)} is held: {night.reason}.",
-        where_to_look=page_of_this_task("night-check-drift"),
-        what_to_do=f"If its scores are right: {release_command(night)}. If its data is wrong: leave it held.",
-        facts={"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "rater": rater},
+        where_to_look=explorer_page("nights", night.dataset, night.crawl_date) or task,
+        what_to_do=f"If its scores are right: {release_command(night)}. If its data is wrong: {reject_command(night)}.",
+        facts={"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "rater": rater, "task": task},
     )
 
 
 def release_command(night: NightRow) -> str:
     """Return the command that releases a night."""
-    return (
-        f"alchemist night release --dataset {shlex.quote(night.dataset)} --crawl-date {night.crawl_date} --reason WHY"
-    )
+    return _command("release", night)
+
+
+def reject_command(night: NightRow) -> str:
+    """Return the command that rejects a night."""
+    return _command("reject", night)
+
+
+def _command(verb: str, night: NightRow) -> str:
+    return f"alchemist night {verb} --dataset {shlex.quote(night.dataset)} --crawl-date {night.crawl_date} --reason WHY"
 
 
 def release_night(connection: Connection, night_id: int, *, actor: str, reason: str) -> bool:
-    """Release a held night, so that it becomes selectable; returns False if it is not held any more."""
-    values = {"state": "released", "reason": reason, "decided_by": actor, "decided_at": func.clock_timestamp()}
-    statement = update(Night).where(Night.night_id == night_id, Night.state == "held").values(values)
+    """Release a held or rejected night, so that it becomes selectable; returns False if another person was faster."""
+    return _settle(connection, night_id, ("held", "rejected"), "released", actor=actor, reason=reason)
+
+
+def reject_night(connection: Connection, night_id: int, *, actor: str, reason: str) -> bool:
+    """Reject a held night, so that it waits for nobody; returns False if it is not held any more."""
+    return _settle(connection, night_id, ("held",), "rejected", actor=actor, reason=reason)
+
+
+def _settle(
+    connection: Connection, night_id: int, before: Sequence[str], state: str, *, actor: str, reason: str
+) -> bool:
+    values = {"state": state, "reason": reason, "decided_by": actor, "decided_at": func.clock_timestamp()}
+    statement = update(Night).where(Night.night_id == night_id, Night.state.in_(before)).values(values)
     return connection.execute(statement).rowcount == 1
 
 

@@ -21,11 +21,13 @@ Edges = Sequence[tuple[str, str, str]]
 STATES: dict[str, tuple[str, Nodes, Edges]] = {
     "night": (
         "States of a night",
-        {"scored": (90, 90), "selectable": (420, 45), "held": (420, 135), "released": (760, 135)},
+        {"scored": (90, 90), "selectable": (420, 45), "held": (420, 135), "rejected": (760, 45), "released": (760, 135)},
         [
             ("scored", "selectable", "checks passed, no drift"),
             ("scored", "held", "its scores drifted"),
             ("held", "released", "a person: night release"),
+            ("held", "rejected", "a person: night reject"),
+            ("rejected", "released", "night release"),
         ],
     ),
     "shard": (

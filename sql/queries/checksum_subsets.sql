@@ -47,6 +47,19 @@ lines AS (
     INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
     INNER JOIN alchemist.evaluation_protocols ON evaluations.protocol_id = evaluation_protocols.protocol_id
     UNION ALL
+    SELECT
+        'blind_judgements', ROW(
+            titled.subset, beside.subset, judged.seed, judged.preferred, judged.judged_by,
+            (
+                SELECT array_agg(samples.pair_hash ORDER BY shown.place)
+                FROM unnest(judged.sample_ids || judged.other_sample_ids) WITH ORDINALITY AS shown (sample_id, place)
+                INNER JOIN alchemist.samples ON shown.sample_id = samples.sample_id
+            )
+        )::text
+    FROM alchemist.blind_judgements AS judged
+    INNER JOIN titled ON judged.subset_id = titled.subset_id
+    LEFT JOIN titled AS beside ON judged.other_subset_id = beside.subset_id
+    UNION ALL
     SELECT 'experiments', ROW(name, config, result)::text
     FROM alchemist.experiments
 )

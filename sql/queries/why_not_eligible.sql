@@ -15,6 +15,7 @@ SELECT
         WHEN NOT coalesce(sources.is_drawn_from, FALSE) THEN 'other dataset'
         WHEN seen.night_ids && CAST(:night_ids AS integer[]) THEN 'eligible'
         WHEN 'held' = ANY(seen.states) THEN 'held'
+        WHEN 'rejected' = ANY(seen.states) THEN 'rejected'
         WHEN 'scored' = ANY(seen.states) THEN 'night not decided'
         WHEN seen.states IS NOT NULL THEN 'new pair'
         WHEN quarantined.reason IS NOT NULL THEN 'quarantined'
@@ -40,7 +41,7 @@ LEFT JOIN LATERAL (
     SELECT
         array_agg(nights.night_id) AS night_ids,
         array_agg(nights.state) AS states,
-        max(nights.reason) FILTER (WHERE nights.state = 'held') AS held_for,
+        max(nights.reason) FILTER (WHERE nights.state IN ('held', 'rejected')) AS held_for,
         array_agg(DISTINCT datasets.name || ' ' || nights.crawl_date || ' r' || nights.revision) AS named
     FROM alchemist.night_locations
     INNER JOIN alchemist.nights ON night_locations.night_id = nights.night_id

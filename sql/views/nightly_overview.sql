@@ -67,7 +67,7 @@ SELECT
         WHEN stopped.expectations IS NOT NULL THEN 'stopped by checks: ' || stopped.expectations
         WHEN counted.n_scored_shards < counted.n_readable_shards
             THEN format('partly scored: %s of %s shards', counted.n_scored_shards, counted.n_readable_shards)
-        WHEN decided.state = 'held' THEN 'held: ' || decided.reason
+        WHEN decided.state IN ('held', 'rejected') THEN decided.state || ': ' || decided.reason
         WHEN decided.state IN ('selectable', 'released') THEN 'selectable'
         ELSE 'scored'
     END AS status, coalesce(counted.n_unreadable_shards, 0) AS n_unreadable_shards
@@ -90,5 +90,5 @@ COMMENT ON COLUMN alchemist.nightly_overview.n_repaired IS 'Number of records th
 COMMENT ON COLUMN alchemist.nightly_overview.n_scored IS 'Number of records with a score; the night is complete when n_scored + n_quarantined = n_locations';
 COMMENT ON COLUMN alchemist.nightly_overview.n_reused IS 'Number of scored records whose score was already stored';
 COMMENT ON COLUMN alchemist.nightly_overview.night_state IS 'State of the newest revision; a held one counts first, then one that is not decided';
-COMMENT ON COLUMN alchemist.nightly_overview.status IS 'Status in words: what is missing, or why the night is held';
+COMMENT ON COLUMN alchemist.nightly_overview.status IS 'Status in words: what is missing, or why the night is held or was rejected';
 COMMENT ON COLUMN alchemist.nightly_overview.n_unreadable_shards IS 'Number of shards that cannot be read now: upload in progress, missing or changed';

@@ -20,9 +20,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli.duplicates import FindSemanticConfig, FindSemanticResult, find_semantic
-from alchemist_core.embeddings.clusters import unit_vectors
 from alchemist_core.embeddings.files import file_uri, write_embeddings
-from alchemist_core.embeddings.reading import Embeddings
+from alchemist_core.embeddings.reading import Embeddings, unit_vectors
 from alchemist_core.embeddings.search import search
 from alchemist_core.selection.duplicates import MAX_DISTANCE, hamming_distance
 from alchemist_core.shards.images import decode_image, perceptual_hash_of

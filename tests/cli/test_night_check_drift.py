@@ -13,9 +13,11 @@ from alchemist_core.cli.night import (
     DriftResult,
     PublishNightConfig,
     PublishNightResult,
+    RejectNightConfig,
     ReleaseNightConfig,
     check_drift,
     publish_night,
+    reject,
     release,
 )
 from alchemist_core.errors import CheckFailedError, ConfigError
@@ -109,6 +111,27 @@ def test_a_night_that_moved_is_held_left_alone_by_publish_and_released_by_a_pers
     assert str(events[0]).startswith("hold night web 2026-01-03 r1 scores drifted")
     assert events[1] == "release night web 2026-01-03 r1 a better crawl"
     assert column("SELECT reason FROM alchemist.nights WHERE state = 'released'") == ["a better crawl"]
+
+
+def test_a_rejected_night_stops_nothing_and_is_never_selectable_until_it_is_released(engine: Engine) -> None:
+    accepted(engine)
+    add_night(engine, "2026-01-03", {"a.tar": normal(600, mean=3, seed=3)})
+    drift()
+    night = {"dataset": "web", "crawl_date": date(2026, 1, 3)}
+    done = reject(RejectNightConfig.model_validate({**night, "reason": "a broken crawl"}))
+    assert done.nights == ["web 2026-01-03 r1"]
+    assert done.was_held_for[0].startswith("scores drifted")
+    assert publish().n_nights == 0, "nothing waits, so the task does not fail"
+    assert states() == ["selectable", "selectable", "rejected"]
+    assert column("SELECT status FROM alchemist.nightly_overview WHERE crawl_date = '2026-01-03'") == [
+        "rejected: a broken crawl"
+    ]
+    with pytest.raises(ConfigError, match="No night of web 2026-01-03 is held"):
+        reject(RejectNightConfig.model_validate({**night, "reason": "again"}))
+    assert release(ReleaseNightConfig.model_validate({**night, "reason": "it was right"})).nights == done.nights
+    assert states() == ["selectable", "selectable", "released"]
+    events = column("SELECT action || ' ' || (before ->> 'state') FROM alchemist.audit_events ORDER BY audit_event_id")
+    assert events[-2:] == ["reject held", "release rejected"]
 
 
 def test_the_explanation_names_shard_caption_lengths_and_samples_to_look_at(

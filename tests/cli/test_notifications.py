@@ -63,7 +63,8 @@ def test_a_held_night_is_notified_by_the_command_that_holds_it(receiver: Receive
     assert main(["night", "check-drift"]) == 0
     what, look, do, *_ = message(receiver)
     assert what.startswith("Night web 2026-01-03 r1 is held: scores drifted: PSI ")
-    assert look.endswith("/dags/nightly_rescore/runs/r%2F1/tasks/drift")
+    assert look.endswith("/alchemist/nights/web/2026-01-03")
+    assert any(line.endswith("/dags/nightly_rescore/runs/r%2F1/tasks/drift") for line in message(receiver)[3:])
     assert opens(look)
     assert "alchemist night release --dataset web --crawl-date 2026-01-03 --reason WHY" in do
     assert main(["night", "check-drift"]) == 0

@@ -47,6 +47,7 @@ OPENS_STORE = (
     "night check-drift --dataset scenes",
     "night publish --dataset scenes",
     "night release --dataset scenes --crawl-date 2026-01-01 --reason looked",
+    "night reject --dataset scenes --crawl-date 2026-01-01 --reason looked",
     "sample takedown --image-hash {hash} --reason asked",
     "sample retry-quarantine --dataset scenes",
     "duplicates find",

@@ -76,6 +76,11 @@ def test_training_time_is_estimated_from_the_last_training_and_a_report_is_linke
     assert (
         "- Report: [https://pages.example/reports/web.html](<https://pages.example/reports/web.html>)" in ask().question
     )
+    assert "Look at it" not in ask().question
+    monkeypatch.setenv("ALCHEMIST_AIRFLOW_URL", "https://flow.example/")
+    load_settings.cache_clear()
+    address = f"https://flow.example/alchemist/subsets/{NAME}/1"
+    assert f"- Look at it: [{address}](<{address}>)" in ask().question
 
 
 @pytest.mark.parametrize("value", HOSTILE)

@@ -6,14 +6,16 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pytest
 
-START_TIMEOUT_S = 30.0
-PAGE_TIMEOUT_S = 60.0
+# A loaded machine takes minutes.
+START_TIMEOUT_S = 180.0
+PAGE_TIMEOUT_S = 120.0
 # Width and height in CSS pixels.
 DESKTOP, PHONE = (1400, 1000), (390, 844)
 # Functions for a script in a page: the contrast of an element's text with what is behind it, as WCAG 2.2 defines it.
@@ -47,17 +49,19 @@ needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no Chromium
 class Browser:
     """One tab of a new Chromium."""
 
-    def __init__(self, folder: Path, port: int, *, width: int = 1400, height: int = 1800) -> None:
+    def __init__(self, folder: Path, *, width: int = 1400, height: int = 1800) -> None:
         program = find_chromium()
         if program is None:
             pytest.skip("no Chromium: apt-get install chromium")
         self._websocket = pytest.importorskip("websocket")
         command = [
-            program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--remote-debugging-port={port}",
-            "--remote-allow-origins=*", f"--user-data-dir={folder}", f"--window-size={width},{height}", "about:blank",
+            program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+            # Any free port: one that was free a moment ago may be taken.
+            "--remote-debugging-port=0", "--remote-allow-origins=*",
+            f"--user-data-dir={folder}", f"--window-size={width},{height}", "about:blank",
         ]  # fmt: skip
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self._tab = self._websocket.create_connection(self._address(port), timeout=PAGE_TIMEOUT_S)
+        self._tab = self._websocket.create_connection(self._address(folder), timeout=PAGE_TIMEOUT_S)
         self._n_calls = 0
 
     def __enter__(self) -> "Browser":
@@ -69,6 +73,39 @@ class Browser:
         self._tab.close()
         self._process.terminate()
         self._process.wait()
+
+    def leave(self, script: str) -> str:
+        """Run a script that leads to another page, wait until that page is complete, and return its text."""
+        self.evaluate("window.isLeft = true")
+        self.evaluate(script)
+        self.until("!window.isLeft && document.readyState === 'complete'")
+        return self.text()
+
+    def go(self, url: str) -> str:
+        """Open an address, wait until the page and its pictures are complete, and return its text."""
+        self.evaluate("window.isLeft = true")
+        self.call("Page.navigate", url=url)
+        self.until("!window.isLeft && document.readyState === 'complete'")
+        return self.text()
+
+    def until(self, script: str) -> Any:
+        """Return what a script returns, once that is true. It may run while a page is left."""
+        deadline = time.monotonic() + PAGE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            with suppress(AssertionError):
+                if found := self.evaluate(script):
+                    return found
+            time.sleep(0.05)
+        raise AssertionError(f"never true: {script}; the page showed: {self.text()[:500]}")
+
+    def press(self, key: str, *, code: int = 0, text: str = "") -> None:
+        """Press a key of the keyboard: its name, for keys without a sign its code, and the sign that it types."""
+        sign = text or (key if len(key) == 1 else "")
+        named = {"text": sign} if sign else {}
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code or ord(key[0].upper()), **named
+            )
 
     def log_in(self, url: str, token: str) -> None:
         """Give the page the token that its own login would have left."""
@@ -153,15 +190,18 @@ class Browser:
                 found: dict[str, Any] = answer["result"]
                 return found
 
-    def _address(self, port: int) -> str:
+    def _address(self, folder: Path) -> str:
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
+                # Chromium writes there which port it got.
+                port = (folder / "DevToolsActivePort").read_text().split()[0]
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=5) as answer:
                     tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
                     if tabs:
                         return str(tabs[0]["webSocketDebuggerUrl"])
-            except OSError:
+            except (OSError, IndexError):
                 pass
+            assert self._process.poll() is None, "Chromium ended"
             assert time.monotonic() < deadline, "Chromium did not start"
             time.sleep(0.2)

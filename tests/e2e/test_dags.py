@@ -169,8 +169,7 @@ def look(life: Life, airflow: Airflow, folder: Path, run_id: str) -> None:
             None,
         ),
     }
-    port = 20_500 + int(time.time()) % 5_000
-    with Browser(folder / "chromium", port) as browser:
+    with Browser(folder / "chromium") as browser:
         browser.log_in(airflow.url, airflow.token)
         for name, (url, words, after_click) in pages.items():
             try:

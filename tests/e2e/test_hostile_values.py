@@ -209,7 +209,7 @@ def test_a_retention_that_is_typed_is_the_one_that_is_used_or_is_refused(
     attack: Attack, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     airflow = Airflow(attack.home)
-    with Browser(tmp_path / "chromium", 26_000 + size[0]) as browser:
+    with Browser(tmp_path / "chromium") as browser:
         browser.log_in(airflow.url, airflow.token)
         for typed, is_accepted in TYPED:
             before = airflow.runs.get_dag_runs("build_subset").total_entries
@@ -237,7 +237,7 @@ def test_a_negative_seed_is_refused_with_what_is_allowed(
     attack: Attack, tmp_path: Path, dag_id: str, section: str, name: str, allowed: str
 ) -> None:
     airflow = Airflow(attack.home)
-    with Browser(tmp_path / "chromium", 26_700 + len(dag_id)) as browser:
+    with Browser(tmp_path / "chromium") as browser:
         browser.log_in(airflow.url, airflow.token)
         browser.open(f"{airflow.url}/dags/{dag_id}", until="Trigger")
         browser.click("Trigger", until=section)

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.cli.duplicates import FindSemanticConfig, ListSemanticConfig, find_semantic, list_semantic
 from alchemist_core.embeddings import duplicates
-from alchemist_core.embeddings.clusters import fit_centroids, unit_vectors
-from alchemist_core.embeddings.reading import Embeddings, open_embeddings
+from alchemist_core.embeddings.clusters import fit_centroids
+from alchemist_core.embeddings.reading import Embeddings, open_embeddings, unit_vectors
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import artifact_path
 from alchemist_core.store.backups import table_checksums

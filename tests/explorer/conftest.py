@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -182,25 +182,44 @@ def client(store: TrainedStore) -> Iterator[TestClient]:
     app.state.pictures.close()
 
 
-@pytest.fixture
-def port() -> int:
+@contextmanager
+def serving(store: TrainedStore, port: int, **variables: str) -> Iterator[str]:
+    """Run `alchemist explore` over a store as a process of its own; yield the path and query of the address that it printed."""
+    command = [sys.executable, "-m", "alchemist_core", "explore", "--port", str(port)]
+    environment = {**os.environ, "ALCHEMIST_DATABASE_URL": store.url, "ALCHEMIST_HOME": str(store.home), **variables}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            printed: list[str] = []
+            # Another line, such as a warning of a library, may come first.
+            for line in process.stderr:
+                printed.append(line)
+                if found := re.search(r"http://127\.0\.0\.1:\d+(/\?token=\S+)", line):
+                    break
+            else:
+                raise AssertionError("".join(printed))
+            yield found[1]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 @pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
 def address(store: TrainedStore, port: int) -> Iterator[str]:
-    command = [sys.executable, "-m", "alchemist_core", "explore", "--port", str(port)]
-    environment = {**os.environ, "ALCHEMIST_DATABASE_URL": store.url, "ALCHEMIST_HOME": str(store.home)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+(/\?token=\S+)", line)
-    assert found, line
-    yield found[1]
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    with serving(store, port) as found:
+        yield found
 
 
 def run(engine: Engine, sql: str, **parameters: Any) -> None:

@@ -21,8 +21,8 @@ EDITOR = Person("eve", b"of eve's session", may_flag=True)
 RELEASE = {"dataset": "web", "night": "2026-01-02"}
 VERSION = {"subset": "best", "version": "1"}
 PAGES = {
-    "/decide/release": RELEASE, "/decide/withdraw": VERSION, "/decide/takedown": {"sample": "3"}, "/decide/promote": {"rater": "r2"},
-    "/decide/retry": {"reason": "too_slow"}, "/decide/select": VERSION,
+    "/decide/release": RELEASE, "/decide/reject": RELEASE, "/decide/withdraw": VERSION, "/decide/takedown": {"sample": "3"},
+    "/decide/promote": {"rater": "r2"}, "/decide/retry": {"reason": "too_slow"}, "/decide/select": VERSION,
 }  # fmt: skip
 REASON = "looked at it"
 
@@ -92,6 +92,24 @@ def test_a_held_night_is_released(browser: TestClient, own_store: Engine) -> Non
     again = browser.get("/decide/release", params=RELEASE)
     assert again.status_code == 400
     assert "There is nothing to release" in again.text
+
+
+def test_a_held_night_is_rejected_and_still_released_later(browser: TestClient, own_store: Engine) -> None:
+    assert decide(browser, "/decide/reject", **RELEASE) == "/nights/web/2026-01-02"
+    assert rows(own_store, "SELECT state, reason, decided_by FROM alchemist.nights WHERE night_id = 2") == [
+        ("rejected", REASON, "ann")
+    ]
+    page = html.unescape(browser.get("/nights/web/2026-01-02").text)
+    assert f"<strong>No:</strong> rejected: {REASON}." in page
+    assert "/decide/release" in page
+    assert "/decide/reject" not in page
+    assert "web, 2026-01-02" not in browser.get("/needs").text
+    assert "is not held. There is nothing to reject" in browser.get("/decide/reject", params=RELEASE).text
+    decide(browser, "/decide/release", **RELEASE)
+    assert rows(own_store, EVENTS) == [
+        ("ann", "reject", "night web 2026-01-02 r1"),
+        ("ann", "release", "night web 2026-01-02 r1"),
+    ]
 
 
 def test_a_night_that_a_check_stopped_is_not_scored_by_this_server(browser: TestClient, own_store: Engine) -> None:

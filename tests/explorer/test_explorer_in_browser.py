@@ -1,26 +1,37 @@
-"""Every page of the explorer in a browser: it fits a desk and a phone, is legible in light and dark, and violates no policy.
+"""Every page of the explorer in a browser: it fits a desk and a phone, is legible in light and dark, violates no policy, and axe-core
+finds nothing serious.
 
 Screenshots for a person to look at are kept in .alchemist/screenshots.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.browser import CONTRAST, DESKTOP, PHONE, Browser, needs_chromium
+from tests.e2e.browser import CONTRAST, DESKTOP, PHONE, needs_chromium
+from tests.explorer.browsed import Visit, visiting
+from tests.trained_store import TrainedStore
 
-pytestmark = [pytest.mark.db, pytest.mark.stack, needs_chromium]
+pytestmark = [pytest.mark.db, pytest.mark.stack, pytest.mark.timeout(1200), needs_chromium]
 PICTURES = Path(".alchemist/screenshots")
+AXE = Path(".alchemist/axe-core/package/axe.min.js")
+"""The script of the npm package axe-core, which `make test-e2e` fetches."""
 PAGES = {
     "needs": "/needs", "samples": "/samples", "highest": "/samples?rank_from=0&rank_to=0.1", "refused": "/samples?where=scorre+%3E+1",
-    "sample": "/samples/3", "attack": "/samples/5", "taken-down": "/samples/9", "subsets": "/subsets", "subset": "/subsets/best/1",
-    "nights": "/nights", "night": "/nights/web/2026-01-01", "raters": "/raters", "rater": "/raters/r1", "experiments": "/experiments",
-    "missing": "/samples/1000",
+    "nothing": "/samples?where=width+%3E+9000", "sample": "/samples/3", "attack": "/samples/5", "taken-down": "/samples/9",
+    "search": "/samples/search", "found": "/samples/search?text=a+red+bicycle", "like": "/samples/search?like=4", "subsets": "/subsets",
+    "subset": "/subsets/best/2", "unproven": "/subsets/best/1", "difference": "/subsets/best/2/difference?since=1",
+    "strata": "/subsets/best/1/strata", "blind": "/subsets/best/1/blind", "nights": "/nights", "night": "/nights/web/2026-01-01",
+    "held-night": "/nights/web/2026-01-02", "unusual": "/nights/web/2026-01-02/unusual", "raters": "/raters", "rater": "/raters/r2",
+    "production": "/raters/r1", "experiments": "/experiments", "experiment": "/experiments/sweep",
+    "release": "/decide/release?dataset=web&night=2026-01-02", "reject": "/decide/reject?dataset=web&night=2026-01-02",
+    "publish": "/decide/publish?subset=best&version=2", "withdraw": "/decide/withdraw?subset=best&version=1",
+    "takedown": "/decide/takedown?sample=6", "promote": "/decide/promote?rater=r2", "retry": "/decide/retry?reason=too_slow",
+    "select-again": "/decide/select?subset=best&version=1", "missing": "/samples/1000",
 }  # fmt: skip
-WATCH = "window.violations = []; document.addEventListener('securitypolicyviolation', event => violations.push(event.violatedDirective))"
 MEASURE = (
     """(async () => {
   const images = [...document.images];
@@ -32,76 +43,86 @@ MEASURE = (
   const texts = [...document.body.querySelectorAll("*")].filter(
     e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.getClientRects().length && !e.closest("svg"));
   const targets = [...document.querySelectorAll("button, input, select, summary, nav a")].filter(e => e.getClientRects().length);
+  const loaded = performance.getEntries().filter(one => one.encodedBodySize !== undefined && one.initiatorType !== "img");
   return JSON.stringify({
     width: document.documentElement.scrollWidth,
     broken: images.filter(image => image.naturalWidth === 0).map(image => image.src),
     faint: texts.filter(e => contrast(e) < 4.5).map(e => e.outerHTML.slice(0, 120)),
     tiny: targets.filter(e => e.getBoundingClientRect().height < 24).map(e => e.outerHTML.slice(0, 120)),
     headings: [...document.querySelectorAll("h1, h2, h3, h4")].map(e => Number(e.tagName[1])),
+    bytes: loaded.reduce((sum, one) => sum + one.encodedBodySize, 0),
     violations,
   });
 })()"""
 )
+RUN_AXE = """axe.run(document, {resultTypes: ["violations"]}).then(found => JSON.stringify(
+  found.violations.map(one => [one.impact, one.id, one.nodes.map(node => node.html.slice(0, 160)).slice(0, 3)])))"""
 
 
-@pytest.fixture
-def browser(tmp_path: Path, port: int, address: str) -> Iterator[Browser]:
-    with Browser(tmp_path / "profile", port + 1) as opened:
-        opened.call("Page.enable")
-        opened.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
-        opened.open(f"http://127.0.0.1:{port}{address}", until="What needs me?")
-        yield opened
+@pytest.fixture(scope="module")
+def visit(
+    filled_once: TrainedStore, make_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Visit]:
+    with visiting(filled_once, make_database, tmp_path_factory.mktemp("visit")) as found:
+        yield found
 
 
-def measure(browser: Browser) -> dict[str, Any]:
-    found = browser.call("Runtime.evaluate", expression=MEASURE, returnByValue=True, awaitPromise=True)["result"]
-    measured: dict[str, Any] = json.loads(found["value"])
-    return measured
+def run_in(visit: Visit, script: str) -> Any:
+    """Return what an asynchronous script of a page returns as JSON."""
+    answer = visit.browser.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+    assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+    return json.loads(answer["result"]["value"])
+
+
+def faults_of(found: dict[str, Any], width: int) -> dict[str, Any]:
+    wrong = {key: found[key] for key in ("broken", "faint", "tiny", "violations") if found[key]}
+    if found["width"] > width:
+        wrong["width"] = found["width"]
+    steps = [later - earlier for earlier, later in zip(found["headings"], found["headings"][1:], strict=False)]
+    if max(steps, default=0) > 1 or found["headings"].count(1) != 1:
+        wrong["headings"] = found["headings"]
+    if found["bytes"] > 150_000:
+        wrong["bytes"] = found["bytes"]
+    return wrong
 
 
 @pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
-def test_every_page_of_the_explorer_is_legible_everywhere(browser: Browser, port: int, is_dark: bool) -> None:
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_every_page_of_the_explorer_is_legible_everywhere(visit: Visit, size: tuple[int, int], is_dark: bool) -> None:
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}]
-    browser.call("Emulation.setEmulatedMedia", features=scheme)
-    faults = []
-    for width, height in (DESKTOP, PHONE):
-        browser.resize(width, height)
-        for name, path in PAGES.items():
-            browser.call("Page.navigate", url=f"http://127.0.0.1:{port}{path}")
-            browser.wait_for("Alchemist 0")
-            found = measure(browser)
-            browser.picture(PICTURES / f"explorer-{name}-{width}{'-dark' if is_dark else ''}.png")
-            steps = [later - earlier for earlier, later in zip(found["headings"], found["headings"][1:], strict=False)]
-            wrong = {key: found[key] for key in ("broken", "faint", "tiny", "violations") if found[key]}
-            if found["width"] > width:
-                wrong["width"] = found["width"]
-            if max(steps, default=0) > 1:
-                wrong["headings"] = found["headings"]
-            if wrong:
-                faults.append((name, width, wrong))
-    assert faults == []
+    visit.browser.call("Emulation.setEmulatedMedia", features=scheme)
+    visit.browser.resize(*size)
+    faults = {}
+    for name, path in PAGES.items():
+        visit.go(path)
+        found = run_in(visit, MEASURE)
+        visit.browser.picture(PICTURES / f"explorer-{name}-{size[0]}{'-dark' if is_dark else ''}.png")
+        if wrong := faults_of(found, size[0]):
+            faults[name] = wrong
+    assert faults == {}
 
 
-def test_the_explorer_is_usable_by_keyboard(browser: Browser, port: int) -> None:
-    browser.open(f"http://127.0.0.1:{port}/samples", until="What is in the corpus?")
+@pytest.mark.skipif(not AXE.exists(), reason=f"no {AXE}: make test-e2e fetches it with npm")
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_serious_in_the_explorer(visit: Visit, size: tuple[int, int]) -> None:
+    visit.browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+    visit.browser.resize(*size)
+    script, found = AXE.read_text(encoding="utf-8"), {}
+    for name, path in PAGES.items():
+        visit.go(path)
+        # The debugger's scripts are not subject to the policy of the page.
+        visit.browser.evaluate(script + "; 0")
+        if violations := run_in(visit, RUN_AXE):
+            found[name] = violations
+    serious = {name: [one for one in all_of if one[0] in ("serious", "critical")] for name, all_of in found.items()}
+    assert {name: ones for name, ones in serious.items() if ones} == {}
+    assert found == {}, "nothing lesser either"
 
-    def press(key: str, code: int, text: str = "") -> None:
-        for kind in ("keyDown", "keyUp"):
-            browser.call(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key=key,
-                windowsVirtualKeyCode=code,
-                **({"text": text} if text else {}),
-            )
 
-    press("Tab", 9)
-    assert browser.evaluate("document.activeElement.className") == "skip"
-    press("Enter", 13, "\r")
-    assert browser.evaluate("location.hash") == "#content"
-    browser.evaluate("document.querySelector('summary').focus()")
-    press("Enter", 13, "\r")
-    browser.evaluate("document.querySelector('#where').focus()")
-    browser.call("Input.insertText", text="caption = 'caption of 2'")
-    press("Enter", 13, "\r")
-    assert "1 sample, newest first" in browser.wait_for("Which samples are there?")
+def test_axe_finds_a_fault_in_the_explorer_that_is_there(visit: Visit) -> None:
+    if not AXE.exists():
+        pytest.skip(f"no {AXE}: make test-e2e fetches it with npm")
+    visit.go("/samples")
+    visit.browser.evaluate(AXE.read_text(encoding="utf-8") + "; 0")
+    visit.browser.evaluate("document.querySelector('#main, main').innerHTML = '<img src=\"/pictures/3/thumbnail\">'")
+    assert "image-alt" in {one[1] for one in run_in(visit, RUN_AXE)}

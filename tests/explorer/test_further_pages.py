@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from alchemist_core.explorer.app import make_app
+from alchemist_core.explorer.people import Person
 from tests.explorer.conftest import ATTACK, N_NEW, N_OLD, Admits, run
 from tests.explorer.test_samples import Elements, samples_of, title
 from tests.given import insert_rows
@@ -31,7 +32,10 @@ def test_the_first_page_says_what_waits(client: TestClient, own_store: Engine) -
     assert title(page) == "What needs me?"
     assert page.index("Nights that are held") < page.index("Published subsets of which nobody knows")
     assert 'href="/nights/web/2026-01-01"' in page
-    assert "alchemist night release --dataset web --crawl-date 2026-01-01 --reason WHY" in page
+    assert 'href="/decide/release?dataset=web&night=2026-01-01">Release</a>' in page
+    assert 'href="/decide/reject?dataset=web&night=2026-01-01">Reject</a>' in page
+    looking = html.unescape(TestClient(make_app(Admits(Person("vic", b"s")))).get("/").text)
+    assert "alchemist night release --dataset web --crawl-date 2026-01-01 --reason WHY" in looking
     assert 'href="/subsets/best/1"' in page
 
 

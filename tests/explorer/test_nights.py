@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from alchemist_core.explorer import nights
 from alchemist_core.explorer.app import make_app
+from alchemist_core.explorer.people import Person
 from tests.explorer.conftest import N_NEW, N_OLD, Admits, run
 from tests.explorer.test_samples import samples_of, title
 from tests.explorer.test_subsets import sections
@@ -63,7 +64,11 @@ def test_a_held_night_says_why_and_how_to_release_it(own_store: Engine) -> None:
     )
     page = html.unescape(TestClient(make_app(Admits())).get("/nights/web/2026-01-02").text)
     assert "<strong>No:</strong> held: drift <b>." in page
-    assert "alchemist night release --dataset web --crawl-date 2026-01-02 --reason WHY" in page
+    for verb in ("release", "reject"):
+        assert f'href="/decide/{verb}?dataset=web&night=2026-01-02"' in page
+    looking = html.unescape(TestClient(make_app(Admits(Person("vic", b"s")))).get("/nights/web/2026-01-02").text)
+    assert "/decide/" not in looking
+    assert "alchemist night release --dataset web --crawl-date 2026-01-02 --reason WHY" in looking
     assert "shard b.tar" in page
     assert "score 1 to 2: 4 samples, 33.3%" in page
     assert 'style="' not in page

@@ -79,6 +79,19 @@ def test_a_difference_shows_what_entered_and_what_left(client: TestClient) -> No
     assert sections(client.get("/subsets/best/2/difference").text) == sections(page), "since the version before"
 
 
+def test_a_version_shows_where_its_members_come_from(client: TestClient) -> None:
+    assert 'href="/subsets/best/1/strata"' in client.get("/subsets/best/1").text
+    page = html.unescape(client.get("/subsets/best/1/strata").text)
+    assert title(page) == "Where does best v1 come from?"
+    # Every id of the small store was drawn; sample 9 was taken down, and is no member.
+    assert f"among {len(OLD)} random members and among {N - 1} random samples" in page
+    shares = dict(re.findall(r"<bdi>([^<]+)</bdi></td>.*?([\d.]+)%", page, re.DOTALL))
+    hosts = [(i - 1 if i <= N_OLD else i - N_OLD - 1) % 3 for i in OLD]
+    assert float(shares["host0.example"]) == pytest.approx(100 * hosts.count(0) / len(OLD), abs=0.6)
+    assert shares["web"] == "100"
+    assert client.get("/subsets/best/3/strata").status_code == 400
+
+
 def test_members_that_are_not_in_the_store_have_no_pictures(client: TestClient) -> None:
     page = client.get("/subsets/best/3/difference?since=2").text
     assert "The members of best v3 are not in the store" in page

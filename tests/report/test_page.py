@@ -14,6 +14,7 @@ from alchemist_core.report.content import (
     ExperimentContent,
     Fact,
     ReportContent,
+    SubsetVerdict,
     Tile,
     WithdrawnRow,
 )
@@ -78,7 +79,10 @@ def test_the_page_needs_no_network_and_no_script(page, outline):
         for name, value in attributes.items()
         if name in ("src", "href", "srcset", "action", "data")
     ]
-    assert all(source.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,")) for source in sources)
+    # Beside its pictures it names only places in itself.
+    assert all(source.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,", "#")) for source in sources)
+    ids = {f"#{attributes['id']}" for _, attributes in outline.elements if "id" in attributes}
+    assert {source for source in sources if source.startswith("#")} == ids
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in outline.elements}
     assert not any(name.startswith("on") for _, attributes in outline.elements for name in attributes)
     assert "url(" not in page
@@ -119,6 +123,21 @@ def test_images_are_real_and_carry_their_captions(content, outline):
         assert data == tile.jpeg
         assert Image.open(io.BytesIO(data)).size == (96, 96)
     assert {tile.caption for tile in tiles[1:] if len(tile.caption) < 180} <= set(outline.text)
+
+
+def test_the_verdict_comes_first_and_a_picture_leads_to_its_sample():
+    jpeg, page = encode_thumbnail(np.zeros((8, 8, 3), np.uint8)), "https://flow.example/alchemist/samples/7"
+    tiles = (
+        Tile(jpeg, "a", 0.1, 1.0, 7, "2026-01-01/a.tar/000002", page),
+        Tile(jpeg, "b", 0.2, 0.5, 8, "2026-01-01/a.tar/000003"),
+    )
+    found = page_of(
+        verdicts=[SubsetVerdict("best v2", "not shown", "The interval includes 0.")],
+        sheets=[ContactSheet(0.0, 0.2, tiles)],
+    )
+    assert found.index("best v2: not shown to be better than random.") < found.index("Contents") < found.index("<main>")
+    assert f'<a href="{page}">sample 7</a>' in found
+    assert '<p class="figures" title="2026-01-01/a.tar/000003"><span>sample 8</span></p>' in found
 
 
 def test_the_table_shows_the_gap_closed_by_a_subset(outline):

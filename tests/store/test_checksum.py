@@ -65,6 +65,10 @@ def every_table(
         "evaluation_protocols": [{"protocol_id": k(1), "protocol_hash": "c"}],
         "evaluations": [{"model_id": k(i), "protocol_id": k(1), "value": i / 7} for i in (1, 2)],
         "experiments": [{"name": "e", "config": {"arms": 2}}],
+        "blind_judgements": [{
+            "judgement_id": k(1), "subset_id": k(1), "other_subset_id": k(2), "seed": 7, "sample_ids": [k(2)], "other_sample_ids": [k(1)],
+            "preferred": "subset", "judged_by": "ann",
+        }],
     }  # fmt: skip
     return {name: rows[::-1] if is_reversed else rows for name, rows in given.items()}
 

@@ -13,6 +13,7 @@ from alchemist_core.store.nights import (
     hold_open_night,
     open_nights,
     read_night,
+    reject_night,
     release_command,
     release_night,
 )
@@ -82,6 +83,19 @@ def test_a_night_is_decided_once_by_a_named_person_at_a_time(store: Engine) -> N
         assert release_night(connection, 1, actor="bob", reason="as it should be")
         assert not release_night(connection, 1, actor="cid", reason="again")
         assert tuple(connection.execute(text(columns)).all()[0]) == (1, "released", "as it should be", "bob", True)
+
+
+def test_a_held_night_is_rejected_once_and_can_be_released_later(store: Engine) -> None:
+    add(store, (1, 1, "held", DAY, 1, 1), (2, 1, "selectable", OTHER_DAY, 1, 1))
+    with store.begin() as connection:
+        assert reject_night(connection, 1, actor="bob", reason="a broken crawl")
+        assert not reject_night(connection, 1, actor="cid", reason="again")
+        assert not reject_night(connection, 2, actor="bob", reason="too late")
+    assert held_nights(store, dataset_ids=[1], crawl_date=None, rater_id=1) == []
+    (row,) = held_nights(store, dataset_ids=[1], crawl_date=None, rater_id=1, state="rejected")
+    assert (row.night_id, row.reason) == (1, "a broken crawl")
+    with store.begin() as connection:
+        assert release_night(connection, 1, actor="ann", reason="it was right")
 
 
 def test_only_a_held_night_is_announced(store: Engine) -> None:

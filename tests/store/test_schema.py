@@ -77,7 +77,7 @@ def test_migrations_make_the_declared_tables_to_the_last_constraint(
         Table.metadata.create_all(connection)
     assert definitions(engine) == definitions(declared)
     declared.dispose()
-    assert len(Table.metadata.tables) == 35
+    assert len(Table.metadata.tables) == 36
 
 
 UNCOMMENTED = """

@@ -1,9 +1,11 @@
-// Keys for flags: they press the buttons of the forms, which work without this script. A person can switch them off (WCAG 2.1.4).
+// Keys: they press the buttons of forms, which work without this script. A person can switch them off (WCAG 2.1.4).
 "use strict";
 
 (() => {
   const tiles = [...document.querySelectorAll("[data-sample]")];
-  if (!tiles.length) return;
+  // Buttons that name their own key.
+  const keyed = new Map([...document.querySelectorAll("button[data-key]")].map((button) => [button.dataset.key, button]));
+  if (!tiles.length && !keyed.size) return;
   const OFF = "alchemist-keys-off";
   const stored = (change) => { try { return change(window.localStorage); } catch { return null; } };
   let isOn = stored((storage) => storage.getItem(OFF)) === null;
@@ -11,10 +13,11 @@
   const help = document.createElement("dialog");
   help.className = "keys";
   help.setAttribute("aria-label", "Keys");
-  const lines = [
+  const lines = keyed.size ? [...keyed].map(([key, button]) => [key, button.textContent.replace(` (${key})`, "")]) : [
     ["1 2 3 4", "flag as good, bad, wrong caption, unsafe; again: undo. If samples are selected: all of them"],
-    ["x", "select the sample, or not"], ["j k, arrows", "move"], ["u", "undo the last flag of the sample"], ["?", "show these keys"],
+    ["x", "select the sample, or not"], ["j k, arrows", "move"], ["u", "undo the last flag of the sample"],
   ];
+  lines.push(["?", "show these keys"]);
   const list = document.createElement("dl");
   for (const [keys, meaning] of lines) {
     const term = document.createElement("dt"), text = document.createElement("dd");
@@ -35,7 +38,7 @@
   help.append(list, choice, close);
   document.body.append(help);
 
-  for (const note of document.querySelectorAll(".flag-many .note")) {
+  for (const note of document.querySelectorAll(".flag-many .note, .keys-note")) {
     const show = document.createElement("button");
     show.type = "button";
     show.textContent = "Keys";
@@ -74,7 +77,8 @@
     const isTyping = event.target.closest("input:not([type='checkbox']), select, textarea, dialog");
     if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
     if (isOn && event.key === "?") help.showModal();
-    else if (isOn && Object.hasOwn(actions, event.key)) actions[event.key]();
+    else if (isOn && keyed.has(event.key)) keyed.get(event.key).click();
+    else if (isOn && tiles.length && Object.hasOwn(actions, event.key)) actions[event.key]();
     else return;
     event.preventDefault();
   });

@@ -43,6 +43,7 @@ from alchemist_core.store.tables.sources import (
     Takedown,
 )
 from alchemist_core.store.tables.subsets import (
+    BlindJudgement,
     Evaluation,
     EvaluationProtocol,
     Experiment,
@@ -56,6 +57,7 @@ __all__ = [
     "SCHEMA",
     "AnyRow",
     "AuditEvent",
+    "BlindJudgement",
     "CheckResult",
     "ClusterCentroids",
     "ClusterMember",

@@ -78,9 +78,9 @@ class Night(Table):
             unique=True,
             postgresql_where=text("state = 'scored'"),
         ),
-        CheckConstraint("state IN ('scored', 'selectable', 'held', 'released')", name="state"),
+        CheckConstraint("state IN ('scored', 'selectable', 'held', 'released', 'rejected')", name="state"),
         CheckConstraint("(state = 'scored') = (decided_at IS NULL)", name="decided"),
-        CheckConstraint("state <> 'held' OR reason IS NOT NULL", name="held_has_reason"),
+        CheckConstraint("state NOT IN ('held', 'rejected') OR reason IS NOT NULL", name="held_has_reason"),
     )
 
     night_id: Mapped[Key] = mapped_column(comment="Key of the night")
@@ -94,9 +94,9 @@ class Night(Table):
     )
     state: Mapped[str] = mapped_column(
         server_default="scored",
-        comment="scored (undecided), selectable, held, or released (selectable after a person's decision)",
+        comment="scored (undecided), selectable, held, or by a person: released (selectable), rejected (never selected)",
     )
-    reason: Mapped[str | None] = mapped_column(comment="Why the night is held or was released")
+    reason: Mapped[str | None] = mapped_column(comment="Why the night is held, or was released or rejected")
     decided_by: Mapped[str | None] = mapped_column(comment="Person or stage that decided")
     decided_at: Mapped[datetime | None] = mapped_column(comment="When it was decided; null while the night is open")
     created_at: Mapped[Created] = mapped_column(comment="When the first shard of the revision was scored")

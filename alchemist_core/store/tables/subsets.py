@@ -88,6 +88,31 @@ class SubsetSample(Table):
     )
 
 
+class BlindJudgement(Table):
+    """What a person preferred of two grids of samples without names. Append-only: a trigger refuses changes."""
+
+    __tablename__ = "blind_judgements"
+    __table_args__ = (
+        CheckConstraint("preferred IN ('subset', 'other', 'neither')", name="preferred"),
+        CheckConstraint("other_subset_id <> subset_id", name="other"),
+        UniqueConstraint("subset_id", "judged_by", "seed"),
+    )
+
+    judgement_id: Mapped[BigKey] = mapped_column(comment="Key of the answer")
+    subset_id: Mapped[int] = mapped_column(
+        ForeignKey("alchemist.subsets.subset_id"), comment="Version that was compared"
+    )
+    other_subset_id: Mapped[int | None] = mapped_column(
+        ForeignKey("alchemist.subsets.subset_id"), comment="Version beside it; null: random samples of the same corpus"
+    )
+    seed: Mapped[int] = mapped_column(BigInteger, comment="Seed of the samples that were shown")
+    sample_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), comment="Samples of the version that were shown")
+    other_sample_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), comment="Samples beside them")
+    preferred: Mapped[str] = mapped_column(comment="subset, other, or neither")
+    judged_by: Mapped[str] = mapped_column(comment="Person who judged")
+    judged_at: Mapped[Created] = mapped_column(comment="When the person judged")
+
+
 class Model(Table):
     """One trained text-to-image model and exactly what it was trained on."""
 
