@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alchemist_core.errors import DataError
+from alchemist_core.statistics import area_under_curve
 from tests.benchmarks.scenes_study import read_tars
 from tests.benchmarks.worlds import (
     CONCEPTS,
@@ -61,6 +62,12 @@ def test_four_of_five_images_of_the_redundant_corpus_are_near_duplicates_of_anot
     pixel_ND = samples.image_NHWC.reshape(240, -1).astype(float)
     distance_NN = np.abs(pixel_ND[:, None] - pixel_ND).mean(axis=2) + 1e3 * np.eye(240)
     assert (distance_NN.min(axis=1) < 8).sum() > 180
+    # A first image and a copy cannot be told apart by their pixels alone.
+    table = pq.read_table(root / "truth.parquet").to_pydict()
+    kind_of = dict(zip(table["pair_hash"], table["kind"], strict=True))
+    is_first_N = np.array([kind_of[pair] == GOOD for pair in hashes])
+    roughness_N = np.abs(np.diff(read_tars(root / "train", 32)[0].image_NHWC.astype(int), axis=1)).mean(axis=(1, 2, 3))
+    assert 0.3 < area_under_curve(roughness_N[is_first_N], roughness_N[~is_first_N]) < 0.7
 
 
 def test_few_concepts_dominate_the_skewed_corpus_and_its_test_is_uniform(made: Callable) -> None:

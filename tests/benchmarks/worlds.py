@@ -100,9 +100,16 @@ def _redundant(world: World, rng: random.Random) -> dict[str, list[Sample]]:
     # Popularity by Zipf's law: a tenth of the images has most of the copies.
     popularity = 1 / np.arange(1, n_different + 1)
     copied = generator.choice(n_different, world.n_train - n_different, p=popularity / popularity.sum())
-    train = [_sample(scene, GOOD) for scene in scenes]
-    train += [Sample(_png(_jitter(scenes[at].image, generator)), scenes[at].caption, "copy") for at in copied]
-    return {"train": train, **_uniform(world, rng)}
+    train = [_grained(scene, GOOD, generator) for scene in scenes]
+    train += [_grained(scenes[at], "copy", generator) for at in copied]
+    # Validation and test have the same grain: without it, every copy would differ from them, and no first image would.
+    held_out = {
+        part: [
+            _grained(_draw(rng, world.side, CONCEPTS[number % len(CONCEPTS)]), GOOD, generator) for number in range(n)
+        ]
+        for part, n in (("validation", world.n_validation), ("test", world.n_test))
+    }
+    return {"train": train, **held_out}
 
 
 def _skewed(world: World, rng: random.Random) -> dict[str, list[Sample]]:
@@ -160,8 +167,11 @@ def _draw(rng: random.Random, side: int, concept: tuple[str, str]) -> Scene:
 
 
 def _sample(scene: Scene, kind: str) -> Sample:
-    # Grain that resizing removes makes each image unique: small images of one concept can be equal.
     return Sample(_png(scene.image), scene.caption, kind)
+
+
+def _grained(scene: Scene, kind: str, generator: np.random.Generator) -> Sample:
+    return Sample(_png(_jitter(scene.image, generator)), scene.caption, kind)
 
 
 def _jitter(image: Image.Image, generator: np.random.Generator) -> Image.Image:
