@@ -41,7 +41,8 @@ wheel: docs ## Build the wheel into dist/ from the files that git tracks, with t
 docs: $(STAMP) ## Build the documentation into dist/docs; `alchemist docs` opens it
 	@$(BIN)/python -m infra.docs
 
-pictures: $(STAMP) ## Draw the figures of the documentation again
+pictures: $(STAMP) ## Measure and draw the figures of the documentation again (3 minutes)
+	@$(BIN)/python -m tests.benchmarks.separation
 	@$(BIN)/python -m infra.docs.figures
 
 demo: $(STAMP) ## Run the whole platform on this machine; ends with a table of subset against random

@@ -1,20 +1,31 @@
 """Draw the figures of the documentation into docs/figures: `python -m infra.docs.figures`, a part of `make pictures`.
 
-Members are computed by the code of the product. A test compares the files with what this module draws.
+Curves and members are computed by the code of the product. What was measured in a training is read from docs/figures/separation.json, which
+`python -m tests.benchmarks.separation` writes. A test compares the files with what this module draws.
 """
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from alchemist_core.selection.keys import Noise
 from alchemist_core.selection.sampler import Keys, sample_members
-from alchemist_core.selection.strategies import HeadGsample
-from infra.docs.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PANEL, RULE, SKY, Drawing, Place
+from alchemist_core.selection.strategies import HeadGsample, ShiftGsample, TopK
+from infra.docs.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PANEL, PINK, RULE, SKY, YELLOW, Drawing, Place
 
 FOLDER = Path(__file__).parents[2] / "docs" / "figures"
+MEASURED = FOLDER / "separation.json"
+KINDS = {
+    "informative": ("informative", GREEN),
+    "wrong_caption": ("wrong caption", PINK),
+    "chaotic": ("chaotic", YELLOW),
+    "plain": ("plain", BLUE),
+}
+"""Kinds of samples of the synthetic corpus, as they are named and coloured; the undamaged kind comes first."""
 
 Nodes = Mapping[str, Place]
 Edges = Sequence[tuple[str, str, str]]
@@ -84,7 +95,7 @@ def main() -> int:
 def render() -> dict[str, str]:
     """Return the text of every figure, by the name of its file."""
     makers: dict[str, Callable[[], Drawing]] = {
-        "architecture": architecture, "nested-subsets": nested_subsets,
+        "architecture": architecture, "nested-subsets": nested_subsets, "rank-window": rank_window, "separation": separation,
         **{f"states-{name}": lambda name=name: states(name) for name in STATES},
     }  # fmt: skip
     return {f"{name}.svg": make().svg() for name, make in makers.items()}
@@ -219,6 +230,108 @@ def nested_subsets() -> Drawing:
     drawing.text((left - 10, top + height / 2), "order of", size=11, colour=MUTED, anchor="end")
     drawing.text((left - 10, top + height / 2 + 14), "the keys", size=11, colour=MUTED, anchor="end")
     return drawing
+
+
+def rank_window() -> Drawing:
+    """Draw which kinds of samples lie at which ranks, and which ranks three strategies take."""
+    measured = _measured()
+    drawing = Drawing(860, 520, "The rank window: kinds of samples by rank, and the ranks that three strategies take")
+    drawing.text((20, 34), "What lies at which rank, and what a strategy takes", size=16, weight=600, anchor="start")
+    left, top, width, height = 70.0, 66.0, 760.0, 190.0
+    bins = measured["rank_bins"]
+    n_bins = len(next(iter(bins.values())))
+    for place in range(n_bins):
+        total, y = sum(counts[place] for counts in bins.values()), top + height
+        for kind, (_, colour) in KINDS.items():
+            part = height * bins[kind][place] / total
+            y -= part
+            drawing.rect(
+                (left + width * place / n_bins + 1, y),
+                (width / n_bins - 2, part),
+                fill=colour,
+                stroke="none",
+                radius=0,
+                opacity=0.85,
+            )
+    drawing.legend((left, top - 10), [(name, colour) for name, colour in KINDS.values()])
+    drawing.text((left - 10, top + 8), "100%", size=11, colour=MUTED, anchor="end")
+    drawing.text((left - 10, top + height), "0%", size=11, colour=MUTED, anchor="end")
+    at_ranks = np.linspace(0, 1, 201)
+    curves = (
+        ("top_k, 20%: the best scores alone", np.where(at_ranks <= 0.2, 1.0, 0.0), BLUE),
+        (
+            "head_gsample: most from the best ranks (default of rule alignment)",
+            _density(HeadGsample(), at_ranks),
+            GREEN,
+        ),
+        (
+            "shift_gsample: never the first quarter, most around 0.625 (the paper's, for rule loss)",
+            _density(ShiftGsample(), at_ranks),
+            ORANGE,
+        ),
+    )
+    base, tall = top + height + 150, 110.0
+    for number, (name, curve, colour) in enumerate(curves):
+        points = [(left + width * float(x), base - tall * float(y)) for x, y in zip(at_ranks, curve, strict=True)]
+        drawing.area([(left, base), *points, (left + width, base)], colour=colour, opacity=0.14)
+        drawing.line(points, colour=colour, width=2)
+        drawing.rect((left, base + 44 + 20 * number), (12, 12), fill=colour, stroke="none", radius=2)
+        drawing.text((left + 18, base + 54 + 20 * number), name, size=12, colour=MUTED, anchor="start")
+    drawing.line([(left, base), (left + width, base)], colour=RULE)
+    for share in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        drawing.text((left + width * share, base + 16), f"{share:g}", size=11, colour=MUTED)
+    drawing.text((left + width / 2, base + 32), "rank (0: the best score)", size=12, colour=MUTED)
+    drawing.text((left - 10, base - tall + 4), "density", size=11, colour=MUTED, anchor="end")
+    assert TopK.name == curves[0][0][:5]
+    return drawing
+
+
+def _density(strategy: HeadGsample | ShiftGsample, at_ranks: np.ndarray) -> np.ndarray:
+    with np.errstate(under="ignore"):
+        return np.exp(strategy.log_density(at_ranks.copy()))
+
+
+def separation() -> Drawing:
+    """Draw the scores of each kind of sample at some steps of a rater's training, one row for each step."""
+    measured = _measured()
+    marks, edges = measured["marks"], measured["edges"]
+    row, left, width = 84.0, 150.0, 560.0
+    drawing = Drawing(
+        860,
+        int(84 + row * len(marks) + 26),
+        "How the scores of good and of damaged samples separate while a rater is trained",
+    )
+    drawing.text((20, 34), "Scores separate while a rater is trained", size=16, weight=600, anchor="start")
+    drawing.legend((left, 62), [(name, colour) for name, colour in KINDS.values()])
+    drawing.text((780, 62), "AUC, worst kind", size=11.5, colour=MUTED)
+    for number, mark in enumerate(marks):
+        base = 84 + row * (number + 1) - 14
+        drawing.line([(left, base), (left + width, base)], colour=RULE)
+        drawing.text((left - 16, base - 22), f"step {mark['step']:,}", weight=600, anchor="end")
+        drawing.text((left - 16, base - 5), mark["note"], size=11, colour=MUTED, anchor="end")
+        for kind, (_, colour) in KINDS.items():
+            share = np.asarray(mark["shares"][kind], float)
+            top = max(max(mark["shares"][one]) for one in KINDS)
+            places = [
+                (left + width * (i + 0.5) / len(share), base - (row - 24) * float(value) / top)
+                for i, value in enumerate(share)
+            ]
+            drawing.area([(places[0][0], base), *places, (places[-1][0], base)], colour=colour, opacity=0.28)
+            drawing.line(places, colour=colour, width=1.8)
+        worst = min(mark["auc"].values())
+        drawing.text((780, base - 14), f"{worst:.2f}", size=15, weight=600)
+    base = 84 + row * len(marks)
+    drawing.text((left, base + 6), f"{edges[0]:.1f}".replace("-", "−"), size=11, colour=MUTED)
+    drawing.text((left + width, base + 6), f"{edges[-1]:.1f}".replace("-", "−"), size=11, colour=MUTED)
+    drawing.text(
+        (left + width / 2, base + 6), "score, in standard deviations from the mean of the step", size=12, colour=MUTED
+    )
+    return drawing
+
+
+def _measured() -> dict[str, Any]:
+    measured: dict[str, Any] = json.loads(MEASURED.read_text(encoding="utf-8"))
+    return measured
 
 
 if __name__ == "__main__":
