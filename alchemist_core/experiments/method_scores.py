@@ -190,9 +190,9 @@ def _semdedup(config: MethodConfig, _run: StageRun, corpus: "Encoded", _: "Encod
     from alchemist_core.embeddings.clusters import (  # noqa: PLC0415  imports faiss
         fit_centroids,
         nearest_clusters,
-        unit_vectors,
         usual_clusters,
     )
+    from alchemist_core.embeddings.reading import unit_vectors  # noqa: PLC0415  as above
 
     unit_ND = unit_vectors(corpus.image_ND.astype(np.float16))
     centroid_KD = fit_centroids(unit_ND, usual_clusters(len(unit_ND)), seed=config.seed)

@@ -41,7 +41,8 @@ def fuse_ranks(rank_NM: NDArray[np.float64]) -> NDArray[np.float64]:
     total_N = np.zeros(len(rank_NM))
     for rank_N in rank_NM.T:
         total_N += rank_N
-    return 1 - total_N / rank_NM.shape[1]
+    score_N: NDArray[np.float64] = 1 - total_N / rank_NM.shape[1]
+    return score_N
 
 
 def ranks_without(rank_NM: NDArray[np.float64], left_out: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
