@@ -16,11 +16,13 @@ WHERE
         WHERE live_locations.sample_id = wanted.sample_id AND datasets.name = ANY(CAST(:dataset_names AS text[]))
     )
     AND CASE
-        WHEN CAST(:subset_id AS integer) IS NULL THEN EXISTS (
-            SELECT 1
-            FROM alchemist.scores
-            WHERE scores.rater_id = CAST(:rater_id AS integer) AND scores.sample_id = wanted.sample_id
-        )
+        WHEN CAST(:subset_id AS integer) IS NULL
+            THEN
+                EXISTS (
+                    SELECT 1
+                    FROM alchemist.scores
+                    WHERE scores.rater_id = CAST(:rater_id AS integer) AND scores.sample_id = wanted.sample_id
+                )
         ELSE EXISTS (
             SELECT 1
             FROM alchemist.subset_samples

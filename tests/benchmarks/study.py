@@ -522,6 +522,9 @@ def selection_seconds(arm: str, costs: Mapping[str, float]) -> float:
         return 0.0
     parsed = parse_arm(arm, retention=0.5)
     needed = list(parsed.scores) + ([parsed.rater] if kind.startswith(parsed.rater) else [])
+    if "rho_batches" in needed and "learnability" not in needed:
+        # It ranks by the scores of that rater.
+        needed.append("learnability")
     return float(sum(costs.get(name, 0.0) for name in needed))
 
 

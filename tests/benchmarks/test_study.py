@@ -137,3 +137,4 @@ def test_a_fusion_costs_what_all_its_scores_cost() -> None:
     assert selection_seconds("learnability+dsir+semdedup/top_k;accept=auto", costs) == 13.0
     assert selection_seconds("seal/auto", costs) == 16.0
     assert selection_seconds("validation", costs) == 0.0
+    assert selection_seconds("rho_batches/top_k", costs | {"rho_batches": 32.0}) == 33.0
