@@ -47,6 +47,12 @@ NO_FLAG: dict[str, Any] = {"is_flag": False}
 # Marks the subject of a command, which is a positional argument: `alchemist subset show NAME`.
 BARE_WORD: dict[str, Any] = {"is_bare_word": True}
 
+
+def or_word(word: str) -> dict[str, Any]:
+    """Mark a number field that takes a word as well; a validator of its model reads the word before the field is checked."""
+    return {"or_word": word}
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(split_commas), AfterValidator(refuse_repeats)]
 

@@ -93,6 +93,13 @@ PAGES = (
             ),
         },
     ),
+    Page(
+        "docs/how-to/repeat-and-weigh.md",
+        left_out={
+            " auto": "the rater's rule has no natural 0", "find-semantic": "no scorer gives embeddings", "--variety": "as above",
+            "alchemist experiment": "trains for hours",
+        },
+    ),
     Page("docs/how-to/held-night.md", left_out={"alchemist night release": "no night is held"}),
     Page("docs/how-to/take-an-image-down.md", replaced={"--url https://example.com/a.jpg": f"--image-hash {AN_IMAGE}"}),
     Page("docs/tutorials/reproduce-a-table.md", left_out={"alchemist experiment": "trains for an hour"}),

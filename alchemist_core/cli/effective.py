@@ -36,6 +36,7 @@ from alchemist_core.presets import (
 )
 from alchemist_core.project import NEVER, Project
 from alchemist_core.protocols.protocol import read_protocol
+from alchemist_core.selection.config import ratio_of
 
 
 class Origin(NamedTuple):
@@ -185,6 +186,8 @@ def command_of(options: Mapping[str, Any]) -> str:
 
 def _number(given: Any) -> float | None:
     """Return the value as a number; None if it is not one, which the config model then refuses."""
+    if (ratio := ratio_of(given)) is not None:
+        return ratio
     try:
         return None if given is None else float(given)
     except (TypeError, ValueError):

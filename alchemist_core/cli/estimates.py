@@ -187,7 +187,7 @@ def plan_train_downstream(config: PlanTrainDownstreamConfig) -> TrainingPlan:
         subset = choose_version(engine, config.subset, version=None)
         rater = rater_of_subset(engine, subset)
         tokenizer = RaterTrainingConfig.from_stored(rater.config["training"]).tokenizer_config
-        n_eligible, counted = rater.n_eligible, Counted(subset.n_samples, f"members of {config.subset}")
+        n_eligible, counted = rater.n_eligible, Counted(subset.n_reads, f"members of {config.subset}")
     if config.n_samples is not None:
         n_eligible, counted = None, Counted(config.n_samples, "--n-samples")
 

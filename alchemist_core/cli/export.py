@@ -33,7 +33,13 @@ OUT = (
     "File to write: .parquet, .csv or .jsonl. It replaces an existing file when it is complete. "
     "In CSV, text that looks like a formula gets a leading apostrophe"
 )
-_SUBSET_COLUMNS: dict[str, type[Any]] = {"pair_hash": bytes, "rank": float, "score": float, **MEMBER_COLUMNS}
+_SUBSET_COLUMNS: dict[str, type[Any]] = {
+    "pair_hash": bytes,
+    "rank": float,
+    "score": float,
+    "weight": float,
+    **MEMBER_COLUMNS,
+}
 WHERE = (
     "SQL condition, for example \"score > 1.5 and width * height >= 1e6 and not caption ilike '%logo%'\". Scorers and imported scores are "
     "columns under their names. Allowed: comparisons, and, or, not, between, in, like, ilike, is null, + - * /, abs, least, greatest, "
@@ -103,7 +109,7 @@ def samples(config: ExportSamplesConfig) -> ExportResult:
 
 
 def subset(config: ExportSubsetConfig) -> ExportResult:
-    """Export the members of a subset with ids, ranks, scores, URLs and locations, without those taken down since."""
+    """Export the members of a subset with ids, ranks, scores, weights, URLs and locations, without those taken down since."""
     from alchemist_core.subsets.selected import load_manifest  # noqa: PLC0415  imports pyarrow
 
     path, engine = _writable(config.out), open_store()
@@ -160,7 +166,8 @@ def embeddings(config: ExportEmbeddingsConfig) -> ExportResult:
 def _member(manifest: "Manifest", row: AnyRow) -> tuple[Any, ...]:
     number, *rest = row
     rank, score = manifest.rank_K[number].item(), manifest.score_K[number].item()
-    return (manifest.pair_hash_K32[number].tobytes(), rank, score, *rest)
+    weight = 1.0 if manifest.weight_K is None else manifest.weight_K[number].item()
+    return (manifest.pair_hash_K32[number].tobytes(), rank, score, weight, *rest)
 
 
 def _export(

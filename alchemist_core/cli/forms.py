@@ -68,8 +68,13 @@ LAYOUT: dict[str, tuple[Part, ...]] = {
         Part(None, "select", ("dataset", "retention", "name", "rater")),
         Part("Strategy", "select", ("recipe", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank")),
         Part("Sampling", "select", ("seed", "rank_by", "rescale")),
-        Part("Which samples", "select", ("where", "dedup", "decontaminate")),
-        Part("Strata and caps", "select", ("stratify", "stratify_by", "max_share", "max_share_of", "allow_fewer")),
+        Part("Which samples", "select", ("where", "dedup", "decontaminate", "accept", "accept_loss")),
+        Part("Repeats and weights", "select", ("fill", "weight_by", "weight_clip")),
+        Part(
+            "Variety, strata and caps",
+            "select",
+            ("variety", "stratify", "stratify_by", "max_share", "max_share_of", "allow_fewer"),
+        ),
     ),
     "evaluate_subset": (
         Part(
@@ -281,12 +286,14 @@ def _widget(name: str, field: Field, *, is_required: bool) -> Field:
         kept |= {"enum": [None, *kept["enum"]], "values_display": {"null": "empty"}}
     if kind in ("integer", "number"):
         bounds = {key: merged[key] for key in BOUNDS if key in merged}
-        return {"default": None, "title": _title(name), **kept, **_typed_number(kind, bounds)}
+        return {"default": None, "title": _title(name), **kept, **_typed_number(kind, bounds, merged.get("or_word"))}
     return {"type": [kind, "null"], "default": None, "title": _title(name), **kept}
 
 
-def _typed_number(kind: str, bounds: Field) -> Field:
+def _typed_number(kind: str, bounds: Field, word: str | None = None) -> Field:
     """Return the conditions of a number: a pattern for typed text, with the allowed values in words, and bounds for a number.
+
+    The text may also be the word.
 
     >>> _typed_number("integer", {"minimum": 0, "exclusiveMaximum": 100})["then"]["allowed"]
     'at least 0, below 100'
@@ -305,9 +312,12 @@ def _typed_number(kind: str, bounds: Field) -> Field:
         pattern = rf"^\s*{not_zero}{not_one}(0*\.[0-9]+|0+\.?|0*1\.?0*|([0-9]{{1,2}}(\.[0-9]+)?|100(\.0+)?)\s*%)\s*$"
     else:
         pattern = rf"^\s*([0-9]{{1,{len(str(int(largest)))}}}(\.[0-9]*)?|\.[0-9]+)\s*$"
+    then: Field = {"allowed": words, "pattern": pattern}
+    if word is not None:
+        then = {"allowed": f"{words}; or {word}", "pattern": rf"{pattern}|^\s*{word}\s*$", "word": word}
     return {
         "if": {"type": "string"},
-        "then": {"allowed": words, "pattern": pattern},
+        "then": then,
         "else": {"type": [kind, "null"], **bounds},
     }
 

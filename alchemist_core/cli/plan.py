@@ -432,7 +432,7 @@ def plan_publish(config: PlanPublishConfig) -> PlanPublishResult:
         "n_out": n_out,
         "n_stay": n_stay,
         "n_bytes": selected.get("n_bytes"),
-        "training_seconds": None if speed is None else round(speed * subset.n_samples, 1),
+        "training_seconds": None if speed is None else round(speed * subset.n_reads, 1),
         "strategy": subset.strategy,
         "retention": subset.retention,
         "window": {name: subset.spec[name] for name in WINDOW if subset.spec.get(name) is not None},

@@ -37,6 +37,7 @@ from alchemist_core.store.samples import (
     find_near_duplicates,
     find_reach,
     find_sample,
+    find_validation_models,
     reason_of_takedown,
     take_down,
     why_not_eligible,
@@ -136,7 +137,7 @@ def _outside(engine: Engine, subset: SubsetRow, pair: FoundSample) -> dict[str, 
 
 
 def _inside(drawn: Selected, place: int) -> dict[str, object]:
-    rank, key = float(drawn.snapshot.rank_N[place]), float(drawn.key_N[place])
+    rank, key = float(drawn.snapshot.rank_N[place]), float(drawn.final_key_N[place])
     is_member, threshold = bool(drawn.is_member_N[place]), _threshold(drawn, place)
     fields: dict[str, object] = {
         "is_member": is_member, "rank": rank, "key": key if key > -np.inf else None, "threshold": threshold,
@@ -324,7 +325,7 @@ def takedown(config: TakedownConfig) -> TakedownResult:
     n_forgotten = forget(artifact_path(FEATURE_CACHE), images) + forget_answers(images)
     own_cache().forget(images)
     clear_block_cache()
-    reached = find_reach(engine, images)
+    reached, taught = find_reach(engine, images), find_validation_models(engine, images)
     published = sorted({row.name for row in reached if row.state == "published"})
     successors, to_do = _succeed(published) if config.successors else ([], [_commands(name) for name in published])
     near_duplicates = _near_duplicates(images)
@@ -336,7 +337,7 @@ def takedown(config: TakedownConfig) -> TakedownResult:
     return TakedownResult(
         image_hashes=[image.hex() for image in images], is_new=n_new > 0, n_pairs=n_pairs, n_forgotten=n_forgotten,
         published_subsets=published,
-        successors=successors, models=sorted({model for row in reached for model in row.models}),
+        successors=successors, models=sorted({*taught, *(model for row in reached for model in row.models)}),
         models_that_may=sorted({model for row in reached for model in row.other_models}),
         materialized=[display_address(uri) for row in reached for uri in row.all_materialized_uris],
         near_duplicates=near_duplicates, to_do=to_do,

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from alchemist_core.cli.flags import flag_fields, flag_of
 from alchemist_core.cli.verbs import load_commands
-from alchemist_core.config import BARE_WORD, Config, Formerly, Section, bounds_of, mark_of, split_commas
+from alchemist_core.config import BARE_WORD, Config, Formerly, Section, bounds_of, mark_of, or_word, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import NETWORKS, RECIPE_STAGES, RECIPES, presets_of
 from alchemist_core.project import Options, Project, load_project
@@ -231,6 +231,8 @@ def _faults_of_value(section: str, name: str, field: FieldInfo, value: Any) -> I
 
 def _fault(field: FieldInfo, value: Any) -> str | None:
     """Return why a value of the file is not allowed. Strict: text is not a number, and a number is not a switch."""
+    if _is_word(field, value):
+        return None
     is_split = isinstance(value, str) and any(getattr(mark, "func", None) is split_commas for mark in field.metadata)
     try:
         # As JSON, in which paths, words of a list and choices are text for a strict check too.
@@ -247,7 +249,12 @@ def read_value(field: FieldInfo, value: Any) -> Any:
     Raises:
         ValidationError: The field does not allow it.
     """
-    return _adapter_of(field).validate_python(value)
+    return value if _is_word(field, value) else _adapter_of(field).validate_python(value)
+
+
+def _is_word(field: FieldInfo, value: Any) -> bool:
+    """Return whether a value is the word that a number field takes as well."""
+    return isinstance(value, str) and field.json_schema_extra == or_word(value)
 
 
 def _adapter_of(field: FieldInfo) -> TypeAdapter[Any]:

@@ -90,6 +90,8 @@ class SubsetShowResult(Result):
     # Who withdrew it, when and why; none if it is not withdrawn.
     withdrawal: str | None
     n_samples: int
+    # Samples that an epoch reads, if members are repeated or weighted.
+    epoch_size: int | None
     spec: dict[str, Any]
     rater: str
     datasets: list[str]
@@ -152,6 +154,7 @@ def show(config: SubsetShowConfig) -> SubsetShowResult:
         state=subset.state,
         withdrawal=_withdrawal(subset),
         n_samples=subset.n_samples,
+        epoch_size=subset.epoch_size,
         spec=subset.spec,
         rater=rater.name,
         datasets=rater.dataset_names,

@@ -1,8 +1,8 @@
 """Arms of experiments: `loss/shift_gsample` is that strategy on the ranks of a rater with scoring rule `loss`.
 
 The name of an arm is `[rater/]strategy[@number]`, or `score/strategy[@number]` for the score of a scorer, a method of the field, imported
-scores or a heuristic; `rater+score/strategy` ranks by the mean of the ranks. `;option=value` behind it sets options of the selection.
-A new arm is a line in a table of this file. No torch, no store.
+scores or a heuristic; `rater+score/strategy` ranks by the mean of the ranks. `;option=value` behind it sets options of the selection,
+`+validation` adds the validation dataset. A new arm is a line in a table of this file. No torch, no store.
 """
 
 import re
@@ -39,7 +39,9 @@ DEFAULT_RATER = "alignment"
 # `planted`, because the hashes of trained models contain that name.
 FILLED = f"{ORACLE}+"
 # Arms that do not select by ranks, with the names of the stage train_downstream.
-CONTROLS = ("full", ORACLE, "minus_loss")
+CONTROLS = ("full", ORACLE, "minus_loss", "validation")
+JOINED = "+validation"
+"""Behind an arm: train on its samples and the validation dataset together, for as many steps."""
 HEURISTICS = ("aesthetic", "clarity", "frequency", "edge_density")
 STRATEGIES = ("random", "top_k", "gsample", "head_gsample", "shift_gsample", "block")
 AUTO = "auto"
@@ -73,7 +75,8 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
     """Return the arm that a word names.
 
     Args:
-        word: Such as `random`, `alignment/auto`, `loss/block@0.4`, `clip_score/top_k`, `clarity` or `oracle`.
+        word: Such as `random`, `alignment/auto`, `loss/block@0.4`, `clip_score/top_k`, `clarity`, `oracle`, `validation` or
+            `alignment/auto+validation`.
         retention: Retention, 0-1; the authors chose the drop-top ratio of `paper` by it.
         first_rater: Rater that `random`, the controls and the arms of other scores share with the first arm.
 
@@ -82,10 +85,14 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
 
     >>> parse_arm("loss/block@0.4", retention=0.2).policy
     {'strategy': 'block', 'start_rank': 0.4, 'allow_fewer': True}
+    >>> parse_arm("random+validation", retention=0.2).trains
+    'subset+validation'
     >>> parse_arm("clip_score/top_k", retention=0.2).policy
     {'strategy': 'top_k', 'rank_by': 'clip_score'}
     """
     word = stored_arm(word)
+    if word.endswith(JOINED) and not word.startswith(FILLED):
+        return _joined(word, retention, first_rater)
     if ";" in word:
         return _with_options(word, retention, first_rater)
     kind, _, draw = word.rpartition("/")
@@ -96,10 +103,20 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
     _require_number(word, name, number)
     rater = kind or (DEFAULT_RATER if name in (AUTO, "paper") else first_rater)
     if name in CONTROLS or name.startswith(FILLED):
-        # minus_loss is selected by this policy; oracle and full are trained for a subset that is selected at random.
+        # minus_loss is selected by this policy; the others are trained for a subset that is selected at random.
         policy = paper_policy(retention) if name == "minus_loss" else {"strategy": "random"}
         return Arm(word, rater, policy, trains=name)
     return Arm(word, rater, None if name == AUTO else _policy(word, name, number, retention))
+
+
+def _joined(word: str, retention: float, first_rater: str) -> Arm:
+    """Return an arm that trains on the validation dataset as well: `alignment/auto+validation`."""
+    arm = parse_arm(word.removesuffix(JOINED), retention=retention, first_rater=first_rater)
+    if arm.trains != "subset":
+        raise ConfigError(
+            f"Arm {arm_title(word)}: {JOINED} follows an arm that selects, such as random{JOINED} or alignment/auto{JOINED}."
+        )
+    return replace(arm, word=word, trains=f"subset{JOINED}")
 
 
 def _with_options(word: str, retention: float, first_rater: str) -> Arm:

@@ -51,7 +51,8 @@ class RunConfig(TrialsConfig):
     arms: Words = Field(
         (),
         description="Arms, separated by commas: [rater/]strategy, such as random, loss/top_k, clarity, oracle; or score/strategy with "
-        "the name of a scorer's score or of imported scores, such as clip_score/top_k; default: those of --experiment",
+        "the name of a scorer's score or of imported scores, such as clip_score/top_k; validation: the validation dataset alone; an arm "
+        "with +validation: both together, for as many steps; default: those of --experiment",
     )
     retentions: Ratios = Field((), description="Retentions, 0-1, separated by commas; default: those of --experiment")
     tuning_seeds: Annotated[Seeds, Formerly("choose_seeds")] = Field(

@@ -14,10 +14,12 @@ from alchemist_core.store.overviews import Comparison as ComparedArm
 
 # The stored name of the arm `oracle`. It is part of the identity of trained models, so it cannot change.
 ORACLE = "planted"
-ARMS = ("subset", "random", "minus_loss", ORACLE, "full")
+ARMS = ("subset", "random", "minus_loss", "validation", ORACLE, "full")
 _NOTES = {
     "subset": "selected by the rater's ranks",
     "random": "same size, selected at random",
+    "validation": "the rater's validation dataset alone, as many steps",
+    "subset+validation": "the subset and the rater's validation dataset, as many steps",
     ORACLE: "same size, selected from samples known to be good",
     "full": "every eligible sample, more steps",
 }
@@ -37,7 +39,7 @@ class ArmSummary:
 
     @property
     def note(self) -> str:
-        """What the arm was trained on, in words; empty for arms that are not in `ARMS`."""
+        """What the arm was trained on, in words; empty for an oracle with added samples."""
         return _NOTES.get(self.arm, "")
 
     @property
@@ -131,7 +133,7 @@ def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
 
 
 def place_of_arm(arm: str) -> tuple[int, str]:
-    """Return the sort key of an arm: the order of `ARMS`; an oracle with added samples follows the oracle."""
+    """Return the sort key of an arm: the order of `ARMS`; arms with added samples follow those without."""
     return ARMS.index(arm.partition("+")[0]), arm
 
 

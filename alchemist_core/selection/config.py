@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Config, Formerly, Words, current_names, fingerprint, former_names
+from alchemist_core.config import Config, Formerly, Words, current_names, fingerprint, former_names, or_word
 from alchemist_core.errors import ConfigError
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.selection.keys import Noise, PRank
 from alchemist_core.selection.strategies import STRATEGIES, Strategy, StrategyName
+from alchemist_core.selection.weights import Fill, WeightBy
 
 RATER_SCORE = "rater"
 Dedup = Literal["exact", "near", "semantic", "off"]
@@ -49,6 +50,19 @@ class EligibleOptions:
     keeps_best: bool = False
 
 
+def ratio_of(given: object) -> float | None:
+    """Return the ratio that a percentage stands for; None if it is not text with a percentage.
+
+    >>> ratio_of("20%"), ratio_of("0.2"), ratio_of("many%")
+    (0.2, None, None)
+    """
+    text = given.strip() if isinstance(given, str) else ""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else None
+    except ValueError:
+        return None
+
+
 class SelectionPolicy(Config):
     """Which samples to select, and how many. An omitted parameter takes the default of the strategy."""
 
@@ -65,7 +79,8 @@ class SelectionPolicy(Config):
         0.2,
         gt=0,
         le=1,
-        description="Fraction of the eligible samples to keep, such as 0.2 or 20%",
+        description="Fraction of the eligible samples to keep, such as 0.2 or 20%. auto: all that --accept auto accepts",
+        json_schema_extra=or_word("auto"),
     )
     drop_top_ratio: float | None = Field(
         None, ge=0, lt=1, description="Fraction of the highest ranks that is never kept; none: 0.25 for shift_gsample"
@@ -180,18 +195,53 @@ class SelectionPolicy(Config):
         description="Lowest score of a sample that may be selected; none: no bound, or the threshold of --accept auto",
     )
 
+    fill: Fill = Field(
+        "none",
+        exclude_if=lambda fill: fill == "none",
+        description="What follows if fewer samples can be selected than --retention asks for, because of --accept, --min-score, "
+        "--drop-top-ratio or a cap. none: an error, or with --allow-fewer a smaller subset. repeat: an epoch reads the selected samples "
+        "several times, as evenly as possible, until it has the size that was asked for; no rejected sample is taken",
+    )
+    weight_by: WeightBy = Field(
+        "none",
+        exclude_if=lambda by: by == "none",
+        description="How often an epoch reads each member. none: equally often. rank: in proportion to the density of the strategy at its "
+        "rank, so that a trainer sees good samples more often in the same number of steps",
+    )
+    weight_clip: float = Field(
+        4.0,
+        gt=1,
+        le=100,
+        exclude_if=lambda clip: clip == 4,
+        description="Largest ratio of a member's weight and the mean weight, in either direction, with --weight-by rank",
+    )
+    variety: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda strength: strength == 0,
+        description="How much clusters of similar images take turns in the selection. 0: not at all. 1: as many members of every cluster, "
+        "as far as it has samples. In between, the order by rank and the order by turns are averaged. Needs the clusters of alchemist "
+        "duplicates find-semantic",
+    )
+
     @model_validator(mode="before")
     @classmethod
-    def _read_auto_retention(cls, values: Any) -> Any:
-        """Read `--retention auto`: keep every accepted sample."""
+    def _read_retention(cls, values: Any) -> Any:
+        """Read a percentage, and `--retention auto`: keep every accepted sample."""
+        if isinstance(values, Mapping) and (ratio := ratio_of(values.get("retention"))) is not None:
+            return {**values, "retention": ratio}
         if isinstance(values, Mapping) and values.get("retention") == "auto":
+            if values.get("fill", "none") != "none":
+                message = "--retention auto keeps each accepted sample once, so there is nothing to fill: give --fill a fixed retention"
+                raise ValueError(message)
             return {"allow_fewer": True, **values, "accept": "auto", "retention": 1.0}
         return values
 
     @property
     def keeps_all_accepted(self) -> bool:
         """Whether the size of the subset is the number of accepted samples, as with `--retention auto`."""
-        return self.accept == "auto" and self.retention == 1
+        return self.accept == "auto" and self.retention == 1 and self.fill == "none"
 
     def eligible_options(self) -> EligibleOptions:
         """Return the options that determine the eligible samples."""
@@ -200,7 +250,7 @@ class SelectionPolicy(Config):
         return EligibleOptions(
             self.rank_by, _STORED_DEDUP[self.dedup], self.decontaminate, self.where, capped_by == "source",
             is_semantic=self.dedup == "semantic", semantic_threshold=self.semantic_threshold, semantic_scorer=self.semantic_scorer,
-            with_clusters="cluster" in (capped_by, strata_by), keeps_best=self.dedup_keep == "best",
+            with_clusters="cluster" in (capped_by, strata_by) or self.variety > 0, keeps_best=self.dedup_keep == "best",
         )  # fmt: skip
 
     def noise(self) -> Noise:
@@ -238,6 +288,15 @@ class SelectionPolicy(Config):
             raise ConfigError(
                 f"--p-rank inclusion is not used by strategy {kind.name}, which does not sample. Omit it."
             )
+        if self.weight_by == "rank" and not kind.is_stochastic:
+            raise ConfigError(
+                f"--weight-by rank is not used by strategy {kind.name}, which has no density of ranks. Choose a strategy that samples, "
+                "such as head_gsample."
+            )
+        if self.variety and self.stratify and self.stratify_by == "cluster":
+            raise ConfigError(
+                "--variety contradicts --stratify-by cluster, which keeps the same fraction of every cluster. Omit one of them."
+            )
         if self.stratify and self.max_share is not None and self.max_share_of == self.stratify_by:
             raise ConfigError(
                 f"--max-share of {self.stratify_by}s contradicts --stratify, which gives every {self.stratify_by} its share. Omit one of "
@@ -251,11 +310,15 @@ class SelectionPolicy(Config):
         if self.semantic_threshold is not None and not options.is_semantic:
             yield "--semantic-threshold is used only with --dedup semantic"
         if self.semantic_scorer is not None and not (options.is_semantic or options.with_clusters):
-            yield "--semantic-scorer is used only with --dedup semantic, --stratify-by cluster or --max-share-of cluster"
+            yield "--semantic-scorer is used only with --dedup semantic, --variety, --stratify-by cluster or --max-share-of cluster"
         if self.stratify_by != "dataset" and not self.stratify:
             yield f"--stratify-by {self.stratify_by} is used only with --stratify"
         if self.accept_loss != 0.05 and self.accept != "auto":
             yield "--accept-loss is used only with --accept auto"
+        if self.weight_clip != 4 and self.weight_by == "none":
+            yield "--weight-clip is used only with --weight-by rank"
+        if self.fill != "none" and self.allow_fewer:
+            yield f"--allow-fewer is not used with --fill {self.fill}, which reaches the retention"
         if self.dedup_keep != "first" and self.dedup == "off":
             yield f"--dedup-keep {self.dedup_keep} is not used with --dedup off"
 

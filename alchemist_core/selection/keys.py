@@ -27,6 +27,8 @@ class Domain(IntEnum):
     BUCKETS = 6
     BLOCKS = 7
     BUFFER = 8
+    REPEATS = 9
+    READS = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""How many members each group gets: strata by Sainte-Laguë's divisors, and caps that hold at every size of the subset.
+"""How many members each group gets: strata by Sainte-Laguë's divisors, caps that hold at every size of the subset, and variety.
 
-When k grows, both only add members, so subsets stay nested; largest remainders do not.
+When k grows, all three only add members, so subsets stay nested; largest remainders do not.
 
 Letters: G groups, N samples.
 """
@@ -108,6 +108,36 @@ def draw_capped(
     is_eligible_N[before] = False
     after = _best_under(key_N, pair_hash64_N, is_eligible_N, k - len(before))
     return np.sort(np.concatenate([before, after]))
+
+
+def vary(
+    key_N: NDArray[np.float64], pair_hash64_N: NDArray[np.int64], group_N: NDArray[np.int64], *, strength: float
+) -> NDArray[np.float64]:
+    """Return keys by which groups take turns, more or less: the larger the strength, the more alike are the groups' shares.
+
+    There are two orders: that of the keys, and that in which the groups take turns (the best sample of each group, then the second of
+    each, and so on; within a turn by the keys). A new key is minus the weighted mean of a sample's places in both orders. With strength 0
+    it is the order of the keys; with 1 each group has as many members as any other, as far as it has samples.
+
+    >>> vary(np.array([4.0, 3.0, 2.0, 1.0]), np.arange(4), np.array([1, 1, 1, 2]), strength=1).tolist()
+    [-0.0, -2.0, -3.0, -1.0]
+
+    Args:
+        key_N: Keys of the samples that may be selected.
+        pair_hash64_N: Their hashes, which order equal keys.
+        group_N: Group of each; all that have none are one group.
+        strength: 0 to 1.
+    """
+    turn_N = _place_in_group(key_N, pair_hash64_N, group_N + 1 - group_N.min(initial=0))
+    by_key_N = _places(np.lexsort((pair_hash64_N, -key_N)))
+    by_turn_N = _places(np.lexsort((pair_hash64_N, -key_N, turn_N)))
+    return -((1 - strength) * by_key_N + strength * by_turn_N)
+
+
+def _places(order_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    place_N = np.empty(len(order_N))
+    place_N[order_N] = np.arange(len(order_N))
+    return place_N
 
 
 def _best_under(

@@ -16,6 +16,7 @@ from alchemist_core.config import fingerprint
 from alchemist_core.errors import DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, atomic_write, require_artifact
 from alchemist_core.selection.ranks import fit_rank_scale
+from alchemist_core.stages.arm_samples import ArmSamples
 from alchemist_core.stages.collective import hold_together, wait_for_all
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun
@@ -40,15 +41,15 @@ class LossRanking:
     def __init__(self, stage_run: StageRun, subset: SubsetRow, rater: SubsetRater, read: ReadSamples) -> None:
         self._stage_run, self._subset, self._rater, self._read = stage_run, subset, rater, read
 
-    def members(self, config: DownstreamConfig) -> NDArray[np.uint8]:
-        """Return the hashes of the selected samples; the sample with the lowest loss has rank 0."""
+    def members(self, config: DownstreamConfig) -> ArmSamples:
+        """Return the selected samples, weighted as the subset's policy demands; the sample with the lowest loss has rank 0."""
         drawn = reselect(self._stage_run.engine, self._subset)
         pairs = drawn.snapshot.pairs
         score_K = -self._losses(pairs.open_pairs(), config)
         rank_N = np.ones(len(pairs))
         rank_N[pairs.eligible_mask()] = fit_rank_scale(score_K).rank(score_K)
-        again = select_members(drawn.policy, replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_samples)
-        return pairs.pair_hash_N32[again.member_K]
+        again = select_members(drawn.policy, replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_reads)
+        return ArmSamples(pairs.pair_hash_N32[again.member_K], again.weight_K)
 
     def _losses(self, eligible: EligibleSamples, config: DownstreamConfig) -> NDArray[np.float64]:
         engine = self._stage_run.engine

@@ -97,6 +97,8 @@ class SelectResult(Result):
     accepted: str | None = None
     # With --rank-by A+B: which share of the members stays if one of the scores is left out; None without a fusion.
     fused: str | None = None
+    # Samples that an epoch reads, if members are repeated or weighted; None: each member once.
+    epoch_size: int | None = None
     warnings: list[str]
 
     def summary(self) -> str:
@@ -141,7 +143,7 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectResult:
         stage_run.engine,
         name=selection.name, snapshot_id=selection.drawn.snapshot.snapshot_id, strategy=selection.drawn.strategy.name,
         retention=selection.drawn.policy.retention, seed=config.policy.seed, spec=spec, spec_hash=spec_hash,
-        n_samples=len(manifest), manifest_sha256=selection.manifest_sha256, manifest_uri=uri,
+        n_samples=len(manifest), epoch_size=selection.epoch_size, manifest_sha256=selection.manifest_sha256, manifest_uri=uri,
         created_by=current_actor(), run_id=stage_run.run_id, curves=selection.curve.as_json(),
     )  # fmt: skip
     return selection.result(subset, is_new=True)
@@ -164,8 +166,8 @@ class Selection:
         self.name = config.name or name_subset(config)
         rater = _require_rater(config)
         given = config.policy
-        if given.keeps_all_accepted and given.strategy == "auto":
-            # A rank window would leave out accepted samples.
+        if given.keeps_all_accepted and given.strategy == "auto" and given.weight_by == "none":
+            # A rank window may leave out accepted samples.
             given = given.model_copy(update={"strategy": "top_k"})
         policy, self.window = resolve_auto(self._engine, rater.rater_id, given)
         snapshot = take_snapshot(
@@ -182,8 +184,13 @@ class Selection:
 
     @cached_property
     def manifest_sha256(self) -> str:
-        """The hash of the members."""
-        return rows_sha256(self.drawn.snapshot.pairs.pair_hash_N32, self.drawn.member_K)
+        """The hash of the members and their weights."""
+        return rows_sha256(self.drawn.snapshot.pairs.pair_hash_N32, self.drawn.member_K, self.drawn.weight_K)
+
+    @property
+    def epoch_size(self) -> int | None:
+        """Number of samples that an epoch reads; None if it reads each member once."""
+        return None if self.drawn.weight_K is None else self.drawn.epoch_size
 
     @cached_property
     def curve(self) -> SelectionCurve:
@@ -213,7 +220,7 @@ class Selection:
             name=self.name, version=subset.version if subset else None, is_new=is_new, strategy=self.drawn.strategy.name,
             retention=self.drawn.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
             rater=snapshot.rater.name, eligible_hash=snapshot.eligible_hash, manifest_sha256=self.manifest_sha256,
-            accepted=self.accepted, fused=describe_ablation(self.drawn),
+            accepted=self.accepted, fused=describe_ablation(self.drawn), epoch_size=self.epoch_size,
             rank_window=self.window.describe() if self.window else None,
             **_expectation(self.expected_gain), **self._description(),
         )  # fmt: skip

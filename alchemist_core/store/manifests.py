@@ -1,4 +1,4 @@
-"""A subset's manifest: a Parquet file with a row per member. Its hash is over the members' pair hashes.
+"""A subset's manifest: a Parquet file with a row per member. Its hash is over the members' pair hashes, and their weights if there are any.
 
 Members are kept in columns: 30 million rows are too many Python objects. Letters: N samples · K members.
 """
@@ -19,6 +19,8 @@ from alchemist_core.files import atomic_write
 HASH_BYTES = 32
 ROWS_A_PIECE = 1 << 16
 SCHEMA = pa.schema([("pair_hash", pa.binary(HASH_BYTES)), ("rank", pa.float64()), ("score", pa.float64())])
+# A column of manifests of versions whose members are repeated or weighted.
+WEIGHT = pa.field("weight", pa.float64())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,18 +30,20 @@ class Manifest:
     pair_hash_K32: NDArray[np.uint8]
     rank_K: NDArray[np.float64]
     score_K: NDArray[np.float64]
+    # How often an epoch reads each member on average; None: once each.
+    weight_K: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Count the members."""
         return len(self.pair_hash_K32)
 
     def sha256(self) -> str:
-        """Return the SHA-256 over the members.
+        """Return the SHA-256 over the members, and their weights if there are any.
 
         >>> Manifest(hash_rows([]), np.empty(0), np.empty(0)).sha256()[:8]
         'e3b0c442'
         """
-        return hashes_sha256(self.pair_hash_K32)
+        return hashes_sha256(self.pair_hash_K32, self.weight_K)
 
     def pair_hashes(self) -> list[bytes]:
         """Return the hashes as Python objects. Meant for thousands of members, not for millions."""
@@ -120,21 +124,35 @@ def find_hashes(sorted_N32: NDArray[np.uint8], wanted_K32: NDArray[np.uint8]) ->
     return place_K
 
 
-def hashes_sha256(pair_hash_K32: NDArray[np.uint8]) -> str:
+def hashes_sha256(pair_hash_K32: NDArray[np.uint8], weight_K: NDArray[np.float64] | None = None) -> str:
     """Return the sha256 of the sorted hashes, one after another: it names the set of samples in any order.
+
+    The samples' weights, if there are any, follow in the same order.
 
     >>> hashes_sha256(hash_rows([b"b" * 32, b"a" * 32])) == hashlib.sha256(b"a" * 32 + b"b" * 32).hexdigest()
     True
     """
-    return hashlib.sha256(np.ascontiguousarray(sort_hashes(pair_hash_K32)).data).hexdigest()
+    if weight_K is None:
+        return hashlib.sha256(np.ascontiguousarray(sort_hashes(pair_hash_K32)).data).hexdigest()
+    order_K = hash_order(pair_hash_K32)
+    digest = hashlib.sha256(np.ascontiguousarray(pair_hash_K32[order_K]).data)
+    digest.update(_weight_bytes(weight_K[order_K]))
+    return digest.hexdigest()
 
 
-def rows_sha256(pair_hash_N32: NDArray[np.uint8], place_K: NDArray[np.int64]) -> str:
+def _weight_bytes(weight_K: NDArray[np.float64]) -> bytes:
+    return b"weights" + np.ascontiguousarray(weight_K, "<f8").tobytes()
+
+
+def rows_sha256(
+    pair_hash_N32: NDArray[np.uint8], place_K: NDArray[np.int64], weight_K: NDArray[np.float64] | None = None
+) -> str:
     """Return the hash that a manifest of some rows would have, without copying the rows.
 
     Args:
         pair_hash_N32: Hashes in ascending order.
         place_K: Indices of the rows, ascending.
+        weight_K: Weights of these rows; None: without weights.
 
     >>> rows_sha256(hash_rows([b"a" * 32, b"b" * 32]), np.array([1])) == hashes_sha256(hash_rows([b"b" * 32]))
     True
@@ -142,6 +160,8 @@ def rows_sha256(pair_hash_N32: NDArray[np.uint8], place_K: NDArray[np.int64]) ->
     digest = hashlib.sha256()
     for start in range(0, len(place_K), ROWS_A_PIECE):
         digest.update(np.take(pair_hash_N32, place_K[start : start + ROWS_A_PIECE], axis=0).data)
+    if weight_K is not None:
+        digest.update(_weight_bytes(weight_K))
     return digest.hexdigest()
 
 
@@ -150,15 +170,17 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     hashes = pa.py_buffer(np.ascontiguousarray(manifest.pair_hash_K32))
     pair_hash = pa.FixedSizeBinaryArray.from_buffers(SCHEMA.field(0).type, len(manifest), [None, hashes])
     table = pa.table([pair_hash, manifest.rank_K, manifest.score_K], schema=SCHEMA)
+    if manifest.weight_K is not None:
+        table = table.append_column(WEIGHT, pa.array(manifest.weight_K))
     path.parent.mkdir(parents=True, exist_ok=True)
     # Hashes cannot be compressed.
-    compression = {"pair_hash": "NONE", "rank": "ZSTD", "score": "ZSTD"}
+    compression = {name: "NONE" if name == "pair_hash" else "ZSTD" for name in table.column_names}
     with atomic_write(path) as partial:
         pq.write_table(table, partial, compression=compression, use_dictionary=False)
 
 
 def read_manifest(path: Path, *, sha256: str) -> Manifest:
-    """Read a manifest and compare its membership with the registered hash.
+    """Read a manifest and compare its members and their weights with the registered hash.
 
     Raises:
         DataError: The file is missing, cannot be read, or has other members.
@@ -166,14 +188,15 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
     if not path.is_file():
         raise DataError(f"The manifest {path} is missing. Run the same alchemist select again to restore it.")
     try:
-        table = pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA).combine_chunks()
+        known = SCHEMA.append(WEIGHT) if WEIGHT.name in pq.read_schema(path).names else SCHEMA
+        table = pq.read_table(path, columns=known.names).cast(known).combine_chunks()
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise DataError(
             f"The manifest {path} cannot be read ({why}). Delete it and run the same alchemist select again to restore it."
         ) from error
-    rank_K, score_K = (table.column(name).to_numpy().astype(np.float64, copy=False) for name in ("rank", "score"))
-    manifest = Manifest(hash_column(table.column("pair_hash")), rank_K, score_K)
+    hashes, *columns = table.columns
+    manifest = Manifest(hash_column(hashes), *(column.to_numpy().astype(np.float64, copy=False) for column in columns))
     if manifest.sha256() != sha256:
         raise DataError(
             f"The manifest {path} does not hold the registered members (sha256 {sha256}). Delete it and run alchemist select again."

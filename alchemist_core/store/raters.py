@@ -386,7 +386,7 @@ def expected_gain(
 ) -> Estimate | None:
     """Return the predicted gain of a selection: log(loss of a random subset / loss of the selection); positive is better.
 
-    None without a rank window, for a random selection, and for one that is ranked by another score.
+    None without a rank window, for a random selection, for one that is ranked by another score, and with repeats or weights.
 
     Args:
         engine: The store.
@@ -394,7 +394,14 @@ def expected_gain(
         spec: The selection's spec, for its retention, strategy and score.
         n_kept_R: Number of selected samples in equal bins of rank, highest scores first.
     """
-    if spec["strategy"] == Random.name or spec.get("rank_by", RATER_SCORE) != RATER_SCORE or not sum(n_kept_R):
+    is_rated = spec["strategy"] != Random.name and spec.get("rank_by", RATER_SCORE) == RATER_SCORE
+    # Tuning measures subsets whose members are read equally often.
+    if (
+        not is_rated
+        or spec.get("weight_by", "none") != "none"
+        or spec.get("fill", "none") != "none"
+        or not sum(n_kept_R)
+    ):
         return None
     nearest = _nearest_window(engine, rater_id, spec["retention"])
     gain_SB = _band_gains(nearest.measurements.get("cells", ())) if nearest else None

@@ -272,6 +272,13 @@ def find_reach(engine: Engine, image_hashes: Sequence[bytes]) -> list[TakedownRe
         return [TakedownReach._make(row) for row in rows]
 
 
+def find_validation_models(engine: Engine, image_hashes: Sequence[bytes]) -> list[str]:
+    """Return the checkpoints of models that were trained on validation datasets with images."""
+    given = {"image_hashes": list(image_hashes)}
+    with engine.connect() as connection:
+        return list(connection.execute(load_query("find_validation_models"), given).scalars())
+
+
 MIN_DIGITS = 8
 CHUNK_ROWS = 250_000
 

@@ -26,8 +26,8 @@ CHUNK_ROWS = 250_000
 """Members that are encoded and sent at a time: 12 MB."""
 # In the order of the key, so that rows are only appended to its index.
 STORE = text("""
-    INSERT INTO alchemist.subset_samples (subset_id, sample_id, rank)
-    SELECT :subset_id, samples.sample_id, members.rank FROM members INNER JOIN alchemist.samples USING (pair_hash)
+    INSERT INTO alchemist.subset_samples (subset_id, sample_id, rank, weight)
+    SELECT :subset_id, samples.sample_id, members.rank, members.weight FROM members INNER JOIN alchemist.samples USING (pair_hash)
     ORDER BY samples.sample_id
 """)
 
@@ -88,12 +88,16 @@ def count_taken_down(connection: Connection, subset_id: int) -> int:
 
 
 def _copy_members(connection: Connection, manifest: Manifest) -> None:
-    connection.execute(text("CREATE TEMPORARY TABLE members (pair_hash bytea, rank float8) ON COMMIT DROP"))
+    connection.execute(
+        text("CREATE TEMPORARY TABLE members (pair_hash bytea, rank float8, weight float8) ON COMMIT DROP")
+    )
     # numpy sees 32 bytes as one value, like a column of bytea.
     pair_hash_K = np.ascontiguousarray(manifest.pair_hash_K32).view("V32").ravel()
     for start in range(0, len(manifest), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
         columns = {"pair_hash": pair_hash_K[chunk], "rank": manifest.rank_K[chunk]}
+        if manifest.weight_K is not None:
+            columns["weight"] = manifest.weight_K[chunk]
         copy_columns(connection, "members", columns)
     # Without statistics the planner expects few rows and looks up millions of them one by one.
     connection.execute(text("ANALYZE members"))
@@ -123,6 +127,7 @@ class SubsetRow:
     spec: dict[str, Any]
     spec_hash: str
     n_samples: int
+    epoch_size: int | None
     manifest_sha256: str
     manifest_uri: str
     state: str
@@ -142,6 +147,11 @@ class SubsetRow:
     def title(self) -> str:
         """Name and version, such as `web-r20 v3`."""
         return f"{self.name} v{self.version}"
+
+    @property
+    def n_reads(self) -> int:
+        """Number of samples that an epoch reads: the members, or more if they are repeated."""
+        return self.n_samples if self.epoch_size is None else self.epoch_size
 
 
 COLUMNS = tuple(getattr(Subset, name) for name in SubsetRow.__slots__)

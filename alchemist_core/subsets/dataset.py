@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.keys import Domain, mix64
+from alchemist_core.selection.weights import reads_of_epoch
 from alchemist_core.shards.images import decode_covering
 from alchemist_core.shards.samples import repair_sample
 from alchemist_core.shards.storage import is_s3
@@ -34,13 +35,34 @@ from alchemist_core.subsets.members import LocatedSubset, MemberLocation, Member
 Numbers = NDArray[np.int64]
 
 
-def epoch_order(pair_hash64_N: NDArray[np.int64], *, seed: int, epoch: int) -> Numbers:
-    """Return the order of the members in an epoch; it is the same on every machine.
+def epoch_order(
+    pair_hash64_N: NDArray[np.int64], *, seed: int, epoch: int, weight_N: NDArray[np.float64] | None = None
+) -> Numbers:
+    """Return the members in the order in which an epoch reads them; it is the same on every machine.
 
     >>> epoch_order(np.arange(4), seed=0, epoch=0).tolist(), epoch_order(np.arange(4), seed=0, epoch=1).tolist()
     ([1, 3, 2, 0], [2, 0, 3, 1])
+    >>> epoch_order(np.arange(4), seed=0, epoch=0, weight_N=np.array([1.0, 1.0, 2.0, 1.0])).tolist()
+    [1, 2, 3, 2, 0]
+
+    Args:
+        pair_hash64_N: First 64 bits of the members' hashes.
+        seed: Seed of the order.
+        epoch: Number of the epoch.
+        weight_N: How often an epoch reads each member on average; None: once each.
     """
-    return np.argsort(mix64(Domain.SHUFFLE, epoch_seed(seed, epoch), pair_hash64_N), kind="stable")
+    own_seed = epoch_seed(seed, epoch)
+    if weight_N is None:
+        return np.argsort(mix64(Domain.SHUFFLE, own_seed, pair_hash64_N), kind="stable")
+    read_N = reads_of_epoch(weight_N, pair_hash64_N, seed=seed, epoch=epoch)
+    numbers = [np.flatnonzero(read_N > nth) for nth in range(int(read_N.max(initial=0)))]
+    # The first reads are in the order that they have without weights; each further read has a place of its own.
+    keys = [
+        mix64(Domain.SHUFFLE, epoch_seed(own_seed, nth) if nth else own_seed, pair_hash64_N[number])
+        for nth, number in enumerate(numbers)
+    ]
+    order: Numbers = np.concatenate([np.empty(0, np.int64), *numbers])
+    return order[np.argsort(np.concatenate([np.empty(0, np.uint64), *keys]), kind="stable")]
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -130,6 +152,9 @@ State = dict[str, Any]
 class SubsetDataset(IterableDataset[Any]):
     """Yields the members of a subset version once per epoch, in an order that depends on the seed and the epoch.
 
+    If the version repeats or weights its members (`select --fill repeat`, `--weight-by rank`), an epoch yields each as often as its
+    weight says, rounded up or down by chance, and as many samples in all as the version's epoch has.
+
     Samples that were taken down are skipped; `n_taken_down` counts them. Call `set_epoch` before every epoch, as with torch's
     DistributedSampler. Ranks may differ by one sample, because no sample is repeated to make them equal.
 
@@ -172,6 +197,7 @@ class SubsetDataset(IterableDataset[Any]):
         self.reader = reader or _this_process()
         self._members, self._seed, self._transform = located.members, seed, transform
         self._pair_hash64_N = first_64_bits(located.manifest.pair_hash_K32)
+        self._weight_N = located.manifest.weight_K
         # A member's row in the table, or -1 if it was taken down. The order covers all members, so that a takedown moves no other member.
         self._row_N = np.full(len(located.manifest), -1, np.int64)
         self._row_N[located.members.numbers()] = np.arange(len(located.members))
@@ -245,7 +271,7 @@ class SubsetDataset(IterableDataset[Any]):
     def _batches(self, place: "_Place") -> list[Numbers]:
         """Return the batches of this rank from a position on. They do not depend on what was taken down since the epoch began."""
         assert self._assigned is not None
-        order_N = epoch_order(self._pair_hash64_N, seed=self._seed, epoch=place.epoch)
+        order_N = self._order(place.epoch)
         order_N = order_N[~np.isin(order_N, place.taken_down)]
         seed = epoch_seed(self._seed, place.epoch)
         return plan_batches(order_N, self._assigned.bucket_N, self.reader, seed=seed).parts()[place.start :]
@@ -297,8 +323,18 @@ class SubsetDataset(IterableDataset[Any]):
         epoch = self._resume.epoch
         if self._shuffle is not None and self._place_N is not None:
             seed, reader = epoch_seed(self._seed, epoch), self.reader
-            return self._shuffle.epoch_order(self._place_N, seed=seed, share=(reader.rank, reader.world_size))
-        return rank_share(epoch_order(self._pair_hash64_N, seed=self._seed, epoch=epoch), self.reader)
+            share = reader.rank, reader.world_size
+            return self._shuffle.epoch_order(self._place_N, seed=seed, share=share, read_N=self._reads(epoch))
+        return rank_share(self._order(epoch), self.reader)
+
+    def _reads(self, epoch: int) -> Numbers | None:
+        """Return how often an epoch reads each member; None: once."""
+        if self._weight_N is None:
+            return None
+        return reads_of_epoch(self._weight_N, self._pair_hash64_N, seed=self._seed, epoch=epoch)
+
+    def _order(self, epoch: int) -> Numbers:
+        return epoch_order(self._pair_hash64_N, seed=self._seed, epoch=epoch, weight_N=self._weight_N)
 
     def _planned(self, place: "_Place") -> Numbers:
         number_M = self._rank_numbers()[place.start :]

@@ -18,7 +18,7 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import atomic_write
 from alchemist_core.shards.storage import is_s3, open_shard, put_file
 from alchemist_core.store.locations import LOCATION_TYPES
-from alchemist_core.store.manifests import HASH_BYTES, Manifest, hash_column, hash_order
+from alchemist_core.store.manifests import HASH_BYTES, WEIGHT, Manifest, hash_column, hash_order
 from alchemist_core.subsets.members import LocatedSubset, gather_members
 
 SUFFIX = ".parquet"
@@ -27,7 +27,7 @@ SCHEMA = pa.schema([
     ("pair_hash", pa.binary(HASH_BYTES)), ("rank", pa.float64()), ("score", pa.float64()), ("width", pa.int32()), ("height", pa.int32()),
     ("uri", pa.dictionary(pa.int32(), pa.string())), *((name, LOCATION_TYPES[name]) for name in _FROM_LOCATION),
 ])  # fmt: skip
-"""Columns of the file; those from `uri` on are null for members that were taken down."""
+"""Columns of the file; those from `uri` on are null for members that were taken down. `WEIGHT` follows if the version has weights."""
 _ABOUT_KEY = b"alchemist.locations"
 
 
@@ -71,7 +71,7 @@ def read_location_file(uri: str) -> LocatedSubset:
         with open_shard(uri) as file:
             table = pq.read_table(file)
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[_ABOUT_KEY])
-        table = table.cast(SCHEMA).combine_chunks()
+        table = table.cast(_schema(has_weights=WEIGHT.name in table.column_names)).combine_chunks()
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DataError(
             f"{uri} is not a file of locations ({error}). Write it: alchemist export locations NAME --to {uri}."
@@ -81,7 +81,8 @@ def read_location_file(uri: str) -> LocatedSubset:
     order_N = hash_order(pair_hash_N32)
     number_N = np.empty(len(order_N), np.int64)
     number_N[order_N] = np.arange(len(order_N))
-    columns = (table.column(name).to_numpy()[order_N] for name in ("rank", "score"))
+    names = ("rank", "score", WEIGHT.name) if WEIGHT.name in table.column_names else ("rank", "score")
+    columns = (table.column(name).to_numpy()[order_N] for name in names)
     manifest = Manifest(np.ascontiguousarray(pair_hash_N32[order_N]), *columns)
     if manifest.sha256() != about.get("members_sha256"):
         raise DataError(
@@ -119,7 +120,14 @@ def _write(located: LocatedSubset, path: Path, title: str) -> int:
         "uri": pa.DictionaryArray.from_arrays(source, pa.array(members.uris, pa.string())),
         **{name: there.column(name) for name in _FROM_LOCATION},
     }  # fmt: skip
+    if manifest.weight_K is not None:
+        columns[WEIGHT.name] = manifest.weight_K[by_place_N]
     about = json.dumps({"subset": title, "members_sha256": manifest.sha256()})
     with atomic_write(path) as partial:
-        pq.write_table(pa.table(columns, schema=SCHEMA.with_metadata({_ABOUT_KEY: about})), partial, compression="zstd")
+        schema = _schema(has_weights=manifest.weight_K is not None).with_metadata({_ABOUT_KEY: about})
+        pq.write_table(pa.table(columns, schema=schema), partial, compression="zstd")
     return path.stat().st_size
+
+
+def _schema(*, has_weights: bool) -> pa.Schema:
+    return SCHEMA.append(WEIGHT) if has_weights else SCHEMA

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,14 +38,21 @@ from alchemist_core.files import (
     sync_folder,
     write_bytes_atomically,
 )
+from alchemist_core.selection.weights import epoch_size_of, reads_of_epoch
 from alchemist_core.shards import s3
 from alchemist_core.shards.samples import repair_sample
 from alchemist_core.shards.storage import checksum_of, is_s3, open_shard, sha256_of, view_ranges
 from alchemist_core.shards.tar_writer import write_blocks
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.shards.workers import n_own_cores
-from alchemist_core.store.manifests import hash_column, sort_hashes
-from alchemist_core.subsets.members import SIZE_COLUMNS, MemberLocation, MemberTable
+from alchemist_core.store.manifests import WEIGHT, hash_column, hashes_sha256, sort_hashes
+from alchemist_core.subsets.members import (
+    SIZE_COLUMNS,
+    WEIGHT_COLUMN,
+    MemberLocation,
+    MemberTable,
+    first_64_bits,
+)
 from alchemist_core.subsets.tar_copies import TarCopy, TarPlan, check_record
 from alchemist_core.telemetry import OnProgress
 
@@ -194,6 +201,34 @@ def remove_materialized(uri: str) -> None:
             ) from error
 
 
+class RepeatSamples:
+    """Repeats the samples of a materialized dataset as often as an epoch reads them: `WebDataset(...).compose(RepeatSamples(folder))`.
+
+    It yields what `SubsetDataset` reads in the same epoch with the same seed. Repeats follow each other, so shuffle behind it.
+
+    Args:
+        folder: Folder with the dataset's `manifest.parquet`.
+        seed: Seed of the reads.
+        epoch: Number of the epoch.
+    """
+
+    def __init__(self, folder: Path | str, *, seed: int = 0, epoch: int = 0) -> None:
+        path = Path(folder) / MANIFEST_NAME
+        self._n_reads_of: dict[str, int] | None = None
+        # Datasets of versions without repeats and weights have no such column.
+        if WEIGHT_COLUMN in pq.read_schema(path).names:
+            table = pq.read_table(path, columns=["key", "pair_hash", WEIGHT_COLUMN]).combine_chunks()
+            hash64_N, weight_N = first_64_bits(hash_column(table["pair_hash"])), table[WEIGHT_COLUMN].to_numpy()
+            read_N = reads_of_epoch(weight_N, hash64_N, seed=seed, epoch=epoch)
+            self._n_reads_of = dict(zip(table["key"].to_pylist(), read_N.tolist(), strict=True))
+
+    def __call__(self, samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield each sample as often as the epoch reads it."""
+        for sample in samples:
+            for _ in range(1 if self._n_reads_of is None else self._n_reads_of[sample["__key__"]]):
+                yield dict(sample)
+
+
 class RepairSamples:
     """Repairs the samples of a materialized dataset as they are read: `WebDataset(...).map(RepairSamples(folder))`.
 
@@ -294,6 +329,8 @@ def identify_dataset(members: MemberTable, layout: Layout) -> str:
         )
     digest = hashlib.sha256(f"1 {layout.shard_size} {layout.shuffle_seed} ".encode())
     digest.update(np.ascontiguousarray(pair_hash_N32).data)
+    if (weight_N := members.weights()) is not None:
+        digest.update(hashes_sha256(hash_column(members.table.column("pair_hash")), weight_N).encode())
     return digest.hexdigest()
 
 
@@ -557,17 +594,21 @@ def read_dataset_manifest(source: Path | BinaryIO) -> tuple[str, list[Materializ
 def write_dataset_manifest(
     folder: Path, members: MemberTable, order_N: NDArray[np.int64], shards: Sequence[MaterializedShard], identity: str
 ) -> None:
-    """Write one row per record, in the order of the tars: its new key and its source."""
+    """Write one row per record, in the order of the tars: its new key and its source; its weight if the version has weights."""
     metadata = {_IDENTITY_KEY: identity, _SHARDS_KEY: json.dumps(shards)}
     names = np.array([shard.name for shard in shards], dtype=object)
     shard_N = np.repeat(np.arange(len(shards)), [shard.n_samples for shard in shards])
     with (
         atomic_write(folder / MANIFEST_NAME, is_sole_writer=True) as partial_file,
-        pq.ParquetWriter(partial_file, SCHEMA.with_metadata(metadata), compression="zstd") as writer,
+        pq.ParquetWriter(partial_file, _schema_of(members).with_metadata(metadata), compression="zstd") as writer,
     ):
         for first in range(0, len(order_N), _GROUP_ROWS):
             rows = slice(first, first + _GROUP_ROWS)
             writer.write_table(_manifest_rows(members, order_N[rows], names[shard_N[rows]], first))
+
+
+def _schema_of(members: MemberTable) -> pa.Schema:
+    return SCHEMA if members.weights() is None else SCHEMA.append(WEIGHT)
 
 
 def _manifest_rows(
@@ -584,7 +625,9 @@ def _manifest_rows(
         "repair": part.column("repair"),
         **{name: part.column(name) if name in part.column_names else pa.nulls(len(part)) for name in SIZE_COLUMNS},
     }
-    return pa.table(columns, schema=SCHEMA)
+    if WEIGHT_COLUMN in part.column_names:
+        columns[WEIGHT_COLUMN] = part.column(WEIGHT_COLUMN)
+    return pa.table(columns, schema=_schema_of(members))
 
 
 def _with_words(codes: pa.ChunkedArray, words: Sequence[str]) -> pa.Array:
@@ -607,6 +650,11 @@ def _write_dataset_info(folder: Path, name: str, members: MemberTable, shards: S
     # JSON is valid YAML.
     card = {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": info}
     text = f"---\n{json.dumps(card, indent=1)}\n---\n\n{n_samples:,} image-text pairs; `{MANIFEST_NAME}` says where each came from.\n"
+    if (weight_N := members.weights()) is not None:
+        text += (
+            f"\nAn epoch reads {epoch_size_of(weight_N):,} samples: the column `{WEIGHT_COLUMN}` of `{MANIFEST_NAME}` says how often each "
+            "is read on average.\n"
+        )
     write_bytes_atomically(folder / CARD_NAME, text.encode())
 
 

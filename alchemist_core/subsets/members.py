@@ -24,6 +24,8 @@ from alchemist_core.store.subsets import SubsetRow, count_taken_down, published_
 
 SIZE_COLUMNS = ("width", "height")
 """Pixels of the image; columns of a table that was read for a copy."""
+WEIGHT_COLUMN = "weight"
+"""How often an epoch reads the member on average; a column of such a table if the version has weights."""
 # Columns of a member's location, in the order of `MemberLocation`.
 _ROW_COLUMNS = ("key", "exts", "offsets", "sizes", "pair_hash", "rank", "content_hash", "repair", "content_checksum")
 _RESELECT = "Select again: the new version leaves them out."
@@ -52,7 +54,7 @@ class MemberTable:
     """Members with their first live location, in any order.
 
     Args:
-        table: The columns of `LOCATION_TYPES`, source (an index into `uris`), pair_hash and rank; maybe `SIZE_COLUMNS`.
+        table: The columns of `LOCATION_TYPES`, source (an index into `uris`), pair_hash and rank; maybe `SIZE_COLUMNS` and `WEIGHT_COLUMN`.
         uris: Addresses of the source tars, sorted, so that `source` does not depend on the order of the rows.
     """
 
@@ -104,6 +106,13 @@ class MemberTable:
         images = {found["values"]: found["counts"] for found in counts if found["values"] in IMAGE_EXTS}
         return min(images, key=lambda ext: (-images[ext], ext), default="jpg")
 
+    def weights(self) -> NDArray[np.float64] | None:
+        """Return how often an epoch reads each member on average; None: once each."""
+        if WEIGHT_COLUMN not in self.table.column_names:
+            return None
+        weight_N: NDArray[np.float64] = self.table.column(WEIGHT_COLUMN).to_numpy()
+        return weight_N
+
     def n_files(self) -> NDArray[np.int64]:
         """Return the number of files of each member's record."""
         n_files_N: NDArray[np.int64] = pc.list_value_length(self.table.column("exts")).to_numpy().astype(np.int64)
@@ -139,7 +148,7 @@ def locate_subset(engine: Engine, subset: SubsetRow) -> LocatedSubset:
 
 
 def locate_all(engine: Engine, subset: SubsetRow) -> MemberTable:
-    """Return the locations of all members, with the sizes of their images.
+    """Return the locations of all members, with the sizes of their images, and their weights if the version has any.
 
     Raises:
         DataError: A member has no live location.
@@ -152,6 +161,8 @@ def locate_all(engine: Engine, subset: SubsetRow) -> MemberTable:
     size_N2 = read_sizes(engine, located.manifest.pair_hash_K32)[members.numbers()]
     for column, name in enumerate(SIZE_COLUMNS):
         members.table = members.table.append_column(name, pa.array(size_N2[:, column]))
+    if (weight_K := located.manifest.weight_K) is not None:
+        members.table = members.table.append_column(WEIGHT_COLUMN, pa.array(weight_K[members.numbers()]))
     return members
 
 

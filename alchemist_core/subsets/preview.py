@@ -25,6 +25,8 @@ from alchemist_core.subsets.selected import Selected
 
 # More crawl dates than this are shown by month.
 MAX_DATES = 31
+# Source: Muennighoff et al. 2023, Scaling data-constrained language models: up to 4 reads are nearly as good as new data.
+MOST_REPEATS = 4
 
 
 def describe(engine: Engine, drawn: Selected, name: str, curve: SelectionCurve) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def describe(engine: Engine, drawn: Selected, name: str, curve: SelectionCurve) 
         "rank_histogram": curve.n_kept.reshape(20, -1).sum(axis=1).tolist(),
         "n_removed": drawn.n_removed,
         "overlap_with_published": _overlap(engine, drawn, name),
-        "training_hours": _training_hours(engine, len(drawn.member_K)),
+        "training_hours": _training_hours(engine, drawn.epoch_size),
         "warnings": _warnings(engine, drawn, curve),
     }
 
@@ -128,7 +130,18 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
             else None
         )
     found += _semantic_warnings(engine, drawn)
+    found.append(_repeats_warning(drawn))
     return [warning for warning in found if warning]
+
+
+def _repeats_warning(drawn: Selected) -> str | None:
+    most = 1.0 if drawn.weight_K is None else float(drawn.weight_K.max())
+    if most <= MOST_REPEATS:
+        return None
+    return (
+        f"An epoch reads some members {most:.4g} times. A model learns less from a sample that it has read more than about "
+        f"{MOST_REPEATS} times, over all epochs, than from a new one (Muennighoff et al. 2023): lower --retention, or accept more."
+    )
 
 
 def _semantic_warnings(engine: Engine, drawn: Selected) -> list[str | None]:
@@ -136,9 +149,9 @@ def _semantic_warnings(engine: Engine, drawn: Selected) -> list[str | None]:
     policy, found = drawn.policy, list[str | None]()
     if (cluster_N := drawn.snapshot.pairs.cluster_N) is not None:
         n_outside = int(np.count_nonzero(cluster_N[drawn.member_K] == 0))
-        what = (
-            "the cap does not apply to them" if policy.max_share_of == "cluster" else "they are a stratum of their own"
-        )
+        is_capped = policy.max_share is not None and policy.max_share_of == "cluster"
+        alone = "they count as one cluster" if policy.variety else "they are a stratum of their own"
+        what = "the cap does not apply to them" if is_capped else alone
         found.append(f"{n_outside:,} members have no cluster: {what}." if n_outside else None)
     if policy.dedup == "semantic" and (n_waiting := count_waiting(engine)):
         found.append(

@@ -3,7 +3,7 @@
 The result depends only on the snapshot and the policy. Letters: N eligible samples of the snapshot · K members.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.selection.config import SelectionPolicy, policy_of
 from alchemist_core.selection.curves import SelectionCurve, selection_curve
 from alchemist_core.selection.exclusions import Exclusion, count_exclusions
-from alchemist_core.selection.quotas import divide_seats, draw_capped, largest_capped
+from alchemist_core.selection.quotas import divide_seats, draw_capped, largest_capped, vary
 from alchemist_core.selection.sampler import (
     Keys,
     count_possible,
@@ -26,6 +26,7 @@ from alchemist_core.selection.sampler import (
     sample_members,
 )
 from alchemist_core.selection.strategies import Strategy
+from alchemist_core.selection.weights import epoch_size_of, repeat_evenly, weigh
 from alchemist_core.store.manifests import Manifest, read_manifest, write_manifest
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
 from alchemist_core.store.subsets import SubsetRow
@@ -45,21 +46,35 @@ class Selected:
     excluded_N: NDArray[np.uint8]
     # The group within which a sample competes: its dataset or its source by number; None if all samples compete with each other.
     group_N: NDArray[np.int64] | None
+    # How often an epoch reads each member on average; None: once each.
+    weight_K: NDArray[np.float64] | None = None
+    # The keys after --variety, −∞ for samples that cannot be selected; None without it.
+    varied_N: NDArray[np.float64] | None = None
+
+    @property
+    def epoch_size(self) -> int:
+        """Number of samples that an epoch reads."""
+        return len(self.member_K) if self.weight_K is None else epoch_size_of(self.weight_K)
 
     @cached_property
     def key_N(self) -> NDArray[np.float64]:  # noqa: N802  an array is named by its letters
         """Return the sampling key of every sample, also of excluded ones; −∞ where p(rank) is 0."""
         return self._keys.all()
 
+    @property
+    def final_key_N(self) -> NDArray[np.float64]:  # noqa: N802  as above
+        """Return the keys by which samples compete: the sampling keys, or those that --variety made of them."""
+        return self.key_N if self.varied_N is None else self.varied_N
+
     @cached_property
     def threshold(self) -> float:
-        """Return the smallest key of a member."""
-        return float(self._keys.at(self.member_K).min())
+        """Return the smallest final key of a member."""
+        return float(self._member_keys().min())
 
     @cached_property
     def thresholds(self) -> dict[int, float]:
-        """Return the smallest key of a member by group; without groups, of all members under 0."""
-        key_K = self._keys.at(self.member_K)
+        """Return the smallest final key of a member by group; without groups, of all members under 0."""
+        key_K = self._member_keys()
         group_K = np.zeros(len(self.member_K), np.int64) if self.group_N is None else self.group_N[self.member_K]
         groups, number_K = np.unique(group_K, return_inverse=True)
         smallest = np.full(len(groups), np.inf)
@@ -92,6 +107,9 @@ class Selected:
             is_eligible_N=is_eligible_N,
         )
 
+    def _member_keys(self) -> NDArray[np.float64]:
+        return self._keys.at(self.member_K) if self.varied_N is None else self.varied_N[self.member_K]
+
     @property
     def _keys(self) -> Keys:
         pairs = self.snapshot.pairs
@@ -99,12 +117,12 @@ class Selected:
 
 
 def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None) -> Selected:
-    """Select exactly as many members as the retention demands.
+    """Select exactly as many members as the retention demands; with `--fill repeat`, fewer ones that an epoch reads several times.
 
     Args:
         policy: The selection policy.
-        snapshot: The eligible samples, with their sources if the policy caps them.
-        k: Number of members, instead of the one by the policy's retention.
+        snapshot: The eligible samples, with their sources and clusters if the policy needs them.
+        k: Size of the subset, instead of the one by the policy's retention.
 
     Raises:
         ConfigError: The drop-top ratio, the caps or the strata leave too few; the message names the largest possible retention.
@@ -115,13 +133,15 @@ def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None
         raise ConfigError(f"No eligible sample has a score of at least {policy.min_score:g} (--min-score). Lower it.")
     group_N = _groups(policy, snapshot)
     strata = [_Stratum(policy, snapshot, strategy, index) for index in _strata(policy, snapshot)]
-    if policy.allow_fewer or policy.stratify or policy.max_share is not None or policy.min_score is not None:
+    n_members = wanted
+    if _may_have_too_few(policy):
         n_possible = sum(stratum.n_possible for stratum in strata)
-        wanted = min(wanted, n_possible) if policy.allow_fewer else wanted
-        require_possible(wanted, n_possible, snapshot.n_eligible, what=_what(policy, snapshot, strategy))
-    quotas = [wanted]
+        n_members = min(wanted, n_possible) if policy.allow_fewer or policy.fill == "repeat" else wanted
+        # A size of 0 is refused, also where repeats could not reach it.
+        require_possible(n_members, n_possible, snapshot.n_eligible, what=_what(policy, snapshot, strategy))
+    quotas = [n_members]
     if len(strata) > 1:
-        quotas = divide_seats([part.n_eligible for part in strata], [part.n_possible for part in strata], wanted)
+        quotas = divide_seats([part.n_eligible for part in strata], [part.n_possible for part in strata], n_members)
     drawn = [stratum.draw(quota) for stratum, quota in zip(strata, quotas, strict=True)]
     members, capped = (np.sort(np.concatenate(parts)) for parts in zip(*drawn, strict=True))
     excluded_N = snapshot.pairs.excluded_N
@@ -129,7 +149,42 @@ def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None
         excluded_N = excluded_N.copy()
         excluded_N[capped] = Exclusion.CAP
         excluded_N[(excluded_N == 0) & ~_may_be_selected(policy, snapshot)] = Exclusion.REJECTED
-    return Selected(snapshot, policy, strategy, members, excluded_N, group_N)
+    epoch_size = wanted if policy.fill == "repeat" else n_members
+    weight_K = _weigh(policy, snapshot, strategy, members, epoch_size)
+    return Selected(
+        snapshot, policy, strategy, members, excluded_N, group_N, weight_K, _varied(policy, snapshot, strata)
+    )
+
+
+def _may_have_too_few(policy: SelectionPolicy) -> bool:
+    """Return whether an option can leave fewer samples than the retention asks for, so that they must be counted first."""
+    is_limited = policy.stratify or policy.max_share is not None or policy.min_score is not None
+    return is_limited or policy.allow_fewer or policy.fill == "repeat"
+
+
+def _weigh(
+    policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy, member_K: NDArray[np.int64], epoch_size: int
+) -> NDArray[np.float64] | None:
+    """Return how often an epoch reads each member; None if it reads each once."""
+    hash64_K = snapshot.pairs.pair_hash64_N[member_K]
+    if policy.weight_by == "rank":
+        log_density_K = strategy.log_density(np.asarray(snapshot.rank_N[member_K], np.float64))
+        weight_K = weigh(log_density_K, hash64_K, epoch_size, clip=policy.weight_clip)
+    elif epoch_size > len(member_K):
+        weight_K = repeat_evenly(hash64_K, epoch_size, seed=policy.seed)
+    else:
+        return None
+    return None if (weight_K == 1).all() else weight_K
+
+
+def _varied(policy: SelectionPolicy, snapshot: Snapshot, strata: Sequence["_Stratum"]) -> NDArray[np.float64] | None:
+    if not policy.variety:
+        return None
+    varied_N = np.full(len(snapshot.pairs), -np.inf)
+    for stratum in strata:
+        place, key = stratum.varied()
+        varied_N[place] = key
+    return varied_N
 
 
 def reselect(engine: Engine, subset: SubsetRow) -> Selected:
@@ -152,6 +207,7 @@ class _Stratum:
         is_limited = index is None and (pairs.excluded_N.any() or policy.min_score is not None)
         is_eligible_N = _may_be_selected(policy, snapshot) if is_limited else None
         self._is_eligible_N, self._group_N = is_eligible_N, self._own(_cap_groups(policy, snapshot))
+        self._cluster_N = self._own(pairs.cluster_N) if policy.variety else None
         self._rank_N, self._hash_N = snapshot.rank_N, pairs.pair_hash64_N
         if index is not None:
             self._rank_N, self._hash_N = self._rank_N[index], self._hash_N[index]
@@ -164,7 +220,7 @@ class _Stratum:
     def n_possible(self) -> int:
         if self._policy.max_share is None:
             return count_possible(self._rank_N, self._strategy, self._is_eligible_N)
-        group_N = self._candidates[2]
+        group_N = self._group_of(self._candidates[0])
         _, n_G = np.unique(group_N[group_N != 0], return_counts=True)
         return largest_capped(n_G, self._policy.max_share, int(np.count_nonzero(group_N == 0)))
 
@@ -173,24 +229,39 @@ class _Stratum:
         none = np.empty(0, np.int64)
         if k == 0 and self._index is not None:
             return none, none
-        if self._policy.max_share is None:
+        if self._policy.max_share is None and self._cluster_N is None:
             noise = self._policy.noise()
             found = sample_members(
                 self._rank_N, self._hash_N, k=k, strategy=self._strategy, noise=noise, is_eligible_N=self._is_eligible_N
             )
             return self._places(found), none
-        candidate, key, group = self._candidates
+        candidate, key = self._candidates
         hash_N = self._hash_N[candidate]
-        chosen = draw_capped(key, hash_N, group, k=k, max_share=self._policy.max_share)
-        capped = np.setdiff1d(largest(key, hash_N, k), chosen, assume_unique=True)
+        require_possible(k, len(candidate), self.n_eligible, what=f"strategy {self._strategy.name}")
+        best = largest(key, hash_N, k)
+        if self._policy.max_share is None:
+            return self._places(candidate[best]), none
+        chosen = draw_capped(key, hash_N, self._group_of(candidate), k=k, max_share=self._policy.max_share)
+        capped = np.setdiff1d(best, chosen, assume_unique=True)
         return self._places(candidate[chosen]), self._places(candidate[capped])
 
+    def varied(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the samples that can be selected, as indices of the snapshot, and the keys by which they compete."""
+        candidate, key = self._candidates
+        return self._places(candidate), key
+
     @cached_property
-    def _candidates(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    def _candidates(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The samples that can be selected, and their keys after --variety."""
         keys = Keys(self._rank_N, self._hash_N, self._strategy, self._policy.noise(), self._is_eligible_N)
         candidate, key = keys.above(float(np.finfo(np.float64).min))
+        if self._cluster_N is not None:
+            key = vary(key, self._hash_N[candidate], self._cluster_N[candidate], strength=self._policy.variety)
+        return candidate, key
+
+    def _group_of(self, candidate: NDArray[np.int64]) -> NDArray[np.int64]:
         assert self._group_N is not None
-        return candidate, key, self._group_N[candidate]
+        return self._group_N[candidate]
 
     def _own(self, column_N: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
         return column_N if column_N is None or self._index is None else column_N[self._index]
@@ -273,4 +344,6 @@ def load_manifest(engine: Engine, subset: SubsetRow) -> Manifest:
 def manifest_of(drawn: Selected) -> Manifest:
     """Return the members with their ranks and scores, as a manifest."""
     pairs, member_K = drawn.snapshot.pairs, drawn.member_K
-    return Manifest(pairs.pair_hash_N32[member_K], drawn.snapshot.rank_N[member_K], pairs.score_N[member_K])
+    return Manifest(
+        pairs.pair_hash_N32[member_K], drawn.snapshot.rank_N[member_K], pairs.score_N[member_K], drawn.weight_K
+    )

@@ -19,7 +19,7 @@ from alchemist_core.training.averaging import average_of
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.generators import load_recipe
 from alchemist_core.training.launching import make_accelerator, own_slice, start_from_seed
-from alchemist_core.training.samples import SampleSource, batch_index
+from alchemist_core.training.samples import EpochReads, SampleSource
 
 
 def train_downstream(
@@ -35,7 +35,7 @@ def train_downstream(
 
     Args:
         config: Recipe, the same for every arm.
-        samples: The samples of the arm.
+        samples: The samples of the arm; `WeightedSamples` are read as often as their weights say.
         tokenizer_from: Folder of the rater whose tokenizer all arms share.
         out: Folder to write: model, tokenizer, config and metrics.
         on_progress: Called with the steps done, the steps planned, and a note.
@@ -63,7 +63,7 @@ class _Run:
     ) -> None:  # fmt: skip
         from transformers import get_scheduler  # noqa: PLC0415  half a second that scoring and evaluation need not pay
 
-        self.config, self.out, self.n_samples = config, out, len(samples)
+        self.config, self.out, self.reads = config, out, EpochReads(samples, seed=config.seed)
         self.accelerator = make_accelerator(config.mixed_precision)
         require_equal_parts(config, self.accelerator.num_processes)
         device = self.accelerator.device
@@ -73,7 +73,7 @@ class _Run:
             raise DataError(
                 f"The images of {n_broken:,} of {len(samples):,} samples cannot be decoded any more. Select again."
             )
-        self.n_steps = config.steps(len(samples))
+        self.n_steps = config.steps(self.reads.n_reads)
         start_from_seed(config.seed)
         model = self.recipe.make_model()
         trainable = [weights for weights in model.parameters() if weights.requires_grad]
@@ -117,7 +117,7 @@ class _Run:
         folder.mkdir(parents=True, exist_ok=True)
         metrics = {
             "n_steps": self.n_steps,
-            "n_pairs": self.n_samples,
+            "n_pairs": self.reads.n_reads,
             "final_loss": sum(self.losses[-50:]) / len(self.losses[-50:]),
             "losses": self.losses,
         }
@@ -127,7 +127,7 @@ class _Run:
         checkpoints.finish(self.out)
 
     def _descend(self) -> float:
-        index_B = batch_index(self.n_samples, self.step, batch_size=self.config.batch_size, seed=self.config.seed)
+        index_B = self.reads.batch(self.step, batch_size=self.config.batch_size)
         parts = torch.chunk(own_slice(self.accelerator, index_B), self.config.gradient_accumulation_steps)
         # The random numbers of a step are a function of the step and the process, so that a resumed run repeats them.
         n_processes = self.accelerator.num_processes

@@ -1,6 +1,6 @@
 """Image-text samples, read in chunks or held in memory; batches of encoded samples; and the order in which training reads them.
 
-Letters: N samples · M some of them · B samples in a batch.
+Letters: N samples · M some of them · B samples in a batch · E samples that an epoch reads.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Float64, Int32, Int64, UInt8
 from torch import Tensor
 
 from alchemist_core.errors import DataError
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens
+from alchemist_core.selection.weights import epoch_size_of, reads_of_epoch
 
 CHUNK = 4096
 """Images in memory at a time while many are encoded."""
@@ -113,6 +114,36 @@ class JoinedSamples:
             yield chunk + n_first, image_NHWC
 
 
+@dataclass(frozen=True)
+class WeightedSamples:
+    """Samples of which an epoch reads some more often than others.
+
+    Args:
+        samples: The samples.
+        weight_N: How often an epoch reads each on average, in all a whole number; None: once each.
+    """
+
+    samples: SampleSource
+    weight_N: Float64[np.ndarray, " N"] | None
+
+    @property
+    def captions(self) -> Captions:
+        """Each sample's caption."""
+        return self.samples.captions
+
+    @property
+    def image_keys(self) -> UInt8[np.ndarray, "N 32"] | None:
+        """The key of each image."""
+        return self.samples.image_keys
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
+        """Yield the images of some samples in chunks."""
+        return self.samples.read(index_M)
+
+
 @dataclass(frozen=True, slots=True)
 class JoinedCaptions:
     """Captions followed by others."""
@@ -190,6 +221,43 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> "Batch":
         """Move to a device."""
         return Batch(self.tokens.to(device), self.text.to(device))
+
+
+class EpochReads:
+    """Which samples each step reads: each once per epoch, or as often as the weights of `WeightedSamples` say.
+
+    Args:
+        samples: The samples.
+        seed: Seed of the order, and of the reads of weighted samples.
+    """
+
+    def __init__(self, samples: SampleSource, *, seed: int) -> None:
+        self._weight_N = samples.weight_N if isinstance(samples, WeightedSamples) else None
+        self._seed = seed
+        self.n_reads = len(samples) if self._weight_N is None else epoch_size_of(self._weight_N)
+        self._index_of: dict[int, Int64[Tensor, " E"]] = {}
+
+    def batch(self, step: int, *, batch_size: int) -> Int64[Tensor, " B"]:
+        """Return the samples that a step reads, as `batch_index` does."""
+        index_B = batch_index(self.n_reads, step, batch_size=batch_size, seed=self._seed)
+        if self._weight_N is None:
+            return index_B
+        epoch_B = torch.arange(step * batch_size, (step + 1) * batch_size) // self.n_reads
+        for epoch in range(int(epoch_B[0]), int(epoch_B[-1]) + 1):
+            is_now_B = epoch_B == epoch
+            index_B[is_now_B] = self._index(epoch)[index_B[is_now_B]]
+        return index_B
+
+    def _index(self, epoch: int) -> Int64[Tensor, " E"]:
+        """Return the samples of an epoch, each as often as it is read."""
+        if epoch not in self._index_of:
+            assert self._weight_N is not None
+            id_N = np.arange(len(self._weight_N))
+            read_N = reads_of_epoch(self._weight_N, id_N, seed=self._seed, epoch=epoch)
+            # A step reads at most the end of one epoch and the beginning of the next, or several short ones.
+            self._index_of = {last: index for last, index in self._index_of.items() if last == epoch - 1}
+            self._index_of[epoch] = torch.from_numpy(np.repeat(id_N, read_N))
+        return self._index_of[epoch]
 
 
 def batch_index(n_samples: int, step: int, *, batch_size: int, seed: int) -> Int64[Tensor, " B"]:

@@ -104,7 +104,10 @@ class GiveUpOnFinalErrors(RetryPolicy):
 
 
 def read_value(name, value, field):
-    """Return one value of a form. Text in a number field becomes a number, 20% becomes 0.2; yes and no become true and false."""
+    """Return one value of a form. Text in a number field becomes a number, 20% becomes 0.2; yes and no become true and false.
+
+    The word that some number fields take, such as auto, stays text.
+    """
     if field.get("enum") == SWITCH:
         return {"yes": True, "no": False}.get(value)
     if not isinstance(value, str):
@@ -116,6 +119,8 @@ def read_value(name, value, field):
     if "else" not in field:
         return value
     text = value.strip()
+    if text and text == field["then"].get("word"):
+        return text
     try:
         if "integer" in field["else"]["type"]:
             return int(text)

@@ -19,11 +19,11 @@ lines AS (
             titled.subset, rank_snapshots.dataset_names, rank_snapshots.eligible_hash, titled.strategy, titled.retention, titled.seed,
             titled.spec, titled.spec_hash, titled.n_samples, titled.manifest_sha256, titled.manifest_uri, titled.state,
             titled.materialized_uri, titled.all_materialized_uris, titled.predecessor_version, titled.withdrawn_reason
-        )::text AS line
+        )::text || coalesce(' epoch size ' || titled.epoch_size, '') AS line
     FROM titled
     INNER JOIN alchemist.rank_snapshots ON titled.snapshot_id = rank_snapshots.snapshot_id
     UNION ALL
-    SELECT 'subset_samples', ROW(titled.subset, samples.pair_hash, subset_samples.rank)::text
+    SELECT 'subset_samples', ROW(titled.subset, samples.pair_hash, subset_samples.rank)::text || coalesce(' weight ' || subset_samples.weight, '')
     FROM alchemist.subset_samples
     INNER JOIN titled ON subset_samples.subset_id = titled.subset_id
     INNER JOIN alchemist.samples ON subset_samples.sample_id = samples.sample_id

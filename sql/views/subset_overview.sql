@@ -36,6 +36,7 @@ SELECT
     subsets.retention,
     subsets.seed,
     subsets.n_samples,
+    coalesce(subsets.epoch_size, subsets.n_samples) AS epoch_size,
     subsets.state,
     valued.subset_heldout_loss,
     valued.random_heldout_loss,
@@ -64,6 +65,7 @@ COMMENT ON COLUMN alchemist.subset_overview.strategy IS 'Selection strategy';
 COMMENT ON COLUMN alchemist.subset_overview.retention IS 'Share of the eligible samples that was selected, above 0 to 1';
 COMMENT ON COLUMN alchemist.subset_overview.seed IS 'Seed of the selection';
 COMMENT ON COLUMN alchemist.subset_overview.n_samples IS 'Number of members';
+COMMENT ON COLUMN alchemist.subset_overview.epoch_size IS 'Number of samples that an epoch reads: the members, or more if they are repeated';
 COMMENT ON COLUMN alchemist.subset_overview.state IS 'selected, published, superseded or withdrawn';
 COMMENT ON COLUMN alchemist.subset_overview.subset_heldout_loss IS 'Mean held-out loss over seeds of models trained on the subset; lower is better';
 COMMENT ON COLUMN alchemist.subset_overview.random_heldout_loss IS 'Mean held-out loss over seeds of models trained on a random subset of the same size';

@@ -95,6 +95,28 @@ def test_a_recipe_sees_the_retention_of_the_file(folder: Path) -> None:
     assert config.policy.drop_top_ratio == 0.15
 
 
+def test_a_retention_may_be_a_percentage_which_the_recipe_sees(folder: Path) -> None:
+    config = read("select --dataset a --recipe paper --retention 80%").config
+    assert isinstance(config, SelectConfig)
+    assert (config.policy.retention, config.policy.drop_top_ratio) == (0.8, 0.15)
+    with pytest.raises(ConfigError, match="--retention 'many%' is not valid"):
+        read("select --dataset a --retention many%")
+
+
+def test_a_file_may_leave_the_retention_to_the_scores_and_an_option_overrides_it(folder: Path) -> None:
+    write(folder, '[selection]\nretention = "auto"\nvariety = 0.5\nweight_by = "rank"\n')
+    config = read("select --dataset a").config
+    assert isinstance(config, SelectConfig)
+    assert config == read("select --dataset a --retention auto --variety 0.5 --weight-by rank").config
+    assert (config.policy.keeps_all_accepted, config.policy.accept, config.policy.variety) == (True, "auto", 0.5)
+    fixed = read("select --dataset a --retention 20% --fill repeat").config
+    assert isinstance(fixed, SelectConfig)
+    assert (fixed.policy.retention, fixed.policy.fill, fixed.policy.accept) == (0.2, "repeat", "all")
+    write(folder, '[selection]\nretention = "automatic"\n')
+    with pytest.raises(ConfigError, match=r"\[selection\] 'retention' = 'automatic' is not allowed"):
+        read("select --dataset a")
+
+
 GIVEN = {
     "train-rater": (
         "--preset tiny --recipe paper --dataset web --validation goal --seed 3 --rater-learning-rate 0.01 --softmax-group-size 16",

@@ -462,6 +462,18 @@ def test_a_number_that_is_none_is_refused_with_what_is_allowed(dags, name, typed
     assert refused.value.exit_code == 2
 
 
+@pytest.mark.parametrize(("typed", "value"), [("auto", "auto"), (" auto ", "auto"), ("20%", 0.2), (0.5, 0.5)])
+def test_a_retention_may_be_the_word_auto(dags, typed, value):
+    jobs, forms = ours("jobs"), ours("forms")
+    field = forms.FORMS["build_subset"]["retention"]
+    assert jobs.read_value("retention", typed, field) == value
+    if isinstance(typed, str):
+        assert re.search(field["then"]["pattern"], typed)
+        assert not re.search(field["then"]["pattern"], f"{typed}s")
+    with pytest.raises(jobs.CommandFailed, match=r"above 0, at most 1; such as 0\.2 or 20%; or auto"):
+        jobs.read_value("retention", "automatic", field)
+
+
 def test_another_runner_than_beside_airflow_or_in_a_pod_is_refused(dags, monkeypatch):
     jobs = load("jobs", monkeypatch, ALCHEMIST_JOB_RUNNER="kubernets")
     with pytest.raises(ValueError, match="'kubernets': it must be local or kubernetes"):

@@ -28,6 +28,32 @@ def test_what_needs_ranks_has_the_default_rater_unless_it_names_one(word: str) -
     assert parse_arm(f"loss/{word}", retention=0.2).rater == "loss"
 
 
+@pytest.mark.parametrize(("word", "options"), [
+    ("alignment/auto+validation", {}),
+    ("alignment/head_gsample;weight_by=rank+validation", {"weight_by": "rank"}),
+    ("random+validation", {}),
+])  # fmt: skip
+def test_validation_data_may_be_added_to_an_arm_that_selects(word: str, options: dict[str, str]) -> None:
+    arm, plain = parse_arm(word, retention=0.2), parse_arm(word.removesuffix("+validation"), retention=0.2)
+    assert (arm.word, arm.rater, arm.policy, arm.is_sized) == (word, plain.rater, plain.policy, True)
+    assert (arm.trains, plain.trains) == ("subset+validation", "subset")
+    assert (arm.policy or {}).items() >= options.items()
+
+
+@pytest.mark.parametrize("word", ["full+validation", "validation+validation", "minus_loss+validation"])
+def test_validation_data_is_not_added_to_an_arm_that_does_not_select(word: str) -> None:
+    with pytest.raises(ConfigError, match="follows an arm that selects"):
+        parse_arm(word, retention=0.2)
+
+
+@pytest.mark.parametrize("options", ["accept=auto;fill=repeat", "weight_by=rank;weight_clip=2", "variety=0.5"])
+def test_repeats_weights_and_variety_are_options_of_an_arm(options: str) -> None:
+    arm = parse_arm(f"learnability/head_gsample;{options}", retention=0.5)
+    policy = SelectionPolicy.model_validate({**(arm.policy or {}), "retention": 0.5})
+    assert policy.resolve("learnability").name == "head_gsample"
+    assert (policy.fill, policy.weight_by, policy.variety) != ("none", "none", 0.0)
+
+
 def test_auto_has_no_policy_of_its_own() -> None:
     assert parse_arm("alignment/auto", retention=0.2).policy is None
 

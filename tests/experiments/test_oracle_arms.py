@@ -14,11 +14,11 @@ from alchemist_core.experiments.results import ArmRow, best_oracle, compare_cell
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
-from alchemist_core.stages.train_downstream import Arms, TrainDownstreamConfig
+from alchemist_core.stages.train_downstream import Arms, TrainDownstreamConfig, read_validation
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.manifests import list_hashes
+from alchemist_core.store.manifests import hashes_sha256, list_hashes
 from alchemist_core.store.snapshots import reload_snapshot
-from alchemist_core.store.subsets import find_subset
+from alchemist_core.store.subsets import find_subset, rater_of_subset
 
 # Of the 240 training scenes of the small corpus.
 N_GOOD, N_PLAIN, N_CHAOTIC = 96, 60, 48
@@ -32,7 +32,7 @@ def draw(scored_store: Any, corpus: Path) -> Callable[..., list[bytes]]:
         select(SelectConfig.model_validate({"dataset": "scenes", "name": name, "policy": policy}))
         subset = find_subset(open_store(), name)
         eligible = reload_snapshot(open_store(), subset.snapshot_id).pairs.open_pairs()
-        return list_hashes(Arms(subset, eligible, corpus / "truth.parquet").members(arm, seed))
+        return list_hashes(Arms(subset, eligible, corpus / "truth.parquet").samples(arm, seed).pair_hash_M32)
 
     return members
 
@@ -76,6 +76,31 @@ def test_the_words_of_oracle_arms_are_controls_stored_under_one_name(word: str) 
     assert (arm.word, arm.trains, arm.rater, arm.is_sized) == ("planted+plain", "planted+plain", "loss", True)
     with pytest.raises(ConfigError, match=r"unknown strategy 'plain\+oracle'.*oracle\+KIND"):
         parse_arm("plain+oracle", retention=0.5)
+
+
+@pytest.mark.db
+@pytest.mark.e2e
+@pytest.mark.usefixtures("scored_store")
+def test_arms_with_validation_data_join_it_to_the_subset_and_controls_are_as_large_as_a_repeated_subset() -> None:
+    policy = {"retention": 0.5, "strategy": "shift_gsample", "drop_top_ratio": 0.75, "mean_rank": 0.9, "fill": "repeat"}
+    select(SelectConfig.model_validate({"dataset": "scenes", "name": "few", "policy": policy}))
+    engine = open_store()
+    subset = find_subset(engine, "few")
+    eligible = reload_snapshot(engine, subset.snapshot_id).pairs.open_pairs()
+    arms = Arms(subset, eligible, None, lambda: read_validation(engine, rater_of_subset(engine, subset)))
+    few, random, validation, both = (
+        arms.samples(arm, 0) for arm in ("subset", "random", "validation", "subset+validation")
+    )
+    assert few.weight_M is not None
+    assert (subset.n_samples, few.n_reads, random.n_reads, validation.n_reads) == (len(few.weight_M), 120, 120, 200)
+    assert len(set(list_hashes(random.pair_hash_M32))) == 120
+    assert not set(list_hashes(validation.pair_hash_M32)) & set(list_hashes(eligible.pair_hash_N32))
+    assert list_hashes(both.pair_hash_M32) == list_hashes(few.pair_hash_M32) + list_hashes(validation.pair_hash_M32)
+    assert both.weight_M is not None
+    assert both.weight_M.tolist() == [*few.weight_M.tolist(), *[1.0] * 200]
+    # Without repeats the identity of a model is the one it had before weights existed.
+    assert random.sha256() == hashes_sha256(random.pair_hash_M32)
+    assert few.sha256() != hashes_sha256(few.pair_hash_M32)
 
 
 def rows_of(**losses: list[float]) -> dict[str, ArmRow]:

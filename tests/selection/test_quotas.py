@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alchemist_core.selection.quotas import divide_seats, draw_capped, largest_capped
+from alchemist_core.selection.quotas import divide_seats, draw_capped, largest_capped, vary
+from alchemist_core.selection.sampler import largest
 from tests.oracles.oracle_quotas import oracle_capped, oracle_seats
+from tests.oracles.oracle_weights import oracle_varied
 
 GROUPS = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=7)
 SHARES = st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 1 / 3, 0.4, 0.5, 0.7, 0.99, 1.0])
@@ -110,3 +112,39 @@ def test_a_half_of_an_odd_number_is_rounded_up_for_the_better_group(k, members):
 def test_a_capped_selection_of_equal_keys_goes_by_hash():
     group_N = np.array([1, 1, 2, 2])
     assert draw_capped(np.zeros(4), np.array([9, 3, 1, 2]), group_N, k=2, max_share=0.5).tolist() == [1, 2]
+
+
+@given(
+    seed=st.integers(0, 10_000), n=st.integers(1, 60), n_groups=st.integers(1, 5),
+    strength=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+)  # fmt: skip
+def test_varied_selections_are_the_slow_orders_and_nested(seed, n, n_groups, strength):
+    key_N, hash_N, group_N = pool(seed, n, n_groups)
+    varied_N = vary(key_N, hash_N, group_N, strength=strength)
+    before = set()
+    for k in range(1, n + 1, max(1, n // 10)):
+        members = largest(varied_N, hash_N, k)
+        assert members.tolist() == oracle_varied(key_N.tolist(), hash_N.tolist(), group_N.tolist(), strength, k)
+        assert before <= set(members.tolist())
+        before = set(members.tolist())
+
+
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 200))
+def test_full_variety_gives_every_group_the_same_number_as_far_as_it_has_samples(seed, k):
+    key_N, hash_N, group_N = pool(seed, 200, 6)
+    n_G = sizes(group_N[largest(vary(key_N, hash_N, group_N, strength=1.0), hash_N, k)], 6)
+    has_more_G = sizes(group_N, 6) > n_G
+    assert n_G.max() - n_G[has_more_G].min(initial=200) <= 1
+
+
+def test_no_variety_is_the_order_of_the_keys_and_more_variety_leaves_less_to_the_largest_group():
+    key_N, hash_N, group_N = pool(3, 4000, 9)
+    plain = largest(key_N, hash_N, 600)
+    assert largest(vary(key_N, hash_N, group_N, strength=0.0), hash_N, 600).tolist() == plain.tolist()
+    strengths = (0.0, 0.3, 0.6, 0.9, 1.0)
+    shares = [
+        sizes(group_N[largest(vary(key_N, hash_N, group_N, strength=strength), hash_N, 600)], 9).max()
+        for strength in strengths
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 2 * shares[-1]

@@ -2,10 +2,13 @@
 
 import io
 import shutil
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from sqlalchemy import Engine, text
@@ -24,6 +27,7 @@ from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets import materialized
 from alchemist_core.subsets.blocks import BlockShuffle
 from alchemist_core.subsets.dataset import Reader, SubsetDataset
+from alchemist_core.subsets.materialized import RepeatSamples
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.object_store import BUCKET
 from tests.stored_version import add_version, share_of
@@ -352,3 +356,33 @@ def test_a_file_of_locations_reads_what_the_store_reads_and_resumes_it(folder: E
         rest = [sample["pair_hash"] for sample in resumed]
         assert rest == [pair_hash for pair_hash in whole[9:] if pair_hash in rest]
         assert len(rest) >= len(whole) - 9 - (source == NAME)
+
+
+def test_a_copy_carries_the_weights_and_its_reader_repeats_as_the_dataset_does(folder: Engine) -> None:
+    plain = share_of(folder, "crawl", 0.5)
+    weight_K = np.resize([0.5, 2.0, 1.0, 1.25, 0.25], len(plain))
+    weight_K[0] += 40 - weight_K.sum()
+    given = replace(plain, weight_K=weight_K)
+    assert weight_K.min() > 0
+    add_version(folder, NAME, given)
+    copied = Path(run(newest=True).folder)
+    table = pq.read_table(copied / "manifest.parquet", columns=["key", "pair_hash", "weight"])
+    rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    assert {pair: weight for _, pair, weight in rows} == dict(zip(given.pair_hashes(), weight_K.tolist(), strict=True))
+    assert "An epoch reads 40 samples: the column `weight`" in (copied / "README.md").read_text()
+    assert run(newest=True).n_bytes_written == 0
+    pair_of = {key: pair for key, pair, _ in rows}
+    for epoch in (0, 1):
+        dataset = SubsetDataset(NAME, version=2, seed=5)
+        dataset.set_epoch(epoch)
+        wanted = Counter(sample["pair_hash"] for sample in dataset)
+        records = [sample for tar in sorted(copied.glob("*.tar")) for sample in webdataset_of(tar.read_bytes())]
+        found = Counter(pair_of[sample["__key__"]] for sample in RepeatSamples(copied, seed=5, epoch=epoch)(records))
+        assert found == wanted
+        assert found.total() == 40
+
+
+def test_a_copy_without_weights_has_no_such_column_and_is_read_once(folder: Engine) -> None:
+    copied = Path(run().folder)
+    assert "weight" not in pq.read_schema(copied / "manifest.parquet").names
+    assert [sample["n"] for sample in RepeatSamples(copied)([{"n": 1}, {"n": 2}])] == [1, 2]

@@ -93,6 +93,9 @@ def test_what_is_found_later_changes_no_stored_version(store: Engine) -> None:
 
 
 @pytest.mark.parametrize("options", [
+    {"variety": 1.0},
+    {"variety": 0.4, "stratify": True},
+    {"variety": 0.5, "max_share": 0.5, "max_share_of": "source", "allow_fewer": True},
     {"stratify": True, "stratify_by": "cluster"},
     {"max_share": 0.25, "max_share_of": "cluster", "allow_fewer": True},
     {"stratify": True, "max_share": 0.3, "max_share_of": "cluster", "allow_fewer": True},
@@ -128,6 +131,39 @@ def test_strata_have_the_share_of_each_cluster_and_a_cap_leaves_none_more(store:
     assert any("members have no cluster: the cap does not apply" in warning for warning in report.warnings)
 
 
+def test_full_variety_takes_clusters_in_turns_and_less_of_it_is_nearer_to_the_plain_draw(store: Engine) -> None:
+    cluster_of = np.array([0, *(min(number % 7, 4) + 1 for number in range(1, 391)), *[0] * 10])
+
+    def kept(name: str) -> list[int]:
+        return sorted(np.bincount(cluster_of[sorted(member_ids(store, name))], minlength=6).tolist())
+
+    draw(0.3, name="plain", strategy="random")
+    for strength in (0.0, 0.5, 1.0):
+        report = draw(0.3, name=f"v{strength:g}", strategy="random", variety=strength)
+        assert report.n_samples == 120
+    # 10 samples have no cluster and count as one; the other five have the same number.
+    assert kept("v1") == [10, 22, 22, 22, 22, 22]
+    assert member_ids(store, "v0") == member_ids(store, "plain")
+    assert kept("v1")[-1] < kept("v0.5")[-1] < kept("plain")[-1]
+    assert any("members have no cluster: they count as one cluster" in warning for warning in report.warnings)
+    assert "variety" not in find_subset(store, "plain").spec
+    # The best of each cluster, with a strategy that does not sample.
+    draw(0.015, name="best", strategy="top_k", variety=1.0)
+    with store.connect() as connection:
+        rows = connection.execute(text("SELECT sample_id, score FROM alchemist.scores WHERE rater_id <> 20")).all()
+    best = [max(row.score for row in rows if cluster_of[row.sample_id] == cluster) for cluster in range(6)]
+    chosen = member_ids(store, "best")
+    assert sorted(row.score for row in rows if row.sample_id in chosen) == sorted(best)
+
+
+def test_a_sample_outside_a_varied_subset_is_told_the_key_that_counts(store: Engine) -> None:
+    draw(0.3, strategy="random", variety=1.0)
+    drawn = reselect(store, find_subset(store, "s"))
+    outside = np.flatnonzero(~drawn.is_member_N)
+    assert (drawn.final_key_N[drawn.member_K] >= drawn.threshold).all()
+    assert (drawn.final_key_N[outside] < drawn.threshold).all()
+
+
 def test_one_of_several_scorers_is_named(store: Engine) -> None:
     add_clusters(store, 21, "siglip")
     with pytest.raises(ConfigError, match=r"compared by several scorers: clip, siglip\. Name one: --semantic-scorer"):
@@ -148,6 +184,10 @@ def test_one_of_several_scorers_is_named(store: Engine) -> None:
         ({"semantic_threshold": 0.95}, "--semantic-threshold is used only with --dedup semantic"),
         ({"semantic_scorer": "clip"}, "--semantic-scorer is used only with"),
         ({"stratify_by": "cluster"}, "--stratify-by cluster is used only with --stratify"),
+        (
+            {"variety": 0.5, "stratify": True, "stratify_by": "cluster"},
+            "--variety contradicts --stratify-by cluster",
+        ),
         ({"dedup": "off", "dedup_keep": "best"}, "--dedup-keep best is not used with --dedup off"),
         (
             {"stratify": True, "stratify_by": "cluster", "max_share": 0.5, "max_share_of": "cluster"},
@@ -162,7 +202,7 @@ def test_options_that_mean_nothing_are_refused(store: Engine, options: dict[str,
 
 def test_without_clusters_the_command_that_makes_them_is_named(engine: Engine) -> None:
     fill(engine)
-    for options in ({"dedup": "semantic"}, {"stratify": True, "stratify_by": "cluster"}):
+    for options in ({"dedup": "semantic"}, {"stratify": True, "stratify_by": "cluster"}, {"variety": 0.1}):
         with pytest.raises(ConfigError, match="alchemist duplicates find-semantic"):
             draw(**ALL | options)
 

@@ -65,6 +65,35 @@ def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, scored_s
     assert arms["full"].n_samples == 240
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_the_arms_of_a_repeated_subset_and_of_validation_data_make_the_same_number_of_steps(corpus: Path) -> None:
+    chosen = select_subset("s", 0.5, strategy="shift_gsample", drop_top_ratio=0.75, mean_rank=0.9, fill="repeat")
+    assert (chosen.n_samples < 70, chosen.epoch_size) == (True, 120)
+    arms = "subset,random,oracle,minus_loss,validation,subset+validation"
+    assert train(corpus, arms=arms).n_trained == 6
+    measured = evaluate(EvaluateConfig(subset="s"))
+    assert set(measured.means) == set(arms.split(","))
+    rows = {arm.arm: (arm.n_samples, arm.steps) for arm in read_arms({0})}
+    sizes = {
+        "subset": 120,
+        "random": 120,
+        "planted": 120,
+        "minus_loss": 120,
+        "validation": 200,
+        "subset+validation": 320,
+    }
+    assert rows == {arm: (size, round(120 / 32)) for arm, size in sizes.items()}
+    assert train(corpus, arms=arms).n_trained == 0
+    page = Path(report(ReportConfig(dataset="scenes")).path).read_text(encoding="utf-8")
+    assert "validation dataset alone, as many steps" in page
+    # The same members with weights are another model.
+    select_subset("w", 0.5, strategy="head_gsample", weight_by="rank")
+    select_subset("u", 0.5, strategy="head_gsample")
+    weighted, plain = (train(corpus, subset=name, arms="subset") for name in ("w", "u"))
+    assert weighted.identities != plain.identities
+
+
 @pytest.mark.usefixtures("published")
 @pytest.mark.slow
 def test_several_protocols_are_measured_one_after_the_other_each_in_a_run_of_its_own(

@@ -98,6 +98,8 @@ def test_every_data_table_counts(database_url: str) -> None:
 @pytest.mark.parametrize("change", [
     "UPDATE alchemist.scores SET score = score + 1e-6 WHERE sample_id = 1 AND rater_id = 1",
     "UPDATE alchemist.subset_samples SET sample_id = 1",
+    "UPDATE alchemist.subset_samples SET weight = 2",
+    "UPDATE alchemist.subsets SET epoch_size = n_samples + 1",
     "UPDATE alchemist.sample_locations SET sample_id = 1 WHERE shard_id = 2",
     "UPDATE alchemist.raters SET state = 'retired' WHERE state = 'production'",
     "UPDATE alchemist.evaluations SET value = nextafter FROM (SELECT 0.28571428571428575::float8 AS nextafter) AS n WHERE model_id = 2",

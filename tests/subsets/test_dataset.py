@@ -1,7 +1,9 @@
 """Every member is read once per epoch by any number of readers; a resumed epoch reads exactly the remaining members."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset
 
 from alchemist_core.errors import DataError
+from alchemist_core.selection.weights import reads_of_epoch
 from alchemist_core.store.manifests import Manifest, hash_rows
 from alchemist_core.subsets.dataset import Reader, SubsetDataset, epoch_order, rank_share, worker_share
-from alchemist_core.subsets.members import LocatedSubset, table_of
+from alchemist_core.subsets.members import LocatedSubset, first_64_bits, table_of
 from tests.subsets.given_subset import find_sources
 
 N_SHARDS, N_RECORDS, BATCH = 3, 25, 4
@@ -253,6 +256,63 @@ def test_a_source_that_has_changed_stops_the_reading(located: LocatedSubset, tmp
     members.uris = [str(moved) if uri == record.uri else uri for uri in members.uris]
     with pytest.raises(DataError, match=rf"{record.key}'"):
         list(dataset_of(located))
+
+
+def weighted(crawl: Path, taken_down: tuple[int, ...] = ()) -> LocatedSubset:
+    """Members that an epoch reads a quarter of a time to three times, in all 100 times."""
+    located = locate(crawl, taken_down)
+    weight_N = np.tile([0.25, 3.0, 1.0, 1.5, 0.75], N // 5)
+    weight_N[0] += 100 - weight_N.sum()
+    return located._replace(manifest=replace(located.manifest, weight_K=weight_N))
+
+
+@pytest.mark.parametrize(("world_size", "n_workers"), [(1, 0), (3, 2)])
+def test_an_epoch_reads_weighted_members_as_often_as_their_reads_say_in_any_number_of_shares(
+    crawl: Path, world_size: int, n_workers: int
+) -> None:
+    located = weighted(crawl)
+    hash64_N, weight_N = first_64_bits(located.manifest.pair_hash_K32), located.manifest.weight_K
+    assert weight_N is not None
+    for epoch in (0, 1):
+        found = Counter[bytes]()
+        for rank in range(world_size):
+            dataset = SubsetDataset(located, seed=7, reader=Reader(rank, world_size, BATCH))
+            dataset.set_epoch(epoch)
+            found += Counter(
+                sample["pair_hash"]
+                for batch in DataLoader(dataset, batch_size=BATCH, num_workers=n_workers, collate_fn=list)
+                for sample in batch
+            )
+        wanted = reads_of_epoch(weight_N, hash64_N, seed=7, epoch=epoch)
+        assert found == +Counter(dict(zip(located.manifest.pair_hashes(), wanted.tolist(), strict=True)))
+        assert found.total() == 100
+    assert len(SubsetDataset(located, reader=Reader(0, 1, BATCH))) == 100
+
+
+@pytest.mark.parametrize("taken_down", [(), (3, 40)])
+def test_a_weighted_epoch_that_was_broken_off_resumes_exactly(crawl: Path, taken_down: tuple[int, ...]) -> None:
+    located = weighted(crawl, taken_down)
+    whole = read_all(dataset_of(located))
+    dataset = dataset_of(located)
+    batches = iter(loader(dataset, 2))
+    before = [next(batches) for _ in range(9)]
+    state = json.loads(json.dumps(dataset.state_after(sum(map(len, before)))))
+    del batches
+    resumed = dataset_of(located)
+    resumed.load_state_dict(state)
+    assert before + read_all(resumed, 1) == whole
+    with pytest.raises(DataError, match="not of this dataset: its members"):
+        dataset_of(locate(crawl, taken_down)).load_state_dict(state)
+
+
+def test_whole_weights_of_one_read_in_the_order_without_weights() -> None:
+    hash64_N = np.random.default_rng(0).integers(-(2**62), 2**62, 50)
+    plain = epoch_order(hash64_N, seed=3, epoch=2)
+    assert epoch_order(hash64_N, seed=3, epoch=2, weight_N=np.ones(50)).tolist() == plain.tolist()
+    twice = epoch_order(hash64_N, seed=3, epoch=2, weight_N=np.full(50, 2.0))
+    assert np.bincount(twice).tolist() == [2] * 50
+    # Repeats are spread over the epoch: the second reads are not those of the first half.
+    assert len(set(twice[:50].tolist())) < 50
 
 
 @given(

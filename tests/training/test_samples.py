@@ -6,8 +6,9 @@ from alchemist_core.errors import DataError
 from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.text import WordVectors
 from alchemist_core.models.tokenizer import fit_tokenizer
+from alchemist_core.selection.weights import reads_of_epoch
 from alchemist_core.training.encoding import encode_samples
-from alchemist_core.training.samples import Samples, batch_index
+from alchemist_core.training.samples import EpochReads, Samples, WeightedSamples, batch_index
 
 
 def read_order(n_samples: int, n_steps: int, *, batch_size: int, seed: int) -> list[int]:
@@ -55,3 +56,28 @@ def test_encoding_all_at_once_or_some_gives_the_same(validation_pairs: Samples) 
     every = encode_samples(validation_pairs, tokenizer, WordVectors()).rows(torch.from_numpy(index_B))
     assert torch.equal(some.tokens.code_BS, every.tokens.code_BS)
     assert torch.equal(some.text.pooled_BD, every.text.pooled_BD)
+
+
+def test_weighted_samples_are_read_as_often_as_their_weights_say_in_each_epoch() -> None:
+    weight_N = np.array([0.25, 2.0, 1.5, 0.25, 1.0, 3.0])
+    plain = Samples(np.zeros((6, 2, 2, 3), np.uint8), list("abcdef"))
+    reads = EpochReads(WeightedSamples(plain, weight_N), seed=4)
+    assert reads.n_reads == 8
+    index = torch.cat([reads.batch(step, batch_size=5) for step in range(8 * 5)])
+    for epoch, part in enumerate(index.split(8)):
+        wanted = reads_of_epoch(weight_N, np.arange(6), seed=4, epoch=epoch)
+        assert np.bincount(part.numpy(), minlength=6).tolist() == wanted.tolist()
+    # A step depends only on its number, so a resumed run reads the same.
+    assert (
+        EpochReads(WeightedSamples(plain, weight_N), seed=4).batch(17, batch_size=5).tolist() == index[85:90].tolist()
+    )
+    assert len({tuple(part.tolist()) for part in index.split(8)}) > 20
+
+
+def test_samples_without_weights_are_read_as_before() -> None:
+    plain = Samples(np.zeros((6, 2, 2, 3), np.uint8), list("abcdef"))
+    for samples in (plain, WeightedSamples(plain, None)):
+        assert EpochReads(samples, seed=4).n_reads == 6
+        for step in (0, 1, 9):
+            found = EpochReads(samples, seed=4).batch(step, batch_size=4)
+            assert found.tolist() == batch_index(6, step, batch_size=4, seed=4).tolist()

@@ -20,6 +20,7 @@ class Subset(Table):
         CheckConstraint("state IN ('selected', 'published', 'superseded', 'withdrawn')", name="state"),
         CheckConstraint("retention > 0 AND retention <= 1", name="retention"),
         CheckConstraint("n_samples >= 0", name="n_samples"),
+        CheckConstraint("epoch_size >= n_samples", name="epoch_size"),
         CheckConstraint("state = 'withdrawn' OR (state = 'selected') = (published_at IS NULL)", name="published"),
         CheckConstraint(
             "(state = 'withdrawn') = (withdrawn_at IS NOT NULL) AND (state = 'withdrawn') = (withdrawn_by IS NOT NULL) "
@@ -44,8 +45,12 @@ class Subset(Table):
         comment="sha256 of the specification: equal specifications give equal members"
     )
     n_samples: Mapped[int] = mapped_column(BigInteger, comment="Number of members")
+    epoch_size: Mapped[int | None] = mapped_column(
+        BigInteger,
+        comment="Number of samples that an epoch reads if members are repeated or weighted; null: each member once",
+    )
     manifest_sha256: Mapped[str] = mapped_column(
-        comment="sha256 over the members' pair hashes in order: equal hashes mean equal members"
+        comment="sha256 over the members' pair hashes in order, and their weights if any: equal hashes mean equal members"
     )
     manifest_uri: Mapped[str] = mapped_column(comment="Manifest (Parquet file), relative to the Alchemist home")
     state: Mapped[str] = mapped_column(
@@ -86,6 +91,9 @@ class SubsetSample(Table):
     rank: Mapped[float] = mapped_column(
         DOUBLE_PRECISION, comment="Rank of the member when it was selected, 0 (highest score) to 1"
     )
+    weight: Mapped[float | None] = mapped_column(
+        DOUBLE_PRECISION, comment="How often an epoch reads the member on average; null: once"
+    )
 
 
 class BlindJudgement(Table):
@@ -123,7 +131,7 @@ class Model(Table):
         unique=True, comment="sha256 over configuration and training data: the same model is never trained twice"
     )
     arm: Mapped[str] = mapped_column(
-        comment="What it was trained on: subset, random, planted (the arm oracle), full or minus_loss"
+        comment="What it was trained on: subset, random, planted (the arm oracle), full, minus_loss, validation or subset+validation"
     )
     subset_id: Mapped[int | None] = mapped_column(
         ForeignKey("alchemist.subsets.subset_id"),
