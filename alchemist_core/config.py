@@ -48,6 +48,19 @@ NO_FLAG: dict[str, Any] = {"is_flag": False}
 BARE_WORD: dict[str, Any] = {"is_bare_word": True}
 
 
+def ratio_of(given: object) -> float | None:
+    """Return the ratio that a percentage stands for; None if it is not text with a percentage.
+
+    >>> ratio_of("20%"), ratio_of("0.2"), ratio_of("many%")
+    (0.2, None, None)
+    """
+    text = given.strip() if isinstance(given, str) else ""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else None
+    except ValueError:
+        return None
+
+
 def or_word(word: str) -> dict[str, Any]:
     """Mark a number field that takes a word as well; a validator of its model reads the word before the field is checked."""
     return {"or_word": word}

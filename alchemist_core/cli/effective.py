@@ -21,7 +21,7 @@ from alchemist_core.cli.sections import (
     places_of,
     section_values,
 )
-from alchemist_core.config import Config, split_commas
+from alchemist_core.config import Config, ratio_of, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import (
     NETWORKS,
@@ -36,7 +36,6 @@ from alchemist_core.presets import (
 )
 from alchemist_core.project import NEVER, Project
 from alchemist_core.protocols.protocol import read_protocol
-from alchemist_core.selection.config import ratio_of
 
 
 class Origin(NamedTuple):

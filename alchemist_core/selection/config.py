@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Config, Formerly, Words, current_names, fingerprint, former_names, or_word
+from alchemist_core.config import Config, Formerly, Words, current_names, fingerprint, former_names, or_word, ratio_of
 from alchemist_core.errors import ConfigError
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.selection.keys import Noise, PRank
@@ -48,19 +48,6 @@ class EligibleOptions:
     with_clusters: bool = False
     # Whether the sample with the best score is kept of each group of duplicates, instead of the first one.
     keeps_best: bool = False
-
-
-def ratio_of(given: object) -> float | None:
-    """Return the ratio that a percentage stands for; None if it is not text with a percentage.
-
-    >>> ratio_of("20%"), ratio_of("0.2"), ratio_of("many%")
-    (0.2, None, None)
-    """
-    text = given.strip() if isinstance(given, str) else ""
-    try:
-        return float(text[:-1]) / 100 if text.endswith("%") else None
-    except ValueError:
-        return None
 
 
 class SelectionPolicy(Config):

@@ -382,6 +382,21 @@ def test_a_copy_carries_the_weights_and_its_reader_repeats_as_the_dataset_does(f
         assert found.total() == 40
 
 
+def test_a_file_of_locations_and_a_shuffle_by_blocks_read_by_the_weights(folder: Engine, tmp_path: Path) -> None:
+    plain = share_of(folder, "crawl", 0.5)
+    weight_K = np.resize([0.5, 2.0, 1.0, 1.25, 0.25], len(plain))
+    weight_K[0] += 40 - weight_K.sum()
+    add_version(folder, NAME, replace(plain, weight_K=weight_K))
+    to = str(tmp_path / "half.parquet")
+    locations(ExportLocationsConfig(name=NAME, version=2, to=to))
+    found = [
+        Counter(sample["pair_hash"] for sample in SubsetDataset(to, seed=5, reader=Reader(), shuffle=shuffle))
+        for shuffle in (None, BlockShuffle(block=4, buffer=12))
+    ]
+    assert found[0] == found[1] == Counter(sample["pair_hash"] for sample in SubsetDataset(NAME, version=2, seed=5))
+    assert found[0].total() == 40
+
+
 def test_a_copy_without_weights_has_no_such_column_and_is_read_once(folder: Engine) -> None:
     copied = Path(run().folder)
     assert "weight" not in pq.read_schema(copied / "manifest.parquet").names
