@@ -70,6 +70,7 @@ def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, scored_s
 def test_the_arms_of_a_repeated_subset_and_of_validation_data_make_the_same_number_of_steps(corpus: Path) -> None:
     chosen = select_subset("s", 0.5, strategy="shift_gsample", drop_top_ratio=0.75, mean_rank=0.9, fill="repeat")
     assert (chosen.n_samples < 70, chosen.epoch_size) == (True, 120)
+    publish(PublishSubsetConfig(name="s"))
     arms = "subset,random,oracle,minus_loss,validation,subset+validation"
     assert train(corpus, arms=arms).n_trained == 6
     measured = evaluate(EvaluateConfig(subset="s"))
