@@ -40,6 +40,11 @@ def _import_webdataset(_: int) -> None:
     import webdataset  # noqa: F401
 
 
+def _shares(tars: Sequence[str]) -> list[list[str]]:
+    """Return a share of the tars for each core."""
+    return [list(share) for at in range(n_cores()) if (share := tars[at :: n_cores()])]
+
+
 def read_tars(tars: Sequence[str]) -> Samples:
     """Read whole samples with webdataset, in order."""
     import webdataset
@@ -83,7 +88,7 @@ def filter_tars(
         to: Folder of the written tars.
         shard_size: Samples of a written tar.
     """
-    parts = [list(tars[at :: n_cores()]) for at in range(n_cores())]
+    parts = _shares(tars)
     work = partial(_filter_part, checksums=checksums, to=str(to), shard_size=shard_size)
     return sum(pool.map(work, parts, range(len(parts))))
 
@@ -112,7 +117,7 @@ def _filter_part(tars: Sequence[str], number: int, *, checksums: Mapping[str, by
 
 def read_with_datasets(pool: ProcessPoolExecutor, tars: Sequence[str]) -> list[list[tuple[Any, ...]]]:
     """Read tars with the webdataset loader of Hugging Face's datasets, and note hashes, size and caption of each sample."""
-    return list(pool.map(_read_part_with_datasets, [list(tars[at :: n_cores()]) for at in range(n_cores())]))
+    return list(pool.map(_read_part_with_datasets, _shares(tars)))
 
 
 def _read_part_with_datasets(tars: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -126,7 +131,7 @@ def _read_part_with_datasets(tars: Sequence[str]) -> list[tuple[Any, ...]]:
 
 def read_with_webdataset(pool: ProcessPoolExecutor, tars: Sequence[str]) -> list[list[tuple[Any, ...]]]:
     """Read tars with webdataset, and note the same."""
-    return list(pool.map(_read_part_with_webdataset, [list(tars[at :: n_cores()]) for at in range(n_cores())]))
+    return list(pool.map(_read_part_with_webdataset, _shares(tars)))
 
 
 def _read_part_with_webdataset(tars: Sequence[str]) -> list[tuple[Any, ...]]:

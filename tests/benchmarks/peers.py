@@ -153,7 +153,7 @@ def copies(n_rows: int, rounds: int) -> list[dict[str, Any]]:
     rows = []
     with own_store() as engine, warm_pool() as pool:
         for name, side, n_pairs in (("80 KB", LARGE_SIDE, n_rows), ("4 KB", SMALL_SIDE, 5 * n_rows)):
-            pictures = add_pictures(engine, name.replace(" ", "-"), side=side, n_pairs=n_pairs)
+            pictures = add_pictures(engine, name.replace(" ", "-"), side=side, n_pairs=n_pairs, shard_bytes=1 << 25)
             copy_with_stage(pictures, "source")
             # Both baselines copy the bytes of the result; the first reads files that hold nothing else.
             kept = fresh(load_settings().home / "kept")

@@ -67,12 +67,12 @@ def own_store() -> Iterator[Engine]:
     load_settings.cache_clear()
 
 
-def add_pictures(engine: Engine, name: str, *, side: int, n_pairs: int) -> Pictures:
-    """Make and ingest a corpus; its subset has the same name."""
+def add_pictures(engine: Engine, name: str, *, side: int, n_pairs: int, shard_bytes: int = SHARD_BYTES) -> Pictures:
+    """Make and ingest a corpus in tars of about a size; its subset has the same name."""
     root = load_settings().home / name
     began = time.perf_counter()
     pair_bytes = 0.2 * side**2  # about
-    write_corpus(root, side=side, n_pairs=n_pairs, shard_pairs=max(int(SHARD_BYTES / pair_bytes), 1))
+    write_corpus(root, side=side, n_pairs=n_pairs, shard_pairs=max(int(shard_bytes / pair_bytes), 1))
     ingest(IngestConfig(dataset=name, root=str(root), perceptual_hash=False))
     subset = add_version(engine, name, share_of(engine, name, 0.5))
     print(f"{name}: {n_pairs:,} pairs drawn and ingested in {time.perf_counter() - began:.0f} s")
