@@ -61,10 +61,10 @@ def read_tars(tars: Sequence[str]) -> Samples:
 COPY_AND_SUM = 'cp "$1" "$2"/ && sync "$2/${1##*/}" && sha256sum "$1" "$2/${1##*/}" > /dev/null'
 
 
-def copy_and_sum(tars: Sequence[Path], to: Path) -> None:
-    """Copy files, make each safe on the disk, and hash source and target: `cp`, `sync` and `sha256sum`, one process per core."""
+def copy_and_sum(tars: Sequence[Path], to: Path, *, n_processes: int) -> None:
+    """Copy files, make each safe on the disk, and hash source and target: `cp`, `sync` and `sha256sum`."""
     names = b"\0".join(os.fsencode(path) for path in tars)
-    command = ["xargs", "-0", "-P", str(n_cores()), "-I{}", "sh", "-c", COPY_AND_SUM, "sh", "{}", str(to)]
+    command = ["xargs", "-0", "-P", str(n_processes), "-I{}", "sh", "-c", COPY_AND_SUM, "sh", "{}", str(to)]
     subprocess.run(command, input=names, check=True)
 
 

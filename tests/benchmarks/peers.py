@@ -164,9 +164,12 @@ def copies(n_rows: int, rounds: int) -> list[dict[str, Any]]:
             checksums = image_checksums(pictures)
             source = Side("materialize --verify source", partial(stage_seconds, pictures, "source"))
             read_back = Side("materialize --verify read_back (default)", partial(stage_seconds, pictures, "read_back"))
-            summed = Side(
-                f"cp, sync, sha256sum of source and target by xargs -P {n_cores()}",
-                partial(timed_into, to, peer_programs.copy_and_sum, tars),
+            summed, summed_at_once = (
+                Side(
+                    f"cp, sync, sha256sum of source and target, {n_processes} files at a time",
+                    partial(timed_into, to, partial(peer_programs.copy_and_sum, n_processes=n_processes), tars),
+                )
+                for n_processes in (1, n_cores())
             )
             plain = Side("cp and fsync, one file after another", partial(timed_into, to, peer_programs.copy_only, tars))
             filtered = Side(
@@ -177,6 +180,7 @@ def copies(n_rows: int, rounds: int) -> list[dict[str, Any]]:
                 [
                     Comparison(f"copy of {name} members, of cp + sha256sum", source, summed, n_mb, "MB/s", 2),
                     Comparison(f"copy of {name} members, read back, of cp + sha256sum", read_back, summed, n_mb, "MB/s", 1),
+                    Comparison(f"copy of {name} members, of cp + sha256sum on all cores", source, summed_at_once, n_mb, "MB/s", 1),
                     Comparison(f"copy of {name} members, of cp + fsync", source, plain, n_mb, "MB/s", 0.8),
                     Comparison(f"copy of {name} members, of webdataset", source, filtered, n_mb, "MB/s", 4, ("webdataset",)),
                     Comparison(f"copy of {name} members, read back, of webdataset", read_back, filtered, n_mb, "MB/s", 2, ("webdataset",)),
