@@ -68,7 +68,9 @@ class S3View(NamedTuple):
         pictures = add_pictures(engine, "pool", side=400, n_pairs=n_rows, shard_bytes=1 << 24)
         for path in pictures.root.glob("*.tar"):
             s3.put_file(f"s3://{BUCKET}/pool/{path.name}", path, {})
-        located = locate_remaining(engine, choose_version(engine, "pool", version=None), has_sizes=True, has_places=True)
+        located = locate_remaining(
+            engine, choose_version(engine, "pool", version=None), has_sizes=True, has_places=True
+        )
         located.members.uris = [f"s3://{BUCKET}/pool/{Path(uri).name}" for uri in located.members.uris]
         uri = f"s3://{BUCKET}/pool.parquet"
         write_location_file(located, uri, title="pool v1")
