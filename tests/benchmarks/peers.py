@@ -365,8 +365,9 @@ def timed_loader(engine: Engine, side: int, n_pairs: int) -> float:
 
 def selection(n_rows: int, rounds: int) -> list[dict[str, Any]]:
     """Select a fifth of the corpus from stored ranks, against DuckDB and Polars over Parquet of the same columns."""
-    from tests.benchmarks.score_pool import Pool
+    from tests.benchmarks.score_pool import SHARD_PAIRS, Pool
 
+    n_rows = max(n_rows // SHARD_PAIRS, 1) * SHARD_PAIRS
     k = n_rows // 5
     with own_store() as engine:
         Pool(engine).grow(n_rows)
