@@ -41,9 +41,11 @@ wheel: docs ## Build the wheel into dist/ from the files that git tracks, with t
 docs: $(STAMP) ## Build the documentation into dist/docs; `alchemist docs` opens it
 	@$(BIN)/python -m infra.docs
 
-pictures: $(STAMP) ## Measure and draw the figures of the documentation again (3 minutes)
+pictures: $(STAMP) ## Draw the figures of the documentation, photograph the explorer, execute the notebooks (10 minutes; Chromium is installed if it is missing)
+	$(call install_missing,chromium/google-chrome/chromium-browser=chromium)
 	@$(BIN)/python -m tests.benchmarks.separation
 	@$(BIN)/python -m infra.docs.figures
+	@$(BIN)/python -m tests.pictures
 
 demo: $(STAMP) ## Run the whole platform on this machine; ends with a table of subset against random
 	@$(BIN)/alchemist demo

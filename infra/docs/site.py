@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from sqlalchemy import Connection
 
-from infra.docs import dictionary, pages
+from infra.docs import dictionary, notebooks, pages
 from infra.docs.markdown import move
 
 CHECKOUT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def written() -> dict[str, str]:
 
 def render(connection: Connection) -> dict[str, str]:
     """Return every page that is not written by hand, by path; the connection is to a migrated database."""
-    return {**render_shown(), **pages.render(), **dictionary.render(connection)}
+    return {**render_shown(), **pages.render(), **notebooks.render(), **dictionary.render(connection)}
 
 
 @contextmanager
