@@ -26,6 +26,7 @@ from alchemist_core.explorer.actions import Change, Form, action
 from alchemist_core.explorer.markup import render
 from alchemist_core.explorer.people import Person
 from alchemist_core.rating.acceptance import warnings_of
+from alchemist_core.report.page import show_percent
 from alchemist_core.store import browsing
 from alchemist_core.store.audit import acting_as
 from alchemist_core.store.checks import failed_checks
@@ -185,7 +186,7 @@ def _version_of(engine: Engine, given: Given) -> SubsetRow:
 
 
 def _about(row: SubsetRow) -> list[tuple[str, str]]:
-    return [("State", row.state), ("Samples", f"{row.n_samples:,}"), ("Retention", f"{row.retention:.4g}")]
+    return [("State", row.state), ("Samples", f"{row.n_samples:,}"), ("Retention", show_percent(row.retention))]
 
 
 def decide_publish(engine: Engine, given: Given) -> Decision:

@@ -72,12 +72,14 @@ def test_the_explorer_flags_by_keys(visit: Visit) -> None:
         visit.browser.evaluate("window.isLeft = true")
         press(key)
         visit.browser.until(
-            "!window.isLeft && document.readyState === 'complete' && document.querySelector('.current')"
+            "!window.isLeft && document.readyState === 'complete' && Boolean(document.querySelector('.current'))"
         )
         assert label in labels(visit, 70)
     visit.browser.evaluate("window.isLeft = true")
     press("u")
-    visit.browser.until("!window.isLeft && document.readyState === 'complete' && document.querySelector('.current')")
+    visit.browser.until(
+        "!window.isLeft && document.readyState === 'complete' && Boolean(document.querySelector('.current'))"
+    )
     assert len(labels(visit, 70)) == 3
     press("x")
     assert visit.browser.evaluate("document.getElementById('x-s-70').checked")
