@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Otherwise each of thousands of processes of the tests would compile every library that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel docs pictures demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-selection-parts study bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers bench-peers gpu gpu-smallest fuzz mutate sbom images test-cluster clean
+.PHONY: help setup wheel docs pictures demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-selection-parts study bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers bench-peers bench-growth bench-guard bench-startup bench-flames gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -129,6 +129,19 @@ bench-select: $(STAMP) ## Selection and publishing at 30 million samples, materi
 	@$(BIN)/python -m tests.benchmarks.publish
 	@$(BIN)/python -m tests.benchmarks.materialize
 	@$(BIN)/python -m tests.benchmarks.zero_copy
+
+bench-growth: $(STAMP) ## Time and memory of a night in stores of 1, 10 and 30 million samples, with exponents (run alone, 1 hour, 40 GB; ARGS="--sizes 100000 1000000")
+	@$(BIN)/python -m tests.benchmarks.growth $(ARGS)
+
+bench-guard: $(STAMP) ## Short ratios against the kept table; fails if one fell by more than 15% (before a release, run alone, 5 minutes; ARGS=--keep writes the table)
+	@$(BIN)/python -m tests.benchmarks.guard $(ARGS)
+
+bench-startup: $(STAMP) ## Processor time of commands that have nothing to do, and of the DAG files (1 minute)
+	@$(BIN)/python -m tests.benchmarks.startup $(ARGS)
+
+bench-flames: $(STAMP) ## Flame graphs of scoring, materializing and selection into docs/benchmarks (some minutes; ARGS=select)
+	@test -x $(BIN)/py-spy || $(BIN)/pip install --quiet --disable-pip-version-check py-spy
+	@$(BIN)/python -m tests.benchmarks.flames $(ARGS)
 
 bench-analysts: $(STAMP) ## A scoring night, alone and while twenty analysts query (run alone)
 	@$(BIN)/python -m tests.benchmarks.analysts

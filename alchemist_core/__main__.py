@@ -1,11 +1,14 @@
 """The program `alchemist`: run one command and print its result, or one line that explains why it failed."""
 
+import argparse
+import gc
 import logging
+import os
 import signal
 import sys
 from types import FrameType
 
-from alchemist_core.cli.command_line import build_parser, run_command
+from alchemist_core.cli.parser import add_verbs, bare_parser, named_words
 from alchemist_core.compute_defaults import set_compute_defaults
 from alchemist_core.errors import AlchemistError
 from alchemist_core.telemetry import configure_logging, escape_control, say
@@ -22,8 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     configure_logging()
     try:
-        parser = build_parser(given)
+        if not named_words(given):
+            return _print_help(given)
+        parser = _load_parser(given)
         set_compute_defaults()
+        from alchemist_core.cli.command_line import run_command  # noqa: PLC0415  help needs no config model
+
         outcome = run_command(parser, given)
         if outcome.text:
             print(escape_control(outcome.text), flush=True)
@@ -35,6 +42,30 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  every exception becomes a line and an exit code
         return _fail(error, given)
     return outcome.exit_code
+
+
+def _load_parser(words: list[str]) -> argparse.ArgumentParser:
+    """Import the command that the words name, and return its parser."""
+    # Our config models use no plugins, for which pydantic would look into every installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # What importing creates stays, so that collecting garbage meanwhile finds none.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        from alchemist_core.cli.command_line import build_parser  # noqa: PLC0415  help needs no config model
+
+        return build_parser(words)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _print_help(words: list[str]) -> int:
+    """Print the list of commands or the version, or refuse words without a command; each exits."""
+    parser = bare_parser()
+    add_verbs(parser)
+    parser.parse_args(words)
+    return 0
 
 
 def _fail(error: Exception, words: list[str]) -> int:

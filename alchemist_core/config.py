@@ -197,7 +197,8 @@ LINE_LENGTH = 80
 class Config(BaseModel):
     """Base of every config model: frozen, refuses unknown keys, validates defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # Validators are built at the first value: a command uses few of the models that it imports.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -244,7 +245,7 @@ class Config(BaseModel):
 class Section(Config):
     """Base of every section of the project file with limits: refuses a string or a boolean where a number is required."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=True, defer_build=True)
 
 
 class Result(BaseModel):
@@ -261,7 +262,7 @@ class Result(BaseModel):
               One is damaged.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     @property
     def exit_code(self) -> int:

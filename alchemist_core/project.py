@@ -21,8 +21,7 @@ from pydantic_core import ErrorDetails
 from alchemist_core.config import Config, Section, bounds_of, mark_of
 from alchemist_core.errors import ConfigError
 from alchemist_core.prices import Prices
-from alchemist_core.quality.drift import DriftLimits
-from alchemist_core.quality.limits import CheckLimits
+from alchemist_core.quality.limits import CheckLimits, DriftLimits
 from alchemist_core.rating.acceptance import AcceptanceLimits
 from alchemist_core.settings import find_project_file, load_settings
 

@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from alchemist_core import __version__
 from alchemist_core.config import bounds_of
@@ -24,32 +23,6 @@ Prometheus, `pyproject.toml` and `mkdocs.yml` name it too; tests compare them.""
 SITE_OF_VERSION = f"{SITE}/{'.'.join(__version__.split('.')[:2])}"
 
 
-class SecretFiles(PydanticBaseSettingsSource):
-    """Secrets in files: `ALCHEMIST_DATABASE_URL_FILE` names the file that holds the value of `ALCHEMIST_DATABASE_URL`.
-
-    So container engines and Kubernetes can mount secrets, and no environment contains them. The variable itself has precedence.
-    """
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
-        """Return the content of the file that a secret's variable names; None if it names none."""
-        variable = file_variable(field_name)
-        path = os.environ.get(variable) if _is_secret(field) else None
-        if not path:
-            return None, field_name, False
-        try:
-            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ConfigError(
-                f"{variable} is {path!r}, which cannot be read: {reason}. Name a file that this user can read, or unset the variable."
-            ) from None
-
-    def __call__(self) -> dict[str, str]:
-        """Return the value of each secret whose file is named."""
-        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
-        return {name: value for name, value in found.items() if value}
-
-
 def file_variable(field: str) -> str:
     """Return the variable that names the file of a secret."""
     return f"{PREFIX}{field.upper()}_FILE"
@@ -59,10 +32,10 @@ def _is_secret(field: FieldInfo) -> bool:
     return "SecretStr" in str(field.annotation)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Paths, addresses, credentials and limits of this installation."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     home: Path = Field(Path(".alchemist"), description="Folder of the embedded database, artifacts and logs")
     database_url: SecretStr | None = Field(
@@ -211,18 +184,6 @@ class Settings(BaseSettings):
         description="URL of Airflow's database, from which `alchemist maintain airflow` deletes old history; unset: nothing is deleted",
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the interface of pydantic-settings
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  as above
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments first, then the environment, then the files of secrets."""
-        return init_settings, env_settings, SecretFiles(settings_cls)
-
     @property
     def artifacts(self) -> Path:
         """Folder of raters, subsets, models and reports; artifacts are addressed by their hash."""
@@ -314,9 +275,37 @@ def load_settings() -> Settings:
         ConfigError: A variable is not valid; the message names it, and its value unless it is a secret.
     """
     try:
-        return Settings()
+        return Settings.model_validate(_read_files() | _read_variables())
     except ValidationError as error:
         raise ConfigError("; ".join(_explain_fault(fault) for fault in error.errors())) from None
+
+
+def _read_variables() -> dict[str, str]:
+    """Return the values of the variables by the names of their settings; the case of a variable's name does not matter."""
+    given = {name.upper(): value for name, value in os.environ.items()}
+    names = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return {name: given[variable] for name, variable in names.items() if variable in given}
+
+
+def _read_files() -> dict[str, str]:
+    """Return the secrets in files: `ALCHEMIST_DATABASE_URL_FILE` names the file that holds the value of `ALCHEMIST_DATABASE_URL`.
+
+    So container engines and Kubernetes can mount secrets, and no environment contains them. The variable itself has precedence.
+    """
+    secrets = [name for name, field in Settings.model_fields.items() if _is_secret(field)]
+    found = {name: _read_file(file_variable(name)) for name in secrets if os.environ.get(file_variable(name))}
+    return {name: value for name, value in found.items() if value}
+
+
+def _read_file(variable: str) -> str:
+    path = os.environ[variable]
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(
+            f"{variable} is {path!r}, which cannot be read: {reason}. Name a file that this user can read, or unset the variable."
+        ) from None
 
 
 def _explain_fault(fault: ErrorDetails) -> str:
@@ -325,4 +314,4 @@ def _explain_fault(fault: ErrorDetails) -> str:
     is_secret = field is None or _is_secret(field)
     given = "" if is_secret else f", not {fault['input']!r}"
     described = "" if field is None else f" ({field.description})"
-    return f"{Settings.model_config['env_prefix']}{name.upper()}{described}: {fault['msg']}{given}. Correct the variable or unset it."
+    return f"{PREFIX}{name.upper()}{described}: {fault['msg']}{given}. Correct the variable or unset it."

@@ -4,14 +4,19 @@ Three to ten seeds are usual, and with so few, normal and bootstrap intervals ar
 better than its control, for every metric. scipy is imported where it is used: `scipy.stats` takes more than a second to load.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev, variance
+from typing import TYPE_CHECKING
 
-import numpy as np
-from jaxtyping import Float, Num
+from alchemist_core.lazy import np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
 
 LOWER_IS_BETTER = "loss|^fid|^kid"
 """Regular expression for the metrics whose lower values are better, in a syntax that Python, Postgres and Prometheus share."""

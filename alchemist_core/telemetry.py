@@ -1,7 +1,7 @@
 """Log lines, progress bars, and the catalogue of all metrics.
 
-No other module may create a metric. Labels are bounded: never a sample, a shard, a run or a text of a user. The label `dag` is
-for metrics of Airflow: one of the files in dags/.
+No other module may define a metric; `cli.exporter` collects them at a scrape. Labels are bounded: never a sample, a shard, a run or
+a text of a user. The label `dag` is for metrics of Airflow: one of the files in dags/.
 """
 
 import json
@@ -9,28 +9,16 @@ import logging
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from prometheus_client import Metric as PrometheusMetric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 LOG_INTERVAL_S = 5.0
 
@@ -38,15 +26,21 @@ OnProgress = Callable[[int, int, str], None]
 """A function that is called while work runs, with the units done, the units in all and a note."""
 
 
-class _Console(Console):
-    """A console that ignores a closed pipe: a job continues after the Airflow worker that reads its output has died."""
+# The progress bar on the terminal, above which lines are printed while it is shown.
+_bars: "list[Progress]" = []
 
-    def on_broken_pipe(self) -> None:
+
+def _print(line: str) -> None:
+    """Print a line on standard error, because standard output is for the result, whose last line may be JSON."""
+    if _bars:
+        _bars[-1].console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return
+    try:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        # A job continues after the Airflow worker that reads its output has died.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
-# Standard error, because standard output is for the result, whose last line may be JSON.
-console = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 # C0 except tab and newline, DEL, C1, and the characters that change the direction of text.
@@ -83,7 +77,7 @@ class _TextHandler(logging.Handler):
     """Prints each record as a line of text."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(escape_control(record.getMessage()), markup=False)
+        _print(escape_control(record.getMessage()))
 
 
 class _JsonHandler(logging.Handler):
@@ -93,7 +87,7 @@ class _JsonHandler(logging.Handler):
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"time": at, "level": record.levelname.lower(), "message": record.getMessage(), **_run}
         # JSON escapes every control character; DEL, C1 and the marks of direction only as ASCII.
-        console.print(json.dumps(line), markup=False)
+        _print(json.dumps(line))
 
 
 def configure_logging(form: LogFormat = "text") -> None:
@@ -140,15 +134,10 @@ class ProgressLine:
 
     def __enter__(self) -> "ProgressLine":
         if sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+            self._bar = _make_bar()
             self._task = self._bar.add_task(self._title, total=None, note="")
             self._bar.start()
+            _bars.append(self._bar)
         return self
 
     def show(self, done: int, total: int, note: str = "") -> None:
@@ -164,7 +153,24 @@ class ProgressLine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
+            _bars.remove(self._bar)
             self._bar.stop()
+
+
+def _make_bar() -> "Progress":
+    # Only here, because it takes longer to load than many commands take; without a terminal no bar is shown.
+    from rich import progress  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    return progress.Progress(*columns, console=Console(stderr=True, highlight=False, soft_wrap=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,64 +295,5 @@ class ForeignMetric:
     """Labels, value or sum, and count (only of a timer) of each series."""
 
 
-class ForeignCollector(Collector):
-    """Exports the metrics of another program beside the catalogue, under the names that dashboards made for that program use."""
-
-    def __init__(self, read: Callable[[], list[ForeignMetric]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[PrometheusMetric]:
-        """Yield each metric without a declared type, because its name does not follow Prometheus's rules for counters."""
-        for metric in self._read():
-            family = PrometheusMetric(metric.name, "Passed on from Airflow's statsd metrics.", "untyped")
-            if metric.is_timer:
-                family = PrometheusMetric(
-                    metric.name, "Passed on from Airflow's statsd metrics, in seconds.", "summary"
-                )
-            for labels, value, count in metric.values:
-                if metric.is_timer:
-                    family.add_sample(f"{metric.name}_sum", labels, value)
-                    family.add_sample(f"{metric.name}_count", labels, count)
-                else:
-                    family.add_sample(metric.name, labels, value)
-            yield family
-
-
 Measurements = dict[str, list[tuple[tuple[str, ...], float]]]
-
-
-class StoreCollector(Collector):
-    """Collects all metrics of the catalogue at a scrape; a metric without values is exported empty.
-
-    If the database does not answer, `alchemist_store_up` is 0, which distinguishes this from a dead exporter.
-    """
-
-    def __init__(self, read: Callable[[], Measurements], *others: Callable[[], Measurements]) -> None:
-        self._read, self._others = read, others
-        # Concurrent scrapes read the database one after the other, to limit its load.
-        self._reading = threading.Lock()
-
-    def collect(self) -> Iterator[PrometheusMetric]:
-        """Read the database once and yield every metric of the catalogue."""
-        measured = self._measure()
-        if unknown := measured.keys() - {metric.name for metric in CATALOGUE}:
-            raise KeyError(f"not in the catalogue of telemetry.py: {', '.join(sorted(unknown))}")
-        for metric in CATALOGUE:
-            kind = CounterMetricFamily if metric.name.endswith("_total") else GaugeMetricFamily
-            family = kind(metric.name, metric.text, labels=metric.labels)
-            for labels, value in measured.get(metric.name, []):
-                family.add_metric(labels, value)
-            yield family
-
-    def _measure(self) -> Measurements:
-        began, is_up = time.monotonic(), 1.0
-        try:
-            with self._reading:
-                measured = self._read()
-        except Exception as error:  # noqa: BLE001  alchemist_store_up reports any failure
-            warn(f"The database does not answer: {type(error).__name__}: {error}")
-            measured, is_up = {}, 0.0
-        ours = {"alchemist_store_up": is_up, "alchemist_store_read_seconds": time.monotonic() - began}
-        for read in self._others:
-            measured = measured | read()
-        return measured | {name: [((), value)] for name, value in ours.items()}
+"""The values of metrics by their names: labels and value of each series."""

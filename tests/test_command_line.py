@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from alchemist_core import notifications
 from alchemist_core.__main__ import main
 from alchemist_core.cli import command_line
 from alchemist_core.cli.check import CheckConfig
@@ -320,7 +321,7 @@ def test_a_report_is_its_summary_with_the_next_command_or_one_object() -> None:
 
 def test_what_a_command_announced_is_sent_also_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
-    monkeypatch.setattr(command_line, "send_announced", lambda: sent.append("sent"))
+    monkeypatch.setattr(notifications, "send_announced", lambda: sent.append("sent"))
 
     def fail(_config: Config) -> None:
         raise ConfigError("no")

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from alchemist_core.cli.command_line import Parser, add_flags
+from alchemist_core.cli.command_line import add_flags
+from alchemist_core.cli.parser import Parser
 from alchemist_core.config import Config, Formerly, current_names, fingerprint, former_fields, former_names
 from alchemist_core.experiments.dynamics import DynamicsConfig
 from alchemist_core.experiments.running import RunConfig

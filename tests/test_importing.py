@@ -68,6 +68,50 @@ def test_importing_the_configs_changes_nothing_and_loads_no_torch() -> None:
     assert "torch" not in found["libraries"]
 
 
+# A task of a night that has nothing to do would take longer to load one of these than to run.
+LARGE = (
+    "PIL", "boto3", "great_expectations", "jaxtyping", "jinja2", "numpy", "pandas", "prometheus_client", "pyarrow", "rich", "scipy",
+    "sqlglot", "torch", "urllib3",
+)  # fmt: skip
+COMMANDS_OF_A_NIGHT = ("check", "duplicates", "ingest", "maintain", "night", "note", "plan", "score")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the modules that a statement loads in another process."""
+    program = f"{statement}\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_commands_of_a_night_load_no_large_library_before_they_have_work() -> None:
+    loaded = loaded_by(
+        "from alchemist_core.cli.command_line import build_parser\n"
+        f"for verb in {COMMANDS_OF_A_NIGHT}: build_parser([verb])"
+    )
+    assert loaded & set(LARGE) == set()
+    assert {"sqlalchemy", "alchemist_core.stages.score"} <= loaded
+
+
+def test_help_and_version_load_no_config_model() -> None:
+    loaded = loaded_by(
+        "from alchemist_core.__main__ import main\n"
+        "for word in ('--help', '--version'):\n"
+        "    try: main([word])\n"
+        "    except SystemExit as ended: assert ended.code == 0"
+    )
+    assert "alchemist_core.cli.parser" in loaded
+    assert loaded & {"pydantic", "sqlalchemy", "alchemist_core.config", *LARGE} == set()
+
+
+def test_numpy_and_pyarrow_are_loaded_at_their_first_use() -> None:
+    program = (
+        "import sys; from alchemist_core.lazy import np, pa, pq; assert not {'numpy', 'pyarrow'} & set(sys.modules)\n"
+        "import numpy; assert np.float64 is numpy.float64 and np.array([1, 2]).sum() == 3\n"
+        "assert 'pyarrow' not in sys.modules; assert pa.table({'a': [1]}).num_rows == 1 and pq.ParquetFile"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_the_command_line_sets_what_torch_reads_and_keeps_what_the_user_has_set() -> None:
     program = (
         "import os, sys; os.environ['OMP_NUM_THREADS'] = '3'; from alchemist_core.__main__ import main; "

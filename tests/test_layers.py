@@ -17,6 +17,7 @@ ORDER = (
     "quality", "subsets", "local", "scorers", "embeddings",
     "store", "models", "shards", "heuristics", "selection", "rating", "protocols", "statistics", "code_version", "extras",
     "compute_defaults", "notifications", "telemetry", "files", "log_files", "ports", "resources", "settings", "prices", "config", "errors",
+    "lazy",
 )  # fmt: skip
 LEVELS = {room: level for level, room in enumerate(ORDER)}
 OWNERS = {
@@ -81,7 +82,7 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
 
 
 def test_pure_packages_read_no_files_and_import_no_store() -> None:
-    known = PURE | {"config", "settings", "errors", "files", "extras", "resources"}
+    known = PURE | {"config", "settings", "errors", "files", "extras", "resources", "lazy"}
     outside = [
         (name, module)
         for name, module in imports()

@@ -1,27 +1,19 @@
-"""The parser of `alchemist`: each field of a command's config model becomes one typed option."""
+"""The commands of `alchemist`: each field of a command's config model becomes one typed option."""
 
 import argparse
 import json
 import os
-import re
 import shlex
-import shutil
-import sys
-import textwrap
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from alchemist_core import __version__
 from alchemist_core.cli.flags import add_flag, flag_fields, flag_of, usage_of
-from alchemist_core.cli.launch import LAUNCHED, declared_topology, launch
-from alchemist_core.cli.verbs import GROUPS, PASS_THROUGH, REMOVED, RENAMED, STAGES, VERBS, load_commands
+from alchemist_core.cli.parser import Parser, add_verbs, bare_parser, columns, named_words
+from alchemist_core.cli.verbs import LAUNCHED, PASS_THROUGH, STAGES, VERBS, load_commands
 from alchemist_core.config import WITHOUT_DRY_RUN, Command, Config, Formerly
 from alchemist_core.errors import ConfigError
-from alchemist_core.notifications import read_command_from, send_announced
 from alchemist_core.presets import (
     DEFAULT_RECIPE,
     NETWORKS,
@@ -34,130 +26,22 @@ from alchemist_core.presets import (
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import configure_logging
 
-# argparse reports errors as text only; newer Python versions omit the quotes around the choices.
-_NOT_A_CHOICE = re.compile(r"argument (?P<name>\S+): invalid choice: '(?P<given>.*)' \(choose from (?P<choices>.*)\)")
-_NO_VALUE = re.compile(r"argument (?P<name>\S+): expected (?:one|at least one) argument")
-_MISSING = "the following arguments are required: "
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors name the nearest valid word and the command that prints help."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.renamed_flags: dict[str, str] = {}
-        """What has become of each former option, such as `now --dedup`."""
-        self.renamed_values: dict[tuple[str, str], str] = {}
-        """The current word of each former value, by option and value."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and refuse unknown arguments here, where the options that may have been meant are known."""
-        # Before argparse, which would take --base for an abbreviation of --base-model.
-        for flag in (word.partition("=")[0] for word in args or ()):
-            if flag == "--":
-                break
-            if flag in self.renamed_flags:
-                self.error(f"The option {flag} is {self.renamed_flags[flag]}.")
-        options, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(
-                " ".join(self._refuse_option(word) for word in unknown if word.startswith("-")) or _extra(unknown)
-            )
-        return options, unknown
-
-    def make_positional_optional(self) -> None:
-        """Accept a command line without its positional argument."""
-        for action in self._get_positional_actions():
-            action.nargs, action.required, action.default = "?", False, argparse.SUPPRESS
-
-    def error(self, message: str) -> NoReturn:
-        """Print what is wrong, what was probably meant and where to look, on one line; exit with 2."""
-        if message.startswith(_MISSING):
-            self.print_help(sys.stderr) if self._subparsers else self.print_usage(sys.stderr)
-            message = f"Missing {message.removeprefix(_MISSING)}."
-        elif found := _NOT_A_CHOICE.match(message):
-            message = self._refuse_choice(found["name"], found["given"], re.findall(r"[\w.-]+", found["choices"]))
-        elif found := _NO_VALUE.match(message):
-            message = f"{found['name']} requires a value."
-        end = "" if message.endswith(("?", ".")) else "."
-        self.exit(2, f"error: {message}{end} See: {self.prog} --help\n")
-
-    def _refuse_choice(self, name: str, given: str, choices: list[str]) -> str:
-        if renamed := self.renamed_values.get((name, given)):
-            return f"{name}: {given} is now {renamed}."
-        if not self._subparsers:
-            return f"{name} {given!r} is not one of {', '.join(choices)}.{_meant(given, choices)}"
-        if self.prog == "alchemist" and given in RENAMED:
-            return f"The command alchemist {given} was renamed. Run: alchemist {RENAMED[given]}."
-        command = f"{self.prog} {given}".removeprefix("alchemist ")
-        if command in REMOVED:
-            return f"The command alchemist {command} was removed. {REMOVED[command]}"
-        return f"Unknown command {given!r}.{_meant(given, choices)}"
-
-    def _refuse_option(self, word: str) -> str:
-        option = word.partition("=")[0]
-        if self._subparsers:
-            # An option that a group of commands does not have may belong to one of its commands.
-            return f"Unknown option {option}. Options come after the command."
-        operand = option.removeprefix("--").upper().replace("-", "_")
-        if any(action.metavar in (operand, operand.lower()) for action in self._get_positional_actions()):
-            return f"Unknown option {option}. Give {operand} without an option name: {self.prog} {operand}."
-        return f"Unknown option {option}.{_meant(option, self._option_string_actions)}"
-
-
-def _meant(given: str, known: Iterable[str]) -> str:
-    near = get_close_matches(given, list(known), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
-
-
-def _extra(words: list[str]) -> str:
-    return f"Unexpected argument {', '.join(map(repr, words))}. Quote values that contain spaces."
-
 
 def build_parser(arguments: list[str] | None = None) -> argparse.ArgumentParser:
     """Build the parser; only the module of the command that `arguments` name is imported (all of them when None)."""
-    parser = Parser(
-        prog="alchemist",
-        description="Alchemist selects training data for text-to-image models.\nIt scores every "
-        "image-text pair by its estimated effect on a validation\n"
-        "loss, and publishes reproducible subsets.",
-        epilog=_list_verbs(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"alchemist {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, help="one of the commands below")
-    wanted = next((word for word in arguments or [] if not word.startswith("-")), None)
+    parser = bare_parser()
+    verbs = add_verbs(parser)
+    wanted, *further = [*named_words(arguments or []), ""]
     for name, verb in VERBS.items():
         # Without a help text of its own: the epilog lists the commands in groups.
         child = verbs.add_parser(name, description=verb.help)
         if arguments is None or name == wanted:
-            _add_commands(child, name)
+            _add_commands(child, name, further)
     return parser
 
 
-def _list_verbs() -> str:
-    """Return every command with its line of help, by group."""
-    lines = []
-    for title, verbs in GROUPS.items():
-        lines += [f"{title}:", *_columns({name: verb.help for name, verb in verbs.items()}), ""]
-    lines += [
-        "Run alchemist COMMAND --help for the options of a command.",
-        "Paths, addresses and credentials are set by ALCHEMIST_ variables: see README.md.",
-    ]
-    return "\n".join(lines)
-
-
-def _columns(texts: Mapping[str, str]) -> list[str]:
-    """Return names in one column and their texts in the next, wrapped to the terminal."""
-    width = min(shutil.get_terminal_size().columns - 2, 120)
-    lines = []
-    for name, text in texts.items():
-        head = f"  {name:<17} "
-        lines += textwrap.wrap(head + text, width, subsequent_indent=" " * len(head), break_on_hyphens=False)
-    return lines
-
-
-def _add_commands(parser: argparse.ArgumentParser, verb: str) -> None:
+def _add_commands(parser: argparse.ArgumentParser, verb: str, further: list[str]) -> None:
+    """Add the options of a command, or the commands of a group; of those, only the first one of `further` gets its options if it is one."""
     commands = load_commands(verb)
     if "" in commands:
         _add_flags(parser, verb, commands[""])
@@ -165,7 +49,9 @@ def _add_commands(parser: argparse.ArgumentParser, verb: str) -> None:
     children = parser.add_subparsers(dest="sub_verb", metavar="COMMAND", required=True)
     for name, command in commands.items():
         text = (command.run.__doc__ or "").partition("\n")[0]
-        _add_flags(children.add_parser(name, help=text, description=text), verb, command)
+        child = children.add_parser(name, help=text, description=text)
+        if name in further[:1] or not commands.keys() & set(further[:1]):
+            _add_flags(child, verb, command)
 
 
 def _add_flags(parser: argparse.ArgumentParser, verb: str, command: Command) -> None:
@@ -193,11 +79,11 @@ def _add_preset_flags(parser: argparse.ArgumentParser, stage: str) -> None:
         text = "size of the networks, as listed below; other options override single values (required, here or in the project file)"
         parser.add_argument("--preset", choices=list(presets_of(stage)), default=argparse.SUPPRESS, help=text)
         lines = {name: line_of(stage, name) for name in presets_of(stage)}
-        epilog += ["presets (all values of one: alchemist presets NAME):", *_columns(lines), ""]
+        epilog += ["presets (all values of one: alchemist presets NAME):", *columns(lines), ""]
     if has_recipes:
         text = f"scoring rule and rank window, as listed below; other options override them (default: {DEFAULT_RECIPE})"
         parser.add_argument("--recipe", choices=list(RECIPES), default=argparse.SUPPRESS, help=text)
-        epilog += ["recipes:", *_columns({name: recipe.text for name, recipe in RECIPES.items()})]
+        epilog += ["recipes:", *columns({name: recipe.text for name, recipe in RECIPES.items()})]
     parser.epilog, parser.formatter_class = "\n".join(epilog), argparse.RawDescriptionHelpFormatter
     if isinstance(parser, Parser):
         _refuse_former_presets(parser, stage)
@@ -260,15 +146,18 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> Outcom
     command: Command = options["command"]
     config = read_config(command.config, options)
     is_stage = options["verb_name"] in STAGES
-    if is_stage and (topology := declared_topology(options["verb_name"])) is not None:
-        return Outcome("", launch(topology, config, arguments))
+    can_launch = options["verb_name"] in LAUNCHED
+    if can_launch and (code := _launch(options["verb_name"], config, arguments)) is not None:
+        return Outcome("", code)
+    from alchemist_core.notifications import read_command_from, send_announced  # noqa: PLC0415  help sends none
+
     read_command_from(_notification_command)
     try:
         result = command.run(config, slot=options["slot"]) if is_stage else command.run(config)
     finally:
         send_announced()
     # Of several processes that compute together, the first one prints.
-    is_helper = options["verb_name"] in LAUNCHED and int(os.environ.get("RANK", "0")) > 0
+    is_helper = can_launch and int(os.environ.get("RANK", "0")) > 0
     if result is None or is_helper:
         return Outcome("")
     if options["json"]:
@@ -280,6 +169,14 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> Outcom
         following = shlex.join(["alchemist", *words])
     summary = f"{result.summary()}\nnext: {following}" if following else str(result.summary())
     return Outcome(summary, result.exit_code)
+
+
+def _launch(verb: str, config: Config, arguments: list[str]) -> int | None:
+    """Run a training in several processes if the project file declares them, and return its exit code; else return None."""
+    from alchemist_core.cli.launch import declared_topology, launch  # noqa: PLC0415  only trainings have several processes
+
+    topology = declared_topology(verb)
+    return None if topology is None else launch(topology, config, arguments)
 
 
 def _notification_command() -> str | None:

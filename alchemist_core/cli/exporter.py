@@ -2,9 +2,14 @@
 
 import os
 import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import Metric as PrometheusMetric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 from pydantic import Field
 
 from alchemist_core.config import Command, Config
@@ -15,7 +20,7 @@ from alchemist_core.project import Project, effective_prices, load_project
 from alchemist_core.settings import Settings, load_settings
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_measurements
-from alchemist_core.telemetry import ForeignCollector, Measurements, StoreCollector, say
+from alchemist_core.telemetry import CATALOGUE, ForeignMetric, Measurements, say, warn
 
 INTERVAL = "alchemist_night_interval_seconds"
 
@@ -25,6 +30,66 @@ class MetricsConfig(Config):
 
     port: int = Field(9477, ge=1024, le=32767, description="TCP port")
     address: str = Field("127.0.0.1", description="IP address to listen on")
+
+
+class ForeignCollector(Collector):
+    """Exports the metrics of another program beside the catalogue, under the names that dashboards made for that program use."""
+
+    def __init__(self, read: Callable[[], list[ForeignMetric]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[PrometheusMetric]:
+        """Yield each metric without a declared type, because its name does not follow Prometheus's rules for counters."""
+        for metric in self._read():
+            family = PrometheusMetric(metric.name, "Passed on from Airflow's statsd metrics.", "untyped")
+            if metric.is_timer:
+                family = PrometheusMetric(
+                    metric.name, "Passed on from Airflow's statsd metrics, in seconds.", "summary"
+                )
+            for labels, value, count in metric.values:
+                if metric.is_timer:
+                    family.add_sample(f"{metric.name}_sum", labels, value)
+                    family.add_sample(f"{metric.name}_count", labels, count)
+                else:
+                    family.add_sample(metric.name, labels, value)
+            yield family
+
+
+class StoreCollector(Collector):
+    """Collects all metrics of the catalogue at a scrape; a metric without values is exported empty.
+
+    If the database does not answer, `alchemist_store_up` is 0, which distinguishes this from a dead exporter.
+    """
+
+    def __init__(self, read: Callable[[], Measurements], *others: Callable[[], Measurements]) -> None:
+        self._read, self._others = read, others
+        # Concurrent scrapes read the database one after the other, to limit its load.
+        self._reading = threading.Lock()
+
+    def collect(self) -> Iterator[PrometheusMetric]:
+        """Read the database once and yield every metric of the catalogue."""
+        measured = self._measure()
+        if unknown := measured.keys() - {metric.name for metric in CATALOGUE}:
+            raise KeyError(f"not in the catalogue of telemetry.py: {', '.join(sorted(unknown))}")
+        for metric in CATALOGUE:
+            kind = CounterMetricFamily if metric.name.endswith("_total") else GaugeMetricFamily
+            family = kind(metric.name, metric.text, labels=metric.labels)
+            for labels, value in measured.get(metric.name, []):
+                family.add_metric(labels, value)
+            yield family
+
+    def _measure(self) -> Measurements:
+        began, is_up = time.monotonic(), 1.0
+        try:
+            with self._reading:
+                measured = self._read()
+        except Exception as error:  # noqa: BLE001  alchemist_store_up reports any failure
+            warn(f"The database does not answer: {type(error).__name__}: {error}")
+            measured, is_up = {}, 0.0
+        ours = {"alchemist_store_up": is_up, "alchemist_store_read_seconds": time.monotonic() - began}
+        for read in self._others:
+            measured = measured | read()
+        return measured | {name: [((), value)] for name, value in ours.items()}
 
 
 def serve(config: MetricsConfig) -> None:

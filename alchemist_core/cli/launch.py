@@ -14,14 +14,13 @@ import sys
 import time
 from dataclasses import dataclass
 
+from alchemist_core.cli.verbs import LAUNCHED
 from alchemist_core.config import Config
 from alchemist_core.errors import FINAL_EXIT_CODES, AlchemistError, ConfigError
 from alchemist_core.extras import missing_library
 from alchemist_core.settings import load_settings
 from alchemist_core.telemetry import configure_logging, say
 
-LAUNCHED = ("train-rater", "train-downstream")
-"""The stages that compute in several processes."""
 FORMER_VARIABLE = "ALCHEMIST_LAUNCH"
 JOIN_TIMEOUT_S = 3600
 """Longest wait for the other nodes: a pod may wait for a device first."""

@@ -13,7 +13,6 @@ from alchemist_core.errors import AlchemistError, DataError
 from alchemist_core.local.airflow_environment import airflow_home
 from alchemist_core.local.supervisor import rotate_all
 from alchemist_core.log_files import MIB, remove_old
-from alchemist_core.scorers.vlm import forget_answers
 from alchemist_core.settings import load_settings
 from alchemist_core.store import maintenance
 from alchemist_core.store.embeddings import read_taken_down_hashes
@@ -64,6 +63,7 @@ def takedowns(_config: MaintainConfig) -> MaintainResult:
         DataError: Files of embeddings cannot be read; everything else was done.
     """
     from alchemist_core.embeddings.upkeep import remove_taken_down  # noqa: PLC0415  imports pyarrow
+    from alchemist_core.scorers.vlm import forget_answers  # noqa: PLC0415  imports the image libraries
 
     n_embeddings, failures = remove_taken_down(engine := open_store())
     n_answers = forget_answers(read_taken_down_hashes(engine))

@@ -12,7 +12,8 @@ from alchemist_core.cli.shard import UNREAD, remedy_of_shard
 from alchemist_core.config import Command, Config, Result, Words, counted
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
 from alchemist_core.project import load_project, select_command
-from alchemist_core.quality.drift import DriftLimits, Mover, NightDrift, judge_night
+from alchemist_core.quality.drift import Mover, NightDrift, judge_night
+from alchemist_core.quality.limits import DriftLimits
 from alchemist_core.stages.ingest import REST_INGESTED
 from alchemist_core.stages.publishing import PublishNightConfig, PublishNightResult, publish_night
 from alchemist_core.stages.scope import require_complete, scoring_scope

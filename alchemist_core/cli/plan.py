@@ -6,7 +6,6 @@ from datetime import date
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 from pydantic import Field
 from sqlalchemy import Engine
 
@@ -14,7 +13,7 @@ from alchemist_core.cli import estimates
 from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, Words, counted, split_commas
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
-from alchemist_core.metrics.heldout import heldout_conditions, heldout_flow_conditions
+from alchemist_core.lazy import np
 from alchemist_core.notifications import code_span, explorer_page
 from alchemist_core.presets import gigabytes
 from alchemist_core.prices import cost_at
@@ -23,7 +22,6 @@ from alchemist_core.protocols.protocol import ProtocolFile, read_protocol
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.comparison import ArmNames
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.evaluate import evaluation_dataset
 from alchemist_core.stages.execution import CPU
 from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
 from alchemist_core.store.checks import failed_checks
@@ -345,6 +343,8 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteResult:
 def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateResult:
     """List the published subsets that have not been evaluated for all requested arms and seeds."""
     engine = open_store()
+    from alchemist_core.stages.evaluate import evaluation_dataset  # noqa: PLC0415  imports the image libraries
+
     rows = read_training_samples(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
     wanted = {(arm, seed) for arm in config.arms for seed in config.seeds}
     files = [read_protocol(name) for name in split_commas(config.protocol)]
@@ -360,6 +360,8 @@ def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateResult:
 def _evaluated(engine: Engine, subset: SubsetRow, file: ProtocolFile, rows: SampleTable) -> set[tuple[str, int]]:
     """Return the arms and seeds that have a value under a protocol."""
     rater = rater_of_subset(engine, subset)
+    from alchemist_core.metrics.heldout import heldout_conditions, heldout_flow_conditions  # noqa: PLC0415  imports the image libraries
+
     is_flux = file.metric == "heldout_flow_loss" or file.fields.get("sampler") == "flow"
     if file.metric == "heldout_loss":
         protocol_id = find_protocol(engine, heldout_conditions(rater, rows))

@@ -6,13 +6,13 @@ The section `[acceptance]` of the project file sets the bounds of the checks.
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 from pydantic import Field
 from sqlalchemy import Engine
 
 from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result, current_names
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import require_artifact
+from alchemist_core.lazy import np
 from alchemist_core.project import load_project, train_rater_command
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.stages.devices import hold_device

@@ -20,7 +20,6 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.presets import NETWORKS, RECIPE_STAGES, RECIPES, presets_of
 from alchemist_core.project import Options, Project, load_project
 from alchemist_core.protocols.protocol import shipped_protocols
-from alchemist_core.training.config import DownstreamConfig
 
 
 class StageSection(NamedTuple):
@@ -105,6 +104,8 @@ def keys_of(section: str) -> dict[str, Key]:
             keys[renamed.get(path[-1], path[-1])] = Key(path, field)
     if section == "downstream":
         # Sizes for trials: a table of the file only, because the options would be those of one preset among all.
+        from alchemist_core.training.config import DownstreamConfig  # noqa: PLC0415  many models, of which other commands need none
+
         keys["flux"] = Key(("model", "flux"), DownstreamConfig.model_fields["flux"])
     return keys
 

@@ -1,7 +1,7 @@
 """Shards: list and show them, retire one, or read one again."""
 
 from datetime import UTC, date, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from sqlalchemy import Engine
@@ -10,8 +10,6 @@ from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
-from alchemist_core.shards.reading import ShardContent, read_shards
-from alchemist_core.shards.samples import Reading
 from alchemist_core.shards.storage import join_uri, stat_shard
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.ingest import IngestConfig
@@ -20,6 +18,9 @@ from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import open_store, read_clock
 from alchemist_core.store.registry import NewShard, ShardRow
 from alchemist_core.telemetry import on_one_line
+
+if TYPE_CHECKING:
+    from alchemist_core.shards.reading import ShardContent
 
 UNREAD = ("growing", "missing", "changed", "rejected")
 MOST_QUARANTINED = 20
@@ -196,7 +197,10 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadResult:
     )
 
 
-def _read(address: str, dataset: str) -> tuple[ShardContent, int]:
+def _read(address: str, dataset: str) -> "tuple[ShardContent, int]":
+    from alchemist_core.shards.reading import read_shards  # noqa: PLC0415  loads the image libraries
+    from alchemist_core.shards.samples import Reading  # noqa: PLC0415
+
     file = stat_shard(address)
     reading = Reading(repair=load_project().of_dataset(dataset).ingest.repair)
     # Read in another process, because a malformed image may crash it.

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 from sqlalchemy import Connection, Engine
 
 from alchemist_core.config import BARE_WORD, Command, Config, Result, counted
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.lazy import np
 from alchemist_core.project import load_project, train_downstream_command
 from alchemist_core.store import subsets
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
@@ -39,7 +39,6 @@ from alchemist_core.store.subsets import (
 )
 from alchemist_core.subsets.buckets import Buckets
 from alchemist_core.subsets.changes import find_changes
-from alchemist_core.subsets.materialized import display_address, is_finished, materialized_size, remove_materialized
 from alchemist_core.subsets.selected import load_manifest
 from alchemist_core.telemetry import say
 
@@ -160,10 +159,7 @@ def show(config: SubsetShowConfig) -> SubsetShowResult:
         datasets=rater.dataset_names,
         manifest_sha256=subset.manifest_sha256,
         manifest=str(artifact_path(subset.manifest_uri)),
-        copies=[
-            display_address(uri) if is_finished(uri) else f"{display_address(uri)} (not finished)"
-            for uri in subset.all_materialized_uris
-        ],
+        copies=[_describe_copy(uri) for uri in subset.all_materialized_uris],
         curves=subset.curves,
         next=_next_of(subset.state, subset.name, subset.version),
     )
@@ -433,6 +429,8 @@ class Holding:
 
     def __str__(self) -> str:
         """Return a line that names the files and their size."""
+        from alchemist_core.subsets.materialized import display_address  # noqa: PLC0415  loads the image libraries
+
         parts = [*map(str, self.manifests), *map(display_address, self.copies)]
         if _members_bytes(self.row):
             parts.insert(0, "membership")
@@ -497,7 +495,15 @@ def _members_bytes(row: CollectableVersion | TaintedVersion) -> int:
     return row.members_bytes if isinstance(row, CollectableVersion) else 0
 
 
+def _describe_copy(uri: str) -> str:
+    from alchemist_core.subsets.materialized import display_address, is_finished  # noqa: PLC0415  loads the image libraries
+
+    return display_address(uri) if is_finished(uri) else f"{display_address(uri)} (not finished)"
+
+
 def _holding(row: CollectableVersion | TaintedVersion, *manifests: Path) -> Holding:
+    from alchemist_core.subsets.materialized import materialized_size  # noqa: PLC0415  loads the image libraries
+
     there = tuple(path for path in manifests if path.exists())
     sizes = {uri: materialized_size(uri) for uri in row.all_materialized_uris}
     n_bytes = _members_bytes(row) + sum(path.stat().st_size for path in there) + sum(sizes.values())
@@ -522,6 +528,8 @@ def _collect(engine: Engine, holding: Holding, config: GcSubsetConfig) -> bool:
 
 
 def _remove_copies(holding: Holding) -> None:
+    from alchemist_core.subsets.materialized import remove_materialized  # noqa: PLC0415  loads the image libraries
+
     for uri in holding.copies:
         remove_materialized(uri)
 

@@ -1,9 +1,10 @@
 """The commands of `alchemist`: each verb with its module and its line of help, so that help imports none of the modules."""
 
 import importlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from alchemist_core.config import Command
+if TYPE_CHECKING:
+    from alchemist_core.config import Command
 
 
 class Verb(NamedTuple):
@@ -101,11 +102,14 @@ RENAMED = {
 REMOVED = {"corpus emoji": "Ingest images of your own, or run: alchemist corpus scenes."}
 """Commands of version 0.1 that were removed, and what to do instead."""
 
+LAUNCHED = ("train-rater", "train-downstream")
+"""The stages that compute in several processes."""
+
 PASS_THROUGH = (("db", "psql"), ("stack", "airflow"), ("config", "show"))
 """Commands that pass their arguments on unchanged, to another program or to the parser of a stage."""
 
 
-def load_commands(verb: str) -> dict[str, Command]:
+def load_commands(verb: str) -> "dict[str, Command]":
     """Import the module of a verb and return its commands: one under "", or one for each sub-verb."""
     commands: dict[str, Command] = importlib.import_module(f"alchemist_core.{VERBS[verb].module}").COMMANDS
     return commands

@@ -3,8 +3,9 @@
 Letters: B images · H W luma.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+from __future__ import annotations
+
+from alchemist_core.lazy import NDArray, np
 
 
 def clarity(luma_BHW: NDArray[np.uint8]) -> NDArray[np.float32]:

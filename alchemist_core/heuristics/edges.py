@@ -3,8 +3,9 @@
 Letters: B images · H W luma · L levels of edge strength.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+from __future__ import annotations
+
+from alchemist_core.lazy import NDArray, np
 
 N_LEVELS = 256
 

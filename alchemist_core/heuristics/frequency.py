@@ -3,8 +3,9 @@
 Letters: B images · H W luma.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+from __future__ import annotations
+
+from alchemist_core.lazy import NDArray, np
 
 CUT_RATIO = 0.125
 """Cycles per pixel above which detail counts as fine: a quarter of the Nyquist frequency."""

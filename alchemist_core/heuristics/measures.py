@@ -3,12 +3,12 @@
 Letters: B images · H W luma · M measures.
 """
 
-import numpy as np
-from numpy.typing import NDArray
+from __future__ import annotations
 
 from alchemist_core.heuristics.clarity import clarity
 from alchemist_core.heuristics.edges import edge_density
 from alchemist_core.heuristics.frequency import frequency
+from alchemist_core.lazy import NDArray, np
 
 LUMA_SIDE = 128
 """Side in pixels at which all heuristics are computed, so that images of different sizes can be compared."""

@@ -4,17 +4,17 @@ The first night of a dataset under a rater has no accepted nights. It is compare
 its acceptance report. PSI is the population stability index. Letters: N scores of a night · M points of a reference · B bins · G groups.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from sqlalchemy import Engine
 
-from alchemist_core.config import Section
+from alchemist_core.lazy import NDArray, np
+from alchemist_core.quality.limits import DriftLimits
 from alchemist_core.store import nights
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.nights import NightRow, ScoreBand, decide_night, night_title
@@ -22,30 +22,6 @@ from alchemist_core.store.raters import RaterRow
 
 N_BINS = 10
 SKETCH_POINTS = 1024
-
-Floats = NDArray[np.floating]
-
-
-class DriftLimits(Section):
-    """Limits of the score drift of a night: `[drift]` of the project file, or `[datasets.NAME.drift]` for one dataset."""
-
-    warn_psi: float = Field(0.1, ge=0, le=100, description="Corrected PSI at which a night gets a warning")
-    hold_psi: float = Field(0.25, ge=0, le=100, description="Corrected PSI at which a night is held")
-    # In a smaller night, the share of a bin (10% of the scores) varies too much by chance.
-    min_scores: int = Field(
-        500,
-        ge=50,
-        le=10**9,
-        description="A night with fewer scores is never held; it is tested together with the next nights",
-    )
-
-    @model_validator(mode="after")
-    def _warns_before_it_holds(self) -> "DriftLimits":
-        if self.warn_psi > self.hold_psi:
-            raise ValueError(
-                f"warn_psi = {self.warn_psi} is above hold_psi = {self.hold_psi}: it must be at most hold_psi"
-            )
-        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +45,7 @@ class Drift:
     ks_distance: float
 
 
-def sketch(score_N: Floats, *, n_points: int = SKETCH_POINTS) -> NDArray[np.float64]:
+def sketch(score_N: NDArray[np.floating], *, n_points: int = SKETCH_POINTS) -> NDArray[np.float64]:
     """Return the sorted scores, or the midpoints of `n_points` equal shares of them if there are more.
 
     The sketch's distribution function differs from that of the scores by at most half a share. Nights can therefore be merged
@@ -85,7 +61,7 @@ def sketch(score_N: Floats, *, n_points: int = SKETCH_POINTS) -> NDArray[np.floa
     return sorted_N[middle_M]
 
 
-def merge(parts: Sequence[tuple[Floats, int]]) -> Reference:
+def merge(parts: Sequence[tuple[NDArray[np.floating], int]]) -> Reference:
     """Merge sketches, each with the number of scores it was made from, into one reference.
 
     >>> merge([(np.array([1.0, 3.0]), 200), (np.array([2.0]), 50)]).count_M.tolist()
@@ -97,7 +73,9 @@ def merge(parts: Sequence[tuple[Floats, int]]) -> Reference:
     return Reference(score_M[order_M], count_M[order_M])
 
 
-def reference_of_scale(knot_scores: Floats, knot_ranks: Floats, n_reference: int) -> Reference:
+def reference_of_scale(
+    knot_scores: NDArray[np.floating], knot_ranks: NDArray[np.floating], n_reference: int
+) -> Reference:
     """Return the distribution of a rank scale: each knot represents the samples between it and the knot below.
 
     >>> reference_of_scale(np.array([1.0, 5.0]), np.array([0.5, 0.0]), 3).count_M.tolist()
@@ -119,7 +97,9 @@ def bin_edges(reference: Reference, *, n_bins: int = N_BINS) -> NDArray[np.float
     return np.unique(reference.score_M[np.minimum(place_B, len(share_M) - 1)])
 
 
-def count_bins(score_N: Floats, edges: Floats, weight_N: Floats | None = None) -> NDArray[np.float64]:
+def count_bins(
+    score_N: NDArray[np.floating], edges: NDArray[np.floating], weight_N: NDArray[np.floating] | None = None
+) -> NDArray[np.float64]:
     """Count scores by bin.
 
     >>> count_bins(np.array([1.0, 2.0, 2.5]), np.array([2.0])).tolist()
@@ -129,7 +109,7 @@ def count_bins(score_N: Floats, edges: Floats, weight_N: Floats | None = None) -
     return np.bincount(bin_N, weights=weight_N, minlength=len(edges) + 1).astype(np.float64)
 
 
-def corrected_psi(count_B: Floats, reference_count_B: Floats) -> float:
+def corrected_psi(count_B: NDArray[np.floating], reference_count_B: NDArray[np.floating]) -> float:
     """Return the population stability index minus its expected value for two samples of the same distribution.
 
     Without drift, PSI is distributed as (1/n + 1/m) χ², with one degree of freedom fewer than bins: nine for ten bins.
@@ -146,7 +126,7 @@ def corrected_psi(count_B: Floats, reference_count_B: Floats) -> float:
     return float(((p_B - q_B) * np.log(p_B / q_B)).sum() - (len(count_B) - 1) * (1 / n + 1 / m))
 
 
-def ks_distance(score_N: Floats, reference: Reference) -> float:
+def ks_distance(score_N: NDArray[np.floating], reference: Reference) -> float:
     """Return the largest distance between the two distribution functions, an effect size from 0 to 1.
 
     Source: Kolmogorov 1933; Smirnov 1948.
@@ -162,14 +142,14 @@ def ks_distance(score_N: Floats, reference: Reference) -> float:
     return float(np.abs(below_N - below_M).max())
 
 
-def measure(score_N: Floats, reference: Reference) -> Drift:
+def measure(score_N: NDArray[np.floating], reference: Reference) -> Drift:
     """Measure the drift of scores from a reference."""
     edges = bin_edges(reference)
     reference_count_B = count_bins(reference.score_M, edges, reference.count_M)
     return Drift(corrected_psi(count_bins(score_N, edges), reference_count_B), ks_distance(score_N, reference))
 
 
-def contributions(count_GB: Floats, reference_count_B: Floats) -> NDArray[np.float64]:
+def contributions(count_GB: NDArray[np.floating], reference_count_B: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return what each group adds to the PSI of a night: the night's PSI minus the PSI without the group.
 
     >>> contributions(np.array([[10.0, 90.0], [90.0, 10.0], [50.0, 50.0]]), np.array([900.0, 100.0])).round(2).tolist()

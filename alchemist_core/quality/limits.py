@@ -1,4 +1,4 @@
-"""Limits of the built-in data checks: `[checks]` of the project file, or `[datasets.NAME.checks]` for one dataset."""
+"""Limits of the drift of a night and of the built-in data checks: `[drift]` and `[checks]` of the project file, or of one dataset."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,6 +7,28 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from alchemist_core.config import Section
+
+
+class DriftLimits(Section):
+    """Limits of the score drift of a night: `[drift]` of the project file, or `[datasets.NAME.drift]` for one dataset."""
+
+    warn_psi: float = Field(0.1, ge=0, le=100, description="Corrected PSI at which a night gets a warning")
+    hold_psi: float = Field(0.25, ge=0, le=100, description="Corrected PSI at which a night is held")
+    # In a smaller night, the share of a bin (10% of the scores) varies too much by chance.
+    min_scores: int = Field(
+        500,
+        ge=50,
+        le=10**9,
+        description="A night with fewer scores is never held; it is tested together with the next nights",
+    )
+
+    @model_validator(mode="after")
+    def _warns_before_it_holds(self) -> "DriftLimits":
+        if self.warn_psi > self.hold_psi:
+            raise ValueError(
+                f"warn_psi = {self.warn_psi} is above hold_psi = {self.hold_psi}: it must be at most hold_psi"
+            )
+        return self
 
 
 class CheckLimits(Section):

@@ -1,6 +1,7 @@
 """Runs checks by Great Expectations on a frame or on rows of the store. Only this module imports the library, when it is first used.
 
-The import takes 4 to 5 seconds. The context is in memory: no project folder, no Data Docs, no analytics.
+The import takes some seconds; what the library needs only for charts and for tests of distributions is loaded when it is used. The
+context is in memory: no project folder, no Data Docs, no analytics.
 """
 
 import json
@@ -11,7 +12,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from alchemist_core.errors import DataError
@@ -42,7 +46,7 @@ def validate(columns: Mapping[str, Sequence[Any]], checks: Sequence[Check]) -> l
 
 
 def _results(columns: Mapping[str, Sequence[Any]], checks: Sequence[Check]) -> dict[str, dict[str, Any]]:
-    import great_expectations as gx  # noqa: PLC0415  4 to 5 seconds
+    gx = _library()
     import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415  installed with Great Expectations
 
     asset = _context().data_sources.add_pandas("store").add_dataframe_asset("slice")
@@ -94,6 +98,7 @@ def load_suite(path: Path) -> OwnSuite:
 
 
 def _load_json(path: Path) -> OwnSuite:
+    _library()
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration  # noqa: PLC0415
 
     given = json.loads(path.read_text(encoding="utf-8"))
@@ -107,7 +112,7 @@ def _load_json(path: Path) -> OwnSuite:
 
 
 def _load_python(path: Path) -> OwnSuite:
-    import great_expectations as gx  # noqa: PLC0415
+    gx = _library()
 
     suite = runpy.run_path(str(path)).get("suite")
     if not isinstance(suite, gx.ExpectationSuite):
@@ -117,7 +122,7 @@ def _load_python(path: Path) -> OwnSuite:
 
 def validate_slice(slice_: Slice, expectations: Mapping[str, Any], *, max_examples: int) -> dict[str, dict[str, Any]]:
     """Test expectations on rows of the store, by the library's SQL data source; return the results by name."""
-    import great_expectations as gx  # noqa: PLC0415
+    gx = _library()
     from great_expectations.expectations.core.unexpected_rows_expectation import (  # noqa: PLC0415
         UnexpectedRowsExpectation,
     )
@@ -152,12 +157,31 @@ def _validated(batch: Any, suite: Any, result_format: Any) -> dict[str, dict[str
 
 
 def _context() -> Any:
-    import great_expectations as gx  # noqa: PLC0415  4 to 5 seconds
+    gx = _library()
     from great_expectations.data_context.types.base import ProgressBarsConfig  # noqa: PLC0415
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     return context
+
+
+class _Later(ModuleType):
+    """Stands for a module until something in it is used, and then loads it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
+
+
+def _library() -> Any:
+    """Import Great Expectations without altair and scipy.stats, which take a third of its time and are rarely used."""
+    for name in ("altair", "scipy.stats"):
+        if name not in sys.modules and find_spec(name.partition(".")[0]) is not None:
+            sys.modules[name] = _Later(name)
+    return import_module("great_expectations")
 
 
 @contextmanager

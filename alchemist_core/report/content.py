@@ -3,13 +3,13 @@
 Every part may be empty: a report can be made before the first rater exists, and the page then names the missing step.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-import numpy as np
-from numpy.typing import NDArray
-
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.store.overviews import MeasuredDrift, NightOverview, QuarantineReason, SubsetCost
 
@@ -30,9 +30,7 @@ class Histogram:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, scores: NDArray[np.floating], n_bins: int = 60, bounds: tuple[float, float] | None = None
-    ) -> "Histogram":
+    def of(cls, scores: NDArray[np.floating], n_bins: int = 60, bounds: tuple[float, float] | None = None) -> Histogram:
         """Bin scores evenly between the lowest and the highest, or between given bounds.
 
         >>> Histogram.of(np.array([0.0, 1.0, 4.0]), n_bins=2).counts

@@ -1,13 +1,13 @@
 """Runs a scorer in batches of its size, and keeps what it does wrong away from the other samples and scorers."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from alchemist_core.errors import DataError
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.scorers.scorer import Batch, Rated, Scorer
 
 

@@ -6,18 +6,20 @@ scorer's. Imports no torch.
 Letters: B samples in a batch · M outputs of a scorer · D features of an embedding.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
-
-import numpy as np
-from jaxtyping import Float32, UInt8
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from alchemist_core.config import Config
 from alchemist_core.errors import DataError
+from alchemist_core.lazy import NDArray, np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
 
 ONE_OUTPUT = ("score",)
 """The outputs of a scorer that gives one score: its name in the store is the scorer's."""

@@ -3,12 +3,12 @@
 Letters: N eligible samples, K selected, R bins of rank, G bins of a fine grid.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.selection.chunks import map_chunks
 from alchemist_core.selection.keys import PRank
 from alchemist_core.selection.strategies import Strategy

@@ -4,11 +4,12 @@ A sample joins the group of the earliest first sample whose near-duplicate it is
 member of a group is a near-duplicate of its first sample, and no two first samples are near-duplicates.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-from numpy.typing import NDArray
+from alchemist_core.lazy import NDArray, np
 
 MAX_DISTANCE = 2
 """Bits of 64 in which the perceptual hashes of near-duplicates may differ; an index of three bands finds all such pairs."""

@@ -6,12 +6,13 @@ the same function in SQL.
 Letters: N samples of a dataset.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from alchemist_core.lazy import NDArray, np
 
 PRank = Literal["per-draw", "inclusion"]
 

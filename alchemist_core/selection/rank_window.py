@@ -8,20 +8,18 @@ and without the log that loss would be attributed to λ.
 Letters: S seeds · B bands of equal size, the highest scores first · G ranks of a grid · C candidates.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from alchemist_core.errors import ConfigError
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.selection.strategies import Gsample, Random, ShiftGsample
 from alchemist_core.statistics import Estimate, estimate
-
-Floats = NDArray[np.float64]
 
 _GRID = 120
 _CUTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
@@ -59,7 +57,7 @@ class FittedWindow:
     gain_high: float
 
     @classmethod
-    def of(cls, fit: "WindowFit", gain: Estimate) -> "FittedWindow":
+    def of(cls, fit: WindowFit, gain: Estimate) -> FittedWindow:
         """Return a fit's window with the measured gain of its `held_out` windows."""
         low, high = (-math.inf, math.inf) if gain.low is None or gain.high is None else (gain.low, gain.high)
         return cls(fit.window, fit.retention, gain.mean, low, high)
@@ -116,7 +114,7 @@ class WindowFit:
         return asdict(self)
 
 
-def fit_window(gain_SB: Floats, retention: float) -> WindowFit:
+def fit_window(gain_SB: NDArray[np.float64], retention: float) -> WindowFit:
     """Choose drop-top ratio, mean and spread by the predicted gain at a retention.
 
     Args:
@@ -144,7 +142,7 @@ def fit_window(gain_SB: Floats, retention: float) -> WindowFit:
     )
 
 
-def predict_gain(gain_SB: Floats, n_kept_R: NDArray[np.int64]) -> Estimate:
+def predict_gain(gain_SB: NDArray[np.float64], n_kept_R: NDArray[np.int64]) -> Estimate:
     """Predict the log gain of a selection over random from training on bands of rank, with its interval over seeds.
 
     Args:
@@ -160,7 +158,7 @@ def predict_gain(gain_SB: Floats, n_kept_R: NDArray[np.int64]) -> Estimate:
     return estimate([float(_predict(gain_B, density_1G)[0]) for gain_B in gain_SB])
 
 
-def value_curve(gain_B: Floats) -> Floats:
+def value_curve(gain_B: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the flattest curve over rank whose mean on each band is the band's value: its gain less the mean gain.
 
     Source: Boneva, Kendall, Stefanov 1971 (histospline), with the first derivative in place of the second, so that the curve
@@ -175,29 +173,29 @@ def value_curve(gain_B: Floats) -> Floats:
     slope = np.diff(np.eye(_GRID), axis=0)
     system = np.block([[slope.T @ slope, mean_BG.T], [mean_BG, np.zeros((n_bands, n_bands))]])
     wanted = np.concatenate([np.zeros(_GRID), gain_B - gain_B.mean()])
-    solved: Floats = np.linalg.solve(system, wanted)[:_GRID]
+    solved: NDArray[np.float64] = np.linalg.solve(system, wanted)[:_GRID]
     return solved
 
 
-def _choose(gain_C: Floats, windows: list[RankWindow]) -> int:
+def _choose(gain_C: NDArray[np.float64], windows: list[RankWindow]) -> int:
     """Return the best candidate; among those within 2% of it, the one that excludes least."""
     best = float(gain_C.max())
     near = np.flatnonzero(gain_C >= best - abs(best) / 50)
     return int(min(near, key=lambda i: (windows[i].drop_top_ratio, -windows[i].std_rank, -gain_C[i])))
 
 
-def _predict(gain_B: Floats, density_CG: Floats) -> Floats:
+def _predict(gain_B: NDArray[np.float64], density_CG: NDArray[np.float64]) -> NDArray[np.float64]:
     sameness_C = np.mean(density_CG * np.log(np.maximum(density_CG, 1e-300)), axis=1)
-    predicted_C: Floats = density_CG @ value_curve(gain_B) / _GRID - _sameness_price(gain_B) * sameness_C
+    predicted_C: NDArray[np.float64] = density_CG @ value_curve(gain_B) / _GRID - _sameness_price(gain_B) * sameness_C
     return predicted_C
 
 
-def _sameness_price(gain_B: Floats) -> float:
+def _sameness_price(gain_B: NDArray[np.float64]) -> float:
     """Return λ: each band is log B nats from uniform and loses −mean(gain) against random; a positive mean gain is noise."""
     return max(0.0, -float(gain_B.mean()) / math.log(len(gain_B)))
 
 
-def _curve(gain_SB: Floats) -> tuple[ValuePoint, ...]:
+def _curve(gain_SB: NDArray[np.float64]) -> tuple[ValuePoint, ...]:
     value_SG = np.stack([value_curve(gain_B) for gain_B in gain_SB])
     found = [estimate(value_S.tolist()) for value_S in value_SG.T]
     return tuple(
@@ -207,7 +205,7 @@ def _curve(gain_SB: Floats) -> tuple[ValuePoint, ...]:
 
 
 @cache
-def _candidates(retention: float, n_bands: int) -> tuple[list[RankWindow], Floats]:
+def _candidates(retention: float, n_bands: int) -> tuple[list[RankWindow], NDArray[np.float64]]:
     """Return the windows that can give a retention, with the density over rank of sampling without replacement from each."""
     windows = [
         RankWindow(cut, mean, spread)
@@ -230,6 +228,6 @@ def _candidates(retention: float, n_bands: int) -> tuple[list[RankWindow], Float
     return windows, share_CG / share_CG.mean(axis=1, keepdims=True)
 
 
-def _ranks() -> Floats:
-    ranks: Floats = (np.arange(_GRID) + 0.5) / _GRID
+def _ranks() -> NDArray[np.float64]:
+    ranks: NDArray[np.float64] = (np.arange(_GRID) + 0.5) / _GRID
     return ranks

@@ -3,12 +3,12 @@
 Letters: N samples of a dataset.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.rating.config import ScoringRule
 
 StrategyName = Literal["auto", "shift_gsample", "gsample", "head_gsample", "top_k", "block", "random"]

@@ -6,15 +6,16 @@ tar, reading continues: a record that lost a file becomes a fault, and its neigh
 From top to bottom: records, grouping of entries, the walk over the headers, extended headers.
 """
 
+from __future__ import annotations
+
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-import numpy as np
-
 from alchemist_core.errors import DataError
+from alchemist_core.lazy import np
 from alchemist_core.shards.faults import Fault, Reason, is_storable, make_fault
 
 IMAGE_EXTS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})

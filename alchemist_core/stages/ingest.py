@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -13,9 +14,7 @@ from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
 from alchemist_core.project import ROLE_HELP, Role, load_project, train_rater_command
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import escape_unstorable
-from alchemist_core.shards.reading import ShardContent, read_shards
 from alchemist_core.shards.repairs import names_of
-from alchemist_core.shards.samples import Reading
 from alchemist_core.shards.storage import (
     RootListing,
     ShardFile,
@@ -32,6 +31,10 @@ from alchemist_core.store import registry
 from alchemist_core.store.engine import create_store, open_store, read_clock
 from alchemist_core.store.registry import DatasetRow, KnownShard, NewShard
 from alchemist_core.telemetry import on_one_line, say
+
+if TYPE_CHECKING:
+    from alchemist_core.shards.reading import ShardContent
+    from alchemist_core.shards.samples import Reading
 
 DATED_FOLDER = re.compile(r"(?:^|/)(\d{4}-\d{2}-\d{2})(?=/)")
 BYTES_A_READER = 1 << 24
@@ -252,15 +255,20 @@ class _Ingestion:
         wanted = list(self._wanted(listing))
         fresh = [shard for shard in map(self._judge, wanted) if shard is not None]
         n_done, files = len(wanted) - len(fresh), [shard.file for shard in fresh]
+        if not fresh:
+            self._stage_run.report(n_done, len(wanted), self._dataset.name)
+            return
+        from alchemist_core.shards.reading import read_shards  # noqa: PLC0415  loads the image libraries: only when there is work
+
         contents = read_shards(files, n_workers=_count_readers(files), reading=self._reading())
         for shard, content in zip(fresh, contents, strict=True):
             self._store(shard, content)
             n_done += 1
             self._stage_run.report(n_done, len(wanted), self._dataset.name)
-        if not fresh:
-            self._stage_run.report(n_done, len(wanted), self._dataset.name)
 
-    def _reading(self) -> Reading:
+    def _reading(self) -> "Reading":
+        from alchemist_core.shards.samples import Reading  # noqa: PLC0415  loads the image libraries
+
         config, repair = self._config, self._config.repair
         own = load_project().of_dataset(self._dataset.name).ingest
         return Reading(config.perceptual_hash, own.repair if repair is None else repair)
@@ -428,7 +436,7 @@ class _Ingestion:
             registry.confirm_shard(self._engine, known.shard_id, self._began_at)
         return is_same
 
-    def _store(self, shard: WantedShard, content: ShardContent | DataError) -> None:
+    def _store(self, shard: WantedShard, content: "ShardContent | DataError") -> None:
         if isinstance(content, DataError):
             self._tally.leave(self._dataset.name, [shard.uri], str(content))
             return
@@ -446,7 +454,7 @@ class _Ingestion:
         else:
             self._register(shard, new, content)
 
-    def _is_growing(self, file: ShardFile, content: ShardContent) -> bool:
+    def _is_growing(self, file: ShardFile, content: "ShardContent") -> bool:
         """Whether a tar without an end mark is an upload in progress: it was modified less than the settle time ago."""
         is_cut = content.is_cut or file.size_bytes < TAR_BLOCK_BYTES
         settle = timedelta(seconds=load_settings().upload_settle_s)
@@ -463,7 +471,7 @@ class _Ingestion:
             f"when it was not modified for {settle_s:,.0f} s."
         )
 
-    def _register(self, shard: WantedShard, new: NewShard, content: ShardContent) -> None:
+    def _register(self, shard: WantedShard, new: NewShard, content: "ShardContent") -> None:
         tally, pairs, faults = self._tally, content.samples, content.faults
         n_new = registry.register_shard(
             self._engine, new, pairs, faults, imported=self._config.imported_scores, supersedes=shard.supersedes

@@ -28,7 +28,6 @@ from alchemist_core.project import load_project, only_train_dataset, train_rater
 from alchemist_core.scorers.catalogue import find_scorer, scorer_names
 from alchemist_core.scorers.registration import load_runner, needs_no_options, output_names, register
 from alchemist_core.settings import load_settings
-from alchemist_core.shards.decoding import open_decoders
 from alchemist_core.shards.storage import has_files
 from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.stages.declared_scorers import follows, register_declared
@@ -310,7 +309,8 @@ class Scoring:
     @contextmanager
     def open_pipeline(self, *, may_fail: bool = False) -> "Iterator[ScoringPipeline | None]":
         """Load the raters and start the decoding workers; they stop when the block ends. None if no rater could be loaded."""
-        from alchemist_core.training.scoring import ScoringPipeline  # noqa: PLC0415  torch only when there is work
+        from alchemist_core.shards.decoding import open_decoders  # noqa: PLC0415  only when there is work: it loads the image libraries,
+        from alchemist_core.training.scoring import ScoringPipeline  # noqa: PLC0415  and this one torch
 
         with ExitStack() as opened:
             scorers = self._load_all(opened, may_fail=may_fail)

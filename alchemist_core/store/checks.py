@@ -1,5 +1,7 @@
 """Data checks in the store: the rows of a night or a subset to check, and the outcomes, one row per expectation."""
 
+from __future__ import annotations
+
 import json
 import re
 import shlex
@@ -10,12 +12,11 @@ from datetime import date
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, func, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.errors import DataError
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.notifications import Event, explorer_page, page_of_this_task
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.queries import load_query

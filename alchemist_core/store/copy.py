@@ -1,5 +1,7 @@
 """COPY to and from Postgres over psycopg2: rows of any values, or columns of numbers without a loop over rows."""
 
+from __future__ import annotations
+
 import io
 import json
 import sys
@@ -8,11 +10,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import ClauseElement, Connection
 
 from alchemist_core.errors import StoreError
+from alchemist_core.lazy import NDArray, np
 
 CHUNK_BYTES = 1 << 20
 # The header: signature, flags, and the length of an empty extension. The end: -1 instead of a number of fields.

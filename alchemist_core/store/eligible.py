@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date, datetime
@@ -28,10 +28,10 @@ from alchemist_core.selection.duplicates import later_in_group, worse_in_group
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.fusion import fuse_ranks, signals_of
 from alchemist_core.selection.ranks import RankScale
-from alchemist_core.settings import load_settings
 from alchemist_core.store.copy import copy_out
 from alchemist_core.store.export import FILTER_COLUMNS, HEURISTICS, filter_rows, read_known, scores_by_name
 from alchemist_core.store.manifests import hash_order, hash_prefixes
+from alchemist_core.store.night_files import NightRows, kept_folder, read_edits, read_scored
 from alchemist_core.store.queries import load_query
 
 
@@ -74,6 +74,11 @@ class Moment:
     def is_fixed(self) -> bool:
         """Return whether the result can never change: scores of the rater and hashes do not; captions, URLs and other scores can."""
         return self.where is None and self.score == RATER_SCORE and not self.with_sources
+
+    @property
+    def has_night_files(self) -> bool:
+        """Return whether the scores of nights are kept in files: the rater's are, and conditions read every sample anyway."""
+        return self.score == RATER_SCORE and self.where is None
 
     def options(self) -> dict[str, Any]:
         """Return the fields without a column in `rank_snapshots`, except those with their default."""
@@ -174,19 +179,27 @@ CLUSTER_NUMBERS = text("""
     WHERE rater_id = :semantic_rater_id AND sample_id > :after_sample_id AND sample_id <= :last_sample_id
       AND block_id <= :last_semantic_block_id
 """)
+TAKEN_DOWN = text("""
+    SELECT samples.sample_id FROM alchemist.takedowns
+    INNER JOIN alchemist.samples ON takedowns.image_hash = samples.image_hash
+    WHERE takedowns.takedown_id <= :last_takedown_id
+""")
 PAIR_FIELDS = {
     "sample_id": ">i8", "pair_hash": "(32,)u1", "score": ">f8", "night_id": ">i4", "first_sample_id": ">i8", "is_taken_down": "?",
 }  # fmt: skip
 Columns = dict[str, NDArray[Any]]
 
 
-def read_eligible(connection: Connection, moment: Moment, scales: Sequence[RankScale] = ()) -> EligibleSamples:
-    """Read the eligible samples as of a moment.
+def read_eligible(
+    connection: Connection, moment: Moment, scales: Sequence[RankScale] = (), *, should_verify: bool = True
+) -> EligibleSamples:
+    """Read the eligible samples as of a moment; scores of the rater come from files that hold the nights read before.
 
     Args:
         connection: Open in a transaction that sees one snapshot of the store.
         moment: What they depend on.
         scales: Rank scale of each score that is fused; empty if none are.
+        should_verify: Whether to compare every byte of those files with its hash.
 
     Raises:
         ConfigError: The moment's condition is not valid, or there is no score of the name to rank by.
@@ -195,6 +208,8 @@ def read_eligible(connection: Connection, moment: Moment, scales: Sequence[RankS
     connection.execute(text("SET LOCAL work_mem = '256MB'"))
     connection.execute(text("SET LOCAL jit = off"))
     reader = _Reader(connection, moment, scales)
+    if moment.has_night_files:
+        return _read_from_nights(reader, should_verify=should_verify)
     parts = [reader.read(span) for span in _spans(connection)]
     columns = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
     _exclude_duplicates(columns, moment)
@@ -210,6 +225,31 @@ def read_eligible(connection: Connection, moment: Moment, scales: Sequence[RankS
     )  # fmt: skip
 
 
+def _read_from_nights(reader: "_Reader", *, should_verify: bool) -> EligibleSamples:
+    """Return the eligible samples: scores of nights from files, and what can change from the store."""
+    rows, is_taken_down_N = reader.read_nights(should_verify=should_verify)
+    score_N = rows.score_N.astype(np.float64)
+    is_unscored_N = np.isnan(score_N) & ~is_taken_down_N
+    is_left_out_N = is_taken_down_N | is_unscored_N
+    if is_left_out_N.any():
+        rows, score_N = rows.take(~is_left_out_N), score_N[~is_left_out_N]
+    columns: Columns = {
+        "sample_id": rows.sample_id_N, "pair_hash_N32": rows.pair_hash_N32, "score_N": score_N, "night_N": rows.night_N,
+        "excluded_N": reader.contaminated(rows.sample_id_N), **reader.look_up_all(rows.sample_id_N),
+    }  # fmt: skip
+    _exclude_duplicates(columns, reader.moment)
+    if reader.moment.with_sources:
+        columns["source_N"] = _number(columns["source_N"])
+    first_bits_N = hash_prefixes(rows.pair_hash_N32).view(np.int64)
+    return EligibleSamples(
+        pair_hash64_N=first_bits_N,
+        n_taken_down=int(is_taken_down_N.sum()),
+        n_unscored=int(is_unscored_N.sum()),
+        n_without={},
+        **columns,
+    )
+
+
 def _spans(connection: Connection) -> Iterator[dict[str, int]]:
     last = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
     # From -1, because a sample inserted by hand can have the id 0.
@@ -219,11 +259,11 @@ def _spans(connection: Connection) -> Iterator[dict[str, int]]:
 
 def _exclude_duplicates(columns: Columns, moment: Moment) -> None:
     """Exclude duplicates of one image, or near-duplicates, and then semantic duplicates among the samples that are left."""
-    sample_id_N, first_id_N = columns.pop("sample_id"), columns.pop("first_sample_id")
+    sample_id_N, first_id_N = columns.pop("sample_id"), columns.pop("first_sample_id", None)
     semantic_first_id_N = columns.pop("semantic_first_id", None)
     excluded_N = columns["excluded_N"]
     groups: list[tuple[NDArray[np.int64], Exclusion]] = []
-    if moment.last_compared_id > 0:
+    if first_id_N is not None and moment.last_compared_id > 0:
         groups.append((first_id_N, Exclusion.DUPLICATE))
     if semantic_first_id_N is not None:
         groups.append((semantic_first_id_N, Exclusion.SEMANTIC_DUPLICATE))
@@ -273,6 +313,7 @@ class _Reader:
 
     def __init__(self, connection: Connection, moment: Moment, scales: Sequence[RankScale]) -> None:
         self._connection, self._moment, self._scales = connection, moment, scales
+        self.moment = moment
         self._known = read_known(connection, last_flag_id=moment.last_flag_id)
         self._named = _named_raters(moment, self._known.scores)
         self._parameters = [
@@ -326,6 +367,50 @@ class _Reader:
             found = [rows[np.argsort(rows["sample_id"], kind="stable")] for rows in found]
         return found[0], np.stack([rows["score"].astype(np.float64) for rows in found], axis=1)
 
+    def read_nights(self, *, should_verify: bool) -> tuple[NightRows, NDArray[np.bool_]]:
+        """Return the scored samples of the moment's nights in the order of pair_hash, and which of them were taken down."""
+        moment = self._moment
+        rows = read_scored(
+            self._connection, kept_folder(), rater_id=moment.rater_id, night_ids=moment.night_ids,
+            last_retirement_id=moment.last_retirement_id, should_verify=should_verify,
+        )  # fmt: skip
+        found = copy_out(
+            self._connection, TAKEN_DOWN, {"last_takedown_id": moment.last_takedown_id}, {"sample_id": ">i8"}
+        )
+        return rows, _are_in(rows.sample_id_N, found["sample_id"].astype(np.int64))
+
+    def contaminated(self, sample_id_N: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the exclusions that depend on other datasets."""
+        excluded_N = np.zeros(len(sample_id_N), np.uint8)
+        excluded_N[_are_in(sample_id_N, self._contaminated)] = Exclusion.CONTAMINATED
+        return excluded_N
+
+    def look_up_all(self, sample_id_N: NDArray[np.int64]) -> Columns:
+        """Return the columns that the moment asks for beside the scores, for samples in any order."""
+        moment, columns, statements = self._moment, {}, {}
+        if moment.last_compared_id > 0:
+            found = copy_out(
+                self._connection,
+                load_query("duplicate_firsts"),
+                moment.parameters,
+                {"sample_id": ">i8", "first": ">i8"},
+            )
+            if len(found):
+                columns["first_sample_id"] = _values_of(sample_id_N, [found], "first")
+        if moment.with_sources:
+            statements["source_N"] = (load_query("sample_sources"), "source")
+        if moment.semantic_threshold > 0:
+            statements["semantic_first_id"] = (SEMANTIC_FIRSTS, "first")
+        if moment.with_clusters:
+            statements["cluster_N"] = (CLUSTER_NUMBERS, "cluster")
+        for name, (statement, column) in statements.items():
+            kinds = {"sample_id": ">i8", column: ">i8"}
+            given = (self._semantic | span for span in _spans(self._connection))
+            columns[name] = _values_of(
+                sample_id_N, (copy_out(self._connection, statement, one, kinds) for one in given), column
+            )
+        return columns
+
     def _exclude(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> NDArray[np.uint8]:
         excluded_N = np.zeros(len(sample_id_N), np.uint8)
         if self._moment.where is not None:
@@ -373,6 +458,24 @@ class _Reader:
         return value_N
 
 
+def _are_in(sample_id_N: NDArray[np.int64], wanted_M: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which samples are among the wanted ones, which are few."""
+    if not len(wanted_M):
+        return np.zeros(len(sample_id_N), np.bool_)
+    return np.isin(sample_id_N, wanted_M)
+
+
+def _values_of(sample_id_N: NDArray[np.int64], parts: Iterable[NDArray[Any]], column: str) -> NDArray[np.int64]:
+    """Return a column of statements for each sample, by its id; 0 for a sample that they do not return."""
+    last = int(sample_id_N.max(initial=0))
+    # A value for each id: as large as the column of ids, and faster than searching.
+    value_of = np.zeros(last + 1, np.int64)
+    for part in parts:
+        is_known = (part["sample_id"] >= 0) & (part["sample_id"] <= last)
+        value_of[part["sample_id"][is_known].astype(np.int64)] = part[column][is_known]
+    return value_of[sample_id_N]
+
+
 # 30 million samples take 1.9 GB; the most recently used sets are kept.
 MAX_POOLS = 4
 COUNTS = ("n_taken_down", "n_unscored", "n_without")
@@ -391,7 +494,7 @@ def load_kept(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] |
         key: Hash of the moment.
         should_verify: Compare every byte with its hash (1 s per 2 GB), not only sizes and times of the files.
     """
-    folder = _folder() / key
+    folder = kept_folder() / key
     try:
         note: dict[str, Any] = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
         names = [name for name in ARRAYS if name in note["arrays"]]
@@ -413,8 +516,8 @@ def load_kept(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] |
 
 def keep_eligible(key: str, eligible_hash: str, pairs: EligibleSamples) -> None:
     """Store the samples of a moment in files, if the disk has room, and delete the least recently used sets."""
-    _folder().mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".", dir=_folder()))
+    kept_folder().mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".", dir=kept_folder()))
     arrays = {name: column for name, column in pairs.columns().items() if column is not None}
     note = {"eligible_hash": eligible_hash, "arrays": sorted(arrays)} | {name: getattr(pairs, name) for name in COUNTS}
     # Without these files the next selection is slower, but it works.
@@ -422,18 +525,19 @@ def keep_eligible(key: str, eligible_hash: str, pairs: EligibleSamples) -> None:
         for name, column in arrays.items():
             _save(aside / f"{name}.npy", column)
         (aside / "pool.json").write_text(json.dumps(note), encoding="utf-8")
-        shutil.rmtree(_folder() / key, ignore_errors=True)
+        shutil.rmtree(kept_folder() / key, ignore_errors=True)
         # Fails if another selection has just stored the same set.
-        aside.rename(_folder() / key)
+        aside.rename(kept_folder() / key)
     shutil.rmtree(aside, ignore_errors=True)
     with contextlib.suppress(OSError):
-        for old in sorted(_folder().iterdir(), key=lambda path: -path.stat().st_mtime)[MAX_POOLS:]:
+        pools = [path for path in kept_folder().iterdir() if not path.name.startswith("nights-")]
+        for old in sorted(pools, key=lambda path: -path.stat().st_mtime)[MAX_POOLS:]:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def rank_kept(key: str, pairs: EligibleSamples, scale: RankScale, *, should_verify: bool) -> NDArray[np.float64]:
     """Return the samples' ranks on a scale; they are stored in a file on first use."""
-    path = _folder() / key / f"rank-{scale_fingerprint(scale)}.npy"
+    path = kept_folder() / key / f"rank-{scale_fingerprint(scale)}.npy"
     kept = _map(path)
     if kept is not None and len(kept[0]) == len(pairs) and not (should_verify and kept[1] != _sha256(kept[0])):
         return kept[0]
@@ -445,11 +549,7 @@ def rank_kept(key: str, pairs: EligibleSamples, scale: RankScale, *, should_veri
 
 def forget_kept() -> None:
     """Delete all stored sets: a restored database can have the same ids with other samples."""
-    shutil.rmtree(_folder(), ignore_errors=True)
-
-
-def _folder() -> Path:
-    return load_settings().home.resolve() / "snapshots"
+    shutil.rmtree(kept_folder(), ignore_errors=True)
 
 
 def _map(path: Path) -> tuple[NDArray[Any], str] | None:
@@ -535,7 +635,7 @@ class EligibleRequest:
         kept = load_kept(self._found, should_verify=self._should_verify) if may_be_kept else None
         if kept is not None:
             return kept
-        pairs = read_eligible(connection, self._moment, self._scales)
+        pairs = read_eligible(connection, self._moment, self._scales, should_verify=self._should_verify)
         eligible_hash = pairs.sha256()
         keep_eligible(self._found, eligible_hash, pairs)
         return eligible_hash, pairs
@@ -548,7 +648,8 @@ class EligibleRequest:
         # The times at which the nights were created are included, because ids repeat in every new database.
         made = [[night.dataset, night.crawl_date.isoformat(), night.created_at.isoformat()] for night in self._nights]
         if self._moment.is_fixed:
-            return fingerprint([asdict(self._moment), made])
+            # Scores that were changed by hand change the counters of their table.
+            return fingerprint([asdict(self._moment), made, read_edits(connection, self._moment.rater_id)])
         # The server's counters of changed rows identify a state. They lag by some seconds, which is enough for a preview.
         statement = text("""
             SELECT relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables

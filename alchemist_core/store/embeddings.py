@@ -3,12 +3,12 @@
 Letters: M samples that were taken down · B samples of a block · P semantic duplicates.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -28,6 +28,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from alchemist_core.errors import ConfigError, StoreError
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.store.copy import copy_columns, copy_out
 from alchemist_core.store.export import FILTER_COLUMNS, filter_rows, read_known
 from alchemist_core.store.tables import (

@@ -165,10 +165,14 @@ _OPEN: dict[str, Engine] = {}
 
 
 def _open(url: str, *, is_embedded: bool) -> Engine:
-
-    # An empty database of the embedded server gets its schema here. On a given server only `db migrate` creates it.
-    check_schema(url, may_create=is_embedded)
-    return make_engine(url)
+    engine = make_engine(url)
+    try:
+        # An empty database of the embedded server gets its schema here. On a given server only `db migrate` creates it.
+        check_schema(url, may_create=is_embedded, engine=engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
 
 
 SQL = resource("sql")
@@ -220,17 +224,18 @@ def migrate(url: str, *, should_reapply: bool = False) -> bool:
         return True
 
 
-def check_schema(url: str, *, may_create: bool = False) -> None:
+def check_schema(url: str, *, may_create: bool = False, engine: Engine | None = None) -> None:
     """Refuse a schema that does not match this code; an existing schema is never changed.
 
     Args:
         url: Address of the database.
         may_create: Whether to create the schema in an empty database, or to complete an interrupted creation.
+        engine: An engine of that address to use, which stays open; none: one is opened for this.
 
     Raises:
         StoreError: The server does not respond, or the schema does not match; the message has the command to run.
     """
-    state = schema_state(url)
+    state = schema_state(url, engine)
     _refuse_newer(state)
     if state.is_current:
         return
@@ -256,16 +261,16 @@ def check_schema(url: str, *, may_create: bool = False) -> None:
     )
 
 
-def schema_state(url: str) -> SchemaState:
+def schema_state(url: str, engine: Engine | None = None) -> SchemaState:
     """Return the state of a database's schema, old or new."""
-    with _connected(url) as connection:
+    with _connected(url, engine) as connection:
         return _state(connection)
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[Connection]:
+def _connected(url: str, given: Engine | None = None) -> Iterator[Connection]:
     """Connect, and turn refusals of the server into one-line errors with a remedy."""
-    engine = make_engine(url)
+    engine = given or make_engine(url)
     try:
         with engine.connect() as connection:
             yield connection
@@ -274,7 +279,8 @@ def _connected(url: str) -> Iterator[Connection]:
             raise known from refused
         raise
     finally:
-        engine.dispose()
+        if given is None:
+            engine.dispose()
 
 
 def can_write(url: str) -> bool:

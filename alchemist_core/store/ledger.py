@@ -5,19 +5,20 @@ Each shard is scored exactly once: scores, quarantine rows and ledger row commit
 Letters: N samples of a shard · M measures.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from psycopg2.errors import LockNotAvailable, UniqueViolation
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text
 from sqlalchemy.exc import OperationalError
 
 from alchemist_core.code_version import code_version
 from alchemist_core.heuristics.measures import MEASURES
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.store.copy import copy_columns
@@ -65,7 +66,7 @@ class ScoringScope:
     # Shards that this run could not read; a later run tries them again.
     skipped_ids: tuple[int, ...] = ()
 
-    def of(self, rater_id: int) -> "ScoringScope":
+    def of(self, rater_id: int) -> ScoringScope:
         """Return the same scope for another rater."""
         return replace(self, rater_id=rater_id)
 

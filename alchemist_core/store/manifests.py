@@ -3,24 +3,30 @@
 Members are kept in columns: 30 million rows are too many Python objects. Letters: N samples · K members.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from alchemist_core.errors import DataError
 from alchemist_core.files import atomic_write
+from alchemist_core.lazy import NDArray, np, pa, pq
 
 HASH_BYTES = 32
 ROWS_A_PIECE = 1 << 16
-SCHEMA = pa.schema([("pair_hash", pa.binary(HASH_BYTES)), ("rank", pa.float64()), ("score", pa.float64())])
-# A column of manifests of versions whose members are repeated or weighted.
-WEIGHT = pa.field("weight", pa.float64())
+if TYPE_CHECKING:
+    # A column of manifests of versions whose members are repeated or weighted.
+    WEIGHT: pa.Field
+
+
+def __getattr__(name: str) -> Any:
+    # Made when it is used, because it loads pyarrow.
+    if name == "WEIGHT":
+        return pa.field("weight", pa.float64())
+    raise AttributeError(name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,13 +171,18 @@ def rows_sha256(
     return digest.hexdigest()
 
 
+def _schema() -> pa.Schema:
+    return pa.schema([("pair_hash", pa.binary(HASH_BYTES)), ("rank", pa.float64()), ("score", pa.float64())])
+
+
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest atomically and durably."""
+    schema = _schema()
     hashes = pa.py_buffer(np.ascontiguousarray(manifest.pair_hash_K32))
-    pair_hash = pa.FixedSizeBinaryArray.from_buffers(SCHEMA.field(0).type, len(manifest), [None, hashes])
-    table = pa.table([pair_hash, manifest.rank_K, manifest.score_K], schema=SCHEMA)
+    pair_hash = pa.FixedSizeBinaryArray.from_buffers(schema.field(0).type, len(manifest), [None, hashes])
+    table = pa.table([pair_hash, manifest.rank_K, manifest.score_K], schema=schema)
     if manifest.weight_K is not None:
-        table = table.append_column(WEIGHT, pa.array(manifest.weight_K))
+        table = table.append_column(__getattr__("WEIGHT"), pa.array(manifest.weight_K))
     path.parent.mkdir(parents=True, exist_ok=True)
     # Hashes cannot be compressed.
     compression = {name: "NONE" if name == "pair_hash" else "ZSTD" for name in table.column_names}
@@ -187,9 +198,11 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
     """
     if not path.is_file():
         raise DataError(f"The manifest {path} is missing. Run the same alchemist select again to restore it.")
+    schema = _schema()
     try:
-        known = SCHEMA.append(WEIGHT) if WEIGHT.name in pq.read_schema(path).names else SCHEMA
-        table = pq.read_table(path, columns=known.names).cast(known).combine_chunks()
+        if "weight" in pq.read_schema(path).names:
+            schema = schema.append(__getattr__("WEIGHT"))
+        table = pq.read_table(path, columns=schema.names).cast(schema).combine_chunks()
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise DataError(

@@ -1,5 +1,7 @@
 """Nights: one revision of a crawl date of a dataset under one rater. It is scored, checked and decided; only then it is selectable."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,12 +10,11 @@ from datetime import date, datetime, timedelta
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.notifications import Event, explorer_page, page_of_this_task
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.engine import read_clock
@@ -272,7 +273,7 @@ def announce_nights(engine: Engine, actor: str) -> list[AnnouncedNight]:
 
 
 ROWS_A_FETCH = 50_000
-NIGHT_ROW = np.dtype([("shard_id", "i8"), ("caption_length", "i4"), ("score", "f8")])
+NIGHT_ROW = [("shard_id", "i8"), ("caption_length", "i4"), ("score", "f8")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +290,7 @@ def read_night_scores(engine: Engine, rater_id: int, night_ids: Sequence[int]) -
     parameters = {"rater_id": rater_id, "night_ids": list(night_ids)}
     with engine.connect().execution_options(yield_per=ROWS_A_FETCH) as connection:
         rows = connection.execute(load_query("night_scores"), parameters)
-        return np.fromiter((tuple(row) for row in rows), dtype=NIGHT_ROW)
+        return np.fromiter((tuple(row) for row in rows), dtype=np.dtype(NIGHT_ROW))
 
 
 def read_accepted(

@@ -1,17 +1,18 @@
 """Rater versions: registered once, found by name, promoted in one transaction."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, cast, func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.selection.config import RATER_SCORE, SelectionPolicy, strategy_spec
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow, predict_gain
 from alchemist_core.selection.strategies import Random

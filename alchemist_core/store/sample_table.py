@@ -3,6 +3,8 @@
 Letters: N samples · M of them.
 """
 
+from __future__ import annotations
+
 import json
 import mmap
 import struct
@@ -10,9 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Literal, NamedTuple, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.settings import load_settings
 from alchemist_core.store.manifests import HASH_BYTES, ROWS_A_PIECE
 
@@ -40,9 +40,9 @@ class LocatedSample(NamedTuple):
 
 
 # What is read of all rows at once. A row's other values are before its end in the file of rows.
-_COLUMNS = np.dtype(
-    [("pair_hash", f"V{HASH_BYTES}"), ("image_hash", f"V{HASH_BYTES}"), ("shard_id", "i8"), ("ordinal", "i8"), ("end", "i8")]
-)  # fmt: skip
+_COLUMNS = [
+    ("pair_hash", f"V{HASH_BYTES}"), ("image_hash", f"V{HASH_BYTES}"), ("shard_id", "i8"), ("ordinal", "i8"), ("end", "i8")
+]  # fmt: skip
 _PACKED = struct.Struct(f"={HASH_BYTES}s{HASH_BYTES}sqqq")
 _HASHES = ("pair_hash", "image_hash", "content_hash", "content_checksum")
 # After so many reads a process lets the pages go. The kernel maps 64 KiB around each page that is read: at most 32 MiB of two files.
@@ -85,9 +85,9 @@ class SampleTable(Sequence[LocatedSample]):
     def __getitem__(self, at: int) -> LocatedSample: ...
 
     @overload
-    def __getitem__(self, at: slice) -> "SampleTable": ...
+    def __getitem__(self, at: slice) -> SampleTable: ...
 
-    def __getitem__(self, at: int | slice) -> "LocatedSample | SampleTable":
+    def __getitem__(self, at: int | slice) -> LocatedSample | SampleTable:
         if isinstance(at, slice):
             return self.take(np.arange(*at.indices(len(self))))
         place = range(len(self))[at]
@@ -97,7 +97,7 @@ class SampleTable(Sequence[LocatedSample]):
     def __iter__(self) -> Iterator[LocatedSample]:
         return (self[at] for at in range(len(self)))
 
-    def take(self, index_M: NDArray[np.int64]) -> "SampleTable":
+    def take(self, index_M: NDArray[np.int64]) -> SampleTable:
         """Return some rows, in the order of their indices."""
         index_M = index_M if self._index_N is None else self._index_N[index_M]
         return SampleTable(self._files, index_M)

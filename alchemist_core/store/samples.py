@@ -4,16 +4,17 @@ Near-duplicates are found incrementally, in blocks of one transaction. `distinct
 bands of its perceptual hash. New samples are compared only with first samples, so many copies of one image cost one row.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import ARRAY, BigInteger, Connection, Engine, Executable, any_, cast, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.selection.duplicates import MAX_DISTANCE, assign_firsts
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.copy import copy_columns, copy_out

@@ -1,18 +1,20 @@
 """Subset versions: how they are stored, published, withdrawn, found by name and garbage-collected."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import numpy as np
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.config import current_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.copy import copy_columns
@@ -103,7 +105,26 @@ def _copy_members(connection: Connection, manifest: Manifest) -> None:
     connection.execute(text("ANALYZE members"))
 
 
+def _copy_ids(connection: Connection, subset_id: int, sample_id_K: NDArray[np.int64], manifest: Manifest) -> None:
+    """COPY members whose ids are known, in their order, so that the primary key grows at its end."""
+    order_K = np.argsort(sample_id_K)
+    for start in range(0, len(order_K), CHUNK_ROWS):
+        chunk = order_K[start : start + CHUNK_ROWS]
+        columns: dict[str, NDArray[Any]] = {
+            "subset_id": np.full(len(chunk), subset_id, np.int32), "sample_id": sample_id_K[chunk], "rank": manifest.rank_K[chunk]
+        }  # fmt: skip
+        if manifest.weight_K is not None:
+            columns["weight"] = manifest.weight_K[chunk]
+        copy_columns(connection, "alchemist.subset_samples", columns)
+
+
 def _fill(connection: Connection, subset_id: int, manifest: Manifest) -> None:
+    from alchemist_core.store.night_files import find_ids  # noqa: PLC0415  loads numpy
+
+    sample_id_K = find_ids(connection, subset_id, manifest.pair_hash_K32)
+    if sample_id_K is not None:
+        _copy_ids(connection, subset_id, sample_id_K, manifest)
+        return
     _copy_members(connection, manifest)
     n_stored = connection.execute(STORE, {"subset_id": subset_id}).rowcount
     if n_stored != len(manifest):

@@ -2,14 +2,13 @@
 
 from typing import NamedTuple
 
-import numpy as np
 from sqlalchemy import Engine
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import file_sha256
+from alchemist_core.lazy import np
 from alchemist_core.models.critic_config import CriticRecord, read_critic_record
 from alchemist_core.rating.config import ScoringRule
-from alchemist_core.scorers.critic import head_path
 from alchemist_core.selection.config import RATER_SCORE, SelectionPolicy
 from alchemist_core.store.raters import RaterRow, find_score
 from alchemist_core.store.snapshots import Snapshot
@@ -76,6 +75,8 @@ def find_threshold(engine: Engine, policy: SelectionPolicy, snapshot: Snapshot) 
 
 def _critic_record(critic: RaterRow) -> CriticRecord:
     """Return the record of a registered critic."""
+    from alchemist_core.scorers.critic import head_path  # noqa: PLC0415  imports jaxtyping, and with it numpy
+
     path = head_path(str(critic.config["settings"]["head"]))
     if file_sha256(path).hex() != critic.config["identity"]["head_sha256"]:
         raise DataError(f"The critic {path} is not the one that was registered. Restore it from a backup.")

@@ -3,16 +3,17 @@
 Only metadata is read here. Letters: N images or members · B buckets · M members that one rank reads.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
 from alchemist_core.config import Config, split_commas
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.selection.keys import Domain, mix64
 
 MIN_AREA = 0.9
@@ -41,7 +42,7 @@ class Buckets(Config):
     )
 
     @model_validator(mode="after")
-    def _require_multiples(self) -> "Buckets":
+    def _require_multiples(self) -> Buckets:
         if odd := [side for side in self.squares if side % self.step]:
             message = f"squares {', '.join(map(str, odd))} are no multiples of step {self.step}"
             raise ValueError(message)
@@ -66,7 +67,7 @@ class Buckets(Config):
                     found[Fraction(width, height)] = width, height
         return [found[ratio] for ratio in sorted(found)]
 
-    def assign(self, width_N: NDArray[np.int64], height_N: NDArray[np.int64]) -> "Assigned":
+    def assign(self, width_N: NDArray[np.int64], height_N: NDArray[np.int64]) -> Assigned:
         """Return the bucket of each image, and how it is scaled and cropped to fill it."""
         sizes, first = self.sizes(), 0
         bucket_N, scale_N = np.zeros(len(width_N), np.int64), np.full(len(width_N), np.inf)

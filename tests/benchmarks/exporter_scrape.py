@@ -12,9 +12,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Engine, text
 
+from alchemist_core.cli.exporter import StoreCollector
 from alchemist_core.prices import Prices
 from alchemist_core.store.overviews import read_measurements
-from alchemist_core.telemetry import StoreCollector
 from tests.benchmarks.picture_store import own_store
 from tests.benchmarks.rows import Row, write_rows
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.cli import subset
 from alchemist_core.cli.subset import GcSubsetConfig, GcSubsetResult, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
 from alchemist_core.store.subsets import find_subset, note_copy, publish_subset, store_members
+from alchemist_core.subsets import materialized
 from alchemist_core.subsets.materialized import remove_materialized
 from alchemist_core.subsets.selected import load_manifest
 from tests.drawn_versions import N_PAIRS, NAME, current, members, run_publish, select
@@ -165,7 +165,7 @@ def test_while_tars_are_removed_readers_of_a_subset_need_not_wait(
             n_read.append(connection.execute(text("SELECT count(*) FROM alchemist.subset_samples")).scalar_one())
         remove_materialized(uri)
 
-    monkeypatch.setattr(subset, "remove_materialized", remove_and_read)
+    monkeypatch.setattr(materialized, "remove_materialized", remove_and_read)
     collect(dry_run=False)
     assert len(n_read) == 1
     assert not tars.exists()
@@ -229,7 +229,7 @@ def test_a_copy_that_is_begun_while_tars_are_removed_waits_and_stays_known(
         copying.join(2)
         remove_materialized(uri)
 
-    monkeypatch.setattr(subset, "remove_materialized", remove_slowly)
+    monkeypatch.setattr(materialized, "remove_materialized", remove_slowly)
     report = collect(dry_run=False)
     copying.join()
     assert [line for line in report.left if line.startswith("best v1 is in use or being read")]

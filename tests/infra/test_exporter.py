@@ -22,7 +22,7 @@ from alchemist_core.settings import SITE_OF_VERSION, Settings, load_settings
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.overviews import read_measurements
 from alchemist_core.store.queries import load_query
-from alchemist_core.telemetry import CATALOGUE, ForeignCollector, Measurements, StoreCollector
+from alchemist_core.telemetry import CATALOGUE, Measurements
 from tests.sql.test_plans import nodes
 
 ALLOWED_LABELS = {"stage", "dataset", "outcome", "reason", "rater", "subset", "metric", "dag", "url", "device"}

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from alchemist_core.quality.drift import CAPTION_GROUPS, DriftLimits, Mover, NightDrift, accepted_reference, hold_reason
+from alchemist_core.quality.drift import CAPTION_GROUPS, Mover, NightDrift, accepted_reference, hold_reason
+from alchemist_core.quality.limits import DriftLimits
 
 RATER = SimpleNamespace(rater_id=1)
 

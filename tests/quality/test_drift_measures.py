@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from alchemist_core.quality import drift
-from alchemist_core.quality.drift import DriftLimits, merge, sketch
+from alchemist_core.quality.drift import merge, sketch
+from alchemist_core.quality.limits import DriftLimits
 from alchemist_core.selection.ranks import fit_rank_scale
 from tests.oracles.oracle_drift import oracle_counts, oracle_edges, oracle_ks, oracle_psi
 

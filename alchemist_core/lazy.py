@@ -1,0 +1,37 @@
+"""numpy and pyarrow, loaded when a function first uses them.
+
+Loading them takes longer than most commands work, and many modules of which a command uses a part name arrays in their annotations.
+Such a module imports `np`, `NDArray`, `pa` and `pq` from here, and begins with `from __future__ import annotations`, so that defining
+its functions evaluates no annotation. Modules that compute whenever they are used import the libraries themselves.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from numpy.typing import NDArray
+else:
+    from importlib import import_module
+    from types import ModuleType
+
+    class _Lazy(ModuleType):
+        """Looks up each attribute in the library once."""
+
+        def __getattr__(self, name):
+            found = getattr(import_module(self.__name__), name)
+            # A later access finds it without this call.
+            setattr(self, name, found)
+            return found
+
+    class _NDArray:
+        """Stands for `numpy.typing.NDArray` where an annotation is evaluated after all, as by a type checker at run time."""
+
+        def __getitem__(self, kind):
+            return import_module("numpy.typing").NDArray[kind]
+
+    np, pa, pq = _Lazy("numpy"), _Lazy("pyarrow"), _Lazy("pyarrow.parquet")
+    NDArray = _NDArray()
+
+__all__ = ["NDArray", "np", "pa", "pq"]
