@@ -43,7 +43,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(
         eligible,
         "read_eligible",
-        lambda connection, moment, **how: found.append(moment) or read(connection, moment, **how),
+        lambda connection, moment, *scales, **how: found.append(moment) or read(connection, moment, *scales, **how),
     )
     return found
 
