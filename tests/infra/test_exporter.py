@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Connection, Engine, text
 
-from alchemist_core.cli.exporter import described, with_expectations
+from alchemist_core.cli.exporter import ForeignCollector, StoreCollector, described, with_expectations
 from alchemist_core.local.airflow_metrics import MAX_DAGS, MOST_SERIES, AirflowMetrics, listen
 from alchemist_core.notifications import runbook_page
 from alchemist_core.prices import Prices
