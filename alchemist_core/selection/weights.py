@@ -6,11 +6,11 @@ number, the size of its epoch. All sums are sums of integers, so every machine r
 Letters: K members, E samples that an epoch reads.
 """
 
+from __future__ import annotations
+
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.selection.keys import Domain, mix64
 
 Fill = Literal["none", "repeat"]
