@@ -16,9 +16,7 @@ from alchemist_core.selection.keys import Domain, mix64
 Fill = Literal["none", "repeat"]
 WeightBy = Literal["none", "rank"]
 UNIT = 1 << 10
-"""Units of a weight of 1. Multiples of a power of two are exact in float64, and so are their sums."""
-
-Units = NDArray[np.int64]
+"""NDArray[np.int64] of a weight of 1. Multiples of a power of two are exact in float64, and so are their sums."""
 
 
 def repeat_evenly(pair_hash64_K: NDArray[np.int64], epoch_size: int, *, seed: int) -> NDArray[np.float64]:
@@ -122,6 +120,6 @@ def reads_of_epoch(
     return read_K
 
 
-def _units(weight_K: NDArray[np.float64]) -> Units:
-    unit_K: Units = np.rint(weight_K * UNIT).astype(np.int64)
+def _units(weight_K: NDArray[np.float64]) -> NDArray[np.int64]:
+    unit_K: NDArray[np.int64] = np.rint(weight_K * UNIT).astype(np.int64)
     return unit_K
