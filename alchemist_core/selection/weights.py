@@ -16,7 +16,7 @@ from alchemist_core.selection.keys import Domain, mix64
 Fill = Literal["none", "repeat"]
 WeightBy = Literal["none", "rank"]
 UNIT = 1 << 10
-"""NDArray[np.int64] of a weight of 1. Multiples of a power of two are exact in float64, and so are their sums."""
+"""Units of a weight of 1. Multiples of a power of two are exact in float64, and so are their sums."""
 
 
 def repeat_evenly(pair_hash64_K: NDArray[np.int64], epoch_size: int, *, seed: int) -> NDArray[np.float64]:
