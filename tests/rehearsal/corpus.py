@@ -7,7 +7,7 @@ from pathlib import Path
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.shards.tar_writer import write_tar
 
-PARTS = {"train": 64, "validation": 64, "test": 16}
+PARTS = {"train": 32, "validation": 24, "test": 16}
 NIGHT = "2026-01-01"
 SIDE = 256
 
