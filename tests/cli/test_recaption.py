@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli.duplicates import FindConfig, find
 from alchemist_core.cli.recaption import RecaptionConfig, RecaptionResult, run
 from alchemist_core.cli.sample import TakedownConfig, takedown
 from alchemist_core.errors import DataError
@@ -212,7 +213,8 @@ def test_new_captions_are_scored_selected_and_materialized_like_others(
     policy = {"retention": 0.25, "strategy": "top_k"}
     chosen = select(SelectConfig.model_validate({"dataset": "scenes-recaptioned", "name": "new", "policy": policy}))
     assert chosen.n_samples == N // 4
-    # Of an image with two captions, one is kept.
+    # Of an image with two captions, one is kept, once the images were compared.
+    find(FindConfig())
     both = select(
         SelectConfig.model_validate(
             {"dataset": "scenes,scenes-recaptioned", "name": "both", "policy": policy | {"retention": 1.0}}
