@@ -22,8 +22,9 @@ RECIPES = (
     "learnability+trained_critic/top_k",
     "learnability+trained_critic/head_gsample",
     "trained_critic/top_k",
+    "learnability/auto;accept=auto;fill=repeat",
 )
-"""What a search compares unless it is told otherwise: the fewest that differ in rule, fusion and strategy."""
+"""What a search compares unless it is told otherwise: the fewest that differ in rule, fusion, strategy and acceptance."""
 
 
 @dataclass(frozen=True, slots=True)

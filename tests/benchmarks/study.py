@@ -55,9 +55,9 @@ from tests.benchmarks.damaged_corpus import make_corpus
 from tests.benchmarks.rows import Row, write_rows
 from tests.benchmarks.worlds import World, make_world
 
-RECIPES = ("learnability/auto", "learnability+trained_critic/head_gsample")
-"""Recipes that are judged: the default, and the fusion with a critic."""
-CONTROLS = ("random", "oracle", "full")
+RECIPES = ("learnability/auto", "learnability/auto;accept=auto;fill=repeat", "learnability+trained_critic/head_gsample")
+"""Recipes that are judged: the window of the rule, the same among accepted samples with repeats, and the fusion with a critic."""
+CONTROLS = ("random", "oracle", "full", "validation", f"{RECIPES[0]}+validation")
 FIELD = ("loss/paper", "seal/auto", "two_steps/auto", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
 ROLES = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
 PICTURES = ("damaged", "real", "openclipart")
@@ -563,7 +563,7 @@ def _cells(trials: Iterable[Mapping[str, Any]]) -> list[Cell]:
 
 def _best(rows: Sequence[ArmRow]) -> str:
     """Return the arm with the largest gain whose interval excludes 0; random if there is none. Controls with a truth do not count."""
-    others = [row for row in rows if row.gain is not None and row.arm not in ("full", "planted", "validation")]
+    others = [row for row in rows if row.gain is not None and not row.arm.endswith(("full", "planted", "validation"))]
     better = [row for row in others if row.gain is not None and row.gain.is_positive]
     return max(better, key=lambda row: row.gain.mean if row.gain else 0.0).arm if better else "random"
 
