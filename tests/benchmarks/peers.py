@@ -86,6 +86,7 @@ def main() -> None:
                     "detail": f"not measured: {error.name} is not installed (make bench-peers installs it)",
                 }
             )
+            print(rows[-1]["detail"], flush=True)
         write(rows)
 
 
