@@ -100,6 +100,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "sample explain": ("12", "--subset", "s"),
     "export scores": ("--out", "o.parquet"),
     "export samples": ("--out", "o.parquet"),
+    "export locations": ("s", "--to", "o.parquet"),
     "export subset": ("s", "--out", "o.parquet"),
     "import scores": ("--from", "o.parquet", "--name", "n", "--key", "sample_id"),
     "export embeddings": ("--out", "o.parquet"),

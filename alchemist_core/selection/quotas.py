@@ -119,7 +119,7 @@ def vary(
     each, and so on; within a turn by the keys). A new key is minus the weighted mean of a sample's places in both orders. With strength 0
     it is the order of the keys; with 1 each group has as many members as any other, as far as it has samples.
 
-    >>> vary(np.array([4.0, 3.0, 2.0, 1.0]), np.arange(4), np.array([1, 1, 1, 2]), strength=1).tolist()
+    >>> vary(np.array([4.0, 3.0, 2.0, 1.0]), np.arange(4), np.array([1, 1, 1, 2]), strength=1.0).tolist()
     [-0.0, -2.0, -3.0, -1.0]
 
     Args:

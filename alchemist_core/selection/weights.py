@@ -47,9 +47,9 @@ def weigh(
     The mean weight is epoch_size / K. The factor of the density is the one with which the clipped weights add up to the epoch size;
     they are rounded down to units, and the largest remainders get the missing units.
 
-    >>> weigh(np.log([1.0, 1.0, 2.0]), np.arange(3), 4, clip=4).tolist()
+    >>> weigh(np.log([1.0, 1.0, 2.0]), np.arange(3), 4, clip=4.0).tolist()
     [1.0, 1.0, 2.0]
-    >>> weigh(np.array([0.0, -50.0]), np.arange(2), 2, clip=4).tolist()
+    >>> weigh(np.array([0.0, -50.0]), np.arange(2), 2, clip=4.0).tolist()
     [1.75, 0.25]
 
     Args:
@@ -60,7 +60,7 @@ def weigh(
     """
     mean = epoch_size / len(log_density_K)
     density_K = np.exp(log_density_K - log_density_K.max())
-    weight_K = _clip_to_sum(density_K, mean / clip, mean * clip, epoch_size)
+    weight_K = _clip_to_sum(density_K, mean / clip, mean * clip, float(epoch_size))
     unit_K = np.floor(weight_K * UNIT).astype(np.int64)
     n_missing = epoch_size * UNIT - int(unit_K.sum())
     n_each, n_rest = divmod(n_missing, len(unit_K))

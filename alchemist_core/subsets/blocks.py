@@ -75,7 +75,7 @@ class BlockShuffle:
             read_N: How often the epoch reads each member; None: once. Members are repeated in further passes over the blocks.
 
         >>> BlockShuffle(block=2, buffer=0).epoch_order(np.arange(6), seed=1).tolist()
-        [2, 3, 0, 1, 4, 5]
+        [4, 5, 0, 1, 2, 3]
         """
         by_place_N = np.empty(len(place_N), np.int64)
         by_place_N[place_N] = np.arange(len(place_N))

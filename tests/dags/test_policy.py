@@ -525,7 +525,7 @@ def test_the_runbooks_backfill_makes_the_nights_that_it_names(dags):
     serialization = importlib.import_module("airflow.serialization.serialized_objects")
     make_infos = importlib.import_module("airflow.models.backfill")._get_info_list
     page = RUNBOOK.read_text()
-    named = re.search(r"For the three nights (.*):$", page, flags=re.MULTILINE)[1]
+    named = re.search(r"For the three nights ([^:]*):$", page, flags=re.MULTILINE)[1]
     first, end = re.search(r"--from-date (\S+) --to-date (\S+) --max-active-runs", page).groups()
     dag = serialization.DagSerialization.from_dict(serialization.DagSerialization.to_dict(dags["nightly_rescore"]))
     first, end = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (first, end))

@@ -61,7 +61,7 @@ def test_the_number_of_a_use_is_for_ever() -> None:
     """Another number would select other members for every stored subset."""
     assert [(domain.name, domain.value) for domain in Domain] == [
         ("SELECT", 1), ("RANDOM_CONTROL", 2), ("ORACLE_CONTROL", 3), ("SHUFFLE", 4), ("ORACLE_FILLING", 5),
-        ("BUCKETS", 6),
+        ("BUCKETS", 6), ("BLOCKS", 7), ("BUFFER", 8), ("REPEATS", 9), ("READS", 10),
     ]  # fmt: skip
 
 

@@ -42,8 +42,8 @@ def test_weights_are_the_clipped_density_to_the_unit_and_add_up_exactly(seed, n,
 
 
 def test_a_uniform_density_weighs_every_member_the_same():
-    assert (weigh(np.full(1000, -3.0), hashes(0, 1000), 1000, clip=4) == 1).all()
-    assert set(weigh(np.full(1000, -3.0), hashes(0, 1000), 1500, clip=4)) == {1.5}
+    assert (weigh(np.full(1000, -3.0), hashes(0, 1000), 1000, clip=4.0) == 1).all()
+    assert set(weigh(np.full(1000, -3.0), hashes(0, 1000), 1500, clip=4.0)) == {1.5}
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(1, 12), epoch=st.integers(0, 50))
