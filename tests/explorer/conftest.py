@@ -28,7 +28,7 @@ from tests.given import insert_rows
 from tests.trained_store import TrainedStore, use_store
 
 N_OLD, N_NEW = 70, 12
-ATTACK = "\"><img src=x onerror=alert(1)><script>alert(2)</script> {{ 7 * 6 }} ' onload=alert(3) \u202e</a></p>"
+ATTACK = "\"><img src=x onerror=alert(1)><script>alert(2)</script> {{ 7191 * 6113 }} ' onload=alert(3) \u202e</a></p>"
 ANN = Person("ann", b"of ann's session", may_flag=True, may_act=True)
 
 

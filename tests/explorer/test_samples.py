@@ -156,7 +156,8 @@ def test_hostile_text_is_shown_and_does_nothing(client: TestClient, path: str) -
     assert {attributes["src"] for tag, attributes in page.found if tag == "img"} <= {
         f"/pictures/{i}{kind}" for i in range(1, N + 1) for kind in ("", "/thumbnail")
     }
-    assert "42" not in "".join(page.text).replace("pictures/42", "").replace("sample 42", "") or "older" in path
+    # 7191 * 6113: the text is no template.
+    assert "43958583" not in "".join(page.text)
 
 
 def test_every_field_has_a_label_and_every_picture_its_caption(client: TestClient) -> None:

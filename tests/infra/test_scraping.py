@@ -117,10 +117,12 @@ def wait_for_scrapes(server: Prometheus, statsd_port: int, n_scrapes: int = 6) -
             for said in SAID_BY_AIRFLOW:
                 airflow.sendto(said, ("127.0.0.1", statsd_port))
             seen = server.ask("count_over_time(alchemist_airflow_heartbeats_total[5m])")
-            if seen and float(seen[0]["value"][1]) >= n_scrapes:
+            has_scraped = bool(seen) and float(seen[0]["value"][1]) >= n_scrapes
+            # Rules are evaluated after the scrapes that they read. One that never records fails its own test.
+            if has_scraped and all(server.ask(rule["record"]) for rule in rules("recording.yml")):
                 return
             time.sleep(0.5)
-    raise AssertionError("Prometheus did not see the exporter within 90 s")
+    assert has_scraped, "Prometheus did not see the exporter within 90 s"
 
 
 @pytest.mark.slow
