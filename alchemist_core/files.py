@@ -8,8 +8,8 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -152,6 +152,22 @@ def clear_block_cache() -> None:
     """Delete what readers of subsets fetched from object stores. A takedown calls it, because a block may hold any image."""
     for path in artifact_path(BLOCK_CACHE).glob("*/*.block"):
         path.unlink(missing_ok=True)
+
+
+def shrink(paths: Iterable[Path], most_bytes: int) -> None:
+    """Delete the least recently used files of a cache until a twentieth of its room is free; other processes may do the same."""
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            status = path.stat()
+            found.append((status.st_mtime_ns, status.st_size, path))
+    n_bytes = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if n_bytes <= most_bytes - most_bytes // 20:
+            return
+        with suppress(OSError):
+            path.unlink()
+        n_bytes -= size
 
 
 def require_artifact(uri: str, sha256: bytes) -> Path:

@@ -15,7 +15,7 @@ from queue import LifoQueue
 from typing import Any
 
 from alchemist_core.errors import ChangedShardError
-from alchemist_core.files import PICTURE_CACHE, artifact_path, atomic_write
+from alchemist_core.files import PICTURE_CACHE, artifact_path, atomic_write, shrink
 from alchemist_core.shards.byte_ranges import ByteRange
 from alchemist_core.shards.faults import Reason
 from alchemist_core.shards.images import BadImageError, encode_picture, explain_death, one_image
@@ -145,7 +145,7 @@ class PictureCache:
                 self._n_added_bytes += len(picture)
                 if self._n_added_bytes > self._most_bytes // 20:
                     self._n_added_bytes = 0
-                    self._shrink()
+                    shrink(self._folder.glob("*/*.jpg"), self._most_bytes)
 
     def forget(self, image_hashes: Iterable[bytes]) -> int:
         """Delete the pictures of images; return how many were deleted. A takedown calls it."""
@@ -160,21 +160,6 @@ class PictureCache:
     def _path(self, image_hash: bytes, side: int) -> Path:
         name = image_hash.hex()
         return self._folder / name[:2] / f"{name}-{side}.jpg"
-
-    def _shrink(self) -> None:
-        """Delete the least recently shown pictures until a twentieth of the room is free."""
-        found = []
-        for path in self._folder.glob("*/*.jpg"):
-            with suppress(OSError):
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
-        n_bytes = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if n_bytes <= self._most_bytes - self._most_bytes // 20:
-                return
-            with suppress(OSError):
-                path.unlink()
-            n_bytes -= size
 
 
 def own_cache() -> PictureCache:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.errors import DataError
-from alchemist_core.files import BLOCK_CACHE, artifact_path, atomic_write
+from alchemist_core.files import BLOCK_CACHE, artifact_path, atomic_write, shrink
 from alchemist_core.selection.keys import Domain, mix64, uniform_noise
 from alchemist_core.shards.storage import read_into
 from alchemist_core.subsets.members import MemberLocation, MemberTable
@@ -157,28 +157,13 @@ class BlockCache:
         with suppress(OSError):
             with atomic_write(path, is_durable=False) as partial:
                 partial.write_bytes(data)
-            # Whoever waits for the lock finds the block, and whoever comes later needs no lock.
+            # A process that waits for the lock then finds the block; a later one needs no lock.
             path.with_suffix(".lock").unlink(missing_ok=True)
         # Threads may count over each other: the bound is approximate, and the next measurement is exact.
         self._n_added_bytes += len(data)
         if self._n_added_bytes > self._most_bytes // 20:
             self._n_added_bytes = 0
-            self._shrink()
-
-    def _shrink(self) -> None:
-        """Delete the least recently used blocks until a twentieth of the room is free."""
-        found = []
-        for path in self._folder.glob("*/*.block"):
-            with suppress(OSError):
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
-        n_bytes = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if n_bytes <= self._most_bytes - self._most_bytes // 20:
-                return
-            with suppress(OSError):
-                path.unlink()
-            n_bytes -= size
+            shrink(self._folder.glob("*/*.block"), self._most_bytes)
 
 
 def own_block_cache(most_bytes: int = MOST_BYTES) -> BlockCache:
