@@ -1,9 +1,8 @@
 """Train a critic on the validation dataset, and register it as a scorer."""
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from alchemist_core.config import BARE_WORD, Config, Located, Result
@@ -14,13 +13,7 @@ from alchemist_core.scorers.registration import register
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.store.samples import read_training_samples
-from alchemist_core.training.sample_reading import StoredSamples
-
-if TYPE_CHECKING:
-    from alchemist_core.models.critic import FrozenEncoders
-    from alchemist_core.training.critic_training import Encoded
 
 
 class TrainScorerConfig(Config):
@@ -81,11 +74,11 @@ def make_critic(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerRe
     )
     hold_device(stage_run, is_on_cpu=True)
     from alchemist_core.models.critic import load_encoders, pack_critic  # noqa: PLC0415
-    from alchemist_core.training.critic_training import hold_out, score_heldout, train_critic  # noqa: PLC0415  torch only when there is work
+    from alchemist_core.training.critic_training import encode_samples, hold_out, score_heldout, train_critic  # noqa: PLC0415  torch only when there is work
 
     train_M, heldout_M = hold_out([row.caption for row in rows], [bytes(row.image_hash) for row in rows])
     encoders = load_encoders(config.encoders, config.resolution)
-    train, heldout = (_encode(stage_run, rows.take(part), encoders) for part in (train_M, heldout_M))
+    train, heldout = (encode_samples(rows.take(part), encoders, stage_run.report)[1] for part in (train_M, heldout_M))
     critic, n_steps = train_critic(train, heldout, config.training, stage_run.report)
     scores = score_heldout(critic, heldout)
     right, wrong = scores.quantiles()
@@ -107,17 +100,3 @@ def make_critic(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerRe
         name=config.name, is_new=is_new, head=head, sha256=sha256, n_train=record.n_train, n_heldout=record.n_heldout,
         n_steps=n_steps, heldout_auc=round(record.heldout_auc, 4),
     )  # fmt: skip
-
-
-def _encode(stage_run: StageRun, rows: SampleTable, encoders: "FrozenEncoders") -> "Encoded":
-    """Encode each sample whose image can be decoded, in the order of the rows."""
-    from alchemist_core.training.critic_training import Encoded  # noqa: PLC0415  imports torch
-
-    image_ND = np.zeros((len(rows), encoders.dims[0]), np.float32)
-    is_read_N = np.zeros(len(rows), np.bool_)
-    for place_M, image_MHWC in StoredSamples(rows, encoders.side, lambda *_: None).read(np.arange(len(rows))):
-        image_ND[place_M], is_read_N[place_M] = encoders.encode_images(image_MHWC), True
-        stage_run.report(int(is_read_N.sum()), len(rows), "encoded")
-    kept = np.flatnonzero(is_read_N)
-    captions = [rows[place].caption for place in kept.tolist()]
-    return Encoded(image_ND[kept], encoders.encode_texts(captions), captions)

@@ -30,7 +30,6 @@ from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.score_files import SCORE, ScoreChunk
 from alchemist_core.store.snapshots import take_snapshot
-from alchemist_core.training.sample_reading import StoredSamples
 
 if TYPE_CHECKING:
     from alchemist_core.models.critic import FrozenEncoders
@@ -144,21 +143,15 @@ def encode(
     stage_run: StageRun, rows: SampleTable, encoders: "FrozenEncoders", dataset: str
 ) -> tuple[NDArray[np.int64], "Encoded"]:
     """Return the embeddings of a dataset's samples, and the rows that can be decoded; they are computed once and kept in a file."""
-    from alchemist_core.training.critic_training import Encoded  # noqa: PLC0415  imports torch
+    from alchemist_core.training.critic_training import Encoded, encode_samples  # noqa: PLC0415  imports torch
 
     key = fingerprint([_members(rows), list(encoders.sha256s), encoders.side])
     path = artifact_path(f"embeddings_of_methods/{re.sub('[^A-Za-z0-9._-]', '_', dataset)[:60]}-{key[:16]}.npz")
     if not path.exists():
-        image_ND = np.zeros((len(rows), encoders.dims[0]), np.float32)
-        is_read_N = np.zeros(len(rows), np.bool_)
-        for place_M, image_MHWC in StoredSamples(rows, encoders.side, lambda *_: None).read(np.arange(len(rows))):
-            image_ND[place_M], is_read_N[place_M] = encoders.encode_images(image_MHWC), True
-            stage_run.report(int(is_read_N.sum()), len(rows), "encoded")
-        index_M = np.flatnonzero(is_read_N)
-        text_MC = encoders.encode_texts([rows[place].caption for place in index_M.tolist()])
+        index_M, encoded = encode_samples(rows, encoders, stage_run.report)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as partial, partial.open("wb") as file:
-            np.savez(file, index=index_M, image=image_ND[index_M], text=text_MC)
+            np.savez(file, index=index_M, image=encoded.image_ND, text=encoded.text_NC)
     with np.load(path) as kept:
         index_M = kept["index"]
         return index_M, Encoded(kept["image"], kept["text"], [rows[place].caption for place in index_M.tolist()])

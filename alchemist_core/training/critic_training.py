@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alchemist_core.errors import DataError
-from alchemist_core.models.critic import Critic, caption_hashes
+from alchemist_core.models.critic import Critic, FrozenEncoders, caption_hashes
 from alchemist_core.models.critic_config import N_QUANTILES, CriticTrainingConfig
 from alchemist_core.models.features import Features
 from alchemist_core.models.image_text import Head
 from alchemist_core.statistics import area_under_curve
+from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.image_text_training import SHARPEST, SHARPNESS, contrast
 from alchemist_core.training.launching import start_from_seed
+from alchemist_core.training.sample_reading import StoredSamples
 from alchemist_core.training.samples import batch_index
 
 _ONE_IN, _LEAST_TRAIN, _LEAST_HELDOUT = 10, 20, 5
@@ -63,6 +65,20 @@ class HeldoutScores(NamedTuple):
             tuple(np.quantile(score.astype(np.float64), levels).tolist()) for score in (self.right_N, self.wrong_M)
         )
         return right, wrong
+
+
+def encode_samples(
+    rows: SampleTable, encoders: FrozenEncoders, on_progress: OnProgress
+) -> tuple[NDArray[np.int64], Encoded]:
+    """Encode the samples whose image can be decoded; return their rows, in ascending order, and the features."""
+    image_ND = np.zeros((len(rows), encoders.dims[0]), np.float32)
+    is_read_N = np.zeros(len(rows), np.bool_)
+    for place_M, image_MHWC in StoredSamples(rows, encoders.side, lambda *_: None).read(np.arange(len(rows))):
+        image_ND[place_M], is_read_N[place_M] = encoders.encode_images(image_MHWC), True
+        on_progress(int(is_read_N.sum()), len(rows), "encoded")
+    index_M = np.flatnonzero(is_read_N)
+    captions = [rows[place].caption for place in index_M.tolist()]
+    return index_M, Encoded(image_ND[index_M], encoders.encode_texts(captions), captions)
 
 
 def hold_out(captions: Sequence[str], image_hashes: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
