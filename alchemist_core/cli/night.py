@@ -290,7 +290,7 @@ def _find(
 
 
 def reject(config: RejectNightConfig) -> RejectNightResult:
-    """Reject a held night: its samples are never selected, and nobody is reminded of it any more. It can still be released.
+    """Reject a held night: its samples are never selected, and reminders about it end. It can still be released.
 
     The audit log stores who rejected it and why. Shards that arrive later are a new revision of the night, which is decided anew.
     """

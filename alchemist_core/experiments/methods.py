@@ -23,7 +23,7 @@ _NEWTON_STEPS = 25
 def semdedup_score(unit_ND: Vectors, cluster_N: NDArray[np.int64], centroid_KD: Vectors) -> Scores:
     """Score a sample by how different it is from those of its cluster that are kept before it: minus the largest cosine.
 
-    Within a cluster, samples far from the centroid come first. Keeping the best scores is then SemDeDup at whatever threshold leaves so
+    Within a cluster, samples far from the centroid come first. Keeping the best scores is then SemDeDup at the threshold that leaves so
     many samples.
 
     Source: Abbas et al. 2023, Algorithm A7.

@@ -157,7 +157,7 @@ def decide_rejection(engine: Engine, given: Given) -> Decision:
         raise ConfigError(f"{dataset}, {crawl_date} is not held. There is nothing to reject.")
     facts = [("Held because of", row.reason or "drift") for row in held]
     effect = (
-        "None of its samples is ever selected, and it waits for nobody any more. Shards that arrive later are checked anew. "
+        "None of its samples is ever selected, and it no longer waits for a decision. Shards that arrive later are checked anew. "
         "If this was wrong, the night can still be released."
     )
     return Decision(f"Reject {dataset}, {crawl_date}?", "Reject", facts, effect, nights.path_of(dataset, crawl_date))

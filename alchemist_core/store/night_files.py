@@ -1,6 +1,6 @@
 """The scored samples of decided nights in files that grow by night, so that a selection reads from the store only what is new.
 
-A decided night never changes, so its rows are read once. Whatever can change is not kept here: every selection reads takedowns,
+A decided night never changes, so its rows are read once. What can change is not kept here: every selection reads takedowns,
 duplicates, flags, captions, URLs and other scores from the store. A kept night is used only if all of these are as they were:
 
 - its fingerprint (`night_states.sql`): the ledger with the time at which each shard's scores were stored, retries, retired shards. In a
@@ -118,7 +118,7 @@ def read_scored(
         kept = _load(place, edits, should_verify=True)
     if missing := _missing(kept, states):
         folder.mkdir(parents=True, exist_ok=True)
-        # A snapshot of their own, taken after `edits` was read: whoever changes scores after it will have changed the counters too.
+        # A snapshot of their own, taken after `edits` was read: a later change of scores changes the counters too.
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as aside, _frozen(connection) as reading:
             now = _read_states(reading, which, missing)
             kept = _grow(reading, Path(aside), kept, _Wanted(which, now, edits))

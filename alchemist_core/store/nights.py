@@ -224,7 +224,7 @@ def release_night(connection: Connection, night_id: int, *, actor: str, reason: 
 
 
 def reject_night(connection: Connection, night_id: int, *, actor: str, reason: str) -> bool:
-    """Reject a held night, so that it waits for nobody; returns False if it is not held any more."""
+    """Reject a held night, so that it no longer waits for a decision; returns False if it is not held any more."""
     return _settle(connection, night_id, ("held",), "rejected", actor=actor, reason=reason)
 
 

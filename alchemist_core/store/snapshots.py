@@ -279,7 +279,7 @@ def _signal_scales(
 ) -> list[tuple[int | None, RankScale]]:
     """Return the rank scale of each score that a moment fuses, with its id; empty if it fuses none.
 
-    A fusion keeps the scales that its own scale was fitted with, whatever scales its scores got since, so that its ranks stay the same.
+    A fusion keeps the scales that its own scale was fitted with, also when its scores got newer ones, so that its ranks stay the same.
     """
     if len(signals := signals_of(moment.score)) == 1:
         return []

@@ -145,6 +145,18 @@ def architecture() -> Drawing:
         ),
     )  # fmt: skip
     drawing.arrow([(625, 304), (625, 340)], is_double=True)
+    _draw_readers(drawing)
+    drawing.text(
+        (20, 544),
+        "Boxes: blue is Alchemist, green is data and what reads it, orange are other programs.",
+        size=11.5,
+        colour=MUTED,
+        anchor="start",
+    )
+    return drawing
+
+
+def _draw_readers(drawing: Drawing) -> None:
     readers = (
         ("SQL", "psql, Metabase, dbt"), ("Python", "Store, notebooks"), ("Explorer", "pictures in a browser"), ("Exporter", "metrics"),
     )  # fmt: skip
@@ -157,14 +169,6 @@ def architecture() -> Drawing:
     drawing.text((640, 426), "read", size=11, colour=MUTED, anchor="start")
     drawing.box((860, 466), (180, 50), ("Prometheus, Grafana", "alerts with a runbook"), colour=ORANGE)
     drawing.arrow([(860, 491), (815, 491)])
-    drawing.text(
-        (20, 544),
-        "Boxes: blue is Alchemist, green is data and what reads it, orange are other programs.",
-        size=11.5,
-        colour=MUTED,
-        anchor="start",
-    )
-    return drawing
 
 
 def states(name: str) -> Drawing:

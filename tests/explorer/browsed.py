@@ -1,6 +1,5 @@
 """The explorer over an enriched store as a process of its own, and a browser that has entered it."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import Engine, make_url
 
-from alchemist_core.embeddings.text_service import TextServer
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import make_engine
 from tests.e2e.browser import Browser
 from tests.explorer.conftest import free_port, serving
-from tests.explorer.enriched import DIM, enrich
+from tests.explorer.enriched import DIM, enrich, serving_texts
 from tests.trained_store import TrainedStore, use_store
 
 # Before any script of a page: what its policy refuses is counted.
@@ -59,7 +57,7 @@ def visiting(copy: TrainedStore, make_database: Callable[..., str], folder: Path
     port = free_port()
     try:
         with (
-            _text_service() as search,
+            serving_texts(_embed) as search,
             serving(own, port, ALCHEMIST_SEARCH_URL=search) as entry,
             Browser(folder / "b") as browser,
         ):
@@ -72,14 +70,5 @@ def visiting(copy: TrainedStore, make_database: Callable[..., str], folder: Path
         engine.dispose()
 
 
-@contextmanager
-def _text_service() -> Iterator[str]:
-    def embed(text: str) -> NDArray[np.float32]:
-        return np.eye(DIM, dtype=np.float32)[len(text) % DIM]
-
-    with TextServer("clip", embed, address="127.0.0.1", port=0) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def _embed(text: str) -> NDArray[np.float32]:
+    return np.eye(DIM, dtype=np.float32)[len(text) % DIM]

@@ -3,12 +3,17 @@
 import hashlib
 import io
 import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine, text
 
 from alchemist_core.embeddings.files import FOLDER, file_uri, write_embeddings
+from alchemist_core.embeddings.text_service import TextServer
 from alchemist_core.files import artifact_path
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.store.embeddings import insert_file
@@ -119,6 +124,24 @@ def _rows_of_subsets() -> dict[str, list[dict[str, Any]]]:
             "curves": curve(), "manifest_uri": "best-2.parquet", "manifest_sha256": digest,
         }],
         "subset_samples": [{"subset_id": 2, "sample_id": i, "rank": 0.1} for i in members],
+        **compared_arms(),
+    }  # fmt: skip
+
+
+@contextmanager
+def serving_texts(embed: Callable[[str], NDArray[np.float32]]) -> Iterator[str]:
+    """A service of a tower in this process; yields its address."""
+    with TextServer("clip", embed, address="127.0.0.1", port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def compared_arms() -> dict[str, list[dict[str, Any]]]:
+    """Version 2 and random samples under three seeds; the version has the lower loss."""
+    return {
         "models": [
             {"model_id": 2 * seed + number, "arm": arm, "subset_id": 2, "seed": seed}
             for seed in range(3) for number, arm in enumerate(("subset", "random"), 1)

@@ -2,7 +2,6 @@
 
 import html
 import json
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,14 +13,14 @@ from sqlalchemy import make_url
 from starlette.testclient import TestClient
 
 from alchemist_core.cli.search import SearchConfig, search_samples
-from alchemist_core.embeddings.text_service import MAX_TEXT, TextServer, embed_text
+from alchemist_core.embeddings.text_service import MAX_TEXT, embed_text
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.explorer import nights
 from alchemist_core.explorer.app import make_app
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import make_engine
 from tests.explorer.conftest import Admits
-from tests.explorer.enriched import DIM, N_CLUSTERS, N, embeddings, enrich
+from tests.explorer.enriched import DIM, N_CLUSTERS, N, embeddings, enrich, serving_texts
 from tests.explorer.test_samples import samples_of, title
 from tests.trained_store import TrainedStore, use_store
 
@@ -39,12 +38,8 @@ def embed(text: str) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    with TextServer("clip", embed, address="127.0.0.1", port=0) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving_texts(embed) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from alchemist_core.explorer.app import make_app
 from alchemist_core.report.comparison import judge_worth
 from alchemist_core.store.overviews import Comparison
 from tests.explorer.conftest import N_NEW, N_OLD, Admits
+from tests.explorer.enriched import compared_arms
 from tests.explorer.test_samples import samples_of, title
 from tests.given import insert_rows
 
@@ -28,15 +29,7 @@ def client(own_store: Engine) -> TestClient:
                 {"subset_id": 3, "name": "best", "version": 3, "snapshot_id": 1, "strategy": "top_k"},
             ],
             "subset_samples": [{"subset_id": 2, "sample_id": i, "rank": 0.5} for i in NEW],
-            "models": [
-                {"model_id": 2 * seed + number, "arm": arm, "subset_id": 2, "seed": seed}
-                for seed in range(3) for number, arm in enumerate(("subset", "random"), 1)
-            ],
-            "evaluation_protocols": [{"protocol_id": 1}],
-            "evaluations": [
-                {"model_id": 2 * seed + number, "protocol_id": 1, "value": value + seed}
-                for seed in range(3) for number, value in enumerate((2.0, 2.5 + seed / 100), 1)
-            ],
+            **compared_arms(),
         })  # fmt: skip
     return TestClient(make_app(Admits()))
 
