@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 
@@ -192,6 +192,11 @@ def rename_words(
 
 LINE_LENGTH = 80
 """Width of a default terminal, in characters."""
+
+
+def later_field(default: Any, **declared: Any) -> Any:
+    """Declare a field that is omitted from JSON at its default, so that what was stored before the field existed keeps its identity."""
+    return Field(default, exclude_if=lambda value: value == default, **declared)
 
 
 class Config(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from alchemist_core.config import Config, Words, current_names, former_names, rename_words, split_commas
+from alchemist_core.config import Config, Words, current_names, former_names, later_field, rename_words, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import RATERS
 from alchemist_core.local.scenes import ScenesConfig
@@ -54,19 +54,17 @@ class TrialsConfig(Config):
         "separated by commas",
     )
 
-    trainings: int = Field(
+    trainings: int = later_field(
         1,
         ge=1,
         le=100,
-        exclude_if=lambda n: n == 1,
         description="Models that each arm trains for a seed, each with other first weights and another order of the samples; their mean "
         "loss counts. More of them lower the noise of the training, which the corpora cannot show",
     )
-    method_resolution: int = Field(
+    method_resolution: int = later_field(
         224,
         ge=32,
         le=1024,
-        exclude_if=lambda side: side == 224,
         description="Side of the images in pixels that the frozen encoders of arms such as semdedup/top_k read",
     )
 

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Config, Formerly, Words, current_names, fingerprint, former_names, or_word, ratio_of
+from alchemist_core.config import (
+    Config,
+    Formerly,
+    Words,
+    current_names,
+    fingerprint,
+    former_names,
+    later_field,
+    or_word,
+    ratio_of,
+)
 from alchemist_core.errors import ConfigError
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.selection.keys import Noise, PRank
@@ -22,10 +32,6 @@ SCORE = f"^{_SCORE}$"
 """Form of the name of a score: `rater`, a heuristic, a scorer's output, imported scores, or a number that the crawl gives."""
 RANK_BY = rf"^{_SCORE}(\+{_SCORE}){{0,7}}$"
 """Form of what ranks samples: a score, or up to eight of them, joined by plus signs."""
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +112,18 @@ class SelectionPolicy(Config):
         "also perceptual hashes within 2 bits. semantic: also similar embeddings, as alchemist duplicates find-semantic found them. "
         "off: keep all",
     )
-    semantic_threshold: float | None = Field(
+    semantic_threshold: float | None = later_field(
         None,
         gt=0,
         le=1,
-        exclude_if=_is_none,
         description="Lowest cosine of duplicates with --dedup semantic; none: that of alchemist duplicates find-semantic",
     )
-    semantic_scorer: str | None = Field(
+    semantic_scorer: str | None = later_field(
         None,
-        exclude_if=_is_none,
         description="Scorer whose embeddings and clusters are used; none: the only one whose samples have clusters",
     )
-    dedup_keep: Literal["first", "best"] = Field(
+    dedup_keep: Literal["first", "best"] = later_field(
         "first",
-        exclude_if=lambda kept: kept == "first",
         description="Which sample of a group of duplicates is kept. first: the one that was ingested first. best: the one with "
         "the best score",
     )
@@ -139,9 +142,8 @@ class SelectionPolicy(Config):
     stratify: bool = Field(
         False, description="Keep the same fraction of every dataset (rounded by the Sainte-Laguë method)"
     )
-    stratify_by: Literal["dataset", "cluster"] = Field(
+    stratify_by: Literal["dataset", "cluster"] = later_field(
         "dataset",
-        exclude_if=lambda group: group == "dataset",
         description="Of what --stratify keeps the same fraction. dataset: of every dataset. cluster: of every cluster of similar images",
     )
     max_share: float | None = Field(
@@ -162,51 +164,44 @@ class SelectionPolicy(Config):
         "ones instead of failing",
     )
 
-    accept: Literal["all", "auto"] = Field(
+    accept: Literal["all", "auto"] = later_field(
         "all",
-        exclude_if=lambda accepted: accepted == "all",
         description="Which samples may be selected. all: every eligible one. auto: those with a score above a threshold. For a rater of "
         "rule learnability it is 0: there, training on the validation dataset made the sample's loss no smaller. For a critic it is "
         "the score that a fraction of its held-out samples (--accept-loss) does not reach. --retention auto keeps every accepted sample",
     )
-    accept_loss: float = Field(
+    accept_loss: float = later_field(
         0.05,
         gt=0,
         lt=1,
-        exclude_if=lambda share: share == 0.05,
         description="Fraction of the good samples that the threshold of --accept auto may reject, for scores without a natural 0",
     )
-    min_score: float | None = Field(
+    min_score: float | None = later_field(
         None,
-        exclude_if=_is_none,
         description="Lowest score of a sample that may be selected; none: no bound, or the threshold of --accept auto",
     )
 
-    fill: Fill = Field(
+    fill: Fill = later_field(
         "none",
-        exclude_if=lambda fill: fill == "none",
         description="What follows if fewer samples can be selected than --retention asks for, because of --accept, --min-score, "
         "--drop-top-ratio or a cap. none: an error, or with --allow-fewer a smaller subset. repeat: an epoch reads the selected samples "
         "several times, as evenly as possible, until it has the size that was asked for; no rejected sample is taken",
     )
-    weight_by: WeightBy = Field(
+    weight_by: WeightBy = later_field(
         "none",
-        exclude_if=lambda by: by == "none",
         description="How often an epoch reads each member. none: equally often. rank: in proportion to the density of the strategy at its "
         "rank, so that a trainer sees good samples more often in the same number of steps",
     )
-    weight_clip: float = Field(
+    weight_clip: float = later_field(
         4.0,
         gt=1,
         le=100,
-        exclude_if=lambda clip: clip == 4,
         description="Largest ratio of a member's weight and the mean weight, in either direction, with --weight-by rank",
     )
-    variety: float = Field(
+    variety: float = later_field(
         0.0,
         ge=0,
         le=1,
-        exclude_if=lambda strength: strength == 0,
         description="How much clusters of similar images take turns in the selection. 0: not at all. 1: as many members of every cluster, "
         "as far as it has samples. In between, the order by rank and the order by turns are averaged. Needs the clusters of alchemist "
         "duplicates find-semantic",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Result, counted
+from alchemist_core.config import Command, Config, Result, counted, later_field
 from alchemist_core.errors import (
     ChangedShardError,
     ConfigError,
@@ -65,8 +65,9 @@ class ScoreConfig(Config):
         description="Name of the rater or scorer, or production, newest, or nightly (the production rater, all shadow raters and all "
         "nightly scorers)",
     )
-    scorer: str | None = Field(
-        None, description="Name of a scorer, which scores instead of a rater", exclude_if=lambda name: name is None
+    scorer: str | None = later_field(
+        None,
+        description="Name of a scorer, which scores instead of a rater",
     )
     heuristics: bool = Field(
         True, description="Also compute clarity, frequency and edge density of images that do not have them yet"

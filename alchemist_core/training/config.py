@@ -1,11 +1,11 @@
 """Options of the training loops: sizes, lengths, rates. No torch, because the command line reads these bounds."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from alchemist_core.config import NO_FLAG, Config, Formerly, Located
+from alchemist_core.config import NO_FLAG, Config, Formerly, Located, later_field
 from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig, published_tokenizer, tokenizer_tiny
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, ScoringRule
@@ -23,15 +23,10 @@ WEIGHTS_HELP = "a file, a folder that holds one, or hf:ORG/NAME/FILE@REVISION"
 ENCODER_FOLDER = Located(prefix="clip:", is_or_name=True)
 
 
-def _later_field(default: Any, **declared: Any) -> Any:
-    """Declare a field that is omitted from JSON at its default, so that models from before the field existed keep their identity."""
-    return Field(default, exclude_if=lambda value: value == default, **declared)
-
-
 class PinnedConfig(Config):
     """What a stage adds to training options before it trains, so that the result always means the same."""
 
-    caption_tokens: int | None = _later_field(
+    caption_tokens: int | None = later_field(
         None,
         ge=1,
         le=65536,
@@ -39,7 +34,7 @@ class PinnedConfig(Config):
         "in models of version 0.1, else the encoder's own limit",
         json_schema_extra=NO_FLAG,
     )
-    weights_sha256: dict[str, str] = _later_field(
+    weights_sha256: dict[str, str] = later_field(
         {},
         description="sha256 of the weights that each field names, set by the stage",
         json_schema_extra=NO_FLAG,
@@ -145,16 +140,16 @@ class RaterTrainingConfig(PinnedConfig):
     tokenizer_weights: Annotated[Source | None, Formerly("tokenizer_from")] = Field(
         None, description=f"Published tokenizer: {WEIGHTS_HELP}; none: a tokenizer is fitted"
     )
-    proxy_weights: Source | None = _later_field(
+    proxy_weights: Source | None = later_field(
         None,
         description=f"Initial weights of the proxies: published STAR, {WEIGHTS_HELP}; none: random",
     )
-    rater_weights: Source | None = _later_field(
+    rater_weights: Source | None = later_field(
         None,
         description="Initial weights of the rater with --rater-init weights: a published rater, or published STAR for its backbone, "
         f"{WEIGHTS_HELP}; none: as --rater-init says",
     )
-    score_batch_size: int = _later_field(
+    score_batch_size: int = later_field(
         256,
         ge=1,
         le=4096,
@@ -266,13 +261,13 @@ class DownstreamConfig(PinnedConfig):
         description="Training steps of each arm, in place of --num-train-epochs; none: by epochs",
     )
     batch_size: int = Field(64, ge=1, le=65536, description="Samples of a step, over all GPUs and micro-batches")
-    gradient_accumulation_steps: Annotated[int, Formerly("n_accumulated")] = _later_field(
+    gradient_accumulation_steps: Annotated[int, Formerly("n_accumulated")] = later_field(
         1, ge=1, le=65536, description="Micro-batches per optimizer step: the batch is read in this many parts"
     )
-    mixed_precision: Annotated[MixedPrecision, Formerly("precision", {"no": "fp32"})] = _later_field(
+    mixed_precision: Annotated[MixedPrecision, Formerly("precision", {"no": "fp32"})] = later_field(
         "no", description="Number format of the forward passes. no: fp32. bf16. fp16: needs a GPU"
     )
-    gradient_checkpointing: Annotated[bool, Formerly("is_checkpointed")] = _later_field(
+    gradient_checkpointing: Annotated[bool, Formerly("is_checkpointed")] = later_field(
         default=False, description="Recompute activations in the backward pass: less memory, slower"
     )
     learning_rate: float = Field(5e-3, gt=0, le=1, description="Peak AdamW learning rate, decreasing along a cosine")
