@@ -66,6 +66,7 @@ def tars(root: str) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in Path(root).rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_each_image_gets_a_new_pair_that_says_where_it_came_from_and_nothing_present_changes(
     ingest_corpus: Callable[[], Any], tmp_path: Path
 ) -> None:

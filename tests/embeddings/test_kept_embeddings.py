@@ -146,6 +146,7 @@ def test_each_scored_sample_has_one_embedding_under_the_scorers_first_output(cor
     assert ask("SELECT count(*) FROM alchemist.shard_embeddings") == 6
 
 
+@pytest.mark.slow
 def test_samples_are_read_by_id_in_any_number_and_those_that_are_unknown_are_absent(corpus_store: Path) -> None:
     score("Colours")
     embeddings = open_embeddings(open_store(), "colours")
@@ -203,6 +204,7 @@ def test_a_batch_whose_samples_were_tried_one_by_one_keeps_the_embeddings_of_the
     assert 0 < len(found) < 240
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_in_fp16_is_not_kept(corpus_store: Path) -> None:
     score("Huge")
     found = all_of(open_embeddings(open_store(), None))
@@ -273,6 +275,7 @@ def test_a_file_that_cannot_be_read_keeps_no_takedown_from_the_other_files(corpu
     answers.close()
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_or_is_missing_is_refused_by_name(corpus_store: Path) -> None:
     score("Colours")
     path = artifact_path(str(ask("SELECT min(uri) FROM alchemist.shard_embeddings")))

@@ -59,6 +59,7 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     assert [row["state"] for row in list_(ListConfig()).experiments] == ["finished"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_the_arms_of_one_seed_differ_in_their_samples_alone(corpus: Path) -> None:
     run(config(corpus, arms="random,planted", tuning_seeds=""))

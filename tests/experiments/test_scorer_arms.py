@@ -129,6 +129,7 @@ def test_an_arm_of_an_unknown_score_is_refused_with_the_known_ones_before_anythi
     assert ask("SELECT count(*) FROM alchemist.models") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_a_dry_run_knows_the_scorers_and_registers_none(declared: Path) -> None:
     found = run(config("random,redness/top_k,captions_words/top_k", dry_run=True))

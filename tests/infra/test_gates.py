@@ -20,7 +20,7 @@ NAMES = [hook["id"] for hook in HOOKS]
 FAULTS = {
     "ruff-format": ("alchemist_core/config.py", "x  =  1\n"),
     "ruff-check": ("alchemist_core/config.py", "import os\n"),
-    "sqlfluff": ("sql/queries/list_datasets.sql", "select a from b\n"),
+    "sqruff": ("sql/queries/list_datasets.sql", "select a from b\n"),
 }
 
 
@@ -42,7 +42,7 @@ def make(target: str) -> str:
 
 def test_make_check_runs_every_gate() -> None:
     commands = make("check")
-    for tool in ("ruff format --check", "ruff check", "mypy", "sqlfluff lint", "pytest"):
+    for tool in ("ruff format --check", "ruff check", "mypy", "sqruff lint", "pytest"):
         assert f".venv/bin/{tool}" in commands
 
 

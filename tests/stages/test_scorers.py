@@ -365,6 +365,7 @@ def test_what_is_no_scorer_is_refused(
         register_scorer(RegisterConfig(name=name, use=use))
 
 
+@pytest.mark.slow
 def test_options_are_checked_and_registering_again_changes_nothing(database_url: str, package: Path) -> None:
     with pytest.raises(ConfigError, match=r"factr: Extra inputs.*Options: factor"):
         register("words", "other_scorers:Words", option=("factr=2",))
@@ -400,6 +401,7 @@ def test_a_registered_scorer_that_reads_another_side_is_not_the_registered_one(
         register("redness", "redness")
 
 
+@pytest.mark.slow
 def test_a_relative_path_of_a_section_starts_at_the_project_file(
     database_url: str, package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -42,7 +42,8 @@ def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, val
     assert steps == [30, 60]
 
 
-@pytest.mark.parametrize("average", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
+@pytest.mark.slow
+@pytest.mark.parametrize("average", [0.0, 0.9])
 def test_a_killed_run_resumes_to_bit_identical_weights(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, average: float
 ) -> None:

@@ -32,7 +32,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DownstreamConfig:
     save_file(export_flux(new_transformer().state_dict(), TINY), folder / "flux-tiny.safetensors")
     return DownstreamConfig(
         method="lora", base_model=folder / "flux-tiny.safetensors", flux=TINY, flux_components=write_flux_parts(folder / "parts"),
-        lora_rank=4, max_train_steps=60, batch_size=16, learning_rate=3e-2, checkpointing_steps=10,
+        lora_rank=4, max_train_steps=20, batch_size=16, learning_rate=3e-2, checkpointing_steps=10,
     )  # fmt: skip
 
 
@@ -54,10 +54,12 @@ def train(config: DownstreamConfig, pairs: Samples, out: Path, cache: Path | Non
     return list(result["losses"])
 
 
+@pytest.mark.slow
 def test_the_loss_falls_in_training_and_on_held_out_samples(
-    config: DownstreamConfig, trained: Path, validation_pairs: Samples, heldout_pairs: Samples, tmp_path: Path
+    config: DownstreamConfig, validation_pairs: Samples, heldout_pairs: Samples, tmp_path: Path
 ) -> None:
-    losses = train(config, validation_pairs, trained)  # read, not trained again
+    trained = tmp_path / "long"
+    losses = train(config.model_copy(update={"max_train_steps": 60}), validation_pairs, trained)
     assert np.mean(losses[-15:]) < np.mean(losses[:15]) - 0.3
     short = config.model_copy(update={"max_train_steps": 1, "learning_rate": 1e-6})
     train(short, validation_pairs, tmp_path / "short")
@@ -81,12 +83,11 @@ def test_recomputing_activations_changes_no_loss(
 
 
 @pytest.mark.slow
-def test_a_batch_in_parts_learns_as_much(
-    config: DownstreamConfig, trained: Path, validation_pairs: Samples, tmp_path: Path
-) -> None:
+def test_a_batch_in_parts_learns_as_much(config: DownstreamConfig, validation_pairs: Samples, tmp_path: Path) -> None:
     # Not the same steps: each part samples its own times and noise.
-    whole = train(config, validation_pairs, trained)
-    parts = train(config.model_copy(update={"gradient_accumulation_steps": 4}), validation_pairs, tmp_path / "parts")
+    longer = config.model_copy(update={"max_train_steps": 60})
+    whole = train(longer, validation_pairs, tmp_path / "whole")
+    parts = train(longer.model_copy(update={"gradient_accumulation_steps": 4}), validation_pairs, tmp_path / "parts")
     assert np.mean(parts[-15:]) == pytest.approx(np.mean(whole[-15:]), rel=0.1)
 
 
@@ -94,13 +95,12 @@ def test_a_batch_in_parts_learns_as_much(
 def test_a_killed_run_resumes_to_bit_identical_adapters(
     config: DownstreamConfig, validation_pairs: Samples, tmp_path: Path
 ) -> None:
-    shorter = config.model_copy(update={"max_train_steps": 20})
-    train(shorter, validation_pairs, tmp_path / "whole")
+    train(config, validation_pairs, tmp_path / "whole")
     with pytest.raises(KilledError):
         train_downstream(
-            shorter, validation_pairs, tokenizer_from=tmp_path, out=tmp_path / "killed", on_progress=kill_at(17)
+            config, validation_pairs, tokenizer_from=tmp_path, out=tmp_path / "killed", on_progress=kill_at(17)
         )
-    train(shorter, validation_pairs, tmp_path / "killed")
+    train(config, validation_pairs, tmp_path / "killed")
     whole, killed = (load_file(tmp_path / name / "adapters.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 

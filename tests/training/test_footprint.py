@@ -135,6 +135,7 @@ def attention_and_products(config: StarConfig, n_text: int) -> float:
     return 2 * (config.depth * (products + attention) + ends)
 
 
+@pytest.mark.slow
 def test_arithmetic_is_that_of_forward_and_backward() -> None:
     config, text = rater(), text_shape("words")
     proxy = config.proxy(config.tokenizer_config, text.dim)

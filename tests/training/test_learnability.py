@@ -90,11 +90,13 @@ def test_a_batch_in_parts_takes_the_step_of_the_whole_batch() -> None:
     torch.testing.assert_close(weights(parts, "proxy"), weights(whole, "proxy"))
 
 
+@pytest.mark.slow
 def test_the_rater_prefers_what_validation_data_teaches(rater: Path, train_pairs: Samples) -> None:
     score_N = Scorer.load(rater).score(train_pairs.image_NHWC, train_pairs.captions)
     assert area_under_curve(score_N[:200], score_N[200:]) > 0.95
 
 
+@pytest.mark.slow
 def test_a_score_is_the_difference_of_both_proxies_losses(rater: Path, heldout_pairs: Samples) -> None:
     encoder, tokenizer = load_text_encoder(CONFIG.text_encoder, "cpu"), Tokenizer.load(rater / "tokenizer.safetensors")
     data = encode_samples(heldout_pairs, tokenizer, encoder).rows(torch.arange(len(heldout_pairs)))
@@ -111,6 +113,7 @@ def test_a_score_is_the_difference_of_both_proxies_losses(rater: Path, heldout_p
     assert all(torch.equal(weight, state[f"after.{name}"]) for name, weight in proxy.items())
 
 
+@pytest.mark.slow
 def test_it_is_certified_without_weights_that_it_does_not_have(rater: Path, heldout_pairs: Samples) -> None:
     metrics = json.loads((rater / "metrics.json").read_text("utf-8"))
     examined = certify(Scorer.load(rater), heldout_pairs, Training(metrics, CONFIG.rule, CONFIG.group_size))
@@ -121,6 +124,7 @@ def test_it_is_certified_without_weights_that_it_does_not_have(rater: Path, held
     assert checks["spearman_score_minus_loss"].high == 0.98
 
 
+@pytest.mark.slow
 def test_the_history_contains_losses_and_no_weights(rater: Path) -> None:
     history = json.loads((rater / "metrics.json").read_text("utf-8"))["history"]
     assert len(history) == CONFIG.max_train_steps

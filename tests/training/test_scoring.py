@@ -18,7 +18,7 @@ from alchemist_core.training.scoring import BF16_TOLERANCE, Scorer
 @pytest.fixture(scope="module")
 def rater(tmp_path_factory: pytest.TempPathFactory, train_pairs: Samples, validation_pairs: Samples) -> Path:
     config = RaterTrainingConfig(
-        proxy_warmup_steps=40, max_train_steps=60, proxy_width=32, rater_width=32, codebook_size=64
+        proxy_warmup_steps=10, max_train_steps=10, proxy_width=32, rater_width=32, codebook_size=64
     )
     out = tmp_path_factory.mktemp("raters") / "rater"
     train_rater(config, train_pairs, validation_pairs, out=out, on_progress=lambda *_: None)
