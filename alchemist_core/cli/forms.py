@@ -68,7 +68,7 @@ LAYOUT: dict[str, tuple[Part, ...]] = {
         Part(None, "select", ("dataset", "retention", "name", "rater")),
         Part("Strategy", "select", ("recipe", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank")),
         Part("Sampling", "select", ("seed", "rank_by", "rescale")),
-        Part("Which samples", "select", ("where", "dedup", "decontaminate", "accept", "accept_loss")),
+        Part("Which samples", "select", ("where", "dedup", "decontaminate", "accept", "accept_loss", "min_score")),
         Part("Repeats and weights", "select", ("fill", "weight_by", "weight_clip")),
         Part(
             "Variety, strata and caps",
@@ -297,6 +297,8 @@ def _typed_number(kind: str, bounds: Field, word: str | None = None) -> Field:
 
     >>> _typed_number("integer", {"minimum": 0, "exclusiveMaximum": 100})["then"]["allowed"]
     'at least 0, below 100'
+    >>> re.search(_typed_number("number", {})["then"]["pattern"], "-1.5") is not None
+    True
     """
     words = ", ".join(
         f"{BOUNDS[key]} {value:g}" if kind == "number" else f"{BOUNDS[key]} {value}" for key, value in bounds.items()
@@ -311,7 +313,9 @@ def _typed_number(kind: str, bounds: Field, word: str | None = None) -> Field:
         not_one = r"(?!0*1\.?0*\s*$|0*100)" if "exclusiveMaximum" in bounds else ""
         pattern = rf"^\s*{not_zero}{not_one}(0*\.[0-9]+|0+\.?|0*1\.?0*|([0-9]{{1,2}}(\.[0-9]+)?|100(\.0+)?)\s*%)\s*$"
     else:
-        pattern = rf"^\s*([0-9]{{1,{len(str(int(largest)))}}}(\.[0-9]*)?|\.[0-9]+)\s*$"
+        words = words or "such as 0.2 or -1.5"
+        sign = "" if bounds else "-?"
+        pattern = rf"^\s*{sign}([0-9]{{1,{len(str(int(largest)))}}}(\.[0-9]*)?|\.[0-9]+)\s*$"
     then: Field = {"allowed": words, "pattern": pattern}
     if word is not None:
         then = {"allowed": f"{words}; or {word}", "pattern": rf"{pattern}|^\s*{word}\s*$", "word": word}

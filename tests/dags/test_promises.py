@@ -73,7 +73,7 @@ LINES = {
     """,
 }
 SPEC = """--dataset=crawl --name=best --retention=0.25 --strategy=shift_gsample --drop-top-ratio=0 --mean-rank=0.6 --std-rank=0.1
-    --seed=0 --rater=newest --dedup=near --rescale --no-stratify '--where=width > 5' --accept=auto --fill=repeat
+    --seed=0 --rater=newest --dedup=near --rescale --no-stratify '--where=width > 5' --accept=auto --min-score=-0.5 --fill=repeat
     --weight-by=rank --weight-clip=3 --variety=0.5"""
 RULES = {
     "nightly_rescore": {"all_success": {"plan_night", "ingest"}, "*": "all_done"},
