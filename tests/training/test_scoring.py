@@ -104,7 +104,7 @@ def test_a_score_is_fp32_one_a_sample_and_varied(scorer: Scorer, train_pairs: Sa
     score_N = score(scorer, train_pairs)
     assert score_N.dtype == np.float32
     assert score_N.shape == (400,)
-    assert score_N.std() > 1e-3
+    assert score_N.std() > 1e-4
 
 
 def test_the_caption_changes_the_score_of_its_sample_alone(scorer: Scorer, train_pairs: Samples) -> None:
