@@ -62,7 +62,7 @@ FILLED = {
     "build_subset": {
         "dataset": "crawl", "name": "best", "retention": 0.25, "strategy": "shift_gsample", "drop_top_ratio": 0,
         "mean_rank": 0.6, "std_rank": 0.1, "start_rank": None, "seed": 0, "rater": "newest", "dedup": "near", "rescale": "yes",
-        "stratify": "no", "where": "width > 5", "accept": "auto", "min_score": "-0.5", "fill": "repeat",
+        "stratify": "no", "where": "width > 5", "accept": "auto", "min_score": -0.5, "fill": "repeat",
         "weight_by": "rank", "weight_clip": 3, "variety": 0.5, "materialize": True, "dry_run": False, "approve": True,
     },
     "evaluate_subset": {

@@ -463,6 +463,13 @@ def test_a_number_that_is_none_is_refused_with_what_is_allowed(dags, name, typed
     assert refused.value.exit_code == 2
 
 
+@pytest.mark.parametrize(("typed", "value"), [("-1.5", -1.5), (" 0.25 ", 0.25), (-2, -2)])
+def test_a_number_without_bounds_may_be_negative(dags, typed, value):
+    jobs, forms = ours("jobs"), ours("forms")
+    dags["build_subset"].params.get_param("min_score").resolve(typed)
+    assert jobs.read_value("min_score", typed, forms.FORMS["build_subset"]["min_score"]) == value
+
+
 @pytest.mark.parametrize(("typed", "value"), [("auto", "auto"), (" auto ", "auto"), ("20%", 0.2), (0.5, 0.5)])
 def test_a_retention_may_be_the_word_auto(dags, typed, value):
     jobs, forms = ours("jobs"), ours("forms")
