@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -44,13 +45,18 @@ def tracked(*folders: str) -> set[str]:
     return {name for name in names if name and (ROOT / name).exists()}
 
 
+def copy_tracked(source: Path) -> None:
+    """Copy the tracked files, so that a build leaves nothing in the checkout."""
+    for name in tracked():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of the tracked files, built by the installed setuptools: no network is needed."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in tracked():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes((ROOT / name).read_bytes())
+    copy_tracked(source)
     command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source]
     subprocess.run([sys.executable, *command], check=True, cwd=out, capture_output=True)
     (built,) = out.glob("*.whl")
@@ -159,3 +165,19 @@ def test_a_command_of_an_extra_names_it(alchemist: Program, scored_store: str) -
     done = alchemist("check", "--suite=samples", "--dataset=web", ALCHEMIST_DATABASE_URL=scored_store)
     assert done.returncode == MissingDependencyError.exit_code, done.stderr
     assert "pip install 'alchemist-platform[checks]'" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_source_distribution_holds_no_secret_and_no_part_of_the_tests(tmp_path: Path) -> None:
+    """Tests without their helpers cannot run, and a folder of secrets may be in the checkout."""
+    source = tmp_path / "source"
+    copy_tracked(source)
+    (source / "infra/secrets").mkdir()
+    (source / "infra/secrets/postgres_password").write_text("secret")
+    build = f"from setuptools import build_meta; print(build_meta.build_sdist({str(tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.py", "constraints.txt", "infra/RUNBOOK.md", "sql/roles.sql"} <= names
+    assert not [name for name in names if name.startswith(("infra/secrets/", "tests/"))]
