@@ -66,7 +66,11 @@ def readable(path: Path) -> str:
 
 
 def program(command: list[str], folder: Path) -> list[str]:
-    """Return the lines that a program prints."""
+    """Return the findings that a program prints.
+
+    Raises:
+        RuntimeError: The program failed without a finding, for example because it is not installed completely.
+    """
     done = subprocess.run(
         [Path(sys.executable).parent / command[0], *command[1:]],
         cwd=folder,
@@ -76,7 +80,10 @@ def program(command: list[str], folder: Path) -> list[str]:
     )
     lines = (line.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "") for line in done.stdout.splitlines())
     # Findings of several lines: the first one names the page.
-    return [line for line in lines if re.match(r"[\w./-]+\.md:", line)]
+    found = [line for line in lines if re.match(r"[\w./-]+\.md:", line)]
+    if done.returncode != 0 and not found:
+        raise RuntimeError(f"{command[0]} ended with exit code {done.returncode}:\n{done.stderr or done.stdout}")
+    return found
 
 
 def style(name: str, text: str) -> Iterator[str]:
