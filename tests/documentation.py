@@ -52,7 +52,8 @@ PAGES = (
     # The datasets and the subset of the tutorial, whose results are reused.
     Page(
         "README.md",
-        replaced={"alchemist init ": "alchemist init --force ", "num_workers=4": "num_workers=1"},
+        # The pictures of the synthetic corpus are PNG files.
+        replaced={"alchemist init ": "alchemist init --force ", "num_workers=4": "num_workers=1", '["jpg"]': '["png"]'},
         left_out={
             "make ": "runs the demo", "source ": "this shell has it", "corpus import": "the tutorial has done it",
             "explore": "serves until it is stopped",
@@ -101,6 +102,7 @@ PAGES = (
         },
     ),
     Page("docs/how-to/held-night.md", left_out={"alchemist night release": "no night is held"}),
+    Page("docs/how-to/flag-samples.md", replaced={"1234 1235 web/2026-11-01/0001.tar/000017": "1 2 3"}),
     Page("docs/how-to/take-an-image-down.md", replaced={"--url https://example.com/a.jpg": f"--image-hash {AN_IMAGE}"}),
     Page("docs/tutorials/reproduce-a-table.md", left_out={"alchemist experiment": "trains for an hour"}),
     Page("docs/how-to/back-up.md", replaced={"/data/restored": "restored", "../backups/": "backups-"}),
