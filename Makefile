@@ -79,7 +79,7 @@ endef
 test-slow: $(STAMP) ## Tests that need many seconds of processor time, and four times the examples of each property (half an hour)
 	@$(PARALLEL) -m "(slow or hypothesis) and not stack and not faults and not gpu and not cluster" --timeout 600
 
-rehearsal: $(STAMP) ## The whole chain at the real width of preset gpu80 with random weights, without a GPU (90 minutes, 20 GiB; CORPUS=folder of real tars)
+rehearsal: $(STAMP) ## The whole chain at the real width of preset gpu80 with random weights, without a GPU (one hour on two cores, 12 GiB; CORPUS=folder of real tars)
 	@$(BIN)/python -m tests.rehearsal star $(if $(CORPUS),--corpus $(CORPUS))
 
 rehearsal-flux: $(STAMP) ## The same for FLUX-mini's adapters, with one block of each kind (CORPUS=folder of real tars)
