@@ -103,7 +103,7 @@ test-docs: $(STAMP) ## Run the examples of the documentation in their order, and
 	@$(BIN)/python -m tests.documentation $(PAGE)
 
 test-cluster: $(STAMP) ## Build the images and run them in containers; train on several nodes (as root; programs are installed if they are missing; an hour)
-	$(call install_missing,podman=podman runc=runc docker-compose=docker-compose debootstrap=debootstrap redis-server=redis-server ip=iproute2)
+	$(call install_missing,podman=podman runc=runc docker-compose=docker-compose debootstrap=debootstrap catatonit=catatonit redis-server=redis-server ip=iproute2)
 	@$(BIN)/pytest -q -m cluster -rs --timeout 5400
 
 bench-score: $(STAMP) ## Throughput of scoring from tars to rows, and of the store at 30 million samples (run alone)

@@ -31,14 +31,15 @@ START_S = 900.0
 
 
 class Compose:
-    """One installation: its secrets, its project file and its containers."""
+    """One installation: its secrets, its project file and its containers. Another checkout, and other images, can be put in its place."""
 
-    def __init__(self, folder: Path, project_file: Path) -> None:
+    def __init__(self, folder: Path, project_file: Path, *, checkout: Path = ROOT, registry: str = "") -> None:
         self.secrets = folder / "secrets"
-        subprocess.run(["bash", ROOT / "infra" / "secrets.sh", self.secrets], check=True, capture_output=True)
+        self.checkout = checkout
+        subprocess.run(["bash", checkout / "infra" / "secrets.sh", self.secrets], check=True, capture_output=True)
         self._environment = ENVIRONMENT | {
             "SECRETS": str(self.secrets), "PROJECT_FILE": str(project_file), "POSTGRES_SHARED_BUFFERS": "256MB",
-            "DOCKER_HOST": f"unix://{folder}/podman.sock",
+            "DOCKER_HOST": f"unix://{folder}/podman.sock", "IMAGE_REGISTRY": registry,
         }  # fmt: skip
 
     @contextlib.contextmanager
@@ -53,7 +54,7 @@ class Compose:
 
     def __call__(self, *words: str) -> None:
         """Run a command of compose."""
-        command = ["docker-compose", "-p", PROJECT, "-f", str(ROOT / "infra" / "compose.yaml"), *words]
+        command = ["docker-compose", "-p", PROJECT, "-f", str(self.checkout / "infra" / "compose.yaml"), *words]
         done = subprocess.run(
             command, env=self._environment, capture_output=True, text=True, check=False, timeout=START_S
         )

@@ -4,7 +4,8 @@
 #     python_base.sh FOLDER PYTHON_PREFIX
 set -euo pipefail
 folder=$1 python=$2
-mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources 2> /dev/null | grep -oE 'https?://[^ ]+/debian/?( |$)' | head -1)
+# One of both files is missing on most machines.
+mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources 2> /dev/null || true; } | grep -m 1 -oE 'https?://[^ ]+/debian/?( |$)' || true)
 debootstrap --variant=minbase --include=ca-certificates,netbase,tzdata trixie "$folder" "${mirror:-http://deb.debian.org/debian}" >&2
 tar -C "$python" -cf - --exclude=site-packages --exclude=test --exclude=__pycache__ --exclude='*.a' \
 	bin/python3.11 lib/python3.11 $(cd "$python" && ls -d lib/libpython3* 2> /dev/null) | tar -C "$folder/usr/local" -xf -

@@ -92,17 +92,15 @@ def bring_base() -> None:
     """Bring the image that the Dockerfiles begin with."""
     if is_there(BASE):
         return
+    settings = ("ENV LANG=C.UTF-8", "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt", 'CMD ["python3"]')
+    changes = [f"--change={line}" for line in ("ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *settings)]
     with tempfile.TemporaryDirectory() as folder:
-        script = ["bash", str(HERE / "python_base.sh"), f"{folder}/root", sys.base_prefix]
-        with subprocess.Popen(script, stdout=subprocess.PIPE, env=ENVIRONMENT) as made:
-            settings = ("ENV LANG=C.UTF-8", "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt", 'CMD ["python3"]')
-            changes = [
-                f"--change={line}" for line in ("ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *settings)
-            ]
-            subprocess.run(
-                ["podman", "import", "--quiet", *changes, "-", BASE], env=ENVIRONMENT, stdin=made.stdout, check=True
-            )
-        assert made.returncode == 0, "python_base.sh failed; see above"
+        # A file and no pipe: of a script that failed half-way, podman would make an image that every later run takes for the right one.
+        packed = Path(folder, "base.tar")
+        with packed.open("wb") as stream:
+            script = ["bash", str(HERE / "python_base.sh"), f"{folder}/root", sys.base_prefix]
+            subprocess.run(script, stdout=stream, env=ENVIRONMENT, check=True)
+        podman("import", "--quiet", *changes, packed, BASE)
 
 
 def bring_services() -> None:
