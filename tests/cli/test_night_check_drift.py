@@ -161,6 +161,39 @@ def test_the_explanation_names_shard_caption_lengths_and_samples_to_look_at(
     assert stored == "web/2026-01-03/bad.tar"
 
 
+def test_of_each_kind_the_three_groups_that_contribute_most_are_named_the_largest_first(engine: Engine) -> None:
+    accepted(engine)
+    moved = {f"{n}.tar": normal(n, mean=3, seed=n) for n in (60, 90, 70, 80)}
+    add_night(engine, "2026-01-03", {"steady.tar": normal(600, seed=3), **moved})
+    (night,) = drift().nights
+    shards = [mover for mover in night["movers"] if mover["kind"] == "shard"]
+    assert [mover["name"] for mover in shards] == [f"web/2026-01-03/{n}.tar" for n in (90, 80, 70)]
+    assert [mover["n"] for mover in shards] == [90, 80, 70]
+
+
+def test_a_night_is_counted_in_the_bins_of_its_reference_or_in_its_own(engine: Engine) -> None:
+    def histogram(crawl_date: str) -> dict[str, list[float]]:
+        (found,) = column(
+            "SELECT histogram FROM alchemist.score_distributions INNER JOIN alchemist.nights USING (night_id)"
+            f" WHERE crawl_date = '{crawl_date}'"
+        )
+        return dict(found)  # type: ignore[call-overload]  # a column of any type
+
+    add_night(engine, "2026-01-01", {"a.tar": [float(i) for i in range(600)]})
+    drift()
+    own = histogram("2026-01-01")
+    assert own == {"edges": [60.0 * i - 1 for i in range(1, 10)], "counts": [60] * 10}
+    publish()
+    add_night(engine, "2026-01-02", {"b.tar": [0.5] * 400 + [599.0] * 200})
+    drift()
+    against = histogram("2026-01-02")
+    assert (against["edges"], against["counts"]) == (own["edges"], [400, *[0] * 8, 200])
+    assert against["reference_shares"] == [0.1] * 10
+    add_night(engine, "2026-01-03", {"empty.tar": []})
+    drift(crawl_date="2026-01-03")
+    assert histogram("2026-01-03") == {"edges": [], "counts": [0]}
+
+
 @pytest.mark.slow
 def test_measuring_again_changes_no_row(engine: Engine, database_url: str) -> None:
     accepted(engine)

@@ -2,62 +2,71 @@
 
 `python -m tests.mutation [--room NAME] [--sample 30] [--seed 0]`: for each room of `rooms.toml`, a seeded sample of places, each changed
 by one random operator of cosmic-ray, in a copy of the checkout; SQL and DAGs by the list of `sql_and_dags.yaml`. Writes
-`.alchemist/bench/mutate.json`. Alone on the machine: a room takes 3 to 15 minutes. For each survivor, write a test or
+`.alchemist/bench/mutate.json`. For each survivor, write a test or
 a line in `equivalent.toml`.
 """
 
 import argparse
 import ast
+import difflib
 import random
-import shlex
-import sys
+import re
 import tempfile
-import time
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import chdir
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 from cosmic_ray.commands.init import init
-from cosmic_ray.mutating import mutate_and_test
-from cosmic_ray.testing import run_tests
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+from cosmic_ray.util import restore_contents
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import MutationSpec, TestOutcome
+from cosmic_ray.work_item import MutationSpec
 
 from tests.benchmarks.rows import Row, at_least, write_rows
 from tests.mutation import sql_and_dags
 from tests.mutation.sql_and_dags import LEAST_FOUND, ROOT, copy_tree
+from tests.mutation.warm import Ended, WarmTests, warm_tests
 
 FOLDER = Path(__file__).parent
 # Rooms with changes written by hand, because no tool supports their languages.
 BY_HAND = ("sql", "dags")
 # Operators that change nothing.
 IDLE = ("core/NoOp",)
+# Keyword arguments of a function that guard against a mistake in the code itself.
+GUARDS = {"dataclass": ("slots", "frozen", "eq"), "zip": ("strict",)}
 
 
 class Room(NamedTuple):
-    """Code that belongs together, and the command of the tests that have to notice what changes in it."""
+    """Code that belongs together, and the tests that have to notice what changes in it."""
 
     name: str
     sources: list[Path]
-    command: str
+    tests: list[Path]
+    marks: str
+
+    def words(self, changed: Path | None = None) -> list[str]:
+        """Return the arguments of pytest: the examples in the sources, and the tests; those of a changed file come first."""
+        # alchemist_core/rating/rules.py has its tests in tests/rating/test_rules.py.
+        own = changed and Path("tests", *changed.parts[1:-1], f"test_{changed.name}")
+        first = [path for path in (changed, own) if path in (*self.sources, *self.tests)]
+        ordered = [*first, *(path for path in (*self.sources, *self.tests) if path not in first)]
+        return ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-m", self.marks, *map(str, ordered)]
 
 
 def read_rooms(root: Path) -> list[Room]:
-    """Read `rooms.toml`, with sources relative to a checkout."""
+    """Read `rooms.toml`, with paths relative to a checkout."""
     asked = tomllib.loads((FOLDER / "rooms.toml").read_text(encoding="utf-8"))
     rooms = []
     for name, room in asked["rooms"].items():
         sources = sorted(path.relative_to(root) for pattern in room["sources"] for path in root.glob(pattern))
-        words = [
-            sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-m", asked["marks"],
-            # The sources for their examples.
-            *map(str, sources), *room["tests"],
-        ]  # fmt: skip
-        rooms.append(Room(name, sources, shlex.join(words)))
+        named = [root / given for given in room["tests"]]
+        found = [path for given in named for path in ([given] if given.suffix else sorted(given.rglob("test_*.py")))]
+        rooms.append(Room(name, sources, [path.relative_to(root) for path in found], asked["marks"]))
     return rooms
 
 
@@ -67,7 +76,7 @@ def read_equivalents() -> dict[str, str]:
 
 
 def sample_mutants(room: Room, n: int, seed: int) -> list[MutationSpec]:
-    """Sample places of a room uniformly, and one change for each; call it where the sources are."""
+    """Sample places of a room uniformly, and one change for each that leaves a program; call it where the sources are."""
     with (
         tempfile.TemporaryDirectory() as folder,
         use_db(str(Path(folder) / "places.sqlite"), WorkDB.Mode.create) as found,
@@ -80,21 +89,46 @@ def sample_mutants(room: Room, n: int, seed: int) -> list[MutationSpec]:
         if not any(start <= spec.start_pos < end for start, end in idle[spec.module_path]):
             at[str(spec.module_path), spec.start_pos].append(spec)
     draw = random.Random(f"{seed} {room.name}")
-    places = draw.sample(sorted(at), min(n, len(at)))
-    by_operator = [sorted(at[place], key=lambda spec: (spec.operator_name, spec.occurrence)) for place in places]
-    return [draw.choice(choices) for choices in by_operator]
+    places = draw.sample(sorted(at), len(at))
+    by_operator = (sorted(at[place], key=lambda spec: (spec.operator_name, spec.occurrence)) for place in places)
+    chosen = (draw.choice(choices) for choices in by_operator)
+    return list(islice((spec for spec in chosen if is_program(mutated_code(spec))), n))
+
+
+def mutated_code(spec: MutationSpec) -> str:
+    """Return the source of a file with one change."""
+    operator = get_operator(spec.operator_name)(**spec.operator_args)
+    return str(mutate_code(spec.module_path.read_text(encoding="utf-8"), operator, spec.occurrence))
+
+
+def is_program(source: str) -> bool:
+    """Return whether Python can compile it; the star before keyword-only parameters, for example, passes for a multiplication.
+
+    >>> is_program("def f(*, a): ..."), is_program("def f(%, a): ...")
+    (True, False)
+    """
+    try:
+        compile(source, "mutant", "exec", dont_inherit=True)
+    except SyntaxError:
+        return False
+    return True
 
 
 def idle_places(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return where expressions begin and end whose change changes no result, as (line, column): type hints, and `slots` of a dataclass."""
+    """Return where expressions begin and end whose change changes no result, as (line, column).
+
+    They are type hints, and what only guards against a mistake in the code itself: `slots`, `frozen` and `eq` of a dataclass, and
+    `strict` of zip.
+    """
     found: list[ast.expr | None] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             found.append(node.returns)
         elif isinstance(node, ast.arg | ast.AnnAssign):
             found.append(node.annotation)
-        elif isinstance(node, ast.keyword) and node.arg == "slots":
-            found.append(node.value)
+        elif isinstance(node, ast.Call):
+            guards = GUARDS.get(ast.unparse(node.func), ())
+            found += [given.value for given in node.keywords if given.arg in guards]
     return [
         ((each.lineno, each.col_offset), (each.end_lineno or 0, each.end_col_offset or 0)) for each in found if each
     ]
@@ -111,29 +145,57 @@ def name_mutant(path: Path, diff: str) -> str:
     return f"{path}: {was} -> {became}"
 
 
-def try_mutants(room: Room, specs: Sequence[MutationSpec], timeout_s: float) -> Iterator[tuple[str, bool]]:
-    """Yield each mutant's name and whether a test noticed it; one that could not be made is left out."""
+class Tried(NamedTuple):
+    """A mutant: its name, and the test that noticed it; none where all passed."""
+
+    name: str
+    found_by: str | None
+
+
+def try_mutants(room: Room, specs: Sequence[MutationSpec], tests: WarmTests, limit_s: float) -> Iterator[Tried]:
+    """Run the tests of a room on each mutant, those of the changed file first."""
     for spec in specs:
-        result = mutate_and_test([spec], room.command, timeout_s)
-        if result.diff:
-            yield name_mutant(spec.module_path, result.diff), result.test_outcome is not TestOutcome.SURVIVED
+        path, became = spec.module_path, mutated_code(spec)
+        with restore_contents(path):
+            was = path.read_text(encoding="utf-8")
+            path.write_text(became, encoding="utf-8")
+            ended = tests.run(room.words(path), limit_s)
+        lines = difflib.unified_diff(was.splitlines(), became.splitlines(), n=0, lineterm="")
+        yield Tried(name_mutant(path, "\n".join(lines)), noticed_by(ended))
 
 
-def mutate_room(room: Room, n: int, seed: int) -> Row:
-    """Try a sample of a room's mutants, print those that lived, and return the share that was found."""
-    began = time.monotonic()
-    outcome, output = run_tests(room.command, 1800)
-    if outcome is not TestOutcome.SURVIVED:
-        raise SystemExit(f"The tests of room {room.name} fail without any mutant; mend them first:\n{output[-3000:]}")
-    timeout_s = 3 * (time.monotonic() - began) + 10
+def noticed_by(ended: Ended) -> str | None:
+    """Return the first test that failed; None if all passed.
+
+    >>> noticed_by(Ended(1, "FAILED tests/test_a.py::test_b - assert 1", 1.0)), noticed_by(Ended(0, "1 passed", 1.0))
+    ('tests/test_a.py::test_b', None)
+    >>> noticed_by(Ended(None, "", 9.0)), noticed_by(Ended(2, "", 1.0))
+    ('the limit of 9 s', 'pytest, with exit code 2')
+    """
+    if ended.code == 0:
+        return None
+    if ended.code is None:
+        return f"the limit of {ended.used_s:.0f} s"
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", ended.output, flags=re.MULTILINE)
+    return failed[1] if failed else f"pytest, with exit code {ended.code}"
+
+
+def mutate_room(room: Room, n: int, seed: int, tests: WarmTests) -> Row:
+    """Try a sample of a room's mutants, print each, and return the share that was found."""
+    # Bytecode of the unchanged code and of the tests; a changed file has another time, so that no mutant uses it.
+    plain = tests.run(room.words(), keeps_bytecode=True)
+    if plain.code != 0:
+        raise SystemExit(
+            f"The tests of room {room.name} fail without any mutant; mend them first:\n{plain.output[-3000:]}"
+        )
     equivalents, n_found, lived = read_equivalents(), 0, []
-    for name, is_found in try_mutants(room, sample_mutants(room, n, seed), timeout_s):
+    for name, found_by in try_mutants(room, sample_mutants(room, n, seed), tests, 2 * plain.used_s + 10):
         if name in equivalents:
             continue
-        n_found += is_found
-        if not is_found:
+        n_found += found_by is not None
+        if found_by is None:
             lived.append(name)
-            print(f"lived  {name}", flush=True)
+        print(f"{'found' if found_by else 'lived'}  {name}  ({found_by or 'no test failed'})", flush=True)
     return row_of(room.name, n_found, lived)
 
 
@@ -156,10 +218,8 @@ def mutate_rooms(rooms: Sequence[Room], n: int, seed: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         copy = Path(folder) / "checkout"
         copy_tree(ROOT, copy)
-        with chdir(copy), pytest.MonkeyPatch.context() as patch:
-            # What tests start finds the copy, too, and not the checkout that is installed.
-            patch.setenv("PYTHONPATH", str(copy))
-            return [mutate_room(room, n, seed) for room in rooms]
+        with chdir(copy), warm_tests(copy) as tests:
+            return [mutate_room(room, n, seed, tests) for room in rooms]
 
 
 def main() -> None:

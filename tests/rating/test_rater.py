@@ -157,3 +157,10 @@ def test_the_heads_compute_in_full_precision_inside_half_precision(reading: Rate
 def test_a_new_rater_trusts_every_group_by_half() -> None:
     rater = Rater(Features(), 8)
     assert rater(torch.randn(4, 3, 8), None, 2).group_logit_G.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("reading", RaterFeatures)
+def test_the_heads_are_64_wide_as_those_of_the_raters_that_are_stored(reading: RaterFeatures) -> None:
+    rater = Rater(Features(), 8, reading=reading)
+    assert (rater.instance_head[0].out_features, rater.group_head[0].out_features) == (64, 64)
+    assert rater.instance_head[0].in_features == (64 if reading is RaterFeatures.MATCH else 8)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.store.subsets import (
     collect,
@@ -126,6 +127,30 @@ def test_while_a_run_stores_the_membership_nothing_is_removed(store: Engine) -> 
         assert lock_members(filling, 1)
         assert not removals.run(row)
     assert (removals.done, noted(store), is_stored(store)) == ([], ["tars/1"], True)
+
+
+def test_while_a_reader_has_the_members_open_they_and_their_manifest_stay(store: Engine) -> None:
+    def is_free(connection: Connection) -> bool:
+        connection.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        return True
+
+    row, removals = found(store), Removals(store)
+    with store.connect() as reader:
+        reader.execute(text("SELECT FROM alchemist.subset_samples WHERE subset_id = 1"))
+        assert not collect(
+            store, row, is_still_free=is_free, remove_copies=removals._copies, remove_manifest=removals._manifest
+        )
+    assert (removals.done, is_stored(store)) == ([("copies", ["tars/1"])], True)
+
+
+def test_only_a_lock_is_a_reason_to_try_again_later(store: Engine) -> None:
+    def is_free(connection: Connection) -> bool:
+        return bool(connection.execute(text("SELECT 1 / 0")))
+
+    row, removals = found(store), Removals(store)
+    with pytest.raises(DBAPIError, match="division by zero"):
+        collect(store, row, is_still_free=is_free, remove_copies=removals._copies, remove_manifest=removals._manifest)
+    assert (removals.done, noted(store)) == ([], ["tars/1"])
 
 
 def test_of_tars_with_images_that_were_taken_down_only_the_tars_go(store: Engine) -> None:

@@ -331,6 +331,11 @@ def test_a_claim_beside_another_ends_a_stopped_session_too(store: Engine, monkey
         stopped.result(20)
 
 
+@pytest.mark.parametrize(("last", "expected"), [(1015, (0, 1015)), (1016, (1, 0))])
+def test_ids_are_scanned_up_to_eight_rows_for_each_and_a_thousand_more(last: int, expected: tuple[int, int]) -> None:
+    assert ledger.id_range(np.array([0, last])) == expected
+
+
 def test_a_slow_holder_of_a_live_lease_is_not_ended(store: Engine) -> None:
     held = claim(store)
     with store.connect() as connection:

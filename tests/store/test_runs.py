@@ -76,6 +76,13 @@ def test_a_run_that_ends_gives_back_all_that_it_holds_and_nothing_of_others(engi
     assert live_run(engine, KEY) is None
 
 
+def test_a_run_ends_once(engine: Engine) -> None:
+    ended = claim(engine)
+    finish_run(engine, ended, state="succeeded", result={"n": 3}, exit_code=0)
+    finish_run(engine, ended, state="failed", error="a signal that came too late", exit_code=1)
+    assert runs(engine) == [(ended.run_id, "succeeded", True, False)]
+
+
 def test_a_heartbeat_stores_the_progress_of_its_run(engine: Engine) -> None:
     one, other = claim(engine), claim(engine, RunKey("ingest", {}, "h"))
     with engine.begin() as connection:

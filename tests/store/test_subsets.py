@@ -361,3 +361,13 @@ def test_members_that_were_taken_down_are_counted_in_their_own_version(versions:
             """)
         )
         assert [subsets.count_taken_down(connection, number) for number in (1, 3)] == [2, 1]
+
+
+def test_the_result_of_a_version_is_that_of_its_own_run(versions: Engine) -> None:
+    with versions.begin() as connection:
+        insert_rows(connection, {
+            "runs": [{"run_id": number, "stage": "select", "result": {"n_kept": number}} for number in (1, 2)],
+        })  # fmt: skip
+        connection.execute(text("UPDATE alchemist.subsets SET run_id = version WHERE version < 3"))
+    results = [subsets.selection_result(versions, version(versions, number)) for number in VERSIONS]
+    assert results == [{"n_kept": 1}, {"n_kept": 2}, {}]
