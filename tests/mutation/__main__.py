@@ -9,15 +9,18 @@ a line in `equivalent.toml`.
 import argparse
 import ast
 import difflib
+import io
 import random
 import re
 import tempfile
 import tomllib
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import chdir
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
+from tokenize import generate_tokens
 from typing import NamedTuple
 
 from cosmic_ray.commands.init import init
@@ -102,24 +105,28 @@ def mutated_code(spec: MutationSpec) -> str:
 
 
 def is_program(source: str) -> bool:
-    """Return whether Python can compile it; the star before keyword-only parameters, for example, passes for a multiplication.
+    """Return whether Python compiles it without a warning.
 
-    >>> is_program("def f(*, a): ..."), is_program("def f(%, a): ...")
-    (True, False)
+    >>> is_program("f(**a)"), is_program("f(%a)"), is_program("a is 1")
+    (True, False, False)
     """
-    try:
-        compile(source, "mutant", "exec", dont_inherit=True)
-    except SyntaxError:
-        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            compile(source, "mutant", "exec", dont_inherit=True)
+        except SyntaxError:
+            return False
     return True
 
 
 def idle_places(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Return where expressions begin and end whose change changes no result, as (line, column).
 
-    They are type hints, and what only guards against a mistake in the code itself: `slots`, `frozen` and `eq` of a dataclass, and
-    `strict` of zip.
+    They are type hints, and what only guards against a mistake in the code itself: `slots`, `frozen` and `eq` of a dataclass, `strict` of
+    zip, and the star before keyword-only parameters, which passes for a multiplication.
     """
+    tokens = list(generate_tokens(io.StringIO(source).readline))
+    stars = [(one.start, one.end) for one, after in pairwise(tokens) if (one.string, after.string) == ("*", ",")]
     found: list[ast.expr | None] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
@@ -129,7 +136,7 @@ def idle_places(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
         elif isinstance(node, ast.Call):
             guards = GUARDS.get(ast.unparse(node.func), ())
             found += [given.value for given in node.keywords if given.arg in guards]
-    return [
+    return stars + [
         ((each.lineno, each.col_offset), (each.end_lineno or 0, each.end_col_offset or 0)) for each in found if each
     ]
 

@@ -49,8 +49,11 @@ def test_a_sample_is_a_function_of_the_seed(tmp_path: Path, monkeypatch: pytest.
 def test_type_hints_and_guards_against_mistakes_of_the_code_are_left_out() -> None:
     hints = idle_places("def f(a: int | None) -> str | None:\n    b: int | str = 1 | 2\n")
     assert sorted(hints) == [((1, 9), (1, 19)), ((1, 24), (1, 34)), ((2, 7), (2, 16))]
-    guards = idle_places("@dataclass(frozen=True, kw_only=True)\nclass A: ...\nzip(a, b, strict=True)\nread(strict=True)")
+    guards = idle_places(
+        "@dataclass(frozen=True, kw_only=True)\nclass A: ...\nzip(a, b, strict=True)\nread(strict=True)"
+    )
     assert guards == [((1, 18), (1, 22)), ((3, 17), (3, 21))]
+    assert idle_places("def f(a, *, b): ...\ndef g(*a): ...") == [((1, 9), (1, 10))]
 
 
 def test_a_mutant_is_named_by_its_file_and_line() -> None:

@@ -57,6 +57,13 @@ def test_a_curve_comes_back_from_the_store_as_it_went() -> None:
     assert np.abs(again.target - curve.target).max() <= 5e-7
 
 
+def test_the_target_of_a_selection_far_from_the_favoured_rank_adds_up_to_its_size() -> None:
+    # The nearest samples are three deviations away, so that all weights together are far below that of one sample in the middle.
+    curve = selection_curve(RANKS, np.array([3, 4]), strategy=Gsample(0.5, 0.02), n_bins=8)
+    assert (curve.target * curve.n_pool).sum() == pytest.approx(2)
+    assert curve.target[3:5] == pytest.approx([1, 1], abs=0.05)
+
+
 def test_rank_1_belongs_to_the_last_bin_and_rank_0_to_the_first() -> None:
     count_G = count_ranks(np.array([0.0, 0.5, 1.0, 1.0]))
     assert (len(count_G), count_G[0], count_G[2000], count_G[-1], count_G.sum()) == (4000, 1, 1, 2, 4)

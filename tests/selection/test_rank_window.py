@@ -103,7 +103,9 @@ def test_the_measured_gain_is_reported_with_the_rank_window() -> None:
         "windows chosen on other seeds gained 0.3000 [0.2000, 0.4000] nats per token over random at 20%"
         in fitted.describe()
     )
-    assert "shows a gain" in FittedWindow.of(fit_window(measured(ON_TOP), 0.2), Estimate(0.3, None, None, 1)).describe()
+    of_one_seed = FittedWindow.of(fit_window(measured(ON_TOP), 0.2), Estimate(0.3, None, None, 1))
+    assert (of_one_seed.gain_low, of_one_seed.gain_high) == (-math.inf, math.inf)
+    assert "No rank window shows a gain (0.3000 (no interval) nats" in of_one_seed.describe()
 
 
 def test_with_equally_useful_ranks_no_gain_is_predicted() -> None:

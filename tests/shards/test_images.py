@@ -13,8 +13,11 @@ from alchemist_core.shards.images import (
     MAX_PIXELS,
     BadImageError,
     _pillow_faults,
+    decode_covering,
     decode_image,
+    decode_views,
     encode_first_frame,
+    encode_picture,
     perceptual_hash_of,
     read_header,
     require_first_frame,
@@ -298,3 +301,47 @@ def test_a_smaller_jpeg_than_the_canvas_is_decoded_at_its_own_size() -> None:
     assert half.size == (256, 256)
     assert (decode_image(data, 128) == np.asarray(half.resize((128, 128), Image.Resampling.BICUBIC))).all()
     assert (decode_image(data, 64) == np.asarray(half.resize((64, 64), Image.Resampling.BICUBIC))).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_luma_of_an_image_is_one_whatever_the_side_of_its_rater(picture, kind: str) -> None:
+    data = picture(kind=kind, size=(700, 600))
+    (small, luma), (large, again) = (decode_views(data, side, luma_side=32) for side in (16, 300))
+    assert luma is not None
+    assert again is not None
+    assert (luma.shape, small.shape, large.shape) == ((32, 32), (16, 16, 3), (300, 300, 3))
+    assert (luma == again).all()
+    assert (small == decode_image(data, 16)).all()
+    assert (large == decode_image(data, 300)).all()
+    assert decode_views(data, 16)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [((40, 30), (5, 0, 35, 30)), ((40, 60), (0, 10, 40, 50)), ((20, 80), (0, 30, 20, 50)), ((30, 30), (0, 0, 30, 30))],
+)
+def test_an_image_covers_a_size_by_its_middle(size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = Image.fromarray(pixels)
+    expected = np.asarray(image.resize((24, 24), Image.Resampling.BICUBIC, box=box))
+    assert (decode_covering(encode(image), 24, 24) == expected).all()
+
+
+def test_an_image_covers_a_wide_and_a_high_size() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 40, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    for (width, height), box in (((40, 20), (0, 20, 40, 40)), ((20, 40), (5, 0, 35, 60)), ((80, 120), (0, 0, 40, 60))):
+        expected = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
+        assert (decode_covering(encode(image), width, height) == expected).all()
+
+
+@pytest.mark.parametrize(("size", "shown"), [((400, 200), (100, 50)), ((200, 400), (50, 100)), ((60, 30), (60, 30))])
+def test_a_thumbnail_is_the_whole_image_as_a_jpeg_of_at_most_a_side(
+    size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (size[0] // 2, 0, *size))
+    made = Image.open(io.BytesIO(encode_picture(encode(image), 100)))
+    assert (made.format, made.size) == ("JPEG", shown)
+    left, right = made.getpixel((3, shown[1] // 2)), made.getpixel((shown[0] - 4, shown[1] // 2))
+    assert (left[0] > 200 > left[2], right[2] > 200 > right[0]) == (True, True)

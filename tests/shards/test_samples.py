@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from xxhash import xxh3_128_digest
 
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.shards.faults import Fault, is_storable
@@ -151,6 +152,8 @@ def test_content_is_named_by_every_file_of_a_record_in_its_order(
     hashes = [hashlib.sha256(data).digest() for _, data in files]
     assert forth[0].content_hash == hashlib.sha256(b"".join(hashes)).digest()
     assert back[0].content_hash == hashlib.sha256(b"".join(hashes[::-1])).digest()
+    checksums = [xxh3_128_digest(data) for _, data in files]
+    assert forth[0].content_checksum == xxh3_128_digest(b"".join(checksums))
     assert (forth[0].pair_hash, forth[0].repair) == (back[0].pair_hash, None)
 
 

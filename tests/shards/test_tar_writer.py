@@ -3,6 +3,7 @@ import io
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alchemist_core.errors import DataError
@@ -46,6 +47,29 @@ def test_a_header_is_the_standard_librarys(name: str, size: int) -> None:
     info = tarfile.TarInfo(name)
     info.size = size
     assert tar_writer.header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def test_many_headers_at_once_are_those_of_one_by_one() -> None:
+    sizes = [0, 7, 8, 512, 81_234, 2**33 - 1]
+    names = [f"{'x' * length}.jpg" for length in (1, 2, 30, 94, 95, 96)]
+    assert all(tar_writer.is_plain(name, size) for name, size in zip(names, sizes, strict=True))
+    name_FN = np.zeros((len(names), 100), np.uint8)
+    for row_N, name in zip(name_FN, names, strict=True):
+        row_N[: len(name)] = np.frombuffer(name.encode(), np.uint8)
+    header_FB = tar_writer.plain_headers(name_FN, np.array(sizes))
+    assert [row_B.tobytes() for row_B in header_FB] == [
+        tar_writer.header(name, size) for name, size in zip(names, sizes, strict=True)
+    ]
+    # Names that are all shorter may be filled up to a shorter length.
+    assert tar_writer.plain_headers(name_FN[:2, :6], np.array(sizes[:2])).tobytes() == header_FB[:2].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "is_plain"),
+    [("x" * 100, 2**33 - 1, True), ("x" * 101, 0, False), ("x", 2**33, False), ("é", 0, False)],
+)
+def test_a_plain_file_has_an_ascii_name_of_100_bytes_and_less_than_8_gib(name: str, size: int, is_plain: bool) -> None:
+    assert tar_writer.is_plain(name, size) is is_plain
 
 
 def test_a_disk_that_gives_other_bytes_back_is_found_out_unless_it_is_not_asked(

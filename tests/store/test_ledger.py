@@ -29,6 +29,7 @@ from alchemist_core.store.ledger import (
     commit_shard,
     count_unscored,
     give_up_shard,
+    scoring_speed,
     store_outcome,
 )
 from alchemist_core.store.nights import decide_night
@@ -329,6 +330,30 @@ def test_a_claim_beside_another_ends_a_stopped_session_too(store: Engine, monkey
         assert claim_beside(store, claimed, 2, run_id=2, ttl_s=60) is not None
         copy.is_over.set()
         stopped.result(20)
+
+
+def test_the_speed_of_a_rater_is_its_own_or_that_of_the_trained_rater_that_scored_last(store: Engine) -> None:
+    assert scoring_speed(store, 1) is None
+    with store.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 2, "name": "s"}, {"rater_id": 3, "name": "t", "kind": "scorer"}],
+            "nights": [
+                {"night_id": rater, "dataset_id": 1, "crawl_date": "2026-01-01", "rater_id": rater} for rater in (1, 2, 3)
+            ],
+            "runs": [
+                {"run_id": rater, "stage": "score", "started_at": f"2026-01-0{rater}T00:00:00Z"} for rater in (1, 2, 3)
+            ],
+            "shard_scores": [
+                {
+                    "rater_id": rater, "shard_id": 1, "night_id": rater, "run_id": rater, "n_scored": 60 * rater,
+                    "scored_at": f"2026-01-0{rater}T00:00:10Z",
+                }
+                for rater in (1, 2, 3)
+            ],
+        })  # fmt: skip
+    found = [scoring_speed(store, rater) for rater in (1, 2, 3, 9)]
+    speeds = [(one.pairs_per_s, one.device, one.rater_id) for one in found if one is not None]
+    assert speeds == [(6, "cpu", 1), (12, "cpu", 2), (18, "cpu", 3), (12, "cpu", 2)]
 
 
 @pytest.mark.parametrize(("last", "expected"), [(1015, (0, 1015)), (1016, (1, 0))])

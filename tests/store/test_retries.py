@@ -44,6 +44,7 @@ def store(engine: Engine) -> Engine:
                 {"shard_id": 1, "ordinal": 3, "reason": TRUNCATED},
                 {"shard_id": 1, "ordinal": 1, "rater_id": 2, "reason": "other"},
                 {"shard_id": 2, "ordinal": 0, "reason": TRUNCATED},
+                {"shard_id": 2, "ordinal": 1, "rater_id": 1, "reason": "unreadable", "is_transient": True},
             ],
             "nights": [{"night_id": 1, "dataset_id": 1, "crawl_date": "2026-01-01", "rater_id": 1}],
             "shard_scores": [{"rater_id": 1, "shard_id": 1, "night_id": 1, "n_scored": 1, "n_quarantined": 3}],
@@ -93,6 +94,15 @@ def test_only_the_places_that_are_meant_are_tried_and_only_by_one(store: Engine)
     assert claim(store, TRUNCATED, run_id=2) is None
 
 
+@pytest.mark.parametrize(("shard_id", "dataset_id"), [(1, 1), (2, 2)])
+def test_only_the_places_of_the_shard_itself_are_tried(store: Engine, shard_id: int, dataset_id: int) -> None:
+    scope = ScoringScope(1, (dataset_id,))
+    assert find_retryable(store, scope, TRANSIENT) == {shard_id: 1}
+    retry = claim_retry(store, scope, shard_id, reason=TRANSIENT, run_id=1, ttl_s=60)
+    assert retry is not None
+    assert (retry.claimed.shard.shard_id, retry.ordinals) == (shard_id, (1,))
+
+
 def test_where_nothing_is_left_to_try_the_lease_is_given_back(store: Engine) -> None:
     assert claim(store, "no such reason") is None
     assert ask(store, "SELECT count(*) FROM alchemist.leases") == [(0,)]
@@ -109,6 +119,8 @@ def test_what_is_scored_joins_the_open_night_and_what_still_fails_keeps_todays_r
     bad = "SELECT ordinal, rater_id, reason, stage, run_id FROM alchemist.quarantined_samples WHERE shard_id = 1 ORDER BY 1, 2"
     assert ask(store, bad)[1:2] == [(2, 1, TRUNCATED, "score", 5)]
     assert len(ask(store, bad)) == 3
+    others = "SELECT ordinal FROM alchemist.quarantined_samples WHERE shard_id = 2 AND rater_id = 1"
+    assert ask(store, others) == [(1,)]
     assert ask(store, "SELECT count(*) FROM alchemist.retried_samples") == [(0,)]
     assert ask(store, "SELECT sample_id FROM alchemist.scores WHERE rater_id = 1 ORDER BY 1") == [(1,), (2,)]
     assert ask(store, "SELECT count(*) FROM alchemist.leases") == [(0,)]
@@ -148,4 +160,4 @@ def test_a_retry_whose_lease_expired_stores_nothing(store: Engine) -> None:
     with pytest.raises(LeaseLostError):
         commit(store, retry, 2)
     assert ask(store, "SELECT count(*) FROM alchemist.scores") == [(1,)]
-    assert ask(store, "SELECT count(*) FROM alchemist.quarantined_samples WHERE rater_id = 1") == [(2,)]
+    assert ask(store, "SELECT count(*) FROM alchemist.quarantined_samples WHERE rater_id = 1") == [(3,)]

@@ -4,7 +4,18 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.store.leases import claim_together
-from alchemist_core.store.runs import RunClaim, RunKey, beat, claim_run, finish_run, live_run, read_run
+from alchemist_core.store.runs import (
+    MeasuredTraining,
+    RunClaim,
+    RunKey,
+    beat,
+    claim_run,
+    finish_run,
+    live_run,
+    measured_trainings,
+    read_run,
+)
+from tests.given import insert_rows
 
 pytestmark = pytest.mark.db
 KEY = RunKey("score", {"a": 1}, "hash-a")
@@ -74,6 +85,41 @@ def test_a_run_that_ends_gives_back_all_that_it_holds_and_nothing_of_others(engi
     assert left == [other.run_id]
     assert (ended.state, ended.result, ended.error, ended.exit_code) == ("succeeded", {"n": 3}, None, 0)
     assert live_run(engine, KEY) is None
+
+
+def test_a_key_has_slot_0_where_none_is_given_and_its_lease_is_named_by_all_of_it(engine: Engine) -> None:
+    claimed = claim(engine)
+    assert claimed.lease.resource == KEY.resource == "run:score:hash-a:0"
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT stage, config_hash, slot FROM alchemist.runs")).one() == (
+            "score",
+            "hash-a",
+            0,
+        )
+
+
+def test_a_plan_looks_at_the_fifty_newest_finished_trainings(engine: Engine) -> None:
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "runs": [
+                {
+                    "run_id": number, "stage": "train_rater", "config_hash": str(number), "state": "succeeded", "work_seconds": number,
+                    "finished_at": "2026-01-01T00:00:00Z", "device": "cpu",
+                }
+                for number in range(1, 52)
+            ],
+            "raters": [
+                {
+                    "rater_id": number, "name": f"r{number}", "run_id": number, "config": {"training": {"seed": number}},
+                    "acceptance_report": {"n_steps": 400},
+                }
+                for number in range(1, 52)
+            ],
+        })  # fmt: skip
+    found = measured_trainings(engine, "train_rater")
+    assert [one.run_id for one in found] == list(range(51, 1, -1))
+    assert found[0] == MeasuredTraining(51, "cpu", 1, 51, {}, 400, {"seed": 51})
+    assert measured_trainings(engine, "train_downstream") == []
 
 
 def test_a_run_ends_once(engine: Engine) -> None:
