@@ -39,10 +39,10 @@ def frequency(luma_BHW: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _weights(height: int, width: int, n_columns: int) -> NDArray[np.float64]:
-    """Count each column inside the radius for itself and for its mirror image, which rfft leaves out."""
+    """Count each column inside the radius for itself and for its mirror image, which rfft leaves out; the mean's column has none."""
     across_W = np.arange(n_columns) / width
     down_H = np.fft.fftfreq(height)
     is_inside_WH = across_W[:, None] ** 2 + down_H[None, :] ** 2 <= CUT_RATIO**2
-    mirrored_W = np.where((across_W == 0) | (across_W == 0.5), 1.0, 2.0)
+    mirrored_W = np.where(across_W == 0, 1.0, 2.0)
     weight_WH: NDArray[np.float64] = np.where(is_inside_WH, mirrored_W[:, None], 0.0)
     return weight_WH

@@ -371,3 +371,22 @@ def test_the_result_of_a_version_is_that_of_its_own_run(versions: Engine) -> Non
         connection.execute(text("UPDATE alchemist.subsets SET run_id = version WHERE version < 3"))
     results = [subsets.selection_result(versions, version(versions, number)) for number in VERSIONS]
     assert results == [{"n_kept": 1}, {"n_kept": 2}, {}]
+
+
+def test_an_epoch_reads_every_member_once_unless_the_version_repeats_them(versions: Engine) -> None:
+    with versions.begin() as connection:
+        connection.execute(text("UPDATE alchemist.subsets SET epoch_size = 900 WHERE version = 2"))
+    assert [version(versions, number).n_reads for number in VERSIONS] == [300, 900, 401]
+    assert version(versions, 3).title == "crawl v3"
+
+
+def test_a_training_costs_what_the_newest_one_took_for_each_member(versions: Engine) -> None:
+    assert subsets.seconds_per_member(versions) is None
+    with versions.begin() as connection:
+        insert_rows(connection, {
+            "runs": [{
+                "run_id": 1, "stage": "train_downstream", "state": "succeeded", "work_seconds": 400, "finished_at": "2026-01-02T00:00:00Z",
+            }],
+            "models": [{"model_id": number, "arm": f"arm {number}", "run_id": 1, "n_samples": 100} for number in (1, 2)],
+        })  # fmt: skip
+    assert subsets.seconds_per_member(versions) == 2.0
