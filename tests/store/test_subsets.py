@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
 from alchemist_core.store.engine import make_engine
@@ -390,3 +390,53 @@ def test_a_training_costs_what_the_newest_one_took_for_each_member(versions: Eng
             "models": [{"model_id": number, "arm": f"arm {number}", "run_id": 1, "n_samples": 100} for number in (1, 2)],
         })  # fmt: skip
     assert subsets.seconds_per_member(versions) == 2.0
+
+
+@pytest.fixture
+def another(versions: Engine) -> Engine:
+    """The same store with a published version of the subset `a`, from other datasets under another rater."""
+    with versions.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 2, "name": "s", "rule": "loss", "config": {"n": 2}}],
+            "rank_scales": [{"rank_scale_id": 2, "rater_id": 2, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [{
+                "snapshot_id": 2, "rank_scale_id": 2, "dataset_names": ["books", "maps"], "eligible_hash": "f", "n_eligible": 7,
+            }],
+            "subsets": [{"subset_id": 9, "name": "a", "snapshot_id": 2, "state": "published"}],
+        })  # fmt: skip
+    return versions
+
+
+def test_publishing_one_subset_leaves_another_published(another: Engine) -> None:
+    publish(another, 1)
+    publish(another, 2)
+    assert find_subset(another, "a").state == "published"
+    assert (version(another, 1).state, version(another, 2).state) == ("superseded", "published")
+
+
+def test_a_version_has_the_rater_and_the_eligible_samples_that_it_was_selected_with(another: Engine) -> None:
+    found = [subsets.rater_of_subset(another, find_subset(another, name)) for name in ("crawl", "a")]
+    assert [(one.rater_id, one.name, one.rule, one.config, one.dataset_names) for one in found] == [
+        (1, "r", "alignment", {}, ["web"]),
+        (2, "s", "loss", {"n": 2}, ["books", "maps"]),
+    ]
+    assert [(one.checkpoint_uri, one.eligible_hash, one.n_eligible) for one in found] == [
+        ("raters/r", "e", 1),
+        ("raters/s", "f", 7),
+    ]
+
+
+def test_a_version_from_a_dataset_that_was_removed_is_not_published(versions: Engine) -> None:
+    publish(versions, 1)
+    datasets = [{"dataset_id": number, "name": name} for number, name in enumerate(("crawls", "web", "x"), 1)]
+    with versions.begin() as connection:
+        insert_rows(connection, {"datasets": datasets})
+        connection.execute(text("UPDATE alchemist.datasets SET removed_at = now() WHERE name <> 'web'"))
+    assert publish(versions, 2)
+    with versions.begin() as connection:
+        connection.execute(text("UPDATE alchemist.datasets SET removed_at = now() WHERE name = 'web'"))
+    with pytest.raises(
+        ConfigError, match=r"crawl v3 was selected from web, which was removed\..* v2 stays published\."
+    ):
+        publish(versions, 3)
+    assert version(versions, 2).state == "published"
