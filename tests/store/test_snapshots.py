@@ -17,11 +17,12 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.settings import load_settings
 from alchemist_core.store import eligible
+from alchemist_core.store.flags import set_flags
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.raters import find_rater
-from alchemist_core.store.snapshots import Snapshot, reload_snapshot, take_snapshot
+from alchemist_core.store.snapshots import Snapshot, read_dataset_names, reload_snapshot, take_snapshot
 from tests.given import insert_rows
-from tests.scored_nights import add_night
+from tests.scored_nights import add_night, add_rater
 from tests.selectable_store import WEB, change, fill, set_duplicates
 
 pytestmark = pytest.mark.db
@@ -273,6 +274,38 @@ def test_a_snapshot_notes_what_it_was_taken_of(store: Engine) -> None:
     assert one.n_eligible == 299
     kept = take(store, options=EligibleOptions(duplicates="keep"))
     assert kept.n_eligible == 300
+    with store.connect() as connection:
+        options = text("SELECT options FROM alchemist.rank_snapshots WHERE snapshot_id = :id")
+        assert connection.execute(options, {"id": kept.snapshot_id}).scalar_one() == {"last_retirement_id": 4}
+
+
+def test_a_condition_that_names_no_flag_does_not_depend_on_flags(store: Engine) -> None:
+    set_flags(store, [10], "bad", actor="ann")
+    plain, flagged = (
+        take(store, options=EligibleOptions(where=where)) for where in ("sample_id > 7", "not flagged_bad")
+    )
+    assert (plain.n_eligible, flagged.n_eligible) == (393, 399)
+    with store.connect() as connection:
+        found = connection.execute(text("SELECT options FROM alchemist.rank_snapshots ORDER BY snapshot_id")).scalars()
+        assert [options.get("last_flag_id") for options in found] == [None, 1]
+
+
+def test_each_rater_has_scales_and_snapshots_of_its_own(store: Engine) -> None:
+    one = take(store)
+    with store.begin() as connection:
+        add_rater(connection, rater_id=2, name="s", state="candidate")
+    add_night(store, "2026-01-09", {"c.tar": [7.0, 9.0]}, state="selectable", dataset_id=WEB, rater_id=2)
+    rater = find_rater(store, "s")
+    assert rater is not None
+    other = take_snapshot(store, rater, ["web"])
+    assert (other.scale.knot_scores.tolist(), other.n_eligible) == ([7, 9], 2)
+    assert take(store).scale.is_same_as(one.scale)
+    assert other.snapshot_id is not None
+    assert one.snapshot_id is not None
+    assert [read_dataset_names(store, number) for number in (one.snapshot_id, other.snapshot_id)] == [
+        sorted(BOTH),
+        ["web"],
+    ]
 
 
 def test_each_sample_is_of_the_dataset_of_its_night(store: Engine) -> None:
