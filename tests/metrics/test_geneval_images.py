@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.metrics.detectors import ColourNamer, Mask2Former, _crop
+from alchemist_core.metrics.detectors import ColourNamer, Mask2Former, _crop, _masks
 from alchemist_core.metrics.geneval import (
     Found,
     Judges,
@@ -126,6 +127,40 @@ def test_a_network_s_boxes_are_the_ends_of_its_masks(detector: Mask2Former, monk
         assert one.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         assert 0 < one.score < 1
     assert {one.label for one in found} <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "padded"), [(50, 70, (96, 134), (96, 160)), (70, 50, (134, 96), (160, 96))]
+)
+def test_an_image_is_scaled_by_its_shorter_side_and_padded_behind(
+    detector: Mask2Former,
+    monkeypatch: pytest.MonkeyPatch,
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    padded: tuple[int, int],
+) -> None:
+    monkeypatch.setattr("alchemist_core.metrics.detectors._SHORT_SIDE", 96)
+    image = np.full((height, width, 3), (255, 0, 51), np.uint8)
+    pixels_1CHW, found = detector._prepare(image)
+    assert (found, tuple(pixels_1CHW.shape)) == (size, (1, 3, *padded))
+    inside = pixels_1CHW[0, :, : size[0], : size[1]]
+    # The mean and the spread of ImageNet, which the network was trained with.
+    expected = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
+    assert inside.amin((1, 2)).tolist() == pytest.approx(expected, abs=1e-5)
+    assert inside.amax((1, 2)).tolist() == pytest.approx(expected, abs=1e-5)
+    assert pixels_1CHW.abs().sum().item() == pytest.approx(inside.abs().sum().item(), rel=1e-6)
+
+
+def test_a_mask_is_cut_to_the_scaled_image_and_brought_to_the_image_s_own_size() -> None:
+    # Two masks on a grid of 4 pixels, whose values are the place in the padded input of 64 by 96: downwards, and to the right.
+    down, right = np.arange(16) * 4 + 2.0, np.arange(24) * 4 + 2.0
+    logit_MHW = np.stack([np.repeat(down[:, None], 24, 1), np.repeat(right[None], 16, 0)])
+    place_MHW = _masks(torch.from_numpy(logit_MHW), (64, 96), (48, 80), (24, 20)).numpy()
+    assert place_MHW.shape == (2, 24, 20)
+    # The scaled image has 48 by 80 pixels, so that a pixel of the image is 2 of them high and 4 wide.
+    assert place_MHW[0, 2:-2, 5] == pytest.approx(np.arange(24)[2:-2] * 2 + 1)
+    assert place_MHW[1, 5, 2:-2] == pytest.approx(np.arange(20)[2:-2] * 4 + 2)
 
 
 def test_what_a_mask_leaves_out_is_grey_and_the_crop_is_the_middle_of_the_box() -> None:

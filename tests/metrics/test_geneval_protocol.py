@@ -1,6 +1,7 @@
 """GenEval's scores are stored under a protocol; a changed field is refused and named."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,20 @@ from sqlalchemy import text
 
 from alchemist_core.cli.geneval import DrawConfig, JudgeConfig, JudgeResult, draw, judge
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.metrics.geneval import PUBLISHED
-from alchemist_core.protocols.protocol import SHIPPED, read_image_protocol, texts_sha256
+from alchemist_core.metrics.geneval import (
+    PUBLISHED,
+    Geneval,
+    load_judges,
+    note_generation,
+    read_generation,
+    write_images,
+)
+from alchemist_core.models.config import SamplingConfig
+from alchemist_core.protocols.protocol import SHIPPED, ProtocolFile, read_image_protocol, texts_sha256
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.store.engine import open_store
-from tests.models.test_features import clip_folder
+from tests.models.test_features import clip_folder, some_images
 from tests.random_detector import save_random_detector
 
 __all__ = ["clip_folder"]
@@ -64,6 +73,57 @@ def test_the_shipped_protocol_pins_the_official_prompts(pytestconfig: pytest.Con
     assert protocol.prompts_sha256 == texts_sha256([json.dumps(json.loads(line), sort_keys=True) for line in lines])
     assert len(lines) * 4 == protocol.n_images
     assert protocol.classes_sha256 == texts_sha256(names)
+
+
+def make_metric(folder: Path, detector: Path, clip: Path, protocol: str = PROTOCOL) -> Geneval:
+    """GenEval of two noisy images of each prompt, as `alchemist geneval draw` leaves them."""
+    sampling = SamplingConfig.model_validate({"guidance_scale": 1.0, "batch_size": 4})
+    note_generation(folder, {"model": "m", "n_images": 2, "first_seed": 0, "sampling": sampling.hashed_json()})
+    for number, prompt in enumerate(PROMPTS):
+        write_images(folder, number, prompt, some_images(2, 16, seed=number))
+    (folder / "names.txt").write_text("cup\n\ndog \n")
+    judges = load_judges(detector, clip, folder / "names.txt")
+    return Geneval(ProtocolFile("mine", tomllib.loads(protocol)), folder, judges, (detector, clip), lambda *_: None)
+
+
+def test_the_images_of_a_folder_are_pinned_and_measured(
+    detector_folder: Path, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alchemist_core.metrics.detectors._SHORT_SIDE", 96)
+    metric = make_metric(tmp_path, detector_folder, clip_folder)
+    assert (metric.title, metric.sampler, metric.protocol_name, metric.uses_device) == ("geneval", "star", "mine", True)
+    pinned = metric.pin()
+    assert (pinned["n_images"], pinned["images_per_prompt"], pinned["first_seed"]) == (4, 2, 0)
+    assert pinned["prompts_sha256"] == texts_sha256([json.dumps(prompt, sort_keys=True) for prompt in PROMPTS])
+    assert pinned["classes_sha256"] == texts_sha256(["cup", "dog"])
+    assert pinned["weights_sha256"] != pinned["namer_sha256"]
+    measured = metric.measure(None)  # type: ignore[arg-type]  # the images are those of the folder, whichever model is named
+    assert measured.n == 4
+    assert measured.values.keys() == {"geneval", "geneval_colors", "geneval_counting"}
+    shares = {one.metadata["tag"]: 0.0 for one in metric.results}
+    for one in metric.results:
+        shares[one.metadata["tag"]] += one.is_correct / 2
+    assert measured.values == {
+        "geneval": sum(shares.values()) / 2, "geneval_colors": shares["colors"], "geneval_counting": shares["counting"],
+    }  # fmt: skip
+
+
+def test_images_under_other_conditions_than_the_protocol_s_are_refused_by_the_field(
+    detector_folder: Path, clip_folder: Path, tmp_path: Path
+) -> None:
+    for before, after, field in CHANGES:
+        if not field.startswith("thresholds"):
+            with pytest.raises(ConfigError, match=rf"^{field} is .* but .* has "):
+                make_metric(tmp_path, detector_folder, clip_folder, PROTOCOL.replace(before, after)).pin()
+    with pytest.raises(DataError, match=r"have 16 x 16 px \(.*\), but the protocol has resolution 32"):
+        make_metric(
+            tmp_path, detector_folder, clip_folder, PROTOCOL.replace("resolution = 16", "resolution = 32")
+        ).pin()
+    with pytest.raises(ConfigError, match="is of metric fid: use alchemist evaluate --protocol mine"):
+        make_metric(tmp_path, detector_folder, clip_folder, 'metric = "fid"')
+    (tmp_path / "drawn.json").unlink()
+    with pytest.raises(DataError, match=r"drawn\.json is missing"):
+        read_generation(tmp_path)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.metrics.image_sets import ImageSet
 from alchemist_core.protocols.protocol import ImageProtocol
 from tests.metrics.given_metric import metric_of
@@ -23,3 +24,41 @@ def test_a_fid_on_clip_s_features_is_a_distance_and_no_cosine(clip_folder: Path)
     images = ImageSet(np.concatenate([references[1:], references[:1]]), ["a"] * N_IMAGES, [0] * N_IMAGES)
     values = metric_of(protocol, clip_folder, [references]).measure_images([images])
     assert values == {"fid_clip": pytest.approx(0, abs=1e-4)}
+
+
+def test_each_category_is_compared_with_its_own_references(clip_folder: Path) -> None:
+    fields = {"metric": "fid", "extractor": "clip", "resolution": 32}
+    pictures = some_images(N_IMAGES + 9, 32, seed=1)
+    shown, references = pictures[:N_IMAGES], pictures[N_IMAGES:]
+    labels = [("animals", "indoor")[place % 3 == 0] for place in range(len(references))]
+
+    def values_of(images: np.ndarray, references: np.ndarray, labels: list[str] | None) -> dict[str, float]:
+        categories = None if labels is None else ("animals", "indoor")
+        protocol = ImageProtocol.model_validate(fields | {"n_images": len(images), "categories": categories})
+        half = len(images) // 2
+        # In two shards, as an image set has them.
+        shards = [ImageSet(part, ["a"] * len(part), [0] * len(part)) for part in (images[:half], images[half:])]
+        return metric_of(protocol, clip_folder, [references[:4], references[4:]], labels).measure_images(shards)
+
+    values = values_of(shown, references, labels)
+    assert values.keys() == {"fid_clip", "fid_clip_animals", "fid_clip_indoor"}
+    assert values["fid_clip"] == pytest.approx(values_of(shown, references, None)["fid_clip"], rel=1e-4)
+    for name in ("animals", "indoor"):
+        is_own = np.array(labels) == name
+        alone = values_of(shown[is_own[:N_IMAGES]], references[is_own], None)
+        assert values[f"fid_clip_{name}"] == pytest.approx(alone["fid_clip"], rel=1e-3)
+
+
+def test_another_number_of_images_than_the_protocol_s_is_refused(clip_folder: Path) -> None:
+    protocol = ImageProtocol.model_validate({"metric": "fid", "extractor": "clip", "resolution": 32, "n_images": 2})
+    shard = ImageSet(some_images(3, 32), ["a"] * 3, [0] * 3)
+    with pytest.raises(DataError, match="3 images were given, but the protocol has n_images 2"):
+        metric_of(protocol, clip_folder, [some_images(2, 32)]).measure_images([shard])
+
+
+def test_only_a_network_that_reads_texts_gives_a_clip_score() -> None:
+    protocol = ImageProtocol.model_validate(
+        {"metric": "clip_score", "extractor": "clip", "resolution": 32, "n_images": 2}
+    ).model_copy(update={"extractor": "inception_v3"})
+    with pytest.raises(ConfigError, match="clip_score needs features of texts, which extractor inception_v3"):
+        metric_of(protocol)
