@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import resource
 import signal
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from alchemist_core.shards.images import (
     decode_image,
     explain_death,
     is_costly,
+    one_image,
     read_header,
 )
 from alchemist_core.shards.reading import ShardContent, _ReadInOrder, read_shards
@@ -230,3 +232,15 @@ def test_a_process_that_ended_by_its_limit_was_too_slow_and_any_other_end_is_a_d
     assert explain_death(-signal.SIGPROF)[0] == "too_slow"
     assert explain_death(-signal.SIGSEGV) == ("decoder_died", f"a worker process ended with code {-signal.SIGSEGV}")
     assert explain_death(signal.SIGPROF)[0] == "decoder_died"
+
+
+def test_while_an_image_is_read_time_and_the_growth_of_memory_are_limited_and_not_afterwards() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with one_image(100):
+        n_pages = int(Path("/proc/self/statm").read_text().split()[5])
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        assert 90 < signal.getitimer(signal.ITIMER_PROF)[0] <= 100
+    assert hard == before[1]
+    assert soft - n_pages * resource.getpagesize() == pytest.approx(3 * MAX_DECODED_BYTES, abs=1 << 26)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert signal.getitimer(signal.ITIMER_PROF)[0] == 0

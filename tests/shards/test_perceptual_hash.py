@@ -116,3 +116,14 @@ def test_few_real_images_are_grouped_with_a_different_one(photographs: list[Imag
         any(hamming_distance(h, other) <= MAX_DISTANCE for other in hashes[:at]) for at, h in enumerate(hashes)
     )
     assert behind <= 0.02 * len(hashes)
+
+
+@pytest.mark.parametrize(
+    ("colour", "n_bits"),
+    [
+        ((128, 128, 128), 0), ((128, 128, 132), 0), ((128, 128, 134), 1), ((128, 128, 124), 0), ((128, 128, 122), 1),
+        ((132, 128, 128), 0), ((134, 128, 128), 1), ((124, 128, 128), 0), ((122, 128, 128), 1),
+    ],
+)  # fmt: skip
+def test_a_colour_within_two_levels_of_grey_sets_no_bit(colour: tuple[int, int, int], n_bits: int) -> None:
+    assert len(bits_of(perceptual_hash(Image.new("RGB", (40, 30), colour)))) == n_bits
