@@ -43,7 +43,16 @@ settings.register_profile("quick", deadline=None, max_examples=25)
 settings.load_profile("alchemist")
 
 GIVEN_SERVER, SERVER_HOME = "ALCHEMIST_TEST_SERVER_URL", "ALCHEMIST_TEST_SERVER_HOME"
+# The name of a migrated database on a given server, which is then copied instead of migrating one in every test run.
+GIVEN_TEMPLATE = "ALCHEMIST_TEST_TEMPLATE"
 FOLDER_OF_RUN = "ALCHEMIST_TEST_FOLDER"
+# A test database need not survive a power cut. A running vacuum, whose worker the owner cannot end, would prevent dropping it.
+FASTER_SERVER = """
+    ALTER SYSTEM SET fsync = off;
+    ALTER SYSTEM SET autovacuum = off;
+    ALTER SYSTEM SET max_wal_size = '256MB';
+    SELECT pg_reload_conf()
+"""
 # A copy of the template is some 700 small files, which cost a third of the time in memory. Late in a run, 744 MB were seen.
 IN_MEMORY, LEAST_FREE_BYTES = Path("/dev/shm"), 6 << 30
 
@@ -63,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return  # A worker of xdist inherits the controller's environment.
     _remove_leftovers()
-    for variable, place in ((SERVER_HOME, _place_of_server()), (FOLDER_OF_RUN, None)):
+    for variable, place in ((SERVER_HOME, place_of_server()), (FOLDER_OF_RUN, None)):
         folder = Path(tempfile.mkdtemp(prefix=f"{LEFT_BY}{os.getpid()}-", dir=place))
         folder.chmod(0o755)  # So that the account that runs the server for root can reach it.
         os.environ[variable] = str(folder)
@@ -90,7 +99,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         _remove(Path(os.environ.pop(variable)))
 
 
-def _place_of_server() -> Path | None:
+def place_of_server() -> Path | None:
     try:
         free = shutil.disk_usage(IN_MEMORY).free
     except OSError:
@@ -176,10 +185,7 @@ def server_url() -> str:
     if given := os.environ.get(GIVEN_SERVER):
         return given
     server = start_postgres(Path(os.environ[SERVER_HOME]))
-    # A test database need not survive a power cut. A running vacuum, whose worker the owner cannot end, would prevent dropping it.
-    server.run_sql(
-        "ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET autovacuum = off; ALTER SYSTEM SET max_wal_size = '256MB'; SELECT pg_reload_conf()"
-    )
+    server.run_sql(FASTER_SERVER)
     return server.url()
 
 
@@ -194,8 +200,9 @@ def make_database(server_url: str) -> Iterator[Callable[..., str]]:
             migrate(_address(server_url, name))
             return name
 
-        template = once("template", make_template)
-        names = [template]
+        given_template = os.environ.get(GIVEN_TEMPLATE)
+        template = given_template or once("template", make_template)
+        names = [] if given_template else [template]
 
         def make(*, template: str | None = template) -> str:
             names.append(_create(connection, template))

@@ -17,7 +17,7 @@ import tomllib
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
 from tokenize import generate_tokens
@@ -30,7 +30,10 @@ from cosmic_ray.util import restore_contents
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec
 
+from alchemist_core.store.engine import migrate
+from alchemist_core.store.postgres import start_postgres, stop_postgres
 from tests.benchmarks.rows import Row, at_least, write_rows
+from tests.conftest import FASTER_SERVER, GIVEN_TEMPLATE, place_of_server
 from tests.mutation import sql_and_dags
 from tests.mutation.sql_and_dags import LEAST_FOUND, ROOT, copy_tree
 from tests.mutation.warm import Ended, WarmTests, warm_tests
@@ -58,7 +61,17 @@ class Room(NamedTuple):
         own = changed and Path("tests", *changed.parts[1:-1], f"test_{changed.name}")
         first = [path for path in (changed, own) if path in (*self.sources, *self.tests)]
         ordered = [*first, *(path for path in (*self.sources, *self.tests) if path not in first)]
-        return ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-m", self.marks, *map(str, ordered)]
+        return [
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-profile=quick",
+            "--hypothesis-seed=0",
+            "-m",
+            self.marks,
+            *map(str, ordered),
+        ]
 
 
 def read_rooms(root: Path) -> list[Room]:
@@ -225,8 +238,26 @@ def mutate_rooms(rooms: Sequence[Room], n: int, seed: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         copy = Path(folder) / "checkout"
         copy_tree(ROOT, copy)
-        with chdir(copy), warm_tests(copy) as tests:
+        with chdir(copy), migrated_server(rooms) as environment, warm_tests(copy, environment) as tests:
             return [mutate_room(room, n, seed, tests) for room in rooms]
+
+
+@contextmanager
+def migrated_server(rooms: Sequence[Room]) -> Iterator[dict[str, str]]:
+    """Start a server with a migrated database, for all runs of tests that need one; yield the variables by which tests find it."""
+    if not any("mark.db" in (ROOT / path).read_text(encoding="utf-8") for room in rooms for path in room.tests):
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="mutation-server-", dir=place_of_server()) as folder:
+        home = Path(folder)
+        home.chmod(0o755)  # So that the account that runs the server for root can reach it.
+        try:
+            server = start_postgres(home)
+            server.run_sql(FASTER_SERVER)
+            migrate(server.create_database("migrated"))
+            yield {"ALCHEMIST_DATABASE_URL": server.url(), GIVEN_TEMPLATE: "migrated"}
+        finally:
+            stop_postgres(home)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -63,11 +63,11 @@ class WarmTests:
 
 
 @contextmanager
-def warm_tests(checkout: Path) -> Iterator[WarmTests]:
-    """Start the process in a checkout, and end it."""
+def warm_tests(checkout: Path, given: Mapping[str, str]) -> Iterator[WarmTests]:
+    """Start the process in a checkout, with further environment variables, and end it."""
     command = [sys.executable, str(checkout / "tests" / "mutation" / "warm.py")]
     # What tests start finds this checkout, too, and not the one that is installed.
-    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    environment = os.environ | {"PYTHONPATH": str(checkout)} | given
     with subprocess.Popen(
         command, cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
