@@ -176,7 +176,7 @@ gpu-smallest: $(STAMP) ## The parts of `gpu` on the CPU at their smallest size: 
 fuzz: $(STAMP) ## 100,000 damaged inputs for every reader (5 minutes)
 	@$(BIN)/python -m tests.benchmarks.fuzz
 
-mutate: $(STAMP) ## Change the code at one place at a time; list changes that no test notices (run alone, an hour; ROOM=name SAMPLE=n SEED=n)
+mutate: $(STAMP) ## Change the code at one place at a time; list changes that no test notices (an hour; ROOM=name SAMPLE=n SEED=n)
 	@$(BIN)/python -m tests.mutation $(if $(ROOM),--room $(ROOM)) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 sbom: $(STAMP) ## List the packages of .venv with their licences in dist/sbom.cdx.json (`make images` does it for each image)

@@ -2,8 +2,8 @@
 
 `python -m tests.mutation [--room NAME] [--sample 30] [--seed 0]`: for each room of `rooms.toml`, a seeded sample of places, each changed
 by one random operator of cosmic-ray, in a copy of the checkout; SQL and DAGs by the list of `sql_and_dags.yaml`. Writes
-`.alchemist/bench/mutate.json`. For each survivor, write a test or
-a line in `equivalent.toml`.
+`.alchemist/bench/mutate.json`, and prints each change with the test that noticed it. For each survivor, write a test or a line in
+`equivalent.toml`.
 """
 
 import argparse
