@@ -35,10 +35,9 @@ def test_each_category_is_compared_with_its_own_references(clip_folder: Path) ->
     def values_of(images: np.ndarray, references: np.ndarray, labels: list[str] | None) -> dict[str, float]:
         categories = None if labels is None else ("animals", "indoor")
         protocol = ImageProtocol.model_validate(fields | {"n_images": len(images), "categories": categories})
-        half = len(images) // 2
-        # In two shards, as an image set has them.
-        shards = [ImageSet(part, ["a"] * len(part), [0] * len(part)) for part in (images[:half], images[half:])]
-        return metric_of(protocol, clip_folder, [references[:4], references[4:]], labels).measure_images(shards)
+        # In two parts each, as image sets and datasets give them.
+        shards = [ImageSet(part, ["a"] * len(part), [0] * len(part)) for part in np.array_split(images, 2)]
+        return metric_of(protocol, clip_folder, np.array_split(references, 2), labels).measure_images(shards)
 
     values = values_of(shown, references, labels)
     assert values.keys() == {"fid_clip", "fid_clip_animals", "fid_clip_indoor"}

@@ -431,10 +431,14 @@ def test_a_version_from_a_dataset_that_was_removed_is_not_published(versions: En
     datasets = [{"dataset_id": number, "name": name} for number, name in enumerate(("crawls", "web", "x"), 1)]
     with versions.begin() as connection:
         insert_rows(connection, {"datasets": datasets})
-        connection.execute(text("UPDATE alchemist.datasets SET removed_at = now(), removed_reason = 'asked' WHERE name <> 'web'"))
+        connection.execute(
+            text("UPDATE alchemist.datasets SET removed_at = now(), removed_reason = 'asked' WHERE name <> 'web'")
+        )
     assert publish(versions, 2)
     with versions.begin() as connection:
-        connection.execute(text("UPDATE alchemist.datasets SET removed_at = now(), removed_reason = 'asked' WHERE name = 'web'"))
+        connection.execute(
+            text("UPDATE alchemist.datasets SET removed_at = now(), removed_reason = 'asked' WHERE name = 'web'")
+        )
     with pytest.raises(
         ConfigError, match=r"crawl v3 was selected from web, which was removed\..* v2 stays published\."
     ):
