@@ -183,7 +183,8 @@ def try_commands(page: Page, text: str, work: Path, environment: dict[str, str])
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        reason = next((why for word, why in page.left_out.items() if word in line and "--dry-run" not in line), None)
+        is_dry_run = "--dry-run" in line.split()
+        reason = next((why for word, why in page.left_out.items() if word in line and not is_dry_run), None)
         if reason is not None:
             left_out.append(f"{line} ({reason})")
             continue
