@@ -102,5 +102,6 @@ def _output(output: dict[str, Any]) -> str:
     if "text/html" in data:
         # Without blank lines, at which Markdown would end the block.
         lines = [line for line in "".join(data["text/html"]).splitlines() if line.strip()]
-        return '<div class="notebook-output">\n' + "\n".join(lines) + "\n</div>"
+        # A wide table scrolls within the page of a phone; the theme does this for tables without a class alone.
+        return '<div class="notebook-output" style="overflow-x: auto">\n' + "\n".join(lines) + "\n</div>"
     return f"```text\n{''.join(data['text/plain']).rstrip()}\n```"

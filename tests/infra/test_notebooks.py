@@ -23,6 +23,12 @@ def test_a_notebook_is_kept_as_it_was_executed(path: Path) -> None:
     assert notebooks.page(path).startswith("# ")
 
 
+def test_a_wide_table_scrolls_within_its_page() -> None:
+    shown = [notebooks.page(path) for path in NOTEBOOKS]
+    assert all(page.count("<table") == page.count('style="overflow-x: auto"') for page in shown)
+    assert any("<table" in page for page in shown)
+
+
 def test_the_executor_keeps_what_cells_print_and_show() -> None:
     html = "class Shown:\n    def _repr_html_(self):\n        return '<b>1</b>'\nShown()"
     cells = [
