@@ -26,6 +26,28 @@ def test_a_fid_on_clip_s_features_is_a_distance_and_no_cosine(clip_folder: Path)
     assert values == {"fid_clip": pytest.approx(0, abs=1e-4)}
 
 
+def test_each_category_is_compared_with_its_own_references(clip_folder: Path) -> None:
+    fields = {"metric": "fid", "extractor": "clip", "resolution": 32}
+    pictures = some_images(N_IMAGES + 9, 32, seed=1)
+    shown, references = pictures[:N_IMAGES], pictures[N_IMAGES:]
+    labels = [("animals", "indoor")[place % 3 == 0] for place in range(len(references))]
+
+    def values_of(images: np.ndarray, references: np.ndarray, labels: list[str] | None) -> dict[str, float]:
+        categories = None if labels is None else ("animals", "indoor")
+        protocol = ImageProtocol.model_validate(fields | {"n_images": len(images), "categories": categories})
+        # In two parts each, as image sets and datasets give them.
+        shards = [ImageSet(part, ["a"] * len(part), [0] * len(part)) for part in np.array_split(images, 2)]
+        return metric_of(protocol, clip_folder, np.array_split(references, 2), labels).measure_images(shards)
+
+    values = values_of(shown, references, labels)
+    assert values.keys() == {"fid_clip", "fid_clip_animals", "fid_clip_indoor"}
+    assert values["fid_clip"] == pytest.approx(values_of(shown, references, None)["fid_clip"], rel=1e-4)
+    for name in ("animals", "indoor"):
+        is_own = np.array(labels) == name
+        alone = values_of(shown[is_own[:N_IMAGES]], references[is_own], None)
+        assert values[f"fid_clip_{name}"] == pytest.approx(alone["fid_clip"], rel=1e-3)
+
+
 def test_another_number_of_images_than_the_protocol_s_is_refused(clip_folder: Path) -> None:
     protocol = ImageProtocol.model_validate({"metric": "fid", "extractor": "clip", "resolution": 32, "n_images": 2})
     shard = ImageSet(some_images(3, 32), ["a"] * 3, [0] * 3)
