@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.extractors import weights_sha256
-from alchemist_core.models.flux import DTYPES, FlowMatching, FluxBatch, flow_loss, make_pipeline, pack_latents
+from alchemist_core.models.flux import (
+    DTYPES,
+    FlowMatching,
+    FluxBatch,
+    flow_loss,
+    make_pipeline,
+    pack_latents,
+    unpack_latents,
+)
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.models.flux_encoders import VAE_BATCH, FluxAutoencoder, FluxTextEncoder
 from alchemist_core.models.images import ImageArray
@@ -169,17 +177,17 @@ class FluxGenerator:
         self._autoencoder = FluxAutoencoder(parts, config.flux, str(device))
         self._pipeline = make_pipeline(
             **FluxTextEncoder(parts, config.flux, str(device)).networks,
-            vae=self._autoencoder.vae,
+            vae=self._autoencoder.vae,  # for its size; it decodes in its own precision
             transformer=read_trained(model_path, config).eval().to(device),
         )
 
     @without_tf32
     def draw(self, prompts: list[str], seeds: list[int], sampling: FlowSamplingConfig) -> ImageArray:
         """Generate one image per prompt. It depends on its own seed and prompt only, because every forward has the same shape."""
-        parts, side = [], self._config.resolution
+        parts, side, shape = [], self._config.resolution, self._autoencoder.latent_shape()
         for start in range(0, len(prompts), sampling.batch_size):
             places = [min(at, len(prompts) - 1) for at in range(start, start + sampling.batch_size)]
-            pixels_BHWC = self._pipeline(
+            token_BND = self._pipeline(
                 [prompts[at] for at in places],
                 latents=pack_latents(torch.stack([self._noise(seeds[at]) for at in places])),
                 height=side,
@@ -187,9 +195,10 @@ class FluxGenerator:
                 num_inference_steps=sampling.num_inference_steps,
                 guidance_scale=sampling.guidance_scale,
                 max_sequence_length=self._config.n_text_tokens,
-                output_type="np",
+                output_type="latent",
             ).images
-            parts.append((pixels_BHWC * 255).round().astype(np.uint8)[: len(prompts) - start])
+            images = self._autoencoder.decode(unpack_latents(token_BND, shape))
+            parts.append(images[: len(prompts) - start])
         return np.concatenate(parts)
 
     def _noise(self, seed: int) -> torch.Tensor:

@@ -165,6 +165,19 @@ def test_latents_are_computed_once_an_image(
     assert torch.equal(again.rows(every), expected)
 
 
+def test_other_weights_of_the_vae_have_other_latents(config: DownstreamConfig) -> None:
+    assert config.flux_components is not None
+    first, again, other = (FluxAutoencoder(config.flux_components, TINY) for _ in range(3))
+    other.vae.encoder.conv_in.weight[0, 0, 0, 0] += 1
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+
+
+def test_on_a_cpu_the_vae_computes_in_fp32_whatever_the_transformer_does(config: DownstreamConfig) -> None:
+    assert config.flux_components is not None
+    vae = FluxAutoencoder(config.flux_components, TINY.model_copy(update={"weight_dtype": "bf16"}))
+    assert {weight.dtype for weight in vae.vae.parameters()} == {torch.float32}
+
+
 @pytest.mark.slow
 def test_an_image_depends_on_its_seed_and_prompt_only(trained: Path) -> None:
     generator = FluxGenerator(trained, read_config(trained), torch.device("cpu"))
