@@ -89,8 +89,9 @@ def pack_latents(latent_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"
 def unpack_latents(token_BND: Float[Tensor, "B N D"], shape: tuple[int, int, int]) -> Float[Tensor, "B C H W"]:
     """Undo `pack_latents`; the shape is that of one image's latents: C, H, W."""
     n_channels, height, width = shape
-    token_BYXD = token_BND.unflatten(1, (height // 2, width // 2)).unflatten(-1, (n_channels, 2, 2))
-    return token_BYXD.permute(0, 3, 1, 4, 2, 5).reshape(len(token_BND), n_channels, height, width)
+    cells = token_BND.reshape(len(token_BND), height // 2, width // 2, n_channels, 2, 2)
+    latent_BCHW: Tensor = cells.permute(0, 3, 1, 4, 2, 5).reshape(len(token_BND), n_channels, height, width)
+    return latent_BCHW
 
 
 class FlowMatching(nn.Module):
