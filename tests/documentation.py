@@ -84,7 +84,7 @@ PAGES = (
     ),
     # Outside of the project, whose file holds values of the preset tiny.
     Page("docs/how-to/choose-a-preset.md", replaced={"alchemist plan": "cd / && alchemist plan"}),
-    Page("docs/how-to/choose-a-validation-dataset.md", left_out={"critic": "needs weights of encoders"}),
+    Page("docs/how-to/choose-a-validation-dataset.md", left_out={"critic": "trains for minutes"}),
     Page(
         "docs/how-to/tune-the-rank-window.md",
         left_out={
