@@ -124,10 +124,30 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     return output
 
 
-@pytest.fixture
-def install(make_database: Callable[..., str], corpus: Path, tmp_path: Path) -> Iterator[Callable[[str], Installation]]:
-    """install(NAME): a new store of the same datasets. Nodes that a failed test left are killed."""
-    started: list[subprocess.Popen[str]] = []
+@pytest.fixture(scope="module")
+def started() -> list[subprocess.Popen[str]]:
+    """Every process that the tests of this file started."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def _no_nodes_left(started: list[subprocess.Popen[str]]) -> Iterator[None]:
+    """Kill the nodes that a failed test left."""
+    yield
+    for process in started:
+        if process.poll() is None:
+            kill_node(process.pid)
+        if process.stdout is not None and not process.stdout.closed:
+            process.communicate()
+    started.clear()
+
+
+@pytest.fixture(scope="module")
+def install(
+    make_database: Callable[..., str], corpus: Path, tmp_path_factory: pytest.TempPathFactory,
+    started: list[subprocess.Popen[str]],
+) -> Callable[[str], Installation]:  # fmt: skip
+    """install(NAME): a new store of the same datasets."""
 
     def make(name: str) -> Installation:
         address = make_url(make_database())
@@ -137,22 +157,16 @@ def install(make_database: Callable[..., str], corpus: Path, tmp_path: Path) -> 
         engine.dispose()
         query = {"host": str(folder), "port": str(address.port)}
         url = address.set(host=None, port=None, query=query).render_as_string(hide_password=False)
-        found = Installation(url, tmp_path / name, started)
-        found.home.mkdir()
+        found = Installation(url, tmp_path_factory.mktemp(name), started)
         (found.home / "alchemist.toml").write_text(LAUNCH)
         for dataset, part, role in PARTS:
             found.finish("ingest", "--dataset", dataset, "--root", str(corpus / part), "--role", role)
         return found
 
-    yield make
-    for process in started:
-        if process.poll() is None:
-            kill_node(process.pid)
-        if process.stdout is not None and not process.stdout.closed:
-            process.communicate()
+    return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plain(install: Callable[[str], Installation]) -> dict[str, torch.Tensor]:
     """The weights of one process without [launch]."""
     alone = install("alone")
