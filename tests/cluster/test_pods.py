@@ -1,7 +1,7 @@
 """The pods of infra/kubernetes in containers: `podman kube play` runs each with its own user, read-only root, environment and mounts.
 
 No cluster takes part. Podman schedules nothing, knows no priorities, quotas, network policies or service accounts, and applies no fsGroup
-(a new volume takes the owner of the folder that it covers). Probes are run as commands by the tests.
+(a new volume takes the owner of the folder that it covers). The names of the pods stand for their services. The tests run the probes.
 """
 
 import contextlib
@@ -17,11 +17,9 @@ import pytest
 import yaml
 
 from alchemist_core import __version__
-from alchemist_core.store.postgres import SUPERUSER, start_postgres, stop_postgres
 from tests.dags.test_images import needs_device, tasks_of
 from tests.infra.test_kubernetes import INFRA, kubectl, of_kind
 
-from .compose import get, get_json
 from .stand_ins import ENVIRONMENT, podman
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
@@ -84,6 +82,8 @@ LINES = (
 )  # fmt: skip
 # A rater of four steps fails its acceptance checks.
 CODES = {("rater", "certify"): 5, ("check", "--suite", "scores"): 5}
+NETWORK = "alchemist-pods"
+GET = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).read().decode())"
 PARTS = ("airflow-api", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
 
 
@@ -108,7 +108,7 @@ class Namespace:
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump_all([*given, pod]))
         self.specs[name] = spec
-        podman("kube", "play", "--network=host", "--replace", path)
+        podman("kube", "play", f"--network={NETWORK}", "--replace", path)
 
     def container(self, pod: str) -> str:
         """Return the name of a pod's container that is no init container."""
@@ -140,10 +140,15 @@ class Namespace:
             with contextlib.suppress(AssertionError):
                 podman("pod", "rm", "--force", name)
         podman("volume", "rm", "--force", "alchemist-home")
+        podman("network", "rm", "--force", NETWORK)
+
+    def get(self, url: str) -> str:
+        """Return a page, as one of the pods sees it."""
+        return podman("exec", self.container("airflow-scheduler"), "python", "-c", GET, url)
 
 
 def adapted(spec: Json) -> Json:
-    """Return a specification without what podman does not have, with the images of this machine and its network."""
+    """Return a specification without what podman does not have, with the images of this machine."""
     spec = json.loads(json.dumps(spec))
     for name in (
         "priorityClassName",
@@ -154,12 +159,14 @@ def adapted(spec: Json) -> Json:
     ):
         spec.pop(name, None)
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
-        container |= {"image": f"localhost/{container['image']}", "imagePullPolicy": "Never"}
+        if container["image"].startswith("alchemist-"):
+            container["image"] = f"localhost/{container['image']}"
+        container["imagePullPolicy"] = "Never"
         # Of the device plugin, and more memory than this machine has.
         container.pop("resources", None)
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             container.pop(probe, None)
-    return spec | {"hostNetwork": True}
+    return spec
 
 
 def secret(name: str, **values: str) -> Json:
@@ -167,39 +174,52 @@ def secret(name: str, **values: str) -> Json:
 
 
 @pytest.fixture(scope="module")
-def namespace(images: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
-    """The rendered objects with the secrets that README.md names, for a Postgres server of this machine."""
+def namespace(images: tuple[str, ...], services: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
+    """The rendered objects with the secrets that README.md names, and a Postgres server."""
     folder = tmp_path_factory.mktemp("pods")
     folder.chmod(0o755)
     rendered = subprocess.run([kubectl(), "kustomize", str(INFRA / "kubernetes")], capture_output=True, check=True)
     objects = list(yaml.load_all(rendered.stdout, Loader=yaml.CSafeLoader))
-    postgres = start_postgres(folder / "postgres")
-    place = f"127.0.0.1:{postgres.port}"
-    airflow = f"postgresql+psycopg2://alchemist_airflow:b-password@{place}/airflow"
-    owner = f"postgresql://{SUPERUSER}:{postgres.passwords[SUPERUSER]}@{place}/alchemist"
+    airflow = "postgresql+psycopg2://alchemist_airflow:b-password@postgres/airflow"
     objects += [
-        secret("alchemist-store", ALCHEMIST_DATABASE_URL=f"postgresql://alchemist_writer:a-password@{place}/alchemist"),
-        secret("alchemist-store-owner", ALCHEMIST_DATABASE_URL=owner, STORE_READER_PASSWORD="c-password",
-               STORE_WRITER_PASSWORD="a-password", AIRFLOW_DATABASE_PASSWORD="b-password"),
+        secret("alchemist-store", ALCHEMIST_DATABASE_URL="postgresql://alchemist_writer:a-password@postgres/alchemist"),
+        secret("alchemist-store-owner", ALCHEMIST_DATABASE_URL="postgresql://alchemist:o-password@postgres/alchemist",
+               STORE_READER_PASSWORD="c-password", STORE_WRITER_PASSWORD="a-password", AIRFLOW_DATABASE_PASSWORD="b-password"),
         secret("alchemist-airflow", AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=airflow, ALCHEMIST_AIRFLOW_DATABASE_URL=airflow,
                AIRFLOW__CORE__FERNET_KEY="eNb_2LSGZ7RJjZvDTRbFsnS7-ALnOV9fp6N0vzpwBDw=", AIRFLOW__API__SECRET_KEY="an-api-secret",
                AIRFLOW__API_AUTH__JWT_SECRET="a-secret-of-at-least-64-letters-for-the-tokens-of-tasks-and-people"),
         secret("alchemist-airflow-admin", AIRFLOW_ADMIN_USERNAME="admin", AIRFLOW_ADMIN_PASSWORD="d-password",
                AIRFLOW_ADMIN_EMAIL="admin@example.com"),
     ]  # fmt: skip
-    maps = of_kind(objects, "ConfigMap")
-    maps["alchemist-project"]["data"]["alchemist.toml"] = PROJECT
-    # Pods of this test share this machine's network, so services are reached at it.
-    for name in ("alchemist-settings", "alchemist-airflow"):
-        data = maps[name]["data"]
-        for key, value in data.items():
-            data[key] = value.replace("airflow-api:", "127.0.0.1:").replace("alchemist-exporter", "127.0.0.1")
+    of_kind(objects, "ConfigMap")["alchemist-project"]["data"]["alchemist.toml"] = PROJECT
     made = Namespace(objects, folder)
+    podman("network", "create", "--ignore", NETWORK)
     try:
+        start_database(made)
         yield made
     finally:
         made.remove()
-        stop_postgres(folder / "postgres")
+
+
+def start_database(namespace: Namespace) -> None:
+    """Start the Postgres that an installation has outside of its cluster."""
+    given = {"POSTGRES_USER": "alchemist", "POSTGRES_DB": "alchemist", "POSTGRES_PASSWORD_FILE": "/run/password"}
+    environment = [{"name": name, "value": value} for name, value in given.items()]
+    # The official image does as much for a file that compose mounts.
+    start = (
+        "printf o-password > /run/password && chmod 444 /run/password && exec bash /usr/local/bin/postgres.sh postgres"
+    )
+    container = {
+        "name": "server", "image": "docker.io/library/postgres:18.1-trixie", "command": ["sh", "-c", start], "env": environment,
+    }  # fmt: skip
+    namespace.start("postgres", {"containers": [container], "restartPolicy": "Never"})
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        with contextlib.suppress(AssertionError):
+            podman("exec", "postgres-server", "pg_isready", "-U", "alchemist", "-h", "127.0.0.1")
+            return
+        time.sleep(1)
+    raise AssertionError(podman("logs", "postgres-server"))
 
 
 @pytest.fixture(scope="module")
@@ -261,11 +281,10 @@ def parts(namespace: Namespace, migrated: tuple[int, str]) -> Namespace:
         namespace.start(name, namespace.spec(name))
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, ValueError):
-            health = get_json("http://127.0.0.1:8080/api/v2/monitor/health")
-            if {health[name]["status"] for name in ("metadatabase", "scheduler", "triggerer", "dag_processor")} == {
-                "healthy"
-            }:
+        with contextlib.suppress(AssertionError, ValueError):
+            health = json.loads(namespace.get("http://airflow-api:8080/api/v2/monitor/health"))
+            parts = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+            if {health[name]["status"] for name in parts} == {"healthy"}:
                 return namespace
         time.sleep(3)
     raise AssertionError(podman("ps", "--all"))
@@ -278,13 +297,13 @@ def test_every_probe_of_a_part_succeeds(parts: Namespace, name: str) -> None:
     assert probes
     for probe in probes:
         if "httpGet" in probe:
-            get(f"http://127.0.0.1:8080{probe['httpGet']['path']}")
+            parts.get(f"http://airflow-api:8080{probe['httpGet']['path']}")
         else:
             podman("exec", parts.container(name), *probe["exec"]["command"])
 
 
 def test_the_exporter_is_ready_and_has_airflows_metrics(parts: Namespace) -> None:
-    page = get("http://127.0.0.1:9477/metrics").decode()
+    page = parts.get("http://alchemist-exporter:9477/metrics")
     assert "alchemist_" in page
     assert "airflow_" in page
 
