@@ -119,7 +119,11 @@ def kill_node(pid: int) -> None:
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
-    output, _ = process.communicate(timeout=600)
+    try:
+        output, _ = process.communicate(timeout=600)
+    except subprocess.TimeoutExpired as late:
+        kill_node(process.pid)
+        raise AssertionError(f"did not end:\n{process.communicate()[0][-3000:]}") from late
     assert process.returncode == code, output[-3000:]
     return output
 
