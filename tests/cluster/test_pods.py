@@ -80,8 +80,8 @@ LINES = (
     ("light", "check", "--suite", "evaluation", "--subset", "best"),
     ("light", "report", "--dataset", "scenes"),
 )  # fmt: skip
-# A rater of four steps fails its acceptance checks.
-CODES = {("rater", "certify"): 5, ("check", "--suite", "scores"): 5}
+# A rater of four steps fails its acceptance checks, and a comparison of one arm with one seed those of an evaluation.
+CODES = {("rater", "certify"): 5, ("check", "--suite", "scores"): 5, ("check", "--suite", "evaluation"): 5}
 NETWORK = "alchemist-pods"
 GET = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).read().decode())"
 PARTS = ("airflow-api", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
