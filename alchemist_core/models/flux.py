@@ -88,9 +88,8 @@ def pack_latents(latent_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"
 
 def unpack_latents(token_BND: Float[Tensor, "B N D"], shape: tuple[int, int, int]) -> Float[Tensor, "B C H W"]:
     """Undo `pack_latents`; the shape is that of one image's latents: C, H, W."""
-    n_channels, height, width = shape
-    cells = token_BND.reshape(len(token_BND), height // 2, width // 2, n_channels, 2, 2)
-    latent_BCHW: Tensor = cells.permute(0, 3, 1, 4, 2, 5).reshape(len(token_BND), n_channels, height, width)
+    # In cells, not in pixels: one cell is one pixel of a VAE that does not shrink.
+    latent_BCHW: Tensor = diffusers().FluxPipeline._unpack_latents(token_BND, *shape[1:], 1)  # noqa: SLF001
     return latent_BCHW
 
 
