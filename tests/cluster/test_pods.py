@@ -1,7 +1,8 @@
 """The pods of infra/kubernetes in containers: `podman kube play` runs each with its own user, read-only root, environment and mounts.
 
-These tests need no cluster, so they cannot show scheduling, priorities, quotas, network policies, service accounts or fsGroup, none of which
-podman has. (A new volume gets the owner of the folder that it covers.) The names of the pods stand for their services. The tests run the probes.
+These tests need no cluster, so they cannot show scheduling, priorities, quotas, network policies, service accounts or fsGroup: podman has
+none of them. (A new volume gets the owner of the folder that it covers.) The names of the pods stand for their services. The tests run the
+probes.
 """
 
 import contextlib
