@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, create_engine, func, select, text
@@ -346,6 +347,10 @@ def _refuse_newer(state: SchemaState) -> None:
         raise StoreError(msg)
 
 
+# Alembic keeps its context in one place of the process, so that two threads would take each other's connection.
+_UPGRADING = Lock()
+
+
 def _upgrade(connection: Connection) -> None:
     # Imported here, because a command on an up-to-date schema does not need it.
     from alembic import command  # noqa: PLC0415
@@ -354,7 +359,8 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _UPGRADING:
+        command.upgrade(config, "head")
 
 
 def _apply_code(connection: Connection, *, should_reapply: bool) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -128,6 +129,14 @@ def test_processes_that_migrate_at_once_do_it_once(make_database: Callable[..., 
     code = "import sys; from alchemist_core.store.engine import migrate; print(migrate(sys.argv[1]))"
     started = [subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate()[0].strip() in {"True", "False"} for process in started] == [True] * 3
+    assert current_revision(url) == head_revision()
+
+
+@pytest.mark.slow
+def test_threads_that_migrate_at_once_do_it_once(make_database: Callable[..., str]) -> None:
+    url = make_database(template=None)
+    with ThreadPoolExecutor(3) as threads:
+        assert set(threads.map(migrate, [url] * 3)) <= {True, False}
     assert current_revision(url) == head_revision()
 
 
