@@ -168,6 +168,21 @@ def test_what_is_claimed_is_not_claimed_again(store: Engine) -> None:
     assert claim_unscored_shard(store, SCOPE, run_id=2, ttl_s=60) is None
 
 
+def test_a_shard_is_claimed_although_other_raters_scored_it_and_its_rater_other_shards(store: Engine) -> None:
+    scored = ((1, 2), (3, 2), (2, 1), (2, 3))
+    with store.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 2, "name": "s"}, {"rater_id": 3, "name": "t"}],
+            "nights": [
+                {"night_id": rater, "dataset_id": 1, "crawl_date": "2026-01-01", "rater_id": rater} for rater in (1, 2, 3)
+            ],
+            "shard_scores": [{"rater_id": rater, "shard_id": shard, "night_id": rater, "n_scored": 3} for rater, shard in scored],
+        })  # fmt: skip
+    claimed = claim_unscored_shard(store, ScoringScope(2, (1,)), run_id=1, ttl_s=60)
+    assert claimed is not None
+    assert claimed.shard.shard_id == 2
+
+
 def test_quarantine_rows_and_the_mark_store_rater_time_and_reason(store: Engine) -> None:
     commit_shard(
         store, claim(store), SCOPE, outcome=outcome(1, 2, faults=(2,)), provenance=Provenance(7, "cuda", "bfloat16")

@@ -31,8 +31,9 @@ def store(engine: Engine) -> Engine:
     with engine.begin() as connection:
         insert_rows(connection, {
             "datasets": [{"dataset_id": 1, "name": "web"}, {"dataset_id": 2, "name": "books"}],
-            "raters": [{"rater_id": 1, "name": "r"}, {"rater_id": 2, "name": "s"}],
+            "raters": [{"rater_id": 0, "name": "q"}, {"rater_id": 1, "name": "r"}, {"rater_id": 2, "name": "s"}],
             "shards": [
+                {"shard_id": 0, "dataset_id": 2, "crawl_date": "2026-01-01", "n_samples": 2},
                 {"shard_id": 1, "dataset_id": 1, "crawl_date": "2026-01-01", "n_samples": 4},
                 {"shard_id": 2, "dataset_id": 2, "crawl_date": "2026-01-01", "n_samples": 1},
             ],
@@ -43,6 +44,8 @@ def store(engine: Engine) -> Engine:
                 {"shard_id": 1, "ordinal": 1, "rater_id": 1, "reason": "unreadable", "is_transient": True},
                 {"shard_id": 1, "ordinal": 3, "reason": TRUNCATED},
                 {"shard_id": 1, "ordinal": 1, "rater_id": 2, "reason": "other"},
+                {"shard_id": 1, "ordinal": 1, "rater_id": 0, "stage": "score", "reason": "other"},
+                {"shard_id": 0, "ordinal": 1, "rater_id": 1, "reason": "absent"},
                 {"shard_id": 2, "ordinal": 0, "reason": TRUNCATED},
                 {"shard_id": 2, "ordinal": 1, "rater_id": 1, "reason": "unreadable", "is_transient": True},
             ],
@@ -78,7 +81,9 @@ def test_what_a_rater_quarantined_is_counted_by_reason_and_what_ingest_did_apart
     assert find_retryable(store, SCOPE, TRUNCATED) == {1: 1}
     assert find_retryable(store, SCOPE, TRANSIENT) == {1: 1}
     assert find_retryable(store, ScoringScope(2, (1,)), TRANSIENT) == {}
-    assert known_reasons(store, 1) == sorted([TRUNCATED, "unreadable"])
+    # Dataset 2 has one of an earlier and one of a later reason.
+    assert find_retryable(store, ScoringScope(1, (2,)), TRUNCATED) == {}
+    assert known_reasons(store, 1) == sorted(["absent", TRUNCATED, "unreadable"])
     assert (count_at_ingest(store, SCOPE, TRUNCATED), count_at_ingest(store, SCOPE, TRANSIENT)) == (1, 0)
     with store.begin() as connection:
         connection.execute(text("UPDATE alchemist.shards SET state = 'missing'"))
@@ -116,10 +121,13 @@ def test_what_is_scored_joins_the_open_night_and_what_still_fails_keeps_todays_r
     counts = commit(store, retry, 2, faults=(2,))
     assert (counts.n_samples, counts.n_scored, counts.n_reused, counts.n_quarantined) == (4, 2, 0, 2)
     bad = "SELECT ordinal, rater_id, reason, stage, run_id FROM alchemist.quarantined_samples WHERE shard_id = 1 ORDER BY 1, 2"
-    assert ask(store, bad)[1:2] == [(2, 1, TRUNCATED, "score", 5)]
-    assert len(ask(store, bad)) == 3
-    others = "SELECT ordinal FROM alchemist.quarantined_samples WHERE shard_id = 2 AND rater_id = 1"
-    assert ask(store, others) == [(1,)]
+    assert ask(store, bad) == [
+        (1, 0, "other", "score", None), (1, 2, "other", "score", None), (2, 1, TRUNCATED, "score", 5), (3, None, TRUNCATED, "ingest", None),
+    ]  # fmt: skip
+    others = (
+        "SELECT shard_id, ordinal FROM alchemist.quarantined_samples WHERE shard_id <> 1 AND rater_id = 1 ORDER BY 1"
+    )
+    assert ask(store, others) == [(0, 1), (2, 1)]
     assert ask(store, "SELECT count(*) FROM alchemist.retried_samples") == [(0,)]
     assert ask(store, "SELECT sample_id FROM alchemist.scores WHERE rater_id = 1 ORDER BY 1") == [(1,), (2,)]
     assert ask(store, "SELECT count(*) FROM alchemist.leases") == [(0,)]
@@ -159,4 +167,4 @@ def test_a_retry_whose_lease_expired_stores_nothing(store: Engine) -> None:
     with pytest.raises(LeaseLostError):
         commit(store, retry, 2)
     assert ask(store, "SELECT count(*) FROM alchemist.scores") == [(1,)]
-    assert ask(store, "SELECT count(*) FROM alchemist.quarantined_samples WHERE rater_id = 1") == [(3,)]
+    assert ask(store, "SELECT count(*) FROM alchemist.quarantined_samples WHERE rater_id = 1") == [(4,)]
