@@ -30,7 +30,7 @@ from alchemist_core.store.samples import read_metadata, read_training_samples
 from alchemist_core.telemetry import ProgressLine, say
 
 NAME_HELP = "Name of the scorer; the condition of a selection names its scores so: small letters, digits and _"
-USE_HELP = "Built-in scorer, scorer of an installed package, or module:Class; default: that of the project file"
+USE_HELP = "Built-in scorer, scorer of an installed package, or module:Class; default: as in the project file, else NAME"
 OPTION_HELP = "Options of the scorer as name=value, separated by commas; default: those of the project file"
 
 
@@ -161,14 +161,16 @@ def _declared(name: str, use: str | None, option: tuple[str, ...]) -> tuple[str,
     """Return the class and the options, as given, else as the project file says; and its section there, if it is of that class.
 
     Raises:
-        ConfigError: Neither says which scorer it is, or an option is not name=value.
+        ConfigError: It is not said which scorer it is, or an option is not name=value.
     """
     section = load_project().scorers.get(name)
     if use is None and section is None:
-        raise ConfigError(
-            f"Which scorer is {name!r}? Give --use (available: {', '.join(scorer_names()) or 'none'}; or module:Class), or declare it "
-            f"in the project file under [scorers.{name}]."
-        )
+        if name not in scorer_names():
+            raise ConfigError(
+                f"Which scorer is {name!r}? Give --use (available: {', '.join(scorer_names()) or 'none'}; or module:Class), or declare "
+                f"it in the project file under [scorers.{name}]."
+            )
+        use = name
     if section is not None and use not in (None, section.use):
         section = None
     options = dict[str, Any]() if section is None else load_project().scorer_options(name)

@@ -144,7 +144,7 @@ def score(**fields: object) -> ScoreResult:
     return run(ScoreConfig.model_validate(fields))
 
 
-def register(name: str, use: str, **fields: object) -> list[str]:
+def register(name: str, use: str | None = None, **fields: object) -> list[str]:
     return register_scorer(RegisterConfig.model_validate({"name": name, "use": use, **fields})).scores
 
 
@@ -156,7 +156,8 @@ def ask(query: str) -> object:
 def test_a_scorer_of_an_installed_package_scores_every_location_once_and_says_where_it_came_from(
     trained_store: TrainedStore, package: Path
 ) -> None:
-    assert register("redness", "redness") == ["redness"]
+    # It is the scorer of that name.
+    assert register("redness") == ["redness"]
     first = score(scorer="redness")
     assert (first.rater, first.n_scored, first.n_quarantined) == ("redness", 240, 0)
     before = table_checksums(trained_store.url)
@@ -355,7 +356,7 @@ def test_check_refuses_a_scorer_whose_scores_depend_on_the_batch(trained_store: 
         ("redness", "nothing", "There is no scorer 'nothing'"),
         ("redness", "no_module:Redness", "cannot be imported"),
         ("redness", "other_scorers:np", "is not a scorer"),
-        ("redness", None, "Which scorer is 'redness'"),
+        ("reddish", None, "Which scorer is 'reddish'"),
     ],
 )
 def test_what_is_no_scorer_is_refused(
