@@ -619,7 +619,7 @@ def choose_version(
     withdrawn = last_withdrawn(engine, name) if published is None else None
     if not may_be_withdrawn and (newest.state == "withdrawn" or (withdrawn is not None and not is_newest)):
         # The published version was withdrawn: readers must not silently get another one.
-        raise ConfigError(f"{describe_withdrawal(withdrawn or newest)} {_instead(engine, withdrawn or newest)}")
+        raise ConfigError(f"{describe_withdrawal(withdrawn or newest)} {_instead(engine, name)}")
     why = "none is published" if published is None else f"published is v{published.version}"
     say(f"Using {newest.title}, the newest version; {why}.")
     return newest
@@ -629,7 +629,7 @@ def _named(engine: Engine, name: str, version: int, *, may_be_withdrawn: bool) -
     found = find_subset(engine, name, version=version)
     if found.state == "withdrawn":
         if not may_be_withdrawn:
-            raise ConfigError(f"{describe_withdrawal(found)} {_instead(engine, found)}")
+            raise ConfigError(f"{describe_withdrawal(found)} {_instead(engine, name)}")
         say(describe_withdrawal(found))
     return found
 
@@ -651,13 +651,13 @@ def _print_published(engine: Engine, published: SubsetRow, newest: SubsetRow) ->
     say(f"Using {published.title}, the published version{more}.")
 
 
-def _instead(engine: Engine, withdrawn: SubsetRow) -> str:
-    published = published_version(engine, withdrawn.name)
+def _instead(engine: Engine, name: str) -> str:
+    published = published_version(engine, name)
     if published is not None:
         return f"Use the published version {published.title}: omit --version."
     return (
-        f"No version of {withdrawn.name} is published now. Give --version N (alchemist subset list shows the versions), "
-        f"or publish one: alchemist subset publish {withdrawn.name} --version N."
+        f"No version of {name} is published now. Give --version N (alchemist subset list shows the versions), "
+        f"or publish one: alchemist subset publish {name} --version N."
     )
 
 
