@@ -31,7 +31,10 @@ class FluxRehearsal(Rehearsal):
         })  # fmt: skip
         self.change("evaluation", {"protocols": ["heldout_flow_loss", "few_images.toml"]})
         blocks = "\n".join(f"{name} = {n}" for name, n in BLOCKS.items())
-        self.append(f"[downstream.flux]\n{blocks}\n\n[evaluation.few_images]\nweights = {json.dumps(str(inception))}")
+        # A CPU without instructions for bf16 emulates it, which takes many times longer than fp32.
+        self.append(
+            f'[downstream.flux]\n{blocks}\nweight_dtype = "fp32"\n\n[evaluation.few_images]\nweights = {json.dumps(str(inception))}'
+        )
 
 
 def main(folder: Path, corpus: Path | None) -> None:
