@@ -63,6 +63,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def home(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home with a stack until the test ends; leases are short, so that a dead holder is detected soon."""
     monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "5")
+    # So that a commit in the checkout meanwhile is no difference.
+    monkeypatch.setenv("ALCHEMIST_CODE_VERSION", "test")
     load_settings.cache_clear()
     tmp_path.chmod(0o755)
     yield tmp_path / "stack"
