@@ -305,7 +305,7 @@ def _pinned_scales(connection: Connection, moment: Moment) -> tuple[int, ...]:
         .order_by(scale_table.rank_scale_id.desc(), RankSnapshot.snapshot_id)
         .limit(1)
     )
-    return tuple(connection.execute(statement).scalar() or ())
+    return tuple(connection.execute(statement).scalar_one_or_none() or ())
 
 
 def _signal_scale(engine: Engine, moment: Moment, *, rescale: bool, should_store: bool) -> tuple[int | None, RankScale]:

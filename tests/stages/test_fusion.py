@@ -108,6 +108,8 @@ def test_old_samples_keep_their_scores_when_a_night_arrives_until_a_rescale(stor
     after = score_of(again(store))
     assert grown.n_eligible > len(before) - 100
     assert {pair: after[pair] for pair in before} == before
+    # Now two snapshots have these scales.
+    assert draw(**FUSED, dry_run=True).manifest_sha256 == grown.manifest_sha256
     rescaled = draw(**FUSED, rescale=True)
     assert rescaled.manifest_sha256 != grown.manifest_sha256
     assert score_of(again(store)) != after
