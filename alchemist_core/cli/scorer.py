@@ -30,7 +30,9 @@ from alchemist_core.store.samples import read_metadata, read_training_samples
 from alchemist_core.telemetry import ProgressLine, say
 
 NAME_HELP = "Name of the scorer; the condition of a selection names its scores so: small letters, digits and _"
-USE_HELP = "Built-in scorer, scorer of an installed package, or module:Class; default: as in the project file, else NAME"
+USE_HELP = (
+    "Built-in scorer, scorer of an installed package, or module:Class; default: as in the project file, else NAME"
+)
 OPTION_HELP = "Options of the scorer as name=value, separated by commas; default: those of the project file"
 
 
