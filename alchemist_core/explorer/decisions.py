@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from alchemist_core.config import Config, counted
+from alchemist_core.config import Config, counted, current_names
 from alchemist_core.errors import ConfigError
 from alchemist_core.explorer import nights, subsets
 from alchemist_core.explorer.actions import Change, Form, action
@@ -27,6 +27,7 @@ from alchemist_core.explorer.markup import render
 from alchemist_core.explorer.people import Person
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.page import show_percent
+from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.store import browsing
 from alchemist_core.store.audit import acting_as
 from alchemist_core.store.checks import failed_checks
@@ -37,7 +38,14 @@ from alchemist_core.store.raters import find_rater
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import find_near_duplicates, find_reach
 from alchemist_core.store.snapshots import read_dataset_names
-from alchemist_core.store.subsets import SubsetRow, find_predecessor, find_subset, has_stored_members, published_version
+from alchemist_core.store.subsets import (
+    SubsetRow,
+    find_predecessor,
+    find_subset,
+    has_stored_members,
+    published_version,
+    rater_of_subset,
+)
 
 Given = Mapping[str, str]
 C = TypeVar("C", bound=Config)
@@ -68,6 +76,9 @@ class Decision(NamedTuple):
     start: Start | None = None
     """Why nothing can be decided here: it takes too long. None: the form decides."""
     warnings: Sequence[str] = ()
+    sample_id: int | None = None
+    """The sample whose image it is about."""
+    caption: str = ""
 
 
 def _required(given: Given, name: str) -> str:
@@ -288,8 +299,9 @@ def decide_takedown(engine: Engine, given: Given) -> Decision:
         "then shows the commands."
     )
     return Decision(
-        f"Take the image of sample {sample.sample_id} down?", "Take down", facts, effect, f"/samples/{sample.sample_id}"
-    )
+        f"Take the image of sample {sample.sample_id} down?", "Take down", facts, effect, f"/samples/{sample.sample_id}",
+        sample_id=sample.sample_id, caption=sample.caption,
+    )  # fmt: skip
 
 
 def take_down(person: Person, form: Form) -> str:
@@ -371,17 +383,47 @@ def decide_retry(engine: Engine, given: Given) -> Decision:
 
 
 def decide_selection(engine: Engine, given: Given) -> Decision:
-    """Return how to select a subset again, with its own options and with a condition."""
+    """Return how to select a subset again, with its own options and rater, and with a condition beside its own."""
     row = _version_of(engine, given)
-    datasets, where = ",".join(read_dataset_names(engine, row.snapshot_id)), given.get("where") or "not flagged_bad"
-    conf = {"dataset": datasets, "name": row.name, "retention": row.retention, "where": where}
+    added = given.get("where") or "not flagged_bad"
+    options = _options_again(engine, row, added)
     words = ["alchemist", "select"]
-    for name, value in conf.items():
-        words += [f"--{name}", str(value)]
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     return Decision(
-        f"Select {row.name} again, {where}?", "Select", _about(row), "It becomes a new version, which is not published by itself.",
-        subsets.path_of(row.name, row.version), Start(shlex.join(words), "build_subset", json.dumps(conf)),
+        f"Select {row.name} again where {added}?", "Select", _about(row), "It becomes a new version, which is not published by itself.",
+        subsets.path_of(row.name, row.version), Start(shlex.join(words), *_run_of(options)),
     )  # fmt: skip
+
+
+def _options_again(engine: Engine, row: SubsetRow, added: str) -> dict[str, Any]:
+    """Return the options of `select` that select a version again, so that the two differ by the added condition alone."""
+    spec = current_names(SelectionPolicy, row.spec)
+    own = {name: spec[name] for name in SelectionPolicy.model_fields if spec.get(name) is not None}
+    condition = own.pop("where", None)
+    has_added = condition is not None and (condition == added or condition.endswith(f" and ({added})"))
+    rater = rater_of_subset(engine, row).name
+    production = find_rater(engine, "production")
+    options = {
+        "dataset": list(read_dataset_names(engine, row.snapshot_id)), "name": row.name,
+        "rater": None if production is not None and production.name == rater else rater,
+        **own, "strategy": row.strategy, "retention": row.retention, "seed": row.seed or None,
+        "where": added if condition is None else condition if has_added else f"({condition}) and ({added})",
+    }  # fmt: skip
+    # Words as the command line takes them.
+    given = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in options.items()}
+    return {name: value for name, value in given.items() if value not in (None, "")}
+
+
+def _run_of(options: Mapping[str, Any]) -> tuple[str, str] | tuple[()]:
+    """Return the DAG that selects and its configuration; nothing if its form lacks one of the options."""
+    from alchemist_core.cli.forms import LAYOUT  # noqa: PLC0415  as above
+
+    if options.keys() - {name for part in LAYOUT["build_subset"] for name in part.names}:
+        return ()
+    fields = {name: ("yes" if value else "no") if isinstance(value, bool) else value for name, value in options.items()}
+    return "build_subset", json.dumps(fields)
 
 
 # --- Their pages -----------------------------------------------------------------------------------------------------------------

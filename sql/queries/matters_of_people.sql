@@ -55,7 +55,9 @@ certified AS (
 unproven AS (
     SELECT
         'subset without proof' AS kind, subsets.name AS subject, NULL::date AS crawl_date, subsets.version,
-        subsets.n_samples || ' samples, retention ' || subsets.retention AS detail, NULL::text AS page, subsets.published_at AS since
+        to_char(subsets.n_samples, 'FM999,999,999,999') || CASE subsets.n_samples WHEN 1 THEN ' sample' ELSE ' samples' END
+        || ', retention ' || trim_scale(round(CAST(100 * subsets.retention AS numeric), 2)) || '%' AS detail,
+        NULL::text AS page, subsets.published_at AS since
     FROM alchemist.subsets
     WHERE
         subsets.state = 'published'

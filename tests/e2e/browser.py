@@ -176,9 +176,11 @@ class Browser:
         )
         return bool(self.evaluate(f"{named}.some(one => {inside})"))
 
-    def picture(self, path: Path) -> None:
+    def picture(self, path: Path, *, whole: bool = False) -> None:
+        """Write a picture of the window, or of the whole page."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(shot["data"]))
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._n_calls += 1

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,21 @@ from tests.trained_store import TrainedStore, use_store
 
 # Before any script of a page: what its policy refuses is counted.
 WATCH = "window.violations = []; document.addEventListener('securitypolicyviolation', event => violations.push(event.violatedDirective))"
+
+PAGES = {
+    "needs": "/needs", "samples": "/samples", "highest": "/samples?rank_from=0&rank_to=0.1", "refused": "/samples?where=scorre+%3E+1",
+    "nothing": "/samples?where=width+%3E+9000", "sample": "/samples/3", "attack": "/samples/5", "taken-down": "/samples/9",
+    "search": "/samples/search", "found": "/samples/search?text=a+red+bicycle", "like": "/samples/search?like=4", "subsets": "/subsets",
+    "subset": "/subsets/best/2", "unproven": "/subsets/best/1", "difference": "/subsets/best/2/difference?since=1",
+    "strata": "/subsets/best/1/strata", "blind": "/subsets/best/1/blind", "nights": "/nights", "night": "/nights/web/2026-01-01",
+    "held-night": "/nights/web/2026-01-02", "unusual": "/nights/web/2026-01-02/unusual", "raters": "/raters", "rater": "/raters/r2",
+    "production": "/raters/r1", "experiments": "/experiments", "experiment": "/experiments/sweep",
+    "release": "/decide/release?dataset=web&night=2026-01-02", "reject": "/decide/reject?dataset=web&night=2026-01-02",
+    "publish": "/decide/publish?subset=best&version=2", "withdraw": "/decide/withdraw?subset=best&version=1",
+    "takedown": "/decide/takedown?sample=6", "promote": "/decide/promote?rater=r2", "retry": "/decide/retry?reason=too_slow",
+    "select-again": "/decide/select?subset=best&version=1", "missing": "/samples/1000",
+}  # fmt: skip
+"""The addresses of every kind of page over the enriched store, by a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +62,36 @@ class Visit:
 
 
 @contextmanager
-def visiting(copy: TrainedStore, make_database: Callable[..., str], folder: Path) -> Iterator[Visit]:
-    """Copy a store, enrich it, serve it, and enter it by the printed address."""
+def serving_enriched(
+    copy: TrainedStore, make_database: Callable[..., str], folder: Path, port: int, **how: Any
+) -> Iterator[tuple[Engine, str]]:
+    """Copy a store, enrich it and serve it, as `serving` does; yield its engine and the path and query of the printed address."""
     own = TrainedStore(make_database(template=make_url(copy.url).database), folder / "home")
     with pytest.MonkeyPatch.context() as patch:
         use_store(patch, own)
         engine = make_engine(own.url)
         enrich(engine)
     load_settings.cache_clear()
-    port = free_port()
     try:
-        with (
-            serving_texts(_embed) as search,
-            serving(own, port, ALCHEMIST_SEARCH_URL=search) as entry,
-            Browser(folder / "b") as browser,
-        ):
-            browser.call("Page.enable")
-            browser.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
-            url = f"http://127.0.0.1:{port}"
-            browser.go(f"{url}{entry}")
-            yield Visit(browser, engine, url)
+        with serving_texts(_embed) as search, serving(own, port, ALCHEMIST_SEARCH_URL=search, **how) as entry:
+            yield engine, entry
     finally:
         engine.dispose()
+
+
+@contextmanager
+def visiting(copy: TrainedStore, make_database: Callable[..., str], folder: Path) -> Iterator[Visit]:
+    """Serve a copy of a store, enriched, and enter it by the printed address."""
+    port = free_port()
+    with (
+        serving_enriched(copy, make_database, folder, port) as (engine, entry),
+        Browser(folder / "b") as browser,
+    ):
+        browser.call("Page.enable")
+        browser.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
+        url = f"http://127.0.0.1:{port}"
+        browser.go(f"{url}{entry}")
+        yield Visit(browser, engine, url)
 
 
 def _embed(text: str) -> NDArray[np.float32]:

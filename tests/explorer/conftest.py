@@ -183,9 +183,11 @@ def client(store: TrainedStore) -> Iterator[TestClient]:
 
 
 @contextmanager
-def serving(store: TrainedStore, port: int, **variables: str) -> Iterator[str]:
+def serving(
+    store: TrainedStore, port: int, *, program: Sequence[str] = (sys.executable, "-m", "alchemist_core"), **variables: str
+) -> Iterator[str]:  # fmt: skip
     """Run `alchemist explore` over a store as a process of its own; yield the path and query of the address that it printed."""
-    command = [sys.executable, "-m", "alchemist_core", "explore", "--port", str(port)]
+    command = [*program, "explore", "--port", str(port)]
     environment = {**os.environ, "ALCHEMIST_DATABASE_URL": store.url, "ALCHEMIST_HOME": str(store.home), **variables}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -56,6 +56,7 @@ def embeddings() -> np.ndarray:
     rng = np.random.default_rng(0)
     vectors = np.eye(N_CLUSTERS, DIM)[np.arange(N) % N_CLUSTERS] + rng.normal(0, 0.05, (N, DIM))
     vectors[74] = [0.1, 0.1, 0.1, 2.0]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors.astype(np.float16)
 
 

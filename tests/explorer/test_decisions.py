@@ -1,7 +1,9 @@
 """Decisions: their pages change nothing, their forms do what the command does, in the person's name, and only for those who may."""
 
 import html
+import json
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.people import Person
 from tests.explorer.conftest import ANN, Admits, run
 from tests.given import insert_rows
+from tests.written_commands import require_accepted
 
 pytestmark = pytest.mark.db
 OWN = "http://127.0.0.1:9480"
@@ -156,12 +159,49 @@ def test_a_rater_is_promoted_with_the_reason_of_the_person(browser: TestClient, 
 
 def test_long_work_is_shown_as_a_command_and_a_dag(browser: TestClient) -> None:
     page = html.unescape(browser.get("/decide/select", params={**VERSION, "where": "not flagged_bad"}).text)
-    assert "alchemist select --dataset web --name best --retention 0.2 --where 'not flagged_bad'" in page
+    assert (
+        "alchemist select --dataset web --name best --strategy top_k --retention 0.2 --where 'not flagged_bad'" in page
+    )
     assert 'href="/dags/build_subset" target="_top"' in page
     assert '"where": "not flagged_bad"' in page
     page = html.unescape(browser.get("/decide/retry?reason=too_slow").text)
     assert "alchemist sample retry-quarantine --reason too_slow" in page
     assert browser.post("/decide/retry", data={TOKEN_FIELD: ANN.form_token}).status_code == 405
+
+
+SPEC = {
+    "strategy": "head_gsample", "std_rank": 0.1, "retention": 0.2, "seed": 7, "dedup": "near", "decontaminate": ["books"],
+    "where": "width > 10 or height > 10", "allow_fewer": True, "max_share": 0.5, "rater": "r1", "eligible_hash": "e", "scale": "s",
+}  # fmt: skip
+
+
+def test_a_version_is_selected_again_with_its_own_options(browser: TestClient, own_store: Engine) -> None:
+    """Otherwise the two versions would differ by more than the condition, and say nothing of it."""
+    statement = "UPDATE alchemist.subsets SET spec = CAST(:spec AS jsonb), strategy = 'head_gsample', seed = 7"
+    run(own_store, statement, spec=json.dumps(SPEC))
+    page = html.unescape(browser.get("/decide/select", params=VERSION).text)
+    found = next(line for line in re.split("[<>]", page) if line.startswith("alchemist select"))
+    require_accepted(found)
+    given = dict(zip(words := shlex.split(found)[2:], words[1:], strict=False))
+    assert "--allow-fewer" in given
+    assert given.items() >= {
+        "--dataset": "web", "--name": "best", "--retention": "0.2", "--seed": "7", "--strategy": "head_gsample", "--std-rank": "0.1",
+        "--dedup": "near", "--decontaminate": "books", "--max-share": "0.5",
+        "--where": "(width > 10 or height > 10) and (not flagged_bad)",
+    }.items()  # fmt: skip
+    assert "--rater" not in given, "it is the one in production"
+    conf = json.loads(next(line for line in re.split("[<>]", page) if line.startswith('{"dataset"')))
+    assert (conf["seed"], conf["decontaminate"], conf["allow_fewer"]) == (7, "books", "yes")
+    again = SPEC | {"where": given["--where"]}
+    run(own_store, statement, spec=json.dumps(again))
+    page = html.unescape(browser.get("/decide/select", params=VERSION).text)
+    assert page.count("flagged_bad") == 3, "in the title twice, and once in the condition"
+    run(own_store, "UPDATE alchemist.raters SET state = 'retired' WHERE name = 'r1'")
+    run(own_store, statement, spec=json.dumps(SPEC | {"p_rank": "inclusion"}))
+    page = html.unescape(browser.get("/decide/select", params=VERSION).text)
+    assert "--rater r1" in page
+    assert "--p-rank inclusion" in page
+    assert "/dags/build_subset" not in page, "its form has no such field"
 
 
 @pytest.mark.parametrize(

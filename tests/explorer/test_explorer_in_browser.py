@@ -12,26 +12,13 @@ from typing import Any
 import pytest
 
 from tests.e2e.browser import CONTRAST, DESKTOP, PHONE, needs_chromium
-from tests.explorer.browsed import Visit, visiting
+from tests.explorer.browsed import PAGES, Visit, visiting
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.stack, pytest.mark.timeout(1200), needs_chromium]
 PICTURES = Path(".alchemist/screenshots")
 AXE = Path(".alchemist/axe-core/package/axe.min.js")
 """The script of the npm package axe-core, which `make test-e2e` fetches."""
-PAGES = {
-    "needs": "/needs", "samples": "/samples", "highest": "/samples?rank_from=0&rank_to=0.1", "refused": "/samples?where=scorre+%3E+1",
-    "nothing": "/samples?where=width+%3E+9000", "sample": "/samples/3", "attack": "/samples/5", "taken-down": "/samples/9",
-    "search": "/samples/search", "found": "/samples/search?text=a+red+bicycle", "like": "/samples/search?like=4", "subsets": "/subsets",
-    "subset": "/subsets/best/2", "unproven": "/subsets/best/1", "difference": "/subsets/best/2/difference?since=1",
-    "strata": "/subsets/best/1/strata", "blind": "/subsets/best/1/blind", "nights": "/nights", "night": "/nights/web/2026-01-01",
-    "held-night": "/nights/web/2026-01-02", "unusual": "/nights/web/2026-01-02/unusual", "raters": "/raters", "rater": "/raters/r2",
-    "production": "/raters/r1", "experiments": "/experiments", "experiment": "/experiments/sweep",
-    "release": "/decide/release?dataset=web&night=2026-01-02", "reject": "/decide/reject?dataset=web&night=2026-01-02",
-    "publish": "/decide/publish?subset=best&version=2", "withdraw": "/decide/withdraw?subset=best&version=1",
-    "takedown": "/decide/takedown?sample=6", "promote": "/decide/promote?rater=r2", "retry": "/decide/retry?reason=too_slow",
-    "select-again": "/decide/select?subset=best&version=1", "missing": "/samples/1000",
-}  # fmt: skip
 MEASURE = (
     """(async () => {
   const images = [...document.images];
@@ -96,7 +83,7 @@ def test_every_page_of_the_explorer_is_legible_everywhere(visit: Visit, size: tu
     for name, path in PAGES.items():
         visit.go(path)
         found = run_in(visit, MEASURE)
-        visit.browser.picture(PICTURES / f"explorer-{name}-{size[0]}{'-dark' if is_dark else ''}.png")
+        visit.browser.picture(PICTURES / f"explorer-{name}-{size[0]}{'-dark' if is_dark else ''}.png", whole=True)
         if wrong := faults_of(found, size[0]):
             faults[name] = wrong
     assert faults == {}

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -17,64 +16,26 @@ from alchemist_core import __version__
 from alchemist_core.errors import MissingDependencyError
 from alchemist_core.extras import EXTRA_OF
 from alchemist_core.store.engine import make_engine
+from tests.infra.built_wheel import ROOT, build_wheel, copy_tracked, install_wheel, tracked
 from tests.selectable_store import N_BOOKS, N_WEB, fill
 
-ROOT = Path(__file__).parents[2]
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = [pytest.mark.db, pytest.mark.timeout(300)]
-
-# The libraries of extras are installed, so these processes hide them.
-WITHOUT_EXTRAS = f"""
-import sys
-
-
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {sorted(EXTRA_OF)}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-
-sys.meta_path.insert(0, NotInstalled())
-"""
-
-
-def tracked(*folders: str) -> set[str]:
-    """Files of the repository, also those that are not committed yet."""
-    command = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *folders]
-    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
-    return {name for name in names if name and (ROOT / name).exists()}
-
-
-def copy_tracked(source: Path) -> None:
-    """Copy the tracked files, so that a build leaves nothing in the checkout."""
-    for name in tracked():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes((ROOT / name).read_bytes())
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of the tracked files, built by the installed setuptools: no network is needed."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    copy_tracked(source)
-    command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source]
-    subprocess.run([sys.executable, *command], check=True, cwd=out, capture_output=True)
-    (built,) = out.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
 def alchemist(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
     """The program of the wheel, in an environment without the libraries of extras."""
     target, folder = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
-    # The programs below compile what they import.
-    command = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", target, wheel]
-    subprocess.run([sys.executable, *command], check=True, cwd=folder, capture_output=True)
-    (target / "sitecustomize.py").write_text(WITHOUT_EXTRAS)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")}
+    kept = install_wheel(wheel, target)
 
     def run(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        environment = {**kept, "PYTHONPATH": str(target), "ALCHEMIST_HOME": str(folder / "home"), **environment}
+        environment = {**kept, "ALCHEMIST_HOME": str(folder / "home"), **environment}
         program = [target / "bin" / "alchemist", *words]
         return subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
