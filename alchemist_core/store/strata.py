@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Engine, func, select
 
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.subsets import SubsetRow, rater_of_subset
@@ -49,30 +49,23 @@ def measure_strata(engine: Engine, subset: SubsetRow, *, n_each: int) -> Strata:
         n_each: Most strata of each kind.
     """
     rater = rater_of_subset(engine, subset)
-    scope = {"rater_id": rater.rater_id, "dataset_names": rater.dataset_names}
+    # Members are samples that the version could have been selected from, so both are counted among the same samples.
+    scope = {"rater_id": rater.rater_id, "dataset_names": rater.dataset_names, "subset_id": None}
+    members: dict[str, dict[str, int]] = defaultdict(dict)
+    candidates: dict[str, dict[str, int]] = defaultdict(dict)
     with engine.connect() as connection:
         last = connection.execute(select(func.max(Sample.sample_id))).scalar() or 0
         tried = np.unique(np.random.default_rng(SEED).integers(1, last + 1, N_TRIED)).tolist() if last else []
-        found = [
-            _count(connection, {"sample_ids": tried, **scope, "subset_id": subset_id})
-            for subset_id in (subset.subset_id, None)
-        ]
-    members, candidates = found
-    totals = [sum(counts["dataset"].values()) for counts in found]
-    kinds = sorted({*members, *candidates}, key=lambda kind: kind != "dataset")
-    return Strata(
-        {kind: _largest(members[kind], candidates[kind], (totals[0], totals[1]), n_each) for kind in kinds},
-        totals[0],
-        totals[1],
-    )
-
-
-def _count(connection: Connection, given: dict[str, object]) -> dict[str, dict[str, int]]:
-    drawn = list(connection.execute(load_query("draw_shown_samples"), given).scalars())
-    counts: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in connection.execute(load_query("count_strata"), {"sample_ids": drawn}):
-        counts[row.kind][row.name] = row.n_samples
-    return counts
+        drawn = list(connection.execute(load_query("draw_shown_samples"), {"sample_ids": tried, **scope}).scalars())
+        given = {"sample_ids": drawn, "subset_id": subset.subset_id}
+        for row in connection.execute(load_query("count_strata"), given):
+            candidates[row.kind][row.name] = row.n_samples
+            if row.n_members:
+                members[row.kind][row.name] = row.n_members
+    n_members, n_candidates = (sum(counts["dataset"].values()) for counts in (members, candidates))
+    kinds = sorted(candidates, key=lambda kind: kind != "dataset")
+    strata = {kind: _largest(members[kind], candidates[kind], (n_members, n_candidates), n_each) for kind in kinds}
+    return Strata(strata, n_members, n_candidates)
 
 
 def _largest(

@@ -27,7 +27,8 @@ SELECT
         scores.score, (SELECT scale.knot_scores FROM scale), (SELECT scale.knot_ranks FROM scale)
     ) AS rank
 FROM unnest(CAST(:sample_ids AS bigint[])) AS wanted (sample_id)
-INNER JOIN alchemist.samples ON wanted.sample_id = samples.sample_id
+-- OFFSET 0: read by their keys before any condition. A condition that seems rare would otherwise be looked for in all samples first.
+CROSS JOIN LATERAL (SELECT * FROM alchemist.samples AS stored WHERE stored.sample_id = wanted.sample_id OFFSET 0) AS samples
 LEFT JOIN alchemist.heuristic_scores ON samples.sample_id = heuristic_scores.sample_id
 LEFT JOIN alchemist.scores ON samples.sample_id = scores.sample_id AND scores.rater_id = CAST(:rater_id AS integer)
 WHERE

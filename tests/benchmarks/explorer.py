@@ -24,7 +24,7 @@ from alchemist_core.stages.ingest import run as ingest
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.benchmarks.picture_store import own_store
 from tests.benchmarks.rows import Row, write_rows
-from tests.benchmarks.score_pool import Pool
+from tests.benchmarks.score_pool import SHARD_PAIRS, SHARDS_A_DATE, Pool
 from tests.explorer.conftest import Admits
 from tests.peak_memory import held_mib
 
@@ -94,18 +94,23 @@ def explorer() -> Iterator[TestClient]:
 
 def pages(n: int) -> dict[str, Callable[[int], str]]:
     """The addresses of each kind of page, by a number that is drawn anew."""
-    night = "dataset=pool&night=2020-01-{:02d}"
+    # Of the nights that the corpus has: a smaller one has fewer than a month.
+    n_nights = min(28, max(1, n // (SHARD_PAIRS * SHARDS_A_DATE)))
+
+    def night(i: int) -> str:
+        return f"2020-01-{1 + i % n_nights:02d}"
+
     return {
         "first grid": lambda _: "/samples",
         "grid, next page": lambda i: f"/samples?older={i}",
         "grid, highest 1%": lambda i: f"/samples?rank_to=0.01&older={i}",
         "grid, highest 0.1%": lambda i: f"/samples?rank_to=0.001&older={i}",
-        "grid, a night": lambda i: f"/samples?{night.format(1 + i % 28)}",
+        "grid, a night": lambda i: f"/samples?dataset=pool&night={night(i)}",
         "grid, a night and a source without samples": lambda i: (
-            f"/samples?{night.format(1 + i % 28)}&source=none.example"
+            f"/samples?dataset=pool&night={night(i)}&source=none.example"
         ),
         "grid, a condition that few satisfy": lambda i: f"/samples?older={i}&where=caption+like+'%25number+{i}%25'",
-        "grid, a subset and a night": lambda i: f"/samples?subset=large:2&{night.format(1 + i % 28)}",
+        "grid, a subset and a night": lambda i: f"/samples?subset=large:2&dataset=pool&night={night(i)}",
         "a sample": lambda i: f"/samples/{i}",
         "a difference of subsets": lambda _: "/subsets/large/2/difference?since=1",
         "a difference of subsets, next page": lambda i: f"/subsets/large/2/difference?since=1&joined={i}&left={i}",
@@ -114,7 +119,7 @@ def pages(n: int) -> dict[str, Callable[[int], str]]:
         "where a subset comes from": lambda _: "/subsets/large/2/strata",
         "a blind pair": lambda _: "/subsets/large/2/blind",
         "nights": lambda _: "/nights",
-        "a night": lambda i: f"/nights/pool/2020-01-{1 + i % 28:02d}",
+        "a night": lambda i: f"/nights/pool/{night(i)}",
         "what needs me": lambda _: "/needs",
     }
 

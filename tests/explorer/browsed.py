@@ -1,4 +1,4 @@
-"""The explorer over an enriched store as a process of its own, and a browser that has entered it."""
+"""The explorer over an enriched store, as a process of its own or as a tab of Airflow, and a browser that has entered it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,16 +11,19 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import Engine, make_url
 
+from alchemist_core.local import stack
 from alchemist_core.settings import load_settings
-from alchemist_core.store.engine import make_engine
+from alchemist_core.store.engine import make_engine, open_store
 from tests.e2e.browser import Browser
-from tests.explorer.conftest import free_port, serving
+from tests.e2e.published_client import Airflow
+from tests.explorer.conftest import fill, free_port, serving
 from tests.explorer.enriched import DIM, enrich, serving_texts
 from tests.trained_store import TrainedStore, use_store
 
 # Before any script of a page: what its policy refuses is counted.
 WATCH = "window.violations = []; document.addEventListener('securitypolicyviolation', event => violations.push(event.violatedDirective))"
 
+WAYS = ("alone", "airflow")
 PAGES = {
     "needs": "/needs", "samples": "/samples", "highest": "/samples?rank_from=0&rank_to=0.1", "refused": "/samples?where=scorre+%3E+1",
     "nothing": "/samples?where=width+%3E+9000", "sample": "/samples/3", "attack": "/samples/5", "taken-down": "/samples/9",
@@ -44,6 +47,7 @@ class Visit:
     browser: Browser
     engine: Engine
     url: str
+    way: str
 
     def go(self, path: str) -> str:
         """Open a page and return its text."""
@@ -80,18 +84,53 @@ def serving_enriched(
 
 
 @contextmanager
-def visiting(copy: TrainedStore, make_database: Callable[..., str], folder: Path) -> Iterator[Visit]:
+def visiting(way: str, copy: TrainedStore, make_database: Callable[..., str], folder: Path) -> Iterator[Visit]:
+    """Enter the explorer in one of the two WAYS: without Airflow, over a copy of a store, or by the login of an Airflow."""
+    with visiting_airflow(folder) if way == "airflow" else visiting_alone(copy, make_database, folder) as visit:
+        yield visit
+
+
+@contextmanager
+def visiting_alone(copy: TrainedStore, make_database: Callable[..., str], folder: Path) -> Iterator[Visit]:
     """Serve a copy of a store, enriched, and enter it by the printed address."""
     port = free_port()
     with (
         serving_enriched(copy, make_database, folder, port) as (engine, entry),
         Browser(folder / "b") as browser,
     ):
-        browser.call("Page.enable")
-        browser.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
+        _watch(browser)
         url = f"http://127.0.0.1:{port}"
         browser.go(f"{url}{entry}")
-        yield Visit(browser, engine, url)
+        yield Visit(browser, engine, url, "alone")
+
+
+@contextmanager
+def visiting_airflow(folder: Path) -> Iterator[Visit]:
+    """Start Airflow over a store with the same rows, and log in to it as an administrator."""
+    folder.chmod(0o755)  # So that the account that runs Postgres for root can reach it.
+    home = folder / "home"
+    with pytest.MonkeyPatch.context() as patch, serving_texts(_embed) as search:
+        patch.setenv("ALCHEMIST_HOME", str(home))
+        patch.setenv("ALCHEMIST_SEARCH_URL", search)
+        load_settings.cache_clear()
+        try:
+            stack.up(home)
+            engine = open_store()
+            fill(engine, folder / "web")
+            enrich(engine)
+            airflow = Airflow(home)
+            with Browser(folder / "b") as browser:
+                _watch(browser)
+                browser.log_in(airflow.url, airflow.token)
+                yield Visit(browser, engine, f"{airflow.url}/alchemist", "airflow")
+        finally:
+            stack.down(home)
+    load_settings.cache_clear()
+
+
+def _watch(browser: Browser) -> None:
+    browser.call("Page.enable")
+    browser.call("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
 
 
 def _embed(text: str) -> NDArray[np.float32]:

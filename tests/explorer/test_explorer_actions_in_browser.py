@@ -8,18 +8,19 @@ from sqlalchemy import text
 from alchemist_core.store.blind import count_judgements
 from alchemist_core.store.flags import read_flags_of
 from tests.e2e.browser import DESKTOP, needs_chromium
-from tests.explorer.browsed import Visit, visiting
+from tests.explorer.browsed import WAYS, Visit, visiting
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.stack, pytest.mark.timeout(1200), needs_chromium]
 REASON = "looked at all of it"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=WAYS)
 def visit(
-    filled_once: TrainedStore, make_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Visit]:
-    with visiting(filled_once, make_database, tmp_path_factory.mktemp("visit")) as found:
+    request: pytest.FixtureRequest, filled_once: TrainedStore, make_database: Callable[..., str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Visit]:  # fmt: skip
+    with visiting(request.param, filled_once, make_database, tmp_path_factory.mktemp("visit")) as found:
         found.browser.resize(*DESKTOP)
         yield found
         assert found.browser.evaluate("violations.length") == 0

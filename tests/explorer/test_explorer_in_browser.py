@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.browser import CONTRAST, DESKTOP, PHONE, needs_chromium
-from tests.explorer.browsed import PAGES, Visit, visiting
+from tests.explorer.browsed import PAGES, WAYS, Visit, visiting
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.stack, pytest.mark.timeout(1200), needs_chromium]
@@ -46,11 +46,12 @@ RUN_AXE = """axe.run(document, {resultTypes: ["violations"]}).then(found => JSON
   found.violations.map(one => [one.impact, one.id, one.nodes.map(node => node.html.slice(0, 160)).slice(0, 3)])))"""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=WAYS)
 def visit(
-    filled_once: TrainedStore, make_database: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Visit]:
-    with visiting(filled_once, make_database, tmp_path_factory.mktemp("visit")) as found:
+    request: pytest.FixtureRequest, filled_once: TrainedStore, make_database: Callable[..., str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Visit]:  # fmt: skip
+    with visiting(request.param, filled_once, make_database, tmp_path_factory.mktemp("visit")) as found:
         yield found
 
 
@@ -83,7 +84,9 @@ def test_every_page_of_the_explorer_is_legible_everywhere(visit: Visit, size: tu
     for name, path in PAGES.items():
         visit.go(path)
         found = run_in(visit, MEASURE)
-        visit.browser.picture(PICTURES / f"explorer-{name}-{size[0]}{'-dark' if is_dark else ''}.png", whole=True)
+        visit.browser.picture(
+            PICTURES / f"explorer-{visit.way}-{name}-{size[0]}{'-dark' if is_dark else ''}.png", whole=True
+        )
         if wrong := faults_of(found, size[0]):
             faults[name] = wrong
     assert faults == {}

@@ -24,7 +24,7 @@ def link(page: str, rel: str) -> str:
 
 def title(page: str) -> str:
     (found,) = re.findall(r"<h1>(.+)</h1>", page)
-    return html.unescape(found)
+    return html.unescape(re.sub("<[^>]+>", "", found))
 
 
 def test_the_first_page_leads_to_the_others_and_back(client: TestClient) -> None:

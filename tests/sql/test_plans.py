@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from alchemist_core.cli.demo import QUERIES
 from alchemist_core.quality.limits import CheckLimits
+from alchemist_core.store.browsing import Band, Conditions, join_by_keys
 from alchemist_core.store.checks import OF_DATE, OF_NIGHT, SET_UP
 from alchemist_core.store.engine import SQL, make_engine
 
@@ -75,6 +76,24 @@ def test_a_shards_unscored_samples_are_found_by_its_locations(large: Connection)
     used = indexes(large, query("unscored_samples"), shard_id=7, rater_id=1, image_exts=["jpg"])
     assert {"pk_samples", "scores_1_pkey"} <= used
     assert used & BY_SHARD
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"caption": "x"}, {"source": "x.example"}, {"min_width": 2}, {"band": Band(0.5, 0.6)}, {"dataset_id": 1}, {"subset_id": 1},
+        {"outside_subset_id": 1},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)  # fmt: skip
+def test_a_page_of_samples_reads_them_by_their_ids(large: Connection, asked: dict[str, Any]) -> None:
+    """Not the whole table, which the planner prefers in a store of this size."""
+    given = {**Conditions(rater_id=1, **asked).parameters, "sample_ids": list(range(1, 5_801))}
+    join_by_keys(large)
+    found = nodes(large, f"SELECT * FROM ({query('browse_samples')}) AS found WHERE caption LIKE '%rare%'", **given)
+    scanned = {node.get("Relation Name") for node in found if node.get("Node Type") == "Seq Scan"}
+    assert scanned <= {"rank_scales", "heuristic_scores", "shards", "subset_samples"}, "small tables"
+    assert "pk_samples" in {node.get("Index Name") for node in found}
 
 
 def test_a_ledger_row_reads_one_shard(large: Connection) -> None:
