@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -26,16 +27,34 @@ SERVICES = (
     "postgres", "objects", "migrate", "airflow-api", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "exporter",
     "prometheus", "alertmanager",
 )  # fmt: skip
-URL = "http://127.0.0.1:8080"
+# The port that each service publishes. Tests publish free ones instead, because other programs of a machine may hold these.
+PORTS = {
+    "postgres": 5432, "airflow-api": 8080, "exporter": 9477, "prometheus": 9090, "alertmanager": 9093, "objects": 8333,
+}  # fmt: skip
 START_S = 900.0
 
 
 class Compose:
-    """One installation: its secrets, its project file and its containers. Another checkout, and other images, can be put in its place."""
+    """One installation: its secrets, its project file and its containers. Another checkout, and other images, can be put in its place.
 
-    def __init__(self, folder: Path, project_file: Path, *, checkout: Path = ROOT, registry: str = "") -> None:
+    `port` has the port that each service publishes; an installation that is put in the place of another one takes the other's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        project_file: Path,
+        *,
+        checkout: Path = ROOT,
+        registry: str = "",
+        port: dict[str, int] | None = None,
+    ) -> None:
         self.secrets = folder / "secrets"
         self.checkout = checkout
+        self.port = port or free_ports()
+        self.published = folder / "ports.yaml"
+        lines = [f'  {name}: {{ports: !override ["127.0.0.1:{self.port[name]}:{PORTS[name]}"]}}' for name in PORTS]
+        self.published.write_text("\n".join(["services:", *lines, ""]))
         subprocess.run(["bash", checkout / "infra" / "secrets.sh", self.secrets], check=True, capture_output=True)
         self._environment = ENVIRONMENT | {
             "SECRETS": str(self.secrets), "PROJECT_FILE": str(project_file), "POSTGRES_SHARED_BUFFERS": "256MB",
@@ -54,11 +73,16 @@ class Compose:
 
     def __call__(self, *words: str) -> None:
         """Run a command of compose."""
-        command = ["docker-compose", "-p", PROJECT, "-f", str(self.checkout / "infra" / "compose.yaml"), *words]
+        files = ("-f", str(self.checkout / "infra" / "compose.yaml"), "-f", str(self.published))
+        command = ["docker-compose", "-p", PROJECT, *files, *words]
         done = subprocess.run(
             command, env=self._environment, capture_output=True, text=True, check=False, timeout=START_S
         )
         assert done.returncode == 0, f"docker-compose {' '.join(words)}:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+    def url(self, service: str) -> str:
+        """Return the address at which a service is published."""
+        return f"http://127.0.0.1:{self.port[service]}"
 
     def up(self) -> None:
         """Start every service, and wait until Airflow and the exporter answer."""
@@ -70,11 +94,11 @@ class Compose:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError):
-                health = get_json(f"{URL}/api/v2/monitor/health")
+                health = get_json(f"{self.url('airflow-api')}/api/v2/monitor/health")
                 parts = {
                     name: health[name]["status"] for name in ("metadatabase", "scheduler", "triggerer", "dag_processor")
                 }
-                if set(parts.values()) == {"healthy"} and b"alchemist_" in get("http://127.0.0.1:9477/metrics"):
+                if set(parts.values()) == {"healthy"} and b"alchemist_" in get(f"{self.url('exporter')}/metrics"):
                     return
             time.sleep(3)
         raise AssertionError(f"not healthy after {START_S:.0f} s:\n{self.processes()}\n{self.logs('airflow-api')}")
@@ -118,7 +142,7 @@ class Compose:
 
     def client(self, username: str, password: str) -> AirflowClient:
         """Return a session of one of Airflow's users."""
-        return AirflowClient(URL, username, password, self.secrets)
+        return AirflowClient(self.url("airflow-api"), username, password, self.secrets)
 
     def password(self, name: str) -> str:
         """Return the content of a secret."""
@@ -151,6 +175,13 @@ def health_checks() -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def free_ports() -> dict[str, int]:
+    """Return a free port for each service that publishes one."""
+    with contextlib.ExitStack() as held:
+        sockets = {name: held.enter_context(socket.create_server(("127.0.0.1", 0))) for name in PORTS}
+        return {name: one.getsockname()[1] for name, one in sockets.items()}
 
 
 def container(service: str) -> str:

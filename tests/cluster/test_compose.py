@@ -199,9 +199,9 @@ def test_no_environment_and_no_process_list_holds_a_secret(life: Life) -> None:
 
 
 def test_prometheus_scrapes_the_exporter(life: Life) -> None:
-    found = get_json("http://127.0.0.1:9090/api/v1/query?query=up")["data"]["result"]
+    found = get_json(f"{life.compose.url('prometheus')}/api/v1/query?query=up")["data"]["result"]
     assert [one["value"][1] for one in found] == ["1"]
-    assert b"alchemist_" in get("http://127.0.0.1:9477/metrics")
+    assert b"alchemist_" in get(f"{life.compose.url('exporter')}/metrics")
 
 
 def test_nothing_is_lost_when_everything_is_stopped_and_started(life: Life) -> None:

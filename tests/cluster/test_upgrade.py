@@ -15,7 +15,7 @@ import pytest
 from alchemist_core import __version__
 from alchemist_core.telemetry import say
 
-from .compose import ROOT, URL, Compose, get
+from .compose import ROOT, Compose, get
 from .stand_ins import build_options, podman
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400)]
@@ -137,9 +137,9 @@ def upgrade_during_a_night(before: Compose, folder: Path) -> Upgrade:
         assert time.monotonic() < deadline, before.logs("airflow-scheduler")
         time.sleep(1)
     say(f"upgrade after {n_scored(before)} of {N_SHARDS} shards")
-    now = Compose(folder, folder / "alchemist.toml")
+    now = Compose(folder, folder / "alchemist.toml", port=before.port)
     began = time.monotonic()
-    with Listening() as silences:
+    with Listening(now.url("airflow-api")) as silences:
         now("up", "--detach", "--no-build", "--pull=never", *SERVICES)
         upgraded = time.monotonic() - began
         now.wait_until_healthy()
@@ -159,6 +159,9 @@ def n_scored(compose: Compose) -> int:
 class Listening:
     """Ask the web page every second; a list of the seconds between two answers."""
 
+    def __init__(self, url: str) -> None:
+        self._url = url
+
     def __enter__(self) -> list[float]:
         self._ended, self._silences = threading.Event(), [0.0]
         self._thread = threading.Thread(target=self._ask, daemon=True)
@@ -173,7 +176,7 @@ class Listening:
         last = time.monotonic()
         while not self._ended.wait(1):
             try:
-                get(f"{URL}/api/v2/version")
+                get(f"{self._url}/api/v2/version")
             except OSError:
                 continue
             self._silences.append(time.monotonic() - last)
