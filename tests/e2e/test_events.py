@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,19 +78,29 @@ FEW_STEPS = {"preset": "tiny", "dataset": "web+art", "validation": "v", "max_tra
 Followed = Callable[[str, int], list[dict[str, Any]]]
 
 
+def use(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let the settings be those of the stack in this folder."""
+    patch.setenv("ALCHEMIST_HOME", str(folder / "home"))
+    patch.setenv("ALCHEMIST_PROJECT", str(folder / "alchemist.toml"))
+    load_settings.cache_clear()
+    load_project.cache_clear()
+
+
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
-    """A stack with the DAGs of others beside ours, an ingested night, and the events of a first rater."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("events")
     folder.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def airflow(folder: Path) -> Iterator[Airflow]:
+    """A stack with the DAGs of others beside ours, and an ingested night."""
     corpus, home = folder / "scenes", folder / "home"
     draw_scenes(corpus, n_train=400, n_validation=200, n_test=1, shard_size=100, side=32)
     (folder / "alchemist.toml").write_text(PROJECT.format(corpus=corpus))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ALCHEMIST_HOME", str(home))
-        patch.setenv("ALCHEMIST_PROJECT", str(folder / "alchemist.toml"))
-        load_settings.cache_clear()
-        load_project.cache_clear()
+        use(folder, patch)
         assert main(["ingest", "--dataset", "v", "--root", str(corpus / "validation"), "--role", "validation"]) == 0
         assert main(["ingest", "--dataset", "web+art", "--crawl-date", NIGHTS[0]]) == 0
         install_for_stack(home)
@@ -103,10 +114,15 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     load_project.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def _settings_of_the_stack(airflow: Airflow, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(folder, monkeypatch)
+
+
 @pytest.fixture
-def followed(airflow: Airflow) -> Followed:
+def followed(folder: Path) -> Followed:
     """followed(dag, n): wait until a follower was started n times, and return what started it."""
-    path = load_settings().home / "followed.jsonl"
+    path = folder / "home" / "followed.jsonl"
 
     def read(dag: str) -> list[dict[str, Any]]:
         lines = path.read_text().splitlines() if path.exists() else []
