@@ -21,7 +21,8 @@ from alchemist_core.local.airflow_client import AirflowClient
 from .stand_ins import ENVIRONMENT, podman
 
 ROOT = Path(__file__).parents[2]
-PROJECT = "alchemist-test"
+# Of this process, so that two runs on one machine do not meet.
+PROJECT = f"alchemist-test-{os.getpid()}"
 # Grafana has no stand-in.
 SERVICES = (
     "postgres", "objects", "migrate", "airflow-api", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "exporter",

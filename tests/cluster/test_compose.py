@@ -158,11 +158,12 @@ def test_the_subset_was_read_from_s3_and_written_to_s3(life: Life) -> None:
     keys = life.compose.run("airflow-scheduler", "python", "-", stdin=LIST).split()
     assert [key for key in keys if key.endswith(".tar")]
     assert all(key.startswith("training/best/v1-") for key in keys)
-    ((root,),) = life.compose.query("SELECT root FROM alchemist.datasets WHERE name = 'scenes'")
+    ((root,),) = life.compose.query("SELECT root_uri FROM alchemist.datasets WHERE name = 'scenes'")
     assert root == "s3://crawls/train"
 
 
 def test_the_comparison_has_a_value_for_every_arm_and_seed(life: Life) -> None:
+    # The table that the demo ends with.
     say(life.compose.run("airflow-scheduler", "alchemist", "subset", "show", "best"))
     rows = life.compose.query(
         "SELECT arm, n_seeds, mean FROM alchemist.subset_comparisons WHERE name = 'best' AND metric = 'heldout_loss'"
