@@ -140,7 +140,8 @@ class Namespace:
         for name in list(self.specs):
             with contextlib.suppress(AssertionError):
                 podman("pod", "rm", "--force", name)
-        podman("volume", "rm", "--force", "alchemist-home")
+        # Of the claim and of the config maps.
+        podman("volume", "rm", "--force", "alchemist-home", "alchemist-project", "alchemist-connections")
         podman("network", "rm", "--force", NETWORK)
 
     def get(self, url: str) -> str:
