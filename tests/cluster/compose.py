@@ -25,9 +25,10 @@ ROOT = Path(__file__).parents[2]
 PROJECT = f"alchemist-test-{os.getpid()}"
 # Grafana has no stand-in.
 SERVICES = (
-    "postgres", "objects", "migrate", "airflow-api", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "exporter",
-    "prometheus", "alertmanager",
+    "postgres", "objects", "migrate", "accounts", "airflow-api", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer",
+    "exporter", "prometheus", "alertmanager",
 )  # fmt: skip
+ONE_OFF = ("migrate", "accounts")
 # The port that each service publishes. Tests publish free ones instead, because other programs of a machine may hold these.
 PORTS = {
     "postgres": 5432, "airflow-api": 8080, "exporter": 9477, "prometheus": 9090, "alertmanager": 9093, "objects": 8333,

@@ -14,7 +14,7 @@ import pytest
 from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.telemetry import say
 
-from .compose import PROJECT, SERVICES, Compose, container, get, get_json
+from .compose import ONE_OFF, PROJECT, SERVICES, Compose, container, get, get_json
 from .stand_ins import podman
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400)]
@@ -191,7 +191,7 @@ def test_no_environment_and_no_process_list_holds_a_secret(life: Life) -> None:
     assert len(values) > 8
     for service in SERVICES:
         shown = [podman("inspect", container(service))]
-        pids = podman("top", container(service), "hpid").split()[1:] if service != "migrate" else []
+        pids = podman("top", container(service), "hpid").split()[1:] if service not in ONE_OFF else []
         for pid in pids:
             # A process may have ended since it was listed.
             with contextlib.suppress(OSError):
@@ -216,7 +216,7 @@ def test_nothing_is_lost_when_everything_is_stopped_and_started(life: Life) -> N
     assert [key for key in keys if key.endswith(".tar")]
 
 
-@pytest.mark.parametrize("service", [name for name in SERVICES if name != "migrate"])
+@pytest.mark.parametrize("service", [name for name in SERVICES if name not in ONE_OFF])
 def test_a_killed_container_of_each_kind_is_restarted_and_works_again(life: Life, service: str) -> None:
     life.compose.kill(service)
     life.compose.wait_until_healthy()

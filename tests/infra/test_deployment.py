@@ -63,7 +63,9 @@ def test_only_migrate_reads_the_address_of_the_owner(compose: dict[str, Any]) ->
     assert reading == {"migrate"}
 
 
-def test_migrate_prepares_both_databases_as_the_job_of_kubernetes_does(compose: dict[str, Any], tmp_path: Path) -> None:
+def test_migrate_and_accounts_prepare_both_databases_as_the_job_of_kubernetes_does(
+    compose: dict[str, Any], tmp_path: Path
+) -> None:
     """With programs in the place of alchemist and airflow that write down what they are asked for."""
     for name in ("alchemist", "airflow"):
         program = tmp_path / name
@@ -71,12 +73,13 @@ def test_migrate_prepares_both_databases_as_the_job_of_kubernetes_does(compose: 
         program.chmod(0o755)
     (tmp_path / "airflow_admin_password").write_text("hunter2")
     # Compose reads $$ as $.
-    words = [
-        word.replace("$$", "$").replace("/run/secrets", str(tmp_path))
-        for word in compose["services"]["migrate"]["command"]
-    ]
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags")}
-    subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, check=True)
+    for name in ("migrate", "accounts"):
+        words = [
+            word.replace("$$", "$").replace("/run/secrets", str(tmp_path))
+            for word in compose["services"][name]["command"]
+        ]
+        subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, check=True)
     *prepared, first_user = (tmp_path / "asked").read_text().splitlines()
     assert prepared == [
         "alchemist db migrate", "alchemist db provision", "airflow db migrate", f"alchemist dags install --to {tmp_path}/dags",
