@@ -459,6 +459,7 @@ def read_extremes(engine: Engine, dataset_id: int, crawl_date: date, rater_id: i
     """Return the ends of a crawl date (query `find_extremes`, which reads all its scores)."""
     given = {"dataset_id": dataset_id, "crawl_date": crawl_date, "rater_id": rater_id, "n_rows": n}
     with engine.connect() as connection:
+        join_by_keys(connection)
         rows = connection.execute(load_query("find_extremes"), given).all()
     ends = {name: [row.sample_id for row in rows if row.end_of_night == name] for name in ("top", "bottom")}
     return Extremes(**ends)

@@ -112,6 +112,7 @@ def visiting_airflow(folder: Path) -> Iterator[Visit]:
     with pytest.MonkeyPatch.context() as patch, serving_texts(_embed) as search:
         patch.setenv("ALCHEMIST_HOME", str(home))
         patch.setenv("ALCHEMIST_SEARCH_URL", search)
+        patch.setattr(stack, "START_TIMEOUT_S", 600.0)  # A loaded machine takes minutes.
         load_settings.cache_clear()
         try:
             stack.up(home)

@@ -42,6 +42,20 @@ MEASURE = (
   });
 })()"""
 )
+# Width and height of A4 in CSS pixels.
+PAPER = (794, 1123)
+MEASURE_PRINT = """(async () => {
+  const images = [...document.images];
+  images.forEach(image => image.loading = "eager");
+  await Promise.all(images.map(image => image.decode().catch(() => null)));
+  const isShown = e => e.checkVisibility({contentVisibilityAuto: true});
+  return JSON.stringify({
+    pressed: [...document.querySelectorAll("button, input, select, summary, nav a")].filter(isShown).map(e => e.outerHTML.slice(0, 120)),
+    ground: getComputedStyle(document.body).backgroundColor,
+    isWide: document.documentElement.scrollWidth > innerWidth,
+    hidden: [...document.querySelectorAll(".values table")].filter(e => !isShown(e)).map(e => e.outerHTML.slice(0, 120)),
+  });
+})()"""
 RUN_AXE = """axe.run(document, {resultTypes: ["violations"]}).then(found => JSON.stringify(
   found.violations.map(one => [one.impact, one.id, one.nodes.map(node => node.html.slice(0, 160)).slice(0, 3)])))"""
 
@@ -89,6 +103,22 @@ def test_every_page_of_the_explorer_is_legible_everywhere(visit: Visit, size: tu
         )
         if wrong := faults_of(found, size[0]):
             faults[name] = wrong
+    assert faults == {}
+
+
+def test_the_explorer_is_printed_without_what_paper_cannot_do(visit: Visit) -> None:
+    """White also for a person with a dark screen, with the numbers of the charts, and without anything to press."""
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    visit.browser.call("Emulation.setEmulatedMedia", media="print", features=dark)
+    visit.browser.resize(*PAPER)
+    faults = {}
+    for name in ("samples", "sample", "subset", "difference", "held-night", "rater", "needs", "blind"):
+        visit.go(PAGES[name])
+        found = run_in(visit, MEASURE_PRINT)
+        visit.browser.picture(PICTURES / f"explorer-{visit.way}-{name}-print.png", whole=True)
+        if found != {"pressed": [], "ground": "rgb(253, 253, 252)", "isWide": False, "hidden": []}:
+            faults[name] = found
+    visit.browser.call("Emulation.setEmulatedMedia", media="", features=[])
     assert faults == {}
 
 
