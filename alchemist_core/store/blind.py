@@ -7,7 +7,6 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.store.browsing import join_by_keys
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.subsets import SubsetRow, rater_of_subset
 from alchemist_core.store.tables import BlindJudgement, Sample
@@ -44,7 +43,6 @@ def draw_pair(engine: Engine, subset: SubsetRow, other: SubsetRow | None, seed: 
     rater = rater_of_subset(engine, subset)
     scope = {"rater_id": rater.rater_id, "dataset_names": rater.dataset_names}
     with engine.connect() as connection:
-        join_by_keys(connection)
         last = connection.execute(select(func.max(Sample.sample_id))).scalar() or 0
         own = _draw(connection, rng, last, {**scope, "subset_id": subset.subset_id})
         others = _draw(connection, rng, last, {**scope, "subset_id": None if other is None else other.subset_id})

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from sqlalchemy import Engine, func, select
 
-from alchemist_core.store.browsing import join_by_keys
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.subsets import SubsetRow, rater_of_subset
 from alchemist_core.store.tables import Sample
@@ -55,7 +54,6 @@ def measure_strata(engine: Engine, subset: SubsetRow, *, n_each: int) -> Strata:
     members: dict[str, dict[str, int]] = defaultdict(dict)
     candidates: dict[str, dict[str, int]] = defaultdict(dict)
     with engine.connect() as connection:
-        join_by_keys(connection)
         last = connection.execute(select(func.max(Sample.sample_id))).scalar() or 0
         tried = np.unique(np.random.default_rng(SEED).integers(1, last + 1, N_TRIED)).tolist() if last else []
         drawn = list(connection.execute(load_query("draw_shown_samples"), {"sample_ids": tried, **scope}).scalars())

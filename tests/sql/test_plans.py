@@ -96,14 +96,6 @@ def test_a_page_of_samples_reads_them_by_their_ids(large: Connection, asked: dic
     assert "pk_samples" in {node.get("Index Name") for node in found}
 
 
-def test_samples_drawn_at_random_are_looked_up_by_their_ids(large: Connection) -> None:
-    given = {"sample_ids": list(range(1, 100_000, 17)), "subset_id": None, "rater_id": 1, "dataset_names": ["web"]}
-    join_by_keys(large)
-    found = nodes(large, query("draw_shown_samples"), **given)
-    scanned = {node.get("Relation Name") for node in found if node.get("Node Type") == "Seq Scan"}
-    assert not scanned & {"samples", "sample_locations", "scores_1"}
-
-
 def test_a_ledger_row_reads_one_shard(large: Connection) -> None:
     parameters = {
         "night_id": 1,
