@@ -111,7 +111,8 @@ def upgrade(earlier: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             prepare(before)
             yield upgrade_during_a_night(before, folder)
         finally:
-            before("down", "--volumes")
+            # Of the later version, too, which has services that the earlier one does not know.
+            before("down", "--volumes", "--remove-orphans")
 
 
 def prepare(compose: Compose) -> None:
