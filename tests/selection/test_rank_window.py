@@ -162,7 +162,7 @@ def test_of_rank_windows_as_good_to_a_fiftieth_the_one_that_leaves_out_least_is_
         RankWindow(0.0, 0.5, 1.0),
     ]
     assert _choose(np.array([1.0, 0.98, 0.98, 0.97]), windows) == 2
-    assert _choose(np.array([1.0, 0.98, 0.979, 0.97]), windows) == 1
+    assert _choose(np.array([1.0, 0.98, 0.9797, 0.97]), windows) == 1
     assert _choose(np.array([-1.0, -1.01, -2.0, -1.02]), windows) == 3
 
 
