@@ -206,7 +206,7 @@ def _remedies_of_night(night: NightOverview, reasons: Sequence[NightQuarantine],
 
 
 def _next_publish(config: PublishNightConfig, result: PublishNightResult) -> str | None:
-    return select_command(config.dataset) if result.n_nights else None
+    return f"{select_command(config.dataset)}{_under(config)}" if result.n_nights else None
 
 
 class DecideNightConfig(Config):
@@ -474,7 +474,11 @@ def _next_drift(config: DriftConfig, result: DriftResult) -> str | None:
 
 
 def _which(config: DriftConfig) -> str:
-    return f" --dataset {config.dataset}" if config.dataset else ""
+    return f"{f' --dataset {config.dataset}' if config.dataset else ''}{_under(config)}"
+
+
+def _under(config: DriftConfig | PublishNightConfig) -> str:
+    return "" if config.rater == "production" else f" --rater {config.rater}"
 
 
 class AnnounceConfig(Config):

@@ -195,7 +195,7 @@ def _require_trained(rater: RaterRow) -> None:
     if rater.kind != "trained":
         raise ConfigError(
             f"{rater.name} is no trained rater but {'a scorer' if rater.kind == 'scorer' else 'imported scores'}. "
-            f"Select by it: alchemist select --rank-by {rater.name}"
+            f"Select by it: alchemist select --rank-by {rater.name}, if there is a rater in production."
         )
 
 

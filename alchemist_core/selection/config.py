@@ -108,7 +108,7 @@ class SelectionPolicy(Config):
     )
     dedup: Annotated[Dedup, Formerly("duplicates", {"off": "keep"})] = Field(
         "exact",
-        description="Which duplicates are removed; the sample that was ingested first is kept. exact: same image bytes. near: "
+        description="Which duplicates are removed; the sample that was ingested first is kept. exact: same image bytes, as alchemist duplicates find found them. near: "
         "also perceptual hashes within 2 bits. semantic: also similar embeddings, as alchemist duplicates find-semantic found them. "
         "off: keep all",
     )
@@ -262,8 +262,8 @@ class SelectionPolicy(Config):
         return kind(**given)
 
     def _auto(self, rule: str) -> str:
-        # No scoring rule applies to other scores, so auto selects the highest scores.
-        return ScoringRule(rule).strategy if self.rank_by == RATER_SCORE else "top_k"
+        # No scoring rule applies to other scores, so auto selects the highest scores. A scorer has its kind in place of a rule.
+        return ScoringRule(rule).strategy if self.rank_by == RATER_SCORE and rule in tuple(ScoringRule) else "top_k"
 
     def _require_sense(self, kind: type[Strategy]) -> None:
         if self.p_rank == "inclusion" and not kind.is_stochastic:

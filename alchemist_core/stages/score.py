@@ -511,8 +511,10 @@ def _next(config: ScoreConfig, result: ScoreResult) -> str | None:
         return None
     dataset = config.dataset or only_train_dataset()
     which = f" --dataset {dataset}" if dataset else ""
-    steps = f"alchemist night check-drift{which} and alchemist night publish{which}"
-    return f"alchemist check --suite shards,samples,scores{which}, then {steps}"
+    checks = f"alchemist check --suite shards,samples,scores{which}"
+    # A night is published under each rater by itself.
+    which += f" --rater {result.rater}" if config.scorer else ""
+    return f"{checks}, then alchemist night check-drift{which} and alchemist night publish{which}"
 
 
 COMMANDS = {"": Command(ScoreConfig, run, _next)}

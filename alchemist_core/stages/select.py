@@ -290,7 +290,9 @@ def _require_rater(config: SelectConfig) -> RaterRow:
     rater = find_rater(open_store(), config.rater)
     if rater is None:
         raise ConfigError(
-            "There is no rater in production. Train one (alchemist train-rater) and promote it (alchemist rater promote)."
+            "There is no rater in production. Train one (alchemist train-rater) and promote it (alchemist rater promote). To select "
+            "without one, publish the nights under a scorer (alchemist night check-drift --rater NAME, alchemist night publish --rater "
+            "NAME), and add --rater NAME here."
         )
     return rater
 

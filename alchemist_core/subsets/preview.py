@@ -113,8 +113,8 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
         )
     if policy.dedup != "off" and (n_uncompared := count_uncompared(engine)):
         found.append(
-            f"About {n_uncompared:,} samples were never searched for near-duplicates: run alchemist duplicates find, then select again. "
-            "--dedup exact removes the same bytes only, --dedup near also near-duplicates."
+            f"About {n_uncompared:,} samples were never searched for duplicates, so that none of theirs is removed: run alchemist "
+            "duplicates find, then select again. --dedup exact removes the same bytes only, --dedup near also near-duplicates."
         )
     for name, n in snapshot.pairs.n_without.items():
         found.append(

@@ -1,6 +1,7 @@
 """The pages of the documentation that are made from the code: settings, project file, presets, metrics, DAGs, records, protocols."""
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from alchemist_core.project import DatasetSection, Project, ScorerSection
 from alchemist_core.scorers.catalogue import BUILT_IN
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.shards.faults import Reason
+from alchemist_core.shards.repairs import ENCODING_OF, Repair
 from alchemist_core.telemetry import CATALOGUE
 from infra.docs import commands, errors, interface
 from infra.docs.markdown import plain, table
@@ -67,7 +69,12 @@ RECORDS_HEAD = """# Reason codes and crawl attributes
 
 ## Reason codes
 
-Why a record was quarantined, in `quarantine.reason`. The codes never change.
+Why a record was quarantined, in `quarantined_samples.reason`; `quarantined_samples.detail` says what was found. The codes never change.
+
+"""
+REPAIRS_HEAD = """## Repairs
+
+Records that could be used after a repair, in `sample_locations.repair`. The bytes of the record stay as they are; every reader repairs them again.
 
 """
 
@@ -240,7 +247,7 @@ def records() -> str:
     rows = [(f"`{reason.value}`", heading) for reason, heading in _reasons()]
     attributes = [(f"`{one.name}`", ", ".join(f"`{key}`" for key in one.keys), one.comment) for one in CRAWL_ATTRIBUTES]
     return "\n".join([
-        RECORDS_HEAD, table(("code", "concerns"), rows), "## Crawl attributes\n",
+        RECORDS_HEAD, table(("code", "concerns"), rows), REPAIRS_HEAD, table(("code", "repair"), list(_repairs())), "## Crawl attributes\n",
         "Fields of a record's JSON that have a column of their own in `samples`; the first key with a text is used.\n",
         table(("column", "keys", "meaning"), attributes),
     ])  # fmt: skip
@@ -257,6 +264,14 @@ def _reasons() -> Iterator[tuple[Reason, str]]:
             return
         elif "=" in line:
             yield Reason[line.split("=")[0].strip()], heading
+
+
+def _repairs() -> Iterator[tuple[str, str]]:
+    """Yield each repair with what the code says about it."""
+    source = (CHECKOUT / "alchemist_core" / "shards" / "repairs.py").read_text(encoding="utf-8")
+    said = dict(re.findall(r'= "(\w+)"\n    """(.+)"""', source))
+    for repair in Repair:
+        yield f"`{repair.value}`", said.get(repair.value) or f"The caption is not UTF-8 but {ENCODING_OF[repair]}."
 
 
 def protocols() -> str:

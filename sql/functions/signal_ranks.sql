@@ -29,4 +29,4 @@ $$;
 
 SET LOCAL check_function_bodies = on;
 
-COMMENT ON FUNCTION alchemist.signal_ranks(integer, bigint) IS 'Returns a sample''s score and rank by each score that a snapshot fuses';
+COMMENT ON FUNCTION alchemist.signal_ranks(integer, bigint) IS 'Returns a sample''s score and rank by each score that a snapshot fuses; no rows if it ranks by a single score';

@@ -15,6 +15,6 @@ GROUP BY first_sample_id;
 COMMENT ON VIEW alchemist.duplicate_groups IS 'Groups of samples with the same or near-duplicate images; the first-seen sample of a group is kept';
 COMMENT ON COLUMN alchemist.duplicate_groups.first_sample_id IS 'First-seen sample of the group';
 COMMENT ON COLUMN alchemist.duplicate_groups.n_samples IS 'Number of samples in the group';
-COMMENT ON COLUMN alchemist.duplicate_groups.n_same_image IS 'Number of samples with the same image bytes as the first';
+COMMENT ON COLUMN alchemist.duplicate_groups.n_same_image IS 'Number of samples with the same image bytes as the first, which counts too';
 COMMENT ON COLUMN alchemist.duplicate_groups.max_distance IS 'Largest number of differing bits of perceptual hashes; null where the group has only equal images';
 COMMENT ON COLUMN alchemist.duplicate_groups.later_sample_ids IS 'All samples of the group but the first';

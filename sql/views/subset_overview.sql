@@ -32,6 +32,7 @@ SELECT
     subsets.version,
     rank_snapshots.dataset_names,
     raters.name AS rater,
+    rank_scales.score AS rank_by,
     subsets.strategy,
     subsets.retention,
     subsets.seed,
@@ -60,7 +61,8 @@ COMMENT ON VIEW alchemist.subset_overview IS 'Subset versions with their state a
 COMMENT ON COLUMN alchemist.subset_overview.name IS 'Name of the subset';
 COMMENT ON COLUMN alchemist.subset_overview.version IS 'Number of the version, from 1';
 COMMENT ON COLUMN alchemist.subset_overview.dataset_names IS 'Datasets that samples were selected from';
-COMMENT ON COLUMN alchemist.subset_overview.rater IS 'Name of the rater';
+COMMENT ON COLUMN alchemist.subset_overview.rater IS 'Name of the rater or scorer whose nights samples were selected from';
+COMMENT ON COLUMN alchemist.subset_overview.rank_by IS 'Score that ranks the samples: rater for that of the rater itself, else the name of another one';
 COMMENT ON COLUMN alchemist.subset_overview.strategy IS 'Selection strategy';
 COMMENT ON COLUMN alchemist.subset_overview.retention IS 'Share of the eligible samples that was selected, above 0 to 1';
 COMMENT ON COLUMN alchemist.subset_overview.seed IS 'Seed of the selection';

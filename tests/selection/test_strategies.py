@@ -55,6 +55,11 @@ def test_auto_uses_the_rank_window_of_the_rating_rule():
     assert SelectionPolicy().resolve("loss") == ShiftGsample(0.25, 0.625, 0.125)
 
 
+@pytest.mark.parametrize("kind", ["scorer", "imported"])
+def test_auto_selects_the_highest_scores_where_no_rating_rule_gave_them(kind):
+    assert SelectionPolicy().resolve(kind) == TopK()
+
+
 def test_a_parameter_overrides_the_default_of_its_strategy_alone():
     policy = SelectionPolicy(strategy="shift_gsample", drop_top_ratio=0.1)
     assert policy.resolve("alignment") == ShiftGsample(0.1, 0.625, 0.125)

@@ -111,9 +111,11 @@ class AuditEvent(Table):
     audit_event_id: Mapped[BigKey] = mapped_column(comment="Key of the event")
     actor: Mapped[str] = mapped_column(comment="Person or service account that acted")
     action: Mapped[str] = mapped_column(comment="What was done, such as promote or takedown")
-    subject: Mapped[str] = mapped_column(comment="What it was done to, such as a rater or a shard")
+    subject: Mapped[str] = mapped_column(comment="What it was done to: its kind and its name, such as subset good-half")
     before: Mapped[dict[str, Any] | None] = mapped_column(comment="State before, as JSON")
-    after: Mapped[dict[str, Any] | None] = mapped_column(comment="State after, as JSON")
+    after: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="State after, as JSON; of a published subset version, approved_by and comment"
+    )
     happened_at: Mapped[Created] = mapped_column(comment="When it was done")
 
 

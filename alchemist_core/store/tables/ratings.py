@@ -215,7 +215,9 @@ class RankScale(Table):
         CheckConstraint("cardinality(knot_scores) BETWEEN 1 AND 65536", name="knot_count"),
     )
 
-    rank_scale_id: Mapped[Key] = mapped_column(comment="Key of the scale; the newest of a rater is the highest")
+    rank_scale_id: Mapped[Key] = mapped_column(
+        comment="Key of the scale; the newest of a rater and a score has the highest"
+    )
     rater_id: Mapped[int] = mapped_column(
         ForeignKey("alchemist.raters.rater_id"), index=True, comment="Rater whose scores are ranked"
     )
