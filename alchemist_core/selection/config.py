@@ -108,9 +108,9 @@ class SelectionPolicy(Config):
     )
     dedup: Annotated[Dedup, Formerly("duplicates", {"off": "keep"})] = Field(
         "exact",
-        description="Which duplicates are removed; the sample that was ingested first is kept. exact: same image bytes, as alchemist duplicates find found them. near: "
-        "also perceptual hashes within 2 bits. semantic: also similar embeddings, as alchemist duplicates find-semantic found them. "
-        "off: keep all",
+        description="Which duplicates are removed; the sample that was ingested first is kept. exact: same image bytes, as "
+        "alchemist duplicates find found them. near: also perceptual hashes within 2 bits. semantic: also similar embeddings, as "
+        "alchemist duplicates find-semantic found them. off: keep all",
     )
     semantic_threshold: float | None = later_field(
         None,

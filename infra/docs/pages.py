@@ -74,7 +74,8 @@ Why a record was quarantined, in `quarantined_samples.reason`; `quarantined_samp
 """
 REPAIRS_HEAD = """## Repairs
 
-Records that could be used after a repair, in `sample_locations.repair`. The bytes of the record stay as they are; every reader repairs them again.
+Records that could be used after a repair, in `sample_locations.repair`. The bytes of the record stay as they are: every reader
+repairs them again.
 
 """
 

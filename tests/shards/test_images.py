@@ -327,6 +327,11 @@ def test_an_image_covers_a_size_by_its_middle(size: tuple[int, int], box: tuple[
     assert (decode_covering(encode(image), 24, 24) == expected).all()
 
 
+def test_a_cut_that_rounding_puts_beyond_the_edge_begins_at_the_edge() -> None:
+    # 49 - 32 / (32 / 49) is a little below 0.
+    assert decode_covering(encode(Image.new("RGB", (49, 49), "red")), 32, 32).shape == (32, 32, 3)
+
+
 def test_an_image_covers_a_wide_and_a_high_size() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 40, 3), np.uint8)
     image = Image.fromarray(pixels)
