@@ -176,7 +176,8 @@ def check_store(site: Site) -> Iterator[Finding]:
     if load_settings().database_url is None and not is_running(site.home):
         has_one = has_server(site.home)
         what = f"The store's Postgres in {site.home} does not run." if has_one else f"There is no store in {site.home}."
-        yield missing("store", what, "alchemist stack up, or set ALCHEMIST_DATABASE_URL")
+        lost = "" if has_one else "; if there was one, restore a backup (alchemist db restore FOLDER)"
+        yield missing("store", what, f"alchemist stack up, or set ALCHEMIST_DATABASE_URL{lost}")
         return
     url = database_url()
     check_schema(url)

@@ -196,7 +196,7 @@ def _remedies_of_night(night: NightOverview, reasons: Sequence[NightQuarantine],
         steps += [f"inspect it, then {release}, or alchemist night reject {which} --reason WHY"]
     elif night.status.startswith("stopped"):
         steps += [
-            f"alchemist check --suite shards,samples,scores {which} prints the failed checks; if the data is correct, {release}"
+            f"alchemist check --suite shards,samples {which} prints the failed checks; if the data is correct, {release}"
         ]
     elif night.status.startswith("partly"):
         steps += [f"alchemist score {which}"]

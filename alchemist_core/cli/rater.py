@@ -159,17 +159,19 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     record_acceptance_report(engine, rater, checks, is_certified=not failed, actor=current_actor())
     if failed:
         lines = "".join(f"\n  {line}" for line in failed)
+        n_validation = len(rows) if len(rows) < config.max_samples else None
         raise CheckFailedError(
-            f"Rater {rater.name} has not passed its acceptance checks:{lines}\n{_remedy(rater, training, len(rows))}"
+            f"Rater {rater.name} has not passed its acceptance checks:{lines}\n{_remedy(rater, training, n_validation)}"
         )
     dataset, of_twin = str(rater.config["dataset"]), twin.name if twin else None
     return CertifyResult(rater=rater.name, dataset=dataset, twin=of_twin, checks=checks)
 
 
-def _remedy(rater: RaterRow, training: RaterTrainingConfig, n_validation: int) -> str:
+def _remedy(rater: RaterRow, training: RaterTrainingConfig, n_validation: int | None) -> str:
     """Return what helps a rater that has failed: more steps do not if its training had stopped by itself."""
     metrics, n_planned = rater.acceptance_report, training.proxy_warmup_steps + training.max_train_steps
-    more = f"more validation samples (it had {n_validation:,})"
+    # A larger dataset is examined on a part of it.
+    more = f"more validation samples{f' (it had {n_validation:,})' if n_validation is not None else ''}"
     if metrics.get("stopped_early"):
         advice = (
             f"Its training stopped after {metrics['n_steps']:,} of {n_planned:,} steps, because the held-out loss had not fallen since "

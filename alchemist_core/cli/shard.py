@@ -219,7 +219,9 @@ def _read(address: str, dataset: str) -> "tuple[ShardContent, int]":
 def _find(engine: Engine, subject: str) -> ShardRow:
     rows = registry.find_shards(engine, subject=subject)
     if not rows:
-        raise ConfigError(f"No shard {subject!r} is registered. List the shards: alchemist shard list.")
+        raise ConfigError(
+            f"No shard {subject!r} is registered. List the shards: alchemist shard list --state verified."
+        )
     if len(rows) > 1:
         found = ", ".join(f"{row.shard_id} of {row.dataset}" for row in rows[:5])
         raise ConfigError(f"{subject!r} matches {len(rows)} shards: {found}. Give the id or the full address of one.")

@@ -1,9 +1,10 @@
 """The supervisor of the local stack: keeps Postgres and Airflow's processes running until it is stopped.
 
 A separate program (`python -m alchemist_core.local.supervisor HOME`), started by `stack`. It restarts a child that ended:
-at once the first time, then after growing pauses. It kills a child without a heartbeat for a minute. Before it restarts a
-scheduler, it kills the remaining processes of the old one's session (workers, task runners). Jobs have their own sessions
-and continue: the retried task finds them by their lease.
+at once the first time, then after growing pauses. It kills a child without a heartbeat for a minute; while a child starts,
+for five minutes, because a busy machine needs them. Before it restarts a scheduler, it kills the remaining processes of the
+old one's session (workers, task runners). Jobs have their own sessions and continue: the retried task finds them by their
+lease.
 """
 
 import os
@@ -37,7 +38,7 @@ from alchemist_core.log_files import MIB, rotate
 from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
 from alchemist_core.store.postgres import EmbeddedPostgres, is_running, server_dir, start_postgres
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import configure_logging, say
 
 RULES = resource("infra", "prometheus")
 KEPT_FOR = "90d"
@@ -80,6 +81,8 @@ STEADY_AFTER_S = 60.0
 GRACE_S = 8.0
 LOOK_EVERY_S = 10.0
 HUNG_AFTER_S = 60.0
+# Until its first heartbeat.
+START_WITHIN_S = 300.0
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class Child:
     started_at: float = 0.0
     due_at: float = 0.0
     last_healthy_at: float = 0.0
+    was_healthy: bool = False
     delay_s: float = FIRST_DELAY_S
     n_restarts: int = -1
 
@@ -100,6 +104,7 @@ class Child:
             options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self.process = subprocess.Popen(command, env=environment, start_new_session=True, **options)  # type: ignore[call-overload]  # options are plain
         self.started_at = self.last_healthy_at = time.monotonic()
+        self.was_healthy = False
         self.n_restarts += 1
 
     def has_ended(self) -> bool:
@@ -115,11 +120,11 @@ class Child:
 
     def judge(self, health: dict[str, str]) -> None:
         """Kill the process if its component had no heartbeat for too long, for example a scheduler that hangs."""
-        now = time.monotonic()
+        now, limit_s = time.monotonic(), HUNG_AFTER_S if self.was_healthy else START_WITHIN_S
         if self.process is None or health.get(self.name.replace("-", "_"), "healthy") == "healthy":
-            self.last_healthy_at = now
-        elif now - self.last_healthy_at > HUNG_AFTER_S:
-            say(f"Killing {self.name} (pid {self.process.pid}): no heartbeat for {HUNG_AFTER_S:.0f} s.")
+            self.last_healthy_at, self.was_healthy = now, self.process is not None
+        elif now - self.last_healthy_at > limit_s:
+            say(f"Killing {self.name} (pid {self.process.pid}): no heartbeat for {limit_s:.0f} s.")
             self.process.kill()
 
     def state(self) -> ChildState | None:
@@ -216,6 +221,7 @@ def stack_environment(home: Path, ports: Ports, postgres: EmbeddedPostgres) -> d
 def main() -> None:
     """Supervise the home given as the only argument until SIGTERM. Forks, so that the caller continues at once."""
     home = Path(sys.argv[1])
+    configure_logging(load_settings().log_format)
     if os.fork():
         os._exit(0)
     stopping = threading.Event()

@@ -191,7 +191,7 @@ class ShardRow(NamedTuple):
 def find_shards(
     engine: Engine, *, dataset: str | None = None, states: Sequence[str] | None = None, subject: str | None = None
 ) -> list[ShardRow]:
-    """Return shards with their datasets; a subject is an id, an address relative to the root, or a full address."""
+    """Return shards with their datasets; a subject is an id, DATASET/PATH, PATH below the root, or a full address."""
     parameters = {"dataset": dataset, "states": None if states is None else list(states), "subject": subject}
     with engine.connect() as connection:
         return [ShardRow._make(row) for row in connection.execute(load_query("find_shards"), parameters)]

@@ -1,6 +1,6 @@
 -- Purpose: Return shards by address or id, by dataset and by state, for `alchemist shard list`.
 -- Parameters: dataset text or null (any), states text[] or null (any but superseded), subject text or null (an id, an address below
---   its root, or a whole address).
+--   its root with or without the dataset before it, or a whole address).
 -- One row is: a shard with its dataset and, where it is not read, the reason.
 -- Relies on: pk_shards, uq_shards_dataset_id_uri; without a subject it reads all shards.
 -- Safe to re-run: yes.
@@ -28,6 +28,7 @@ WHERE
         CAST(:subject AS text) IS NULL
         OR shards.shard_id::text = :subject
         OR shards.uri = :subject
+        OR datasets.name || '/' || shards.uri = :subject
         OR rtrim(datasets.root_uri, '/') || '/' || shards.uri = :subject
     )
 ORDER BY datasets.name, shards.crawl_date, shards.uri, shards.shard_id
