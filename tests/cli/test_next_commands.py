@@ -39,7 +39,9 @@ def next_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Next:
         load_project.cache_clear()
         verb, _, sub_verb = command.partition(" ")
         found = load_commands(verb)[sub_verb]
-        given = type("Given", (), {"dataset": None, "crawl_date": None, **config})
+        given = type(
+            "Given", (), {"dataset": None, "crawl_date": None, "rater": "production", "scorer": None, **config}
+        )
         return found.next_step(given, type("Result", (), result))
 
     return find
@@ -63,6 +65,21 @@ def test_scores_are_checked_with_their_samples_and_shards_before_they_are_publis
     assert next_of("score", {}, {"rater": "r", "n_shards": 1}, project=project) == (
         f"alchemist check --suite shards,samples,scores{which}, then alchemist night check-drift{which} and "
         f"alchemist night publish{which}"
+    )
+
+
+def test_a_night_of_a_scorer_is_published_and_selected_from_under_its_name(next_of: Next) -> None:
+    steps = next_of("score", {"scorer": "sharp"}, {"rater": "sharp_clarity", "n_shards": 1})
+    assert steps is not None
+    assert steps.endswith(
+        "alchemist night check-drift --rater sharp_clarity and alchemist night publish --rater sharp_clarity"
+    )
+    named = {"rater": "sharp_clarity", "dataset": "web"}
+    assert next_of("night check-drift", named, {"n_held": 0, "n_nights": 1}) == (
+        "alchemist night publish --dataset web --rater sharp_clarity"
+    )
+    assert next_of("night publish", named, {"n_nights": 1}) == (
+        "alchemist select --dataset web --retention 0.2 --dry-run --rater sharp_clarity"
     )
 
 
