@@ -85,6 +85,7 @@ def test_what_a_rater_quarantined_is_counted_by_reason_and_what_ingest_did_apart
     assert find_retryable(store, ScoringScope(1, (2,)), TRUNCATED) == {}
     assert known_reasons(store, 1) == sorted(["absent", TRUNCATED, "unreadable"])
     assert (count_at_ingest(store, SCOPE, TRUNCATED), count_at_ingest(store, SCOPE, TRANSIENT)) == (1, 0)
+    assert count_at_ingest(store, SCOPE, "unreadable") == 0
     with store.begin() as connection:
         connection.execute(text("UPDATE alchemist.shards SET state = 'missing'"))
     assert count_at_ingest(store, SCOPE, TRUNCATED) == 0
@@ -97,6 +98,12 @@ def test_only_the_places_that_are_meant_are_tried_and_only_by_one(store: Engine)
     assert retry.ordinals == (1,)
     assert [row.sample_id for row in retry.rows] == [2]
     assert claim(store, TRUNCATED, run_id=2) is None
+
+
+def test_the_places_of_one_reason_are_tried_alone(store: Engine) -> None:
+    retry = claim(store, "unreadable")
+    assert retry is not None
+    assert retry.ordinals == (1,)
 
 
 @pytest.mark.parametrize(("shard_id", "dataset_id"), [(1, 1), (2, 2)])
