@@ -121,8 +121,10 @@ class Child:
     def judge(self, health: dict[str, str]) -> None:
         """Kill the process if its component had no heartbeat for too long, for example a scheduler that hangs."""
         now, limit_s = time.monotonic(), HUNG_AFTER_S if self.was_healthy else START_WITHIN_S
-        if self.process is None or health.get(self.name.replace("-", "_"), "healthy") == "healthy":
-            self.last_healthy_at, self.was_healthy = now, self.process is not None
+        # Nothing is known of a component while Airflow's API does not answer.
+        found = health.get(self.name.replace("-", "_"))
+        if self.process is None or found in (None, "healthy"):
+            self.last_healthy_at, self.was_healthy = now, self.was_healthy or found == "healthy"
         elif now - self.last_healthy_at > limit_s:
             say(f"Killing {self.name} (pid {self.process.pid}): no heartbeat for {limit_s:.0f} s.")
             self.process.kill()

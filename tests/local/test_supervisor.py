@@ -12,6 +12,7 @@ def test_a_process_that_starts_has_longer_until_its_first_heartbeat_than_one_tha
     child = Child("scheduler")
     child.start([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), tmp_path / "log")
     assert child.process is not None
+    child.judge({"api_server": "silent"})
     child.last_healthy_at -= (HUNG_AFTER_S + START_WITHIN_S) / 2
     child.judge({"scheduler": "unhealthy"})
     assert child.process.poll() is None
