@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
+from anyio.from_thread import start_blocking_portal
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
@@ -88,7 +89,10 @@ def fill(engine: Engine, n: int) -> None:
 def explorer() -> Iterator[TestClient]:
     """The application, called in this process."""
     app = make_app(Admits(Person("bench", b"s")))
-    yield TestClient(app)
+    client = TestClient(app)
+    # One event loop for all requests, as a server has. Otherwise each has its own, and a picture that waits for its turn waits for ever.
+    with start_blocking_portal() as client.portal:
+        yield client
     app.state.pictures.close()
 
 
