@@ -122,7 +122,10 @@ def test_the_explorer_is_printed_without_what_paper_cannot_do(visit: Visit) -> N
     assert faults == {}
 
 
-@pytest.mark.skipif(not AXE.exists(), reason=f"no {AXE}: make test-e2e fetches it with npm")
+needs_axe = pytest.mark.skipif(not AXE.exists(), reason=f"no {AXE}: make test-e2e fetches it with npm")
+
+
+@needs_axe
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_axe_finds_nothing_serious_in_the_explorer(visit: Visit, size: tuple[int, int]) -> None:
     visit.browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
@@ -139,9 +142,8 @@ def test_axe_finds_nothing_serious_in_the_explorer(visit: Visit, size: tuple[int
     assert found == {}, "nothing lesser either"
 
 
+@needs_axe
 def test_axe_finds_a_fault_in_the_explorer_that_is_there(visit: Visit) -> None:
-    if not AXE.exists():
-        pytest.skip(f"no {AXE}: make test-e2e fetches it with npm")
     visit.go("/samples")
     visit.browser.evaluate(AXE.read_text(encoding="utf-8") + "; 0")
     visit.browser.evaluate("document.querySelector('#main, main').innerHTML = '<img src=\"/pictures/3/thumbnail\">'")
