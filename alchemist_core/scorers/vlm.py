@@ -438,12 +438,13 @@ class Asker:
         Raises:
             _RequestError: The last one, after all retries.
         """
-        attempt = 0
+        attempt = n_answers = 0
         while True:
             try:
-                return self._read(self._server.post(body))
+                return self._read(self._server.post(body, n_answers))
             except _RequestError as fault:
                 attempt += 1
+                n_answers += fault.is_answered
                 if not fault.is_repeated or attempt > self._given.retries:
                     raise
                 if self._is_closed.wait(_backoff_s(attempt)):
@@ -520,11 +521,19 @@ class _RequestError(Exception):
         whose: What caused it. server: it would answer no request. request: it might answer another one. answer: the model's answer.
         text: What happened.
         is_repeated: Whether the same request may succeed later.
+        is_answered: Whether the server has said something, so that a repetition must be a new request to it.
     """
 
-    def __init__(self, whose: Literal["server", "request", "answer"], text: str, *, is_repeated: bool = True) -> None:
+    def __init__(
+        self,
+        whose: Literal["server", "request", "answer"],
+        text: str,
+        *,
+        is_repeated: bool = True,
+        is_answered: bool = True,
+    ) -> None:
         super().__init__(text)
-        self.whose, self.text, self.is_repeated = whose, text, is_repeated
+        self.whose, self.text, self.is_repeated, self.is_answered = whose, text, is_repeated, is_answered
 
 
 class _Message(BaseModel):
@@ -599,29 +608,41 @@ class _Server:
         self._key = "" if secret is None else secret.get_secret_value().strip()
         if not self._key.isascii() or len(self._key.split()) > 1:
             raise ConfigError("ALCHEMIST_VLM_API_KEY must be one word of ASCII characters. Its value is not shown.")
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        settings: dict[str, Any] = {
-            "maxsize": options.concurrency, "headers": headers, "timeout": options.timeout_s, "retries": False,
-        }  # fmt: skip
+        self._headers = {"Content-Type": "application/json"}
+        if self._key:
+            self._headers["Authorization"] = f"Bearer {self._key}"
+        settings: dict[str, Any] = {"maxsize": options.concurrency, "timeout": options.timeout_s, "retries": False}
         proxy = _find_proxy(self._url)
         self._pool = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
         self._resume_at, self._lock = 0.0, threading.Lock()
 
-    def post(self, body: bytes) -> _Completion:
+    def post(self, body: bytes, n_answers: int = 0) -> _Completion:
         """Send a request and return its answer.
+
+        The request has a key that depends on nothing but these arguments. A server that knows the header Idempotency-Key gives
+        a request that is sent again after a lost answer, by whichever process, the answer that was paid for.
+
+        Args:
+            body: The request.
+            n_answers: Number of answers that the server gave to it and that were of no use.
 
         Raises:
             _RequestError: There is no answer, or it is not a completion.
         """
         time.sleep(max(0.0, self._resume_at - time.monotonic()))
         self._counts.add(n_requests=1)
+        headers = self._headers | {"Idempotency-Key": hashlib.sha256(b"%d " % n_answers + body).hexdigest()}
         try:
-            response = self._pool.request("POST", self._url, body=body, preload_content=False, redirect=False)
+            response = self._pool.request(
+                "POST", self._url, body=body, headers=headers, preload_content=False, redirect=False
+            )
             data = self._read(response)
         except ProtocolError as error:
-            raise _RequestError("request", self._scrub(f"the connection was cut: {error}")) from None
+            text = self._scrub(f"the connection was cut: {error}")
+            raise _RequestError("request", text, is_answered=False) from None
         except HTTPError as error:
-            raise _RequestError("server", self._scrub(f"{type(error).__name__}: {error}")) from None
+            text = self._scrub(f"{type(error).__name__}: {error}")
+            raise _RequestError("server", text, is_answered=False) from None
         if response.status != 200:
             raise self._explain(response, data)
         try:
@@ -640,10 +661,10 @@ class _Server:
             data += part
             if len(data) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                 response.close()
-                raise _RequestError("request", f"the answer has no end after {len(data):,} bytes")
+                raise _RequestError("request", f"the answer has no end after {len(data):,} bytes", is_answered=False)
         response.release_conn()
         if len(data) < int(response.headers.get("Content-Length", 0)):
-            raise _RequestError("request", f"the connection was cut after {len(data):,} bytes")
+            raise _RequestError("request", f"the connection was cut after {len(data):,} bytes", is_answered=False)
         return bytes(data)
 
     def _explain(self, response: urllib3.BaseHTTPResponse, data: bytes) -> _RequestError:

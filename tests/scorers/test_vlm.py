@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -116,13 +118,35 @@ def told(behaviour: str) -> str:
     }.get(behaviour, "the answer does not fit the schema")
 
 
+def test_a_request_has_a_new_idempotency_key_only_after_an_answer() -> None:
+    behaviours = ["cut", "reset", "not json", "500", "ok"]
+    with serving(lambda _, n_before: behaviours[min(n_before, 4)]) as server:
+        score(server.url, range(1))
+        keys = list(server.request_keys[0])
+        score(server.url, range(1), prompt="Another question about {caption}")
+    assert [len({*keys[:3]}), len({*keys[2:]})] == [1, 3]
+    assert all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
+    assert not {*keys} & {*server.request_keys[0][5:]}
+
+
+def test_a_server_that_knows_idempotency_keys_is_paid_once_for_an_answer_that_was_lost() -> None:
+    with serving(lambda *_: "ok", knows_keys=True) as server:
+        first = score(server.url, range(6))
+        # The process died after the server had answered, and before the answer was kept.
+        shutil.rmtree(load_settings().home / vlm.ANSWERS)
+        assert np.array_equal(score(server.url, range(6)).score_PM, first.score_PM)
+    assert set(server.n_requests.values()) == {2}
+    assert set(server.n_paid.values()) == {1}
+
+
 @pytest.mark.parametrize("n_samples", N_SAMPLES)
+@pytest.mark.parametrize("knows_keys", [False, True])
 @pytest.mark.slow
-def test_nothing_is_asked_twice_after_a_kill(n_samples: int) -> None:
+def test_nothing_is_asked_twice_after_a_kill(n_samples: int, knows_keys: bool) -> None:
     """Only requests that were under way when the process died are sent again: as many as it has connections."""
     samples, concurrency = range(n_samples), 4
 
-    with serving(lambda *_: "late") as server:
+    with serving(lambda *_: "late", knows_keys=knows_keys) as server:
         command = [sys.executable, "-m", "tests.scorers.score_by_vlm", server.url, str(n_samples)]
         environment = os.environ | {"ALCHEMIST_HOME": str(load_settings().home)}
         with subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2]) as process:
@@ -142,7 +166,7 @@ def test_nothing_is_asked_twice_after_a_kill(n_samples: int) -> None:
         rated = score(server.url, samples, timeout_s=60)
     assert np.isfinite(rated.score_PM).all()
     assert server.n_requests.keys() == set(samples) - kept_before
-    assert {sample for sample in samples if server.n_paid[sample] > 1} == lost
+    assert {sample for sample in samples if server.n_paid[sample] > 1} == (set() if knows_keys else lost)
     with serving(lambda *_: "500") as idle:
         again = score(idle.url, samples)
     assert np.array_equal(again.score_PM, rated.score_PM)

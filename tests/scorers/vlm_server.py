@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,9 +52,13 @@ class VlmServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, behave: Behave) -> None:
+    def __init__(self, behave: Behave, *, knows_keys: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.behave, self.lock = behave, threading.Lock()
+        self.behave, self.knows_keys, self.lock = behave, knows_keys, threading.Lock()
+        self.request_keys: dict[int, list[str]] = defaultdict(list)
+        """Idempotency keys of the requests, by sample."""
+        self._answers: dict[str, bytes] = {}
+        """What was paid for, by idempotency key."""
         self.n_requests: Counter[int] = Counter()
         self.n_paid: Counter[int] = Counter()
         """Answers with tokens, valid or not, by sample."""
@@ -67,6 +71,14 @@ class VlmServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def pay(self, sample: int, key: str, body: bytes) -> bytes:
+        """Return the answer that was paid for under the key, or count this one."""
+        if self.knows_keys and key in self._answers:
+            return self._answers[key]
+        self.n_paid[sample] += 1
+        self._answers[key] = body
+        return body
 
     def handle_error(self, *_: object) -> None:
         """Clients that were killed or that gave up are no error."""
@@ -88,6 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.n_requests[sample] += 1
             self.server.bodies[sample] = body
             self.server.keys.add(self.headers["Authorization"])
+            self.server.request_keys[sample].append(self.headers["Idempotency-Key"])
             self.server.n_open += 1
             self.server.most_open = max(self.server.most_open, self.server.n_open)
         try:
@@ -133,10 +146,11 @@ class _Handler(BaseHTTPRequestHandler):
             "choices": [{"index": 0, "message": {"role": "assistant"} | message, "finish_reason": finish}],
             "usage": usage,
         }
-        if is_paid:
-            with self.server.lock:
-                self.server.n_paid[sample] += 1
-        self._send(200, json.dumps(answer).encode())
+        body = json.dumps(answer).encode()
+        with self.server.lock:
+            if is_paid:
+                body = self.server.pay(sample, self.headers["Idempotency-Key"], body)
+        self._send(200, body)
 
     def _send(self, status: int, body: bytes, size: int | None = None) -> None:
         with suppress(OSError):
@@ -151,9 +165,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(behave: Behave) -> Iterator[VlmServer]:
-    """Run a server until the block ends."""
-    with VlmServer(behave) as server:
+def serving(behave: Behave, *, knows_keys: bool = False) -> Iterator[VlmServer]:
+    """Run a server until the block ends; one that knows idempotency keys is paid once for each."""
+    with VlmServer(behave, knows_keys=knows_keys) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
