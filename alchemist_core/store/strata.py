@@ -13,7 +13,7 @@ from alchemist_core.store.queries import load_query
 from alchemist_core.store.subsets import SubsetRow, rater_of_subset
 from alchemist_core.store.tables import Sample
 
-N_TRIED = 6_000
+N_TRIED = 4_000
 """Ids that are drawn; of these, members and candidates are counted."""
 SEED = 0
 """The same page shows the same figures."""
