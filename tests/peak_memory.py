@@ -11,11 +11,11 @@ def peak_mib(*, reset: bool = False) -> float:
     return _mib("VmHWM")
 
 
-def held_mib() -> float:
-    """Return the memory that only this process holds now: without pages of files, which the system takes back when it needs room."""
-    return _mib("RssAnon")
+def held_mib(process: int | str = "self") -> float:
+    """Return the memory that only a process holds now: without pages of files, which the system takes back when it needs room."""
+    return _mib("RssAnon", process)
 
 
-def _mib(name: str) -> float:
-    (kib,) = re.findall(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
+def _mib(name: str, process: int | str = "self") -> float:
+    (kib,) = re.findall(rf"{name}:\s+(\d+)", Path(f"/proc/{process}/status").read_text(encoding="ascii"))
     return int(kib) / 1024
