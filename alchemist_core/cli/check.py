@@ -15,6 +15,7 @@ from alchemist_core.config import Command, Config, Result, Words
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.project import load_project
 from alchemist_core.quality.limits import AppliedLimits
+from alchemist_core.quality.wording import in_words
 from alchemist_core.store.engine import database_url, open_store
 from alchemist_core.store.registry import find_dataset, list_datasets
 from alchemist_core.store.subsets import NEWEST_TEXT, VERSION_TEXT, choose_version, refuse_two_versions
@@ -126,17 +127,13 @@ def _limits_of(dataset: str | None) -> AppliedLimits:
 
 
 def describe(outcome: "CheckOutcome") -> str:
-    """Describe a failed expectation: what was found, what is allowed, and where the limit is set."""
+    """Describe a failed expectation: what was expected, what was found, and where the limit is set."""
     title = f"{outcome.dataset}: {outcome.expectation}" if outcome.dataset else outcome.expectation
     seen = outcome.observed
     if reason := seen.get("exception"):
         return f"{title}: {reason}"
-    n_bad, n_all = (seen.get(figure) or 0 for figure in ("unexpected_count", "element_count"))
-    n = f"{n_bad:,} of {n_all:,} unexpected, such as " if n_all > 1 else ""
-    allowed = ", ".join(f"{name} {value}" for name, value in seen.get("expected", {}).items())
     limits = ", ".join(f"{key} = {value} ({seen['limits_from'][key]})" for key, value in seen.get("limits", {}).items())
-    found = seen.get("examples") or seen.get("observed_value")
-    return f"{title}: found {n}{found}" + (f"; allowed: {limits or allowed}" if limits or allowed else "")
+    return f"{title}: {seen.get('in_words') or in_words(seen)}" + (f"; limit: {limits}" if limits else "")
 
 
 def _next(config: CheckConfig, result: CheckResult) -> str | None:

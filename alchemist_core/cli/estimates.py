@@ -1,7 +1,7 @@
 """Estimates of memory, time and cost on a named GPU: `plan train-rater`, `plan train-downstream`, and the part of `plan score` for it.
 
-Memory and arithmetic are counted. Time is arithmetic over an assumed share of the GPU's peak, until runs of this store with the same
-sizes on such a GPU were measured.
+Memory and arithmetic are counted. Time is arithmetic over the speed that runs of this store with the same sizes reached on such a device.
+Before there is one, a GPU is assumed to reach a share of its peak; on a CPU, whose peak is not known, a few steps are timed.
 """
 
 import os
@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError
 from sqlalchemy import Engine
 
 from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, lay_out
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import AlchemistError, ConfigError
+from alchemist_core.local.machine import look_at_machine
 from alchemist_core.models.config import TokenizerConfig, published_tokenizer
 from alchemist_core.presets import gigabytes
 from alchemist_core.prices import cost_at
@@ -24,9 +25,10 @@ from alchemist_core.store.datasets import describe_datasets
 from alchemist_core.store.engine import has_store, open_store
 from alchemist_core.store.runs import MeasuredTraining, measured_trainings
 from alchemist_core.store.subsets import choose_version, rater_of_subset
+from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 from alchemist_core.training.gpus import DEFAULT_UTILISATION, GPUS, GpuName
-from alchemist_core.training.pinning import caption_tokens
+from alchemist_core.training.pinning import FILES, caption_tokens
 
 if TYPE_CHECKING:
     from alchemist_core.training.footprint import Footprint, Work
@@ -159,10 +161,12 @@ def plan_train_rater(config: PlanTrainRaterConfig) -> TrainingPlan:
         return rater_footprint(other, n_processes=config.hardware.n_gpus, n_held_out=n_held_out, is_gpu=is_gpu)
 
     footprint, times = count(training), rater_times(training, n_samples, n_validation)
-    measured = _measured(engine, "train_rater", device, lambda run: _rater_flops(run, training, footprint))
+    speed = _measured(engine, "train_rater", device, lambda run: _rater_flops(run, training, footprint))
+    if speed is None:
+        speed = device.assumption if device.gpu else _cpu_speed_of_rater(engine, training, footprint, device)
     samples = f"{n_samples:,} for training ({basis}), {n_validation:,} for validation ({validation_basis})"
     advice = _advise(training, count, footprint, device)
-    return _plan(device, footprint, times, measured, samples=samples, advice=advice)
+    return _plan(device, footprint, times, speed, samples=samples, advice=advice)
 
 
 def _validation(engine: Engine | None, config: PlanTrainRaterConfig, n_samples: int) -> "Counted":
@@ -182,11 +186,13 @@ def plan_train_downstream(config: PlanTrainDownstreamConfig) -> TrainingPlan:
 
     model, engine, device = config.model, _store(), _Device(config.hardware)
     tokenizer, n_eligible, counted = _tokenizer_of(config), None, Counted(1_000_000, "assumed")
+    own_rater = RaterTrainingConfig()
     if config.subset is not None:
         engine = open_store()
         subset = choose_version(engine, config.subset, version=None)
         rater = rater_of_subset(engine, subset)
-        tokenizer = RaterTrainingConfig.from_stored(rater.config["training"]).tokenizer_config
+        own_rater = RaterTrainingConfig.from_stored(rater.config["training"])
+        tokenizer = own_rater.tokenizer_config
         n_eligible, counted = rater.n_eligible, Counted(subset.n_reads, f"members of {config.subset}")
     if config.n_samples is not None:
         n_eligible, counted = None, Counted(config.n_samples, "--n-samples")
@@ -197,10 +203,12 @@ def plan_train_downstream(config: PlanTrainDownstreamConfig) -> TrainingPlan:
     footprint = count(model)
     n_of = {arm: n_eligible if arm == "full" and n_eligible else counted.n for arm in config.arms}
     times = model_times(model, len(config.seeds) * sum(map(model.steps, n_of.values())), max(n_of.values()))
-    measured = _measured(engine, "train_downstream", device, lambda run: _model_flops(run, model, tokenizer, footprint))
+    speed = _measured(engine, "train_downstream", device, lambda run: _model_flops(run, model, tokenizer, footprint))
+    if speed is None:
+        speed = device.assumption if device.gpu else _cpu_speed_of_model(engine, model, own_rater, footprint, device)
     arms = ", ".join(f"{n:,} for {arm}" for arm, n in n_of.items())
     samples = f"{arms} ({counted.basis}); seeds: {len(config.seeds)}"
-    return _plan(device, footprint, times, measured, samples=samples, advice=_advise(model, count, footprint, device))
+    return _plan(device, footprint, times, speed, samples=samples, advice=_advise(model, count, footprint, device))
 
 
 class Counted(NamedTuple):
@@ -316,23 +324,117 @@ class _Device:
         return prices.of_device(device, n_devices=self.hardware.n_gpus, n_cores=n_cores)
 
 
-class _Measured:
-    """FLOP/s of a device in a run, everything else that the run did included."""
+class _Speed(NamedTuple):
+    """FLOP/s of a device in the steps of a training, and where this figure comes from."""
 
-    def __init__(self, run: MeasuredTraining, flops: float) -> None:
-        self.flops_per_s = flops / run.work_seconds / run.n_processes
+    flops_per_s: float
+    text: str
+    includes_encoding: bool
+    """Whether the seconds of the steps contain those of encoding."""
+
+    @classmethod
+    def of_run(cls, run: MeasuredTraining, flops: float) -> "_Speed":
+        """Return the speed of a run, everything else that it did included."""
+        flops_per_s = flops / run.work_seconds / run.n_processes
         devices = run.device if run.n_processes == 1 else f"{run.n_processes} {run.device}"
+        devices += f" of {run.host}" if run.device == CPU else ""
         each = "" if run.n_processes == 1 else " each"
-        self.text = (
-            f"measured: run {run.run_id} on {devices} reached {flop_text(self.flops_per_s)}/s{each}, encoding included"
+        text = f"measured: run {run.run_id} on {devices} reached {flop_text(flops_per_s)}/s{each}, encoding included"
+        return cls(flops_per_s, text, includes_encoding=True)
+
+
+MOST_TIMED_FLOPS = 2e11
+"""Arithmetic of the steps that a plan times: some seconds on a laptop's cores."""
+
+
+def _cpu_speed_of_rater(
+    engine: Engine | None, training: RaterTrainingConfig, footprint: "Footprint", device: _Device
+) -> _Speed | str:
+    from alchemist_core.training.footprint import rater_footprint  # noqa: PLC0415  imports torch
+    from alchemist_core.training.step_timing import seconds_a_rater_step  # noqa: PLC0415  as above
+
+    def flops_of(run: MeasuredTraining) -> float | None:
+        own = RaterTrainingConfig.from_stored(run.config["training"])
+        return _rater_flops(run, own, rater_footprint(own, is_gpu=False))
+
+    unknown = _why_not_timed(training, footprint, device)
+    timed = unknown or _timed(footprint, lambda n_steps: seconds_a_rater_step(training, n_steps))
+    return timed if isinstance(timed, _Speed) else _of_other_sizes(engine, "train_rater", device, flops_of) or timed
+
+
+def _cpu_speed_of_model(
+    engine: Engine | None, model: DownstreamConfig, rater: RaterTrainingConfig, footprint: "Footprint", device: _Device
+) -> _Speed | str:  # fmt: skip
+    from alchemist_core.training.footprint import downstream_footprint  # noqa: PLC0415  imports torch
+    from alchemist_core.training.step_timing import seconds_a_model_step  # noqa: PLC0415  as above
+
+    def flops_of(run: MeasuredTraining) -> float | None:
+        own, tokenizer = (
+            DownstreamConfig.from_stored(run.config["model"]),
+            RaterTrainingConfig.from_stored(run.rater_training),
         )
+        return run.n_steps * downstream_footprint(own, tokenizer.tokenizer_config).work["step"].flops
+
+    unknown = _why_not_timed(model, footprint, device) or _why_not_timed(rater, footprint, device)
+    timed = unknown or _timed(footprint, lambda n_steps: seconds_a_model_step(model, rater, n_steps))
+    return (
+        timed if isinstance(timed, _Speed) else _of_other_sizes(engine, "train_downstream", device, flops_of) or timed
+    )
+
+
+def _of_other_sizes(
+    engine: Engine | None, stage: str, device: _Device, flops_of: Callable[[MeasuredTraining], float | None]
+) -> _Speed | None:
+    """Return the speed of the newest run of any sizes on such a device."""
+    speed = _measured(engine, stage, device, flops_of)
+    return None if speed is None else speed._replace(text=f"{speed.text}, by networks of other sizes")
+
+
+def _timed(footprint: "Footprint", seconds_a_step: Callable[[int], float]) -> _Speed | str:
+    """Time a few steps on this machine and return the speed, or why they failed."""
+    n_steps, flops = _n_timed(footprint), footprint.work["step"].flops
+    say(f"Timing {n_steps} steps on this machine.")
+    try:
+        seconds = seconds_a_step(n_steps)
+    except AlchemistError as error:
+        return f"the timing of a step failed: {error}"
+    text = f"measured now on this machine: {n_steps} steps of {seconds:.3g} s, {flop_text(flops / seconds)}/s"
+    return _Speed(flops / seconds, text, includes_encoding=False)
+
+
+def _n_timed(footprint: "Footprint") -> int:
+    from alchemist_core.training.step_timing import N_STEPS  # noqa: PLC0415  imports torch
+
+    return min(N_STEPS, int(MOST_TIMED_FLOPS / footprint.work["step"].flops))
+
+
+def _why_not_timed(
+    config: RaterTrainingConfig | DownstreamConfig, footprint: "Footprint", device: _Device
+) -> str | None:
+    """Return why steps cannot be timed within seconds; None if they can."""
+    from alchemist_core.training.step_timing import LEAST_STEPS  # noqa: PLC0415  imports torch
+
+    weights = [name for name in FILES if getattr(config, name, None) is not None]
+    reasons = {
+        "this machine would time its GPU": bool(look_at_machine().gpus),
+        "published networks are not loaded for a timing": bool(weights)
+        or config.text_encoder != "words"
+        or getattr(config, "flux", None) is not None,
+        "a tokenizer is not trained for a timing": getattr(config, "tokenizer", "patches") != "patches",
+        "nothing is compiled for a timing": getattr(config, "compile", False),
+        "a step does not fit into the memory": footprint.peak > device.n_bytes,
+        f"{flop_text(footprint.work['step'].flops)} a step take too long to be timed now": _n_timed(footprint)
+        < LEAST_STEPS,
+    }
+    found = next((reason for reason, applies in reasons.items() if applies), None)
+    return None if found is None else f"no training was measured on a CPU, and {found}"
 
 
 def _plan(
     device: _Device,
     footprint: "Footprint",
     times: Mapping[str, int],
-    measured: _Measured | None,
+    speed: _Speed | str,
     *,
     samples: str,
     advice: str | None,
@@ -346,14 +448,13 @@ def _plan(
         if times.get(name)
     ]  # fmt: skip
     seconds: float | None
-    if measured is not None:
+    if isinstance(speed, _Speed):
         n_devices = 1 if device.gpu is None else device.hardware.n_gpus
-        seconds = sum(part.flops for part in parts if part.what in _OF_STEPS) / measured.flops_per_s / n_devices
-        basis = measured.text
+        flops = sum(part.flops for part in parts if part.what in _OF_STEPS or not speed.includes_encoding)
+        seconds, basis = flops / speed.flops_per_s / n_devices, speed.text
     else:
         known = [part.seconds for part in parts if part.seconds is not None]
-        seconds = sum(known) if len(known) == len(parts) else None
-        basis = device.assumption
+        seconds, basis = sum(known) if len(known) == len(parts) else None, speed
     price = device.price_per_hour
     return TrainingPlan(
         device=device.title, n_gpus=device.hardware.n_gpus, parameters=dict(footprint.parameters),
@@ -415,13 +516,13 @@ _MODEL = (*_STEP, "method", "lora_rank", "width", "depth", "n_heads", "flux")
 
 def _measured(
     engine: Engine | None, stage: str, device: _Device, flops_of: Callable[[MeasuredTraining], float | None]
-) -> _Measured | None:
-    """Return the newest run of the same sizes on such a device."""
+) -> _Speed | None:
+    """Return the speed of the newest run of the same sizes on such a device."""
     if engine is None:
         return None
     for run in measured_trainings(engine, stage):
         if device.is_of(run.device) and (flops := flops_of(run)):
-            return _Measured(run, flops)
+            return _Speed.of_run(run, flops)
     return None
 
 

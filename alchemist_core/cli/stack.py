@@ -72,7 +72,10 @@ def down(_config: StackConfig) -> None:
 
 
 def status(_config: StackConfig) -> None:
-    """Print the addresses, the login and the processes of the stack, and which run holds which device."""
+    """Print the addresses, the login and the processes of the stack: what a starting one waits for, how often each was restarted.
+
+    Also prints which run holds which device.
+    """
     home = _home()
     say(stack.status(home).describe())
     _say_note(home)

@@ -343,6 +343,13 @@ def make_dynamics_sheet(result: dict[str, Any]) -> Sheet:
     return Sheet(_notes(courses), HEAD, [_row(courses, band, n_bands) for band in range(n_bands)], figures)
 
 
+def conclude(courses: Sequence[dict[str, Any]]) -> str:
+    """Return in one sentence how the loss of the samples ranked highest and lowest changed."""
+    n_bands = len(courses[0]["n_in_band"])
+    fell = {name_band(band, n_bands): show(_fall(courses, band)) for band in (0, n_bands - 1)}
+    return f"the loss fell by {' and by '.join(f'{by} for {band}' for band, by in fell.items())}"
+
+
 def name_band(band: int, n_bands: int) -> str:
     """Name a band by its ranks.
 
@@ -376,13 +383,18 @@ def _notes(courses: Sequence[dict[str, Any]]) -> list[str]:
 
 def _row(courses: Sequence[dict[str, Any]], band: int, n_bands: int) -> tuple[str, ...]:
     loss, gradient = (_ends(courses, name, band) for name in ("loss_of_band", "gradient_norm_of_band"))
-    fell = estimate([first - last for first, last in zip(*loss, strict=True)])
+    fell = _fall(courses, band)
     n_samples = estimate([float(course["n_in_band"][band]) for course in courses]).mean
     ends = (show(estimate(values)) for values in loss)
     return (
         name_band(band, n_bands), f"{n_samples:,.0f}", *ends, show(fell),
         *(show(estimate(values), digits=2) for values in gradient),
     )  # fmt: skip
+
+
+def _fall(courses: Sequence[dict[str, Any]], band: int) -> Estimate:
+    """Return by how much the loss of a band's samples fell, in nats per token."""
+    return estimate([first - last for first, last in zip(*_ends(courses, "loss_of_band", band), strict=True)])
 
 
 def _ends(courses: Sequence[dict[str, Any]], name: str, band: int) -> tuple[list[float], list[float]]:

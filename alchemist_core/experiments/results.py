@@ -245,6 +245,34 @@ def verdict(row: ArmRow) -> str:
     return f"{shown}, the best oracle" if shown else "the best oracle"
 
 
+def conclude(rows: Sequence[ArmRow]) -> str:
+    """Return in one sentence whether an arm is better than random, and which one by how much.
+
+    Controls that no policy could select, the oracles and the full corpus, are left out.
+    """
+    compared = _gains(rows)
+    if not compared:
+        return f"no arm was compared with {RANDOM}"
+    shown = [(row, gain) for row, gain in compared if gain.is_positive]
+    best, gain = max(shown or compared, key=lambda one: one[1].mean)
+    length = f" and {best.length:g}× the steps" if len({row.length for row in rows}) > 1 else ""
+    who, by = f"{arm_title(best.arm)} at {best.retention:.0%}{length}", f"{show(gain)} nats per token"
+    if shown:
+        return f"{who} is better than {RANDOM} by {by}"
+    if gain.low is None:
+        return f"one seed shows nothing; {who} has the largest gain over {RANDOM}, {by}"
+    return f"no arm is shown to be better than {RANDOM}; {who} has the largest gain, {by}"
+
+
+def has_better(rows: Sequence[ArmRow]) -> bool:
+    """Return whether an arm is better than random, oracles and the full corpus left out."""
+    return any(gain.is_positive for _, gain in _gains(rows))
+
+
+def _gains(rows: Sequence[ArmRow]) -> list[tuple[ArmRow, Estimate]]:
+    return [(row, row.gain) for row in rows if row.gain is not None and row.arm != FULL and not is_oracle(row.arm)]
+
+
 def _say_gain(row: ArmRow) -> str:
     if row.gain is None or row.gain.low is None:
         return ""

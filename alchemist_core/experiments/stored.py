@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alchemist_core.experiments import dynamics
+from alchemist_core.experiments import dynamics, results
 from alchemist_core.experiments.arms import QUESTIONS, Question
 from alchemist_core.experiments.datasets import make_datasets_sheet
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.sheets import Sheet, make_sheet
+from alchemist_core.experiments.trial import Cell
 from alchemist_core.files import artifact_path, write_bytes_atomically
 
 
@@ -29,6 +30,21 @@ def sheet_of(config: dict[str, Any], result: dict[str, Any]) -> Sheet:
         # JSON in the store has no order of keys, so the corpora follow the order of the config.
         return make_datasets_sheet({corpus: result["parts"][corpus] for corpus in config["corpora"]})
     return make_sheet(_question_of(config), result)
+
+
+def conclude(config: dict[str, Any], result: dict[str, Any]) -> str:
+    """Return in one sentence what a stored experiment showed, or what its result lacks."""
+    if "courses" in result:
+        return dynamics.conclude(result["courses"])
+    if "parts" in result:
+        found = {corpus: _compare(result["parts"][corpus]) for corpus in config["corpora"]}
+        shown = [corpus for corpus, rows in found.items() if results.has_better(rows)]
+        return f"an arm is better than random on {len(shown)} of {len(found)} corpora"
+    return results.conclude(_compare(result)) if "cells" in result else "its result has no losses of arms"
+
+
+def _compare(result: dict[str, Any]) -> list[results.ArmRow]:
+    return results.compare_cells([Cell(**cell) for cell in result["cells"]])
 
 
 def markdown_of(name: str, config: dict[str, Any], result: dict[str, Any]) -> str:

@@ -135,7 +135,7 @@ def decide_release(engine: Engine, given: Given) -> Decision:
     start = Start(shlex.join(words)) if checks else None
     facts = [("Held because of", row.reason or "drift") for row in held]
     facts += [("Rejected because of", row.reason or "") for row in rejected]
-    facts += [("Failed check", f"{one.suite}.{one.expectation}: {json.dumps(one.observed)[:300]}") for one in checks]
+    facts += [("Failed check", f"{one.suite}.{one.expectation}: {one.in_words[:300]}") for one in checks]
     effect = (
         "Its samples can be selected from then on, and drift of later nights is measured against it too."
         if not checks

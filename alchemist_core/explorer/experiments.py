@@ -1,4 +1,4 @@
-"""Experiments: which there are, and the tables and figures of one."""
+"""Experiments: which there are, what one of them showed, and its tables and figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.report.content import ExperimentContent
 from alchemist_core.report.gathering import read_sheet
 from alchemist_core.store.engine import open_reader
-from alchemist_core.store.experiments import find_experiment, list_experiments
+from alchemist_core.store.experiments import ExperimentRow, find_experiment, list_experiments
 
 TAB = Tab("Experiments", "/experiments")
 
@@ -27,9 +27,20 @@ def show_list(request: Request) -> Response:
 
 
 def show_experiment(request: Request) -> Response:
-    """Return the tables and figures of one experiment."""
-    content = _content(open_reader(), request.path_params["name"])
-    return render(request, "one_experiment.html", title="What did it show?", experiment=content)
+    """Return what one experiment showed, its tables and its figures; of one that is not finished, its question and how to go on."""
+    # Imported here: it imports the stages, which no other page needs.
+    from alchemist_core.experiments.stored import conclude, title_of  # noqa: PLC0415
+
+    row = _find(open_reader(), request.path_params["name"])
+    content = read_sheet(row)
+    if row.finished_at is None or content is None:
+        state = "is not finished" if row.finished_at is None else "is finished, but its tables were not stored"
+        return render(
+            request, "one_experiment.html", title=f"{row.name} {state}", experiment=None, question=title_of(row.config),
+            is_finished=row.finished_at is not None, name=row.name,
+        )  # fmt: skip
+    title = f"{row.name}: {conclude(row.config, row.result or {})}"
+    return render(request, "one_experiment.html", title=title, experiment=content)
 
 
 def send_figure(request: Request) -> Response:
@@ -43,13 +54,17 @@ def send_figure(request: Request) -> Response:
 
 
 def _content(engine: Engine, name: str) -> ExperimentContent:
-    try:
-        content = read_sheet(find_experiment(engine, name))
-    except ConfigError as error:
-        raise HTTPException(404, str(error)) from None
+    content = read_sheet(_find(engine, name))
     if content is None:
         raise HTTPException(404, f"Experiment {name} has no result yet.")
     return content
+
+
+def _find(engine: Engine, name: str) -> ExperimentRow:
+    try:
+        return find_experiment(engine, name)
+    except ConfigError as error:
+        raise HTTPException(404, str(error)) from None
 
 
 ROUTES: Sequence[Any] = [

@@ -105,6 +105,25 @@ class ChildState:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How a supervised process ended last, when (UTC), and how often it has ended since the supervisor started."""
+
+    how: str
+    at: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class StackCommand:
+    """A command that starts or stops the stack now: `up` or `down`, its process, and what it waits for."""
+
+    verb: str
+    pid: int
+    birth: int
+    waits_for: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ports:
     """Loopback ports on which the stack listens."""
 
@@ -125,6 +144,8 @@ class StackState:
     """Names of the processes that the supervisor runs, without programs that were installed after its start; empty without one."""
     project: str | None = None
     """The project file with which the supervisor was started."""
+    endings: dict[str, Ending] = field(default_factory=dict)
+    """Processes that ended by themselves or were killed since the supervisor started; Postgres too."""
 
 
 def state_path(home: Path) -> Path:
@@ -144,7 +165,8 @@ def read_state(home: Path) -> StackState:
     children = {name: ChildState(**child) for name, child in raw["children"].items()}
     ports = Ports(**raw["ports"]) if raw["ports"] else None
     programs = tuple(raw.get("programs", ()))
-    return StackState(ports, raw["supervisor_pid"], children, programs, raw.get("project"))
+    endings = {name: Ending(**ending) for name, ending in raw.get("endings", {}).items()}
+    return StackState(ports, raw["supervisor_pid"], children, programs, raw.get("project"), endings)
 
 
 def write_state(home: Path, state: StackState) -> None:
@@ -173,6 +195,42 @@ def hold_lock(path: Path, *, should_wait: bool) -> Iterator[bool]:
 def command_lock(home: Path) -> Path:
     """Return the lock file that keeps `up` and `down` from running at the same time."""
     return home / "stack.lock"
+
+
+@contextlib.contextmanager
+def hold_command_lock(home: Path, verb: str) -> Iterator[Callable[[str], None]]:
+    """Wait for the lock of `up` and `down`, and hold it for the block.
+
+    Yields:
+        A function that records what the command waits for now, for `stack status`.
+    """
+    with hold_lock(command_lock(home), should_wait=True):
+        me = identify(os.getpid())
+        assert me is not None, "this process runs"
+
+        def note(waits_for: str) -> None:
+            # The lock is the file itself, so it must be written in place.
+            command_lock(home).write_text(json.dumps(asdict(StackCommand(verb, me.pid, me.birth, waits_for))))
+
+        try:
+            yield note
+        finally:
+            command_lock(home).write_text("")
+
+
+def read_command(home: Path) -> StackCommand | None:
+    """Return the command that starts or stops the stack now; None if there is none, or if it was killed."""
+    try:
+        found = StackCommand(**json.loads(command_lock(home).read_text()))
+    except (OSError, ValueError):
+        return None
+    return found if is_alive(ProcessIdentity(found.pid, found.birth)) else None
+
+
+def age_s(process: ProcessIdentity) -> float:
+    """Return how long ago a process was started, in seconds."""
+    since_boot = float((PROC / "uptime").read_text().split()[0])
+    return since_boot - process.birth / os.sysconf("SC_CLK_TCK")
 
 
 def supervisor_lock(home: Path) -> Path:

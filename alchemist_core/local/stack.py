@@ -9,9 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -33,31 +33,35 @@ from alchemist_core.local.airflow_environment import (
 )
 from alchemist_core.local.machine import look_at_machine
 from alchemist_core.local.processes import (
+    ChildState,
+    Ending,
     Ports,
+    StackCommand,
     StackState,
-    command_lock,
+    age_s,
     end,
     find_marked,
     find_session,
-    hold_lock,
+    hold_command_lock,
     identify,
     is_alive,
     is_supervised,
+    read_command,
     read_state,
     send,
     write_state,
 )
-from alchemist_core.local.supervisor import COMMANDS, PROGRAMS, stack_environment
+from alchemist_core.local.supervisor import COMMANDS, PROGRAMS, START_WITHIN_S, stack_environment
 from alchemist_core.ports import PORTS, reserve_port
 from alchemist_core.settings import find_project_file, load_settings
 from alchemist_core.store.engine import check_schema, database_url, head_revision, migrate
-from alchemist_core.store.postgres import EmbeddedPostgres, is_running, start_postgres, stop_postgres
-from alchemist_core.telemetry import ProgressLine, say
+from alchemist_core.store.postgres import EmbeddedPostgres, is_running, server_dir, start_postgres, stop_postgres
+from alchemist_core.telemetry import ProgressLine, say, warn
 
 
 @dataclass(frozen=True, slots=True)
 class StackStatus:
-    """State of a home's stack. `processes` maps each name to its pid, or to None if it is down."""
+    """State of a home's stack. `processes` maps each name to its pid, or to None if it does not run."""
 
     home: Path
     is_supervised: bool
@@ -66,11 +70,16 @@ class StackStatus:
     url: str | None
     metrics_url: str | None
     processes: dict[str, int | None]
-    n_restarts: int
     import_errors: tuple[str, ...] = ()
     prometheus_url: str | None = None
     not_started: tuple[str, ...] = ()
     """Programs that were installed after the stack was started."""
+    command: StackCommand | None = None
+    """The command that starts or stops the stack now."""
+    waits: Mapping[str, str] = field(default_factory=dict)
+    """What a process that is starting waits for, or what is wrong with one that runs, by its name."""
+    endings: Mapping[str, Ending] = field(default_factory=dict)
+    """Processes that the supervisor had to restart, by their names."""
 
     @property
     def is_running(self) -> bool:
@@ -79,21 +88,43 @@ class StackStatus:
 
     def describe(self) -> str:
         """Return the address, the login and the processes as text."""
-        if not self.is_supervised:
-            postgres = "Postgres is running" if self.is_postgres_running else "Postgres is down"
+        postgres = "Postgres is running" if self.is_postgres_running else "Postgres is down"
+        if not self.is_supervised and self.command is None:
             return f"The stack of {self.home} is down ({postgres}). To start it: alchemist stack up"
-        reused = " (was already running)" if self.is_reused else ""
-        lines = [f"Airflow: {self.url}{reused}", f"Login: {USERNAME}, password in {passwords_path(self.home)}"]
-        lines += [f"Metrics: {self.metrics_url}"]
-        lines += [f"Prometheus: {self.prometheus_url}"] if self.prometheus_url else []
-        lines += [f"  {name}: {f'pid {pid}' if pid else 'down, restarting'}" for name, pid in self.processes.items()]
-        lines += [f"  postgres: {'running' if self.is_postgres_running else 'down, restarting'}"]
+        lines = [] if self.command is None else [_describe_command(self.home, self.command)]
+        if self.is_supervised:
+            reused = " (was already running)" if self.is_reused else ""
+            lines += [f"Airflow: {self.url}{reused}", f"Login: {USERNAME}, password in {passwords_path(self.home)}"]
+            lines += [f"Metrics: {self.metrics_url}"]
+            lines += [f"Prometheus: {self.prometheus_url}"] if self.prometheus_url else []
+        lines += [self._describe_process(name, f"pid {pid}" if pid else "") for name, pid in self.processes.items()]
+        lines += [self._describe_process("postgres", "running" if self.is_postgres_running else "")]
         lines += [
             f"  {name}: installed after the stack was started. To start it: alchemist stack down, then alchemist stack up"
             for name in self.not_started
         ]
-        lines += [f"Restarted processes: {self.n_restarts}"] if self.n_restarts else []
         return "\n".join([*lines, *(f"Airflow cannot import a DAG file: {error}" for error in self.import_errors)])
+
+    def _describe_process(self, name: str, running: str) -> str:
+        """Return a line for one process: whether it runs, what it waits for, and how often it was restarted."""
+        is_stopping = self.command is not None and self.command.verb == "down"
+        absent = "down, restarting" if self.is_supervised and not is_stopping else "down"
+        state = ", ".join(filter(None, [running, self.waits.get(name)])) or absent
+        ending = self.endings.get(name)
+        if ending is None:
+            return f"  {name}: {state}"
+        times = "once" if ending.n == 1 else f"{ending.n} times"
+        log = _log_of(self.home, name)
+        return f"  {name}: {state}; restarted {times}, last because it {ending.how} at {ending.at} UTC; log: {log}"
+
+
+def _describe_command(home: Path, command: StackCommand) -> str:
+    what = "being stopped" if command.verb == "down" else "starting"
+    return f"The stack of {home} is {what}: alchemist stack {command.verb} (pid {command.pid}) waits for {command.waits_for}."
+
+
+def _log_of(home: Path, name: str) -> Path:
+    return server_dir(home) / "log" if name == "postgres" else home / "logs" / f"{name}.log"
 
 
 def status(home: Path) -> StackStatus:
@@ -148,23 +179,47 @@ def client(home: Path) -> AirflowClient:
 
 def look(home: Path, *, is_reused: bool) -> StackStatus:
     """Return the status. `is_reused` is true if the caller found the stack running."""
-    state, supervised = read_state(home), is_supervised(home)
+    state, supervised, command = read_state(home), is_supervised(home), read_command(home)
     alive = {name: child for name, child in state.children.items() if is_alive(child.identity)}
+    has_postgres = is_running(home)
+    health = client(home).health() if supervised and "api-server" in alive else {}
+    programs = state.programs or tuple(COMMANDS)
+    waits = {name: _waits_for(name, child, health) for name, child in alive.items()}
+    if not state.programs and (supervised if command is None else command.verb == "up"):
+        first = command.waits_for if command and not supervised else "the supervisor"
+        waits = dict.fromkeys(programs, f"not started yet: waits for {first if has_postgres else 'Postgres'}")
     return StackStatus(
         home=home,
         is_supervised=supervised,
         is_reused=is_reused,
-        is_postgres_running=is_running(home),
+        is_postgres_running=has_postgres,
         url=f"http://127.0.0.1:{state.ports.airflow}" if state.ports and supervised else None,
         metrics_url=f"http://127.0.0.1:{state.ports.metrics}/metrics" if state.ports and supervised else None,
         prometheus_url=f"http://127.0.0.1:{state.ports.prometheus}"
         if state.ports and state.ports.prometheus and "prometheus" in alive
         else None,
-        processes={name: alive[name].pid if name in alive else None for name in state.programs or COMMANDS},
+        processes={name: alive[name].pid if name in alive else None for name in programs},
         not_started=tuple(name for name in COMMANDS if state.programs and name not in state.programs),
-        n_restarts=sum(child.n_restarts for child in state.children.values()),
-        import_errors=tuple(client(home).import_errors()) if supervised and "api-server" in alive else (),
+        # Without an answer of Airflow the question would wait for a minute.
+        import_errors=tuple(client(home).import_errors()) if health else (),
+        command=command,
+        waits={name: found for name, found in waits.items() if found},
+        endings=state.endings if supervised else {},
     )
+
+
+def _waits_for(name: str, child: ChildState, health: Mapping[str, str]) -> str | None:
+    """Return what a process that runs waits for until it works, or what is wrong with it; None if it works, or if that is not known."""
+    is_young = age_s(child.identity) < START_WITHIN_S
+    if name == "api-server" and not health:
+        return "starting: it does not answer yet" if is_young else "it does not answer"
+    if name not in BEATING:
+        return None
+    if not health:
+        return "starting: its heartbeat is known when api-server answers" if is_young else None
+    if health.get(name.replace("-", "_")) == "healthy":
+        return None
+    return "starting: no heartbeat yet" if is_young else "no heartbeat"
 
 
 __all__ = ["StackStatus", "bring_store", "client", "down", "logs", "status", "up"]
@@ -178,6 +233,8 @@ PREFERRED_PORTS = {
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.5
+BEATING = ("scheduler", "dag-processor", "triggerer")
+"""Processes whose heartbeat Airflow shows."""
 
 
 def up(home: Path) -> StackStatus:
@@ -189,19 +246,24 @@ def up(home: Path) -> StackStatus:
     """
     home = home.resolve()
     _check_installed(home)
-    with hold_lock(command_lock(home), should_wait=True), ProgressLine("stack") as line:
+    with hold_command_lock(home, "up") as note, ProgressLine("stack") as line:
+
+        def show(done: int, waits_for: str) -> None:
+            line.show(done, 3, waits_for)
+            note(waits_for)
+
         is_reused = is_supervised(home)
         if not is_reused:
-            line.show(0, 3, "Postgres")
+            show(0, "Postgres")
             _end_leftovers(home)
             bring_store(home)
             with _reserve_ports(read_state(home).ports) as (ports, holders):
+                show(1, "Airflow's database")
                 _migrate_airflow(home, start_postgres(home), ports.airflow)
                 write_state(home, StackState(ports=ports))
-                line.show(1, 3, "Airflow")
+                show(1, "the supervisor")
                 _start_supervisor(home, holders)
-        line.show(2, 3, "scheduler")
-        _wait_until_healthy(home)
+        _wait_until_healthy(home, lambda waits_for: show(2, waits_for))
         client(home).ensure_pool(
             "gpu",
             n_slots=max(1, len(look_at_machine().gpus), load_settings().score_slots),
@@ -225,7 +287,8 @@ def down(home: Path) -> StackStatus:
     home = home.resolve()
     if not home.exists():
         return status(home)
-    with hold_lock(command_lock(home), should_wait=True):
+    with hold_command_lock(home, "down") as note:
+        note("the processes to end")
         state = read_state(home)
         supervisor = identify(state.supervisor_pid) if state.supervisor_pid else None
         if supervisor is not None and is_supervised(home):
@@ -234,6 +297,7 @@ def down(home: Path) -> StackStatus:
             while is_alive(supervisor) and time.monotonic() < deadline:
                 time.sleep(POLL_S)
         _end_leftovers(home)
+        note("Postgres to end")
         stop_postgres(home)
     return status(home)
 
@@ -324,21 +388,41 @@ def _start_supervisor(home: Path, reservations: Sequence[socket.socket]) -> None
         subprocess.run(command, check=True, cwd=home, pass_fds=inherited, **options)  # type: ignore[call-overload]  # options are plain
 
 
-def _wait_until_healthy(home: Path) -> None:
+def _wait_until_healthy(home: Path, on_wait: Callable[[str], None]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    wanted = {"metadatabase", "scheduler", "dag_processor", "triggerer"}
+    wanted, seen, waits_for = (
+        {"metadatabase", *(name.replace("-", "_") for name in BEATING)},
+        read_state(home).endings,
+        "",
+    )
     while time.monotonic() < deadline:
         health = client(home).health()
         state = read_state(home)
+        _say_endings(home, before=seen, now=state.endings)
+        seen = state.endings
         missing = sorted(set(state.programs or COMMANDS) - set(state.children))
-        if not missing and all(health.get(name) == "healthy" for name in wanted):
+        unhealthy = sorted(name for name in wanted if health.get(name) != "healthy")
+        if not missing and not unhealthy:
             return
+        now = ", ".join(missing) or ("api-server" if not health else ", ".join(unhealthy).replace("_", "-"))
+        if now != waits_for:
+            on_wait(now)
+            waits_for = now
         time.sleep(POLL_S)
     # An Airflow that is not ours may answer on the port. Then our own processes do not keep running.
     remedy = f"Read the logs in {home / 'logs'}, then run alchemist stack down and alchemist stack up."
     why = f"not running: {', '.join(missing)}" if missing else f"health: {health}"
     msg = f"The stack did not start within {START_TIMEOUT_S:.0f} s ({why}). {remedy}"
     raise AirflowError(msg)
+
+
+def _say_endings(home: Path, *, before: Mapping[str, Ending], now: Mapping[str, Ending]) -> None:
+    """Report each process that the supervisor restarts while the stack starts."""
+    for name, ending in now.items():
+        if before.get(name) != ending:
+            warn(
+                f"{name} {ending.how} while it started, and is restarted (restart {ending.n}). Log: {_log_of(home, name)}"
+            )
 
 
 def _end_leftovers(home: Path) -> None:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from alchemist_core.errors import AlchemistError
@@ -22,6 +23,7 @@ from alchemist_core.local.airflow_client import AirflowClient
 from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, stack_mark
 from alchemist_core.local.processes import (
     ChildState,
+    Ending,
     Ports,
     StackState,
     end,
@@ -97,6 +99,8 @@ class Child:
     was_healthy: bool = False
     delay_s: float = FIRST_DELAY_S
     n_restarts: int = -1
+    log_path: Path | None = None
+    ending: Ending | None = None
 
     def start(self, command: list[str], environment: dict[str, str], log_path: Path) -> None:
         """Start the process in a session of its own, and append its output to a log file."""
@@ -104,17 +108,21 @@ class Child:
             options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self.process = subprocess.Popen(command, env=environment, start_new_session=True, **options)  # type: ignore[call-overload]  # options are plain
         self.started_at = self.last_healthy_at = time.monotonic()
-        self.was_healthy = False
+        self.was_healthy, self.log_path = False, log_path
         self.n_restarts += 1
 
     def has_ended(self) -> bool:
-        """Return whether the process has ended; if so, set the time of its restart."""
-        if self.process is None or self.process.poll() is None:
+        """Return whether the process has ended; if so, report how, and set the time of its restart."""
+        if self.process is None or (code := self.process.poll()) is None:
             return False
-        say(f"{self.name} (pid {self.process.pid}) ended with exit code {self.process.returncode}.")
         send(find_session(self.process.pid), signal.SIGKILL)
         was_steady = time.monotonic() - self.started_at > STEADY_AFTER_S
         self.delay_s = FIRST_DELAY_S if was_steady else min(2 * self.delay_s, LONGEST_DELAY_S)
+        self.ending = next_ending(self.ending, describe_exit(code))
+        say(
+            f"{self.name} (pid {self.process.pid}) {self.ending.how}; its log: {self.log_path}. Restarting it in {self.delay_s:.1f} s; "
+            f"restarts since the supervisor started, with this one: {self.ending.n}."
+        )
         self.due_at, self.process = time.monotonic() + self.delay_s, None
         return True
 
@@ -135,6 +143,25 @@ class Child:
         return ChildState(found.pid, found.birth, self.n_restarts) if found else None
 
 
+def describe_exit(code: int) -> str:
+    """Describe how a process ended, by its exit code as `subprocess` gives it: negative for a signal.
+
+    >>> describe_exit(1), describe_exit(-9), describe_exit(-64)
+    ('ended with exit code 1', 'was killed by SIGKILL', 'was killed by signal 64')
+    """
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def next_ending(before: Ending | None, how: str) -> Ending:
+    """Return the ending of a process that ended now."""
+    return Ending(how, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}", 1 + (before.n if before else 0))
+
+
 class Supervisor:
     """Supervises one home's processes: `step` restarts those that ended, `stop` stops all."""
 
@@ -142,6 +169,7 @@ class Supervisor:
         self._home, self._ports = home, ports
         self._children = [Child(name) for name in COMMANDS]
         self._postgres: EmbeddedPostgres | None = None
+        self._ending_of_postgres: Ending | None = None
         self._airflow = AirflowClient.of(home, ports.airflow)
         self._looked_at = 0.0
         self._logs = home / "logs"
@@ -152,7 +180,7 @@ class Supervisor:
         ended = [child for child in self._children if child.has_ended()]
         changed = bool(ended)
         if self._postgres is None or not is_running(self._home):
-            self._revive_postgres()
+            changed |= self._revive_postgres()
         for child in self._children:
             if child.process is None and time.monotonic() >= child.due_at:
                 child.start(self._command(child.name), self._environment(), self._logs / f"{child.name}.log")
@@ -180,17 +208,24 @@ class Supervisor:
         rotate_all(self._home, max_bytes=load_settings().log_max_mib * MIB)
         self._looked_at = time.monotonic()
 
-    def _revive_postgres(self) -> None:
+    def _revive_postgres(self) -> bool:
+        """Start Postgres; return whether it had ended."""
         before, self._postgres = self._postgres, start_postgres(self._home)
         if before is None:
-            return
-        say("Postgres had ended. It was restarted.")
+            return False
+        # It is no child of the supervisor, so its exit code is not known.
+        self._ending_of_postgres = next_ending(self._ending_of_postgres, "ended")
+        say(
+            f"postgres ended and was restarted; its log: {server_dir(self._home) / 'log'}. Restarts since the supervisor started, with "
+            f"this one: {self._ending_of_postgres.n}."
+        )
         if before.port != self._postgres.port:
             # All processes still have the old address, so they are restarted.
             end(
                 [found for child in self._children if child.process and (found := identify(child.process.pid))],
                 grace_s=GRACE_S,
             )
+        return True
 
     def _command(self, name: str) -> list[str]:
         if name == "prometheus":
@@ -205,8 +240,10 @@ class Supervisor:
     def _write(self) -> None:
         children = {child.name: state for child in self._children if (state := child.state())}
         programs = tuple(child.name for child in self._children)
+        endings = {child.name: child.ending for child in self._children if child.ending}
+        endings |= {"postgres": self._ending_of_postgres} if self._ending_of_postgres else {}
         project = os.environ.get("ALCHEMIST_PROJECT")
-        write_state(self._home, StackState(self._ports, os.getpid(), children, programs, project))
+        write_state(self._home, StackState(self._ports, os.getpid(), children, programs, project, endings))
 
 
 def stack_environment(home: Path, ports: Ports, postgres: EmbeddedPostgres) -> dict[str, str]:

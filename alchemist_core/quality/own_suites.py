@@ -17,6 +17,7 @@ from alchemist_core.config import Config
 from alchemist_core.errors import DataError
 from alchemist_core.quality.suites import FAIL, WARN
 from alchemist_core.quality.validation import CheckOutcome, OwnSuite, load_suite, validate_slice
+from alchemist_core.quality.wording import in_words
 from alchemist_core.store.checks import Rows, Slice, open_slice
 
 Gate = Literal["shards", "samples", "scores", "subset"]
@@ -106,7 +107,8 @@ def _gate_of(by_name: Gate | None, meta: SuiteMeta) -> Gate:
 def _note_unknown(name: str, meta: SuiteMeta, wanted: OwnChecks) -> list[CheckOutcome]:
     """Warn about unregistered datasets: with a misspelt name the suite would never run."""
     unknown = sorted({*(meta.datasets or ())} - wanted.known_datasets)
-    observed = {"examples": [_shortened(dataset) for dataset in unknown]}
+    observed: dict[str, Any] = {"examples": [_shortened(dataset) for dataset in unknown]}
+    observed["in_words"] = in_words(observed, value="only registered datasets")
     return [CheckOutcome(f"{name}/{DATASETS_EXIST}", WARN, is_success=False, observed=observed)] if unknown else []
 
 
@@ -143,7 +145,21 @@ def _outcome(title: str, result: Mapping[str, Any], max_examples: int) -> CheckO
         observed["exception"] = reason
     # An expectation of any severity that could not be tested counts as failed.
     severity = FAIL if reason or config.get("severity", "critical") == "critical" else WARN
-    return CheckOutcome(title, severity, is_success=bool(result["success"]), observed=_shortened(observed))
+    kept = _shortened(observed)
+    if not result["success"]:
+        kept["in_words"] = in_words(kept, value=_printable(_expectation_in_words(config["type"], arguments)))
+    return CheckOutcome(title, severity, is_success=bool(result["success"]), observed=kept)
+
+
+def _expectation_in_words(kind: str, arguments: Mapping[str, Any]) -> str:
+    """Return the name of an expectation as words, with its columns.
+
+    >>> _expectation_in_words("expect_column_values_to_be_between", {"column": "width", "min_value": 60})
+    'column values to be between (width)'
+    """
+    columns = ", ".join(str(arguments[key]) for key in ("column", "column_A", "column_B") if key in arguments)
+    words = kind.removeprefix("expect_").replace("_", " ")
+    return f"{words} ({columns})" if columns else words
 
 
 def _reason(info: Mapping[str, Any]) -> str | None:

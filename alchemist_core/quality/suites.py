@@ -9,9 +9,44 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alchemist_core.quality.limits import CheckLimits
+from alchemist_core.quality.wording import in_words
 from alchemist_core.selection.ranks import MAX_CUT_DRIFT
 
 FAIL, WARN = "fail", "warn"
+# What each check looks at, and what a row of its frame is.
+WORDS = {
+    "shards_are_verified_or_rejected": ("state of a shard", "shards"),
+    "records_are_registered_or_quarantined": (
+        "as many records in a shard as registered and quarantined ones",
+        "shards",
+    ),
+    "few_shards_are_rejected": ("share of rejected shards", "shards"),
+    "captions_are_not_empty": ("share of empty captions", "nights"),
+    "captions_have_usual_lengths": ("share of captions that are too short or too long", "nights"),
+    "few_captions_are_garbage": ("share of captions that are no text", "nights"),
+    "images_have_enough_pixels": ("share of images that are too small", "nights"),
+    "images_have_usual_shapes": ("share of images that are too long or too high", "nights"),
+    "few_samples_are_repeated": ("share of repeated samples", "nights"),
+    "most_locations_are_usable": ("share of quarantined locations", "nights"),
+    "few_locations_are_quarantined": ("share of quarantined locations", "nights"),
+    "every_shard_is_scored": ("shard is scored", "shards"),
+    "locations_are_scored_or_quarantined": ("as many locations in a shard as scored and quarantined ones", "shards"),
+    "no_shard_is_constant": ("all scores of a shard are the same", "shards"),
+    "scores_are_finite": ("as many scores of a shard as finite ones", "shards"),
+    "scores_differ": ("standard deviation of the night's scores", "shards"),
+    "subset_has_its_recorded_size": ("number of members", "versions"),
+    "no_member_is_taken_down": ("members that were taken down", "versions"),
+    "members_are_training_data": ("members that are not training data", "versions"),
+    "no_member_is_of_evaluation_data": ("members that are evaluation data", "versions"),
+    "members_are_stored": ("members that are not stored", "versions"),
+    "no_member_is_in_the_dropped_ranks": ("lowest rank of a member", "versions"),
+    "dropped_share_matches_drop_top_ratio": ("share of eligible samples in the dropped ranks", "versions"),
+    "strategy_fits_the_scoring_rule": ("strategy is meant for another scoring rule", "versions"),
+    "not_expected_to_be_worse_than_random": ("upper end of the predicted gain over random", "versions"),
+    "values_are_finite": ("value is finite", "values"),
+    "values_are_measured_on_samples": ("samples that a value was measured on", "values"),
+    "values_have_a_control_under_their_protocol": ("random subset has a value under the same protocol", "values"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +60,12 @@ class Check:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     """Keys of `[checks]` that the bound comes from."""
+
+    def describe(self, observed: Mapping[str, Any]) -> str:
+        """Return in words what was expected and what was found."""
+        value, rows = WORDS.get(self.name, ("", "rows"))
+        is_yes_or_no = str(self.arguments.get("column", "")).startswith("is_")
+        return in_words(observed, value=value, rows=rows, is_yes_or_no=is_yes_or_no)
 
 
 def shards(limits: CheckLimits) -> list[Check]:

@@ -28,7 +28,7 @@ KEPT_FIGURES = ("observed_value", "element_count", "unexpected_count", "missing_
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """Outcome of one check. `observed` is JSON; `dataset` is the dataset of the night."""
+    """Outcome of one check. `observed` is JSON, of a failure also in words; `dataset` is the dataset of the night."""
 
     expectation: str
     severity: str
@@ -66,10 +66,10 @@ def _outcome(check: Check, result: Mapping[str, Any]) -> CheckOutcome:
         observed["examples"] = examples[:KEPT_EXAMPLES]
     if reason := result["exception_info"].get("exception_message"):
         observed["exception"] = reason
-    bounds = {name: value for name, value in check.arguments.items() if not name.startswith("column")}
-    return CheckOutcome(
-        check.name, check.severity, bool(result["success"]), {**observed, "expected": bounds}, settings=check.settings
-    )
+    observed["expected"] = {name: value for name, value in check.arguments.items() if not name.startswith("column")}
+    if not result["success"]:
+        observed["in_words"] = check.describe(observed)
+    return CheckOutcome(check.name, check.severity, bool(result["success"]), observed, settings=check.settings)
 
 
 @dataclass(frozen=True, slots=True)

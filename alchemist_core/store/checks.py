@@ -81,7 +81,12 @@ def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> 
         about = f"dataset {dataset}, {f'night {day}' if day else 'all nights'}"
         which = f"--dataset {shlex.quote(dataset or 'NAME')} --crawl-date {day or 'DATE'}"
         remedy = f"Repair the data and run the night again. If the data is correct: alchemist night release {which} --reason WHY"
-    observed = {row["expectation"]: json.dumps(row["observed"], default=str)[:OBSERVED_LENGTH] for row in failed}
+    observed = {
+        row["expectation"]: (row["observed"].get("in_words") or json.dumps(row["observed"], default=str))[
+            :OBSERVED_LENGTH
+        ]
+        for row in failed
+    }
     return Event(
         kind="failed_check",
         key=f"failed_check:{suite}:{dataset}:{day}:{subset}:{','.join(names)}:{last_success}",
@@ -99,6 +104,11 @@ class FailedCheck(NamedTuple):
     suite: str
     expectation: str
     observed: dict[str, Any]
+
+    @property
+    def in_words(self) -> str:
+        """What was expected and what was found; of a check that was stored before it was put into words, its figures as JSON."""
+        return str(self.observed.get("in_words") or json.dumps(self.observed))
 
 
 def failed_checks(engine: Engine, dataset: str, crawl_date: date) -> list[FailedCheck]:

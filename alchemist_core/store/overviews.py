@@ -32,7 +32,7 @@ class NightOverview(NamedTuple):
     @property
     def is_open(self) -> bool:
         """Whether scoring is unfinished by the night's status, so that missing locations are not an error."""
-        return self.status.startswith(("nothing scored", "partly scored", "empty"))
+        return self.status.startswith(("nothing scored", "partly scored", "being ", "empty"))
 
 
 def read_nights(engine: Engine, dataset: str | None) -> list[NightOverview]:

@@ -115,6 +115,7 @@ class MeasuredTraining(NamedTuple):
 
     run_id: int
     device: str
+    host: str
     n_processes: int
     """One for each GPU."""
     work_seconds: float

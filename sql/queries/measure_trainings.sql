@@ -1,7 +1,7 @@
 -- Purpose: Return how long trainings took, so that a plan replaces its assumed utilisation by what was measured.
 -- Parameters: stage text (train_rater or train_downstream), n_runs integer.
--- One row is: a finished run that trained something from the first step on, newest first: device and number of its processes, seconds
---   of work, config, steps of all its models, and the training options of the rater whose tokenizer it used.
+-- One row is: a finished run that trained something from the first step on, newest first: device, host and number of its processes,
+--   seconds of work, config, steps of all its models, and the training options of the rater whose tokenizer it used.
 -- Relies on: ix_runs_stage_config_hash, pk_raters, uq_raters_name; reads as many models and raters as there are.
 -- Safe to re-run: yes.
 WITH trained AS (
@@ -24,6 +24,7 @@ WITH trained AS (
 SELECT
     runs.run_id,
     runs.device,
+    runs.host,
     -- Results from before it was stored lack it; several processes were rare.
     coalesce((runs.result ->> 'n_processes')::integer, 1) AS n_processes,
     runs.work_seconds,

@@ -52,8 +52,7 @@ stopped AS (
 )
 
 SELECT
-    datasets.name AS dataset,
-    dated.crawl_date,
+    datasets.name AS dataset, dated.crawl_date,
     coalesce(counted.n_shards, 0) AS n_shards, coalesce(counted.n_rejected_shards, 0) AS n_rejected_shards,
     coalesce(counted.n_locations, 0) AS n_locations,
     coalesce(counted.n_quarantined, 0)::bigint AS n_quarantined, coalesce(counted.n_repaired, 0)::bigint AS n_repaired,
@@ -66,7 +65,7 @@ SELECT
         WHEN counted.n_shards = counted.n_rejected_shards + counted.n_unreadable_shards THEN 'nothing scored: no shard can be read now'
         WHEN stopped.expectations IS NOT NULL THEN 'stopped by checks: ' || stopped.expectations
         WHEN counted.n_scored_shards < counted.n_readable_shards
-            THEN format('partly scored: %s of %s shards', counted.n_scored_shards, counted.n_readable_shards)
+            THEN format('%s: %s of %s shards', coalesce(work.status, 'partly scored'), counted.n_scored_shards, counted.n_readable_shards)
         WHEN decided.state IN ('held', 'rejected') THEN decided.state || ': ' || decided.reason
         WHEN decided.state IN ('selectable', 'released') THEN 'selectable'
         ELSE 'scored'
@@ -77,6 +76,7 @@ INNER JOIN alchemist.datasets
 LEFT JOIN counted ON dated.dataset_id = counted.dataset_id AND dated.crawl_date = counted.crawl_date
 LEFT JOIN decided ON dated.dataset_id = decided.dataset_id AND dated.crawl_date = decided.crawl_date
 LEFT JOIN stopped ON datasets.name = stopped.dataset_name AND dated.crawl_date = stopped.crawl_date
+LEFT JOIN alchemist.night_work AS work ON dated.dataset_id = work.dataset_id AND dated.crawl_date = work.crawl_date
 ORDER BY datasets.name, dated.crawl_date;
 
 COMMENT ON VIEW alchemist.nightly_overview IS 'Status of each night of each training dataset under the production rater';
@@ -90,5 +90,5 @@ COMMENT ON COLUMN alchemist.nightly_overview.n_repaired IS 'Number of records th
 COMMENT ON COLUMN alchemist.nightly_overview.n_scored IS 'Number of records with a score; the night is complete when n_scored + n_quarantined = n_locations';
 COMMENT ON COLUMN alchemist.nightly_overview.n_reused IS 'Number of scored records whose score was already stored';
 COMMENT ON COLUMN alchemist.nightly_overview.night_state IS 'State of the newest revision; a held one counts first, then one that is not decided';
-COMMENT ON COLUMN alchemist.nightly_overview.status IS 'Status in words: what is missing, or why the night is held or was rejected';
+COMMENT ON COLUMN alchemist.nightly_overview.status IS 'Status in words: which run works on the night, what is missing, or why it is held or was rejected';
 COMMENT ON COLUMN alchemist.nightly_overview.n_unreadable_shards IS 'Number of shards that cannot be read now: upload in progress, missing or changed';

@@ -1,7 +1,7 @@
 -- Purpose: Return the subset versions with their held-out losses.
 -- One row is: a subset version; the losses are means over seeds under the newest evaluation protocol of its models, for models
 --   trained on it and on a random subset of the same size; null before they are evaluated.
--- Relies on: uq_subsets_name_version, ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
+-- Relies on: uq_subsets_name_version, ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric; reads all audit events.
 CREATE VIEW alchemist.subset_overview AS
 WITH measured AS (
     SELECT
@@ -25,6 +25,14 @@ valued AS (
     FROM measured
     WHERE protocol_id = newest_protocol_id
     GROUP BY subset_id
+),
+
+-- `publish`, `reinstate` and `rollback` store the version that became the published one.
+published AS (
+    SELECT DISTINCT ON (subject, after ->> 'version') subject, after ->> 'version' AS version, actor, after ->> 'approved_by' AS approved_by
+    FROM alchemist.audit_events
+    WHERE action IN ('publish', 'reinstate', 'rollback') AND starts_with(subject, 'subset ')
+    ORDER BY subject ASC, after ->> 'version' ASC, audit_event_id DESC
 )
 
 SELECT
@@ -45,6 +53,8 @@ SELECT
     subsets.created_by,
     subsets.created_at,
     subsets.published_at,
+    published.actor AS published_by,
+    published.approved_by,
     subsets.materialized_at,
     subsets.withdrawn_at,
     subsets.withdrawn_by,
@@ -55,6 +65,7 @@ INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snap
 INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
 INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
 LEFT JOIN valued ON subsets.subset_id = valued.subset_id
+LEFT JOIN published ON 'subset ' || subsets.name = published.subject AND subsets.version::text = published.version
 ORDER BY subsets.name, subsets.version;
 
 COMMENT ON VIEW alchemist.subset_overview IS 'Subset versions with their state and held-out losses';
@@ -74,7 +85,11 @@ COMMENT ON COLUMN alchemist.subset_overview.random_heldout_loss IS 'Mean held-ou
 COMMENT ON COLUMN alchemist.subset_overview.n_seeds IS 'Number of seeds';
 COMMENT ON COLUMN alchemist.subset_overview.created_by IS 'Person or service account that selected';
 COMMENT ON COLUMN alchemist.subset_overview.created_at IS 'When it was selected';
-COMMENT ON COLUMN alchemist.subset_overview.published_at IS 'When it was published';
+COMMENT ON COLUMN alchemist.subset_overview.published_at IS 'When it was published last';
+COMMENT ON COLUMN alchemist.subset_overview.published_by IS
+'Person or service account that published it last, also by a rollback; null if it never was';
+COMMENT ON COLUMN alchemist.subset_overview.approved_by IS
+'Person who approved that publication, in Airflow or the explorer; null if nobody was asked';
 COMMENT ON COLUMN alchemist.subset_overview.materialized_at IS 'When its first materialized dataset was complete';
 COMMENT ON COLUMN alchemist.subset_overview.withdrawn_at IS 'When it was withdrawn; null in every other state';
 COMMENT ON COLUMN alchemist.subset_overview.withdrawn_by IS 'Person who withdrew it';

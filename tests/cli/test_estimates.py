@@ -1,4 +1,4 @@
-"""Plans of trainings and of scoring: memory, arithmetic, time and cost on a named GPU, assumed until it was measured."""
+"""Plans of trainings and of scoring: memory, arithmetic, time and cost on a GPU or a CPU, assumed or timed until it was measured."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from sqlalchemy import Engine
 
 from alchemist_core.__main__ import main
+from alchemist_core.cli import estimates
 from alchemist_core.cli.command_line import build_parser, read_config
 from alchemist_core.cli.estimates import (
     Hardware,
@@ -274,7 +275,36 @@ def test_a_measured_run_of_the_same_sizes_on_such_a_gpu_replaces_the_assumption(
     assert "assumed" in rater_plan(gpu="h100-pcie").basis, "another card of that name"
     assert "run 4 on cpu" in rater_plan({"proxy_warmup_steps": 100, "max_train_steps": 100}, gpu="cpu").basis
     assert "assumed" in rater_plan(gpu="a100").basis
-    assert rater_plan({"batch_size": 16}, gpu="cpu").seconds is None, "the peak of a CPU is not known"
+    assert "measured now on this machine" in rater_plan({"batch_size": 16}, gpu="cpu").basis, "no run of these sizes"
+    larger = {"batch_size": 16, "text_encoder": "minilm"}
+    plan = rater_plan(larger, gpu="cpu")
+    assert plan.seconds is not None
+    assert "run 4 on cpu of here reached" in plan.basis
+    assert plan.basis.endswith("by networks of other sizes")
+
+
+@pytest.mark.slow
+def test_on_a_cpu_without_earlier_runs_a_few_steps_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = rater_plan(gpu="cpu", max_samples=100)
+    assert re.fullmatch(r"measured now on this machine: 12 steps of [0-9.e-]+ s, [0-9.]+ [MG]FLOP/s", plan.basis)
+    (seconds,) = re.findall(r"steps of ([0-9.e-]+) s", plan.basis)
+    # The warm-up and the encoding are less work than the steps, which are counted at the measured speed.
+    assert float(seconds) * 1200 <= (plan.seconds or 0) <= float(seconds) * (1200 + 400) * 1.2
+    assert "Timing 12 steps on this machine." in capsys.readouterr().err
+    model = model_plan(n_samples=80, hardware={"gpu": "cpu"})
+    assert "measured now on this machine: 12 steps" in model.basis
+
+
+@pytest.mark.slow
+def test_what_takes_long_to_time_on_a_cpu_is_unknown_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "MOST_TIMED_FLOPS", 1e6)
+    plan = rater_plan(gpu="cpu")
+    assert plan.seconds is None
+    assert re.fullmatch(
+        r"no training was measured on a CPU, and [0-9.]+ [MG]FLOP a step take too long to be timed now", plan.basis
+    )
+    assert f"unknown on cpu ({plan.basis})" in plan.summary()
+    assert "published networks are not loaded" in rater_plan({"text_encoder": "minilm"}, gpu="cpu").basis
 
 
 @pytest.mark.db

@@ -7,6 +7,8 @@ from sqlalchemy import Engine
 
 from alchemist_core.cli.night import NightListConfig, list_
 from alchemist_core.errors import ConfigError
+from alchemist_core.store.overviews import read_nights
+from alchemist_core.store.runs import RunKey, claim_run, finish_run
 from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_rater
 
@@ -47,6 +49,21 @@ def test_every_shard_that_is_left_out_of_a_night_is_named_with_its_next_step(two
     assert "alchemist shard reread 12" in steps["other.tar"]
     assert steps["upload.tar"].startswith("nothing to do")
     assert web.remedies == ["alchemist score --dataset web --crawl-date 2026-01-02"]
+
+
+def test_a_night_that_a_run_scores_now_names_the_run_and_asks_for_nothing(two_datasets: Engine) -> None:
+    options = {"dataset": "books", "crawl_date": "2026-01-02", "rater": "nightly", "scorer": None}
+    claim = claim_run(two_datasets, RunKey("score", options, "0" * 16), ttl_s=30.0, code_version="test")
+    assert claim is not None
+    (books,) = list_(NightListConfig(dataset="books")).nights
+    assert (books.status, books.remedies) == (f"being scored by run {claim.run_id}: 0 of 1 shards", [])
+    assert read_nights(two_datasets, "books")[0].is_open
+    (web,) = list_(NightListConfig(dataset="web")).nights
+    assert web.status == "partly scored: 0 of 1 shards"
+    finish_run(two_datasets, claim, state="failed", error="stopped", exit_code=1)
+    (books,) = list_(NightListConfig(dataset="books")).nights
+    assert books.status == "partly scored: 0 of 1 shards"
+    assert books.remedies == ["alchemist score --dataset books --crawl-date 2026-01-02"]
 
 
 def test_the_problem_of_one_dataset_is_not_reported_for_another(two_datasets: Engine) -> None:

@@ -131,7 +131,9 @@ def test_a_night_that_was_released_passes_the_same_check_again(bad_night: str) -
     stop(bad_night)
     release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
     report = check(CheckConfig(suite="samples", dataset=bad_night, crawl_date=BAD_NIGHT))
-    assert report.warnings[0].startswith("crawl: most_locations_are_usable: found [0.29")
+    assert report.warnings[0].startswith(
+        "crawl: most_locations_are_usable: expected share of quarantined locations: at most 0.2; found 0.29"
+    )
 
 
 def test_a_night_that_nothing_stopped_cannot_be_released(bad_night: str) -> None:

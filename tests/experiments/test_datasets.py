@@ -10,6 +10,7 @@ from sqlalchemy import text
 from alchemist_core.cli.experiment import ListConfig, ShowConfig, compare_datasets, list_, run, show
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.datasets import DatasetsConfig, make_datasets_sheet, part_name
+from alchemist_core.experiments.stored import conclude
 from alchemist_core.store.engine import open_store
 from tests.trained_store import TrainedStore
 
@@ -106,3 +107,6 @@ def test_the_sheet_names_the_best_arm_of_each_corpus_and_share() -> None:
     sheet = make_datasets_sheet({"web": {"cells": cells}})
     assert sheet.notes[1] == "web, retention 20%: a has the largest gain over random, 0.5000 ± 0.0000 nats per token."
     assert [line[:2] for line in sheet.lines] == [("web", arm) for arm in losses]
+    assert conclude({"corpora": ["web"]}, {"parts": {"web": {"cells": cells}}}) == (
+        "an arm is better than random on 1 of 1 corpora"
+    )

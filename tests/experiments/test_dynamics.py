@@ -12,7 +12,13 @@ from pydantic import ValidationError
 
 from alchemist_core.cli.experiment import ListConfig, RunResult, ShowConfig, follow, list_, show
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.experiments.dynamics import REFERENCE, DynamicsConfig, choose_followed, make_dynamics_sheet
+from alchemist_core.experiments.dynamics import (
+    REFERENCE,
+    DynamicsConfig,
+    choose_followed,
+    conclude,
+    make_dynamics_sheet,
+)
 from alchemist_core.stages.report import ReportConfig
 from alchemist_core.stages.report import run as report
 
@@ -68,6 +74,10 @@ def test_a_training_is_followed_once_and_appears_in_the_report(tmp_path: Path) -
     assert "Norm of a sample's own gradient" in html.unescape(page)
     with pytest.raises(ConfigError, match="exists with another n_bands"):
         follow(config(n_bands=3))
+
+
+def test_a_course_is_concluded_in_one_sentence() -> None:
+    assert conclude([course()]) == "the loss fell by 1.0000 for ranks 0–50% and by 0.5000 for ranks 50–100%"
 
 
 def test_followed_samples_fill_every_band_and_each_band_has_its_share_of_gradients() -> None:

@@ -14,6 +14,7 @@ from alchemist_core.experiments.results import (
     COLUMNS,
     cells_of_row,
     compare_cells,
+    conclude,
     csv_table,
     state_detectable,
     verdict,
@@ -84,6 +85,23 @@ def test_the_verdict_follows_from_the_interval(losses: list[float], said: str) -
     given = [Cell("a", 0.2, seed, 9, 9, loss) for seed, loss in enumerate(losses)]
     given += [Cell("random", 0.2, seed, 9, 9, 3.0 + 0.002 * (seed % 2)) for seed in range(len(losses))]
     assert verdict(next(row for row in compare_cells(given) if row.arm == "a")) == said
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([2.0, 2.01, 2.02], "a at 20% is better than random by 0.9907 ± 0.0250 nats per token"),
+        ([3.0, 3.001, 3.002], "no arm is shown to be better than random; a at 20% has the largest gain, "),
+        ([2.0], "one seed shows nothing; a at 20% has the largest gain over random, 1.0000 nats per token"),
+        ([], "no arm was compared with random"),
+    ],
+)
+def test_an_experiment_is_concluded_in_one_sentence(losses: list[float], said: str) -> None:
+    given = [Cell("random", 0.2, seed, 9, 9, 3.0 + 0.002 * (seed % 2)) for seed in range(len(losses) or 3)]
+    given += [Cell("a", 0.2, seed, 9, 9, loss) for seed, loss in enumerate(losses)]
+    # What no policy could select is no result.
+    given += [Cell(arm, 0.2, seed, 9, 9, 1.0) for arm in ("planted", "full") for seed in range(len(losses))]
+    assert conclude(compare_cells(given)).startswith(said)
 
 
 @pytest.mark.parametrize("question", ["rank_window", "retention_sweep"])

@@ -170,7 +170,15 @@ def _experiment() -> dict[str, Any]:
         "table": [["arm", "loss"], ["random", "3.2"], ["subset", "3.1"]],
         "figures": [["Loss", svg]],
     }
-    return {"experiment_id": 1, "name": "sweep", "config": {}, "result": {"sheet": sheet}, "finished_at": "2026-01-05"}
+    cell = {"retention": 0.2, "n_samples": 9, "n_steps": 9}
+    cells = [
+        {**cell, "arm": arm, "seed": seed, "loss": loss + seed / 10 + seed * seed / 1000}
+        for arm, loss in (("random", 3.2), ("learnability/shift_gsample", 3.1))
+        for seed in range(3)
+    ]
+    return {
+        "experiment_id": 1, "name": "sweep", "config": {}, "result": {"sheet": sheet, "cells": cells}, "finished_at": "2026-01-05",
+    }  # fmt: skip
 
 
 def _notifications() -> list[dict[str, Any]]:

@@ -118,11 +118,13 @@ def test_a_held_night_is_rejected_and_still_released_later(browser: TestClient, 
 def test_a_night_that_a_check_stopped_is_not_scored_by_this_server(browser: TestClient, own_store: Engine) -> None:
     run(own_store, """
         INSERT INTO alchemist.check_results (suite, expectation, severity, is_success, observed, dataset_name, crawl_date)
-        VALUES ('samples', 'captions_are_long', 'fail', false, '{"share": 0.5}', 'web', '2026-01-02')
+        VALUES ('samples', 'captions_are_long', 'fail', false, '{"in_words": "expected letters; found <b>"}', 'web', '2026-01-02')
     """)  # fmt: skip
     page = html.unescape(browser.get("/decide/release", params=RELEASE).text)
     assert "alchemist night release --dataset web --crawl-date 2026-01-02 --reason WHY" in page
+    assert "samples.captions_are_long: expected letters; found <b>" in page
     assert "<button>Release" not in page
+    assert "expected letters; found &lt;b&gt;" in browser.get("/nights/web/2026-01-02").text
     answer = browser.post("/decide/release", data={TOKEN_FIELD: ANN.form_token, "reason": REASON, **RELEASE})
     assert answer.status_code == 400
     assert rows(own_store, EVENTS) == []

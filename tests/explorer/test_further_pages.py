@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
+from alchemist_core.experiments.trial import Cell
 from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.people import Person
 from tests.explorer.conftest import ATTACK, N_NEW, N_OLD, Admits, run
@@ -98,17 +99,29 @@ def test_experiments_are_listed_and_shown(client: TestClient, own_store: Engine)
         "table": [["arm", "loss"], ["random", "3.2"]],
         "figures": [["Loss", svg]],
     }
+    losses = {"random": (3.0, 3.1, 3.2), "loss/top_k": (2.9, 3.01, 3.11), "planted": (2.0, 2.0, 2.0)}
+    cells = [
+        Cell(arm, 0.2, seed, 9, 9, loss).as_json() for arm, found in losses.items() for seed, loss in enumerate(found)
+    ]
+    begun = {"experiment": "retention_sweep"}
     with own_store.begin() as connection:
         insert_rows(connection, {"experiments": [
-            {"experiment_id": 1, "name": "sweep", "config": {}, "result": {"sheet": sheet}, "finished_at": "2026-01-05"},
-            {"experiment_id": 2, "name": "begun", "config": {}, "result": {"before": {}}},
+            {"experiment_id": 1, "name": "sweep", "config": {}, "result": {"sheet": sheet, "cells": cells}, "finished_at": "2026-01-05"},
+            {"experiment_id": 2, "name": "begun", "config": begun, "result": {"before": {}}},
+            {"experiment_id": 3, "name": "bare", "config": {}, "result": {"sheet": sheet}, "finished_at": "2026-01-05"},
         ]})  # fmt: skip
     assert "Does it help?" in client.get("/experiments").text
-    page = client.get("/experiments/sweep").text
+    page = html.unescape(client.get("/experiments/sweep").text)
+    assert title(page) == "sweep: loss/top_k at 20% is better than random by 0.0933 ± 0.0143 nats per token"
+    assert title(client.get("/experiments/bare").text) == "bare: its result has no losses of arms"
     assert "3.2" in page
     assert 'src="/experiments/sweep/figures/0"' in page
     figure = client.get("/experiments/sweep/figures/0")
     assert (figure.text, figure.headers["content-type"]) == (svg, "image/svg+xml")
     assert "sandbox" in figure.headers["content-security-policy"]
-    for path in ("/experiments/sweep/figures/1", "/experiments/begun", "/experiments/nothing"):
+    page = client.get("/experiments/begun").text
+    assert title(page) == "begun is not finished"
+    assert "How much of the corpus is needed?" in page
+    assert "alchemist experiment run --name begun" in page
+    for path in ("/experiments/sweep/figures/1", "/experiments/begun/figures/0", "/experiments/nothing"):
         assert client.get(path).status_code == 404

@@ -20,11 +20,16 @@ from alchemist_core.local.airflow_environment import (
 )
 from alchemist_core.local.processes import (
     ChildState,
+    Ending,
     Ports,
+    ProcessIdentity,
     StackState,
+    age_s,
+    hold_command_lock,
     hold_lock,
     identify,
     is_supervised,
+    read_command,
     read_state,
     supervisor_lock,
     write_state,
@@ -38,7 +43,7 @@ from alchemist_core.store.postgres import start_postgres, stop_postgres
 def test_the_state_is_read_as_it_was_written(tmp_path):
     state = StackState(
         ports=Ports(8080, 9477), supervisor_pid=7, children={"scheduler": ChildState(8, 9, n_restarts=1)},
-        programs=("scheduler", "metrics"),
+        programs=("scheduler", "metrics"), endings={"metrics": Ending("was killed by SIGKILL", "2026-01-01 10:00:00", 2)},
     )  # fmt: skip
     write_state(tmp_path, state)
     assert read_state(tmp_path) == state
@@ -60,6 +65,69 @@ def test_a_program_that_was_installed_while_the_stack_runs_is_not_waited_for(tmp
         "api-server: installed after the stack was started. To start it: alchemist stack down, then alchemist stack up"
         in said
     )
+
+
+def test_a_stack_that_is_starting_lists_what_is_not_there_yet_and_what_it_waits_for(tmp_path):
+    me = identify(os.getpid())
+    with hold_command_lock(tmp_path, "up") as note:
+        note("Postgres")
+        said = status(tmp_path).describe().splitlines()
+        assert said[0] == f"The stack of {tmp_path} is starting: alchemist stack up (pid {me.pid}) waits for Postgres."
+        assert said[1:] == [
+            *(f"  {name}: not started yet: waits for Postgres" for name in COMMANDS),
+            "  postgres: down",
+        ]
+        # The supervisor has started every process; Airflow does not answer yet.
+        programs = tuple(COMMANDS)
+        child = ChildState(me.pid, me.birth, n_restarts=0)
+        write_state(tmp_path, StackState(Ports(1, 2), me.pid, dict.fromkeys(programs, child), programs))
+        note("api-server")
+        with hold_lock(supervisor_lock(tmp_path), should_wait=True):
+            said = status(tmp_path).describe()
+    assert "waits for api-server." in said
+    assert f"  api-server: pid {me.pid}, starting: it does not answer yet\n" in said
+    assert f"  scheduler: pid {me.pid}, starting: its heartbeat is known when api-server answers\n" in said
+    assert f"  metrics: pid {me.pid}\n" in said
+    assert read_command(tmp_path) is None, "the command has ended"
+    assert "is down (Postgres is down)" in status(tmp_path).describe()
+
+
+def test_a_stack_that_is_being_stopped_says_so(tmp_path):
+    write_state(tmp_path, StackState(Ports(1, 2), programs=("scheduler",)))
+    with hold_command_lock(tmp_path, "down") as note:
+        note("the processes to end")
+        said = status(tmp_path).describe()
+    assert "is being stopped: alchemist stack down" in said
+    assert "  scheduler: down\n" in said
+
+
+def test_a_start_that_was_killed_is_not_called_one(tmp_path):
+    killed = '{"verb": "up", "pid": 4194303, "birth": 1, "waits_for": "Postgres"}'
+    (tmp_path / "stack.lock").write_text(killed)
+    assert "is down (Postgres is down)" in status(tmp_path).describe()
+
+
+def test_the_status_shows_how_often_each_process_was_restarted_and_why(tmp_path):
+    me = identify(os.getpid())
+    child = ChildState(me.pid, me.birth, n_restarts=2)
+    endings = {
+        "metrics": Ending("was killed by SIGKILL", "2026-01-01 10:00:00", 2),
+        "scheduler": Ending("ended with exit code 1", "2026-01-02 11:00:00", 1),
+    }
+    write_state(
+        tmp_path, StackState(Ports(1, 2), me.pid, {"metrics": child}, ("metrics", "scheduler"), endings=endings)
+    )
+    with hold_lock(supervisor_lock(tmp_path), should_wait=True):
+        said = status(tmp_path).describe().splitlines()
+    log = tmp_path / "logs"
+    why = f"restarted 2 times, last because it was killed by SIGKILL at 2026-01-01 10:00:00 UTC; log: {log / 'metrics.log'}"
+    assert f"  metrics: pid {me.pid}; {why}" in said
+    why = f"restarted once, last because it ended with exit code 1 at 2026-01-02 11:00:00 UTC; log: {log / 'scheduler.log'}"
+    assert f"  scheduler: down, restarting; {why}" in said
+
+
+def test_a_process_is_as_old_as_its_start():
+    assert 0 < age_s(identify(os.getpid())) < age_s(ProcessIdentity(1, 1))
 
 
 def test_a_copy_of_a_home_has_no_process_of_the_originals_stack(tmp_path):

@@ -1,11 +1,15 @@
-"""The supervisor kills a process that hangs, and leaves one that starts slowly its time."""
+"""The supervisor kills a process that hangs, leaves one that starts slowly its time, and reports each one that it restarts."""
 
 import os
 import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from alchemist_core.local.supervisor import HUNG_AFTER_S, START_WITHIN_S, Child
+
+KILLS_ITSELF = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 
 def test_a_process_that_starts_has_longer_until_its_first_heartbeat_than_one_that_had_some(tmp_path: Path) -> None:
@@ -29,3 +33,21 @@ def test_a_process_that_never_starts_is_killed_in_the_end(tmp_path: Path) -> Non
     child.last_healthy_at -= START_WITHIN_S + 1
     child.judge({"api_server": "silent"})
     assert child.process.wait(10) == -signal.SIGKILL
+
+
+def test_a_process_that_died_is_named_with_its_exit_its_log_and_how_often(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child, log = Child("metrics"), tmp_path / "metrics.log"
+    for code, how in (("import sys; sys.exit(3)", "ended with exit code 3"), (KILLS_ITSELF, "was killed by SIGKILL")):
+        child.start([sys.executable, "-c", code], dict(os.environ), log)
+        assert child.process is not None
+        pid = child.process.pid
+        child.process.wait(10)
+        assert child.has_ended()
+        assert child.ending is not None
+        said = capsys.readouterr().err
+        assert f"metrics (pid {pid}) {how}; its log: {log}. Restarting it in" in said
+        assert f"restarts since the supervisor started, with this one: {child.ending.n}." in said
+    assert child.ending.n == 2
+    assert not child.has_ended(), "it is reported once"

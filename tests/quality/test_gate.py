@@ -136,12 +136,15 @@ def test_a_dataset_s_own_threshold_changes_its_outcome_alone_and_is_kept_with_it
     check(CheckConfig(suite="samples", dataset="web", crawl_date=NIGHT))
     printed = capsys.readouterr().err
     assert (
-        "few_locations_are_quarantined: found [0.25]; allowed: warn_quarantined_ratio = 0.05 (default of [checks]"
-        in printed
+        "few_locations_are_quarantined: expected share of quarantined locations: at most 0.05; found 0.25; "
+        "limit: warn_quarantined_ratio = 0.05 (default of [checks]" in printed
     )
     with pytest.raises(CheckFailedError) as failed:
         check(CheckConfig(suite="samples", dataset="books", crawl_date=NIGHT))
-    line = "books: most_locations_are_usable: found [0.25]; allowed: max_quarantined_ratio = 0.2 (default of [checks]"
+    line = (
+        "books: most_locations_are_usable: expected share of quarantined locations: at most 0.2; found 0.25; "
+        "limit: max_quarantined_ratio = 0.2 (default of [checks]"
+    )
     assert line in str(failed.value)
     query = """
         SELECT observed -> 'limits', observed -> 'limits_from' FROM alchemist.check_results

@@ -100,11 +100,11 @@ def test_a_failing_suite_holds_the_night_names_rows_and_is_released_with_a_reaso
         (suites / "wide.py").write_text(PYTHON)
     name = f"{'samples_wide.json' if kind == 'json' else 'wide.py'}/expect_column_values_to_be_between(width)"
     (last,) = samples().splitlines()[1:]
-    assert last.startswith(f"  web: {name}: found 2 of 6 unexpected, such as [{{")
-    assert "'sample_id': 2" in last
-    assert "'sample_id': 3" in last
-    assert "'width': 18" in last
-    assert last.endswith("allowed: column width, min_value 60.0")
+    said = "expected column values to be between (width): at least 60; found 2 of 6 rows, such as "
+    assert last.startswith(f"  web: {name}: {said}")
+    assert "sample_id = 2" in last
+    assert "sample_id = 3" in last
+    assert "width = 18" in last
     ((is_success, severity, observed),) = stored(engine, name)
     assert (is_success, severity, observed["unexpected_count"]) == (False, "fail", 2)
     assert [row["sample_id"] for row in observed["examples"]] == [2, 3]
@@ -128,7 +128,10 @@ def test_a_suite_of_scores_looks_at_the_production_rater_s_scores(engine: Engine
         {"type": "expect_column_max_to_be_between", "kwargs": {"column": "score", "max_value": 0.5}},
     )
     assert samples() == ""
-    assert "scores_low.json/expect_column_max_to_be_between(score): found 0.714" in samples(suite="scores")
+    assert (
+        "scores_low.json/expect_column_max_to_be_between(score): expected column max to be between (score): at most 0.5; found 0.714"
+        in (samples(suite="scores"))
+    )
 
 
 def test_a_suite_of_shards_and_one_over_a_view_of_its_choice(suites: Path) -> None:
@@ -138,7 +141,7 @@ def test_a_suite_of_shards_and_one_over_a_view_of_its_choice(suites: Path) -> No
     write(suites, "shards_status.json", none_left, view="nightly_overview")
     lines = samples(suite="shards").splitlines()[1:]
     assert "shards_full.json/expect_column_values_to_be_between(n_samples)" in lines[0]
-    assert "'uri': '000001.tar'" in lines[0]
+    assert "uri = 000001.tar" in lines[0]
     assert "shards_status.json/expect_column_values_to_be_in_set(status)" in lines[1]
 
 
@@ -153,14 +156,17 @@ def test_an_expectation_of_rows_by_sql_names_its_rows_and_one_marked_as_a_warnin
     assert samples() == ""
     printed = capsys.readouterr().err
     assert "samples_sql.json/unexpected_rows_expectation" in printed
-    assert "{'sample_id': 2, 'width': 18}" in printed
+    assert "sample_id = 2, width = 18" in printed
     assert failed_of(engine) == []
 
 
 def test_a_suite_is_run_for_the_datasets_that_it_names_alone(suites: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(suites, "samples_other.json", WIDE, datasets=["books"])
     assert samples() == ""
-    assert "samples_other.json/its_datasets_exist: found ['books']" in capsys.readouterr().err
+    assert (
+        "samples_other.json/its_datasets_exist: expected only registered datasets; found books"
+        in capsys.readouterr().err
+    )
     write(suites, "samples_web.json", WIDE, datasets=["books", "web"])
     assert "samples_web.json" in samples()
 
@@ -350,7 +356,7 @@ def test_what_the_runbook_shows_is_read_and_run(engine: Engine, suites: Path) ->
 
 def test_a_result_without_a_dataset_is_described_without_one() -> None:
     outcome = CheckOutcome("a", "fail", is_success=False, observed={"observed_value": 3, "expected": {"max_value": 2}})
-    assert describe(outcome) == "a: found 3; allowed: max_value 2"
+    assert describe(outcome) == "a: expected at most 2; found 3"
 
 
 def test_of_texts_and_values_only_what_the_store_can_hold_is_kept() -> None:

@@ -144,6 +144,24 @@ def test_a_bound_names_the_settings_that_it_comes_from() -> None:
     }
 
 
+def test_every_check_says_in_words_what_it_expected_and_found() -> None:
+    every = [
+        *suites.shards(LIMITS),
+        *suites.samples(LIMITS),
+        *suites.scores(LIMITS),
+        *suites.subset(7, LIMITS),
+        *suites.evaluation(),
+    ]
+    assert {check.name for check in every} == {*suites.WORDS}
+    for check in every:
+        bounds = {name: value for name, value in check.arguments.items() if not name.startswith("column")}
+        said = check.describe({"expected": bounds, "examples": [1], "unexpected_count": 1, "element_count": 3})
+        value, rows = suites.WORDS[check.name]
+        assert said.startswith(f"expected {value}")
+        assert said.endswith(f" in 1 of 3 {rows}")
+        assert "_" not in said, "neither a column nor an argument of the library"
+
+
 # For each setting: default, minimum, maximum, and the smallest values out of bounds.
 BOUNDS = {
     "max_quarantined_ratio": (0.2, 0, 1), "warn_quarantined_ratio": (0.05, 0, 1), "max_rejected_ratio": (0.05, 0, 1),
@@ -201,6 +219,7 @@ def test_outcomes_are_in_the_order_of_the_checks_with_five_examples_and_their_bo
     constant = outcomes[1].observed
     assert (constant["element_count"], constant["unexpected_count"]) == (9, 9)
     assert constant["expected"] == {"value_set": [0]}
+    assert constant["in_words"] == "expected all scores of a shard are the same: no; found yes in 9 of 9 shards"
     assert outcomes[2].observed["expected"] == {"min_value": 0, "strict_min": True}
 
 

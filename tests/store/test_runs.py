@@ -118,7 +118,7 @@ def test_a_plan_looks_at_the_fifty_newest_finished_trainings(engine: Engine) -> 
         })  # fmt: skip
     found = measured_trainings(engine, "train_rater")
     assert [one.run_id for one in found] == list(range(51, 1, -1))
-    assert found[0] == MeasuredTraining(51, "cpu", 1, 51, {}, 400, {"seed": 51})
+    assert found[0] == MeasuredTraining(51, "cpu", "here", 1, 51, {}, 400, {"seed": 51})
     assert measured_trainings(engine, "train_downstream") == []
 
 
