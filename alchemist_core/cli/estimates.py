@@ -161,6 +161,7 @@ def plan_train_rater(config: PlanTrainRaterConfig) -> TrainingPlan:
         return rater_footprint(other, n_processes=config.hardware.n_gpus, n_held_out=n_held_out, is_gpu=is_gpu)
 
     footprint, times = count(training), rater_times(training, n_samples, n_validation)
+    speed: _Speed | str | None
     speed = _measured(engine, "train_rater", device, lambda run: _rater_flops(run, training, footprint))
     if speed is None:
         speed = device.assumption if device.gpu else _cpu_speed_of_rater(engine, training, footprint, device)
@@ -203,6 +204,7 @@ def plan_train_downstream(config: PlanTrainDownstreamConfig) -> TrainingPlan:
     footprint = count(model)
     n_of = {arm: n_eligible if arm == "full" and n_eligible else counted.n for arm in config.arms}
     times = model_times(model, len(config.seeds) * sum(map(model.steps, n_of.values())), max(n_of.values()))
+    speed: _Speed | str | None
     speed = _measured(engine, "train_downstream", device, lambda run: _model_flops(run, model, tokenizer, footprint))
     if speed is None:
         speed = device.assumption if device.gpu else _cpu_speed_of_model(engine, model, own_rater, footprint, device)

@@ -146,8 +146,8 @@ class Child:
 def describe_exit(code: int) -> str:
     """Describe how a process ended, by its exit code as `subprocess` gives it: negative for a signal.
 
-    >>> describe_exit(1), describe_exit(-9), describe_exit(-64)
-    ('ended with exit code 1', 'was killed by SIGKILL', 'was killed by signal 64')
+    >>> describe_exit(1), describe_exit(-9), describe_exit(-70)
+    ('ended with exit code 1', 'was killed by SIGKILL', 'was killed by signal 70')
     """
     if code >= 0:
         return f"ended with exit code {code}"

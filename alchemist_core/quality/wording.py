@@ -61,7 +61,7 @@ def _found(observed: Mapping[str, Any], rows: str, *, is_yes_or_no: bool) -> str
         return f"{n_bad:,} of {n_all:,} {rows}" if single is None and n_all else _text(single)
     if isinstance(observed["examples"][0], Mapping):
         return f"{n_bad:,} of {n_all:,} {rows}, such as {'; '.join(examples)}" if n_all else "; ".join(examples)
-    return f"{', '.join(examples)} in {n_bad:,} of {n_all:,} {rows}" if n_all > 1 else ", ".join(examples)
+    return f"{', '.join(examples)} in {n_bad:,} of {n_all:,} {rows}" if n_bad and n_all > 1 else ", ".join(examples)
 
 
 def _text(value: Any, *, is_yes_or_no: bool = False) -> str:

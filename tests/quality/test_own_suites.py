@@ -284,7 +284,7 @@ def test_hostile_names_and_values_are_values(engine: Engine, suites: Path, capsy
     said = samples(dataset=HOSTILE)
     assert said.count("\n") == 2
     assert "\x1b" not in said
-    assert "expect_column_values_to_match_regex(caption): found 1 of 6 unexpected" in said
+    assert "expected column values to match regex (caption): regex ^good; found 1 of 6 rows, such as " in said
     assert "samples_writes.json/unexpected_rows_expectation: " in said
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alchemist.scores")).scalar_one() == 6
@@ -331,7 +331,8 @@ def test_a_suite_of_subsets_looks_at_the_version_s_members_alone(
     assert "samples_wide.json" in samples()
     with pytest.raises(CheckFailedError) as failed:
         check(CheckConfig(suite="subset", subset="s"))
-    assert "subset_wide.json/expect_column_values_to_be_between(width): found 1 of 2 unexpected" in str(failed.value)
+    said = "expected column values to be between (width): at least 60; found 1 of 2 rows, such as sample_id = 2, width = 18"
+    assert f"subset_wide.json/expect_column_values_to_be_between(width): {said}" in str(failed.value)
 
 
 def test_a_named_folder_that_is_not_there_is_refused_and_the_default_one_may_be_absent(suites: Path) -> None:
@@ -414,7 +415,9 @@ def test_each_reason_why_an_expectation_was_not_tested_is_reported_once(
 def test_what_could_not_be_tested_fails_whatever_it_weighs(
     severity: str | None, message: str | None, expected: str
 ) -> None:
-    config = {"kwargs": {"column": "a", "batch_id": "b"}} | ({"severity": severity} if severity else {})
+    config = {"type": "expect_a", "kwargs": {"column": "a", "batch_id": "b"}} | (
+        {"severity": severity} if severity else {}
+    )
     result = {
         "success": False, "expectation_config": config, "exception_info": {"exception_message": message},
         "result": {"element_count": 9, "other": 1, "partial_unexpected_list": [1, 2, 3]},
@@ -422,4 +425,5 @@ def test_what_could_not_be_tested_fails_whatever_it_weighs(
     outcome = _outcome("t", result, 2)
     assert (outcome.severity, outcome.is_success) == (expected, False)
     assert outcome.observed.pop("exception", None) == message
+    assert outcome.observed.pop("in_words") == "expected a (a); found 1, 2"
     assert outcome.observed == {"element_count": 9, "expected": {"column": "a"}, "examples": [1, 2]}
