@@ -345,8 +345,8 @@ class _Speed(NamedTuple):
         return cls(flops_per_s, text, includes_encoding=True)
 
 
-MOST_TIMED_FLOPS = 2e11
-"""Arithmetic of the steps that a plan times: some seconds on a laptop's cores."""
+MOST_TIMED_FLOPS = 5e11
+"""Arithmetic of the steps that a plan times: ten seconds or so on two cores."""
 
 
 def _cpu_speed_of_rater(

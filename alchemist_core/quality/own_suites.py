@@ -80,7 +80,15 @@ def _run_file(path: Path, wanted: OwnChecks, rows: Rows) -> list[CheckOutcome]:
             return [*_note_unknown(name, meta, wanted), *_run_suite(name, suite, slice_, wanted)]
     except DataError as error:
         return [
-            CheckOutcome(f"{name}/{CAN_BE_RUN}", FAIL, is_success=False, observed={"exception": _printable(str(error))})
+            CheckOutcome(
+                f"{name}/{CAN_BE_RUN}",
+                FAIL,
+                is_success=False,
+                observed={
+                    "exception": (reason := _printable(str(error))),
+                    "in_words": f"could not be run: {reason}",
+                },
+            )
         ]
 
 

@@ -19,6 +19,8 @@ def in_words(observed: Mapping[str, Any], *, value: str = "", rows: str = "rows"
     >>> in_words({"expected": {"max_value": 0.2}, "examples": [0.25]}, value="share of quarantined locations")
     'expected share of quarantined locations: at most 0.2; found 0.25'
     """
+    if reason := observed.get("exception"):
+        return f"could not be tested: {reason}"
     expected = ": ".join(filter(None, [value, _bounds(observed.get("expected", {}), is_yes_or_no=is_yes_or_no)]))
     found = f"found {_found(observed, rows, is_yes_or_no=is_yes_or_no)}"
     return f"expected {expected}; {found}" if expected else found
@@ -67,8 +69,8 @@ def _found(observed: Mapping[str, Any], rows: str, *, is_yes_or_no: bool) -> str
 def _text(value: Any, *, is_yes_or_no: bool = False) -> str:
     """Return a value as people write it.
 
-    >>> _text(True), _text(0, is_yes_or_no=True), _text(12000), _text([10, 9]), _text({"id": 7, "width": 18}), _text(None)
-    ('yes', 'no', '12,000', '10 and 9', 'id = 7, width = 18', 'nothing')
+    >>> _text(True), _text(0, is_yes_or_no=True), _text(12000), _text([10, 9]), _text({"id": 7000, "width": 18}), _text(None)
+    ('yes', 'no', '12,000', '10 and 9', 'id = 7000, width = 18', 'nothing')
     """
     if value is None:
         return "nothing"
@@ -79,7 +81,8 @@ def _text(value: Any, *, is_yes_or_no: bool = False) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} = {_text(one)}" for name, one in value.items())
+        # Of a row: its numbers may be keys, which are copied into commands.
+        return ", ".join(f"{name} = {one if type(one) is int else _text(one)}" for name, one in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " and ".join(map(_text, value))
     return str(value)

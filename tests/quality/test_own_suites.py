@@ -425,5 +425,6 @@ def test_what_could_not_be_tested_fails_whatever_it_weighs(
     outcome = _outcome("t", result, 2)
     assert (outcome.severity, outcome.is_success) == (expected, False)
     assert outcome.observed.pop("exception", None) == message
-    assert outcome.observed.pop("in_words") == "expected a (a); found 1, 2"
+    said = "expected a (a); found 1, 2" if message is None else f"could not be tested: {message}"
+    assert outcome.observed.pop("in_words") == said
     assert outcome.observed == {"element_count": 9, "expected": {"column": "a"}, "examples": [1, 2]}
