@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alchemist_core.experiments import dynamics, results
+from alchemist_core.experiments import datasets, dynamics, results
 from alchemist_core.experiments.arms import QUESTIONS, Question
-from alchemist_core.experiments.datasets import make_datasets_sheet
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.sheets import Sheet, make_sheet
 from alchemist_core.experiments.trial import Cell
@@ -16,6 +15,17 @@ from alchemist_core.files import artifact_path, write_bytes_atomically
 def title_of(config: dict[str, Any]) -> str:
     """Return the question of a stored config."""
     return dynamics.TITLE if config["experiment"] == dynamics.NAME else _question_of(config).title
+
+
+def command_of(name: str, config: dict[str, Any]) -> str:
+    """Return the command that runs or resumes a stored experiment, without its options.
+
+    >>> command_of("table-1", {"experiment": "methods"}), command_of("fig3", {"experiment": "dynamics"})
+    ('alchemist experiment run --experiment methods --name table-1', 'alchemist experiment dynamics --name fig3')
+    """
+    question = RunConfig.present(config)["experiment"]
+    is_own = question in (dynamics.NAME, datasets.NAME)
+    return f"alchemist experiment {question if is_own else f'run --experiment {question}'} --name {name}"
 
 
 def _question_of(config: dict[str, Any]) -> Question:
@@ -28,7 +38,7 @@ def sheet_of(config: dict[str, Any], result: dict[str, Any]) -> Sheet:
         return dynamics.make_dynamics_sheet(result)
     if "parts" in result:
         # JSON in the store has no order of keys, so the corpora follow the order of the config.
-        return make_datasets_sheet({corpus: result["parts"][corpus] for corpus in config["corpora"]})
+        return datasets.make_datasets_sheet({corpus: result["parts"][corpus] for corpus in config["corpora"]})
     return make_sheet(_question_of(config), result)
 
 

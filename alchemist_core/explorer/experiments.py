@@ -29,7 +29,7 @@ def show_list(request: Request) -> Response:
 def show_experiment(request: Request) -> Response:
     """Return what one experiment showed, its tables and its figures; of one that is not finished, its question and how to go on."""
     # Imported here: it imports the stages, which no other page needs.
-    from alchemist_core.experiments.stored import conclude, title_of  # noqa: PLC0415
+    from alchemist_core.experiments.stored import command_of, conclude, title_of  # noqa: PLC0415
 
     row = _find(open_reader(), request.path_params["name"])
     content = read_sheet(row)
@@ -37,7 +37,7 @@ def show_experiment(request: Request) -> Response:
         state = "is not finished" if row.finished_at is None else "is finished, but its tables were not stored"
         return render(
             request, "one_experiment.html", title=f"{row.name} {state}", experiment=None, question=title_of(row.config),
-            is_finished=row.finished_at is not None, name=row.name,
+            command=None if row.finished_at else command_of(row.name, row.config), name=row.name,
         )  # fmt: skip
     title = f"{row.name}: {conclude(row.config, row.result or {})}"
     return render(request, "one_experiment.html", title=title, experiment=content)

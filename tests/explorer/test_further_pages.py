@@ -113,6 +113,7 @@ def test_experiments_are_listed_and_shown(client: TestClient, own_store: Engine)
     assert "Does it help?" in client.get("/experiments").text
     page = html.unescape(client.get("/experiments/sweep").text)
     assert title(page) == "sweep: loss/top_k at 20% is better than random by 0.0933 ± 0.0143 nats per token"
+    assert "<h1>sweep: loss/<wbr>top_k at" in page
     assert title(client.get("/experiments/bare").text) == "bare: its result has no losses of arms"
     assert "3.2" in page
     assert 'src="/experiments/sweep/figures/0"' in page
@@ -122,6 +123,6 @@ def test_experiments_are_listed_and_shown(client: TestClient, own_store: Engine)
     page = client.get("/experiments/begun").text
     assert title(page) == "begun is not finished"
     assert "How much of the corpus is needed?" in page
-    assert "alchemist experiment run --name begun" in page
+    assert "alchemist experiment run --experiment retention_sweep --name begun" in page
     for path in ("/experiments/sweep/figures/1", "/experiments/begun/figures/0", "/experiments/nothing"):
         assert client.get(path).status_code == 404
