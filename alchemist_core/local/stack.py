@@ -184,7 +184,8 @@ def look(home: Path, *, is_reused: bool) -> StackStatus:
     has_postgres = is_running(home)
     health = client(home).health() if supervised and "api-server" in alive else {}
     programs = state.programs or tuple(COMMANDS)
-    waits = {name: _waits_for(name, child, health) for name, child in alive.items()}
+    is_stopping = command is not None and command.verb == "down"
+    waits = {} if is_stopping else {name: _waits_for(name, child, health) for name, child in alive.items()}
     if not state.programs and (supervised if command is None else command.verb == "up"):
         first = command.waits_for if command and not supervised else "the supervisor"
         waits = dict.fromkeys(programs, f"not started yet: waits for {first if has_postgres else 'Postgres'}")

@@ -93,12 +93,14 @@ def test_a_stack_that_is_starting_lists_what_is_not_there_yet_and_what_it_waits_
 
 
 def test_a_stack_that_is_being_stopped_says_so(tmp_path):
-    write_state(tmp_path, StackState(Ports(1, 2), programs=("scheduler",)))
-    with hold_command_lock(tmp_path, "down") as note:
+    me = identify(os.getpid())
+    child = ChildState(me.pid, me.birth, n_restarts=0)
+    write_state(tmp_path, StackState(Ports(1, 2), me.pid, {"triggerer": child}, ("scheduler", "triggerer")))
+    with hold_lock(supervisor_lock(tmp_path), should_wait=True), hold_command_lock(tmp_path, "down") as note:
         note("the processes to end")
         said = status(tmp_path).describe()
     assert "is being stopped: alchemist stack down" in said
-    assert "  scheduler: down\n" in said
+    assert f"  scheduler: down\n  triggerer: pid {me.pid}\n  postgres: down" in said
 
 
 def test_a_start_that_was_killed_is_not_called_one(tmp_path):
