@@ -12,6 +12,8 @@ class ScoringRule(StrEnum):
     """Eq. 9: how low the loss is under the model that also trained on validation data."""
     LEARNABILITY = "learnability"
     """RHO-LOSS, JEST: how much further training on validation data alone lowers a proxy's loss."""
+    PMI = "pmi"
+    """Pointwise mutual information: how much better that proxy predicts an image from its own caption than from other captions."""
 
     @property
     def strategy(self) -> str:
@@ -20,8 +22,8 @@ class ScoringRule(StrEnum):
 
     @property
     def trains_rater(self) -> bool:
-        """Return whether a rater network is trained. Otherwise two proxies are the rater."""
-        return self is not ScoringRule.LEARNABILITY
+        """Return whether a rater network is trained. Otherwise the proxies are the rater."""
+        return self not in (ScoringRule.LEARNABILITY, ScoringRule.PMI)
 
     @property
     def ranks_plain_first(self) -> bool:

@@ -167,7 +167,8 @@ class SelectionPolicy(Config):
     accept: Literal["all", "auto"] = later_field(
         "all",
         description="Which samples may be selected. all: every eligible one. auto: those with a score above a threshold. For a rater of "
-        "rule learnability it is 0: there, training on the validation dataset made the sample's loss no smaller. For a critic it is "
+        "rule learnability it is 0: there, training on the validation dataset made the sample's loss no smaller. For rule pmi it is 0, "
+        "too: there, other captions predict the image as well as its own. For a critic it is "
         "the score that a fraction of its held-out samples (--accept-loss) does not reach. --retention auto keeps every accepted sample",
     )
     accept_loss: float = later_field(

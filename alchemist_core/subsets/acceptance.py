@@ -13,6 +13,11 @@ from alchemist_core.selection.config import RATER_SCORE, SelectionPolicy
 from alchemist_core.store.raters import RaterRow, find_score
 from alchemist_core.store.snapshots import Snapshot
 
+# Why a score of 0 divides good samples from bad ones, by scoring rule.
+_ZEROS = {
+    ScoringRule.LEARNABILITY: "below 0, training on the validation dataset raised the loss of a sample",
+    ScoringRule.PMI: "below 0, the proxy predicts an image better from other captions than from its own",
+}
 _CRITIC = "alchemist_core.scorers.critic:CriticScore"
 
 
@@ -62,14 +67,14 @@ def find_threshold(engine: Engine, policy: SelectionPolicy, snapshot: Snapshot) 
         ConfigError: The score has no natural 0 and was not measured on held-out validation samples.
     """
     rater = snapshot.rater if policy.rank_by == RATER_SCORE else find_score(engine, policy.rank_by)
-    if rater is not None and rater.rule == ScoringRule.LEARNABILITY:
-        return Acceptance(0.0, "below 0, training on the validation dataset raised the loss of a sample")
+    if rater is not None and rater.rule in _ZEROS:
+        return Acceptance(0.0, _ZEROS[ScoringRule(rater.rule)])
     if rater is not None and rater.config.get("use") == _CRITIC:
         return _quantile(_critic_record(rater), policy.accept_loss)
     what = policy.rank_by if rater is None else f"{rater.name} (rule {rater.rule})"
     raise ConfigError(
         f"{what} gives scores without a natural 0, so --accept auto and --retention auto find no threshold. Give --min-score, select by a "
-        "rater of rule learnability, or by a critic: alchemist scorer train."
+        "rater of rule learnability or pmi, or by a critic: alchemist scorer train."
     )
 
 

@@ -32,6 +32,7 @@ from alchemist_core.rating.config import (
     Objective,
     PenaltySchedule,
     RaterFeatures,
+    ScoringRule,
 )
 from alchemist_core.rating.learnability import LearnabilityRater
 from alchemist_core.rating.proxies import proxy_objective, reference_objective, seal_shares, warmup_objective
@@ -41,6 +42,7 @@ from alchemist_core.rating.weights import batch_weights, effective_sample_size, 
 from alchemist_core.training.averaging import average_of
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.launching import start_from_seed
+from alchemist_core.training.pmi import PmiRater, blank_captions
 from alchemist_core.training.samples import Batch
 
 
@@ -382,7 +384,7 @@ def collapse_reason(history: Sequence[dict[str, Any]], group_size: int) -> str |
     broken = [name for name in ("validation_loss", "train_loss", "reference_loss") if not math.isfinite(last[name])]
     if broken:
         return f"{', '.join(broken)} is not finite at step {last['step']:.0f}. Lower the proxies' learning rate"
-    # The scoring rule `learnability` computes no weights.
+    # The scoring rules without a rater network compute no weights.
     recent = [step["effective_sample_size"] for step in history[-_WINDOW:] if "effective_sample_size" in step]
     least = max(_LEAST_SHARE * group_size, _ONE_ALONE)
     if len(recent) == _WINDOW and sum(recent) / _WINDOW < least:
@@ -425,6 +427,8 @@ def check_starts(config: RaterTrainingConfig, sizes: tuple[StarConfig, StarConfi
 
 def make_scoring_rater(config: RaterTrainingConfig, size: StarConfig) -> SampleRater:
     """Build the rater that a run of this config produces, with untrained weights."""
+    if config.rule is ScoringRule.PMI:
+        return PmiRater(Star(size), blank_captions(config.pmi_captions, size.text_dim))
     if not config.rule.trains_rater:
         return LearnabilityRater(Star(size), Star(size))
     return make_rater(config, size)

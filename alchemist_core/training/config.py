@@ -48,7 +48,8 @@ class RaterTrainingConfig(PinnedConfig):
         ScoringRule.ALIGNMENT,
         description="Scoring rule. alignment: how much lower a sample's loss is under the proxy that also trains on validation data "
         "(Eq. 6). loss: a low loss under that proxy (Eq. 9). learnability: how much further training on validation data alone lowers "
-        "a proxy's loss; it trains no rater network",
+        "a proxy's loss; it trains no rater network. pmi: how much better a proxy predicts an image from its own caption than from other "
+        "captions; trained as learnability",
     )
     objective: Objective = Field(
         Objective.REGULARISED,
@@ -149,6 +150,13 @@ class RaterTrainingConfig(PinnedConfig):
         description="Initial weights of the rater with --rater-init weights: a published rater, or published STAR for its backbone, "
         f"{WEIGHTS_HELP}; none: as --rater-init says",
     )
+    pmi_captions: int = later_field(
+        4,
+        ge=2,
+        le=64,
+        description="Captions of validation samples with which rule pmi compares the own caption of each sample. More of them lower the "
+        "noise of a score, and each costs as much as scoring by a rater",
+    )
     score_batch_size: int = later_field(
         256,
         ge=1,
@@ -234,7 +242,7 @@ class RaterTrainingConfig(PinnedConfig):
         return _star(tokenizer, text_dim, width=self.proxy_width, depth=self.proxy_depth, n_heads=self.n_heads)
 
     def rater(self, tokenizer: TokenizerConfig, text_dim: int) -> StarConfig:
-        """Return the config of the rater for the sizes of its inputs; with rule learnability two proxies are the rater."""
+        """Return the config of the rater for the sizes of its inputs; without a rater network the proxies are the rater."""
         if not self.rule.trains_rater:
             return self.proxy(tokenizer, text_dim)
         return _star(tokenizer, text_dim, width=self.rater_width, depth=self.rater_depth, n_heads=self.n_heads)

@@ -38,6 +38,7 @@ from alchemist_core.training.bilevel import make_scoring_rater
 from alchemist_core.training.config import DownstreamConfig, MixedPrecision, RaterTrainingConfig
 from alchemist_core.training.downstream_training import require_equal_parts
 from alchemist_core.training.pinning import caption_tokens
+from alchemist_core.training.pmi import PmiRater
 from alchemist_core.training.rater_training import N_EVALUATED, make_models, require_whole_groups, samples_per_forward
 from alchemist_core.training.samples import Batch
 
@@ -165,6 +166,8 @@ def scoring_footprint(config: RaterTrainingConfig, *, is_gpu: bool = True) -> Fo
         rater = make_scoring_rater(config, config.rater(sizes, text.dim)).eval()
         weights = counter.begin()
         batch = _star_batch(config.score_batch_size, sizes, text)
+        if isinstance(rater, PmiRater):
+            rater.compare_with(batch.text.rows(torch.arange(config.pmi_captions) % config.score_batch_size))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=is_gpu):
             flops = counter.flops_of(lambda: rater.score(*batch))
         n_threads = 2 if is_gpu else 1

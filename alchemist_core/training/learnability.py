@@ -1,4 +1,4 @@
-"""The scoring rule `learnability`: after the warm-up the proxy trains on validation data only; a score is how far a loss fell."""
+"""The scoring rules `learnability` and `pmi`: after the warm-up the proxy trains on validation data only. No rater network is trained."""
 
 import copy
 from collections.abc import Sequence
@@ -10,10 +10,13 @@ from torch import Tensor
 
 from alchemist_core.models.config import StarConfig
 from alchemist_core.models.star import Star
+from alchemist_core.models.text import TextFeatures
 from alchemist_core.rating.learnability import LearnabilityRater
+from alchemist_core.rating.rater import SampleRater
 from alchemist_core.training.bilevel import TwoProxies, load_starts
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.launching import start_from_seed
+from alchemist_core.training.pmi import PmiRater, blank_captions
 from alchemist_core.training.samples import Batch
 
 
@@ -51,7 +54,7 @@ class Learnability(TwoProxies):
         return LearnabilityResult(validation_loss, train_loss, reference_loss, spread)
 
     @property
-    def scoring_rater(self) -> LearnabilityRater:
+    def scoring_rater(self) -> SampleRater:
         """Both proxies as one rater."""
         return LearnabilityRater(self.unwrapped("reference"), self.unwrapped("proxy"))
 
@@ -64,3 +67,20 @@ class Learnability(TwoProxies):
         self.accelerator.backward(loss / n_parts)
         square = (loss_B - reference_loss_B).square().mean()
         return torch.stack([loss.detach(), loss_B.mean(), reference_loss_B.mean(), square])
+
+
+class Pmi(Learnability):
+    """Trains as `Learnability` does; a score compares captions under θ alone."""
+
+    def __init__(self, config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]):
+        super().__init__(config, accelerator, sizes)
+        self._captions = blank_captions(config.pmi_captions, sizes[0].text_dim)
+
+    def compare_with(self, captions: TextFeatures) -> None:
+        """Set the captions with which the own caption of a sample is compared."""
+        self._captions = captions.to(self.accelerator.device)
+
+    @property
+    def scoring_rater(self) -> SampleRater:
+        """The proxy and the other captions."""
+        return PmiRater(self.unwrapped("proxy"), self._captions)

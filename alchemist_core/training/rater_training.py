@@ -17,7 +17,9 @@ from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
 from alchemist_core.files import atomic_write
 from alchemist_core.models.config import StarConfig, TokenizerConfig
 from alchemist_core.models.published.tokenizer import load_tokenizer
+from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.statistics import spearman
 from alchemist_core.telemetry import OnProgress, say
 from alchemist_core.training import checkpoints
@@ -25,8 +27,9 @@ from alchemist_core.training.bilevel import Bilevel, TwoProxies, check_starts, c
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.encoding import encode_samples
 from alchemist_core.training.launching import make_accelerator, own_slice
-from alchemist_core.training.learnability import Learnability
+from alchemist_core.training.learnability import Learnability, Pmi
 from alchemist_core.training.pinning import open_text_encoder
+from alchemist_core.training.pmi import choose_captions
 from alchemist_core.training.samples import Batch, ImagesOf, JoinedSamples, SampleSource, batch_index
 
 N_EVALUATED = 1024
@@ -34,6 +37,8 @@ N_EVALUATED = 1024
 # Logits in memory at a time: 1 GiB, and as much again for their probabilities.
 _MOST_LOGITS = 2**28
 _N_QUANTILES = 257
+# Rule pmi looks for different captions among so many.
+_MOST_DRAWN = 256
 
 
 @dataclass(slots=True)
@@ -111,6 +116,8 @@ class RaterRun:
         self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation
         _require_several(training=self.n_train, validation=n_validation)
         self.models = make_models(config, self.accelerator, sizes)
+        if isinstance(self.models, Pmi):
+            self.models.compare_with(self._draw_captions())
         self.progress = Progress()
         self._resume()
 
@@ -175,6 +182,12 @@ class RaterRun:
         if (reason := collapse_reason(self.progress.history, config.group_size)) is not None:
             raise TrainingCollapsedError(f"Rater training stopped: {reason}.")
         return f"loss {measured.validation_loss:.3f}, spread of the advantage {measured.cost_spread:.3f}"
+
+    def _draw_captions(self) -> TextFeatures:
+        """Draw different captions of the validation samples that are not held out, by the seed."""
+        drawn_M = np.random.default_rng([self.config.seed, 2]).permutation(self.n_validation)[:_MOST_DRAWN]
+        text = self.data.captions.rows(torch.from_numpy(drawn_M) + self.n_held_out)
+        return choose_captions(text, self.config.pmi_captions)
 
     def _parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Split this process's slice of a batch into its micro-batches."""
@@ -254,11 +267,17 @@ class RaterRun:
             say(f"Resuming from the checkpoint at step {self.progress.step:,}.")
 
 
+_WITHOUT_RATER: dict[ScoringRule, type[Learnability]] = {
+    ScoringRule.LEARNABILITY: Learnability,
+    ScoringRule.PMI: Pmi,
+}
+
+
 def make_models(
     config: RaterTrainingConfig, accelerator: Accelerator, sizes: tuple[StarConfig, StarConfig]
 ) -> TwoProxies:
     """Build the models of a run with this scoring rule; `sizes` are those of the proxies and of the rater."""
-    kind = Bilevel if config.rule.trains_rater else Learnability
+    kind = _WITHOUT_RATER.get(config.rule, Bilevel)
     return kind(config, accelerator, sizes)
 
 

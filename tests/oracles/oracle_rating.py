@@ -100,3 +100,13 @@ def group_gradient(logit: float, batch_cost: float, baseline: float, price: floa
 def learnability(losses_before: list[float], losses_after: list[float]) -> list[float]:
     """RHO-LOSS: what the loss fell by."""
     return [before - after for before, after in zip(losses_before, losses_after, strict=True)]
+
+
+def pmi(own: str, losses: dict[str, float], others: list[str]) -> float:
+    """Mean loss of an image under the other captions, without its own, less its loss under its own."""
+    total, n = 0.0, 0
+    for caption in others:
+        if caption != own:
+            total += losses[caption]
+            n += 1
+    return total / n - losses[own]

@@ -218,6 +218,6 @@ def test_a_parameter_that_is_refused_is_answered_with_those_that_the_strategy_ha
 
 
 def test_only_the_two_pairings_that_contradict_themselves_are_warned_of():
-    rules = ("alignment", "loss", "learnability")
+    rules = ("alignment", "loss", "learnability", "pmi")
     warned = {(kind, rule) for kind in STRATEGIES for rule in rules if mixed_pairing_warning(STRATEGIES[kind](), rule)}
     assert warned == {("shift_gsample", "alignment"), ("top_k", "loss")}

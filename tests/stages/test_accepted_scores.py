@@ -26,12 +26,12 @@ def scores_of(engine: Engine, ids: set[int]) -> list[float]:
         )
 
 
-def use_learnability(engine: Engine) -> None:
-    change(engine, "UPDATE alchemist.raters SET rule = 'learnability'")
-
-
-def test_auto_keeps_every_sample_above_the_zero_of_learnability(selectable: Engine) -> None:
-    use_learnability(selectable)
+@pytest.mark.parametrize(("rule", "reason"), [
+    ("learnability", "below 0, training on the validation dataset raised the loss"),
+    ("pmi", "below 0, the proxy predicts an image better from other captions than from its own"),
+])  # fmt: skip
+def test_auto_keeps_every_sample_above_the_zero_of_its_rule(selectable: Engine, rule: str, reason: str) -> None:
+    change(selectable, f"UPDATE alchemist.raters SET rule = '{rule}'")
     found = draw("auto", strategy="auto")
     kept = member_ids(selectable)
     all_scores = scores_of(selectable, member_ids(selectable) | set(range(1, 1000)))
@@ -40,7 +40,7 @@ def test_auto_keeps_every_sample_above_the_zero_of_learnability(selectable: Engi
     assert found.n_samples + found.n_removed["rejected"] == found.n_eligible <= len(all_scores)
     assert found.accepted is not None
     assert found.accepted.startswith(f"{found.n_samples:,} of {found.n_eligible:,} eligible samples (")
-    assert "score of at least 0: below 0, training on the validation dataset raised the loss" in found.accepted
+    assert f"score of at least 0: {reason}" in found.accepted
     subset = find_subset(selectable, "s")
     assert manifest_of(reselect(selectable, subset)).sha256() == subset.manifest_sha256
     again = draw("auto", strategy="auto")

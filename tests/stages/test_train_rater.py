@@ -206,11 +206,12 @@ def test_the_newest_rater_is_what_training_last_gave_found_again_or_not(ingest_c
 
 
 @pytest.mark.slow
-def test_two_proxies_for_a_rater_score_and_are_selected_from_like_any_other(
-    ingest_corpus: Callable[[], object],
+@pytest.mark.parametrize("rule", ["learnability", "pmi"])
+def test_proxies_for_a_rater_score_and_are_selected_from_like_any_other(
+    ingest_corpus: Callable[[], object], rule: str
 ) -> None:
     ingest_corpus()
-    rater = train(rule="learnability").rater
+    rater = train(rule=rule).rater
     scored = score(ScoreConfig(dataset="scenes", rater=rater))
     assert (scored.n_scored, scored.n_quarantined) == (240, 0)
     publish_night(PublishNightConfig(dataset="scenes", rater=rater))

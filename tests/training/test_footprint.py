@@ -148,6 +148,20 @@ def test_arithmetic_is_that_of_forward_and_backward() -> None:
 
 
 @pytest.mark.slow
+def test_scoring_by_rule_pmi_takes_a_forward_for_each_caption() -> None:
+    flops = {
+        captions: scoring_footprint(RaterTrainingConfig.model_validate(given)).work["scores"].flops
+        for captions, given in (
+            (2, {"rule": "learnability", "score_batch_size": 8}),
+            (4, {"rule": "pmi", "score_batch_size": 8, "pmi_captions": 3}),
+            (10, {"rule": "pmi", "score_batch_size": 8, "pmi_captions": 9}),
+        )
+    }
+    assert flops[4] == pytest.approx(2 * flops[2], rel=1e-3)
+    assert flops[10] == pytest.approx(5 * flops[2], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_parts_and_processes_share_the_work_and_need_less_memory_each() -> None:
     whole, parts = (count(batch_size=32, gradient_accumulation_steps=n) for n in (1, 4))
     # Each softmax group has a score of its own.
