@@ -118,6 +118,8 @@ EXPERIMENTS: list[tuple[str, RunConfig | DynamicsConfig]] = [
             "experiment": "methods", "training": "max_train_steps=20,gradient_checkpointing=true,mixed_precision=bf16",
             "model": "num_train_epochs=2,ema_decay=0.9", "scenes": "n_train=60", "tuning_seeds": "0,1", "seeds": "2,3",
             "budget_multiples": "1,2", "budget": "steps", "num_train_epochs": 4, "tuning_epochs": 3,
+            # The default arms of 0.1; by now there are more.
+            "arms": "random,clarity,frequency,edge_density,minus_loss,loss/paper,alignment/auto,learnability/auto,full",
         }
     )),
     ("RunConfig defaults", RunConfig(experiment="rank_window")),

@@ -8,8 +8,8 @@ from alchemist_core.config import Command, Config, Formerly, Result, Seeds, Word
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
-from alchemist_core.experiments.halving import HalvingPlan, plan_halving
-from alchemist_core.experiments.recipes import RECIPES, RecipeSearch, flags_of, write_recipe
+from alchemist_core.experiments.halving import HalvingPlan, afford_recipes, plan_halving
+from alchemist_core.experiments.recipes import BALANCED, RECIPES, RecipeSearch, flags_of, write_recipe
 from alchemist_core.experiments.trial import require_evaluation
 from alchemist_core.experiments.tuning import Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
@@ -75,7 +75,8 @@ class SearchConfig(TrialsConfig):
         RECIPES,
         min_length=1,
         description="Recipes, separated by commas, as the arms of alchemist experiment run: RATER/STRATEGY, RATER+SCORE/STRATEGY for the "
-        "mean of the ranks by both, SCORE/STRATEGY; ;OPTION=VALUE sets options of alchemist select",
+        "mean of the ranks by both, SCORE/STRATEGY; ;OPTION=VALUE sets options of alchemist select. With the default recipes, a small "
+        "--budget compares the first of them",
     )
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Name of the result's file")
     retention: float = Field(0.5, gt=0, le=1, description="Fraction of the eligible samples to keep")
@@ -105,6 +106,7 @@ class SearchResult(Result):
     n_trainings: int
     # Recipes and seeds of each round.
     rounds: list[tuple[int, int]]
+    recipes: list[str] = Field(default_factory=list)
     recipe: dict[str, Any] | None = None
     select: str | None = None
     file: str | None = None
@@ -115,18 +117,21 @@ class SearchResult(Result):
         plan = f"{self.n_trainings} models at most: {rounds}; then the best on other seeds."
         if self.recipe is None:
             return f"{plan}\nNothing was trained (--dry-run)."
-        return f"{plan}\n{self.recipe['said']}\nSelect with: {self.select}\nfile: {self.file}"
+        needs = "".join(f"\n  needs {need}" for need in self.recipe["needs"])
+        return f"{plan}\n{self.recipe['said']}\nSelect with: {self.select}{needs}\nfile: {self.file}"
 
 
 def search(config: SearchConfig) -> SearchResult:
     """Search for the best recipe: halve the recipes, double the seeds, and compare the winner with a random subset on other seeds."""
-    plan = plan_halving(len(config.recipes), config.seeds, config.confirmation_seeds, budget=config.budget)
+    recipes, plan = _plan_search(config)
     require_evaluation(config, (*config.seeds, *config.confirmation_seeds))
     model = config.model_of(num_train_epochs=config.num_train_epochs)
-    searching = RecipeSearch(config, config.recipes, config.retention, model)
+    searching = RecipeSearch(config, recipes, config.retention, model)
     stated = _state_search(config, plan, searching, model)
     say(cost.describe_cost(stated))
-    planned = {"cost": stated, "n_trainings": plan.n_trainings * config.trainings, "rounds": list(plan.rounds)}
+    planned = {
+        "cost": stated, "n_trainings": plan.n_trainings * config.trainings, "rounds": list(plan.rounds), "recipes": list(recipes),
+    }  # fmt: skip
     if config.dry_run:
         return SearchResult(**planned)
     if config.dataset is None:
@@ -136,6 +141,22 @@ def search(config: SearchConfig) -> SearchResult:
         **planned, recipe=found.as_json(), select=f"alchemist select {flags_of(found.options)}",
         file=write_recipe(config.name, found),
     )  # fmt: skip
+
+
+def _plan_search(config: SearchConfig) -> tuple[tuple[str, ...], HalvingPlan]:
+    """Return the recipes, of the default ones as many as the budget can compare, and the plan.
+
+    The budget counts models: each of several trainings of a recipe is one.
+    """
+    recipes, budget = tuple(config.recipes), None if config.budget is None else config.budget // config.trainings
+    if budget is not None and recipes == RECIPES:
+        recipes = recipes[: afford_recipes(recipes, config.seeds, config.confirmation_seeds, budget)]
+    plan = plan_halving(
+        len(recipes), config.seeds, config.confirmation_seeds, budget=budget, has_fallback=BALANCED in recipes
+    )
+    if left_out := config.recipes[len(recipes) :]:
+        say(f"--budget {config.budget} compares {len(recipes)} recipes; it leaves out: {', '.join(left_out)}.")
+    return recipes, plan
 
 
 def _state_search(

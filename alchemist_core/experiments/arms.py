@@ -1,8 +1,8 @@
 """Arms of experiments: `loss/shift_gsample` is that strategy on the ranks of a rater with scoring rule `loss`.
 
 The name of an arm is `[rater/]strategy[@number]`, or `score/strategy[@number]` for the score of a scorer, a method of the field, imported
-scores or a heuristic; `rater+score/strategy` ranks by the mean of the ranks. `;option=value` behind it sets options of the selection,
-`+validation` adds the validation dataset. A new arm is a line in a table of this file. No torch, no store.
+scores or a heuristic; `rater+score/strategy` and `rater+rater/strategy` rank by the mean of the ranks. `;option=value` behind it sets
+options of the selection, `+validation` adds the validation dataset. A new arm is a line in a table of this file. No torch, no store.
 """
 
 import re
@@ -61,9 +61,14 @@ class Arm:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """The names of the scores that rank the samples, without the rater's and heuristics."""
+        """The names of the scores that rank the samples, without the rater's own and heuristics; a kind of rater stands for its score."""
         names = signals_of((self.policy or {}).get("rank_by", RATER_SCORE))
         return tuple(name for name in names if name != RATER_SCORE and name not in HEURISTICS)
+
+    @property
+    def raters(self) -> tuple[str, ...]:
+        """The kinds of raters that the arm needs: its own, and those whose scores are fused with it."""
+        return self.rater, *(name for name in self.scores if name in RATERS and name != self.rater)
 
     @property
     def is_sized(self) -> bool:
@@ -211,6 +216,8 @@ def _policy(word: str, name: str, number: str, retention: float) -> dict[str, An
 
 
 BLOCKS = (0.0, 0.2, 0.4, 0.6, 0.8)
+WITH_VALIDATION = ("validation", f"{DEFAULT_RATER}/{AUTO}{JOINED}")
+"""Why select, and not train on the validation dataset? A comparison of ways to select answers that with these arms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +236,22 @@ class Question:
 QUESTIONS: dict[str, Question] = {
     "retention_sweep": Question(
         "How much of the corpus is needed? (Fig. 1)",
-        ("random", "alignment/auto", "loss/paper", "full"),
+        ("random", "alignment/auto", "loss/paper", "validation", "full"),
         (0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
         is_sweep=True,
     ),
     "methods": Question(
         "Which selection method is best? (Table 1)",
-        ("random", *HEURISTICS[1:], "minus_loss", "loss/paper", "alignment/auto", "learnability/auto", "full"),
+        (
+            "random",
+            *HEURISTICS[1:],
+            "minus_loss",
+            "loss/paper",
+            "alignment/auto",
+            "learnability/auto",
+            *WITH_VALIDATION,
+            "full",
+        ),
         (0.2, 0.5),
     ),
     "ablation": Question(
@@ -254,13 +270,13 @@ QUESTIONS: dict[str, Question] = {
     ),
     "training_time": Question(
         "How many steps does a model need to be as good? (Fig. 6)",
-        ("random", "alignment/auto", "full"),
+        ("random", "alignment/auto", "validation", "full"),
         (0.2, 0.5),
         lengths=(0.25, 0.5, 1.0, 2.0),
     ),
     "datasets": Question(
         "Does it hold on every corpus, at every retention? (Table 3)",
-        ("random", "loss/paper", "alignment/auto", "full"),
+        ("random", "loss/paper", "alignment/auto", *WITH_VALIDATION, "full"),
         (0.2, 0.5),
     ),
     "rank_window": Question(

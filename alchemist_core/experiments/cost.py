@@ -51,7 +51,7 @@ def work_of_cells(
     config: TrialsConfig, arms: list[tuple[Arm, float]], models: Sequence[DownstreamConfig], n_pairs: int
 ) -> Work:
     """Count the work of one seed: its raters, and each model for each arm at a retention (the full corpus once)."""
-    raters = {arm.rater for arm, _ in arms} if config.rater is None else set()
+    raters = {kind for arm, _ in arms for kind in arm.raters} if config.rater is None else set()
     n_rater_steps = sum(_rater_steps(config, kind) for kind in raters)
     sizes = {(arm.word, retention if arm.is_sized else 1.0) for arm, retention in arms}
     n_steps = sum(model.steps(round(retention * n_pairs)) for _, retention in sizes for model in models)

@@ -32,11 +32,12 @@ from alchemist_core.store.score_files import SCORE, ScoreChunk
 from alchemist_core.store.snapshots import take_snapshot
 
 if TYPE_CHECKING:
-    from alchemist_core.models.critic import FrozenEncoders
+    from alchemist_core.models.critic import Critic, FrozenEncoders
     from alchemist_core.training.critic_training import Encoded
 
 
 _READS_RATER = "rho_batches"
+_MOST_HELDOUT = 1024
 
 
 class MethodConfig(Config):
@@ -69,7 +70,7 @@ def score_by_method(config: MethodConfig) -> str:
         read_training_samples(engine, find_dataset(engine, name).dataset_id)
         for name in (config.dataset, config.validation)
     )
-    members = [_members(table) for table in (rows, validation)]
+    members = [members_sha256(table) for table in (rows, validation)]
     # Only one method reads a rater, so that the others compute once for all raters.
     unused = set() if config.method == _READS_RATER else {"rater"}
     given = {key: value for key, value in config.as_json().items() if key not in unused}
@@ -79,7 +80,8 @@ def score_by_method(config: MethodConfig) -> str:
     return name
 
 
-def _members(rows: SampleTable) -> str:
+def members_sha256(rows: SampleTable) -> str:
+    """Return a hash of the samples of a dataset."""
     return hashlib.sha256(np.ascontiguousarray(rows.hashes("pair_hash")).data).hexdigest()
 
 
@@ -145,7 +147,7 @@ def encode(
     """Return the embeddings of a dataset's samples, and the rows that can be decoded; they are computed once and kept in a file."""
     from alchemist_core.training.critic_training import Encoded, encode_samples  # noqa: PLC0415  imports torch
 
-    key = fingerprint([_members(rows), list(encoders.sha256s), encoders.side])
+    key = fingerprint([members_sha256(rows), list(encoders.sha256s), encoders.side])
     path = artifact_path(f"embeddings_of_methods/{re.sub('[^A-Za-z0-9._-]', '_', dataset)[:60]}-{key[:16]}.npz")
     if not path.exists():
         index_M, encoded = encode_samples(rows, encoders, stage_run.report)
@@ -157,12 +159,18 @@ def encode(
         return index_M, Encoded(kept["image"], kept["text"], [rows[place].caption for place in index_M.tolist()])
 
 
-def _critic(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded") -> NDArray[np.float64]:
+def _train_head(config: MethodConfig, stage_run: StageRun, samples: "Encoded") -> tuple["Critic", "Encoded"]:
+    """Train a head on samples of which some are held out; return it and the held-out ones."""
     from alchemist_core.training.critic_training import hold_out, train_critic  # noqa: PLC0415  as above
 
-    train_M, heldout_M = hold_out(validation.captions, _image_keys(validation))
-    training = CriticTrainingConfig(seed=config.seed)
-    critic, _ = train_critic(validation.take(train_M), validation.take(heldout_M), training, stage_run.report)
+    train_M, heldout_M = hold_out(samples.captions, _image_keys(samples))
+    heldout = samples.take(heldout_M)
+    critic, _ = train_critic(samples.take(train_M), heldout, CriticTrainingConfig(seed=config.seed), stage_run.report)
+    return critic, heldout
+
+
+def _critic(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded") -> NDArray[np.float64]:
+    critic, _ = _train_head(config, stage_run, validation)
     image_NE, text_NE = critic.project(corpus.image_ND, corpus.text_NC)
     if config.method == "trained_critic":
         return critic.score(image_NE, text_NE, corpus.captions).astype(np.float64)
@@ -177,6 +185,19 @@ def _image_keys(encoded: "Encoded") -> list[bytes]:
 def _clip_corpus(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", _: "Encoded") -> NDArray[np.float64]:
     # The corpus takes the place of the validation dataset: the head sees the samples that it then scores.
     return _critic(config, stage_run, corpus, corpus)
+
+
+def _jest(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded") -> NDArray[np.float64]:
+    heads = []
+    for samples in (corpus, validation):
+        critic, heldout = _train_head(config, stage_run, samples)
+        image_ME, text_ME = critic.project(heldout.image_ND, heldout.text_NC)
+        # So many that the table of their pairs stays small.
+        cosine_MM = (image_ME[:_MOST_HELDOUT] @ text_ME[:_MOST_HELDOUT].T).numpy()
+        fitted = methods.fit_pair_head(cosine_MM, batch_size=methods.JEST_BATCH)
+        image_NE, text_NE = critic.project(corpus.image_ND, corpus.text_NC)
+        heads.append(methods.PairHead(image_NE.numpy(), text_NE.numpy(), *fitted))
+    return methods.jest_score(*heads, seed=config.seed)
 
 
 def _semdedup(config: MethodConfig, _run: StageRun, corpus: "Encoded", _: "Encoded") -> NDArray[np.float64]:
@@ -209,6 +230,7 @@ _EMBEDDED = {
     "trained_critic": _critic,
     "clip_validation": _critic,
     "clip_corpus": _clip_corpus,
+    "jest": _jest,
     "semdedup": _semdedup,
     "density_ratio": _density_ratio,
 }

@@ -1,12 +1,14 @@
 """Selection methods of the field as scores, so that they are arms beside raters: `semdedup/top_k`, `density_ratio/top_k`.
 
 Each is a function of frozen embeddings, captions or stored scores, and gives a higher score to a sample that its method keeps first. No
-store, no torch. Letters: N samples of the corpus · M samples of the validation dataset · D numbers of an embedding · K clusters.
+store, no torch. Letters: N samples of the corpus · M samples of the validation dataset · D numbers of an embedding · K clusters ·
+B samples of a batch.
 """
 
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +20,8 @@ Scores = NDArray[np.float64]
 _BUCKETS = 10_000
 _WORD = re.compile(r"\w+|[^\w\s]")
 _NEWTON_STEPS = 25
+JEST_BATCH = 320
+"""Samples of a large batch of JEST."""
 
 
 def semdedup_score(unit_ND: Vectors, cluster_N: NDArray[np.int64], centroid_KD: Vectors) -> Scores:
@@ -158,6 +162,93 @@ def rho_batch_score(score_N: NDArray[np.floating], *, batch_size: int = 320, see
     return found_N
 
 
+@dataclass(frozen=True, slots=True)
+class PairHead:
+    """An image-text head on a corpus: the probability that an image and a caption belong together is σ(slope · cosine + offset)."""
+
+    image_ND: Vectors
+    text_ND: Vectors
+    slope: float
+    offset: float
+
+    def losses(self, place_B: NDArray[np.int64]) -> Scores:
+        """Return the loss of each pair of an image (row) and a caption (column) of some samples; pairs on the diagonal match.
+
+        Source: Zhai et al. 2023 (SigLIP), Algorithm 1: −log σ(± logit).
+        """
+        logit_BB = self.slope * (self.image_ND[place_B] @ self.text_ND[place_B].T).astype(np.float64) + self.offset
+        loss_BB: Scores = np.logaddexp(0, np.where(np.eye(len(place_B), dtype=bool), -logit_BB, logit_BB))
+        return loss_BB
+
+
+def fit_pair_head(heldout_MM: NDArray[np.floating], *, batch_size: int, penalty: float = 1e-3) -> tuple[float, float]:
+    """Return slope and offset of a head whose cosines are given for held-out images (rows) and captions (columns).
+
+    A head that was trained by a softmax over a batch has no probability of a single pair; this logistic regression gives it one.
+
+    Args:
+        heldout_MM: Cosines; those on the diagonal match.
+        batch_size: Size of the batches in which pairs are judged: there are so many captions for each match.
+        penalty: Weight of the squared slope.
+    """
+    n = len(heldout_MM)
+    is_match = np.eye(n, dtype=bool).ravel()
+    weight = np.where(is_match, 1.0, (batch_size - 1) / max(1, n - 1))
+    cosine = heldout_MM.astype(np.float64).reshape(-1, 1)
+    slope, offset = fit_logistic(cosine, is_match, weight / weight.sum() * len(weight), penalty=penalty).tolist()
+    return slope, offset
+
+
+def joint_learnability(learnability_BB: Scores, is_drawn_B: NDArray[np.bool_]) -> Scores:
+    """Return by how much the learnability of the drawn samples, as a batch, grows with each further sample; −∞ for those drawn already.
+
+    The learnability of a batch is the sum over its pairs of images and captions, so that a sample brings its own pair and those with all
+    samples drawn before it.
+
+    Source: Evans et al. 2024 (JEST), section 2.2 and the listing in its appendix.
+    """
+    joint_B = np.diag(learnability_BB) + learnability_BB[is_drawn_B].sum(0) + learnability_BB[:, is_drawn_B].sum(1)
+    return np.where(is_drawn_B, -np.inf, joint_B)
+
+
+def draw_jointly(learnability_BB: Scores, chunk: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the samples of a batch in the order in which JEST draws them, a chunk at a time, by the softmax of `joint_learnability`."""
+    is_drawn_B, order = np.zeros(len(learnability_BB), bool), list[int]()
+    while len(order) < len(is_drawn_B):
+        # The largest sums of logit and Gumbel noise are a sample without replacement.
+        key_B = joint_learnability(learnability_BB, is_drawn_B) + rng.gumbel(size=len(is_drawn_B))
+        chosen = np.argsort(-key_B, kind="stable")[: min(chunk, len(is_drawn_B) - len(order))]
+        is_drawn_B[chosen] = True
+        order += chosen.tolist()
+    return np.array(order)
+
+
+def jest_score(
+    learner: PairHead, reference: PairHead, *, batch_size: int = JEST_BATCH, chunk: int = 4, seed: int
+) -> Scores:
+    """Score a sample by its place in the order in which JEST draws a random batch: the best scores are the first share of each batch.
+
+    Source: Evans et al. 2024 (JEST), Algorithm 1: learnability is the learner's loss less the reference's, and a small batch is drawn from
+    a large one in chunks, each given the samples drawn before; 4 of 320 are the 16 chunks of a fifth of a batch.
+    Departs: both heads are finished, and the learner is an image-text head of the corpus instead of the model in training.
+
+    Args:
+        learner: Head that was trained on the corpus.
+        reference: Head that was trained on the validation dataset, on the samples of the corpus.
+        batch_size: Samples of a large batch.
+        chunk: Samples that are drawn at a time.
+        seed: Seed of the batches and of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    order_N = rng.permutation(len(learner.image_ND))
+    found_N = np.empty(len(order_N))
+    for start in range(0, len(order_N), batch_size):
+        place_B = order_N[start : start + batch_size]
+        drawn_B = draw_jointly(learner.losses(place_B) - reference.losses(place_B), chunk, rng)
+        found_N[place_B[drawn_B]] = 1 - np.arange(len(place_B)) / len(place_B)
+    return found_N
+
+
 METHODS: dict[str, str] = {
     "trained_critic": "Critic trained on the validation dataset: own caption against other captions",
     "clip_validation": "CLIP filter: cosine of image and caption by a head that was trained on the validation dataset",
@@ -166,5 +257,6 @@ METHODS: dict[str, str] = {
     "density_ratio": "Density among validation samples relative to the corpus, on frozen embeddings (Sugiyama et al. 2012)",
     "dsir": "DSIR: importance weights of hashed words of the captions (Xie et al. 2023)",
     "rho_batches": "RHO-LOSS: the share with the highest reducible loss of each random batch (Mindermann et al. 2022)",
+    "jest": "JEST: the share of each random batch that is most learnable together, by two image-text heads (Evans et al. 2024)",
 }
 """Methods by the name of their arms, `NAME/top_k`."""

@@ -1,30 +1,45 @@
 """The search for the recipe of a corpus: scoring rule or fusion, strategy and options, by successive halving over seeds (`halving`)."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alchemist_core.experiments.arms import DEFAULT_RATER, Arm, first_rater, parse_arm
+from alchemist_core.errors import ConfigError, DataError, MissingDependencyError, TrainingCollapsedError
+from alchemist_core.experiments.arms import DEFAULT_RATER, RATERS, Arm, first_rater, parse_arm
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.halving import Choice, HalvingPlan, choose_recipe
+from alchemist_core.experiments.methods import METHODS
 from alchemist_core.experiments.results import RANDOM
 from alchemist_core.experiments.trial import Trial, measure_cell, named_rule
 from alchemist_core.files import artifact_path, write_bytes_atomically
 from alchemist_core.rating.config import ScoringRule
+from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.selection.fusion import signals_of
 from alchemist_core.store.raters import RaterRow
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import DownstreamConfig
 
+_UNUSABLE = (ConfigError, DataError, MissingDependencyError, TrainingCollapsedError)
+BALANCED = "random;variety=1"
+"""Random, but as many samples of each cluster of similar images as there are: the fallback where nothing is shown to be better."""
 RECIPES = (
     "learnability/auto",
-    "alignment/auto",
     "learnability+trained_critic/top_k",
-    "learnability+trained_critic/head_gsample",
-    "trained_critic/top_k",
     "learnability/auto;accept=auto;fill=repeat",
+    "alignment/auto",
+    BALANCED,
+    "learnability+trained_critic/head_gsample",
+    "learnability+pmi/head_gsample",
+    "learnability/head_gsample;weight_by=rank",
+    "learnability/head_gsample;std_rank=0.3",
+    "learnability/head_gsample;variety=0.5",
+    "trained_critic/top_k",
+    "loss/paper",
 )
-"""What a search compares unless it is told otherwise: the fewest that differ in rule, fusion, strategy and acceptance."""
+"""What a search compares unless it is told otherwise, what a small budget should compare first: rule, fusion, rank window, acceptance with
+repeats, weights and variety, each changed alone. A budget takes as many of them as it can compare on two seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +51,13 @@ class FoundRecipe:
     retention: float
     # Options of alchemist select that the recipe stands for; those of a random subset if none was better.
     options: dict[str, Any]
+    # What has to be there before: the raters, scores and clusters that the options use.
+    needs: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the stored form."""
         return {
-            **self.choice.as_json(), "retention": self.retention, "options": self.options,
+            **self.choice.as_json(), "retention": self.retention, "options": self.options, "needs": list(self.needs),
             "n_trainings": self.plan.n_trainings, "search_seeds": list(self.plan.search_seeds),
             "confirmation_seeds": list(self.plan.confirmation_seeds), "said": self.choice.describe(RANDOM),
         }  # fmt: skip
@@ -51,7 +68,8 @@ class RecipeSearch:
 
     def __init__(self, config: TrialsConfig, recipes: Sequence[str], retention: float, model: DownstreamConfig) -> None:
         self._config, self._retention, self._model = config, retention, model
-        first = first_rater(recipes, named_rule(config) or DEFAULT_RATER)
+        # With a rater by name, recipes of other rules are left out, and the control has its tokenizer.
+        first = named_rule(config) or first_rater(recipes, DEFAULT_RATER)
         words = dict.fromkeys((*recipes, RANDOM))
         self._arms = {word: parse_arm(word, retention=retention, first_rater=first) for word in words}
         self._trials: dict[int, Trial] = {}
@@ -65,13 +83,24 @@ class RecipeSearch:
     def run(self, plan: HalvingPlan) -> FoundRecipe:
         """Search by a plan."""
         recipes = [word for word in self._arms if word != RANDOM]
-        choice = choose_recipe(self.measure, recipes, plan, control=RANDOM)
+        fallback = BALANCED if plan.has_fallback else None
+        choice = choose_recipe(self.measure, recipes, plan, control=RANDOM, fallback=fallback)
         say(choice.describe(RANDOM))
-        policy = self._policy(self._arms[choice.recipe or RANDOM])
-        return FoundRecipe(choice, plan, self._retention, {"retention": self._retention, **policy})
+        arm = self._arms[choice.recipe or RANDOM]
+        options = {"retention": self._retention, **self._policy(arm)}
+        return FoundRecipe(choice, plan, self._retention, options, tuple(describe_needs(arm)))
 
     def measure(self, word: str, seed: int) -> float:
-        """Return the loss of a recipe with a seed; what was trained before is reused."""
+        """Return the loss of a recipe with a seed; what was trained before is reused. Infinite if it cannot be used, with a warning."""
+        try:
+            return self._measure(word, seed)
+        except _UNUSABLE as error:
+            if word == RANDOM:
+                raise
+            warn(f"recipe {word} seed {seed} is left out: {error}")
+            return math.inf
+
+    def _measure(self, word: str, seed: int) -> float:
         arm, trial = self._arms[word], self._trial(seed)
         rater = self._rater(arm.rater, seed)
         if arm.scores:
@@ -95,6 +124,33 @@ class RecipeSearch:
         if (kind, seed) not in self._raters:
             self._raters[kind, seed] = self._trial(seed).rater(kind)
         return self._raters[kind, seed]
+
+
+def describe_needs(arm: Arm) -> list[str]:
+    """Return what a selection by an arm needs before: the rater whose score it ranks by, other scores, clusters.
+
+    >>> describe_needs(parse_arm("learnability+pmi/top_k;variety=0.5", retention=0.5))  # doctest: +NORMALIZE_WHITESPACE
+    ['a rater: alchemist train-rater --rule learnability',
+     'in place of pmi the name of such a rater, with _ for -: alchemist train-rater --rule pmi',
+     'clusters: alchemist duplicates find-semantic']
+    >>> describe_needs(parse_arm("random", retention=0.5))
+    []
+    """
+    policy = arm.policy or {}
+    needs = []
+    if RATER_SCORE in signals_of(policy.get("rank_by", RATER_SCORE)) and policy.get("strategy") != "random":
+        needs.append(f"a rater: alchemist train-rater {flags_of(RATERS[arm.rater])}")
+    for name in arm.scores:
+        if name in RATERS:
+            train = f"alchemist train-rater {flags_of(RATERS[name])}"
+            needs.append(f"in place of {name} the name of such a rater, with _ for -: {train}")
+        elif name == "trained_critic":
+            needs.append("in place of trained_critic the name of your critic: alchemist scorer train critic")
+        elif name in METHODS:
+            needs.append(f"in place of {name} the name of imported scores: alchemist import scores")
+    if float(policy.get("variety", 0)):
+        needs.append("clusters: alchemist duplicates find-semantic")
+    return needs
 
 
 def write_recipe(name: str, found: FoundRecipe) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from alchemist_core.config import Formerly, Seeds, Words
 from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
-from alchemist_core.experiments.arms import DEFAULT_RATER, QUESTIONS, Arm, first_rater, parse_arm
+from alchemist_core.experiments.arms import DEFAULT_RATER, QUESTIONS, RATERS, Arm, first_rater, parse_arm
 from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
 from alchemist_core.experiments.method_scores import methods_among
 from alchemist_core.experiments.results import describe_detectable, state_detectable
@@ -139,7 +139,7 @@ class Experiment:
         self.arms = config.cells(named_rule(config) or DEFAULT_RATER)
         self.scores = tuple(dict.fromkeys(score for arm, _ in self.arms for score in arm.scores))
         require_evaluation(config, (*config.tuning_seeds, *config.seeds))
-        if others := set(self.scores) - set(methods_among(self.scores)):
+        if others := set(self.scores) - {*methods_among(self.scores), *RATERS}:
             find_sources(sorted(others))
         self.n_pairs = cost.count_pairs(config, config.seeds[0])
         self.tuned: dict[tuple[str, float], TunedWindow] = {}
@@ -177,7 +177,8 @@ class Experiment:
                 self.tuned[kind, retention] = tuned
 
     def _auto_retentions(self, kind: str) -> list[float]:
-        return [retention for arm, retention in self.arms if arm.policy is None and arm.rater == kind]
+        # Once, although an arm and the same with validation data share the window.
+        return list(dict.fromkeys(of for arm, of in self.arms if arm.policy is None and arm.rater == kind))
 
     def windows(self) -> list[dict[str, Any]]:
         """Return the fitted rank windows, for the store."""
@@ -204,7 +205,9 @@ class Experiment:
     def _measure_seed(self, seed: int) -> Iterator[Cell]:
         trial = Trial(self.config, seed)
         trial.prepare()
-        raters = {kind: trial.rater(kind) for kind in dict.fromkeys(arm.rater for arm, _ in self.arms)}
+        raters = {
+            kind: trial.rater(kind) for kind in dict.fromkeys(kind for arm, _ in self.arms for kind in arm.raters)
+        }
         _require_one_tokenizer(list(raters.values()))
         # RHO-LOSS ranks by learnability, where such a rater is there.
         trial.score_by(self.scores, raters.get(ScoringRule.LEARNABILITY, raters[self.arms[0][0].rater]))

@@ -9,6 +9,7 @@ from typing import Any
 from alchemist_core.config import fingerprint, former_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.experiments.arms import RATERS, Arm
+from alchemist_core.experiments.clusters import ClusterConfig, cluster_corpus, find_user_clusters
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.method_scores import MethodConfig, methods_among, score_by_method
 from alchemist_core.experiments.scores import score_dataset
@@ -22,6 +23,7 @@ from alchemist_core.stages import evaluate, ingest, score, select, train_downstr
 from alchemist_core.stages.evaluate import evaluation_dataset
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.export import score_name
 from alchemist_core.store.models import find_model, read_evaluations
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.subsets import find_by_id
@@ -39,7 +41,7 @@ class Trial:
         self.dataset = self._name(config.dataset, "")
         self.validation = self._name(config.validation, "-validation")
         self.evaluation = self._name(config.evaluation, "-test")
-        # Names of stored scores by the methods of the arms.
+        # Names of stored scores by the methods and the kinds of raters of the arms.
         self._stored: dict[str, str] = {}
 
     @property
@@ -79,14 +81,16 @@ class Trial:
         return _require_rater(trained.rater, kind)
 
     def score_by(self, names: Sequence[str], rater: RaterRow) -> None:
-        """Give the corpus the scores that arms rank by; those of methods have a name of their own for each corpus.
+        """Give the corpus the scores that arms rank by; those of methods and of raters have a name of their own for each corpus.
 
         Args:
-            names: Scores and methods.
+            names: Scores, methods and kinds of raters.
             rater: The rater whose scores a method may read.
         """
         chosen = methods_among(names)
-        score_dataset(self.dataset, [name for name in names if name not in chosen])
+        kinds = [name for name in names if name in RATERS]
+        score_dataset(self.dataset, [name for name in names if name not in (*chosen, *kinds)])
+        self._stored |= {kind: score_name(self.rater(kind).name) for kind in kinds}
         for method in chosen:
             self._stored[method] = score_by_method(
                 MethodConfig(
@@ -96,11 +100,21 @@ class Trial:
             )  # fmt: skip
 
     def stored_policy(self, policy: dict[str, Any]) -> dict[str, Any]:
-        """Return a policy with the names under which the scores of methods are stored."""
-        if "rank_by" not in policy:
+        """Return a policy with the names under which the scores of methods and raters are stored, and the scorer of its clusters."""
+        if "rank_by" in policy:
+            names = [self._stored.get(name, name) for name in signals_of(policy["rank_by"])]
+            policy = policy | {"rank_by": JOIN.join(names)}
+        options = SelectionPolicy.model_validate(policy)
+        if not options.eligible_options().with_clusters or options.semantic_scorer is not None:
             return policy
-        names = [self._stored.get(name, name) for name in signals_of(policy["rank_by"])]
-        return policy | {"rank_by": JOIN.join(names)}
+        return policy | {"semantic_scorer": self._clusters()}
+
+    def _clusters(self) -> str:
+        """Return the scorer whose clusters the corpus has: a user's, for a dataset of theirs, else one that is made for it."""
+        if self.config.dataset == self.dataset and (scorer := find_user_clusters()) is not None:
+            return scorer
+        given = {"dataset": self.dataset, "resolution": self.config.method_resolution}
+        return cluster_corpus(ClusterConfig.model_validate(given))
 
     def training_seeds(self) -> tuple[int, ...]:
         """Return the seeds of the models that each arm trains.

@@ -32,9 +32,11 @@ from sqlalchemy import text
 from alchemist_core.code_version import code_version
 from alchemist_core.errors import AlchemistError
 from alchemist_core.experiments.arms import RATERS, parse_arm
+from alchemist_core.experiments.clusters import PREFIX
 from alchemist_core.experiments.cost import StepTimingConfig
 from alchemist_core.experiments.halving import plan_halving
 from alchemist_core.experiments.methods import METHODS
+from alchemist_core.experiments.recipes import BALANCED
 from alchemist_core.experiments.results import MARGIN, ArmRow, LossOfSeed, compare_cells, losses_by_arm
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.trial import Cell
@@ -58,6 +60,8 @@ from tests.benchmarks.worlds import World, make_world
 RECIPES = ("learnability/auto", "learnability/auto;accept=auto;fill=repeat", "learnability+trained_critic/head_gsample")
 """Recipes that are judged: the window of the rule, the same among accepted samples with repeats, and the fusion with a critic."""
 CONTROLS = ("random", "oracle", "full", "validation", f"{RECIPES[0]}+validation")
+SIGNALS = ("pmi/auto", "learnability+pmi/head_gsample", BALANCED)
+"""Signals beside them: mutual information of image and caption, alone and in a fusion, and variety without a score."""
 FIELD = ("loss/paper", "seal/auto", "two_steps/auto", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
 ROLES = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
 PICTURES = ("damaged", "real", "openclipart")
@@ -114,7 +118,7 @@ PLANS = {
     "methods": Plan(
         "methods",
         ("scenes", "redundant", "skewed", "damaged"),
-        (*CONTROLS, *RECIPES, *FIELD),
+        (*CONTROLS, *RECIPES, *SIGNALS, *FIELD),
         seeds=(40, 41, 42),
         trainings=2,
     ),
@@ -255,7 +259,7 @@ class Study:
             for arm, retention in config.cells():
                 n_models += config.trainings
                 n_steps += config.trainings * model.steps(round(trial.n_train * (retention if arm.is_sized else 1.0)))
-            kinds = {arm.rater for arm in arms}
+            kinds = {kind for arm in arms for kind in arm.raters}
             n_raters += len(kinds)
             trainings = [config.training_of(kind, 0) for kind in kinds]
             n_rater_steps += sum(one.proxy_warmup_steps + one.max_train_steps for one in trainings)
@@ -432,12 +436,17 @@ def _make(trial: Trial, corpus: Path | None) -> Path:
 
 RUNS = text("""
     SELECT stage, config, result, coalesce(work_seconds, 0) AS seconds FROM alchemist.runs
-    WHERE state = 'succeeded' AND config ->> 'dataset' = :dataset AND stage IN ('train_rater', 'score', 'score_method') ORDER BY run_id
+    WHERE state = 'succeeded' AND config ->> 'dataset' = :dataset
+        AND stage IN ('train_rater', 'score', 'score_method', 'cluster_corpus') ORDER BY run_id
 """)
 
 
+CLUSTERS = "clusters"
+"""What arms with variety cost beside: embedding the images, and storing the embeddings."""
+
+
 class Ledger(NamedTuple):
-    """What a trial's runs say: seconds of work by kind of rater (training and scoring) or method, and the names of their scores."""
+    """What a trial's runs say: seconds of work by kind of rater (training and scoring), method or clusters; the names of their scores."""
 
     seconds: dict[str, float]
     names: dict[str, str]
@@ -450,9 +459,11 @@ def _read_runs(trial: Trial) -> Ledger:
         for row in connection.execute(RUNS, {"dataset": trial.name}):
             if row.stage == "train_rater":
                 kind_of[row.result["rater"]] = kind_of_training(row.config["training"])
-            rater = row.result.get("rater") or row.config.get("rater")
-            kind = row.config["method"] if row.stage == "score_method" else kind_of.get(rater, "?")
-            found.names[kind] = row.result["name"] if row.stage == "score_method" else rater
+            rater = row.result.get("rater") or row.result.get("scorer") or row.config.get("rater")
+            other = CLUSTERS if rater.startswith(PREFIX) else "?"
+            kind = row.config["method"] if row.stage == "score_method" else kind_of.get(rater, other)
+            if kind != CLUSTERS:
+                found.names[kind] = row.result["name"] if row.stage == "score_method" else rater
             found.seconds[kind] = round(found.seconds.get(kind, 0.0) + float(row.seconds), 2)
     return found
 
@@ -518,14 +529,15 @@ def selection_seconds(arm: str, costs: Mapping[str, float]) -> float:
     0.0
     """
     kind = arm.partition(";")[0].rpartition("/")[0]
+    clusters = costs.get(CLUSTERS, 0.0) if ";variety=" in arm else 0.0
     if not kind:
-        return 0.0
+        return clusters
     parsed = parse_arm(arm, retention=0.5)
     needed = list(parsed.scores) + ([parsed.rater] if kind.startswith(parsed.rater) else [])
     if "rho_batches" in needed and "learnability" not in needed:
         # It ranks by the scores of that rater.
         needed.append("learnability")
-    return float(sum(costs.get(name, 0.0) for name in needed))
+    return clusters + float(sum(costs.get(name, 0.0) for name in needed))
 
 
 def make_table(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -76,6 +76,8 @@ def test_every_plan_has_arms_that_can_be_parsed_and_seeds_of_its_own() -> None:
         for retention in plan.retentions:
             assert [parse_arm(arm, retention=retention) for arm in plan.arms]
         assert plan.quick().name.endswith("-quick")
+        trains = {parse_arm(arm, retention=0.5).trains for arm in plan.arms}
+        assert trains >= {"subset", "validation", "subset+validation"}, f"{plan.name}: why select at all?"
     # Seeds that nobody has seen: those of the older benchmarks end at 13.
     assert all(min(plan.seeds) >= 30 for plan in PLANS.values())
     assert not set(PLANS["methods"].seeds) & set(PLANS["worlds"].seeds)
@@ -137,4 +139,7 @@ def test_a_fusion_costs_what_all_its_scores_cost() -> None:
     assert selection_seconds("learnability+dsir+semdedup/top_k;accept=auto", costs) == 13.0
     assert selection_seconds("seal/auto", costs) == 16.0
     assert selection_seconds("validation", costs) == 0.0
+    assert selection_seconds("learnability+pmi/head_gsample", costs | {"pmi": 64.0}) == 65.0
+    assert selection_seconds("random;variety=1", costs | {"clusters": 128.0}) == 128.0
+    assert selection_seconds("learnability/auto;variety=0.5", costs | {"clusters": 128.0}) == 129.0
     assert selection_seconds("rho_batches/top_k", costs | {"rho_batches": 32.0}) == 33.0

@@ -54,6 +54,27 @@ def test_repeats_weights_and_variety_are_options_of_an_arm(options: str) -> None
     assert (policy.fill, policy.weight_by, policy.variety) != ("none", "none", 0.0)
 
 
+@pytest.mark.parametrize("name", ["methods", "datasets"])
+def test_a_comparison_of_selections_also_trains_on_the_validation_dataset_alone_and_added(name: str) -> None:
+    trains = {parse_arm(word, retention=0.5).trains for word in QUESTIONS[name].arms}
+    assert trains >= {"subset", "validation", "subset+validation", "full"}
+
+
+def test_a_selection_over_retentions_and_lengths_is_compared_with_the_validation_dataset() -> None:
+    assert all("validation" in QUESTIONS[name].arms for name in ("retention_sweep", "training_time"))
+
+
+def test_a_rater_is_fused_with_the_score_of_another_one() -> None:
+    arm = parse_arm("learnability+pmi/head_gsample", retention=0.5)
+    assert (arm.rater, arm.scores, arm.raters) == ("learnability", ("pmi",), ("learnability", "pmi"))
+    assert arm.policy == {"strategy": "head_gsample", "rank_by": "rater+pmi"}
+    alone = parse_arm("pmi/auto", retention=0.5)
+    assert (alone.policy, alone.scores, alone.raters) == (None, (), ("pmi",))
+    # A score and a rater without a rater in the first place: the tokenizer is that of the first arm.
+    other = parse_arm("clip_score+pmi/top_k", retention=0.5, first_rater="loss")
+    assert (other.rater, other.raters) == ("loss", ("loss", "pmi"))
+
+
 def test_auto_has_no_policy_of_its_own() -> None:
     assert parse_arm("alignment/auto", retention=0.2).policy is None
 

@@ -14,7 +14,9 @@ from alchemist_core.experiments.method_scores import MethodConfig, score_by_meth
 from alchemist_core.experiments.methods import METHODS
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.export import score_name
 from alchemist_core.store.raters import find_rater
+from tests.selectable_store import member_ids
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -74,6 +76,37 @@ def test_every_method_is_an_arm_alone_and_fused_and_each_arm_is_trained_as_often
         assert cell["loss"] == pytest.approx(sum(cell["losses"]) / 2)
         assert cell["losses"][0] != cell["losses"][1]
     assert run(RunConfig.model_validate(GIVEN | fields)).table == found.table
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_raters_are_fused_and_an_arm_that_varies_gets_its_clusters() -> None:
+    fields = {
+        "experiment": "methods", "tuning_seeds": "", "seeds": "2", "retentions": "0.3", "rater": None,
+        "training": "batch_size=32,proxy_warmup_steps=4,max_train_steps=4",
+        "arms": "random,learnability+pmi/top_k,pmi/auto,random;variety=1,pmi/top_k;accept=auto;fill=repeat",
+    }  # fmt: skip
+    found = run(RunConfig.model_validate(GIVEN | fields))
+    assert len(found.rows) == 5
+    rules = "SELECT array_agg(rule ORDER BY rule) FROM alchemist.raters WHERE kind = 'trained' AND rule IN ('pmi', 'learnability')"
+    assert ask(rules) == ["learnability", "pmi"]
+    pmi = score_name(ask("SELECT name FROM alchemist.raters WHERE rule = 'pmi'"))
+    assert ask("SELECT count(*) FROM alchemist.subsets WHERE spec ->> 'rank_by' = :by", by=f"rater+{pmi}") == 1
+    scorer = ask("SELECT spec ->> 'semantic_scorer' FROM alchemist.subsets WHERE spec ->> 'variety' = '1.0'")
+    chosen = member_ids(open_store(), ask("SELECT name FROM alchemist.subsets WHERE spec ->> 'variety' = '1.0'"))
+    per_cluster = """
+        SELECT array_agg(ARRAY[n_members, n_samples]) FROM (
+            SELECT count(*) AS n_samples, count(*) FILTER (WHERE sample_id = ANY(:chosen)) AS n_members
+            FROM alchemist.clusters INNER JOIN alchemist.raters USING (rater_id) WHERE raters.name = :scorer GROUP BY cluster
+        ) AS counted
+    """
+    counted = ask(per_cluster, scorer=scorer, chosen=sorted(chosen))
+    assert sum(n_members for n_members, _ in counted) == 72
+    most = max(n_members for n_members, _ in counted)
+    assert all(n_members >= min(n_samples, most - 1) for n_members, n_samples in counted)
+    n_models = ask("SELECT count(*) FROM alchemist.models")
+    assert run(RunConfig.model_validate(GIVEN | fields)).table == found.table
+    assert ask("SELECT count(*) FROM alchemist.models") == n_models
 
 
 @pytest.mark.slow

@@ -12,9 +12,14 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import first_rater, parse_arm
 from alchemist_core.experiments.methods import (
     METHODS,
+    PairHead,
     density_ratio_score,
+    draw_jointly,
     dsir_score,
     fit_logistic,
+    fit_pair_head,
+    jest_score,
+    joint_learnability,
     principal_components,
     rho_batch_score,
     semdedup_score,
@@ -134,6 +139,75 @@ def test_each_random_batch_gives_the_same_share_of_its_best_samples() -> None:
     assert kept == expected
     # One batch of everything is the ranking itself.
     assert (np.argsort(-rho_batch_score(score_N, batch_size=96, seed=1)) == np.argsort(-score_N)).all()
+
+
+def batch_learnability(learnability_BB: np.ndarray, batch: list[int]) -> float:
+    """The learnability of a batch: every image with every caption, one pair at a time."""
+    return sum(float(learnability_BB[image, caption]) for image in batch for caption in batch)
+
+
+def test_a_sample_brings_to_a_batch_what_its_learnability_grows_by() -> None:
+    learnability_BB = np.random.default_rng(0).normal(size=(6, 6))
+    for drawn in ([], [2], [4, 0, 5]):
+        found = joint_learnability(learnability_BB, np.isin(np.arange(6), drawn))
+        for sample in range(6):
+            before = batch_learnability(learnability_BB, drawn)
+            grown = batch_learnability(learnability_BB, [*drawn, sample]) - before
+            assert found[sample] == (-np.inf if sample in drawn else pytest.approx(grown))
+
+
+def test_jest_draws_the_first_sample_by_the_softmax_and_later_ones_given_those_before() -> None:
+    learnability_BB = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 3.0], [0.0, 2.0, 0.0]])
+    drawn = [draw_jointly(learnability_BB, 1, np.random.default_rng(seed)).tolist() for seed in range(600)]
+    assert all(sorted(order) == [0, 1, 2] for order in drawn)
+    first = np.bincount([order[0] for order in drawn], minlength=3) / 600
+    assert first == pytest.approx(np.exp([1, 0, 0]) / np.exp([1, 0, 0]).sum(), abs=0.06)
+    # After sample 1, sample 2 brings 0 + 3 + 2, and sample 0 only 1.
+    after = [order[1] for order in drawn if order[0] == 1]
+    assert np.mean(np.array(after) == 2) == pytest.approx(1 / (1 + math.exp(1 - 5)), abs=0.06)
+    # In one chunk of all of them, no sample is given another one.
+    assert sorted(draw_jointly(learnability_BB, 3, np.random.default_rng(0)).tolist()) == [0, 1, 2]
+
+
+def test_the_losses_of_pairs_are_those_of_a_sigmoid() -> None:
+    rng = np.random.default_rng(1)
+    head = PairHead(unit(rng.normal(size=(5, 3))), unit(rng.normal(size=(5, 3))), 4.0, -1.5)
+    place = np.array([3, 1, 4])
+    found = head.losses(place)
+    for row, image in enumerate(place):
+        for column, caption in enumerate(place):
+            logit = 4 * float(head.image_ND[image] @ head.text_ND[caption]) - 1.5
+            matches = 1 / (1 + math.exp(-logit))
+            assert found[row, column] == pytest.approx(
+                -math.log(matches if image == caption else 1 - matches), rel=1e-5
+            )
+
+
+def test_slope_and_offset_of_a_head_are_those_of_the_probability_of_a_match_in_a_batch() -> None:
+    rng = np.random.default_rng(2)
+    cosine_MM = rng.normal(0.0, 0.2, size=(300, 300))
+    cosine_MM[np.diag_indices(300)] += 0.4
+    slope, offset = fit_pair_head(cosine_MM, batch_size=100, penalty=1e-9)
+    # Two normal distributions: log odds 0.4 / 0.2² (x − 0.2), and 99 captions for each match.
+    assert slope == pytest.approx(10.0, rel=0.15)
+    assert offset == pytest.approx(-2.0 - math.log(99), abs=0.6)
+
+
+def test_the_best_scores_of_jest_are_the_first_share_of_every_batch_and_prefer_what_only_the_reference_knows() -> None:
+    rng = np.random.default_rng(3)
+    known = unit(rng.normal(size=(96, 8)))
+    other = unit(rng.normal(size=(96, 8)))
+    is_good = np.arange(96) % 2 == 0
+    # The reference matches the good half; to the learner all captions are alike.
+    reference = PairHead(known, np.where(is_good[:, None], known, other), 12.0, -6.0)
+    learner = PairHead(known, other, 0.0, -math.log(31))
+    score_N = jest_score(learner, reference, batch_size=32, chunk=4, seed=9)
+    kept = np.argsort(-score_N, kind="stable")[:24]
+    # The batches of the seed: a quarter of each.
+    order = np.random.default_rng(9).permutation(96)
+    assert [np.isin(batch, kept).sum() for batch in order.reshape(3, 32)] == [8, 8, 8]
+    assert is_good[kept].mean() > 0.9
+    assert (jest_score(learner, reference, batch_size=32, chunk=4, seed=9) == score_N).all()
 
 
 def test_methods_are_arms_alone_and_fused_with_a_rater() -> None:

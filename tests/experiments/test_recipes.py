@@ -1,0 +1,87 @@
+"""The recipes of a search: what they cover, what a selection by them needs, and clusters for those that vary."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alchemist_core.cli.tune_selection import SearchConfig, _plan_search
+from alchemist_core.experiments.arms import RATERS, parse_arm
+from alchemist_core.experiments.clusters import KeptEmbeddings, KeptOptions
+from alchemist_core.experiments.recipes import BALANCED, RECIPES, describe_needs
+from alchemist_core.scorers.scorer import Batch
+from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.settings import load_settings
+
+
+def policies() -> list[SelectionPolicy]:
+    arms = [parse_arm(word, retention=0.5) for word in RECIPES]
+    return [SelectionPolicy.model_validate({"retention": 0.5, **(arm.policy or {})}) for arm in arms]
+
+
+def test_the_default_recipes_differ_in_rule_fusion_window_repeats_weights_and_variety() -> None:
+    arms = [parse_arm(word, retention=0.5) for word in RECIPES]
+    assert {"learnability", "alignment", "loss"} <= {arm.rater for arm in arms}
+    assert {("trained_critic",), ("pmi",)} <= {
+        arm.scores for arm in arms if "rater+" in (arm.policy or {}).get("rank_by", "")
+    }
+    found = policies()
+    assert len({policy.resolve(arm.rater) for arm, policy in zip(arms, found, strict=True)}) >= 5
+    assert {(policy.accept, policy.fill) for policy in found} == {("all", "none"), ("auto", "repeat")}
+    assert {policy.weight_by for policy in found} == {"none", "rank"}
+    assert {policy.variety for policy in found} == {0.0, 0.5, 1.0}
+    assert BALANCED in RECIPES
+    assert len(set(RECIPES)) == len(RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("budget", "n_recipes", "n_seeds"), [(None, 12, 4), (40, 12, 4), (32, 12, 2), (26, 8, 2), (15, 2, 2)]
+)
+def test_a_budget_takes_the_first_recipes_and_then_seeds(budget: int | None, n_recipes: int, n_seeds: int) -> None:
+    recipes, plan = _plan_search(SearchConfig(budget=budget))
+    assert recipes == RECIPES[:n_recipes]
+    assert len(plan.search_seeds) == n_seeds
+    assert plan.has_fallback == (BALANCED in recipes)
+    # Each training of a recipe counts.
+    if budget is not None:
+        assert _plan_search(SearchConfig(budget=3 * budget, trainings=3)) == (recipes, plan)
+
+
+def test_recipes_that_are_given_are_all_compared() -> None:
+    given = SearchConfig.model_validate({"recipes": ",".join(RECIPES[:4]), "budget": 22})
+    recipes, plan = _plan_search(given)
+    assert recipes == RECIPES[:4]
+    assert plan.n_trainings == 19
+    assert not plan.has_fallback
+
+
+def test_what_a_selection_needs_is_named() -> None:
+    needs = {word: describe_needs(parse_arm(word, retention=0.5)) for word in (*RECIPES, "seal/auto", "dsir/top_k")}
+    assert needs["alignment/auto"] == ["a rater: alchemist train-rater --rule alignment"]
+    assert needs["seal/auto"] == ["a rater: alchemist train-rater --rule alignment --penalty-schedule seal"]
+    assert needs[BALANCED] == ["clusters: alchemist duplicates find-semantic"]
+    assert needs["trained_critic/top_k"] == [
+        "in place of trained_critic the name of your critic: alchemist scorer train critic"
+    ]
+    assert needs["dsir/top_k"] == ["in place of dsir the name of imported scores: alchemist import scores"]
+    for word in RECIPES:
+        arm = parse_arm(word, retention=0.5)
+        assert sum("train-rater" in need for need in needs[word]) == len(
+            [kind for kind in arm.raters if kind in word and kind in RATERS]
+        )
+
+
+def test_embeddings_are_found_by_the_hash_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path))
+    load_settings.cache_clear()
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    hashes = np.random.default_rng(0).integers(0, 256, (3, 32), np.uint8)
+    np.savez(folder / "e.npz", image_hash=hashes, embedding=np.arange(6, dtype=np.float16).reshape(3, 2))
+    scorer = KeptEmbeddings(KeptOptions(dataset="web", file="e.npz"))
+    given = [hashes[2].tobytes(), bytes(32), hashes[0].tobytes()]
+    batch = Batch(np.zeros((3, 0, 0, 3), np.uint8), ["a", "b", "c"], given)
+    np.testing.assert_array_equal(scorer.embed(batch), np.array([[4, 5], [np.nan, np.nan], [0, 1]], np.float32))
+    assert scorer.score(batch).tolist() == [0, 0, 0]
+    assert len(scorer.identity()["embeddings_sha256"]) == 64
+    load_settings.cache_clear()
