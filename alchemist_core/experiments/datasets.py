@@ -17,6 +17,7 @@ from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.sheets import Sheet, draw_arms
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.report.comparison import arm_title
+from alchemist_core.statistics import Estimate
 
 NAME: Literal["datasets"] = "datasets"
 DRAWN = "scenes"
@@ -114,5 +115,7 @@ def _best(rows: list[ArmRow]) -> str:
     of_size = [row for row in rows if row.gain is not None and row.arm != "full"]
     if not of_size:
         return f"no arm was compared with {RANDOM}."
+    if all(row.gain == Estimate(0.0, 0.0, 0.0, row.gain.n) for row in of_size if row.gain):
+        return f"every arm selected the same samples as {RANDOM}, so there is no gain to compare."
     best = max(of_size, key=lambda row: row.gain.mean if row.gain else 0.0)
     return f"{arm_title(best.arm)} has the largest gain over {RANDOM}, {show(best.gain)} nats per token."

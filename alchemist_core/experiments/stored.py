@@ -10,6 +10,7 @@ from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.sheets import Sheet, make_sheet
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.files import artifact_path, write_bytes_atomically
+from alchemist_core.report.comparison import arm_title
 
 
 def title_of(config: dict[str, Any]) -> str:
@@ -58,8 +59,28 @@ def _compare(result: dict[str, Any]) -> list[results.ArmRow]:
 
 
 def markdown_of(name: str, config: dict[str, Any], result: dict[str, Any]) -> str:
-    """Return a stored experiment as a page of Markdown."""
-    return sheet_of(config, result).as_markdown(name, config)
+    """Return a stored experiment as a page of Markdown, with the loss of each seed."""
+    return sheet_of(config, result).as_markdown(name, config) + _losses_of_seeds(config, result)
+
+
+def _losses_of_seeds(config: dict[str, Any], result: dict[str, Any]) -> str:
+    """Return a table of every arm's loss with every seed, so that a reader can compare any two arms; empty without arms."""
+    corpora = {corpus: result["parts"][corpus] for corpus in config["corpora"]} if "parts" in result else {"": result}
+    cells = {corpus: [Cell(**cell) for cell in of.get("cells", ())] for corpus, of in corpora.items()}
+    seeds = sorted({cell.seed for found in cells.values() for cell in found})
+    if not seeds:
+        return ""
+    lines = [("arm", *(f"seed {seed}" for seed in seeds)), ("---",) * (1 + len(seeds))]
+    for corpus, found in cells.items():
+        losses: dict[tuple[str, float, float], dict[int, float]] = {}
+        for cell in found:
+            losses.setdefault((cell.arm, cell.retention, cell.length), {})[cell.seed] = cell.loss
+        for (arm, retention, length), of in losses.items():
+            named = [corpus, arm_title(arm), f"{retention:.0%}" if arm != results.FULL else "", f"{length:g}×"]
+            title = ", ".join(word for word in named if word not in ("", "1×"))
+            lines.append((title, *(f"{of[seed]:.4f}" if seed in of else "–" for seed in seeds)))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"\nHeld-out loss of each seed, in nats per token; a number with × is a multiple of the training length:\n\n{table}\n"
 
 
 def write_files(name: str, config: dict[str, Any], result: dict[str, Any]) -> Path:

@@ -110,3 +110,13 @@ def test_the_sheet_names_the_best_arm_of_each_corpus_and_share() -> None:
     assert conclude({"corpora": ["web"]}, {"parts": {"web": {"cells": cells}}}) == (
         "an arm is better than random on 1 of 1 corpora"
     )
+
+
+def test_arms_that_all_selected_at_random_have_no_best_one() -> None:
+    cells = [
+        {"arm": arm, "retention": 0.2, "seed": seed, "n_samples": 9, "n_steps": 9, "loss": 3.0 + seed}
+        for arm in ("random", "a", "b")
+        for seed in (3, 4)
+    ]
+    said = make_datasets_sheet({"web": {"cells": cells}}).notes[1]
+    assert said == "web, retention 20%: every arm selected the same samples as random, so there is no gain to compare."

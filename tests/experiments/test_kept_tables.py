@@ -30,10 +30,17 @@ def test_a_kept_page_shows_every_row_and_what_was_asked(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text == page_of(tmp_path / "mine.json") == markdown_of("mine", asked, result())
     assert text.startswith(f"# mine: {QUESTIONS['rank_window'].title}\n")
-    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    table, of_seeds = text.split("Held-out loss of each seed")
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + len({(cell.arm, cell.retention) for cell in cells()} | {("full", 0.5)})
     assert len({len(row) for row in rows}) == 1
     assert '`{"experiment": "rank_window", "seeds": [3, 4, 5]}`' in text
+    losses = {tuple(line.strip("| ").split(" | ")) for line in of_seeds.splitlines() if line.startswith("| ")}
+    assert ("arm", "seed 3", "seed 4", "seed 5") in losses
+    for arm, retention in {(cell.arm, cell.retention) for cell in cells()}:
+        of = {cell.seed: cell.loss for cell in cells() if (cell.arm, cell.retention) == (arm, retention)}
+        title = arm if arm == "full" else f"{arm.replace('planted', 'oracle')}, {retention:.0%}"
+        assert (title, *(f"{of[seed]:.4f}" for seed in (3, 4, 5))) in losses
     assert "sheet" not in json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))["result"]
 
 
