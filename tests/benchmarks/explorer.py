@@ -191,7 +191,12 @@ def measure_memory(n: int, n_requests: int) -> Row:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
-            address = next(found for line in server.stderr if (found := re.search(r"http://\S+", line)))
+            printed: list[str] = []
+            address = None
+            while address is None and (line := server.stderr.readline()):
+                printed.append(line)
+                address = re.search(r"http://\S+", line)
+            assert address, "".join(printed)
             # Its log is read, so that it never waits for room in the pipe.
             Thread(target=server.stderr.read, daemon=True).start()
             with httpx.Client(follow_redirects=True, timeout=60) as client:
