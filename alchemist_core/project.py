@@ -316,13 +316,38 @@ def train_rater_command(dataset: str = "NAME", validation: str = "NAME") -> str:
     return " ".join(words)
 
 
-def train_downstream_command(subset: str) -> str:
+def train_downstream_command(subset: str, version: int | None = None) -> str:
     """Return the command that trains models on a subset, without the preset if the project file gives it.
 
     >>> train_downstream_command("web-auto-r20")
     'alchemist train-downstream web-auto-r20 --preset PRESET'
     """
-    return f"alchemist train-downstream {subset}{'' if 'preset' in load_project().downstream else ' --preset PRESET'}"
+    preset = "" if "preset" in load_project().downstream else " --preset PRESET"
+    return f"alchemist train-downstream {of_version(subset, version)}{preset}"
+
+
+def of_version(subset: str, version: int | None) -> str:
+    """Return a subset as a command takes it, with its version unless that is None.
+
+    >>> of_version("web-auto-r20", 2), of_version("web-auto-r20", None)
+    ('web-auto-r20 --version 2', 'web-auto-r20')
+    """
+    return subset + ("" if version is None else f" --version {version}")
+
+
+def next_of_selected(subset: str, version: int) -> str:
+    """Return the commands after a selection: measure the version first, and publish it if it is better than a random subset.
+
+    >>> next_of_selected("web-auto-r20", 2)  # doctest: +NORMALIZE_WHITESPACE
+    'alchemist train-downstream web-auto-r20 --version 2 --preset PRESET --seeds 0,1,2, then alchemist evaluate web-auto-r20 --version 2;
+    if it is better than random: alchemist subset publish web-auto-r20 --version 2'
+    """
+    seeds = "" if "seeds" in load_project().downstream else " --seeds 0,1,2"
+    which = of_version(subset, version)
+    return (
+        f"{train_downstream_command(subset, version)}{seeds}, then alchemist evaluate {which}; "
+        f"if it is better than random: alchemist subset publish {which}"
+    )
 
 
 def select_command(dataset: str | None = None) -> str:

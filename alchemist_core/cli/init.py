@@ -524,10 +524,10 @@ def next_commands(found: Found) -> list[str]:
         f"alchemist night publish --dataset {name}",
         "alchemist duplicates find",
         "alchemist select",
-        f"alchemist subset publish {subset}",
         f"alchemist train-downstream {subset}",
         f"alchemist evaluate {subset}",
         f"alchemist subset compare {subset}",
+        f"alchemist subset publish {subset}",
         "alchemist report",
         "# To ingest, check, score and publish new tars every night by itself: alchemist stack up",
     ]

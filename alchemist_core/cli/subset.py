@@ -13,7 +13,7 @@ from alchemist_core.config import BARE_WORD, Command, Config, Result, counted
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.lazy import np
-from alchemist_core.project import load_project, train_downstream_command
+from alchemist_core.project import load_project, next_of_selected, of_version, train_downstream_command
 from alchemist_core.store import subsets
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
@@ -44,7 +44,7 @@ from alchemist_core.telemetry import say
 
 N_BARS, BAR_WIDTH = 20, 40
 NEXT = {
-    "selected": "alchemist subset publish {name} --version {version}",
+    "selected": "{measure}",
     "published": "alchemist materialize {name} --version {version}, or {train}",
     "published in a project": "{train}; for tars to train with elsewhere: alchemist materialize {name} --version {version}",
     "superseded": "alchemist subset rollback {name} --version {version} publishes it again; alchemist subset gc removes it",
@@ -597,7 +597,8 @@ def compare(config: CompareConfig) -> CompareResult:
     rows = [row._asdict() for row in read_comparisons(engine, subset.subset_id)]
     if not rows:
         raise ConfigError(
-            f"No model of {subset.title} was evaluated. Run alchemist train-downstream {subset.name}, then alchemist evaluate."
+            f"No model of {subset.title} was evaluated. Run {train_downstream_command(subset.name, subset.version)}, then "
+            f"alchemist evaluate {of_version(subset.name, subset.version)}."
         )
     return CompareResult(subset=subset.title, rows=rows)
 
@@ -612,14 +613,19 @@ def _gain(row: dict[str, Any], name: str) -> str:
 def _next_compare(config: CompareConfig, result: CompareResult) -> str:
     if any(row["n_seeds"] > 1 for row in result.rows):
         return "alchemist report"
-    return f"{train_downstream_command(config.subset)} --seeds 0,1,2; one seed gives no interval"
+    return f"{train_downstream_command(config.subset, config.version)} --seeds 0,1,2; one seed gives no interval"
 
 
 def _next_of(state: str, name: str, version: int) -> str:
     """Return what can be done with a version in this state."""
     if state == "published" and load_project().downstream:
         state = "published in a project"
-    return NEXT[state].format(name=name, version=version, train=train_downstream_command(name))
+    return NEXT[state].format(
+        name=name,
+        version=version,
+        train=train_downstream_command(name, version),
+        measure=next_of_selected(name, version),
+    )
 
 
 def _next_publish(_config: PublishSubsetConfig, result: PublishSubsetResult) -> str:

@@ -6,8 +6,9 @@ image. For that the page shows the command, and the DAG where there is Airflow.
 """
 
 import json
+import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
@@ -32,6 +33,7 @@ from alchemist_core.store import browsing
 from alchemist_core.store.audit import acting_as
 from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_reader
+from alchemist_core.store.flags import LABELS, PREFIX, WORST, count_flags_of_members, known_flags
 from alchemist_core.store.nights import NightRow, held_nights
 from alchemist_core.store.overviews import read_comparisons
 from alchemist_core.store.raters import find_rater
@@ -49,7 +51,7 @@ from alchemist_core.store.subsets import (
 
 Given = Mapping[str, str]
 C = TypeVar("C", bound=Config)
-FIELDS = ("dataset", "night", "subset", "version", "sample", "rater", "reason", "where")
+FIELDS = ("dataset", "night", "subset", "version", "sample", "rater", "reason")
 MOST_MEMBERS = 1_000_000
 """Members that are copied into the store within a request: some seconds."""
 REASON = (3, 500)
@@ -57,11 +59,20 @@ REASON = (3, 500)
 
 
 class Start(NamedTuple):
-    """How to start what is not done here: a command, and the DAG that does the same with its configuration."""
+    """How to start what is not done here, and why it is not: a command, and the DAG that does the same with its configuration."""
 
+    why: str
     command: str
     dag_id: str | None = None
     conf: str = "{}"
+
+
+class Choice(NamedTuple):
+    """A flag whose samples a selection leaves out or not: its label, and the label with what is known about it."""
+
+    label: str
+    text: str
+    is_chosen: bool
 
 
 class Decision(NamedTuple):
@@ -74,11 +85,13 @@ class Decision(NamedTuple):
     back: str
     """The path of the page about it."""
     start: Start | None = None
-    """Why nothing can be decided here: it takes too long. None: the form decides."""
+    """What to run where nothing is decided here, because it takes too long. None: the form decides."""
     warnings: Sequence[str] = ()
     sample_id: int | None = None
     """The sample whose image it is about."""
     caption: str = ""
+    choices: Sequence[Choice] = ()
+    """Flags whose samples can be left out."""
 
 
 def _required(given: Given, name: str) -> str:
@@ -132,7 +145,8 @@ def decide_release(engine: Engine, given: Given) -> Decision:
             f"{dataset}, {crawl_date} is not held, and no check has stopped it. There is nothing to release."
         )
     words = ["alchemist", "night", "release", "--dataset", dataset, "--crawl-date", str(crawl_date), "--reason", "WHY"]
-    start = Start(shlex.join(words)) if checks else None
+    why = "A release after a failed check also scores the night: this takes minutes, and may need a GPU."
+    start = Start(why, shlex.join(words)) if checks else None
     facts = [("Held because of", row.reason or "drift") for row in held]
     facts += [("Rejected because of", row.reason or "") for row in rejected]
     facts += [("Failed check", f"{one.suite}.{one.expectation}: {one.in_words[:300]}") for one in checks]
@@ -214,7 +228,8 @@ def decide_publish(engine: Engine, given: Given) -> Decision:
     reinstate = ["--reinstate"] if row.state == "withdrawn" else []
     words = ["alchemist", "subset", "publish", row.name, "--version", str(row.version), *reinstate]
     is_long = row.n_samples > MOST_MEMBERS and not has_stored_members(engine, row.subset_id)
-    start = Start(shlex.join(words)) if is_long else None
+    why = f"Copying more than {MOST_MEMBERS:,} members into the store takes minutes."
+    start = Start(why, shlex.join(words)) if is_long else None
     return Decision(
         f"Publish {row.title}?", "Publish", _about(row), effect, subsets.path_of(row.name, row.version), start, warnings
     )
@@ -376,40 +391,114 @@ def decide_retry(engine: Engine, given: Given) -> Decision:
     rater = find_rater(engine, "production")
     facts = [("Reason", reason), ("Dataset", dataset or "every one"), ("Rater", rater.name if rater else "none")]
     back = f"/samples?{urlencode({'quarantine': reason})}"
+    why = "The rater scores the samples: this takes minutes, and may need a GPU."
     return Decision(
         f"Retry what is quarantined as {reason}?", "Retry", facts, "The rater reads and scores these samples again.", back,
-        Start(shlex.join(words)),
+        Start(why, shlex.join(words)),
     )  # fmt: skip
 
 
 def decide_selection(engine: Engine, given: Given) -> Decision:
-    """Return how to select a subset again, with its own options and rater, and with a condition beside its own."""
+    """Return how to select a subset again, with its own options and rater, and without the samples that have the chosen flags."""
     row = _version_of(engine, given)
-    added = given.get("where") or "not flagged_bad"
-    options = _options_again(engine, row, added)
+    condition = Condition.of(current_names(SelectionPolicy, row.spec).get("where"))
+    chosen = condition.without | WORST if "without" not in given else set(filter(None, given["without"].split(",")))
+    choices, warnings = _flags_to_leave_out(engine, row, chosen)
+    options = _options_again(engine, row, condition.without_flags([one.label for one in choices if one.is_chosen]))
     words = ["alchemist", "select"]
     for name, value in options.items():
         flag = name.replace("_", "-")
         words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    effect = (
+        f"It becomes a new version, which is not published by itself. All options but the flags are those of v{row.version}, and it is "
+        "selected from all samples that are eligible now."
+    )
     return Decision(
-        f"Select {row.name} again where {added}?", "Select", _about(row), "It becomes a new version, which is not published by itself.",
-        subsets.path_of(row.name, row.version), Start(shlex.join(words), *_run_of(options)),
+        f"Select {row.name} again without flagged samples?", "Select", _about(row), effect, subsets.path_of(row.name, row.version),
+        Start("A selection from a large corpus takes minutes.", shlex.join(words), *_run_of(options)), warnings, choices=choices,
     )  # fmt: skip
 
 
-def _options_again(engine: Engine, row: SubsetRow, added: str) -> dict[str, Any]:
-    """Return the options of `select` that select a version again, so that the two differ by the added condition alone."""
+class Condition(NamedTuple):
+    """A condition of a selection in two parts: what it says of anything else, and the flags whose samples it leaves out."""
+
+    rest: str | None
+    without: frozenset[str]
+
+    @classmethod
+    def of(cls, condition: str | None) -> "Condition":
+        """Take a condition apart; one of another form than `without_flags` writes is all rest.
+
+        >>> Condition.of("(width > 10) and (not flagged_bad and not flagged_unsafe)").rest
+        '(width > 10)'
+        >>> Condition.of("width > 10 or not flagged_bad").rest
+        '(width > 10 or not flagged_bad)'
+        """
+        if not condition:
+            return cls(None, frozenset())
+        if _NO_FLAGS.fullmatch(condition):
+            return cls(None, frozenset(_FLAG.findall(condition)))
+        found = _AND_NO_FLAGS.fullmatch(condition)
+        if found is None or not _is_one_group(found["rest"]):
+            return cls(f"({condition})", frozenset())
+        return cls(found["rest"], frozenset(_FLAG.findall(found["flags"])))
+
+    def without_flags(self, labels: Sequence[str]) -> str | None:
+        """Return the condition that leaves out samples with any of these flags, and no flagged ones else; None: no condition."""
+        flags = " and ".join(f"not {PREFIX}{label}" for label in labels)
+        if self.rest is None:
+            return flags or None
+        return f"{self.rest} and ({flags})" if flags else self.rest
+
+
+_FLAG = re.compile(rf"not {PREFIX}(\w+)")
+_NO_FLAGS = re.compile(rf"not {PREFIX}\w+(?: and not {PREFIX}\w+)*")
+_AND_NO_FLAGS = re.compile(rf"(?P<rest>\(.*\)) and \((?P<flags>{_NO_FLAGS.pattern})\)", re.DOTALL)
+
+
+def _is_one_group(text: str) -> bool:
+    """Return whether the first parenthesis of a text is closed by its last one; quoted text does not count."""
+    depths, depth = list[int](), 0
+    for sign in re.findall(r"[()]", re.sub(r"'[^']*'|\"[^\"]*\"", "", text)):
+        depth += 1 if sign == "(" else -1
+        depths.append(depth)
+    return 0 not in depths[:-1] and depths[-1] == 0
+
+
+def _flags_to_leave_out(engine: Engine, row: SubsetRow, chosen: Collection[str]) -> tuple[list[Choice], list[str]]:
+    """Return every flag but good as a choice, and a warning for each that members have and that is not chosen.
+
+    Raises:
+        ConfigError: A chosen label does not exist.
+    """
+    with engine.connect() as connection:
+        labels = [label for label in known_flags(connection).labels.values() if label != LABELS[0]]
+    if unknown := sorted(set(chosen) - set(labels)):
+        raise ConfigError(f"No sample was ever flagged {unknown[0]!r}. Flags: {', '.join(labels)}.")
+    n_of = count_flags_of_members(engine, row.subset_id)
+    choices, warnings = [], []
+    for label in labels:
+        words, n = label.replace("_", " "), n_of.get(label, 0)
+        if n and label not in chosen:
+            warnings.append(f"{counted(n, 'sample')} of v{row.version} flagged {words} can be selected again.")
+        choices.append(Choice(label, f"{words}: {counted(n, 'sample')} of v{row.version}", label in chosen))
+    if not has_stored_members(engine, row.subset_id):
+        return [Choice(one.label, one.label.replace("_", " "), one.is_chosen) for one in choices], []
+    return choices, warnings
+
+
+def _options_again(engine: Engine, row: SubsetRow, condition: str | None) -> dict[str, Any]:
+    """Return the options of `select` that select a version again, so that the two differ by the condition alone."""
     spec = current_names(SelectionPolicy, row.spec)
     own = {name: spec[name] for name in SelectionPolicy.model_fields if spec.get(name) is not None}
-    condition = own.pop("where", None)
-    has_added = condition is not None and (condition == added or condition.endswith(f" and ({added})"))
+    own.pop("where", None)
     rater = rater_of_subset(engine, row).name
     production = find_rater(engine, "production")
     options = {
         "dataset": list(read_dataset_names(engine, row.snapshot_id)), "name": row.name,
         "rater": None if production is not None and production.name == rater else rater,
         **own, "strategy": row.strategy, "retention": row.retention, "seed": row.seed or None,
-        "where": added if condition is None else condition if has_added else f"({condition}) and ({added})",
+        "where": condition,
     }  # fmt: skip
     # Words as the command line takes them.
     given = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in options.items()}
@@ -435,9 +524,13 @@ def _page(path: str, decide: Callable[[Engine, Given], Decision]) -> Callable[[R
         if not person.may_act:
             raise HTTPException(403, f"{person.name} may look, but not do this. Ask for a role that may.")
         given = {name: value for name in FIELDS if (value := request.query_params.get(name))}
+        # A form sends nothing for boxes that are not ticked.
+        if "chosen" in request.query_params:
+            given["without"] = ",".join(request.query_params.getlist("without"))
+        decision = decide(open_reader(), given)
         return render(
-            request, "decision.html", title=(decision := decide(open_reader(), given)).question, decision=decision, given=given, path=path,
-            reason=REASON, dags=request.app.state.dags,
+            request, "decision.html", title=decision.question, decision=decision, given=given, path=path, reason=REASON,
+            dags=request.app.state.dags, here=decision.back,
         )  # fmt: skip
 
     show.__doc__ = decide.__doc__

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from alchemist_core.explorer import nights, subsets
 from alchemist_core.explorer.markup import Tab, render
+from alchemist_core.project import of_version
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.matters import N_EACH, ORDER, Matter, read_matters
 
@@ -62,6 +63,11 @@ def _check(matter: Matter) -> str:
     return f"alchemist check --suite shards,samples,scores --dataset {shlex.quote(matter.subject)}"
 
 
+def _measure(matter: Matter) -> str:
+    which = of_version(matter.subject, matter.version)
+    return f"alchemist train-downstream {which} --arms subset,random --seeds 0,1,2 && alchemist evaluate {which}"
+
+
 KINDS = {
     "question": Kind("Questions of Airflow that nobody has answered", _nowhere, _nowhere),
     "held night": Kind("Nights that are held", _night, _release, _night_steps("release", "reject")),
@@ -76,7 +82,7 @@ KINDS = {
     "subset without proof": Kind(
         "Published subsets of which nobody knows whether they are better than random",
         lambda matter: subsets.path_of(matter.subject, matter.version or 1),
-        lambda matter: f"alchemist train-downstream {shlex.quote(matter.subject)} --arms subset,random --seeds 0,1,2",
+        _measure,
     ),
     "drift": Kind("Nights whose scores have moved, within the limits", _night, _nowhere),
 }  # fmt: skip

@@ -208,7 +208,10 @@ def show_sample(request: Request) -> Response:
         has_embeddings=bool(embedding_scorers(engine)),
         flags=read_flags_of(engine, [sample_id]).get(sample_id, []), history=read_history(engine, sample_id),
         metadata=json.dumps(sample.metadata, indent=2, ensure_ascii=False) if sample.metadata else "",
-        explain=[shlex.join(["alchemist", "sample", "explain", str(sample_id), "--subset", one.name]) for one in reached],
+        explain=[
+            shlex.join(["alchemist", "sample", "explain", str(sample_id), "--subset", one.name, "--version", str(one.version)])
+            for one in reached
+        ],
     )  # fmt: skip
 
 

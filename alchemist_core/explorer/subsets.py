@@ -62,9 +62,8 @@ def show_version(request: Request) -> Response:
     """Return the page of one version."""
     engine = open_reader()
     row = asked_version(engine, request.path_params)
-    worth = judge_worth(
-        [one for one in read_comparisons(engine, row.subset_id) if one.metric == "heldout_loss"], row.name
-    )
+    losses = [one for one in read_comparisons(engine, row.subset_id) if one.metric == "heldout_loss"]
+    worth = judge_worth(losses, row.name, row.version)
     strategy, warning = gathering.describe_strategy(engine, row)
     before = _version_before(engine, row, None)
     return render(

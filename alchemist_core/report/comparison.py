@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator
 
 from alchemist_core.config import Words
+from alchemist_core.project import of_version
 from alchemist_core.report.content import ArmRun, MetricRun
 from alchemist_core.statistics import Estimate, estimate, estimate_gain, gap_closed, is_lower_better
 from alchemist_core.store.overviews import Comparison as ComparedArm
@@ -87,19 +88,21 @@ class Worth(NamedTuple):
     text: str
 
 
-def judge_worth(losses: Sequence[ComparedArm], title: str) -> Worth:
+def judge_worth(losses: Sequence[ComparedArm], name: str, version: int) -> Worth:
     """Judge a subset version by the held-out losses of its arms.
 
     Args:
         losses: The arms that were compared under the metric heldout_loss.
-        title: Name of the subset, for the commands that are missing.
+        name: Name of the subset, for the commands that are missing.
+        version: The version.
 
-    >>> judge_worth([], "cats").verdict
+    >>> judge_worth([], "cats", 2).verdict
     'not shown'
     """
     own = next((one for one in losses if one.arm == "subset"), None)
+    which = of_version(name, version)
     more_seeds = (
-        f"Next: alchemist train-downstream {title} --arms subset,random --seeds 0,1,2, then alchemist evaluate {title}."
+        f"Next: alchemist train-downstream {which} --arms subset,random --seeds 0,1,2, then alchemist evaluate {which}."
     )
     if own is None:
         return Worth("not shown", f"no model was trained on it and evaluated. {more_seeds}")

@@ -86,7 +86,7 @@ def gather_content(
 
 def _verdict(engine: Engine, row: SubsetRow) -> SubsetVerdict:
     losses = [one for one in overviews.read_comparisons(engine, row.subset_id) if one.metric == "heldout_loss"]
-    return SubsetVerdict(row.title, *judge_worth(losses, row.name))
+    return SubsetVerdict(row.title, *judge_worth(losses, row.name, row.version))
 
 
 def _warnings(engine: Engine, rater: RaterRow) -> list[str]:

@@ -14,7 +14,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.catalogue import find_metric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples, Metric
 from alchemist_core.notifications import Event, explorer_page, page_of_this_task
-from alchemist_core.project import load_project, train_downstream_command
+from alchemist_core.project import load_project, of_version, train_downstream_command
 from alchemist_core.protocols.protocol import read_protocol
 from alchemist_core.report.comparison import arm_title
 from alchemist_core.stages.devices import hold_device
@@ -109,7 +109,7 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateResult:
     if not trained:
         raise ConfigError(
             f"No {'FLUX-mini' if is_flux else 'model'} was trained on {subset.title} yet. "
-            f"Run {train_downstream_command(subset.name)} first."
+            f"Run {train_downstream_command(subset.name, config.version)} first."
         )
     protocol_id = store_protocol(engine, metric)
     n_measured = measure_missing(stage_run, metric, protocol_id, trained)
@@ -241,4 +241,8 @@ def _announce_if_worse(engine: Engine, subset: SubsetRow, protocol_id: int, metr
             announce(connection, event)
 
 
-COMMANDS = {"": Command(EvaluateConfig, run, lambda config, _: f"alchemist subset compare {config.subset}")}
+def _next(config: EvaluateConfig, _result: EvaluateResult) -> str:
+    return f"alchemist subset compare {of_version(config.subset, config.version)}"
+
+
+COMMANDS = {"": Command(EvaluateConfig, run, _next)}

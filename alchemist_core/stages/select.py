@@ -9,6 +9,7 @@ from pydantic import Field
 from alchemist_core.config import WITHOUT_DRY_RUN, Command, Config, Result, Words
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.project import next_of_selected
 from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec, strategy_spec
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.rank_window import FittedWindow
@@ -300,7 +301,7 @@ def _require_rater(config: SelectConfig) -> RaterRow:
 def _next(_config: SelectConfig, result: SelectResult) -> str:
     if result.version is None:
         return WITHOUT_DRY_RUN
-    return f"alchemist subset publish {result.name} --version {result.version}"
+    return next_of_selected(result.name, result.version)
 
 
 COMMANDS = {"": Command(SelectConfig, run, _next)}

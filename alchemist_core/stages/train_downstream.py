@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, fingerprint
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256, require_artifact
+from alchemist_core.project import of_version
 from alchemist_core.report.comparison import ORACLE, ArmNames, arm_title
 from alchemist_core.selection.keys import Domain, Noise
 from alchemist_core.selection.sampler import sample_members
@@ -328,4 +329,8 @@ class Comparison:
         return StoredSamples(rows.take(place_K), side, stage_run.report)
 
 
-COMMANDS = {"": Command(TrainDownstreamConfig, run, lambda config, _: f"alchemist evaluate {config.subset}")}
+def _next(config: TrainDownstreamConfig, _result: TrainDownstreamResult) -> str:
+    return f"alchemist evaluate {of_version(config.subset, config.version)}"
+
+
+COMMANDS = {"": Command(TrainDownstreamConfig, run, _next)}

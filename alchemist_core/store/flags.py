@@ -255,6 +255,23 @@ def flagged_hashes(engine: Engine, labels: Collection[str], *, n: int) -> list[b
         return [bytes(pair_hash) for pair_hash in found]
 
 
+def count_flags_of_members(engine: Engine, subset_id: int) -> dict[str, int]:
+    """Return how many members of a subset version have each flag now, by label; labels that none has are absent.
+
+    Only members that are in the store are counted: of a version whose members are not, the result is empty.
+    """
+    statement = text("""
+        SELECT label, count(*) AS n FROM alchemist.current_flags
+        WHERE EXISTS (
+            SELECT 1 FROM alchemist.subset_samples
+            WHERE subset_samples.subset_id = :subset_id AND subset_samples.sample_id = current_flags.sample_id
+        )
+        GROUP BY label
+    """)
+    with engine.connect() as connection:
+        return {row.label: row.n for row in connection.execute(statement, {"subset_id": subset_id})}
+
+
 def count_flags(engine: Engine) -> dict[str, int]:
     """Return the number of samples of each label that are flagged now, the most frequent first."""
     statement = text(

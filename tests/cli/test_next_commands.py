@@ -40,7 +40,9 @@ def next_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Next:
         verb, _, sub_verb = command.partition(" ")
         found = load_commands(verb)[sub_verb]
         given = type(
-            "Given", (), {"dataset": None, "crawl_date": None, "rater": "production", "scorer": None, **config}
+            "Given",
+            (),
+            {"dataset": None, "crawl_date": None, "rater": "production", "scorer": None, "version": None, **config},
         )
         return found.next_step(given, type("Result", (), result))
 
@@ -118,10 +120,30 @@ def test_after_a_night_select_has_only_the_options_that_the_file_does_not_give(
 def test_a_published_subset_is_trained_on_in_a_project_and_its_tars_are_an_alternative(next_of: Next) -> None:
     published = {"subset": "s", "version": 2}
     assert next_of("subset publish", {}, published) == (
-        "alchemist materialize s --version 2, or alchemist train-downstream s --preset PRESET"
+        "alchemist materialize s --version 2, or alchemist train-downstream s --version 2 --preset PRESET"
     )
     assert next_of("subset publish", {}, published, project=PROJECT) == (
-        "alchemist train-downstream s; for tars to train with elsewhere: alchemist materialize s --version 2"
+        "alchemist train-downstream s --version 2; for tars to train with elsewhere: alchemist materialize s --version 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("project", "options"), [("", " --preset PRESET --seeds 0,1,2"), (PROJECT + "seeds = [0, 1]\n", "")]
+)
+def test_a_new_version_is_measured_before_it_is_published(next_of: Next, project: str, options: str) -> None:
+    assert next_of("select", {}, {"name": "s", "version": 2}, project=project) == (
+        f"alchemist train-downstream s --version 2{options}, then alchemist evaluate s --version 2; "
+        "if it is better than random: alchemist subset publish s --version 2"
+    )
+
+
+@pytest.mark.parametrize(("version", "named"), [(None, "s"), (2, "s --version 2")])
+def test_a_command_for_a_version_leads_to_commands_for_that_version(next_of: Next, version: int, named: str) -> None:
+    given = {"subset": "s", "version": version}
+    assert next_of("train-downstream", given, {}) == f"alchemist evaluate {named}"
+    assert next_of("evaluate", given, {}) == f"alchemist subset compare {named}"
+    assert str(next_of("subset compare", given, {"rows": [{"n_seeds": 1}]})).startswith(
+        f"alchemist train-downstream {named} --preset PRESET --seeds 0,1,2"
     )
 
 

@@ -188,7 +188,9 @@ def test_show_plots_the_kept_ranks_and_prints_the_next_command(
     assert all("#" not in line for line in bars[:5])
     kept = [int(line.split(" of ")[0].split()[-1].replace(",", "")) for line in bars]
     assert sum(kept) == 400
-    assert shown.splitlines()[-1] == f"next: alchemist subset publish {NAME} --version 1"
+    steps = shown.splitlines()[-1]
+    assert steps.startswith(f"next: alchemist train-downstream {NAME} --version 1 ")
+    assert steps.endswith(f"if it is better than random: alchemist subset publish {NAME} --version 1")
     assert main(["subset", "publish", NAME]) == 0
     assert main(["subset", "list"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == [

@@ -13,7 +13,9 @@ from starlette.testclient import TestClient
 
 from alchemist_core.explorer.actions import TOKEN_FIELD
 from alchemist_core.explorer.app import make_app
+from alchemist_core.explorer.decisions import Condition
 from alchemist_core.explorer.people import Person
+from alchemist_core.store.flags import set_flags
 from tests.explorer.conftest import ANN, Admits, run
 from tests.given import insert_rows
 from tests.written_commands import require_accepted
@@ -160,15 +162,61 @@ def test_a_rater_is_promoted_with_the_reason_of_the_person(browser: TestClient, 
 
 
 def test_long_work_is_shown_as_a_command_and_a_dag(browser: TestClient) -> None:
-    page = html.unescape(browser.get("/decide/select", params={**VERSION, "where": "not flagged_bad"}).text)
-    assert (
-        "alchemist select --dataset web --name best --strategy top_k --retention 0.2 --where 'not flagged_bad'" in page
-    )
-    assert 'href="/dags/build_subset" target="_top"' in page
-    assert '"where": "not flagged_bad"' in page
+    page = html.unescape(browser.get("/decide/select", params=VERSION).text)
+    assert f"alchemist select --dataset web --name best --strategy top_k --retention 0.2 --where '{NO_FLAGS}'" in page
+    assert 'href="/dags/build_subset" target="_blank"' in page, "the explorer stays open"
+    assert "Advanced Options" in page
+    assert f'"where": "{NO_FLAGS}"' in page
+    assert '<a href="/subsets" aria-current="page">' in page
     page = html.unescape(browser.get("/decide/retry?reason=too_slow").text)
     assert "alchemist sample retry-quarantine --reason too_slow" in page
     assert browser.post("/decide/retry", data={TOKEN_FIELD: ANN.form_token}).status_code == 405
+
+
+NO_FLAGS = "not flagged_bad and not flagged_wrong_caption and not flagged_unsafe"
+
+
+def test_each_flag_is_chosen_and_what_stays_in_is_said(browser: TestClient, own_store: Engine) -> None:
+    """Members of the version are the samples 2, 6, 10 and so on; sample 3 is none."""
+    set_flags(own_store, [2, 6, 3], "wrong_caption", actor="ann")
+    set_flags(own_store, [10], "Too dark", actor="ann")
+    page = html.unescape(browser.get("/decide/select", params=VERSION).text)
+    boxes = re.findall(r'name="without" value="(\w+)"( checked)?><label [^>]*>([^<]+)', page)
+    assert boxes == [
+        ("bad", " checked", "bad: 0 samples of v1"), ("wrong_caption", " checked", "wrong caption: 2 samples of v1"),
+        ("unsafe", " checked", "unsafe: 0 samples of v1"), ("too_dark", "", "too dark: 1 sample of v1"),
+    ]  # fmt: skip
+    assert "Warning: </strong><bdi>1 sample of v1 flagged too dark can be selected again." in page
+    chosen = {**VERSION, "chosen": "1", "without": ["too_dark", "bad"]}
+    page = html.unescape(browser.get("/decide/select", params=chosen).text)
+    assert "--where 'not flagged_bad and not flagged_too_dark'" in page
+    assert "2 samples of v1 flagged wrong caption can be selected again" in page
+    assert "--where" not in browser.get("/decide/select", params={**VERSION, "chosen": "1"}).text
+    assert browser.get("/decide/select", params={**VERSION, "chosen": "1", "without": "x' or 1"}).status_code == 400
+    run(own_store, "DELETE FROM alchemist.subset_samples")
+    page = browser.get("/decide/select", params=VERSION).text
+    assert "wrong caption</label>" in page, "without a number that nobody knows"
+
+
+@pytest.mark.parametrize(
+    ("condition", "rest", "without"),
+    [
+        (None, None, set()),
+        ("not flagged_bad", None, {"bad"}),
+        ("not flagged_bad and not flagged_unsafe", None, {"bad", "unsafe"}),
+        ("(a or b) and (not flagged_bad)", "(a or b)", {"bad"}),
+        ("(caption = 'x)') and (not flagged_bad)", "(caption = 'x)')", {"bad"}),
+        ("(a) or (b) and (not flagged_bad)", "((a) or (b) and (not flagged_bad))", set()),
+        ("not flagged_bad or width > 9", "(not flagged_bad or width > 9)", set()),
+    ],
+)
+def test_flags_are_added_to_a_condition_without_a_change_of_its_meaning(
+    condition: str | None, rest: str | None, without: set[str]
+) -> None:
+    taken = Condition.of(condition)
+    assert taken == (rest, without)
+    again = Condition.of(taken.without_flags(["good"]))
+    assert again == (rest, {"good"}), "they are exchanged, not added once more"
 
 
 SPEC = {
@@ -194,7 +242,7 @@ def test_a_version_is_selected_again_with_its_own_options(browser: TestClient, o
     assert given.items() >= {
         "--dataset": "web", "--name": "best", "--retention": "0.2", "--seed": "7", "--strategy": "head_gsample", "--std-rank": "0.1",
         "--dedup": "near", "--decontaminate": "books", "--max-share": "0.5",
-        "--where": "(width > 10 or height > 10) and (not flagged_bad)",
+        "--where": f"(width > 10 or height > 10) and ({NO_FLAGS})",
     }.items()  # fmt: skip
     assert "--rater" not in given, "it is the one in production"
     fields = json.loads(conf)

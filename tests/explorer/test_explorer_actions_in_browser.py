@@ -205,7 +205,7 @@ def test_a_rater_is_promoted_in_the_explorer(visit: Visit) -> None:
 
 def test_what_takes_long_is_a_command_in_the_explorer(visit: Visit) -> None:
     visit.go("/subsets/best/1")
-    assert "alchemist select --dataset web" in visit.click("Select it again without samples flagged bad")
+    assert "alchemist select --dataset web" in visit.click("Select it again without flagged samples")
     visit.go("/samples?quarantine=too_slow")
     assert "alchemist sample retry-quarantine --reason too_slow" in visit.click("Retry these")
     assert "Which samples could not be scored because of too_slow?" in visit.click("Back")

@@ -60,7 +60,10 @@ def test_a_version_says_first_what_it_is_worth(client: TestClient) -> None:
     assert "eligible samples" in page
     unshown = html.unescape(client.get("/subsets/best/3").text)
     assert "Not shown:" in unshown
-    assert "alchemist train-downstream best" in unshown
+    command = re.search(r"Next: (alchemist train-downstream [^.]+?), then (alchemist evaluate [^.]+)\.", unshown)
+    assert command is not None
+    assert command[1] == "alchemist train-downstream best --version 3 --arms subset,random --seeds 0,1,2"
+    assert command[2] == "alchemist evaluate best --version 3"
 
 
 def test_a_difference_shows_what_entered_and_what_left(client: TestClient) -> None:
@@ -124,6 +127,6 @@ def compared(arm: str, gain: float | None, low: float | None = None, high: float
     ],
 )
 def test_the_verdict_follows_from_the_interval(arms: list[Comparison], verdict: str, words: str) -> None:
-    found = judge_worth(arms, "best")
+    found = judge_worth(arms, "best", 2)
     assert found.verdict == verdict
     assert words in found.text
