@@ -4,20 +4,23 @@ The first sample of a group, by sample id, is its original.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from alchemist_core.config import Command, Config, Formerly, Result, counted
 from alchemist_core.errors import ConfigError
-from alchemist_core.store.embeddings import list_semantic_groups
+from alchemist_core.store.embeddings import CentroidsRow, find_centroids, list_semantic_groups
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.samples import count_uncompared, find_duplicates, list_groups
 from alchemist_core.telemetry import ProgressLine
 
+if TYPE_CHECKING:
+    from alchemist_core.embeddings.clusters import FirstRun
+
 SCORER_HELP = "Scorer by name; none: the only one that has embeddings"
-USUAL = {"threshold": 0.95, "probes": 2, "seed": 0}
-"""Values of a first run that does not give them."""
+USUAL = {"probes": 2, "seed": 0}
+"""Values of a first run that does not give them; those of the threshold and of the whitening depend on the embeddings."""
 
 
 class FindConfig(Config):
@@ -47,7 +50,14 @@ class FindSemanticConfig(Config):
         None,
         gt=0,
         le=1,
-        description="Lowest cosine of the embeddings of semantic duplicates; none: as in earlier runs, else 0.95",
+        description="Lowest cosine of the embeddings of semantic duplicates; none: as in earlier runs, else 0.95, or if they are whitened "
+        "0.4 up to 10,000 embeddings and 0.1 more for each factor of 10 above, at most 0.8",
+    )
+    whiten: bool | None = Field(
+        None,
+        description="Whiten embeddings before they are compared: subtract their mean, and divide each principal component by its "
+        "standard deviation, both as of the first run. Finds more copies at the same precision; none: as in earlier runs, else yes if "
+        "there are 1,000 different embeddings of at least 128 numbers",
     )
     clusters: int | None = Field(
         None,
@@ -79,6 +89,7 @@ class FindSemanticResult(Result):
 
     scorer: str
     threshold: float
+    whitened: str
     n_clusters: int
     n_compared: int
     n_duplicates: int
@@ -134,35 +145,60 @@ def find_semantic(config: FindSemanticConfig) -> FindSemanticResult:
     from alchemist_core.embeddings.reading import Embeddings, find_embedding_scorer  # noqa: PLC0415  imports pyarrow
 
     scorer, rater_id = find_embedding_scorer(engine := open_store(), config.scorer)
-    given = {name: getattr(config, name) for name in USUAL}
-    asked = {name: USUAL[name] if value is None else value for name, value in given.items()}
     embeddings = Embeddings(engine, rater_id)
-    centroids = make_centroids(
-        engine, embeddings, n_clusters=config.clusters, n_probes=int(asked["probes"]), threshold=asked["threshold"],
-        seed=int(asked["seed"]), is_restart=config.restart,
-    )  # fmt: skip
+    is_first = config.restart or find_centroids(engine, rater_id) is None
+    centroids = make_centroids(engine, embeddings, _first_run(config), is_restart=config.restart)
     if config.restart:
         # All files wait to be compared now.
         embeddings = Embeddings(engine, rater_id)
-    stored = {"threshold": centroids.threshold, "probes": centroids.n_probes, "seed": centroids.seed}
-    _require_same(scorer, given | {"clusters": config.clusters}, stored | {"clusters": centroids.n_clusters})
+    _require_same(scorer, config, centroids)
     with ProgressLine("duplicates find-semantic") as line:
         counts = find_semantic_duplicates(
             engine, embeddings, centroids, memory_bytes=int(config.memory_gib * 2**30), on_progress=line.show
         )
     return FindSemanticResult(
-        scorer=scorer, threshold=centroids.threshold, n_clusters=centroids.n_clusters, n_compared=counts.n_compared,
-        n_duplicates=counts.n_duplicates,
+        scorer=scorer, threshold=centroids.threshold, whitened=_describe_whitening(config, centroids, is_first=is_first),
+        n_clusters=centroids.n_clusters, n_compared=counts.n_compared, n_duplicates=counts.n_duplicates,
     )  # fmt: skip
 
 
-def _require_same(scorer: str, given: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    for name, value in given.items():
+def _first_run(config: FindSemanticConfig) -> "FirstRun":
+    from alchemist_core.embeddings.clusters import FirstRun  # noqa: PLC0415  imports faiss
+
+    probes, seed = (USUAL[name] if getattr(config, name) is None else getattr(config, name) for name in USUAL)
+    return FirstRun(config.clusters, probes, config.threshold, seed, config.whiten)
+
+
+def _describe_whitening(config: FindSemanticConfig, centroids: CentroidsRow, *, is_first: bool) -> str:
+    if centroids.is_whitened:
+        return "yes"
+    if config.whiten is False:
+        return "no"
+    if is_first:
+        return "no: that takes 1,000 different embeddings of at least 128 numbers"
+    return "no, as in earlier runs. To whiten, and compare all samples again: --restart"
+
+
+def _require_same(scorer: str, config: FindSemanticConfig, centroids: CentroidsRow) -> None:
+    """Compare the options that are given with those of the first run.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    if config.whiten not in (None, centroids.is_whitened):
+        option, how = ("--whiten", "as they are") if config.whiten else ("--no-whiten", "whitened")
+        raise ConfigError(
+            f"{option}: the embeddings of scorer {scorer} were compared {how}. Omit it, or compare all samples again: --restart"
+        )
+    n_clusters, n_probes = centroids.n_clusters, centroids.n_probes
+    stored = {"threshold": centroids.threshold, "probes": n_probes, "seed": centroids.seed, "clusters": n_clusters}
+    for name, known in stored.items():
+        value = getattr(config, name)
         # Fewer clusters than probes: each sample is compared in all of them.
-        is_all = name == "probes" and value is not None and value >= stored["clusters"] == stored["probes"]
-        if value not in (None, stored[name]) and not is_all:
+        is_all = name == "probes" and value is not None and value >= n_clusters == n_probes
+        if value not in (None, known) and not is_all:
             raise ConfigError(
-                f"--{name} {value:g}: the samples of scorer {scorer} were compared with {name} {stored[name]:g}. Omit it, or compare all "
+                f"--{name} {value:g}: the samples of scorer {scorer} were compared with {name} {known:g}. Omit it, or compare all "
                 "samples again: --restart"
             )
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from alchemist_core.embeddings.clusters import nearest_clusters
-from alchemist_core.embeddings.reading import Embedded, Embeddings, find, load_centroids, unit_vectors
+from alchemist_core.embeddings.reading import Clusters, Embedded, Embeddings, find, load_clusters
 from alchemist_core.store.embeddings import (
     CentroidsRow,
     ComparedBlock,
@@ -93,14 +93,14 @@ def find_semantic_duplicates(
     Raises:
         StoreError: Another run compares the same samples.
     """
-    centroid_KD = load_centroids(centroids)
+    clusters = load_clusters(centroids)
     waiting = [file for file in embeddings.files if not file.is_compared]
     n_total, n_seen, counts = sum(file.n_samples for file in waiting), 0, [0, 0]
     n_rows = max(1, memory_bytes // (8 * max(1, embeddings.dim)))
     for block, ended in _blocks(embeddings, waiting, n_rows):
         n_seen += len(block.sample_id_B)
         new = _without_clustered(engine, centroids.rater_id, block)
-        compared = _Comparison(centroids, centroid_KD, new).run(engine, embeddings)
+        compared = _Comparison(centroids, clusters, new).run(engine, embeddings)
         centroids = store_block(engine, centroids, compared, ended)
         counts[0] += len(compared.sample_id_B)
         counts[1] += len(compared.duplicate_id_P)
@@ -146,10 +146,10 @@ def _without_clustered(engine: Engine, rater_id: int, block: Embedded) -> Embedd
 class _Comparison:
     """Compares one block with the earlier first samples and with itself."""
 
-    def __init__(self, centroids: CentroidsRow, centroid_KD: NDArray[np.float32], block: Embedded) -> None:
-        self._centroids, self._id_B = centroids, block.sample_id_B
-        self._unit_BD = unit_vectors(block.embedding_BD)
-        self._cluster_BP = nearest_clusters(centroid_KD, self._unit_BD, centroids.n_probes)
+    def __init__(self, centroids: CentroidsRow, clusters: Clusters, block: Embedded) -> None:
+        self._centroids, self._clusters, self._id_B = centroids, clusters, block.sample_id_B
+        self._unit_BD = clusters.compared(block.embedding_BD)
+        self._cluster_BP = nearest_clusters(clusters.centroid_KD, self._unit_BD, centroids.n_probes)
         # The first sample of each semantic duplicate of the block, and their cosine; -1: it is a first sample itself.
         self._first_id_B = np.full(len(self._id_B), -1, np.int64)
         self._cosine_B = np.zeros(len(self._id_B), np.float32)
@@ -180,7 +180,7 @@ class _Comparison:
             last_id = last_clustered_id(engine, self._centroids.rater_id)
             for chunk in _chunks(embeddings, max(1, CHUNK_BYTES // (2 * embeddings.dim)), last_id):
                 for row_C, cluster in self._firsts(engine, chunk, rows_of):
-                    earlier_CD = unit_vectors(chunk.embedding_BD[row_C])
+                    earlier_CD = self._clusters.compared(chunk.embedding_BD[row_C])
                     parts += self._near(rows_of[cluster], chunk.sample_id_B[row_C], earlier_CD)
         return _join(parts)
 

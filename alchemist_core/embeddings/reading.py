@@ -4,9 +4,11 @@ Each file is in the order of its sample ids, and its row in the store says which
 sample is searched in the few files whose range contains its id, and new files are found by reading the rows again. A sample that was
 taken down is never returned.
 
-Letters: P samples that were found · K samples asked for · B samples of a block · D numbers of an embedding · M samples taken down.
+Letters: P samples that were found · K samples asked for, or clusters · B samples of a block · D numbers of an embedding ·
+M samples taken down.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from alchemist_core.embeddings.files import MappedFile, map_embeddings, require_unchanged
+from alchemist_core.embeddings.whitening import Whitening, to_unit_length
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path, file_sha256
 from alchemist_core.store.embeddings import (
@@ -30,6 +33,7 @@ MAX_MAPPED = 1024
 """Number of files that are mapped at a time."""
 BLOCK_BYTES = 1 << 25
 """Size of a block of embeddings."""
+_WHITENED_ROWS = 8192
 
 
 class Embedded(NamedTuple):
@@ -183,13 +187,45 @@ def unit_vectors(embedding_BD: NDArray[np.float16]) -> NDArray[np.float32]:
     >>> unit_vectors(np.array([[3, 4], [0, 0]], np.float16)).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    vector_BD = embedding_BD.astype(np.float32)
-    length_B1 = np.linalg.norm(vector_BD, axis=1, keepdims=True)
-    vector_BD /= np.where(length_B1 > 0, length_B1, 1)
+    return to_unit_length(embedding_BD.astype(np.float32))
+
+
+def compared_vectors(embedding_BD: NDArray[np.float16], whitening: Whitening | None) -> NDArray[np.float32]:
+    """Return embeddings with length 1, whitened or as they are."""
+    if whitening is None:
+        return unit_vectors(embedding_BD)
+    vector_BD = np.empty(embedding_BD.shape, np.float32)
+    # In parts, so that the float32 numbers of all are never in memory beside the whitened ones.
+    for start in range(0, len(embedding_BD), _WHITENED_ROWS):
+        part = slice(start, start + _WHITENED_ROWS)
+        vector_BD[part] = whitening.apply(unit_vectors(embedding_BD[part]))
     return vector_BD
 
 
-def load_centroids(row: CentroidsRow) -> NDArray[np.float32]:
+class Clusters(NamedTuple):
+    """The centroids of a scorer's embeddings, which have length 1, and how embeddings are compared: whitened, or as they are."""
+
+    centroid_KD: NDArray[np.float32]
+    raw_KD: NDArray[np.float32]
+    """Mean of the embeddings of each cluster as they are: what a search compares a text with."""
+    whitening: Whitening | None
+
+    def compared(self, embedding_BD: NDArray[np.float16]) -> NDArray[np.float32]:
+        """Return the vectors of length 1 whose inner products are the cosines of embeddings."""
+        return compared_vectors(embedding_BD, self.whitening)
+
+    def save(self) -> bytes:
+        """Return the bytes of their file: arrays one after another, as numpy writes them; if not whitened, the centroids alone."""
+        data = io.BytesIO()
+        arrays = [self.centroid_KD]
+        if self.whitening is not None:
+            arrays += [self.raw_KD, *self.whitening]
+        for array in arrays:
+            np.save(data, array)
+        return data.getvalue()
+
+
+def load_clusters(row: CentroidsRow) -> Clusters:
     """Read the centroids of a scorer.
 
     Raises:
@@ -200,5 +236,9 @@ def load_centroids(row: CentroidsRow) -> NDArray[np.float32]:
         raise DataError(
             f"The centroids {path} are missing or were changed. Restore the file from a backup of the artifacts."
         )
-    centroid_KD: NDArray[np.float32] = np.load(path)
-    return centroid_KD
+    with path.open("rb") as file:
+        centroid_KD = np.load(file)
+        if not row.is_whitened:
+            return Clusters(centroid_KD, centroid_KD, None)
+        raw_KD, mean_D, map_DD = (np.load(file) for _ in range(3))
+    return Clusters(centroid_KD, raw_KD, Whitening(mean_D, map_DD))

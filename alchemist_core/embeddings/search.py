@@ -1,7 +1,8 @@
 """Search: the samples whose embeddings have the largest inner product with that of a text or of a sample.
 
 Up to some millions of embeddings all are compared, streamed from their files. Above that, if there are clusters, only those of the nearest
-clusters and those that have no cluster yet.
+clusters and those that have no cluster yet. Embeddings are compared as they are, even if clusters and semantic duplicates are those of
+whitened ones.
 
 Letters: B samples of a block · L samples found · D numbers of an embedding.
 """
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from alchemist_core.embeddings.reading import Embedded, Embeddings, load_centroids
+from alchemist_core.embeddings.reading import Embedded, Embeddings, load_clusters
 from alchemist_core.store.embeddings import find_centroids, read_cluster_members, read_matching
 
 EXACT_UP_TO = 2_000_000
@@ -61,8 +62,8 @@ def _candidates(
     if centroids is None:
         yield from embeddings.blocks()
         return
-    # One product needs no FAISS, which the server of the explorer may lack.
-    probes = np.argsort(-(load_centroids(centroids) @ query_D), kind="stable")[:N_PROBES].tolist()
+    # One product needs no FAISS, which the server of the explorer may lack. A text must not be whitened: it is no image.
+    probes = np.argsort(-(load_clusters(centroids).raw_KD @ query_D), kind="stable")[:N_PROBES].tolist()
     members = read_cluster_members(engine, embeddings.rater_id, probes)
     for start in range(0, len(members), _IDS_A_READ):
         yield embeddings.read(members[start : start + _IDS_A_READ])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from alchemist_core.embeddings.reading import Embeddings, find, load_centroids, unit_vectors
+from alchemist_core.embeddings.reading import Embeddings, find, load_clusters
 from alchemist_core.store.embeddings import CentroidsRow, read_clustered
 
 
@@ -39,8 +39,9 @@ def find_unusual(engine: Engine, centroids: CentroidsRow, sample_id_N: NDArray[n
         return Unusual({}, 0)
     clustered = read_clustered(engine, centroids.rater_id, found.sample_id_B)
     at_P = find(found.sample_id_B, clustered.sample_id_B)
-    unit_PD = unit_vectors(found.embedding_BD[at_P])
-    similarity_P = np.einsum("pd,pd->p", unit_PD, load_centroids(centroids)[clustered.cluster_B])
+    clusters = load_clusters(centroids)
+    unit_PD = clusters.compared(found.embedding_BD[at_P])
+    similarity_P = np.einsum("pd,pd->p", unit_PD, clusters.centroid_KD[clustered.cluster_B])
     order = np.lexsort((clustered.sample_id_B, similarity_P))[:limit]
     pairs = zip(clustered.sample_id_B[order].tolist(), similarity_P[order].tolist(), strict=True)
     return Unusual(dict(pairs), len(similarity_P))

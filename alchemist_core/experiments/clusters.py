@@ -1,7 +1,7 @@
 """Gives the corpus of a seed clusters of similar images, which arms with `variety` take in turns.
 
 Each image is embedded once, by the frozen encoders of the methods; a scorer then stores the embeddings, and they are clustered as
-`alchemist duplicates find-semantic` does.
+`alchemist duplicates find-semantic --no-whiten` does.
 
 Letters: N samples of the corpus · B samples of a batch · D numbers of an embedding.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 PREFIX = "clusters_"
 """Of the names of the scorers that are made here."""
 PROBES, THRESHOLD = 2, 0.95
-"""As `alchemist duplicates find-semantic`: only its clusters are used here."""
+"""As `alchemist duplicates find-semantic --no-whiten`: only its clusters are used here."""
 
 
 class KeptOptions(Config):
@@ -140,10 +140,12 @@ def _write(path: Path, image_hash_N32: NDArray[np.uint8], embedding_ND: NDArray[
 
 
 def _find_clusters(scorer: str) -> None:
-    from alchemist_core.embeddings.clusters import make_centroids  # noqa: PLC0415  imports faiss
+    from alchemist_core.embeddings.clusters import FirstRun, make_centroids  # noqa: PLC0415  imports faiss
     from alchemist_core.embeddings.duplicates import find_semantic_duplicates  # noqa: PLC0415  as above
     from alchemist_core.embeddings.reading import Embeddings  # noqa: PLC0415  imports pyarrow
 
     embeddings = Embeddings(engine := open_store(), embedding_scorers(engine)[scorer])
-    centroids = make_centroids(engine, embeddings, n_clusters=None, n_probes=PROBES, threshold=THRESHOLD, seed=0)
+    # Not whitened, so that trials stay comparable with those that were measured before whitening existed.
+    options = FirstRun(n_clusters=None, n_probes=PROBES, threshold=THRESHOLD, seed=0, is_whitened=False)
+    centroids = make_centroids(engine, embeddings, options)
     find_semantic_duplicates(engine, embeddings, centroids)

@@ -162,6 +162,7 @@ class CentroidsRow(NamedTuple):
     seed: int
     threshold: float
     last_block_id: int
+    is_whitened: bool
 
 
 def find_centroids(engine: Engine, rater_id: int) -> CentroidsRow | None:

@@ -187,7 +187,7 @@ def _semantic(connection: Connection, options: EligibleOptions) -> dict[str, Any
         raise ConfigError(
             f"--semantic-threshold {threshold:g} is below {centroids.threshold:g}, from which on semantic duplicates were found. Give at "
             "least that, or find them again: alchemist duplicates find-semantic --restart --threshold "
-            f"{threshold:g}"
+            f"{threshold:g} --{'' if centroids.is_whitened else 'no-'}whiten"
         )
     return {
         "semantic_rater_id": centroids.rater_id, "last_semantic_block_id": centroids.last_block_id,

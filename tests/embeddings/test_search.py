@@ -10,6 +10,7 @@ from alchemist_core.cli.duplicates import FindSemanticConfig, find_semantic
 from alchemist_core.cli.scorer import RegisterConfig, register_scorer
 from alchemist_core.cli.search import SearchConfig, search_samples
 from alchemist_core.embeddings import search as searching
+from alchemist_core.embeddings import whitening
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.store.samples import take_down
 from tests.embeddings.stored import add_embeddings
@@ -57,12 +58,14 @@ def test_a_condition_keeps_other_samples_out_and_a_takedown_does_too(engine: Eng
         search(like="6")
 
 
+@pytest.mark.parametrize("is_whitened", [False, True])
 def test_in_the_nearest_clusters_new_samples_are_found_before_they_have_a_cluster(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, is_whitened: bool
 ) -> None:
+    monkeypatch.setattr(whitening, "MIN_ROWS", 30)
     vector_ND = lookalikes(400, seed=3)
     add_embeddings(engine, vector_ND[:300])
-    find_semantic(FindSemanticConfig(clusters=40))
+    find_semantic(FindSemanticConfig(clusters=40, whiten=is_whitened))
     add_embeddings(engine, vector_ND[300:], first_id=301)
     monkeypatch.setattr(searching, "EXACT_UP_TO", 10)
     monkeypatch.setattr(searching, "N_PROBES", 8)

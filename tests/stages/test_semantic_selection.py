@@ -179,7 +179,7 @@ def test_one_of_several_scorers_is_named(store: Engine) -> None:
     [
         (
             {"dedup": "semantic", "semantic_threshold": 0.8},
-            r"0\.8 is below 0\.9, from which on .*--restart --threshold 0\.8",
+            r"0\.8 is below 0\.9, from which on .*--restart --threshold 0\.8 --no-whiten",
         ),
         ({"semantic_threshold": 0.95}, "--semantic-threshold is used only with --dedup semantic"),
         ({"semantic_scorer": "clip"}, "--semantic-scorer is used only with"),

@@ -68,6 +68,10 @@ class ClusterCentroids(Table):
         DOUBLE_PRECISION, comment="Lowest cosine of two embeddings whose samples are semantic duplicates"
     )
     last_block_id: Mapped[int] = mapped_column(server_default="0", comment="Last block of samples that was compared")
+    is_whitened: Mapped[bool] = mapped_column(
+        server_default="false",
+        comment="Whether embeddings are whitened before they are compared; the map is in the file of the centroids",
+    )
     created_at: Mapped[Created] = mapped_column(comment="When the centroids were made")
 
 
@@ -100,5 +104,7 @@ class SemanticDuplicate(Table):
     rater_id: Mapped[int] = mapped_column(primary_key=True, comment="First output of the scorer")
     sample_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Later sample, which is the duplicate")
     first_sample_id: Mapped[int] = mapped_column(BigInteger, comment="First sample of the group that it belongs to")
-    similarity: Mapped[float] = mapped_column(REAL, comment="Cosine of the two embeddings")
+    similarity: Mapped[float] = mapped_column(
+        REAL, comment="Cosine of the two embeddings, whitened if those of cluster_centroids are"
+    )
     block_id: Mapped[int] = mapped_column(comment="Block in which it was found; a snapshot counts blocks up to one")
