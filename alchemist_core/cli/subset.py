@@ -14,6 +14,7 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.lazy import np
 from alchemist_core.project import load_project, next_of_selected, of_version, train_downstream_command
+from alchemist_core.report.versions import GAINS_NOTE, VersionComparison, read_version_comparison
 from alchemist_core.store import subsets
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
@@ -562,13 +563,21 @@ class CompareConfig(Config):
 
     subset: str = Field(..., description="Name of the subset", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
+    against: int | None = Field(
+        None,
+        ge=1,
+        description="Also compare with this version: held-out losses under the same protocol, paired by seed; none: the version that "
+        "was published before, or the newest earlier one, if it was evaluated",
+    )
 
 
 class CompareResult(Result):
-    """A row for each metric and arm."""
+    """A row for each metric and arm, and the difference to another version."""
 
     subset: str
     rows: list[dict[str, Any]]
+    # Both losses, their difference with its interval, and the verdict; none if no other version was evaluated under the same protocol.
+    versions: dict[str, Any] | None = None
 
     def summary(self) -> str:
         """Return a line for each arm, and how to read a gain."""
@@ -583,14 +592,17 @@ class CompareResult(Result):
             f"{_gain(row, 'gain_over_full')}"
             for row, gain in zip(self.rows, gains, strict=True)
         ]
-        return "\n".join([self.subset, *lines, "A positive gain is better, for losses and for scores."])
+        lines = [self.subset, *lines, "A positive gain is better, for losses and for scores."]
+        if (found := self.versions) is not None:
+            lines += [f"{found['title']}: {found['text']}", GAINS_NOTE]
+        return "\n".join(lines)
 
 
 def compare(config: CompareConfig) -> CompareResult:
-    """Print the values of the trained models, and their gains over a random subset and over all data.
+    """Print the values of the trained models, their gains over a random subset and over all data, and the difference to a version before.
 
     Raises:
-        ConfigError: No model of this version was evaluated.
+        ConfigError: No model of this version was evaluated, or it cannot be compared with the version `against`.
     """
     engine = open_store()
     subset = choose_version(engine, config.subset, version=config.version)
@@ -600,7 +612,17 @@ def compare(config: CompareConfig) -> CompareResult:
             f"No model of {subset.title} was evaluated. Run {train_downstream_command(subset.name, subset.version)}, then "
             f"alchemist evaluate {of_version(subset.name, subset.version)}."
         )
-    return CompareResult(subset=subset.title, rows=rows)
+    found = read_version_comparison(engine, subset, config.against)
+    return CompareResult(subset=subset.title, rows=rows, versions=None if found is None else _as_json(found))
+
+
+def _as_json(found: VersionComparison) -> dict[str, Any]:
+    return {
+        "title": found.title, "verdict": found.verdict, "text": found.text, "version": found.own.version, "against": found.other.version,
+        "loss": found.own.loss.mean, "loss_of_other": found.other.loss.mean, "difference": found.difference.mean,
+        "difference_low": found.difference.low, "difference_high": found.difference.high, "n_seeds": found.difference.n,
+        "protocol_id": found.protocol_id,
+    }  # fmt: skip
 
 
 def _gain(row: dict[str, Any], name: str) -> str:

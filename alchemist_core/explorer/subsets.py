@@ -16,6 +16,7 @@ from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.report import gathering
 from alchemist_core.report.comparison import compare_arms, compare_metrics, judge_worth
 from alchemist_core.report.content import SubsetContent
+from alchemist_core.report.versions import GAINS_NOTE, read_version_comparison
 from alchemist_core.selection.curves import read_curve
 from alchemist_core.statistics import sign_test
 from alchemist_core.store import browsing
@@ -66,12 +67,14 @@ def show_version(request: Request) -> Response:
     worth = judge_worth(losses, row.name, row.version)
     strategy, warning = gathering.describe_strategy(engine, row)
     before = _version_before(engine, row, None)
+    against = request.query_params.get("against")
     return render(
         request, "subset.html", title=f"Is {row.title} better than random?", subset=row, worth=worth, path=path_of(row.name, row.version),
         strategy=strategy, warning=warning, rater=rater_of_subset(engine, row), lineage=gathering.read_lineage(engine, row),
         content=_content(row, strategy), comparisons=compare_arms(gathering.read_arms(engine, row)),
         metrics=compare_metrics(gathering.read_metrics(engine, row)), costs=read_costs(engine, [row.title]),
         before=before, versions=[one for one in read_versions(engine, row.name) if one.version != row.version],
+        versus=read_version_comparison(engine, row, None if against is None else _as_version(against)), gains_note=GAINS_NOTE,
         has_members=has_stored_members(engine, row.subset_id), preferences=read_preferences(engine, row), pairs_needed=pairs_needed(),
     )  # fmt: skip
 
@@ -140,13 +143,17 @@ def asked_version(engine: Engine, named: Mapping[str, Any]) -> SubsetRow:
 def _version_before(engine: Engine, row: SubsetRow, since: str | None) -> SubsetRow | None:
     """Return the version to compare with: the given one, else the one published before, else the one selected before."""
     if since is not None:
-        if not since.isdecimal() or len(since) > 9:
-            raise ConfigError(f"{since!r} is not a version. Give its number: since=1.")
-        return find_subset(engine, row.name, version=int(since))
+        return find_subset(engine, row.name, version=_as_version(since))
     if row.predecessor_id is not None:
         return find_by_id(engine, row.predecessor_id)
     earlier = [one.version for one in read_versions(engine, row.name) if one.version < row.version]
     return find_subset(engine, row.name, version=max(earlier)) if earlier else None
+
+
+def _as_version(given: str) -> int:
+    if not given.isdecimal() or len(given) > 9:
+        raise ConfigError(f"{given!r} is not a version. Give its number, such as 1.")
+    return int(given)
 
 
 def _content(row: SubsetRow, strategy: str) -> SubsetContent | None:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, insert, or_, select
+from sqlalchemy import Engine, Text, cast, func, insert, literal, or_, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from alchemist_core.config import fingerprint
 from alchemist_core.protocols.protocol import refuse_differences
 from alchemist_core.store.leases import take_lock
-from alchemist_core.store.tables import Evaluation, EvaluationProtocol, Model
+from alchemist_core.store.tables import Evaluation, EvaluationProtocol, Model, Subset
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,41 @@ def read_evaluations(engine: Engine, model_ids: Sequence[int], protocol_id: int)
     )
     with engine.connect() as connection:
         return [EvaluationRow._make(row) for row in connection.execute(statement)]
+
+
+class VersionLoss(NamedTuple):
+    """A value of a model that was trained on a version of a subset; `training` is its configuration without the seed, as text."""
+
+    version: int
+    protocol_id: int
+    training: str
+    seed: int
+    value: float
+    n_samples: int
+    n_steps: int
+
+
+def read_version_losses(engine: Engine, name: str, metric: str) -> list[VersionLoss]:
+    """Return the values of all models of the generator that were trained on the versions of a subset, the newest model last."""
+    training = func.coalesce(cast(cast(Model.config["model"], JSONB).op("-")(literal("seed", Text)), Text), "")
+    statement = (
+        select(
+            Subset.version,
+            Evaluation.protocol_id,
+            training,
+            Model.seed,
+            Evaluation.value,
+            Model.n_samples,
+            Model.n_steps,
+        )
+        .join(Model, Model.subset_id == Subset.subset_id)
+        .join(Evaluation, Evaluation.model_id == Model.model_id)
+        .where(Subset.name == name, Model.arm == "subset", Evaluation.metric == metric)
+        .where(Model.config["model"]["flux"].astext.is_(None))
+        .order_by(Model.model_id)
+    )
+    with engine.connect() as connection:
+        return [VersionLoss._make(row) for row in connection.execute(statement)]
 
 
 def newest_protocol(engine: Engine, model_ids: Sequence[int], *, metric: str) -> int | None:

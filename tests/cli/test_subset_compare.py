@@ -7,6 +7,7 @@ import yaml
 from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.cli.subset import CompareConfig, compare
+from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.catalogue import METRICS as BUILT_IN
 from alchemist_core.report.comparison import compare_arms, summarize_metrics
 from alchemist_core.report.content import ArmRun, MetricRun
@@ -121,3 +122,48 @@ def test_a_loss_of_less_and_a_score_of_more_are_gains() -> None:
     assert {metric: gain_over(metric, 1.0, 3.0) > 0 for metric in METRICS} == {
         metric: metric.startswith(("fid", "kid", "heldout")) for metric in METRICS
     }
+
+
+@pytest.fixture
+def two_versions(measured: Engine) -> Engine:
+    """Version 2 has lower losses than version 1, though its gain over a random subset of its own is smaller."""
+    models = [
+        {"model_id": 20 + 2 * i + seed, "arm": arm, "seed": seed, "subset_id": 2, "config": {"rater": "r"}}
+        | {"identity_hash": f"{arm} of v2, {seed}"}
+        for i, arm in enumerate(("subset", "random"))
+        for seed in (0, 1)
+    ]
+    values = (1.9, 2.08, 2.0, 2.2)
+    evaluations = [
+        {"model_id": m["model_id"], "protocol_id": 1, "value": v} for m, v in zip(models, values, strict=True)
+    ]
+    with measured.begin() as connection:
+        insert_rows(connection, {
+            "subsets": [{"subset_id": n, "name": "s", "version": n, "snapshot_id": 1} for n in (2, 3)],
+            "models": models, "evaluations": evaluations,
+        })  # fmt: skip
+    return measured
+
+
+@pytest.mark.usefixtures("two_versions")
+def test_two_versions_are_compared_by_their_losses_not_by_their_gains() -> None:
+    found = compare(CompareConfig(subset="s", version=2)).versions
+    assert found is not None
+    assert (found["verdict"], found["version"], found["against"], found["n_seeds"]) == ("not shown", 2, 1, 2)
+    assert [found["loss"], found["loss_of_other"], found["difference"]] == pytest.approx([1.99, 2.1, -0.11])
+    printed = compare(CompareConfig(subset="s", version=2, against=1)).summary()
+    assert "v2: no difference shown to v1: held-out loss 1.9900, that of v1 2.1000, lower by 0.1100" in printed
+    assert "Do not compare the gains over random of two versions" in printed
+    assert compare(CompareConfig(subset="s", version=1)).versions is None, "no version before it"
+    later = compare(CompareConfig(subset="s", version=1, against=2)).versions
+    assert later is not None
+    assert later["difference"] == pytest.approx(0.11)
+
+
+@pytest.mark.usefixtures("two_versions")
+@pytest.mark.parametrize(
+    ("against", "words"), [(3, "evaluate s --version 3"), (2, "with itself"), (9, "can be compared: 1")]
+)
+def test_versions_without_common_measurements_are_refused(against: int, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        compare(CompareConfig(subset="s", version=2, against=against))

@@ -59,11 +59,32 @@ def test_a_version_says_first_what_it_is_worth(client: TestClient) -> None:
     assert 'SubsetDataset("best", version=2)' in page
     assert "eligible samples" in page
     unshown = html.unescape(client.get("/subsets/best/3").text)
-    assert "Not shown:" in unshown
+    assert "Not proven yet:" in unshown
     command = re.search(r"Next: (alchemist train-downstream [^.]+?), then (alchemist evaluate [^.]+)\.", unshown)
     assert command is not None
     assert command[1] == "alchemist train-downstream best --version 3 --arms subset,random --seeds 0,1,2"
     assert command[2] == "alchemist evaluate best --version 3"
+
+
+def test_a_version_is_compared_with_an_earlier_one_that_was_evaluated(client: TestClient, own_store: Engine) -> None:
+    assert 'id="versus"' not in client.get("/subsets/best/2").text, "version 1 was not evaluated"
+    with own_store.begin() as connection:
+        insert_rows(connection, {
+            "models": [
+                {"model_id": 10 + seed, "arm": "subset", "subset_id": 1, "seed": seed, "identity_hash": f"old {seed}"} for seed in range(3)
+            ],
+            "evaluations": [{"model_id": 10 + seed, "protocol_id": 1, "value": 2.2 + seed + seed / 100} for seed in range(3)],
+        })  # fmt: skip
+    page = html.unescape(client.get("/subsets/best/2").text)
+    assert "Is it better than v1?" in page
+    assert "<strong>Yes:</strong> held-out loss 3.0000, that of v1 3.2100, lower by 0.2100 (95% interval" in page
+    assert "Do not compare the gains over random of two versions" in page
+    back = html.unescape(client.get("/subsets/best/1?against=2").text)
+    assert "<strong>No:</strong> held-out loss 3.2100" in back
+    assert 'id="versus"' not in client.get("/subsets/best/1").text, "no version is earlier"
+    refused = client.get("/subsets/best/2?against=3")
+    assert refused.status_code == 400
+    assert "alchemist evaluate best --version 3" in html.unescape(refused.text)
 
 
 def test_a_difference_shows_what_entered_and_what_left(client: TestClient) -> None:
@@ -98,7 +119,7 @@ def test_members_that_are_not_in_the_store_have_no_pictures(client: TestClient) 
     ("path", "status"),
     [
         ("/subsets/nothing", 400), ("/subsets/best/9", 404), (f"/subsets/best/{1 << 70}", 404), ("/subsets/best/1/difference", 400),
-        ("/subsets/best/2/difference?since=x", 400), ("/subsets/best/2/difference?since=7", 400),
+        ("/subsets/best/2/difference?since=x", 400), ("/subsets/best/2?against=x", 400), ("/subsets/best/2/difference?since=7", 400),
         ("/subsets/best/2/difference?joined=x", 400), ("/subsets/best/2/difference?colour=red", 400),
     ],
 )  # fmt: skip
