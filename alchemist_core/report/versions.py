@@ -115,8 +115,8 @@ def compare_versions(rows: Sequence[VersionLoss], name: str, version: int, again
     own, other = (_summarize(rows, one, alike, losses[one], common) for one in (version, against))
     gain = estimate_gain(losses[version], losses[against], metric=METRIC)
     assert gain is not None, "they have a common seed"
-    ends = (None, None) if gain.low is None or gain.high is None else (-gain.high, -gain.low)
-    difference = Estimate(-gain.mean, *ends, gain.n)
+    low, high = (None, None) if gain.low is None or gain.high is None else (-gain.high, -gain.low)
+    difference = Estimate(-gain.mean, low, high, gain.n)
     verdict: VersionVerdict = "not shown"
     if gain.is_positive:
         verdict = "better"
