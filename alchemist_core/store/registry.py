@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, delete, exists, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
@@ -160,7 +160,8 @@ def _refuse_removed(engine: Engine, name: str) -> None:
 def known_shards(engine: Engine, dataset_id: int) -> dict[str, KnownShard]:
     """Return every registered shard by its address; of several revisions the current one."""
     reason = func.coalesce(Shard.state_reason, Shard.rejected_reason)
-    noted_at = func.coalesce(Shard.state_changed_at, Shard.created_at)
+    # Never null, which the type of a coalesce does not say.
+    noted_at: ColumnElement[Any] = func.coalesce(Shard.state_changed_at, Shard.created_at)
     columns = (
         Shard.shard_id, Shard.size_bytes, Shard.state, Shard.sha256, Shard.verified_at, Shard.crawl_date, reason, noted_at,
     )  # fmt: skip

@@ -1,10 +1,11 @@
 """Tables of embeddings: the files that hold them, and what is found by them: clusters and semantic duplicates."""
 
+from datetime import datetime
+
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Sequence
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, REAL
-from sqlalchemy.orm import Mapped, mapped_column
 
-from alchemist_core.store.tables.schema import Created, Key, Table
+from alchemist_core.store.tables.schema import Table, Typed, column, created, identity
 
 # Numbers of the blocks of all scorers. They grow for ever, so that a snapshot's block never names other samples after a restart.
 semantic_block_ids = Sequence("semantic_block_ids", schema="alchemist", metadata=Table.metadata)
@@ -23,21 +24,19 @@ class ShardEmbeddings(Table):
         Index("ix_shard_embeddings_rater_id_shard_id", "rater_id", "shard_id"),
     )
 
-    embedding_file_id: Mapped[Key] = mapped_column(comment="Key of the file")
-    rater_id: Mapped[int] = mapped_column(comment="First output of the scorer that embedded the samples")
-    shard_id: Mapped[int] = mapped_column(
+    embedding_file_id: Typed[int] = identity(comment="Key of the file")
+    rater_id: Typed[int] = column(comment="First output of the scorer that embedded the samples")
+    shard_id: Typed[int] = column(
         BigInteger, comment="Shard of the samples; a retry of quarantined samples adds a file"
     )
-    uri: Mapped[str] = mapped_column(unique=True, comment="File, relative to the artifacts")
-    sha256: Mapped[bytes] = mapped_column(comment="sha256 of the file (32 bytes)")
-    n_samples: Mapped[int] = mapped_column(comment="Number of samples in the file")
-    dim: Mapped[int] = mapped_column(comment="Numbers of an embedding")
-    first_sample_id: Mapped[int] = mapped_column(
-        BigInteger, comment="Lowest sample id in the file, which is in their order"
-    )
-    last_sample_id: Mapped[int] = mapped_column(BigInteger, comment="Highest sample id in the file")
-    created_at: Mapped[Created] = mapped_column(comment="When the file was stored")
-    is_compared: Mapped[bool] = mapped_column(
+    uri: Typed[str] = column(unique=True, comment="File, relative to the artifacts")
+    sha256: Typed[bytes] = column(comment="sha256 of the file (32 bytes)")
+    n_samples: Typed[int] = column(comment="Number of samples in the file")
+    dim: Typed[int] = column(comment="Numbers of an embedding")
+    first_sample_id: Typed[int] = column(BigInteger, comment="Lowest sample id in the file, which is in their order")
+    last_sample_id: Typed[int] = column(BigInteger, comment="Highest sample id in the file")
+    created_at: Typed[datetime] = created(comment="When the file was stored")
+    is_compared: Typed[bool] = column(
         server_default="false",
         comment="Whether all its samples have a cluster and were searched for semantic duplicates",
     )
@@ -55,24 +54,24 @@ class ClusterCentroids(Table):
         CheckConstraint("threshold > 0 AND threshold <= 1", name="threshold"),
     )
 
-    rater_id: Mapped[int] = mapped_column(
+    rater_id: Typed[int] = column(
         ForeignKey("alchemist.raters.rater_id"), primary_key=True, comment="First output of the scorer"
     )
-    uri: Mapped[str] = mapped_column(comment="File of the centroids, relative to the artifacts")
-    sha256: Mapped[bytes] = mapped_column(comment="sha256 of the file (32 bytes)")
-    n_clusters: Mapped[int] = mapped_column(comment="Number of clusters")
-    n_probes: Mapped[int] = mapped_column(comment="Number of nearest clusters in which a sample is compared")
-    n_sampled: Mapped[int] = mapped_column(comment="Number of embeddings that the centroids were made from")
-    seed: Mapped[int] = mapped_column(BigInteger, comment="Seed of the centroids")
-    threshold: Mapped[float] = mapped_column(
+    uri: Typed[str] = column(comment="File of the centroids, relative to the artifacts")
+    sha256: Typed[bytes] = column(comment="sha256 of the file (32 bytes)")
+    n_clusters: Typed[int] = column(comment="Number of clusters")
+    n_probes: Typed[int] = column(comment="Number of nearest clusters in which a sample is compared")
+    n_sampled: Typed[int] = column(comment="Number of embeddings that the centroids were made from")
+    seed: Typed[int] = column(BigInteger, comment="Seed of the centroids")
+    threshold: Typed[float] = column(
         DOUBLE_PRECISION, comment="Lowest cosine of two embeddings whose samples are semantic duplicates"
     )
-    last_block_id: Mapped[int] = mapped_column(server_default="0", comment="Last block of samples that was compared")
-    is_whitened: Mapped[bool] = mapped_column(
+    last_block_id: Typed[int] = column(server_default="0", comment="Last block of samples that was compared")
+    is_whitened: Typed[bool] = column(
         server_default="false",
         comment="Whether embeddings are whitened before they are compared; the map is in the file of the centroids",
     )
-    created_at: Mapped[Created] = mapped_column(comment="When the centroids were made")
+    created_at: Typed[datetime] = created(comment="When the centroids were made")
 
 
 class ClusterMember(Table):
@@ -81,12 +80,12 @@ class ClusterMember(Table):
     __tablename__ = "clusters"
     __table_args__ = (Index("ix_clusters_rater_id_cluster", "rater_id", "cluster"),)
 
-    rater_id: Mapped[int] = mapped_column(
+    rater_id: Typed[int] = column(
         ForeignKey("alchemist.cluster_centroids.rater_id"), primary_key=True, comment="First output of the scorer"
     )
-    sample_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Sample")
-    cluster: Mapped[int] = mapped_column(comment="Number of the cluster, from 0")
-    block_id: Mapped[int] = mapped_column(comment="Block in which it was compared; a snapshot counts blocks up to one")
+    sample_id: Typed[int] = column(BigInteger, primary_key=True, comment="Sample")
+    cluster: Typed[int] = column(comment="Number of the cluster, from 0")
+    block_id: Typed[int] = column(comment="Block in which it was compared; a snapshot counts blocks up to one")
 
 
 class SemanticDuplicate(Table):
@@ -101,10 +100,10 @@ class SemanticDuplicate(Table):
         Index("ix_semantic_duplicates_rater_id_first_sample_id", "rater_id", "first_sample_id"),
     )
 
-    rater_id: Mapped[int] = mapped_column(primary_key=True, comment="First output of the scorer")
-    sample_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Later sample, which is the duplicate")
-    first_sample_id: Mapped[int] = mapped_column(BigInteger, comment="First sample of the group that it belongs to")
-    similarity: Mapped[float] = mapped_column(
+    rater_id: Typed[int] = column(primary_key=True, comment="First output of the scorer")
+    sample_id: Typed[int] = column(BigInteger, primary_key=True, comment="Later sample, which is the duplicate")
+    first_sample_id: Typed[int] = column(BigInteger, comment="First sample of the group that it belongs to")
+    similarity: Typed[float] = column(
         REAL, comment="Cosine of the two embeddings, whitened if those of cluster_centroids are"
     )
-    block_id: Mapped[int] = mapped_column(comment="Block in which it was found; a snapshot counts blocks up to one")
+    block_id: Typed[int] = column(comment="Block in which it was found; a snapshot counts blocks up to one")

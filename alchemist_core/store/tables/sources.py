@@ -7,20 +7,19 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
+    Column,
     Computed,
     ForeignKey,
     Index,
-    Integer,
     SmallInteger,
     String,
     UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import REAL
-from sqlalchemy.orm import Mapped, mapped_column
 
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
-from alchemist_core.store.tables.schema import BigKey, Created, Key, Table
+from alchemist_core.store.tables.schema import Table, Typed, big_identity, column, created, identity
 
 
 class Dataset(Table):
@@ -36,17 +35,17 @@ class Dataset(Table):
         Index("uq_datasets_is_default", "is_default", unique=True, postgresql_where=text("is_default")),
     )
 
-    dataset_id: Mapped[Key] = mapped_column(comment="Key of the dataset")
-    name: Mapped[str] = mapped_column(unique=True, comment="Unique name of the dataset")
-    root_uri: Mapped[str] = mapped_column(comment="Folder or object-store prefix that shard addresses are relative to")
-    role: Mapped[str] = mapped_column(comment="train (selectable), validation, or evaluation")
-    created_at: Mapped[Created] = mapped_column(comment="When the dataset was registered")
-    is_default: Mapped[bool] = mapped_column(
+    dataset_id: Typed[int] = identity(comment="Key of the dataset")
+    name: Typed[str] = column(unique=True, comment="Unique name of the dataset")
+    root_uri: Typed[str] = column(comment="Folder or object-store prefix that shard addresses are relative to")
+    role: Typed[str] = column(comment="train (selectable), validation, or evaluation")
+    created_at: Typed[datetime] = created(comment="When the dataset was registered")
+    is_default: Typed[bool] = column(
         server_default=text("false"),
         comment="Whether this is the default evaluation dataset; without one the first registered is used",
     )
-    removed_at: Mapped[datetime | None] = mapped_column(comment="When the dataset was removed; null while it is in use")
-    removed_reason: Mapped[str | None] = mapped_column(comment="Why the dataset was removed")
+    removed_at: Typed[datetime | None] = column(comment="When the dataset was removed; null while it is in use")
+    removed_reason: Typed[str | None] = column(comment="Why the dataset was removed")
 
 
 class Shard(Table):
@@ -74,31 +73,27 @@ class Shard(Table):
         Index(None, "dataset_id", "crawl_date"),
     )
 
-    shard_id: Mapped[BigKey] = mapped_column(comment="Key of the shard")
-    dataset_id: Mapped[int] = mapped_column(ForeignKey("alchemist.datasets.dataset_id"), comment="Dataset of the shard")
-    uri: Mapped[str] = mapped_column(comment="Address of the tar, relative to the root of its dataset")
-    sha256: Mapped[bytes] = mapped_column(comment="sha256 of the file (32 bytes)")
-    size_bytes: Mapped[int] = mapped_column(BigInteger, comment="Size of the file in bytes")
-    n_samples: Mapped[int] = mapped_column(
+    shard_id: Typed[int] = big_identity(comment="Key of the shard")
+    dataset_id: Typed[int] = column(ForeignKey("alchemist.datasets.dataset_id"), comment="Dataset of the shard")
+    uri: Typed[str] = column(comment="Address of the tar, relative to the root of its dataset")
+    sha256: Typed[bytes] = column(comment="sha256 of the file (32 bytes)")
+    size_bytes: Typed[int] = column(BigInteger, comment="Size of the file in bytes")
+    n_samples: Typed[int] = column(
         server_default="0", comment="Number of records found in the tar, readable and quarantined"
     )
-    n_repaired: Mapped[int] = mapped_column(
-        server_default="0", comment="Number of records that were repaired at ingest"
-    )
-    crawl_date: Mapped[date] = mapped_column(comment="Date of the crawl that brought the shard")
-    state: Mapped[str] = mapped_column(
+    n_repaired: Typed[int] = column(server_default="0", comment="Number of records that were repaired at ingest")
+    crawl_date: Typed[date] = column(comment="Date of the crawl that brought the shard")
+    state: Typed[str] = column(
         server_default="registered",
         comment="registered, growing (upload in progress), verified (readable), missing, changed, rejected, retired or superseded",
     )
-    rejected_reason: Mapped[str | None] = mapped_column(comment="Why the tar was rejected")
-    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that read the shard")
-    created_at: Mapped[Created] = mapped_column(comment="When the shard was registered")
-    verified_at: Mapped[datetime | None] = mapped_column(
-        comment="When the run that verified the shard began to read it"
-    )
-    state_reason: Mapped[str | None] = mapped_column(comment="Why the shard is not read")
-    state_changed_at: Mapped[datetime | None] = mapped_column(comment="When the state last changed")
-    retirement_id: Mapped[int | None] = mapped_column(
+    rejected_reason: Typed[str | None] = column(comment="Why the tar was rejected")
+    run_id: Typed[int | None] = column(BigInteger, comment="Run that read the shard")
+    created_at: Typed[datetime] = created(comment="When the shard was registered")
+    verified_at: Typed[datetime | None] = column(comment="When the run that verified the shard began to read it")
+    state_reason: Typed[str | None] = column(comment="Why the shard is not read")
+    state_changed_at: Typed[datetime | None] = column(comment="When the state last changed")
+    retirement_id: Typed[int | None] = column(
         comment="Number of the retirement, ascending; a snapshot excludes shards retired up to its own number"
     )
 
@@ -115,34 +110,34 @@ class Sample(Table):
         CheckConstraint("width > 0 AND height > 0", name="size"),
     )
 
-    sample_id: Mapped[BigKey] = mapped_column(comment="Key of the sample; ascending in the order of arrival")
-    image_hash: Mapped[bytes] = mapped_column(index=True, comment="sha256 of the image file (32 bytes)")
-    caption_hash: Mapped[bytes] = mapped_column(comment="sha256 of the caption in UTF-8 (32 bytes)")
-    pair_hash: Mapped[bytes] = mapped_column(
+    sample_id: Typed[int] = big_identity(comment="Key of the sample; ascending in the order of arrival")
+    image_hash: Typed[bytes] = column(index=True, comment="sha256 of the image file (32 bytes)")
+    caption_hash: Typed[bytes] = column(comment="sha256 of the caption in UTF-8 (32 bytes)")
+    pair_hash: Typed[bytes] = column(
         unique=True,
         comment="sha256 over image hash and caption hash (32 bytes): the identity of the sample in every store",
     )
-    pair_hash64: Mapped[int] = mapped_column(
+    pair_hash64: Typed[int] = column(
         BigInteger,
         Computed("('x' || encode(substring(pair_hash FROM 1 FOR 8), 'hex'))::bit(64)::bigint", persisted=True),
         comment="First 64 bits of pair_hash, signed, big-endian: seeds the sample's random number in selections",
     )
-    caption: Mapped[str] = mapped_column(comment="Caption")
-    width: Mapped[int] = mapped_column(comment="Width of the image in pixels")
-    height: Mapped[int] = mapped_column(comment="Height of the image in pixels")
-    format: Mapped[str] = mapped_column(comment="Format of the image file, such as JPEG")
-    perceptual_hash: Mapped[int | None] = mapped_column(
+    caption: Typed[str] = column(comment="Caption")
+    width: Typed[int] = column(comment="Width of the image in pixels")
+    height: Typed[int] = column(comment="Height of the image in pixels")
+    format: Typed[str] = column(comment="Format of the image file, such as JPEG")
+    perceptual_hash: Typed[int | None] = column(
         BigInteger, comment="64-bit perceptual hash; near-duplicates differ in at most 2 bits"
     )
-    # "metadata" is a reserved attribute of the declarative root.
-    metadata_: Mapped[dict[str, Any]] = mapped_column(
-        "metadata", server_default="{}", comment="All other attributes that the crawl gives, as JSON"
+    # "metadata" is an attribute of all tables.
+    metadata_: Typed[dict[str, Any]] = column(
+        name="metadata", server_default="{}", comment="All other attributes that the crawl gives, as JSON"
     )
-    created_at: Mapped[Created] = mapped_column(comment="When the sample was first ingested")
+    created_at: Typed[datetime] = created(comment="When the sample was first ingested")
 
 
 for _attribute in CRAWL_ATTRIBUTES:
-    setattr(Sample, _attribute.name, mapped_column(String, nullable=True, comment=_attribute.comment))
+    Sample.add_column(Column(_attribute.name, String, comment=_attribute.comment))
 
 
 class SampleColumn(NamedTuple):
@@ -183,26 +178,24 @@ class SampleLocation(Table):
         CheckConstraint("octet_length(content_checksum) = 16", name="content_checksum"),
     )
 
-    shard_id: Mapped[int] = mapped_column(
+    shard_id: Typed[int] = column(
         BigInteger, ForeignKey("alchemist.shards.shard_id"), primary_key=True, comment="Shard that holds the record"
     )
-    ordinal: Mapped[int] = mapped_column(primary_key=True, comment="Position of the record in its shard, from 0")
-    sample_id: Mapped[int] = mapped_column(
+    ordinal: Typed[int] = column(primary_key=True, comment="Position of the record in its shard, from 0")
+    sample_id: Typed[int] = column(
         BigInteger, ForeignKey("alchemist.samples.sample_id"), comment="Sample that the record holds"
     )
-    key: Mapped[str] = mapped_column(comment="Name of the record: the file names in the tar without their extensions")
-    file_exts: Mapped[list[str]] = mapped_column(
+    key: Typed[str] = column(comment="Name of the record: the file names in the tar without their extensions")
+    file_exts: Typed[list[str]] = column(
         ARRAY(String), comment="Extensions of the record's files, such as jpg, txt and json"
     )
-    file_offsets: Mapped[list[int]] = mapped_column(
-        ARRAY(BigInteger), comment="Offset of each file in the tar, in bytes"
-    )
-    file_sizes: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), comment="Size of each file in bytes")
-    content_hash: Mapped[bytes | None] = mapped_column(
+    file_offsets: Typed[list[int]] = column(ARRAY(BigInteger), comment="Offset of each file in the tar, in bytes")
+    file_sizes: Typed[list[int]] = column(ARRAY(BigInteger), comment="Size of each file in bytes")
+    content_hash: Typed[bytes | None] = column(
         comment="sha256 over all files of the record (32 bytes); null for records ingested by older versions"
     )
-    repair: Mapped[str | None] = mapped_column(comment="What was repaired at ingest; null where nothing was")
-    content_checksum: Mapped[bytes | None] = mapped_column(
+    repair: Typed[str | None] = column(comment="What was repaired at ingest; null where nothing was")
+    content_checksum: Typed[bytes | None] = column(
         comment="XXH3-128 over all files of the record (16 bytes); null for records of older versions until they are copied"
     )
 
@@ -217,23 +210,21 @@ class QuarantinedSample(Table):
         CheckConstraint("(stage = 'score') = (rater_id IS NOT NULL)", name="rater_of_score"),
     )
 
-    quarantine_id: Mapped[BigKey] = mapped_column(comment="Key of the row")
-    shard_id: Mapped[int] = mapped_column(
-        BigInteger, ForeignKey("alchemist.shards.shard_id"), comment="Shard of the record"
-    )
-    ordinal: Mapped[int] = mapped_column(comment="Position of the record in its shard, from 0")
-    key: Mapped[str] = mapped_column(comment="Name of the record")
-    reason: Mapped[str] = mapped_column(comment="Code of the fault")
-    detail: Mapped[str] = mapped_column(comment="Fault in words")
-    stage: Mapped[str] = mapped_column(comment="Stage that quarantined it: ingest or score")
-    is_transient: Mapped[bool] = mapped_column(
+    quarantine_id: Typed[int] = big_identity(comment="Key of the row")
+    shard_id: Typed[int] = column(BigInteger, ForeignKey("alchemist.shards.shard_id"), comment="Shard of the record")
+    ordinal: Typed[int] = column(comment="Position of the record in its shard, from 0")
+    key: Typed[str] = column(comment="Name of the record")
+    reason: Typed[str] = column(comment="Code of the fault")
+    detail: Typed[str] = column(comment="Fault in words")
+    stage: Typed[str] = column(comment="Stage that quarantined it: ingest or score")
+    is_transient: Typed[bool] = column(
         server_default="false", comment="Whether a retry can succeed, for example after a network fault"
     )
-    rater_id: Mapped[int | None] = mapped_column(
+    rater_id: Typed[int | None] = column(
         ForeignKey("alchemist.raters.rater_id"), comment="Rater that could not score it; null for ingest"
     )
-    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that quarantined it")
-    created_at: Mapped[Created] = mapped_column(comment="When it was quarantined")
+    run_id: Typed[int | None] = column(BigInteger, comment="Run that quarantined it")
+    created_at: Typed[datetime] = created(comment="When it was quarantined")
 
 
 class HeuristicScore(Table):
@@ -241,24 +232,24 @@ class HeuristicScore(Table):
 
     __tablename__ = "heuristic_scores"
 
-    sample_id: Mapped[int] = mapped_column(
+    sample_id: Typed[int] = column(
         BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True, comment="Sample that was measured"
     )
-    aesthetic: Mapped[float | None] = mapped_column(REAL, comment="Aesthetic score, about 1 to 10: higher is better")
-    clarity: Mapped[float | None] = mapped_column(
+    aesthetic: Typed[float | None] = column(REAL, comment="Aesthetic score, about 1 to 10: higher is better")
+    clarity: Typed[float | None] = column(
         REAL, comment="Variance of the Laplacian of the luma (0 to 255): higher is sharper"
     )
-    frequency: Mapped[float | None] = mapped_column(
+    frequency: Typed[float | None] = column(
         REAL, comment="Share of spectral energy at high spatial frequencies, 0 to 1: higher is more detail"
     )
-    edge_density: Mapped[float | None] = mapped_column(REAL, comment="Share of pixels that lie on an edge, 0 to 1")
-    imported: Mapped[dict[str, Any]] = mapped_column(
+    edge_density: Typed[float | None] = column(REAL, comment="Share of pixels that lie on an edge, 0 to 1")
+    imported: Typed[dict[str, Any]] = column(
         server_default="{}", comment="Scores that the crawl gives, as JSON: name and number"
     )
 
 
 def _band(bits: str, comment: str) -> Any:
-    return mapped_column(Integer, Computed(bits, persisted=True), nullable=True, comment=comment)
+    return column(Computed(bits, persisted=True), comment=comment)
 
 
 class DistinctImage(Table):
@@ -267,13 +258,13 @@ class DistinctImage(Table):
     __tablename__ = "distinct_images"
     __table_args__ = tuple(Index(None, f"band_{number}", "perceptual_hash") for number in range(3))
 
-    sample_id: Mapped[int] = mapped_column(
+    sample_id: Typed[int] = column(
         BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True, comment="First sample of the group"
     )
-    perceptual_hash: Mapped[int | None] = mapped_column(BigInteger, comment="64-bit perceptual hash of its image")
-    band_0: Mapped[int | None] = _band("((perceptual_hash >> 42) & 4194303)", "Highest 22 bits of the hash")
-    band_1: Mapped[int | None] = _band("((perceptual_hash >> 21) & 2097151)", "Middle 21 bits of the hash")
-    band_2: Mapped[int | None] = _band("(perceptual_hash & 2097151)", "Lowest 21 bits of the hash")
+    perceptual_hash: Typed[int | None] = column(BigInteger, comment="64-bit perceptual hash of its image")
+    band_0: Typed[int | None] = _band("((perceptual_hash >> 42) & 4194303)", "Highest 22 bits of the hash")
+    band_1: Typed[int | None] = _band("((perceptual_hash >> 21) & 2097151)", "Middle 21 bits of the hash")
+    band_2: Typed[int | None] = _band("(perceptual_hash & 2097151)", "Lowest 21 bits of the hash")
 
 
 class DuplicateSample(Table):
@@ -285,22 +276,20 @@ class DuplicateSample(Table):
         CheckConstraint("distance BETWEEN 0 AND 2 OR is_same_image", name="distance"),
     )
 
-    sample_id: Mapped[int] = mapped_column(
+    sample_id: Typed[int] = column(
         BigInteger,
         ForeignKey("alchemist.samples.sample_id"),
         primary_key=True,
         comment="Later sample, which is the duplicate",
     )
-    first_sample_id: Mapped[int] = mapped_column(
+    first_sample_id: Typed[int] = column(
         BigInteger,
         ForeignKey("alchemist.distinct_images.sample_id"),
         index=True,
         comment="First sample of the group that it belongs to",
     )
-    distance: Mapped[int | None] = mapped_column(
-        SmallInteger, comment="Number of differing bits of the two perceptual hashes"
-    )
-    is_same_image: Mapped[bool] = mapped_column(comment="Whether both have the same image bytes")
+    distance: Typed[int | None] = column(SmallInteger, comment="Number of differing bits of the two perceptual hashes")
+    is_same_image: Typed[bool] = column(comment="Whether both have the same image bytes")
 
 
 class Takedown(Table):
@@ -309,12 +298,12 @@ class Takedown(Table):
     __tablename__ = "takedowns"
     __table_args__ = (CheckConstraint("octet_length(image_hash) = 32", name="hash_bytes"),)
 
-    takedown_id: Mapped[Key] = mapped_column(comment="Key of the takedown, ascending")
-    image_hash: Mapped[bytes] = mapped_column(unique=True, comment="sha256 of the image file (32 bytes)")
-    reason: Mapped[str] = mapped_column(comment="Why the image was taken down")
-    requested_by: Mapped[str] = mapped_column(comment="Person who recorded the takedown")
-    requested_at: Mapped[Created] = mapped_column(comment="When it was recorded")
-    bytes_removed_at: Mapped[datetime | None] = mapped_column(
+    takedown_id: Typed[int] = identity(comment="Key of the takedown, ascending")
+    image_hash: Typed[bytes] = column(unique=True, comment="sha256 of the image file (32 bytes)")
+    reason: Typed[str] = column(comment="Why the image was taken down")
+    requested_by: Typed[str] = column(comment="Person who recorded the takedown")
+    requested_at: Typed[datetime] = created(comment="When it was recorded")
+    bytes_removed_at: Typed[datetime | None] = column(
         comment="When the image was removed from the last materialized dataset"
     )
 
@@ -332,14 +321,12 @@ class SampleFlag(Table):
         Index(None, "label", "sample_id", "flag_id"),
     )
 
-    flag_id: Mapped[BigKey] = mapped_column(
-        comment="Key of the row, ascending; a snapshot reads flags up to its own number"
-    )
-    sample_id: Mapped[int] = mapped_column(
+    flag_id: Typed[int] = big_identity(comment="Key of the row, ascending; a snapshot reads flags up to its own number")
+    sample_id: Typed[int] = column(
         BigInteger, ForeignKey("alchemist.samples.sample_id"), index=True, comment="Sample that was flagged"
     )
-    label: Mapped[str] = mapped_column(comment="good, bad, wrong_caption, unsafe, or a word that people chose")
-    is_set: Mapped[bool] = mapped_column(comment="true: the flag was set; false: it was undone")
-    comment: Mapped[str | None] = mapped_column(comment="Comment of the person, up to 2,000 characters")
-    flagged_by: Mapped[str] = mapped_column(comment="Person who set or undid the flag")
-    flagged_at: Mapped[Created] = mapped_column(comment="When the flag was set or undone")
+    label: Typed[str] = column(comment="good, bad, wrong_caption, unsafe, or a word that people chose")
+    is_set: Typed[bool] = column(comment="true: the flag was set; false: it was undone")
+    comment: Typed[str | None] = column(comment="Comment of the person, up to 2,000 characters")
+    flagged_by: Typed[str] = column(comment="Person who set or undid the flag")
+    flagged_at: Typed[datetime] = created(comment="When the flag was set or undone")

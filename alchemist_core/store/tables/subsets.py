@@ -5,9 +5,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION
-from sqlalchemy.orm import Mapped, mapped_column
 
-from alchemist_core.store.tables.schema import BigKey, Created, Key, Table
+from alchemist_core.store.tables.schema import Table, Typed, big_identity, column, created, identity
 
 
 class Subset(Table):
@@ -30,68 +29,63 @@ class Subset(Table):
         Index("uq_subsets_one_published", "name", unique=True, postgresql_where=text("state = 'published'")),
     )
 
-    subset_id: Mapped[Key] = mapped_column(comment="Key of the version")
-    name: Mapped[str] = mapped_column(comment="Name of the subset")
-    version: Mapped[int] = mapped_column(comment="Number of the version, from 1")
-    snapshot_id: Mapped[int] = mapped_column(
+    subset_id: Typed[int] = identity(comment="Key of the version")
+    name: Typed[str] = column(comment="Name of the subset")
+    version: Typed[int] = column(comment="Number of the version, from 1")
+    snapshot_id: Typed[int] = column(
         ForeignKey("alchemist.rank_snapshots.snapshot_id"),
         comment="Snapshot of the eligible samples that it was selected from",
     )
-    strategy: Mapped[str] = mapped_column(comment="Selection strategy, such as shift_gsample")
-    retention: Mapped[float] = mapped_column(comment="Share of the eligible samples that was selected, above 0 to 1")
-    seed: Mapped[int] = mapped_column(BigInteger, comment="Seed of the selection")
-    spec: Mapped[dict[str, Any]] = mapped_column(comment="Everything that determines the members, as JSON")
-    spec_hash: Mapped[str] = mapped_column(
-        comment="sha256 of the specification: equal specifications give equal members"
-    )
-    n_samples: Mapped[int] = mapped_column(BigInteger, comment="Number of members")
-    epoch_size: Mapped[int | None] = mapped_column(
+    strategy: Typed[str] = column(comment="Selection strategy, such as shift_gsample")
+    retention: Typed[float] = column(comment="Share of the eligible samples that was selected, above 0 to 1")
+    seed: Typed[int] = column(BigInteger, comment="Seed of the selection")
+    spec: Typed[dict[str, Any]] = column(comment="Everything that determines the members, as JSON")
+    spec_hash: Typed[str] = column(comment="sha256 of the specification: equal specifications give equal members")
+    n_samples: Typed[int] = column(BigInteger, comment="Number of members")
+    epoch_size: Typed[int | None] = column(
         BigInteger,
         comment="Number of samples that an epoch reads if members are repeated or weighted; null: each member once",
     )
-    manifest_sha256: Mapped[str] = mapped_column(
+    manifest_sha256: Typed[str] = column(
         comment="sha256 over the members' pair hashes in order, and their weights if any: equal hashes mean equal members"
     )
-    manifest_uri: Mapped[str] = mapped_column(comment="Manifest (Parquet file), relative to the Alchemist home")
-    state: Mapped[str] = mapped_column(
+    manifest_uri: Typed[str] = column(comment="Manifest (Parquet file), relative to the Alchemist home")
+    state: Typed[str] = column(
         server_default="selected",
         comment="selected, published (at most one version of a name), superseded or withdrawn",
     )
-    created_by: Mapped[str] = mapped_column(comment="Person or service account that selected")
-    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that selected")
-    created_at: Mapped[Created] = mapped_column(comment="When it was selected")
-    published_at: Mapped[datetime | None] = mapped_column(comment="When it was published")
-    materialized_at: Mapped[datetime | None] = mapped_column(comment="When its first materialized dataset was complete")
-    materialized_uri: Mapped[str | None] = mapped_column(comment="Folder of its first complete materialized dataset")
-    all_materialized_uris: Mapped[list[str]] = mapped_column(
+    created_by: Typed[str] = column(comment="Person or service account that selected")
+    run_id: Typed[int | None] = column(BigInteger, comment="Run that selected")
+    created_at: Typed[datetime] = created(comment="When it was selected")
+    published_at: Typed[datetime | None] = column(comment="When it was published")
+    materialized_at: Typed[datetime | None] = column(comment="When its first materialized dataset was complete")
+    materialized_uri: Typed[str | None] = column(comment="Folder of its first complete materialized dataset")
+    all_materialized_uris: Typed[list[str]] = column(
         ARRAY(String),
         server_default=text("'{}'"),
         comment="Folders of all its materialized datasets, unfinished ones included, that were not garbage-collected",
     )
-    curves: Mapped[dict[str, Any] | None] = mapped_column(
-        comment="Retention over ranks, requested and achieved, as JSON"
-    )
-    predecessor_id: Mapped[int | None] = mapped_column(
+    curves: Typed[dict[str, Any] | None] = column(comment="Retention over ranks, requested and achieved, as JSON")
+    predecessor_id: Typed[int | None] = column(
         ForeignKey("alchemist.subsets.subset_id"),
         comment="Version that was published when this one was published: a rollback returns to it",
     )
-    withdrawn_at: Mapped[datetime | None] = mapped_column(comment="When it was withdrawn; null in every other state")
-    withdrawn_by: Mapped[str | None] = mapped_column(comment="Person who withdrew it")
-    withdrawn_reason: Mapped[str | None] = mapped_column(comment="Why it was withdrawn")
+    withdrawn_at: Typed[datetime | None] = column(comment="When it was withdrawn; null in every other state")
+    withdrawn_by: Typed[str | None] = column(comment="Person who withdrew it")
+    withdrawn_reason: Typed[str | None] = column(comment="Why it was withdrawn")
 
 
-class SubsetSample(Table):
+class SubsetSample(Table, postgresql_partition_by="LIST (subset_id)"):
     """Members of subset versions that are published or under evaluation, partitioned by version; others are manifests only."""
 
     __tablename__ = "subset_samples"
-    __table_args__ = ({"postgresql_partition_by": "LIST (subset_id)"},)
 
-    subset_id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="Subset version; the partition key")
-    sample_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, comment="Member of the version")
-    rank: Mapped[float] = mapped_column(
+    subset_id: Typed[int] = column(Integer, primary_key=True, comment="Subset version; the partition key")
+    sample_id: Typed[int] = column(BigInteger, primary_key=True, comment="Member of the version")
+    rank: Typed[float] = column(
         DOUBLE_PRECISION, comment="Rank of the member when it was selected, 0 (highest score) to 1"
     )
-    weight: Mapped[float | None] = mapped_column(
+    weight: Typed[float | None] = column(
         DOUBLE_PRECISION, comment="How often an epoch reads the member on average; null: once"
     )
 
@@ -106,19 +100,17 @@ class BlindJudgement(Table):
         UniqueConstraint("subset_id", "judged_by", "seed"),
     )
 
-    judgement_id: Mapped[BigKey] = mapped_column(comment="Key of the answer")
-    subset_id: Mapped[int] = mapped_column(
-        ForeignKey("alchemist.subsets.subset_id"), comment="Version that was compared"
-    )
-    other_subset_id: Mapped[int | None] = mapped_column(
+    judgement_id: Typed[int] = big_identity(comment="Key of the answer")
+    subset_id: Typed[int] = column(ForeignKey("alchemist.subsets.subset_id"), comment="Version that was compared")
+    other_subset_id: Typed[int | None] = column(
         ForeignKey("alchemist.subsets.subset_id"), comment="Version beside it; null: random samples of the same corpus"
     )
-    seed: Mapped[int] = mapped_column(BigInteger, comment="Seed of the samples that were shown")
-    sample_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), comment="Samples of the version that were shown")
-    other_sample_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), comment="Samples beside them")
-    preferred: Mapped[str] = mapped_column(comment="subset, other, or neither")
-    judged_by: Mapped[str] = mapped_column(comment="Person who judged")
-    judged_at: Mapped[Created] = mapped_column(comment="When the person judged")
+    seed: Typed[int] = column(BigInteger, comment="Seed of the samples that were shown")
+    sample_ids: Typed[list[int]] = column(ARRAY(BigInteger), comment="Samples of the version that were shown")
+    other_sample_ids: Typed[list[int]] = column(ARRAY(BigInteger), comment="Samples beside them")
+    preferred: Typed[str] = column(comment="subset, other, or neither")
+    judged_by: Typed[str] = column(comment="Person who judged")
+    judged_at: Typed[datetime] = created(comment="When the person judged")
 
 
 class Model(Table):
@@ -126,28 +118,28 @@ class Model(Table):
 
     __tablename__ = "models"
 
-    model_id: Mapped[Key] = mapped_column(comment="Key of the model")
-    identity_hash: Mapped[str] = mapped_column(
+    model_id: Typed[int] = identity(comment="Key of the model")
+    identity_hash: Typed[str] = column(
         unique=True, comment="sha256 over configuration and training data: the same model is never trained twice"
     )
-    arm: Mapped[str] = mapped_column(
+    arm: Typed[str] = column(
         comment="What it was trained on: subset, random, planted (the arm oracle), full, minus_loss, validation or subset+validation"
     )
-    subset_id: Mapped[int | None] = mapped_column(
+    subset_id: Typed[int | None] = column(
         ForeignKey("alchemist.subsets.subset_id"),
         index=True,
         comment="Subset version that it was trained on or compared with; null for the full corpus",
     )
-    retention: Mapped[float] = mapped_column(comment="Share of the eligible samples that it was trained on")
-    seed: Mapped[int] = mapped_column(comment="Seed of the training")
-    config: Mapped[dict[str, Any]] = mapped_column(comment="Training configuration, as JSON")
-    n_samples: Mapped[int] = mapped_column(BigInteger, comment="Number of training samples")
-    n_steps: Mapped[int] = mapped_column(comment="Number of optimizer steps")
-    members_sha256: Mapped[str] = mapped_column(comment="sha256 over the training samples in order")
-    checkpoint_uri: Mapped[str] = mapped_column(comment="Checkpoint, relative to the Alchemist home")
-    checkpoint_sha256: Mapped[bytes] = mapped_column(comment="sha256 of the checkpoint (32 bytes)")
-    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that trained the model")
-    created_at: Mapped[Created] = mapped_column(comment="When the model was registered")
+    retention: Typed[float] = column(comment="Share of the eligible samples that it was trained on")
+    seed: Typed[int] = column(comment="Seed of the training")
+    config: Typed[dict[str, Any]] = column(comment="Training configuration, as JSON")
+    n_samples: Typed[int] = column(BigInteger, comment="Number of training samples")
+    n_steps: Typed[int] = column(comment="Number of optimizer steps")
+    members_sha256: Typed[str] = column(comment="sha256 over the training samples in order")
+    checkpoint_uri: Typed[str] = column(comment="Checkpoint, relative to the Alchemist home")
+    checkpoint_sha256: Typed[bytes] = column(comment="sha256 of the checkpoint (32 bytes)")
+    run_id: Typed[int | None] = column(BigInteger, comment="Run that trained the model")
+    created_at: Typed[datetime] = created(comment="When the model was registered")
 
 
 class EvaluationProtocol(Table):
@@ -155,12 +147,12 @@ class EvaluationProtocol(Table):
 
     __tablename__ = "evaluation_protocols"
 
-    protocol_id: Mapped[Key] = mapped_column(comment="Key of the evaluation protocol")
-    protocol_hash: Mapped[str] = mapped_column(unique=True, comment="sha256 of the protocol")
-    protocol: Mapped[dict[str, Any]] = mapped_column(
+    protocol_id: Typed[int] = identity(comment="Key of the evaluation protocol")
+    protocol_hash: Typed[str] = column(unique=True, comment="sha256 of the protocol")
+    protocol: Typed[dict[str, Any]] = column(
         comment="Everything that must be equal for two values to be comparable, as JSON"
     )
-    created_at: Mapped[Created] = mapped_column(comment="When the protocol was first used")
+    created_at: Typed[datetime] = created(comment="When the protocol was first used")
 
 
 class Evaluation(Table):
@@ -173,17 +165,17 @@ class Evaluation(Table):
         CheckConstraint("n > 0", name="n"),
     )
 
-    evaluation_id: Mapped[BigKey] = mapped_column(comment="Key of the value")
-    model_id: Mapped[int] = mapped_column(ForeignKey("alchemist.models.model_id"), comment="Model that was evaluated")
-    protocol_id: Mapped[int] = mapped_column(
+    evaluation_id: Typed[int] = big_identity(comment="Key of the value")
+    model_id: Typed[int] = column(ForeignKey("alchemist.models.model_id"), comment="Model that was evaluated")
+    protocol_id: Typed[int] = column(
         ForeignKey("alchemist.evaluation_protocols.protocol_id"),
         comment="Evaluation protocol that it was evaluated under",
     )
-    metric: Mapped[str] = mapped_column(comment="Name of the metric, such as heldout_loss")
-    value: Mapped[float] = mapped_column(comment="Value of the metric, in the metric's own unit")
-    n: Mapped[int] = mapped_column(comment="Number of samples or images that it was measured on")
-    run_id: Mapped[int | None] = mapped_column(BigInteger, comment="Run that evaluated")
-    created_at: Mapped[Created] = mapped_column(comment="When the value was stored")
+    metric: Typed[str] = column(comment="Name of the metric, such as heldout_loss")
+    value: Typed[float] = column(comment="Value of the metric, in the metric's own unit")
+    n: Typed[int] = column(comment="Number of samples or images that it was measured on")
+    run_id: Typed[int | None] = column(BigInteger, comment="Run that evaluated")
+    created_at: Typed[datetime] = created(comment="When the value was stored")
 
 
 class Experiment(Table):
@@ -191,9 +183,9 @@ class Experiment(Table):
 
     __tablename__ = "experiments"
 
-    experiment_id: Mapped[Key] = mapped_column(comment="Key of the experiment")
-    name: Mapped[str] = mapped_column(unique=True, comment="Unique name of the experiment")
-    config: Mapped[dict[str, Any]] = mapped_column(comment="Arms, seeds and training options, as JSON")
-    result: Mapped[dict[str, Any] | None] = mapped_column(comment="Results by arm, as JSON; null until it ends")
-    created_at: Mapped[Created] = mapped_column(comment="When the experiment began")
-    finished_at: Mapped[datetime | None] = mapped_column(comment="When it ended")
+    experiment_id: Typed[int] = identity(comment="Key of the experiment")
+    name: Typed[str] = column(unique=True, comment="Unique name of the experiment")
+    config: Typed[dict[str, Any]] = column(comment="Arms, seeds and training options, as JSON")
+    result: Typed[dict[str, Any] | None] = column(comment="Results by arm, as JSON; null until it ends")
+    created_at: Typed[datetime] = created(comment="When the experiment began")
+    finished_at: Typed[datetime | None] = column(comment="When it ended")
