@@ -5,6 +5,9 @@ Such a module imports `np`, `NDArray`, `pa` and `pq` from here, and begins with 
 its functions evaluates no annotation. Modules that compute whenever they are used import the libraries themselves.
 """
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,4 +37,22 @@ else:
     np, pa, pq = _Lazy("numpy"), _Lazy("pyarrow"), _Lazy("pyarrow.parquet")
     NDArray = _NDArray()
 
-__all__ = ["NDArray", "np", "pa", "pq"]
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Collect no garbage while modules are loaded: what they create stays.
+
+    A process that has frozen its objects, as the command line does, freezes these too: later collections do not visit them.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if gc.get_freeze_count():
+            gc.freeze()
+        if was_enabled:
+            gc.enable()
+
+
+__all__ = ["NDArray", "importing", "np", "pa", "pq"]

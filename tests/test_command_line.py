@@ -1,5 +1,6 @@
 """The command line is generated from config models and never loads what a command does not need."""
 
+import importlib
 import json
 import re
 import shlex
@@ -37,6 +38,12 @@ def test_a_noun_has_several_sub_commands() -> None:
     for name in VERBS:
         # `import` is a verb like `export`, no noun.
         assert "" in (commands := load_commands(name)) or len(commands) > 1 or name == "import", name
+
+
+def test_the_modules_of_a_group_hold_exactly_the_commands_that_it_lists() -> None:
+    for verb in VERBS.values():
+        modules = {name: importlib.import_module(f"alchemist_core.{name}") for name in set(verb.modules.values())}
+        assert {command: name for name, module in modules.items() for command in module.COMMANDS} == dict(verb.modules)
 
 
 def test_a_removed_command_is_refused_with_what_to_do_instead(capsys: pytest.CaptureFixture[str]) -> None:

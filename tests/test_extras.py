@@ -49,7 +49,7 @@ def test_the_extras_are_those_that_the_documentation_names() -> None:
 def test_a_command_that_misses_a_library_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def load(_verb: str) -> None:
+    def load(*_words: str) -> None:
         monkeypatch.setitem(sys.modules, "torch", None)
         import torch.nn  # noqa: F401
 
@@ -63,7 +63,7 @@ def test_a_command_that_misses_a_library_names_the_extra(
 def test_a_library_of_no_extra_is_a_defect_and_not_an_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def load(_verb: str) -> None:
+    def load(*_words: str) -> None:
         import no_such_library  # noqa: F401
 
     monkeypatch.setattr(alchemist_core.cli.command_line, "load_commands", load)

@@ -71,9 +71,30 @@ def test_importing_the_configs_changes_nothing_and_loads_no_torch() -> None:
 # A task of a night that has nothing to do would take longer to load one of these than to run.
 LARGE = (
     "PIL", "boto3", "great_expectations", "jaxtyping", "jinja2", "numpy", "pandas", "prometheus_client", "pyarrow", "rich", "scipy",
-    "sqlglot", "torch", "urllib3",
+    "sqlalchemy.orm", "sqlglot", "torch", "urllib3",
 )  # fmt: skip
-COMMANDS_OF_A_NIGHT = ("check", "duplicates", "ingest", "maintain", "night", "note", "plan", "score")
+# Its tasks, and what each is the first to load: no task before it needs that.
+TASKS_OF_A_NIGHT = {
+    "note failure": "store.notifications",
+    "night announce": "store.nights",
+    "duplicates find": "store.samples",
+    "maintain takedowns": "store.maintenance",
+    "check": "store.subsets",
+    "night publish": "store.ledger",
+    "plan night": "store.datasets",
+    "night check-drift": "quality.drift",
+    "ingest": "stages.ingest",
+    "score": "stages.score",
+}
+# Modules of other commands of the same groups.
+NOT_OF_A_NIGHT = {
+    "cli.approvals",
+    "cli.estimates",
+    "cli.held_nights",
+    "local.airflow_client",
+    "report.comparison",
+    "training.config",
+}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -83,13 +104,30 @@ def loaded_by(statement: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_the_commands_of_a_night_load_no_large_library_before_they_have_work() -> None:
+def test_a_task_of_a_night_loads_no_large_library_and_no_other_command_before_it_has_work() -> None:
     loaded = loaded_by(
-        "from alchemist_core.cli.command_line import build_parser\n"
-        f"for verb in {COMMANDS_OF_A_NIGHT}: build_parser([verb])"
+        "import sys; from alchemist_core.cli.command_line import build_parser\n"
+        f"for words, own in {TASKS_OF_A_NIGHT}.items():\n"
+        "    assert f'alchemist_core.{own}' not in sys.modules, words\n"
+        "    build_parser(words.split())\n"
+        "    assert f'alchemist_core.{own}' in sys.modules, words"
     )
-    assert loaded & set(LARGE) == set()
-    assert {"sqlalchemy", "alchemist_core.stages.score"} <= loaded
+    assert loaded & {*LARGE, *(f"alchemist_core.{name}" for name in NOT_OF_A_NIGHT)} == set()
+    assert "sqlalchemy" in loaded
+
+
+@pytest.mark.slow
+def test_a_check_loads_its_library_without_what_it_rarely_uses_and_leaves_that_usable() -> None:
+    loaded = loaded_by(
+        "from alchemist_core.quality.suites import Check\n"
+        "from alchemist_core.quality.validation import validate\n"
+        "check = Check('all_are_one', 'fail', 'own', 'ExpectColumnValuesToBeInSet', {'column': 'n', 'value_set': [1]})\n"
+        "assert not validate({'n': [1, 2]}, [check])[0].is_success\n"
+        "import sys; assert 'great_expectations' in sys.modules\n"
+        "assert {'altair.vegalite', 'scipy.stats._stats_py'}.isdisjoint(sys.modules)\n"
+        "from scipy.stats import norm; assert norm.cdf(0) == 0.5"
+    )
+    assert "scipy.stats._stats_py" in loaded
 
 
 def test_help_and_version_load_no_config_model() -> None:
@@ -120,6 +158,16 @@ def test_the_command_line_sets_what_torch_reads_and_keeps_what_the_user_has_set(
     environment = {name: value for name, value in os.environ.items() if name not in DEFAULTS}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["3", DEFAULTS["CUBLAS_WORKSPACE_CONFIG"]]
+
+
+def test_the_program_freezes_what_it_has_loaded_and_a_caller_in_another_program_freezes_nothing() -> None:
+    program = (
+        "import gc, sys; from alchemist_core.__main__ import main\n"
+        "main(['note', 'failure', '--json']); assert gc.isenabled() and not gc.get_freeze_count()\n"
+        "sys.argv[1:] = ['note', 'failure']; main(); assert gc.isenabled(); print(gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 10_000
 
 
 @pytest.mark.parametrize("folder", ["alchemist_core", "dags", "infra", "tests"])

@@ -16,8 +16,8 @@ ORDER = (
     "training",
     "quality", "subsets", "local", "scorers", "embeddings",
     "store", "models", "shards", "heuristics", "selection", "rating", "protocols", "statistics", "code_version", "extras",
-    "compute_defaults", "notifications", "telemetry", "files", "log_files", "ports", "resources", "settings", "prices", "config", "errors",
-    "lazy",
+    "compute_defaults", "cores", "notifications", "telemetry", "files", "log_files", "ports", "resources", "settings", "prices", "config",
+    "errors", "lazy",
 )  # fmt: skip
 LEVELS = {room: level for level, room in enumerate(ORDER)}
 OWNERS = {

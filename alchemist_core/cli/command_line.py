@@ -42,7 +42,7 @@ def build_parser(arguments: list[str] | None = None) -> argparse.ArgumentParser:
 
 def _add_commands(parser: argparse.ArgumentParser, verb: str, further: list[str]) -> None:
     """Add the options of a command, or the commands of a group; of those, only the first one of `further` gets its options if it is one."""
-    commands = load_commands(verb)
+    commands = load_commands(verb, *further[:1])
     if "" in commands:
         _add_flags(parser, verb, commands[""])
         return

@@ -14,11 +14,11 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field
 
 from alchemist_core.config import BARE_WORD, Command, Config, Result
+from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import BLOCK_CACHE, FEATURE_CACHE, atomic_folder, atomic_write, file_sha256
 from alchemist_core.local.processes import hold_lock
 from alchemist_core.settings import load_settings
-from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.backups import checksum, clear_for_restore, export_snapshot
 from alchemist_core.store.eligible import forget_kept
 from alchemist_core.store.engine import create_store, current_revision, database_url, migrate, open_store, role_url

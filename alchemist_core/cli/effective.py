@@ -35,7 +35,6 @@ from alchemist_core.presets import (
     stage_of,
 )
 from alchemist_core.project import NEVER, Project
-from alchemist_core.protocols.protocol import read_protocol
 
 
 class Origin(NamedTuple):
@@ -170,6 +169,8 @@ def _faults_of_schedule(project: Project) -> Iterator[str]:
 
 def _faults_of_protocols(project: Project) -> Iterator[str]:
     """Yield which of the declared protocols cannot be read."""
+    from alchemist_core.protocols.protocol import read_protocol  # noqa: PLC0415  few commands check a whole project file
+
     declared = section_values(project, "evaluation").get("protocol")
     for name in () if declared is None else split_commas(declared.value):
         try:

@@ -19,15 +19,14 @@ from alchemist_core.models.config import TokenizerConfig, published_tokenizer
 from alchemist_core.presets import gigabytes
 from alchemist_core.prices import cost_at
 from alchemist_core.project import effective_prices
-from alchemist_core.report.comparison import ArmNames
-from alchemist_core.stages.execution import CPU
+from alchemist_core.report.arm_names import ArmNames
 from alchemist_core.store.datasets import describe_datasets
 from alchemist_core.store.engine import has_store, open_store
 from alchemist_core.store.runs import MeasuredTraining, measured_trainings
 from alchemist_core.store.subsets import choose_version, rater_of_subset
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
-from alchemist_core.training.gpus import DEFAULT_UTILISATION, GPUS, GpuName
+from alchemist_core.training.gpus import CPU, DEFAULT_UTILISATION, GPUS, GpuName
 from alchemist_core.training.pinning import FILES, caption_tokens
 
 if TYPE_CHECKING:

@@ -3,15 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import Field
+from sqlalchemy import Engine
 
 from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import AlchemistError, DataError
 from alchemist_core.local.airflow_environment import airflow_home
-from alchemist_core.local.supervisor import rotate_all
 from alchemist_core.log_files import MIB, remove_old
 from alchemist_core.settings import load_settings
 from alchemist_core.store import maintenance
@@ -62,16 +63,23 @@ def takedowns(_config: MaintainConfig) -> MaintainResult:
     Raises:
         DataError: Files of embeddings cannot be read; everything else was done.
     """
-    from alchemist_core.embeddings.upkeep import remove_taken_down  # noqa: PLC0415  imports pyarrow
-    from alchemist_core.scorers.vlm import forget_answers  # noqa: PLC0415  imports the image libraries
-
-    n_embeddings, failures = remove_taken_down(engine := open_store())
-    n_answers = forget_answers(read_taken_down_hashes(engine))
+    engine = open_store()
+    taken_down = read_taken_down_hashes(engine)
+    n_embeddings, n_answers, failures = _forget_computed(engine, taken_down) if taken_down else (0, 0, [])
     n_done, n_left = maintenance.complete_takedowns(engine)
     if failures:
         raise DataError("\n".join([*map(str, failures), "Everything else was done."]))
     removed = [counted(n, what) for n, what in ((n_embeddings, "embedding"), (n_answers, "answer")) if n]
     return MaintainResult(n_done=n_done, n_left=n_left, note=f"Removed {' and '.join(removed)}." if removed else None)
+
+
+def _forget_computed(engine: Engine, image_hashes: Sequence[bytes]) -> tuple[int, int, list[DataError]]:
+    """Delete what was computed from images; return the numbers of embeddings and answers, and the files that cannot be read."""
+    from alchemist_core.embeddings.upkeep import remove_taken_down  # noqa: PLC0415  imports pyarrow
+    from alchemist_core.scorers.vlm import forget_answers  # noqa: PLC0415  imports the image libraries
+
+    n_embeddings, failures = remove_taken_down(engine)
+    return n_embeddings, forget_answers(image_hashes), failures
 
 
 def embeddings(_config: MaintainConfig) -> MaintainResult:
@@ -123,6 +131,8 @@ def airflow(config: RetentionConfig) -> MaintainResult:
 
 def logs(_config: MaintainConfig) -> MaintainResult:
     """Rotate the logs of the local stack and remove old logs of Airflow's tasks, by ALCHEMIST_LOG_… and ALCHEMIST_TASK_LOG_…."""
+    from alchemist_core.local.supervisor import rotate_all  # noqa: PLC0415  the other commands need no local stack
+
     settings = load_settings()
     home = settings.home.resolve()
     n_rotated = rotate_all(home, max_bytes=settings.log_max_mib * MIB)

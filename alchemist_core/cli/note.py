@@ -8,7 +8,6 @@ from uuid import uuid4
 from pydantic import Field
 
 from alchemist_core.config import Command, Config, Result
-from alchemist_core.local.airflow_client import log_end
 from alchemist_core.local.airflow_environment import task_log_path
 from alchemist_core.notifications import Event, Kind, runbook_page, task_page
 from alchemist_core.store.audit import current_actor, record_event
@@ -123,7 +122,11 @@ def _log_end(config: NoteConfig) -> str:
         Path(home).parent, dag_id=dag_id, run_id=config.run, task_id=task_id, map_index=config.map_index,
         try_number=config.try_number,
     )  # fmt: skip
-    return log_end(path) if path.exists() else ""
+    if not path.exists():
+        return ""
+    from alchemist_core.local.airflow_client import log_end  # noqa: PLC0415  loads the HTTP client of the standard library
+
+    return log_end(path)
 
 
 COMMANDS = {

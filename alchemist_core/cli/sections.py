@@ -19,7 +19,6 @@ from alchemist_core.config import BARE_WORD, Config, Formerly, Section, bounds_o
 from alchemist_core.errors import ConfigError
 from alchemist_core.presets import NETWORKS, RECIPE_STAGES, RECIPES, presets_of
 from alchemist_core.project import Options, Project, load_project
-from alchemist_core.protocols.protocol import shipped_protocols
 
 
 class StageSection(NamedTuple):
@@ -123,7 +122,7 @@ def config_of(stage: str) -> type[Config]:
 
 def _config_of_plan(command: str) -> type[Config]:
     verb, name = command.split()
-    return load_commands(verb)[name].config
+    return load_commands(verb, name)[name].config
 
 
 def declared_values(command: str, options: Mapping[str, Any]) -> dict[str, Declared]:
@@ -265,6 +264,8 @@ def _adapter_of(field: FieldInfo) -> TypeAdapter[Any]:
 
 
 def _faults_of_files(project: Project, protocol: str, given: Mapping[str, Any]) -> Iterator[str]:
+    from alchemist_core.protocols.protocol import shipped_protocols  # noqa: PLC0415  few sections name files of a protocol
+
     declared = project.evaluation.get("protocols")
     own = [Path(name).stem for name in declared if str(name).endswith(".toml")] if isinstance(declared, list) else []
     if protocol not in (known := [*shipped_protocols(), *own]):

@@ -10,9 +10,6 @@ from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
-from alchemist_core.shards.storage import join_uri, stat_shard
-from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.store import registry
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import open_store, read_clock
@@ -21,6 +18,7 @@ from alchemist_core.telemetry import on_one_line
 
 if TYPE_CHECKING:
     from alchemist_core.shards.reading import ShardContent
+    from alchemist_core.stages.execution import StageRun
 
 UNREAD = ("growing", "missing", "changed", "rejected")
 MOST_QUARANTINED = 20
@@ -163,10 +161,14 @@ def retire(config: ChangeConfig) -> RetireResult:
 
 def reread(config: ChangeConfig) -> RereadResult:
     """Read a changed or repaired shard again; new bytes become its next revision."""
+    from alchemist_core.stages.execution import execute  # noqa: PLC0415  the other commands execute no stage
+
     return execute("shard_reread", config, lambda stage_run: _reread(config, stage_run), RereadResult)
 
 
-def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadResult:
+def _reread(config: ChangeConfig, stage_run: "StageRun") -> RereadResult:
+    from alchemist_core.stages.ingest import IngestConfig  # noqa: PLC0415  loads what an ingest needs
+
     engine = stage_run.engine
     row = _find(engine, config.shard)
     with engine.connect() as connection:
@@ -200,6 +202,7 @@ def _reread(config: ChangeConfig, stage_run: StageRun) -> RereadResult:
 def _read(address: str, dataset: str) -> "tuple[ShardContent, int]":
     from alchemist_core.shards.reading import read_shards  # noqa: PLC0415  loads the image libraries
     from alchemist_core.shards.samples import Reading  # noqa: PLC0415
+    from alchemist_core.shards.storage import stat_shard  # noqa: PLC0415
 
     file = stat_shard(address)
     reading = Reading(repair=load_project().of_dataset(dataset).ingest.repair)
@@ -245,6 +248,8 @@ def _listed(row: ShardRow) -> dict[str, object]:
 
 
 def _address(row: ShardRow) -> str:
+    from alchemist_core.shards.storage import join_uri  # noqa: PLC0415  lists name shards by their path below the root
+
     return join_uri(row.root_uri, row.uri)
 
 

@@ -1,6 +1,7 @@
 """The commands of `alchemist`: each verb with its module and its line of help, so that help imports none of the modules."""
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ class Verb(NamedTuple):
 
     module: str
     help: str
+    modules: Mapping[str, str] = {}
+    """The module of each command of a group, where a task of a night should not load what only other commands of the group need."""
 
 
 STAGES = {
@@ -38,7 +41,13 @@ GROUPS = {
         "rater": Verb("cli.rater", "List raters, run their acceptance checks, and promote one to production."),
         "scorer": Verb("cli.scorer", "Register scorers (CLIP-Score, your own class, …), train a critic, list, test, serve, retire them."),
         "check": Verb("cli.check", "Run data checks on nights or on a subset; a night or subset that fails a check is not published."),
-        "night": Verb("cli.night", "List nights, check their drift, publish them, and release or reject nights that are held."),
+        "night": Verb(
+            "cli.night", "List nights, check their drift, publish them, and release or reject nights that are held.",
+            {
+                "list": "cli.night", "check-drift": "cli.drift", "publish": "stages.publishing", "release": "cli.held_nights",
+                "reject": "cli.held_nights", "announce": "cli.night",
+            },
+        ),
         "subset": Verb("cli.subset", "List, show, compare, publish, roll back, withdraw and garbage-collect subset versions."),
         "sample": Verb("cli.sample", "Explain why a sample was selected, flag samples, take an image down, retry quarantined samples."),
         "shard": Verb("cli.shard", "List and show shards, retire them, and register the new bytes of a changed one."),
@@ -49,7 +58,13 @@ GROUPS = {
         "score-aesthetics": Verb("cli.score_aesthetics", "Score the images of a dataset with CLIP and an aesthetic head."),
     },
     "plan, export and compare": {
-        "plan": Verb("cli.plan", "Show what a command would do, how long it would take and what it would cost."),
+        "plan": Verb(
+            "cli.plan", "Show what a command would do, how long it would take and what it would cost.",
+            {
+                "train-rater": "cli.estimates", "train-downstream": "cli.estimates", "night": "cli.plan", "score": "cli.plan",
+                "promote": "cli.approvals", "publish": "cli.approvals", "evaluate": "cli.approvals",
+            },
+        ),
         "presets": Verb("cli.presets", "List the presets of the training stages: hardware, networks, memory, time, and what each needs."),
         "export": Verb("cli.export", "Export scores, samples or subset members as Parquet, CSV or JSON lines."),
         "import": Verb("cli.imports", "Import scores that were computed elsewhere, from Parquet, CSV or JSON lines."),
@@ -109,7 +124,19 @@ PASS_THROUGH = (("db", "psql"), ("stack", "airflow"), ("config", "show"))
 """Commands that pass their arguments on unchanged, to another program or to the parser of a stage."""
 
 
-def load_commands(verb: str) -> "dict[str, Command]":
-    """Import the module of a verb and return its commands: one under "", or one for each sub-verb."""
-    commands: dict[str, Command] = importlib.import_module(f"alchemist_core.{VERBS[verb].module}").COMMANDS
+def load_commands(verb: str, name: str = "") -> "dict[str, Command]":
+    """Import the modules of a verb and return its commands: one under "", or one for each sub-verb.
+
+    Args:
+        verb: The verb.
+        name: A sub-verb. If the verb has it, only its module is imported, and commands of other modules are left out.
+    """
+    module, _, modules = VERBS[verb]
+    if name in modules or not modules:
+        return _commands_in(modules.get(name, module))
+    return {key: _commands_in(other)[key] for key, other in modules.items()}
+
+
+def _commands_in(module: str) -> "dict[str, Command]":
+    commands: dict[str, Command] = importlib.import_module(f"alchemist_core.{module}").COMMANDS
     return commands

@@ -16,7 +16,7 @@ from alchemist_core.experiments.results import HEAD, RANDOM, ArmRow, cells_of_ro
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.sheets import Sheet, draw_arms
 from alchemist_core.experiments.trial import Cell
-from alchemist_core.report.comparison import arm_title
+from alchemist_core.report.arm_names import arm_title
 from alchemist_core.statistics import Estimate
 
 NAME: Literal["datasets"] = "datasets"

@@ -14,7 +14,7 @@ from typing import Any
 
 from alchemist_core.experiments.arms import FILLED
 from alchemist_core.experiments.trial import Cell
-from alchemist_core.report.comparison import ORACLE, arm_title
+from alchemist_core.report.arm_names import ORACLE, arm_title
 from alchemist_core.statistics import Estimate, detectable_effect, estimate, estimate_gain, gap_closed, pooled_spread
 
 RANDOM, FULL = "random", "full"

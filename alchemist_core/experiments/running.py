@@ -28,7 +28,7 @@ from alchemist_core.experiments.trial import (
 )
 from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
-from alchemist_core.report.comparison import stored_arm
+from alchemist_core.report.arm_names import stored_arm
 from alchemist_core.selection.config import strategy_spec
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say

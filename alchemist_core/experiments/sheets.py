@@ -24,8 +24,8 @@ from alchemist_core.experiments.results import (
     show,
 )
 from alchemist_core.experiments.trial import Cell
+from alchemist_core.report.arm_names import arm_title
 from alchemist_core.report.charts import RATIO_AXIS, Axis, Line, Point, interval_chart, line_chart
-from alchemist_core.report.comparison import arm_title
 from alchemist_core.report.content import ExperimentContent
 from alchemist_core.report.page import render_chart, render_experiment
 from alchemist_core.selection.rank_window import ValuePoint

@@ -10,7 +10,7 @@ from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.sheets import Sheet, make_sheet
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.files import artifact_path, write_bytes_atomically
-from alchemist_core.report.comparison import arm_title
+from alchemist_core.report.arm_names import arm_title
 
 
 def title_of(config: dict[str, Any]) -> str:

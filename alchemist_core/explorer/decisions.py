@@ -162,8 +162,8 @@ def decide_release(engine: Engine, given: Given) -> Decision:
 
 def release(person: Person, form: Form) -> str:
     """Release a held or rejected night."""
-    from alchemist_core.cli.night import ReleaseNightConfig  # noqa: PLC0415  slow to import, and only needed now
-    from alchemist_core.cli.night import release as release_night  # noqa: PLC0415
+    from alchemist_core.cli.held_nights import ReleaseNightConfig  # noqa: PLC0415  slow to import, and only needed now
+    from alchemist_core.cli.held_nights import release as release_night  # noqa: PLC0415
 
     dataset, crawl_date = _night_of(form)
     if failed_checks(open_reader(), dataset, crawl_date):
@@ -190,8 +190,8 @@ def decide_rejection(engine: Engine, given: Given) -> Decision:
 
 def reject(person: Person, form: Form) -> str:
     """Reject a held night."""
-    from alchemist_core.cli.night import RejectNightConfig  # noqa: PLC0415  as above
-    from alchemist_core.cli.night import reject as reject_night  # noqa: PLC0415
+    from alchemist_core.cli.held_nights import RejectNightConfig  # noqa: PLC0415  as above
+    from alchemist_core.cli.held_nights import reject as reject_night  # noqa: PLC0415
 
     dataset, crawl_date = _night_of(form)
     config = _config(RejectNightConfig, dataset=dataset, crawl_date=crawl_date, reason=_reason(form))

@@ -14,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import DataError
 from alchemist_core.explorer.markup import render_placeholder
 from alchemist_core.shards.images import BadImageError
 from alchemist_core.shards.pictures import SIDES, PictureCache, PictureTask, PictureWorkers, own_cache
 from alchemist_core.shards.storage import join_uri
-from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.browsing import PictureSource, find_picture, find_takedown
 from alchemist_core.store.engine import open_reader
 from alchemist_core.telemetry import on_one_line

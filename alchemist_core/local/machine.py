@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from alchemist_core.shards.workers import n_own_cores
+from alchemist_core.cores import n_own_cores
 
 _QUERY = ("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 _TIMEOUT_S = 20

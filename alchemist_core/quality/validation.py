@@ -1,6 +1,6 @@
 """Runs checks by Great Expectations on a frame or on rows of the store. Only this module imports the library, when it is first used.
 
-The import takes some seconds; what the library needs only for charts and for tests of distributions is loaded when it is used. The
+The import takes more than a second; what the library needs only for charts and for tests of distributions is loaded when it is used. The
 context is in memory: no project folder, no Data Docs, no analytics.
 """
 
@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from alchemist_core.errors import DataError
+from alchemist_core.lazy import importing
 from alchemist_core.quality.suites import Check
 from alchemist_core.store.checks import Slice
 
@@ -176,12 +178,14 @@ class _Later(ModuleType):
         return getattr(import_module(self.__name__), name)
 
 
+@cache
 def _library() -> Any:
     """Import Great Expectations without altair and scipy.stats, which take a third of its time and are rarely used."""
     for name in ("altair", "scipy.stats"):
         if name not in sys.modules and find_spec(name.partition(".")[0]) is not None:
             sys.modules[name] = _Later(name)
-    return import_module("great_expectations")
+    with importing():
+        return import_module("great_expectations")
 
 
 @contextmanager

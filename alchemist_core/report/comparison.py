@@ -3,19 +3,14 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import AfterValidator
-
-from alchemist_core.config import Words
 from alchemist_core.project import of_version
+from alchemist_core.report.arm_names import ORACLE, place_of_arm
 from alchemist_core.report.content import ArmRun, MetricRun
 from alchemist_core.statistics import Estimate, estimate, estimate_gain, gap_closed, is_lower_better
 from alchemist_core.store.overviews import Comparison as ComparedArm
 
-# The stored name of the arm `oracle`. It is part of the identity of trained models, so it cannot change.
-ORACLE = "planted"
-ARMS = ("subset", "random", "minus_loss", "validation", ORACLE, "full")
 _NOTES = {
     "subset": "selected by the rater's ranks",
     "random": "same size, selected at random",
@@ -133,37 +128,6 @@ def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
         arms = tuple(_summarize_arm(groups[arm], losses) for arm in sorted(groups, key=place_of_arm))
         comparisons.append(Comparison(subset, retention, arms))
     return comparisons
-
-
-def place_of_arm(arm: str) -> tuple[int, str]:
-    """Return the sort key of an arm: the order of `ARMS`; arms with added samples follow those without."""
-    return ARMS.index(arm.partition("+")[0]), arm
-
-
-def arm_title(arm: str) -> str:
-    """Return the name of an arm as readers see it.
-
-    >>> arm_title("planted+plain"), arm_title("random")
-    ('oracle+plain', 'random')
-    """
-    return "oracle" + arm.removeprefix(ORACLE) if arm.partition("+")[0] == ORACLE else arm
-
-
-def stored_arm(word: str) -> str:
-    """Return the stored name of an arm.
-
-    >>> stored_arm("oracle+plain"), stored_arm("random")
-    ('planted+plain', 'random')
-    """
-    return ORACLE + word.removeprefix("oracle") if word.partition("+")[0] == "oracle" else word
-
-
-def _stored_arms(words: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(map(stored_arm, words))
-
-
-ArmNames = Annotated[Words, AfterValidator(_stored_arms)]
-"""Arms in a config; `oracle` is stored as `planted`."""
 
 
 def _summarize_arm(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> ArmSummary:

@@ -12,8 +12,9 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from alchemist_core.report.arm_names import arm_title
 from alchemist_core.report.charts import Chart, histogram_chart, selection_chart, shares_chart
-from alchemist_core.report.comparison import arm_title, compare_arms, compare_metrics
+from alchemist_core.report.comparison import compare_arms, compare_metrics
 from alchemist_core.report.content import ExperimentContent, ReportContent, SubsetContent
 from alchemist_core.selection.curves import SelectionCurve
 

@@ -16,7 +16,7 @@ from alchemist_core.metrics.metric import Bench, EvaluationSamples, Metric
 from alchemist_core.notifications import Event, explorer_page, page_of_this_task
 from alchemist_core.project import load_project, of_version, train_downstream_command
 from alchemist_core.protocols.protocol import read_protocol
-from alchemist_core.report.comparison import arm_title
+from alchemist_core.report.arm_names import arm_title
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.sharing import hold_resource

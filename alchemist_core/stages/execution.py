@@ -25,8 +25,7 @@ from alchemist_core.store.maintenance import end_long_reads
 from alchemist_core.store.refusals import explain_refusal
 from alchemist_core.store.runs import RunClaim, RunKey, RunState, beat, claim_run, finish_run, live_run, read_run
 from alchemist_core.telemetry import ProgressLine, named_run, say
-
-CPU = "cpu"
+from alchemist_core.training.gpus import CPU
 
 
 def spent(work_seconds: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from alchemist_core.config import Command, Config, Result, Words, counted, lay_out
+from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
 from alchemist_core.project import ROLE_HELP, Role, load_project, train_rater_command
 from alchemist_core.settings import load_settings
@@ -25,7 +26,6 @@ from alchemist_core.shards.storage import (
     remedy_of,
     sha256_of,
 )
-from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
 from alchemist_core.store.engine import create_store, open_store, read_clock

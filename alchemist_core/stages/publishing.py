@@ -5,8 +5,9 @@ from datetime import date
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import Config, Result, counted
+from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import CheckFailedError
+from alchemist_core.project import select_command
 from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.checks import failed_checks, outdated_checks
@@ -111,3 +112,11 @@ def _refuse_outdated(engine: Engine, night: NightRow) -> None:
         raise CheckFailedError(
             f"Night {night_title(night)} has grown since its {' and '.join(suites)} were checked. Run {commands}, then publish it again."
         )
+
+
+def _next(config: PublishNightConfig, result: PublishNightResult) -> str | None:
+    rater = "" if config.rater == "production" else f" --rater {config.rater}"
+    return f"{select_command(config.dataset)}{rater}" if result.n_nights else None
+
+
+COMMANDS = {"publish": Command(PublishNightConfig, publish_night, _next)}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from alchemist_core.config import Command, Config, Result, counted, later_field
+from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import (
     ChangedShardError,
     ConfigError,
@@ -29,7 +30,6 @@ from alchemist_core.scorers.catalogue import find_scorer, scorer_names
 from alchemist_core.scorers.registration import load_runner, needs_no_options, output_names, register
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.storage import has_files
-from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.stages.declared_scorers import follows, register_declared
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute

@@ -16,7 +16,7 @@ from alchemist_core.config import BARE_WORD, Command, Config, Result, Seeds, fin
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256, require_artifact
 from alchemist_core.project import of_version
-from alchemist_core.report.comparison import ORACLE, ArmNames, arm_title
+from alchemist_core.report.arm_names import ORACLE, ArmNames, arm_title
 from alchemist_core.selection.keys import Domain, Noise
 from alchemist_core.selection.sampler import sample_members
 from alchemist_core.selection.strategies import Random

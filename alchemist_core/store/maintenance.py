@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, Engine, text
 
-from alchemist_core.store.samples import find_reach
-
 MANY_ROWS = (
     "shards", "samples", "sample_locations", "quarantined_samples", "shard_scores", "scores", "subset_samples", "check_results",
 )  # fmt: skip
@@ -49,6 +47,8 @@ def complete_takedowns(engine: Engine) -> tuple[int, int]:
 
 
 def _is_held(engine: Engine, image_hash: bytes) -> bool:
+    from alchemist_core.store.samples import find_reach  # noqa: PLC0415  only for a pending takedown; each stage loads this module
+
     return any(row.state == "published" or row.all_materialized_uris for row in find_reach(engine, [image_hash]))
 
 

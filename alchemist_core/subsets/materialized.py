@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import DataError, MissingShardError
 from alchemist_core.files import (
     artifact_path,
@@ -44,7 +45,6 @@ from alchemist_core.shards.samples import repair_sample
 from alchemist_core.shards.storage import checksum_of, is_s3, open_shard, sha256_of, view_ranges
 from alchemist_core.shards.tar_writer import write_blocks
 from alchemist_core.shards.tars import IMAGE_EXTS
-from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.manifests import WEIGHT, hash_column, hashes_sha256, sort_hashes
 from alchemist_core.subsets.members import (
     SIZE_COLUMNS,

@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+CPU = "cpu"
+"""Name of the device where a run uses no GPU."""
 GpuName = Literal["h200", "h100", "h100-pcie", "a100", "a100-40gb", "l40s", "rtx4090", "rtx3090", "l4", "a10", "cpu"]
 
 

@@ -12,12 +12,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import DataError
 from alchemist_core.shards.decoding import DecodeTask, ProcessDecoders
 from alchemist_core.shards.images import BadImageError, decode_image, is_costly
 from alchemist_core.shards.storage import join_uri, read_ranges
 from alchemist_core.shards.tars import IMAGE_EXTS
-from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.sample_table import LocatedSample, SampleTable
 from alchemist_core.telemetry import OnProgress
 

@@ -31,6 +31,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import DataError
 from alchemist_core.heuristics.measures import MEASURES
 from alchemist_core.models.config import TokenizerConfig
@@ -42,7 +43,6 @@ from alchemist_core.scorers.scorer import Batch, Rated, TransientFault
 from alchemist_core.shards.decoding import TASK_IMAGES, DecodedPart, Decoders, DecodeTask
 from alchemist_core.shards.faults import Fault, Reason, make_fault
 from alchemist_core.shards.storage import join_uri
-from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.ledger import ClaimedShard, ShardOutcome, UnscoredLocation
 from alchemist_core.training.bilevel import make_scoring_rater
 from alchemist_core.training.checkpoints import read_json

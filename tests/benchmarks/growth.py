@@ -22,9 +22,9 @@ import numpy as np
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli.db import BackupConfig, backup
+from alchemist_core.cli.drift import DriftConfig, check_drift
 from alchemist_core.cli.duplicates import FindConfig
 from alchemist_core.cli.duplicates import find as find_duplicates
-from alchemist_core.cli.night import DriftConfig, check_drift
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.prices import Prices
 from alchemist_core.settings import load_settings

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, text
 
+from alchemist_core.cores import n_own_cores
 from alchemist_core.files import artifact_path
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.storage import list_shards
-from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.select import SelectConfig

@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.cores import n_own_cores
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.storage import list_shards
-from alchemist_core.shards.workers import Workers, n_own_cores
+from alchemist_core.shards.workers import Workers
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest

@@ -19,7 +19,7 @@ from tests.selectable_store import fill
 
 HELP_S, TASK_S, CHECK_S, PARSE_S = 0.2, 0.5, 2.0, 0.2
 TASKS = (
-    "plan night --json",
+    "plan night --crawl-date 2026-01-02 --json",
     "ingest --dataset web",
     "plan score --rater nightly --json",
     "score --rater nightly",
@@ -29,7 +29,7 @@ TASKS = (
     "night list",
     "duplicates find",
     "maintain takedowns",
-    "note failed_task --subject d.t --run r --reason why",
+    "note failure --subject d.t --run r --reason why",
 )
 """The commands of the DAGs that can have nothing to do."""
 CHECKS = ("check --suite shards", "check --suite scores --dataset web")

@@ -41,8 +41,8 @@ from alchemist_core.experiments.results import MARGIN, ArmRow, LossOfSeed, compa
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.local.scenes import draw_scenes
+from alchemist_core.report.arm_names import arm_title
 from alchemist_core.report.charts import interval_chart
-from alchemist_core.report.comparison import arm_title
 from alchemist_core.report.page import render_chart
 from alchemist_core.selection.fusion import fuse_ranks
 from alchemist_core.selection.ranks import fit_rank_scale

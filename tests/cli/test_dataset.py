@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
 from alchemist_core.cli import dataset as verbs
-from alchemist_core.cli.plan import PlanEvaluateConfig, plan_evaluate
+from alchemist_core.cli.approvals import PlanEvaluateConfig, plan_evaluate
 from alchemist_core.cli.sample import ExplainConfig, explain
 from alchemist_core.cli.subset import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
 from alchemist_core.errors import ConfigError

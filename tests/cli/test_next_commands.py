@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from alchemist_core.cli.command_line import load_commands
+from alchemist_core.cli.drift import DriftResult
 from alchemist_core.cli.duplicates import ListResult
-from alchemist_core.cli.night import DriftResult
 from alchemist_core.project import load_project
 from alchemist_core.stages.ingest import IngestResult
 from alchemist_core.stages.select import SelectResult

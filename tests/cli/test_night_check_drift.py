@@ -8,21 +8,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.cli.night import (
-    DriftConfig,
-    DriftResult,
-    PublishNightConfig,
-    PublishNightResult,
-    RejectNightConfig,
-    ReleaseNightConfig,
-    check_drift,
-    publish_night,
-    reject,
-    release,
-)
+from alchemist_core.cli.drift import DriftConfig, DriftResult, check_drift
+from alchemist_core.cli.held_nights import RejectNightConfig, ReleaseNightConfig, reject, release
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.settings import load_settings
+from alchemist_core.stages.publishing import PublishNightConfig, PublishNightResult, publish_night
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from tests.given import insert_rows

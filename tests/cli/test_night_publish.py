@@ -6,7 +6,8 @@ from sqlalchemy import Engine
 
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
-from alchemist_core.cli.night import AnnounceConfig, ReleaseNightConfig, announce, release
+from alchemist_core.cli.held_nights import ReleaseNightConfig, release
+from alchemist_core.cli.night import AnnounceConfig, announce
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from tests.scored_nights import add_dataset, add_night, add_rater

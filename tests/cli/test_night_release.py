@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
-from alchemist_core.cli.night import ReleaseNightConfig, release
+from alchemist_core.cli.held_nights import ReleaseNightConfig, release
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.prices import Prices
 from alchemist_core.stages.ingest import IngestConfig

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.plan import PlanPublishConfig, PlanPublishResult, plan_publish
+from alchemist_core.cli.approvals import PlanPublishConfig, PlanPublishResult, plan_publish
 from alchemist_core.files import artifact_path
 from alchemist_core.notifications import code_span
 from alchemist_core.settings import load_settings

@@ -143,12 +143,11 @@ class Hostile:
 
 
 def test_a_hostile_file_runs_nothing_and_gets_one_line(
-    tmp_path: Path, narrow: Weights, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, narrow: Weights, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"trainer": {"var_wo_ddp": narrow, "config": Hostile(tmp_path / "OWNED")}}, tmp_path / "star.pth")
     for arguments in (["--layout", "star"], []):
-        monkeypatch.setattr("sys.argv", ["alchemist", "weights", "check", str(tmp_path / "star.pth"), *arguments])
-        assert main() == 2
+        assert main(["weights", "check", str(tmp_path / "star.pth"), *arguments]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "holds more than tensors: reading it would run" in line
         assert not (tmp_path / "OWNED").exists()

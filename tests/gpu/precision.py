@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alchemist_core.cores import n_own_cores
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens
-from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.statistics import spearman
 from alchemist_core.training.launching import own_device
 from alchemist_core.training.rater_training import train_rater

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alchemist_core.shards.workers import n_own_cores
+from alchemist_core.cores import n_own_cores
 from tests.benchmarks.rater import train_and_score
 from tests.benchmarks.rows import Row, interval
 from tests.benchmarks.scenes_study import KINDS, kind_aucs, load_study

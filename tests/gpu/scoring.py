@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import AlchemistError
 from alchemist_core.shards.decoding import open_decoders
 from alchemist_core.shards.samples import Reading, Sample, read_samples
 from alchemist_core.shards.tars import IMAGE_EXTS
-from alchemist_core.shards.workers import n_own_cores
 from alchemist_core.store.copy import encode_columns
 from alchemist_core.store.leases import LeaseClaim
 from alchemist_core.store.ledger import ClaimedShard, UnscoredLocation

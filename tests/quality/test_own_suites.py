@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.cli.check import CheckConfig, describe
 from alchemist_core.cli.check import run as check
-from alchemist_core.cli.night import ReleaseNightConfig, release
+from alchemist_core.cli.held_nights import ReleaseNightConfig, release
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.project import load_project

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli.approvals import PlanEvaluateConfig, plan_evaluate
 from alchemist_core.cli.demo import read_arms
-from alchemist_core.cli.plan import PlanEvaluateConfig, plan_evaluate
 from alchemist_core.cli.sample import TakedownConfig, takedown
 from alchemist_core.cli.subset import (
     CompareConfig,

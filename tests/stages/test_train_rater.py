@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.plan import PlanPromoteConfig, plan_promote
+from alchemist_core.cli.approvals import PlanPromoteConfig, plan_promote
 from alchemist_core.cli.rater import CertifyConfig, PromoteConfig, certify, promote
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.report.gathering import gather_content

@@ -1,0 +1,177 @@
+"""Nights that are held or were stopped by a check: release or reject them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Literal
+
+from pydantic import Field
+from sqlalchemy import Engine
+
+from alchemist_core.cli import check
+from alchemist_core.cli.drift import DriftConfig, check_drift
+from alchemist_core.config import Command, Config, Result
+from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.store.audit import current_actor, record_event
+from alchemist_core.store.checks import FailedCheck, failed_checks, release_checks
+from alchemist_core.store.engine import open_store
+from alchemist_core.store.nights import (
+    NightRow,
+    held_nights,
+    night_title,
+    reject_night,
+    release_night,
+)
+from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.registry import find_dataset
+
+
+class DecideNightConfig(Config):
+    """Which held night, and why."""
+
+    dataset: str = Field(..., description="Dataset of the held night")
+    crawl_date: date = Field(..., description="Crawl date of the night (YYYY-MM-DD)")
+    reason: str = Field(
+        ..., min_length=3, max_length=500, description="Reason, 3 to 500 characters; stored in the audit log"
+    )
+    rater: str = Field("production", description="Rater by name, or production, or newest")
+
+
+class ReleaseNightConfig(DecideNightConfig):
+    """Which night to release, and why."""
+
+
+class RejectNightConfig(DecideNightConfig):
+    """Which night to reject, and why."""
+
+
+class RejectNightResult(Result):
+    """Nights that were rejected."""
+
+    nights: list[str]
+    was_held_for: list[str]
+    rejected_by: str
+
+
+class ReleaseNightResult(Result):
+    """Nights that became selectable."""
+
+    nights: list[str]
+    was_held_for: list[str]
+    released_by: str
+    n_scored: int = 0
+
+
+def release(config: ReleaseNightConfig) -> ReleaseNightResult:
+    """Make a night selectable that was held (drift), rejected, or stopped by a check; then score, check and publish a stopped one.
+
+    The audit log stores who released it and why. Checks that fail for the first time stop the night again.
+    """
+    engine, actor = open_store(), current_actor()
+    failed = failed_checks(engine, config.dataset, config.crawl_date)
+    rater = find_rater(engine, config.rater)
+    if rater is None and not failed:
+        raise ConfigError("There is no rater in production, so no night is held. Give a rater: --rater NAME.")
+    held, rejected = _find(engine, config, rater, "held"), _find(engine, config, rater, "rejected")
+    if not (held or rejected or failed):
+        raise ConfigError(
+            f"No night of {config.dataset} {config.crawl_date} is held or was stopped by a check. "
+            "Show the state of all nights: alchemist night list."
+        )
+    _release(engine, config, {"held": held, "rejected": rejected}, failed, actor=actor)
+    n_scored = _finish_night(config) if failed else 0
+    return ReleaseNightResult(
+        nights=[night_title(row) for row in [*held, *rejected]] or [f"{config.dataset} {config.crawl_date}"],
+        was_held_for=[
+            *(str(row.reason) for row in [*held, *rejected]),
+            *(f"{row.suite}.{row.expectation}" for row in failed),
+        ],
+        released_by=actor,
+        n_scored=n_scored,
+    )
+
+
+def _held(engine: Engine, config: DecideNightConfig, rater: RaterRow | None) -> Sequence[NightRow]:
+    return _find(engine, config, rater, "held")
+
+
+def _find(
+    engine: Engine, config: DecideNightConfig, rater: RaterRow | None, state: Literal["held", "rejected"]
+) -> Sequence[NightRow]:
+    if rater is None:
+        return []
+    dataset_id = find_dataset(engine, config.dataset).dataset_id
+    return held_nights(
+        engine, dataset_ids=[dataset_id], crawl_date=config.crawl_date, rater_id=rater.rater_id, state=state
+    )
+
+
+def reject(config: RejectNightConfig) -> RejectNightResult:
+    """Reject a held night: its samples are never selected, and reminders about it end. It can still be released.
+
+    The audit log stores who rejected it and why. Shards that arrive later are a new revision of the night, which is decided anew.
+    """
+    engine, actor = open_store(), current_actor()
+    held = _held(engine, config, find_rater(engine, config.rater))
+    if not held:
+        raise ConfigError(
+            f"No night of {config.dataset} {config.crawl_date} is held. Show the state of all nights: alchemist night list."
+        )
+    with engine.begin() as connection:
+        for row in held:
+            if reject_night(connection, row.night_id, actor=actor, reason=config.reason):
+                record_event(
+                    connection, actor, "reject", f"night {night_title(row)}",
+                    before={"state": "held", "reason": row.reason}, after={"state": "rejected", "reason": config.reason},
+                )  # fmt: skip
+    return RejectNightResult(
+        nights=[night_title(row) for row in held], was_held_for=[str(row.reason) for row in held], rejected_by=actor
+    )
+
+
+def _release(
+    engine: Engine,
+    config: ReleaseNightConfig,
+    stopped: Mapping[str, Sequence[NightRow]],
+    failed: Sequence[FailedCheck],
+    *,
+    actor: str,
+) -> None:
+    with engine.begin() as connection:
+        for state, row in [(state, row) for state, rows in stopped.items() for row in rows]:
+            if release_night(connection, row.night_id, actor=actor, reason=config.reason):
+                record_event(
+                    connection, actor, "release", f"night {night_title(row)}",
+                    before={"state": state, "reason": row.reason}, after={"state": "released", "reason": config.reason},
+                )  # fmt: skip
+        if failed:
+            release_checks(connection, failed, config.dataset, config.crawl_date, actor=actor, reason=config.reason)
+            record_event(
+                connection, actor, "release", f"checks of {config.dataset} {config.crawl_date}",
+                before={"failed": [f"{row.suite}.{row.expectation}" for row in failed]}, after={"reason": config.reason},
+            )  # fmt: skip
+
+
+def _finish_night(config: ReleaseNightConfig) -> int:
+    """Run the steps that the DAG skipped after the failed check, and return the number of samples scored."""
+    which = {"dataset": config.dataset, "crawl_date": config.crawl_date}
+    raters = "nightly" if config.rater == "production" else config.rater
+    try:
+        n_scored, left = score(ScoreConfig.model_validate({**which, "rater": raters})).n_scored, None
+    except DataError as error:
+        # Some shards could not be scored: check and publish the others, and raise the error at the end.
+        n_scored, left = 0, error
+    check.run(check.CheckConfig.model_validate({**which, "suite": "scores"}))
+    check_drift(DriftConfig.model_validate({**which, "rater": config.rater}))
+    publish_night(PublishNightConfig.model_validate({**which, "rater": config.rater}))
+    if left is not None:
+        raise left
+    return n_scored
+
+
+COMMANDS = {
+    "release": Command(ReleaseNightConfig, release),
+    "reject": Command(RejectNightConfig, reject),
+}
