@@ -14,7 +14,8 @@ from alchemist_core.experiments.trial import require_evaluation
 from alchemist_core.experiments.tuning import Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.store.engine import create_store, open_store
-from alchemist_core.store.raters import find_rater, list_windows
+from alchemist_core.store.rank_windows import list_windows
+from alchemist_core.store.raters import find_rater
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.rating.config import ScoringRule
+from alchemist_core.rating.config import RATER_SCORE, ScoringRule
 from alchemist_core.report.arm_names import ORACLE, arm_title, stored_arm
-from alchemist_core.selection.config import RANK_BY, RATER_SCORE
+from alchemist_core.selection.config import RANK_BY
 from alchemist_core.selection.fusion import JOIN, signals_of
 
 

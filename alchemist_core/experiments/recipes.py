@@ -14,8 +14,7 @@ from alchemist_core.experiments.methods import METHODS
 from alchemist_core.experiments.results import RANDOM
 from alchemist_core.experiments.trial import Trial, measure_cell, named_rule
 from alchemist_core.files import artifact_path, write_bytes_atomically
-from alchemist_core.rating.config import ScoringRule
-from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.rating.config import RATER_SCORE, ScoringRule
 from alchemist_core.selection.fusion import signals_of
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say, warn

@@ -18,7 +18,8 @@ from alchemist_core.selection.config import strategy_spec
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow, WindowFit, fit_window
 from alchemist_core.statistics import Estimate, estimate_gain
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.raters import RaterRow, store_window
+from alchemist_core.store.rank_windows import store_window
+from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig
 

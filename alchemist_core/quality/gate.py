@@ -19,7 +19,7 @@ from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.own_suites import GATES, OwnChecks, is_own, run_own_suites
 from alchemist_core.quality.suites import FAIL, WARN, Check
 from alchemist_core.quality.validation import CheckOutcome, validate
-from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.store.checks import (
     Columns,
@@ -32,7 +32,7 @@ from alchemist_core.store.checks import (
 )
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.manifests import Manifest, read_manifest
-from alchemist_core.store.raters import expected_gain
+from alchemist_core.store.rank_windows import expected_gain
 from alchemist_core.store.registry import list_datasets
 from alchemist_core.store.snapshots import read_dataset_names
 from alchemist_core.store.subsets import SubsetRow, rater_of_subset

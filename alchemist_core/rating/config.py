@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+RATER_SCORE = "rater"
+"""The name of the score by the rater itself, beside those of heuristics, scorers and imports."""
+
 
 class ScoringRule(StrEnum):
     """What a sample is scored by; the cost functions are in `rules`."""

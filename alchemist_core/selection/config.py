@@ -18,12 +18,11 @@ from alchemist_core.config import (
     ratio_of,
 )
 from alchemist_core.errors import ConfigError
-from alchemist_core.rating.config import ScoringRule
+from alchemist_core.rating.config import RATER_SCORE, ScoringRule
 from alchemist_core.selection.keys import Noise, PRank
 from alchemist_core.selection.strategies import STRATEGIES, Strategy, StrategyName
 from alchemist_core.selection.weights import Fill, WeightBy
 
-RATER_SCORE = "rater"
 Dedup = Literal["exact", "near", "semantic", "off"]
 # Snapshots store and hash the former words.
 _STORED_DEDUP = {"exact": "exact", "near": "near", "semantic": "near", "off": "keep"}

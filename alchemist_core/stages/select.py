@@ -19,15 +19,8 @@ from alchemist_core.store.audit import current_actor
 from alchemist_core.store.eligible import scale_fingerprint
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.manifests import Manifest, read_manifest, rows_sha256, write_manifest
-from alchemist_core.store.raters import (
-    RaterRow,
-    describe_worse,
-    expected_gain,
-    find_rater,
-    is_worse,
-    other_windows,
-    resolve_auto,
-)
+from alchemist_core.store.rank_windows import describe_worse, expected_gain, is_worse, other_windows, resolve_auto
+from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by_spec, store_subset
 from alchemist_core.subsets.ablation import describe_ablation

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import ColumnElement, Connection, Engine, func, literal, select, text, tuple_, union_all
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.store.embeddings import find_compared
 from alchemist_core.store.export import FILTER_COLUMNS, NOTHING, Known, filter_rows, read_known

@@ -23,7 +23,7 @@ from sqlalchemy import ClauseElement, Connection, Engine, text
 from alchemist_core.config import fingerprint
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import atomic_write
-from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.duplicates import later_in_group, worse_in_group
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.fusion import fuse_ranks, signals_of

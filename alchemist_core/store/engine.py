@@ -110,7 +110,8 @@ def make_engine(url: str) -> Engine:
         # The default is a quarter of an hour: too long for a heartbeat to wait for a server that has vanished.
         **({} if "tcp_user_timeout" in address.query else {"tcp_user_timeout": _MOST_SILENCE_MS}),
     }
-    return create_engine(address, pool_pre_ping=True, connect_args=arguments)
+    # No column is an hstore, whose type each new connection would look up.
+    return create_engine(address, pool_pre_ping=True, connect_args=arguments, use_native_hstore=False)
 
 
 def read_clock(connection: Connection) -> datetime:

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.store.flags import NO_FLAGS, PREFIX, Flags, known_flags
 from alchemist_core.store.queries import load_query

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,15 +11,9 @@ from sqlalchemy import Connection, Engine, cast, func, insert, or_, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.lazy import NDArray, np
-from alchemist_core.selection.config import RATER_SCORE, SelectionPolicy, strategy_spec
-from alchemist_core.selection.rank_window import FittedWindow, RankWindow, predict_gain
-from alchemist_core.selection.strategies import Random
-from alchemist_core.statistics import Estimate
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.export import scores_by_name
 from alchemist_core.store.tables import AuditEvent, Rater, Run
-from alchemist_core.store.tables import RankWindow as RankWindowTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,146 +343,3 @@ def promotion_reason(engine: Engine, rater: RaterRow) -> str | None:
 
 def _production_name(connection: Connection) -> str | None:
     return connection.execute(select(Rater.name).where(Rater.state == "production")).scalar()
-
-
-@dataclass(frozen=True, slots=True)
-class WindowRow:
-    """A stored rank window."""
-
-    rank_window_id: int
-    rater_id: int
-    drop_top_ratio: float
-    mean_rank: float
-    std_rank: float
-    gain: float
-    gain_low: float
-    gain_high: float
-    measurements: dict[str, Any]
-
-    @property
-    def fitted(self) -> FittedWindow:
-        """The rank window, as strategy `auto` needs it."""
-        window = RankWindow(self.drop_top_ratio, self.mean_rank, self.std_rank)
-        return FittedWindow(window, self.measurements["retention"], self.gain, self.gain_low, self.gain_high)
-
-
-WINDOW_COLUMNS = tuple(getattr(RankWindowTable, name) for name in WindowRow.__slots__)
-
-
-def find_window(engine: Engine, rater_id: int, retention: float) -> FittedWindow | None:
-    """Return the rater's rank window for the nearest retention, the newest if several are equally near; None without a window."""
-    nearest = _nearest_window(engine, rater_id, retention)
-    return nearest.fitted if nearest else None
-
-
-def expected_gain(
-    engine: Engine, rater_id: int, spec: Mapping[str, Any], n_kept_R: Sequence[int] | NDArray[np.int64]
-) -> Estimate | None:
-    """Return the predicted gain of a selection: log(loss of a random subset / loss of the selection); positive is better.
-
-    None without a rank window, for a random selection, for one that is ranked by another score, and with repeats or weights.
-
-    Args:
-        engine: The store.
-        rater_id: The rater that ranks the samples.
-        spec: The selection's spec, for its retention, strategy and score.
-        n_kept_R: Number of selected samples in equal bins of rank, highest scores first.
-    """
-    is_rated = spec["strategy"] != Random.name and spec.get("rank_by", RATER_SCORE) == RATER_SCORE
-    # Tuning measures subsets whose members are read equally often.
-    if (
-        not is_rated
-        or spec.get("weight_by", "none") != "none"
-        or spec.get("fill", "none") != "none"
-        or not sum(n_kept_R)
-    ):
-        return None
-    nearest = _nearest_window(engine, rater_id, spec["retention"])
-    gain_SB = _band_gains(nearest.measurements.get("cells", ())) if nearest else None
-    return None if gain_SB is None else predict_gain(gain_SB, np.asarray(n_kept_R, np.int64))
-
-
-def is_worse(gain: Estimate) -> bool:
-    """Return whether the whole interval of a gain is below 0."""
-    return gain.high is not None and gain.high < 0
-
-
-def describe_worse(gain: Estimate) -> str:
-    """Return the warning about a selection that is predicted to be worse than a random one."""
-    return (
-        f"This selection is predicted to be worse than a random one of its size: gain {gain.mean:.4f} "
-        f"[{gain.low:.4f}, {gain.high:.4f}] in log(loss of random / loss of the subset). alchemist check --suite subset fails on it. "
-        "Use strategy auto, which selects from the fitted rank window."
-    )
-
-
-def _band_gains(cells: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:
-    """Return log(loss of random / loss of a band) by seed and band; None if the rank window was stored without measurements."""
-    start_of = {cell["arm"]: float(cell["arm"].partition("block@")[2]) for cell in cells if "block@" in cell["arm"]}
-    bands = sorted(start_of, key=start_of.__getitem__)
-    size = next((cell["retention"] for cell in cells if cell["arm"] in start_of), None)
-    loss = {(cell["arm"], cell["seed"]): cell["loss"] for cell in cells if cell["retention"] == size}
-    seeds = sorted({seed for arm, seed in loss if arm == Random.name})
-    if not seeds or any((band, seed) not in loss for band in bands for seed in seeds):
-        return None
-    return np.array([[math.log(loss[Random.name, seed] / loss[band, seed]) for band in bands] for seed in seeds])
-
-
-def _nearest_window(engine: Engine, rater_id: int, retention: float) -> WindowRow | None:
-    statement = select(*WINDOW_COLUMNS).where(RankWindowTable.rater_id == rater_id)
-    with engine.connect() as connection:
-        rows = [WindowRow(*row) for row in connection.execute(statement)]
-    return min(
-        rows, key=lambda row: (abs(row.measurements["retention"] - retention), -row.rank_window_id), default=None
-    )
-
-
-def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tuple[SelectionPolicy, FittedWindow | None]:
-    """Replace strategy `auto` by the rater's rank window; without one, keep it: the scoring rule then decides.
-
-    If the user gives parameters beside `auto`, the rank window is not used.
-    """
-    if policy.strategy != "auto" or policy.rank_by != RATER_SCORE or policy.has_parameters:
-        return policy, None
-    fitted = find_window(engine, rater_id, policy.retention)
-    return (policy, None) if fitted is None else (policy.model_copy(update=strategy_spec(fitted.strategy)), fitted)
-
-
-def other_windows(engine: Engine, rater_id: int, used: FittedWindow) -> list[float]:
-    """Return the measured retentions whose tuned strategy is not the one that was used: `auto` takes it near those retentions."""
-    statement = (
-        select(*WINDOW_COLUMNS).where(RankWindowTable.rater_id == rater_id).order_by(RankWindowTable.rank_window_id)
-    )
-    with engine.connect() as connection:
-        # The newest of a retention counts.
-        strategy_of = {
-            row.fitted.retention: row.fitted.strategy
-            for row in (WindowRow(*each) for each in connection.execute(statement))
-        }
-    return sorted(retention for retention, strategy in strategy_of.items() if strategy != used.strategy)
-
-
-def list_windows(engine: Engine) -> list[tuple[str, WindowRow]]:
-    """Return every rank window with its rater's name, newest first."""
-    statement = (
-        select(Rater.name, *WINDOW_COLUMNS)
-        .join(Rater, Rater.rater_id == RankWindowTable.rater_id)
-        .order_by(RankWindowTable.rank_window_id.desc())
-    )
-    with engine.connect() as connection:
-        return [(row[0], WindowRow(*row[1:])) for row in connection.execute(statement)]
-
-
-def store_window(engine: Engine, rater_id: int, fitted: FittedWindow, measurements: dict[str, Any]) -> bool:
-    """Store a rank window of a rater; return False if an equal one is stored."""
-    window = fitted.window
-    fields = {
-        "rater_id": rater_id, "drop_top_ratio": window.drop_top_ratio, "mean_rank": window.mean_rank, "std_rank": window.std_rank,
-        "gain": fitted.gain, "gain_low": fitted.gain_low, "gain_high": fitted.gain_high, "measurements": measurements,
-    }  # fmt: skip
-    same = [getattr(RankWindowTable, name) == value for name, value in fields.items()]
-    with engine.begin() as connection:
-        if connection.execute(select(RankWindowTable.rank_window_id).where(*same)).first() is not None:
-            return False
-        connection.execute(insert(RankWindowTable).values(**fields))
-    return True

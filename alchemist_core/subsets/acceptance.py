@@ -8,8 +8,8 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import file_sha256
 from alchemist_core.lazy import np
 from alchemist_core.models.critic_config import CriticRecord, read_critic_record
-from alchemist_core.rating.config import ScoringRule
-from alchemist_core.selection.config import RATER_SCORE, SelectionPolicy
+from alchemist_core.rating.config import RATER_SCORE, ScoringRule
+from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.store.raters import RaterRow, find_score
 from alchemist_core.store.snapshots import Snapshot
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.rating.acceptance import failed_checks
-from alchemist_core.selection.config import RATER_SCORE
+from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.ranks import needs_rescale, share_above_cut
 from alchemist_core.selection.strategies import ShiftGsample, mixed_pairing_warning

@@ -11,7 +11,8 @@ from alchemist_core.selection.rank_window import FittedWindow, RankWindow
 from alchemist_core.stages.select import SelectConfig, SelectResult
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.raters import find_rater, list_windows, store_window
+from alchemist_core.store.rank_windows import list_windows, store_window
+from alchemist_core.store.raters import find_rater
 from alchemist_core.store.subsets import find_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e, pytest.mark.usefixtures("scored_store")]

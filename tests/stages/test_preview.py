@@ -19,7 +19,7 @@ from alchemist_core.selection.rank_window import FittedWindow, RankWindow
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.select import SelectConfig, SelectResult
 from alchemist_core.store.manifests import hash_rows, hashes_sha256, read_first_bits, read_manifest
-from alchemist_core.store.raters import store_window
+from alchemist_core.store.rank_windows import store_window
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.preview import MAX_DATES
 from tests.given import insert_rows

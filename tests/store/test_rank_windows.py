@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow
-from alchemist_core.store.raters import find_window, list_windows, resolve_auto, store_window
+from alchemist_core.store.rank_windows import find_window, list_windows, resolve_auto, store_window
 from tests.given import insert_rows
 
 pytestmark = pytest.mark.db

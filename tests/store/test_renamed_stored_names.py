@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.selection.rank_window import FittedWindow, fit_window
 from alchemist_core.statistics import estimate
 from alchemist_core.store.engine import MIGRATIONS, make_engine, migrate
-from alchemist_core.store.raters import list_windows, store_window
+from alchemist_core.store.rank_windows import list_windows, store_window
 from tests.selection.test_rank_window import ON_TOP, measured
 
 pytestmark = pytest.mark.db
