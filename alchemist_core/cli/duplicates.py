@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alchemist_core.embeddings.clusters import FirstRun
 
 SCORER_HELP = "Scorer by name; none: the only one that has embeddings"
-USUAL = {"probes": 2, "seed": 0}
+USUAL = {"probes": 4, "seed": 0}
 """Values of a first run that does not give them; those of the threshold and of the whitening depend on the embeddings."""
 
 
@@ -71,7 +71,7 @@ class FindSemanticConfig(Config):
         ge=1,
         le=64,
         description="Number of nearest clusters in which a sample is compared: more find more pairs on a border, and take longer; none: "
-        "as in earlier runs, else 2",
+        "as in earlier runs, else 4",
     )
     seed: int | None = Field(None, ge=0, lt=2**31, description="Seed of the clusters; none: as in earlier runs, else 0")
     memory_gib: float = Field(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 PREFIX = "clusters_"
 """Of the names of the scorers that are made here."""
 PROBES, THRESHOLD = 2, 0.95
-"""As `alchemist duplicates find-semantic --no-whiten`: only its clusters are used here."""
+"""Of `make_centroids`: only the nearest cluster of each sample is used here."""
 
 
 class KeptOptions(Config):

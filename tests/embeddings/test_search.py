@@ -68,7 +68,7 @@ def test_in_the_nearest_clusters_new_samples_are_found_before_they_have_a_cluste
     find_semantic(FindSemanticConfig(clusters=40, whiten=is_whitened))
     add_embeddings(engine, vector_ND[300:], first_id=301)
     monkeypatch.setattr(searching, "EXACT_UP_TO", 10)
-    monkeypatch.setattr(searching, "N_PROBES", 8)
+    monkeypatch.setattr(searching, "N_PROBES", 4 if is_whitened else 8)
     wanted = sorted_by_product(vector_ND, vector_ND[350])[:10]
     result = search_samples(SearchConfig(like="351", limit=10))
     assert 100 < result.n_compared < 350
