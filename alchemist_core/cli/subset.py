@@ -9,12 +9,14 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy import Connection, Engine
 
-from alchemist_core.config import BARE_WORD, Command, Config, Result, counted
+from alchemist_core.config import BARE_WORD, Command, Config, Result, counted, current_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.lazy import np
 from alchemist_core.project import load_project, next_of_selected, of_version, train_downstream_command
 from alchemist_core.report.versions import GAINS_NOTE, VersionComparison, read_version_comparison
+from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.selection.differences import describe_reason
 from alchemist_core.store import subsets
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
@@ -188,14 +190,19 @@ class DiffSubsetResult(Result):
     n_both: int
     leavers: dict[str, int]
     joiners: dict[str, int]
+    # Conditions (--where) of the two versions.
+    where_before: str | None = None
+    where_after: str | None = None
 
     def summary(self) -> str:
-        """Return the totals, and a line for each reason."""
+        """Return the totals, a line for each reason, and the conditions where they are reasons."""
         n_left, n_joined = sum(self.leavers.values()), sum(self.joiners.values())
+        sides = ((self.before, self.where_before, self.joiners), (self.after, self.where_after, self.leavers))
         return "\n".join([
             f"{self.before}: {self.n_before:,} samples; {self.after}: {self.n_after:,}; in both: {self.n_both:,}",
-            f"left: {n_left:,}", *(f"  {n:>12,}  {reason}" for reason, n in self.leavers.items()),
-            f"joined: {n_joined:,}", *(f"  {n:>12,}  {reason}" for reason, n in self.joiners.items()),
+            f"left: {n_left:,}", *(f"  {n:>12,}  {describe_reason(reason, self.after)}" for reason, n in self.leavers.items()),
+            f"joined: {n_joined:,}", *(f"  {n:>12,}  {describe_reason(reason, self.before)}" for reason, n in self.joiners.items()),
+            *(f"Condition of {title}: {where}" for title, where, reasons in sides if where and "predicate" in reasons),
         ])  # fmt: skip
 
 
@@ -208,7 +215,12 @@ def diff(config: DiffSubsetConfig) -> DiffSubsetResult:
     return DiffSubsetResult(
         before=before.title, after=after.title, n_before=changes.n_before, n_after=changes.n_after, n_both=changes.n_both,
         leavers=changes.leavers, joiners=changes.joiners,
+        where_before=_condition(before), where_after=_condition(after),
     )  # fmt: skip
+
+
+def _condition(subset: SubsetRow) -> str | None:
+    return current_names(SelectionPolicy, subset.spec).get("where")
 
 
 def _before(engine: Engine, after: SubsetRow, version: int | None) -> SubsetRow:

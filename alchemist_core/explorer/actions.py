@@ -6,7 +6,7 @@ the command line, and stores the person as the actor.
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import parse_qsl
 
 import anyio.to_thread
@@ -14,11 +14,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from alchemist_core.explorer.markup import keep_said
 from alchemist_core.explorer.people import Person
 
 Form = dict[str, str]
-Change = Callable[[Person, Form], str]
-"""Does something for a person; returns the path of the page that shows the outcome."""
+
+
+class Done(NamedTuple):
+    """The path of the page that shows the outcome of a form, and the outcome in a sentence, which that page shows once."""
+
+    path: str
+    said: str
+
+
+Change = Callable[[Person, Form], str | Done]
+"""Does something for a person; returns the path of the page that shows the outcome, or also a sentence."""
 MOST_BYTES = 64 << 10
 TOKEN_FIELD = "form_token"  # noqa: S105  the name of a field
 
@@ -41,9 +51,13 @@ def action(needs: Literal["flag", "act"]) -> Callable[[Change], Callable[[Reques
                 )
             if not (person.may_flag if needs == "flag" else person.may_act):
                 raise HTTPException(403, f"{person.name} may look, but not do this. Ask for a role that may.")
-            path = await anyio.to_thread.run_sync(change, person, form)
+            outcome = await anyio.to_thread.run_sync(change, person, form)
+            done = Done(outcome, "") if isinstance(outcome, str) else outcome
             # The browser asks for the outcome with GET, so that a reload does not send the form again.
-            return RedirectResponse(request.scope.get("root_path", "") + path, 303)
+            response = RedirectResponse(request.scope.get("root_path", "") + done.path, 303)
+            if done.said:
+                keep_said(request, response, done.said)
+            return response
 
         return endpoint
 

@@ -26,6 +26,7 @@ from alchemist_core.explorer import nights, subsets
 from alchemist_core.explorer.actions import Change, Form, action
 from alchemist_core.explorer.markup import render
 from alchemist_core.explorer.people import Person
+from alchemist_core.explorer.subsets import MOST_MEMBERS
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.page import show_percent
 from alchemist_core.selection.config import SelectionPolicy
@@ -52,8 +53,6 @@ from alchemist_core.store.subsets import (
 Given = Mapping[str, str]
 C = TypeVar("C", bound=Config)
 FIELDS = ("dataset", "night", "subset", "version", "sample", "rater", "reason")
-MOST_MEMBERS = 1_000_000
-"""Members that are copied into the store within a request: some seconds."""
 REASON = (3, 500)
 """Characters of a reason."""
 

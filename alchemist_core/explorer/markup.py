@@ -4,11 +4,12 @@ Autoescape is on, and only templates make markup. Pages have no inline script an
 """
 
 import hashlib
+import hmac
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from jinja2 import Environment
 from starlette.exceptions import HTTPException
@@ -61,7 +62,30 @@ def render(request: Request, template: str, *, title: str, status: int = 200, **
         "address": request.url.path.removeprefix(root) + (f"?{request.url.query}" if request.url.query else ""), "labels": LABELS,
         "static": lambda name: f"{root}/static/{static_file(name).version}/{name}", "code_version": code_version(),
     }  # fmt: skip
-    return HTMLResponse(_environment().get_template(template).render(context | values), status)
+    context["said"] = said = _read_said(request, person)
+    response = HTMLResponse(_environment().get_template(template).render(context | values), status)
+    if said:
+        response.delete_cookie(_SAID, path=root or "/")
+    return response
+
+
+_SAID = "alchemist_said"
+_SAID_SECONDS = 60
+
+
+def keep_said(request: Request, response: Response, said: str) -> None:
+    """Let the browser keep what a form did until the next page shows it; signed, because other servers of this host can set cookies."""
+    person: Person = request.state.person
+    response.set_cookie(
+        _SAID, f"{person.sign(said)}.{quote(said, safe='')}", max_age=_SAID_SECONDS, httponly=True, samesite="strict",
+        path=request.scope.get("root_path", "") or "/",
+    )  # fmt: skip
+
+
+def _read_said(request: Request, person: Person) -> str:
+    signature, _, quoted = request.cookies.get(_SAID, "").partition(".")
+    said = unquote(quoted)
+    return said if hmac.compare_digest(signature.encode(), person.sign(said).encode()) else ""
 
 
 def render_placeholder(text: str, *, status: int) -> Response:

@@ -27,6 +27,10 @@ class Person:
         """The token that their forms contain, so that no other site can send one in their name."""
         return hmac.digest(self.secret, b"alchemist form", "sha256").hex()
 
+    def sign(self, text: str) -> str:
+        """Return the signature of a text that their browser keeps and sends back."""
+        return hmac.digest(self.secret, f"alchemist said {text}".encode(), "sha256").hex()
+
     def has_sent(self, token: str) -> bool:
         """Whether a token is that of their forms."""
         return hmac.compare_digest(self.form_token.encode(), token.encode())

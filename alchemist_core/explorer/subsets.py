@@ -11,18 +11,23 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from alchemist_core.config import current_names
 from alchemist_core.errors import ConfigError
+from alchemist_core.explorer.actions import Done, Form, action
+from alchemist_core.explorer.flags import own_path
 from alchemist_core.explorer.markup import Tab, render
+from alchemist_core.explorer.people import Person
 from alchemist_core.report import gathering
 from alchemist_core.report.comparison import compare_arms, compare_metrics, judge_worth
 from alchemist_core.report.content import SubsetContent
 from alchemist_core.report.versions import GAINS_NOTE, read_version_comparison
+from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.curves import read_curve
 from alchemist_core.statistics import sign_test
 from alchemist_core.store import browsing
 from alchemist_core.store.blind import Judged, count_judgements
 from alchemist_core.store.browsing import Conditions, Page, read_place, write_place
-from alchemist_core.store.engine import open_reader
+from alchemist_core.store.engine import open_reader, open_store
 from alchemist_core.store.overviews import read_comparisons, read_costs, read_versions
 from alchemist_core.store.strata import measure_strata
 from alchemist_core.store.subsets import (
@@ -32,9 +37,12 @@ from alchemist_core.store.subsets import (
     find_subset,
     has_stored_members,
     rater_of_subset,
+    store_members,
 )
 
 TAB = Tab("Subsets", "/subsets")
+MOST_MEMBERS = 1_000_000
+"""Members that are copied into the store within a request: some seconds."""
 LEVEL = 0.05
 """Below this p-value of the sign test, people's preference counts as shown."""
 N_STRATA = 12
@@ -76,6 +84,7 @@ def show_version(request: Request) -> Response:
         before=before, versions=[one for one in read_versions(engine, row.name) if one.version != row.version],
         versus=read_version_comparison(engine, row, None if against is None else _as_version(against)), gains_note=GAINS_NOTE,
         has_members=has_stored_members(engine, row.subset_id), preferences=read_preferences(engine, row), pairs_needed=pairs_needed(),
+        most_members=MOST_MEMBERS, condition=current_names(SelectionPolicy, row.spec).get("where"),
     )  # fmt: skip
 
 
@@ -84,7 +93,9 @@ def show_strata(request: Request) -> Response:
     engine = open_reader()
     row = asked_version(engine, request.path_params)
     if not has_stored_members(engine, row.subset_id):
-        raise ConfigError(f"The members of {row.title} are not in the store, so they cannot be counted here.")
+        raise ConfigError(
+            f"The members of {row.title} are not in the store, so they cannot be counted here. The page of the version can copy them."
+        )
     return render(
         request, "strata.html", title=f"Where does {row.title} come from?", subset=row, path=path_of(row.name, row.version),
         strata=measure_strata(engine, row, n_each=N_STRATA),
@@ -101,15 +112,35 @@ def show_difference(request: Request) -> Response:
     before = _version_before(engine, row, given.get("since"))
     if before is None:
         raise ConfigError(f"{row.title} has no earlier version to compare with. Name one: since=VERSION.")
-    missing = [one.title for one in (before, row) if not has_stored_members(engine, one.subset_id)]
+    missing = [one for one in (before, row) if not has_stored_members(engine, one.subset_id)]
     sides = {} if missing else {
         "joined": _side(engine, row, before, given.get("joined")), "left": _side(engine, before, row, given.get("left"))
     }  # fmt: skip
     return render(
         request, "difference.html", title=f"What entered {row.title}, and what left, since v{before.version}?", subset=row, before=before,
         sides=sides, missing=missing, base={"since": before.version, **{side: given[side] for side in ("joined", "left") if side in given}},
-        path=path_of(row.name, row.version),
+        path=path_of(row.name, row.version), most_members=MOST_MEMBERS,
     )  # fmt: skip
+
+
+@action("act")
+def copy_members(_person: Person, form: Form) -> Done:
+    """Copy the members of a version from its manifest into the store, as a training or a publication does.
+
+    Raises:
+        ConfigError: There is no such version, or it has too many members for a request.
+        DataError: The manifest cannot be read, or a member is not in the store.
+    """
+    from alchemist_core.subsets.selected import load_manifest  # noqa: PLC0415  slow to import, and only needed now
+
+    engine, version = open_store(), form.get("version", "")
+    if not version.isdecimal() or len(version) > 9:
+        raise ConfigError(f"{version!r} is not a version. Give its number.")
+    row = find_subset(engine, form.get("subset", ""), version=int(version))
+    if row.n_samples > MOST_MEMBERS:
+        raise ConfigError(f"{row.title} has more than {MOST_MEMBERS:,} members, too many to copy them here.")
+    store_members(engine, row.subset_id, load_manifest(engine, row))
+    return Done(own_path(form.get("back", "")), f"The members of {row.title} are in the store.")
 
 
 class Side(NamedTuple):
@@ -212,4 +243,5 @@ ROUTES: Sequence[Any] = [
     Route("/subsets/{name}/{version:int}", show_version),
     Route("/subsets/{name}/{version:int}/difference", show_difference),
     Route("/subsets/{name}/{version:int}/strata", show_strata),
+    Route("/members", copy_members, methods=["POST"]),
 ]

@@ -11,6 +11,7 @@ from datetime import date, datetime
 
 from alchemist_core.lazy import NDArray, np
 from alchemist_core.selection.curves import SelectionCurve
+from alchemist_core.selection.differences import describe_reason
 from alchemist_core.store.overviews import MeasuredDrift, NightOverview, QuarantineReason, SubsetCost
 
 
@@ -61,9 +62,9 @@ class VersionChange:
 
     @property
     def reasons(self) -> list[tuple[str, int, int]]:
-        """Each reason with the samples that left and joined for it, the most frequent first."""
+        """Each reason in words with the samples that left and joined for it, the most frequent first."""
         counts = [
-            (reason, self.leavers.get(reason, 0), self.joiners.get(reason, 0))
+            (describe_reason(reason), self.leavers.get(reason, 0), self.joiners.get(reason, 0))
             for reason in self.leavers.keys() | self.joiners.keys()
         ]
         return sorted(counts, key=lambda row: (-row[1] - row[2], row[0]))

@@ -5,14 +5,14 @@ A sample that is absent from an eligible set (taken down, held, not crawled yet)
 Letters: N eligible samples of one selection, M samples to find.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from alchemist_core.lazy import NDArray, np
 from alchemist_core.selection.exclusions import EXCLUSIONS, Exclusion
 
 
@@ -24,6 +24,34 @@ class Reason(StrEnum):
     DRAWN_ANEW = "drawn anew"
     K_CHANGED = "k changed"
     BETTER_KEY = "better key"
+
+
+_IN_WORDS = {
+    "predicate": "excluded by the condition of {other} (--where)",
+    Reason.BETTER_KEY: "other samples came first in {other}",
+    Reason.RANK_MOVED: "its rank has changed",
+    "new pair": "new since {other} was selected",
+    "k grew": "more samples are selected now",
+    "k shrank": "fewer samples are selected now",
+    "cap": "over the share of its dataset, source or cluster in {other} (--max-share)",
+    "duplicate": "a duplicate in {other}",
+    "semantic_duplicate": "a duplicate by its embedding in {other}",
+    "contaminated": "contaminated in {other}: near an evaluation or validation sample",
+    "rejected": "its score was rejected in {other}",
+}
+
+
+def describe_reason(reason: str, other: str = "the other version") -> str:
+    """Return a reason in words that readers know.
+
+    Args:
+        reason: The reason as results name it; one that is in plain words already is returned as it is.
+        other: The version in which the sample is not.
+
+    >>> describe_reason("predicate", "v2"), describe_reason("taken down")
+    ('excluded by the condition of v2 (--where)', 'taken down')
+    """
+    return _IN_WORDS.get(reason, reason).format(other=other)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -96,12 +96,14 @@ class SelectResult(Result):
     warnings: list[str]
 
     def summary(self) -> str:
-        """Return the fields; of contaminated samples also what counts as one."""
+        """Return the fields; of contaminated samples also what counts as one, and what excluded others."""
         removed: dict[str, object] = dict(self.n_removed)
         if n := removed.get("contaminated"):
             removed["contaminated"] = (
                 f"{n:,} (same image as an evaluation or validation sample, or a near-duplicate by perceptual hash)"
             )
+        if n := removed.pop("predicate", None):
+            removed["condition"] = f"{n:,} (excluded by --where)"
         return Result.summary(self.model_copy(update={"n_removed": removed}))
 
 

@@ -9,6 +9,7 @@ import pytest
 from alchemist_core.cli.command_line import load_commands
 from alchemist_core.cli.drift import DriftResult
 from alchemist_core.cli.duplicates import ListResult
+from alchemist_core.cli.subset import DiffSubsetResult
 from alchemist_core.project import load_project
 from alchemist_core.stages.ingest import IngestResult
 from alchemist_core.stages.select import SelectResult
@@ -184,6 +185,19 @@ def test_contaminated_samples_are_defined_where_they_are_counted() -> None:
     given = {"n_removed": {"contaminated": 84, "duplicate": 1}, "datasets": {}, "crawl_dates": {}, "warnings": []}
     said = SelectResult.model_construct(**given).summary()
     assert "contaminated 84 (same image as an evaluation or validation sample, or a near-duplicate" in said
+
+
+def test_a_difference_says_its_reasons_in_words_and_the_condition_that_is_one() -> None:
+    counts = {"n_before": 20, "n_after": 18, "n_both": 10}
+    said = DiffSubsetResult(
+        before="s v1", after="s v2", **counts, leavers={"predicate": 10}, joiners={"better key": 8},
+        where_before="width > 9", where_after="not flagged_bad",
+    ).summary()  # fmt: skip
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert lines[1:] == [
+        "left: 10", "10 excluded by the condition of s v2 (--where)", "joined: 8", "8 other samples came first in s v1",
+        "Condition of s v2: not flagged_bad",
+    ]  # fmt: skip
 
 
 def test_a_training_explains_its_counts_and_metrics_and_stores_their_names() -> None:

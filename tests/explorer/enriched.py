@@ -90,7 +90,7 @@ def enrich(engine: Engine) -> None:
             text(
                 "UPDATE alchemist.subsets SET manifest_uri = 'best-1.parquet', manifest_sha256 = :digest WHERE subset_id = 1"
             ),
-            {"digest": _write_manifest("best-1.parquet", list(range(2, N + 1, 4)))},
+            {"digest": write_members("best-1.parquet", list(range(2, N + 1, 4)))},
         )
         connection.exec_driver_sql(
             "UPDATE alchemist.nights SET state = 'held', reason = 'scores drifted: PSI 0.31', decided_by = 'drift' WHERE night_id = 2"
@@ -118,7 +118,7 @@ def _rows_of_raters() -> dict[str, list[dict[str, Any]]]:
 
 def _rows_of_subsets() -> dict[str, list[dict[str, Any]]]:
     members = list(range(2, N + 1, 6))
-    digest = _write_manifest("best-2.parquet", members)
+    digest = write_members("best-2.parquet", members)
     return {
         "subsets": [{
             "subset_id": 2, "name": "best", "version": 2, "snapshot_id": 1, "n_samples": len(members), "strategy": "top_k",
@@ -155,7 +155,7 @@ def compared_arms() -> dict[str, list[dict[str, Any]]]:
     }  # fmt: skip
 
 
-def _write_manifest(uri: str, members: list[int]) -> str:
+def write_members(uri: str, members: list[int]) -> str:
     """Write the manifest of a version, which a publication reads; return the hash of its members."""
     hashes = sort_hashes(hash_rows([hashlib.sha256(b"pair %d" % sample_id).digest() for sample_id in members]))
     manifest = Manifest(hashes, np.full(len(members), 0.1), np.ones(len(members)))

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from alchemist_core.explorer.actions import TOKEN_FIELD
 from alchemist_core.explorer.app import make_app
-from alchemist_core.explorer.flags import _own_path
+from alchemist_core.explorer.flags import own_path
 from alchemist_core.explorer.people import Person
 from alchemist_core.store.flags import read_flags_of, read_history, set_flags
 from tests.explorer.conftest import ANN, Admits
@@ -46,6 +46,8 @@ def test_the_buttons_of_a_tile_flag_and_undo(browser: TestClient, own_store: Eng
     assert post(browser, one="82:wrong_caption", back=back, grid="s") == "/samples?dataset=web#s-82"
     assert 'value="82:wrong_caption:undo" aria-pressed="true"' in browser.get(back).text
     assert labels_of(own_store, 82) == ["wrong_caption"]
+    filters = re.findall(r'<option value="(wrong_caption)">([^<]+)</option>', browser.get(back).text)
+    assert filters == [("wrong_caption", "wrong caption")], "as the button says it"
     post(browser, one="82:wrong_caption:undo", back=back)
     assert labels_of(own_store, 82) == []
     assert [(row.is_set, row.flagged_by) for row in read_history(own_store, 82)] == [(False, "ann"), (True, "ann")]
@@ -61,6 +63,16 @@ def test_many_are_flagged_at_once_with_a_label_of_ones_own(browser: TestClient, 
     assert "at night" in page
     post(browser, **many, label="too_dark", undo="on", back="/samples")
     assert samples_of(browser.get("/samples?flagged=too_dark").text) == []
+
+
+def test_what_a_form_did_is_said_once(browser: TestClient, own_store: Engine) -> None:
+    set_flags(own_store, [81], "bad", actor="bob")
+    post(browser, **{"sample-80": "on", "sample-81": "on", "sample-82": "on"}, label="bad", back="/samples")
+    said = '<p class="said" role="status">2 samples flagged bad; 1 was already</p>'
+    assert said in browser.get("/samples").text
+    assert 'class="said"' not in browser.get("/samples").text, "not again"
+    browser.cookies.set("alchemist_said", "0.All%20samples%20were%20removed")
+    assert 'class="said"' not in browser.get("/samples").text, "another server of this host can set cookies"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +111,7 @@ def test_who_may_only_look_sees_flags_and_cannot_set_them(own_store: Engine) -> 
     "back", ["//evil.example", "https://evil.example", "/\\evil.example", "", "x", "/a\r\nset-cookie: x", "/a#b", "/é"]
 )
 def test_nobody_is_sent_elsewhere(back: str) -> None:
-    assert _own_path(back) == "/samples"
+    assert own_path(back) == "/samples"
 
 
 def test_enter_in_a_field_flags_nothing(browser: TestClient) -> None:

@@ -30,6 +30,7 @@ LOOK = {
 }  # fmt: skip
 FLAG = {"/flags", "/judgements"}
 ACT = {f"/decide/{verb}" for verb in ("release", "reject", "publish", "withdraw", "takedown", "promote")}
+COPY = {"/members"}
 SHOWN = ACT | {"/decide/retry", "/decide/select"}
 """Pages of decisions; those of long work show a command and have no form."""
 FIELDS = {
@@ -59,7 +60,7 @@ def routes(method: str) -> set[str]:
 
 def test_this_test_knows_every_page_and_every_action() -> None:
     assert routes("GET") == LOOK | SHOWN
-    assert routes("POST") == FLAG | ACT
+    assert routes("POST") == FLAG | ACT | COPY
 
 
 def address(path: str) -> str:
@@ -89,10 +90,10 @@ def test_every_action_is_allowed_or_refused_by_role(
 ) -> None:
     """Each is sent with the person's own valid token, so that their role alone decides; a refusal leaves the store as it was."""
     before = state(own_store)
-    for path in sorted(FLAG | ACT):
+    for path in sorted(FLAG | ACT | COPY):
         token = ROLES[role].form_token if role in ROLES else ""
         status = clients[role].post(path, data={TOKEN_FIELD: token, **FIELDS}).status_code
-        may = {"nobody": set(), "viewer": set(), "editor": FLAG}.get(role, FLAG | ACT)
+        may = {"nobody": set(), "viewer": set(), "editor": FLAG}.get(role, FLAG | ACT | COPY)
         if path in may:
             # Done, or refused for its facts, such as a night that is not held or a manifest that is missing; not for the role.
             assert status in (303, 400, 500), (role, path, status)

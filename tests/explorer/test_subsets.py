@@ -10,9 +10,9 @@ from starlette.testclient import TestClient
 from alchemist_core.explorer.app import make_app
 from alchemist_core.report.comparison import judge_worth
 from alchemist_core.store.overviews import Comparison
-from tests.explorer.conftest import N_NEW, N_OLD, Admits
-from tests.explorer.enriched import compared_arms
-from tests.explorer.test_samples import samples_of, title
+from tests.explorer.conftest import N_NEW, N_OLD, Admits, run
+from tests.explorer.enriched import compared_arms, write_members
+from tests.explorer.test_samples import Elements, samples_of, title
 from tests.given import insert_rows
 
 pytestmark = pytest.mark.db
@@ -109,10 +109,30 @@ def test_a_version_shows_where_its_members_come_from(client: TestClient) -> None
     assert client.get("/subsets/best/3/strata").status_code == 400
 
 
-def test_members_that_are_not_in_the_store_have_no_pictures(client: TestClient) -> None:
-    page = client.get("/subsets/best/3/difference?since=2").text
-    assert "The members of best v3 are not in the store" in page
+def test_members_that_are_not_in_the_store_are_copied_into_it(client: TestClient, own_store: Engine) -> None:
+    digest = write_members("best-3.parquet", NEW[:5])
+    statement = (
+        "UPDATE alchemist.subsets SET manifest_uri = 'best-3.parquet', manifest_sha256 = :digest WHERE subset_id = 3"
+    )
+    run(own_store, statement, digest=digest)
+    address = "/subsets/best/3/difference?since=2"
+    page = html.unescape(client.get(address).text)
+    assert "The members of best v3 are only listed in a file, the manifest." in page
     assert "alchemist subset diff best --from 2 --to 3" in page
+    assert "Copy the members of v3 into the store" in client.get("/subsets/best/3").text
+    fields = {a["name"]: a["value"] for tag, a in Elements(page).found if tag == "input" and a.get("type") == "hidden"}
+    shown = client.post("/members", data=fields, headers={"origin": "http://testserver"})
+    assert shown.url.path == "/subsets/best/3/difference"
+    assert "The members of best v3 are in the store." in shown.text
+    assert sections(shown.text)["left"] == NEW[5:]
+    assert 'href="/subsets/best/3/strata"' in client.get("/subsets/best/3").text
+
+
+def test_the_condition_of_a_version_is_at_the_top_of_its_page(client: TestClient, own_store: Engine) -> None:
+    run(own_store, """UPDATE alchemist.subsets SET spec = '{"where": "not flagged_bad"}' WHERE subset_id = 2""")
+    page = client.get("/subsets/best/2").text
+    assert page.index("<code>not flagged_bad</code>") < page.index("What is it worth?")
+    assert "this condition" not in client.get("/subsets/best/1").text
 
 
 @pytest.mark.parametrize(
