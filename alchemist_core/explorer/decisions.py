@@ -530,6 +530,8 @@ def _page(path: str, decide: Callable[[Engine, Given], Decision]) -> Callable[[R
         return render(
             request, "decision.html", title=decision.question, decision=decision, given=given, path=path, reason=REASON,
             dags=request.app.state.dags, here=decision.back,
+            # Airflow shows the explorer in a frame from which no link can open a new tab, nor replace Airflow's own page.
+            is_framed=request.headers.get("sec-fetch-dest") != "document",
         )  # fmt: skip
 
     show.__doc__ = decide.__doc__

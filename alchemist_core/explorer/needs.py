@@ -80,7 +80,7 @@ KINDS = {
         lambda matter: [Step("Promote", f"/decide/promote?{urlencode({'rater': matter.subject})}")],
     ),
     "subset without proof": Kind(
-        "Published subsets of which nobody knows whether they are better than random",
+        "Published subsets not yet compared with random samples",
         lambda matter: subsets.path_of(matter.subject, matter.version or 1),
         _measure,
     ),

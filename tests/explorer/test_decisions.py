@@ -164,7 +164,11 @@ def test_a_rater_is_promoted_with_the_reason_of_the_person(browser: TestClient, 
 def test_long_work_is_shown_as_a_command_and_a_dag(browser: TestClient) -> None:
     page = html.unescape(browser.get("/decide/select", params=VERSION).text)
     assert f"alchemist select --dataset web --name best --strategy top_k --retention 0.2 --where '{NO_FLAGS}'" in page
-    assert 'href="/dags/build_subset" target="_blank"' in page, "the explorer stays open"
+    assert "open <b>build_subset</b>, press <em>Trigger</em>" in page, (
+        "no link, which the frame of Airflow would not follow"
+    )
+    in_a_tab = browser.get("/decide/select", params=VERSION, headers={"sec-fetch-dest": "document"}).text
+    assert 'href="/dags/build_subset" target="_blank"' in in_a_tab, "the explorer stays open"
     assert "Advanced Options" in page
     assert f'"where": "{NO_FLAGS}"' in page
     assert '<a href="/subsets" aria-current="page">' in page
