@@ -133,10 +133,8 @@ def copy_members(_person: Person, form: Form) -> Done:
     """
     from alchemist_core.subsets.selected import load_manifest  # noqa: PLC0415  slow to import, and only needed now
 
-    engine, version = open_store(), form.get("version", "")
-    if not version.isdecimal() or len(version) > 9:
-        raise ConfigError(f"{version!r} is not a version. Give its number.")
-    row = find_subset(engine, form.get("subset", ""), version=int(version))
+    engine = open_store()
+    row = find_subset(engine, form.get("subset", ""), version=_as_version(form.get("version", "")))
     if row.n_samples > MOST_MEMBERS:
         raise ConfigError(f"{row.title} has more than {MOST_MEMBERS:,} members, too many to copy them here.")
     store_members(engine, row.subset_id, load_manifest(engine, row))
