@@ -29,7 +29,9 @@ class RunResult(Result):
 
     def summary(self) -> str:
         """Return the table, if there is one."""
-        return f"{self.table}\n\nfiles: {self.folder}" if self.table else "Nothing was trained (--dry-run)."
+        if self.table is None:
+            return "Nothing was trained (--dry-run)."
+        return self.table if self.folder is None else f"{self.table}\n\nfiles: {self.folder}"
 
 
 class ListConfig(Config):
@@ -51,6 +53,11 @@ class ShowConfig(Config):
     """Which experiment to show."""
 
     name: str = Field(..., description="Name of the experiment", json_schema_extra=BARE_WORD)
+    against: str | None = Field(
+        None,
+        description="Arm of the experiment, such as loss/gsample: print the gains of the other arms over it instead of over random; "
+        "default: the whole table",
+    )
 
 
 def run(config: RunConfig) -> RunResult:
@@ -89,11 +96,16 @@ def list_(_config: ListConfig) -> ListResult:
 
 
 def show(config: ShowConfig) -> RunResult:
-    """Show a finished experiment: write its table and figures again from the database."""
+    """Show a finished experiment: write its table and figures again from the database, or compare its arms with one of them."""
     row = store.find_experiment(open_store(), config.name)
     if row.result is None or row.finished_at is None:
-        raise ConfigError(f"Experiment {row.name!r} is not finished. Resume it: alchemist experiment run.")
+        raise ConfigError(
+            f"Experiment {row.name!r} is not finished. Resume it with the options that it was started with: "
+            f"{stored.command_of(row.name, row.config)}."
+        )
     result = {key: value for key, value in row.result.items() if key != "sheet"}
+    if config.against is not None:
+        return RunResult(name=row.name, cost=None, table=stored.compare_with(row.config, result, config.against))
     return _result(row.name, row.config, result)
 
 

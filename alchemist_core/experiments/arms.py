@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from alchemist_core.errors import ConfigError
 from alchemist_core.rating.config import RATER_SCORE, ScoringRule
 from alchemist_core.report.arm_names import ORACLE, arm_title, stored_arm
-from alchemist_core.selection.config import RANK_BY
+from alchemist_core.selection.config import RANK_BY, SelectionPolicy
 from alchemist_core.selection.fusion import JOIN, signals_of
 
 
@@ -86,7 +88,8 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
         first_rater: Rater that `random`, the controls and the arms of other scores share with the first arm.
 
     Raises:
-        ConfigError: The rater or the strategy is unknown; the message lists the known ones.
+        ConfigError: The rater or the strategy is unknown, or an option is not one of the selection's or out of its bounds; the message
+            lists what is allowed.
 
     >>> parse_arm("loss/block@0.4", retention=0.2).policy
     {'strategy': 'block', 'start_rank': 0.4, 'allow_fewer': True}
@@ -95,7 +98,13 @@ def parse_arm(word: str, *, retention: float, first_rater: str = DEFAULT_RATER) 
     >>> parse_arm("clip_score/top_k", retention=0.2).policy
     {'strategy': 'top_k', 'rank_by': 'clip_score'}
     """
-    word = stored_arm(word)
+    arm = _read(stored_arm(word), retention, first_rater)
+    if arm.policy is not None:
+        _require_valid(arm, arm.policy, retention)
+    return arm
+
+
+def _read(word: str, retention: float, first_rater: str) -> Arm:
     if word.endswith(JOINED) and not word.startswith(FILLED):
         return _joined(word, retention, first_rater)
     if ";" in word:
@@ -135,6 +144,34 @@ def _with_options(word: str, retention: float, first_rater: str) -> Arm:
             "learnability/top_k;accept=auto."
         )
     return replace(arm, word=word, policy={"strategy": AUTO, **(arm.policy or {}), **options})
+
+
+def _require_valid(arm: Arm, policy: dict[str, Any], retention: float) -> None:
+    """Refuse a policy that `alchemist select` would refuse, before anything is trained.
+
+    Raises:
+        ConfigError: An option is unknown, out of its bounds, not used by the strategy, or contradicts another.
+    """
+    title, remedy = arm_title(arm.word), "See: alchemist select --help."
+    if fixed := sorted(policy.keys() & {"seed"}):
+        raise ConfigError(f"Arm {title}: the experiment itself sets {', '.join(fixed)}. Omit it from the arm.")
+    if unknown := sorted(policy.keys() - SelectionPolicy.model_fields.keys()):
+        known = ", ".join(name for name in SelectionPolicy.model_fields if name not in ("strategy", "seed"))
+        raise ConfigError(f"Arm {title}: unknown option {', '.join(unknown)}. Options: {known}. {remedy}")
+    try:
+        given = SelectionPolicy.model_validate({"retention": retention, **policy})
+        given.resolve(RATERS[arm.rater]["rule"])
+    except ValidationError as error:
+        faults = "; ".join(_describe_fault(fault, policy) for fault in error.errors())
+        raise ConfigError(f"Arm {title}: {faults}. {remedy}") from None
+    except ConfigError as error:
+        raise ConfigError(f"Arm {title}: {error}") from None
+
+
+def _describe_fault(fault: Any, given: dict[str, Any]) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{name}={given[name]} is not valid: {message}" if name in given else message
 
 
 def paper_policy(retention: float) -> dict[str, Any]:

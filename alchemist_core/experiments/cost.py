@@ -111,7 +111,7 @@ def describe_cost(cost: dict[str, Any]) -> str:
     length = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return (
         f"At most {' and '.join(work)} (measured now): {length} of training plus reading and scoring. "
-        "Existing models are not trained again."
+        "Models that exist, also those of other experiments, are included in this time, but not trained again."
     )
 
 

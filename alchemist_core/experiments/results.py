@@ -12,6 +12,7 @@ from itertools import pairwise, product
 from statistics import fmean
 from typing import Any
 
+from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import FILLED
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.report.arm_names import ORACLE, arm_title
@@ -163,9 +164,35 @@ def describe_detectable(before: dict[str, Any]) -> str:
     head = f"Smallest gain over random that {before['n_seeds']} seeds would show with 80% power: "
     deviation = "standard deviation of the differences to random at equal seeds"
     if before["effect"] is None:
-        return f"{head}{before['effect_in_spreads']:.2f} × the {deviation}, which has not been measured yet."
-    known = f"{deviation}: {before['spread']:.4f}, from {before['spread_from']}"
-    return f"{head}{before['effect']:.4f} nats per token ({known}). A smaller gain may go unnoticed."
+        return f"{head}{before['effect_in_spreads']:.2f} × the {deviation}, which is measured when models are trained."
+    known = f"{deviation}: {before['spread']:.4f}, of models trained on bands of ranks, {before['spread_from']}"
+    return f"{head}{before['effect']:.4f} nats per token ({known}). Arms that differ less show smaller gains."
+
+
+def describe_measured(cells: Sequence[Cell]) -> list[str]:
+    """Describe, for each retention, the smallest gain that its arms can show, from their own differences to random.
+
+    It differs by arm, so the smallest and the largest one are named. Oracles, the full corpus and arms that equal random are left out.
+    """
+    said = []
+    for retention in dict.fromkeys(cell.retention for cell in cells if cell.arm != FULL):
+        last = max(cell.length for cell in cells)
+        losses = losses_by_arm([cell for cell in cells if (cell.retention, cell.length) == (retention, last)])
+        found = {
+            arm: spread * detectable_effect(1.0, len(of))
+            for arm, of in losses.items()
+            if arm not in (RANDOM, FULL)
+            and not is_oracle(arm)
+            and (spread := paired_spread({RANDOM: losses.get(RANDOM, {}), arm: of}))
+        }
+        if found:
+            least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+            ends = [f"{found[arm]:.4f} ({arm_title(arm)})" for arm in dict.fromkeys((least, most))]
+            said.append(
+                f"By the differences measured at {retention:.0%}, the smallest gain that shows with 80% power is {' to '.join(ends)} nats "
+                "per token."
+            )
+    return said
 
 
 def _row(arm: str, retention: float, cells: Sequence[Cell], losses: dict[str, LossOfSeed]) -> ArmRow:
@@ -184,6 +211,47 @@ def _is_noninferior(gain: Estimate | None, random: LossOfSeed) -> bool | None:
     if gain is None or gain.low is None:
         return None
     return gain.low > -MARGIN * estimate(list(random.values())).mean
+
+
+def compare_arms(cells: Sequence[Cell], control: str) -> list[tuple[str, ...]]:
+    """Return a line of texts for each arm: its gain over another arm than random, paired by seed, in the order of `AGAINST`.
+
+    Args:
+        cells: The cells of an experiment.
+        control: The stored name of the arm that the others are compared with.
+
+    Raises:
+        ConfigError: No cell has this arm; the message lists those that there are.
+    """
+    arms = dict.fromkeys(cell.arm for cell in cells)
+    if control not in arms:
+        raise ConfigError(
+            f"--against {arm_title(control)} is not an arm of the experiment. Arms: {', '.join(map(arm_title, arms))}."
+        )
+    lines: list[tuple[str, ...]] = []
+    retentions = dict.fromkeys(cell.retention for cell in cells if cell.arm != FULL)
+    for retention, length in product(retentions, sorted({cell.length for cell in cells})):
+        here = [cell for cell in cells if cell.length == length and (cell.retention == retention or cell.arm == FULL)]
+        losses = losses_by_arm(here)
+        for arm in losses:
+            gain = None if arm == control else estimate_gain(losses[arm], losses.get(control, {}))
+            if gain is not None:
+                lines.append(
+                    (arm_title(arm), f"{retention:.0%}", f"{length:g}×", str(gain.n), show(gain), _say_against(gain))
+                )
+    return lines
+
+
+AGAINST = ("arm", "retention", "length", "seeds", "gain", "")
+"""The columns of `compare_arms`."""
+
+
+def _say_against(gain: Estimate) -> str:
+    if gain.low is None or gain.high is None:
+        return ""
+    if gain.low == gain.high == 0.0:
+        return "the same samples"
+    return "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference shown"
 
 
 HEAD = ("arm", "retention", "samples", "steps", "seeds", "held-out loss", "gain over random", "gap closed", "")

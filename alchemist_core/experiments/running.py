@@ -23,12 +23,13 @@ from alchemist_core.experiments.trial import (
     Trial,
     measure_cell,
     named_rule,
+    require_arms,
     require_evaluation,
     tokenizer_sha256,
 )
 from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
-from alchemist_core.report.arm_names import stored_arm
+from alchemist_core.report.arm_names import arm_title, stored_arm
 from alchemist_core.selection.config import strategy_spec
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say
@@ -139,6 +140,7 @@ class Experiment:
         self.arms = config.cells(named_rule(config) or DEFAULT_RATER)
         self.scores = tuple(dict.fromkeys(score for arm, _ in self.arms for score in arm.scores))
         require_evaluation(config, (*config.tuning_seeds, *config.seeds))
+        require_arms(config, (arm for arm, _ in self.arms))
         if others := set(self.scores) - {*methods_among(self.scores), *RATERS}:
             find_sources(sorted(others))
         self.n_pairs = cost.count_pairs(config, config.seeds[0])
@@ -199,7 +201,9 @@ class Experiment:
         for seed in self.config.seeds:
             for cell in self._measure_seed(seed):
                 cells.append(cell)
-                say(f"{len(cells)}/{n_total} seed {seed}: {cell.arm} at {cell.retention:.0%} {cell.loss:.4f}")
+                say(
+                    f"{len(cells)}/{n_total} seed {seed}: {arm_title(cell.arm)} at {cell.retention:.0%}: loss {cell.loss:.4f}"
+                )
         return cells
 
     def _measure_seed(self, seed: int) -> Iterator[Cell]:
@@ -213,6 +217,8 @@ class Experiment:
         trial.score_by(self.scores, raters.get(ScoringRule.LEARNABILITY, raters[self.arms[0][0].rater]))
         for length, (arm, retention) in product(self.config.question_lengths, self.arms):
             policy, model = arm.policy or self._auto_policy(arm.rater, retention), self._model(length)
+            # The stages name the subset of the arm, not the arm.
+            say(f"seed {seed}: {arm_title(arm.word)} at {retention:.0%}")
             cell = measure_cell(trial, arm, policy, raters[arm.rater], retention=retention, model=model)
             yield replace(cell, length=length)
 

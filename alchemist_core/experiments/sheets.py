@@ -19,6 +19,7 @@ from alchemist_core.experiments.results import (
     compare_cells,
     csv_table,
     describe_detectable,
+    describe_measured,
     lay_out,
     share_of_steps,
     show,
@@ -74,7 +75,11 @@ def make_sheet(question: Question, result: dict[str, Any]) -> Sheet:
     cells = [Cell(**cell) for cell in result["cells"]]
     rows = compare_cells(cells)
     figures = _figures(rows, question)
-    notes = [question.title, describe_detectable(result["before"]), *_describe_speed(cells)]
+    measured = describe_measured(cells)
+    before = result["before"]
+    # A multiple of an unknown number is left out where the table's own numbers are known.
+    beforehand = [] if measured and before["effect"] is None else [describe_detectable(before)]
+    notes = [question.title, *beforehand, *measured, *_describe_speed(cells)]
     # Results of version 0.1 have the key `regions`.
     for found in result.get("rank_windows", result.get("regions", ())):
         notes.append(f"{found['rater']}: {found['said']}")

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import datasets, dynamics, results
 from alchemist_core.experiments.arms import QUESTIONS, Question
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.sheets import Sheet, make_sheet
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.files import artifact_path, write_bytes_atomically
-from alchemist_core.report.arm_names import arm_title
+from alchemist_core.report.arm_names import arm_title, stored_arm
 
 
 def title_of(config: dict[str, Any]) -> str:
@@ -54,6 +55,32 @@ def conclude(config: dict[str, Any], result: dict[str, Any]) -> str:
     return results.conclude(_compare(result)) if "cells" in result else "its result has no losses of arms"
 
 
+def compare_with(config: dict[str, Any], result: dict[str, Any], arm: str) -> str:
+    """Return a table of the gains over another arm than random, paired by seed, as text.
+
+    Args:
+        config: The stored config.
+        result: The stored result.
+        arm: The arm that the others are compared with, as a user writes it.
+
+    Raises:
+        ConfigError: The experiment has no such arm, or no arms at all.
+    """
+    corpora = _cells_of_corpora(config, result)
+    if not any(corpora.values()):
+        raise ConfigError("--against needs an experiment that compares arms. Omit it for this one.")
+    texts = []
+    for corpus, cells in corpora.items():
+        head = f"Gain over {arm_title(stored_arm(arm))}, paired by seed, in nats per token{f', on {corpus}' if corpus else ''}:"
+        texts.append(f"{head}\n\n{results.lay_out([results.AGAINST, *results.compare_arms(cells, stored_arm(arm))])}")
+    return "\n\n".join(texts)
+
+
+def _cells_of_corpora(config: dict[str, Any], result: dict[str, Any]) -> dict[str, list[Cell]]:
+    corpora = {corpus: result["parts"][corpus] for corpus in config["corpora"]} if "parts" in result else {"": result}
+    return {corpus: [Cell(**cell) for cell in of.get("cells", ())] for corpus, of in corpora.items()}
+
+
 def _compare(result: dict[str, Any]) -> list[results.ArmRow]:
     return results.compare_cells([Cell(**cell) for cell in result["cells"]])
 
@@ -65,8 +92,7 @@ def markdown_of(name: str, config: dict[str, Any], result: dict[str, Any]) -> st
 
 def _losses_of_seeds(config: dict[str, Any], result: dict[str, Any]) -> str:
     """Return a table of every arm's loss with every seed, so that a reader can compare any two arms; empty without arms."""
-    corpora = {corpus: result["parts"][corpus] for corpus in config["corpora"]} if "parts" in result else {"": result}
-    cells = {corpus: [Cell(**cell) for cell in of.get("cells", ())] for corpus, of in corpora.items()}
+    cells = _cells_of_corpora(config, result)
     seeds = sorted({cell.seed for found in cells.values() for cell in found})
     if not seeds:
         return ""

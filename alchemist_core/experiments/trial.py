@@ -16,6 +16,7 @@ from alchemist_core.experiments.scores import score_dataset
 from alchemist_core.files import artifact_path, file_sha256
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.metrics.heldout import HeldoutLoss
+from alchemist_core.report.arm_names import ORACLE, arm_title
 from alchemist_core.selection.config import SelectionPolicy, policy_spec
 from alchemist_core.selection.fusion import JOIN, signals_of
 from alchemist_core.settings import load_settings
@@ -147,6 +148,22 @@ def require_evaluation(config: TrialsConfig, seeds: Iterable[int]) -> None:
     if config.evaluation is not None:
         for name in {Trial(config, seed).evaluation for seed in seeds}:
             evaluation_dataset(open_store(), name)
+
+
+def require_arms(config: TrialsConfig, arms: Iterable[Arm]) -> None:
+    """Refuse arms that the corpus or the named rater cannot have, before anything is trained.
+
+    Raises:
+        ConfigError: An oracle arm lacks its truth file, or an arm has another scoring rule than the named rater.
+    """
+    for arm in arms:
+        if arm.trains.partition("+")[0] == ORACLE and config.dataset is not None and config.truth is None:
+            raise ConfigError(
+                f"Arm {arm_title(arm.word)} requires --truth FILE, which lists the kind of each sample, such as the truth.parquet of a "
+                "synthetic corpus. Give it, or omit the arm."
+            )
+        for kind in arm.raters if config.rater is not None else ():
+            _require_rater(str(config.rater), kind)
 
 
 def named_rule(config: TrialsConfig) -> str | None:

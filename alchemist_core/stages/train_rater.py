@@ -186,8 +186,9 @@ def _keep_apart(
         )
     if overlap["n_near_duplicates"]:
         warn(
-            f"{overlap['n_near_duplicates']:,} images of {config.dataset} have the perceptual hash of an image in "
-            f"{config.validation}; they are kept."
+            f"{overlap['n_near_duplicates']:,} images of {config.dataset} look like an image of {config.validation} (equal perceptual "
+            "hash). The rater trains on them and scores them, because similar images need not be copies. If they must not be "
+            f"selected: alchemist select --decontaminate {config.validation}."
         )
     return _enough(config, config.dataset, kept), overlap
 

@@ -45,10 +45,25 @@ def begin_experiment(
     known = find_experiment(engine, name)
     if (stored := present(known.config)) != config:
         differing = sorted(key for key in stored.keys() | config.keys() if stored.get(key) != config.get(key))
+        values = "; ".join(
+            f"{key} {_words(stored.get(key))} there, {_words(config.get(key))} here" for key in differing
+        )
         raise ConfigError(
-            f"Experiment {name!r} exists with another {', '.join(differing)}. Give this one another name: --name NAME."
+            f"Experiment {name!r} exists with other options: {values}. Its options are fixed, so seeds or arms cannot be added to it. "
+            "Give this run another name, --name NAME: it reuses the models that exist."
         )
     return known
+
+
+def _words(value: Any) -> str:
+    """Return a value of a config as it is given to an option.
+
+    >>> _words([4, 5]), _words(None), _words(0.5)
+    ('4,5', 'not set', '0.5')
+    """
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "not set"
+    return "not set" if value is None else str(value)
 
 
 def find_experiment(engine: Engine, name: str) -> ExperimentRow:

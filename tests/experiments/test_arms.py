@@ -106,6 +106,23 @@ def test_the_papers_drop_top_ratio_leaves_room_for_the_retention(retention: floa
         ("block", "only strategy block takes a number"),
         ("top_k@0.2", "only strategy block takes a number"),
         ("clarity:best", "unknown strategy"),
+        (
+            "loss/shift_gsample;foo=1",
+            "^Arm loss/shift_gsample;foo=1: unknown option foo. Options: .*mean_rank.*alchemist select --help",
+        ),
+        (
+            "loss/gsample;mean_rank=7",
+            "^Arm loss/gsample;mean_rank=7: mean_rank=7 is not valid: .*less than or equal to 1",
+        ),
+        ("loss/gsample;mean_rank=high", "mean_rank=high is not valid: .*number"),
+        (
+            "loss/gsample;drop_top_ratio=0.2",
+            "^Arm loss/gsample;drop_top_ratio=0.2: Strategy gsample does not use drop_top_ratio",
+        ),
+        ("learnability/top_k;weight_by=rank", "--weight-by rank is not used by strategy top_k"),
+        ("learnability/top_k;variety=2+validation", "^Arm learnability/top_k;variety=2.*: variety=2 is not valid"),
+        ("loss/top_k;seed=3", "the experiment itself sets seed"),
+        ("loss/block@1.5", "start_rank=1.5 is not valid: .*less than 1"),
     ],
 )
 def test_a_wrong_word_is_refused_with_what_there_is(word: str, message: str) -> None:

@@ -72,7 +72,7 @@ def test_a_training_is_followed_once_and_appears_in_the_report(tmp_path: Path) -
     page = Path(report(ReportConfig(dataset="scenes", out=tmp_path / "page.html")).path).read_text(encoding="utf-8")
     assert page.count("data:image/svg+xml;base64,") == 2
     assert "Norm of a sample's own gradient" in html.unescape(page)
-    with pytest.raises(ConfigError, match="exists with another n_bands"):
+    with pytest.raises(ConfigError, match="exists with other options: n_bands"):
         follow(config(n_bands=3))
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import QUESTIONS
-from alchemist_core.experiments.stored import markdown_of, title_of
+from alchemist_core.experiments.stored import compare_with, markdown_of, title_of
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import begin_experiment, finish_experiment
 from tests.benchmarks.tables import FOLDER, keep, page_of
@@ -42,6 +43,23 @@ def test_a_kept_page_shows_every_row_and_what_was_asked(tmp_path: Path) -> None:
         title = arm if arm == "full" else f"{arm.replace('planted', 'oracle')}, {retention:.0%}"
         assert (title, *(f"{of[seed]:.4f}" for seed in (3, 4, 5))) in losses
     assert "sheet" not in json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))["result"]
+
+
+def test_two_arms_of_a_kept_table_are_compared_as_the_pages_say() -> None:
+    kept = json.loads((FOLDER / "value-scenes-r20-s3-4-5-6-7.json").read_text(encoding="utf-8"))
+    lines = {
+        line.split()[0]: line
+        for line in compare_with(kept["config"], kept["result"], "loss/gsample").splitlines()
+        if line
+    }
+    # Research page 022: Shift-Gsample at the tuned window and at the paper's own.
+    assert "0.1191 ± 0.0647" in lines["loss/auto"]
+    assert "−0.1182 ± 0.0314" in lines["loss/paper"]
+    table3 = json.loads((FOLDER / "table3-pictures.json").read_text(encoding="utf-8"))
+    assert compare_with(table3["config"], table3["result"], "full").count("Gain over full") == 2
+    followed = json.loads((FOLDER / "dynamics-alignment.json").read_text(encoding="utf-8"))
+    with pytest.raises(ConfigError, match="--against needs an experiment that compares arms"):
+        compare_with(followed["config"], followed["result"], "full")
 
 
 def test_every_question_has_a_title() -> None:

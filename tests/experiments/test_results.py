@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.results import (
     MARGIN,
     ArmRow,
+    compare_arms,
     compare_cells,
     describe_detectable,
+    describe_measured,
     losses_by_arm,
     paired_spread,
     share_of_steps,
     state_detectable,
 )
 from alchemist_core.experiments.trial import Cell
+from alchemist_core.statistics import detectable_effect
 
 SEEDS = (3, 4, 5, 6, 7)
 
@@ -98,16 +102,43 @@ def test_the_smallest_gain_that_seeds_can_show_is_a_sentence_in_the_metrics_unit
     assert before["effect"] == pytest.approx(0.0184 * 1.682, abs=1e-4)
     assert describe_detectable(before) == (
         "Smallest gain over random that 5 seeds would show with 80% power: 0.0309 nats per token (standard deviation of the "
-        "differences to random at equal seeds: 0.0184, from seeds 0, 1, 2). A smaller gain may go unnoticed."
+        "differences to random at equal seeds: 0.0184, of models trained on bands of ranks, seeds 0, 1, 2). Arms that differ less show "
+        "smaller gains."
     )
 
 
 def test_before_any_measurement_the_smallest_gain_is_a_multiple_of_a_named_standard_deviation() -> None:
     assert describe_detectable(state_detectable(None, 3, source="not measured")) == (
         "Smallest gain over random that 3 seeds would show with 80% power: 3.26 × the standard deviation of the differences "
-        "to random at equal seeds, which has not been measured yet."
+        "to random at equal seeds, which is measured when models are trained."
     )
     assert "One seed cannot show a gain" in describe_detectable(state_detectable(0.1, 1, source="x"))
+
+
+def test_the_smallest_gain_of_a_finished_table_comes_from_its_own_differences_by_retention() -> None:
+    random, quiet, loud = [3.0, 3.1, 3.2, 3.3, 3.4], [0.1, -0.1, 0.0, 0.1, -0.1], [0.5, -0.5, 0.0, 0.5, -0.5]
+    cells = [
+        *cells_of("random", random), *cells_of("a", list(np.subtract(random, quiet))), *cells_of("b", list(np.subtract(random, loud))),
+        *cells_of("planted", [1.0, 9.0, 1.0, 9.0, 1.0]), *cells_of("same", random),
+        *cells_of("random", random, 0.5), *cells_of("a", list(np.subtract(random, quiet)), 0.5),
+    ]  # fmt: skip
+    said = describe_measured(cells)
+    least, most = (detectable_effect(float(np.std(of, ddof=1)), 5) for of in (quiet, loud))
+    assert f"at 20%, the smallest gain that shows with 80% power is {least:.4f} (a) to {most:.4f} (b) nats" in said[0]
+    assert f"at 50%, the smallest gain that shows with 80% power is {least:.4f} (a) nats" in said[1]
+    assert describe_measured([*cells_of("random", [1.0]), *cells_of("a", [2.0])]) == []
+
+
+def test_any_two_arms_are_compared_by_their_seeds() -> None:
+    a, b = [3.0, 5.0, 4.0], [2.5, 4.6, 3.4]
+    lines = compare_arms([*cells_of("random", [9.0, 9.0, 9.0]), *cells_of("a", a), *cells_of("planted", b)], "a")
+    gain = np.subtract(a, b)
+    half = stats.t.ppf(0.975, 2) * stats.sem(gain)
+    assert ("oracle", "20%", "1×", "3", f"{gain.mean():.4f} ± {half:.4f}", "better") in lines
+    assert [line[0] for line in lines] == ["random", "oracle"]
+    assert lines[0][-1] == "worse"
+    with pytest.raises(ConfigError, match=r"--against c is not an arm of the experiment\. Arms: a\."):
+        compare_arms(cells_of("a", a), "c")
 
 
 def timed(arm: str, seed: int, losses: dict[int, float]) -> list[Cell]:

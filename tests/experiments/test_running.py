@@ -46,6 +46,8 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     order = [
         next(i for i, line in enumerate(lines) if word in line) for word in ("At most", "seeds would show", "1/10 seed")
     ]
+    assert any("seed 2: oracle at 30%" in line for line in lines), "progress names arms as the table does"
+    assert not any("planted at" in line for line in lines)
     assert order == sorted(order)
     # Of 2 choosing seeds: random, 2 bands, random and a window; of 2 reporting seeds: 5 arms, of which `auto` may have been random.
     n_first, before = n_models(), checksum(load_settings().database_url.get_secret_value())  # type: ignore[union-attr]
@@ -56,6 +58,9 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     assert again.table == first.table
     assert {path.name: path.read_bytes() for path in Path(str(again.folder)).iterdir()} == found
     assert show(ShowConfig(name="rank_window")).table == first.table
+    against = show(ShowConfig(name="rank_window", against="oracle"))
+    assert against.folder is None
+    assert str(against.table).startswith("Gain over oracle, paired by seed")
     assert [row["state"] for row in list_(ListConfig()).experiments] == ["finished"]
 
 
@@ -114,6 +119,23 @@ def test_a_dry_run_prints_cost_and_detectable_effect_and_stores_nothing(
     assert list_(ListConfig()).experiments == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"arms": "random,alignment/gsample;mean_rank=7"},
+            "^Arm alignment/gsample;mean_rank=7: mean_rank=7 is not valid",
+        ),
+        ({"arms": "random,loss/paper"}, "has the scoring rule alignment: it cannot rank arms of 'loss'"),
+        ({"arms": "random,oracle", "truth": None}, "^Arm oracle requires --truth FILE"),
+    ],
+)
+@pytest.mark.usefixtures("scored_store")
+def test_a_dry_run_refuses_the_arms_that_a_run_refuses(corpus: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(config(corpus, dry_run=True, **fields))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_the_stated_cost_is_about_what_training_takes(corpus: Path) -> None:
@@ -131,7 +153,9 @@ def test_the_stated_cost_is_about_what_training_takes(corpus: Path) -> None:
 @pytest.mark.usefixtures("scored_store")
 def test_a_name_belongs_to_one_experiment(corpus: Path) -> None:
     run(config(corpus, arms="random", tuning_seeds="", seeds="2", name="mine"))
-    with pytest.raises(ConfigError, match="exists with another retentions"):
+    with pytest.raises(
+        ConfigError, match=r"exists with other options: retentions 0\.3 there, 0\.4 here\..*--name NAME"
+    ):
         run(config(corpus, arms="random", tuning_seeds="", seeds="2", name="mine", retentions="0.4"))
     with pytest.raises(ConfigError, match="There is no experiment 'other' \\(experiments: mine\\)"):
         find_experiment(open_store(), "other")
