@@ -1,10 +1,12 @@
 """Samples: a grid of those that satisfy conditions, and one of them with everything that is known about it."""
 
 import json
+import math
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 from sqlalchemy import Engine
@@ -19,13 +21,13 @@ from alchemist_core.explorer.faults import describe_faults
 from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.report.page import show_percent
 from alchemist_core.store import browsing
-from alchemist_core.store.browsing import Choices, Conditions, Page, Shown, Walk, read_place, write_place
+from alchemist_core.store.browsing import MOST_READ, Choices, Conditions, Page, Shown, Walk, read_place, write_place
 from alchemist_core.store.embeddings import embedding_scorers
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.flags import as_label, read_flags_of, read_history
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.samples import find_reach
-from alchemist_core.store.subsets import choose_version
+from alchemist_core.store.subsets import SubsetRow, choose_version
 
 TAB = Tab("Samples", "/samples")
 N_DUPLICATES = 24
@@ -49,6 +51,7 @@ class Asked(Config):
     group: int | None = Field(None, ge=1, description="First sample of a group of near-duplicates")
     subset: str | None = Field(None, description="Subset by name, or NAME:VERSION")
     where: str | None = Field(None, description="Condition as in --where")
+    order: Literal["newest", "rank"] = Field("newest", description="Newest first, or by rank, the highest score first")
     older: str | None = Field(None, description="Where the page begins: after this place")
     newer: str | None = Field(None, description="Where the page ends: before this place")
 
@@ -66,11 +69,31 @@ class Asked(Config):
         return (self.rank_from or 0.0) > 0 or (self.rank_to is not None and self.rank_to < 1)
 
 
+_IDS = re.compile(r"\s*sample_id\s+in\s*\(\s*(\d+(?:\s*,\s*\d+)*)\s*\)\s*|\s*sample_id\s*=\s*(\d+)\s*", re.IGNORECASE)
+
+
+def asked_ids(where: str | None) -> list[int]:
+    """Return the ids that a condition asks for, if it asks for nothing else, so that they can be read by their key.
+
+    >>> asked_ids("sample_id in (7, 3,7)"), asked_ids("sample_id = 5"), asked_ids("sample_id in (7) and width > 9")
+    ([7, 3], [5], [])
+    """
+    found = _IDS.fullmatch(where or "")
+    ids = map(int, (found[1] or found[2]).split(",")) if found else ()
+    return [one for one in dict.fromkeys(ids) if one < 1 << 63]
+
+
 class Found(NamedTuple):
     """A page of samples, and the rater by which they are ranked (None: there is none)."""
 
     page: Page
     rater: RaterRow | None
+    order: str = "newest first"
+    """In words."""
+    n_members: int | None = None
+    """Members of the subset version that was asked for."""
+    end: str = ""
+    """Why there are no more samples in this order, though there are more; empty if there are none."""
 
 
 def find_samples(engine: Engine, asked: Asked, datasets: Mapping[str, int]) -> Found:
@@ -91,31 +114,43 @@ def find_samples(engine: Engine, asked: Asked, datasets: Mapping[str, int]) -> F
         band = browsing.band_of_ranks(
             engine, scale_id, asked.rank_from or 0.0, 1.0 if asked.rank_to is None else asked.rank_to
         )
+    subset = _subset(engine, asked.subset)
     conditions = Conditions(
         rater_id=rater.rater_id if rater else None, rank_scale_id=scale_id, band=band, min_width=asked.min_width, source=asked.source,
-        caption=asked.caption, subset_id=_subset_id(engine, asked.subset), dataset_id=_dataset_id(asked.dataset, datasets),
+        caption=asked.caption, subset_id=subset.subset_id if subset else None, dataset_id=_dataset_id(asked.dataset, datasets),
         crawl_date=asked.night, where=asked.where,
     )  # fmt: skip
     walk, rest = _plan(engine, asked, conditions)
+    if asked.order == "rank":
+        if rater is None:
+            raise ConfigError("No rater is in production, so there are no ranks. Choose a rater, or leave the order.")
+        may_walk_all = _own_walk(engine, asked) is None
+        walk = browsing.by_rank(engine, walk, rater.rater_id, conditions.band, may_walk_all=may_walk_all)
+        rest = _without(conditions, "band") if isinstance(walk, browsing.ByRank) else rest
     start = asked.newer or asked.older
-    return Found(
-        browsing.browse(
-            engine, walk, rest, start=read_place(start) if start else None, is_back=asked.newer is not None
-        ),
-        rater,
-    )
+    place, is_back = read_place(start) if start else None, asked.newer is not None
+    page = browsing.browse(engine, walk, rest, start=place, is_back=is_back)
+    order, end = _describe_order(walk, page, rater)
+    return Found(page, rater, order, None if subset is None else subset.n_samples, end)
+
+
+def _describe_order(walk: Walk, page: Page, rater: RaterRow | None) -> tuple[str, str]:
+    name = rater.name if rater else ""
+    if isinstance(walk, browsing.ByRank):
+        end = f"Only the highest scores of {name} are kept in order. For lower ranks, choose a range of ranks, newest first."
+        return f"by rank of {name}, highest first", "" if page.older or math.isinf(walk.lowest) else end
+    if isinstance(walk, browsing.Sorted):
+        if walk.is_whole:
+            return f"by rank of {name}, highest first", ""
+        part = f"by rank of {name}, highest first, among the newest {MOST_READ:,} of them"
+        return part, "" if page.older else f"Only the newest {MOST_READ:,} samples were put in order."
+    return "newest first", ""
 
 
 def _plan(engine: Engine, asked: Asked, conditions: Conditions) -> tuple[Walk, Conditions]:
     """Return the walk that reads the fewest samples, and the conditions that it does not satisfy by itself."""
-    if asked.group is not None:
-        return browsing.duplicates_of(asked.group), conditions
-    if asked.cluster is not None:
-        return browsing.in_cluster(engine, asked.cluster), conditions
-    if asked.quarantine is not None:
-        return browsing.Quarantined(asked.quarantine), conditions
-    if asked.flagged is not None:
-        return browsing.flagged_as(as_label(asked.flagged)), conditions
+    if (own := _own_walk(engine, asked)) is not None:
+        return own, conditions
     # A crawl date is smaller than most subsets, a dataset larger.
     if conditions.dataset_id is not None and (conditions.crawl_date or conditions.subset_id is None):
         walk = browsing.OfShards(conditions.dataset_id, conditions.crawl_date)
@@ -125,6 +160,20 @@ def _plan(engine: Engine, asked: Asked, conditions: Conditions) -> tuple[Walk, C
     if conditions.band is not None and conditions.rater_id is not None:
         return browsing.scored_by(conditions.rater_id, conditions.band), _without(conditions, "band")
     return browsing.all_samples(), conditions
+
+
+def _own_walk(engine: Engine, asked: Asked) -> Walk | None:
+    """Return the walk of a field whose samples no condition of another walk could find."""
+    if asked.group is not None:
+        return browsing.duplicates_of(asked.group)
+    if asked.cluster is not None:
+        return browsing.in_cluster(engine, asked.cluster)
+    if asked.quarantine is not None:
+        return browsing.Quarantined(asked.quarantine)
+    if asked.flagged is not None:
+        return browsing.flagged_as(as_label(asked.flagged))
+    ids = asked_ids(asked.where)
+    return browsing.of_ids(ids) if ids else None
 
 
 def _without(conditions: Conditions, *names: str) -> Conditions:
@@ -138,13 +187,13 @@ def _dataset_id(name: str | None, datasets: Mapping[str, int]) -> int | None:
     return None if name is None else datasets[name]
 
 
-def _subset_id(engine: Engine, named: str | None) -> int | None:
+def _subset(engine: Engine, named: str | None) -> SubsetRow | None:
     if named is None:
         return None
     name, _, version = named.partition(":")
     if version and not version.isdecimal():
         raise ConfigError(f"{named!r} is not a subset. Give NAME, or NAME:VERSION.")
-    return choose_version(engine, name, version=int(version) if version else None, may_be_withdrawn=True).subset_id
+    return choose_version(engine, name, version=int(version) if version else None, may_be_withdrawn=True)
 
 
 def show_grid(request: Request) -> Response:
@@ -169,8 +218,48 @@ def _grid(
     return render(
         request, "samples.html", title=title, status=400 if error else 200, given=given, base=base, choices=choices, page=page, error=error,
         rater=found.rater if found else None, places={name: write_place(place) for name, place in places.items() if place},
-        fields=Asked.model_fields,
+        found=found, columns=columns_of_conditions(open_reader(), page.samples),
     )  # fmt: skip
+
+
+class Column(NamedTuple):
+    """Something that a condition can name."""
+
+    name: str
+    kind: str
+    example: str
+
+
+_EXAMPLES = {
+    "sample_id": "sample_id in (17, 42)", "score": "score > 1.5", "rank": "rank < 0.1", "caption": "caption ilike '%photo%'",
+    "width": "width >= 512", "height": "height >= 512", "megapixels": "megapixels > 1", "aspect_ratio": "aspect_ratio < 1",
+}  # fmt: skip
+_KINDS = {int: "whole number", float: "number", str: "text", bool: "yes or no", date: "date"}
+
+
+def columns_of_conditions(engine: Engine, shown: Sequence[Shown]) -> list[Column]:
+    """Return what a condition can name in this store: columns, then other scores and flags; with examples that fit the shown samples."""
+    known = browsing.read_names(engine)
+    kinds = {**browsing.WHERE_COLUMNS, **browsing.COMPUTED_COLUMNS}
+    examples = {**_EXAMPLES, **(_examples_like(shown[0]) if shown else {})}
+    own = [Column(name, _KINDS.get(kind, "value"), examples.get(name, "")) for name, kind in kinds.items()]
+    scores = [Column(name, "score", f"{name} > 0.5") for name in known.scores]
+    flags = [Column(name, "flag", f"not {name}") for name in known.flags.labels]
+    return sorted(own, key=lambda one: not one.example) + scores + flags
+
+
+def _examples_like(sample: Shown) -> dict[str, str]:
+    words = re.findall(r"[A-Za-z]{3,20}", sample.caption)
+    found = {
+        "sample_id": f"sample_id in ({sample.sample_id})",
+        "width": f"width >= {sample.width}",
+        "height": f"height >= {sample.height}",
+    }
+    if words:
+        found["caption"] = f"caption ilike '%{max(words, key=len).lower()}%'"
+    if sample.score is not None:
+        found["score"] = f"score > {sample.score:.2f}"
+    return found
 
 
 def _title(asked: Asked, rater: RaterRow | None) -> str:

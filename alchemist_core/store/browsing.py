@@ -1,22 +1,39 @@
-"""Samples as people look through them: pages of a walk over the store, newest first, and everything about one sample.
+"""Samples as people look through them: pages of a walk over the store, newest first or by rank, and everything about one sample.
 
 A *walk* is an order in which samples can be read by an index, from any place on: all samples by id, those of a rater, of a night, of a
 subset. A page reads a stretch of the walk, keeps the samples that satisfy the conditions, and stops when it is full or when it has read
 `MOST_READ` samples, whatever the conditions are. So a page costs the same in a corpus of any size; there is no count over all.
 """
 
+import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, literal, select, text, tuple_, union_all
+from sqlalchemy import (
+    ARRAY,
+    REAL,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    cast,
+    func,
+    literal,
+    select,
+    text,
+    tuple_,
+    union_all,
+)
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.store.embeddings import find_compared
-from alchemist_core.store.export import FILTER_COLUMNS, NOTHING, Known, filter_rows, read_known
+from alchemist_core.store.export import FILTER_COLUMNS, NOTHING, SIZE_COLUMNS, Known, filter_rows, read_known
 from alchemist_core.store.flags import flagged_ids, known_flags
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.raters import RaterRow
@@ -44,11 +61,19 @@ MOST_READ = 8_000
 """Samples that a page reads at most. If it is not full by then, the next page continues where it stopped."""
 WHERE_COLUMNS = {**FILTER_COLUMNS, "score": float, "rank": float}
 """Columns that a condition can name, beside scores by their names."""
+COMPUTED_COLUMNS = SIZE_COLUMNS
+"""Columns of conditions that are computed from others."""
 _STRETCHES = (4 * PAGE_SIZE, 2_000, MOST_READ - 2_000 - 4 * PAGE_SIZE)
 # Ids that are read for each sample that a band of scores may yield: comparing a score costs a tenth of reading a sample.
 _IDS_A_SAMPLE = 10
 _MOST_SHARDS = 1_000
 _BY_KEYS = text("SELECT set_config('enable_hashjoin', 'off', TRUE), set_config('enable_mergejoin', 'off', TRUE)")
+
+# The planner counts the bounds of a page as independent, expects too few rows of the index, and would collect and sort all of them.
+_IN_ORDER, _IN_ANY_ORDER = (
+    text(f"SELECT set_config('enable_bitmapscan', '{word}', TRUE), set_config('enable_sort', '{word}', TRUE)")
+    for word in ("off", "on")
+)
 
 Place = tuple[int, ...]
 """Where a sample is in its walk."""
@@ -198,6 +223,137 @@ class Quarantined:
         return Stretch(entries, entries[-1][0] if len(entries) == n else None)
 
 
+def encode_score(score: float) -> int:
+    """Return a score as a whole number of the same order, for places; 0 is below every score.
+
+    >>> codes = [encode_score(one) for one in (-2.5, -0.0, 0.0, 1e-30, 7.25)]
+    >>> codes == sorted(codes), decode_score(encode_score(-2.5))
+    (True, -2.5)
+    """
+    # Scores are float4. Adding 0 turns the negative zero into the positive one, which equals it.
+    (bits,) = struct.unpack("<I", struct.pack("<f", score + 0.0))
+    return int(bits | 1 << 31 if bits < 1 << 31 else bits ^ 0xFFFFFFFF)
+
+
+def decode_score(code: int) -> float:
+    """Return the score of a code.
+
+    Raises:
+        ConfigError: It is not the code of a score.
+    """
+    if not 0 <= code < 1 << 32:
+        raise ConfigError("The page begins at a place that does not exist. Start again from the first page.")
+    bits = code ^ 1 << 31 if code >= 1 << 31 else code ^ 0xFFFFFFFF
+    (score,) = struct.unpack("<f", struct.pack("<I", bits))
+    return float(score)
+
+
+@dataclass(frozen=True, slots=True)
+class ByRank:
+    """Samples of a rater by rank, the highest score first: those that `order_highest_scores` keeps in an index, or a band of them."""
+
+    rater_id: int
+    lowest: float
+    """The lowest score of the index."""
+    band: Band | None = None
+
+    def read(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> Stretch:
+        """Return the next samples."""
+        connection.execute(_IN_ORDER)
+        rows = connection.execute(self.statement(start, n, is_back=is_back)).all()
+        connection.execute(_IN_ANY_ORDER)
+        entries = [((encode_score(row.score), row.sample_id), row.sample_id) for row in rows]
+        return Stretch(entries, entries[-1][0] if len(entries) == n else None)
+
+    def statement(self, start: Place | None, n: int, *, is_back: bool) -> Select[tuple[int, float]]:
+        """Return the statement of `read`: keyset paging over the index."""
+        statement = select(Score.sample_id, Score.score).where(
+            # The planner uses the index only if it sees that this implies the condition of the index.
+            Score.rater_id == self.rater_id, Score.score >= cast(literal(self.lowest), REAL)
+        )  # fmt: skip
+        if self.band is not None:
+            statement = statement.where(Score.score > self.band.lowest, Score.score <= self.band.highest)
+        if start is not None:
+            place = tuple_(Score.score, Score.sample_id)
+            given = tuple_(cast(literal(decode_score(start[0])), REAL), literal(start[-1]))
+            statement = statement.where(place > given if is_back else place < given)
+        columns = (Score.score, Score.sample_id)
+        return statement.order_by(*(columns if is_back else (column.desc() for column in columns))).limit(n)
+
+
+@dataclass(slots=True)
+class Sorted:
+    """The first samples of another walk, `MOST_READ` at most, by rank; those without a score come last."""
+
+    walk: Walk
+    rater_id: int
+    is_whole: bool = True
+    """Whether the other walk has no more samples; known after the first read."""
+    _entries: list[tuple[Place, int]] | None = None
+
+    def read(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> Stretch:
+        """Return the next samples."""
+        entries = self._sort(connection)
+        if start is not None:
+            place = (start[0], start[-1])
+            entries = [entry for entry in entries if (entry[0] > place if is_back else entry[0] < place)]
+        found = (entries[::-1] if is_back else entries)[:n]
+        return Stretch(found, found[-1][0] if len(entries) > n else None)
+
+    def _sort(self, connection: Connection) -> list[tuple[Place, int]]:
+        if self._entries is None:
+            read, end = self.walk.read(connection, None, MOST_READ, is_back=False)
+            ids = {sample_id for _, sample_id in read}
+            if end is not None and len(ids) < MOST_READ:
+                # A band of ranks is read in stretches of ids, of which the last one is empty.
+                read, end = self.walk.read(connection, end, MOST_READ - len(ids), is_back=False)
+                ids |= {sample_id for _, sample_id in read}
+            self.is_whole = end is None
+            wanted = _unnested(list(ids)).subquery("wanted")
+            statement = select(Score.sample_id, Score.score).join(wanted, wanted.c.sample_id == Score.sample_id)
+            rows = connection.execute(statement.where(Score.rater_id == self.rater_id))
+            codes = {row.sample_id: encode_score(row.score) for row in rows}
+            self._entries = sorted((((codes.get(one, 0), one), one) for one in ids), reverse=True)
+        return self._entries
+
+
+_INDEX = text("""
+    SELECT pg_get_expr(indpred, indrelid) FROM pg_index
+    WHERE indexrelid = to_regclass('alchemist.ix_scores_' || CAST(:rater_id AS text) || '_highest') AND indisvalid
+""")
+
+
+def lowest_ordered(connection: Connection, rater_id: int) -> float | None:
+    """Return the score from which on the scores of a rater are kept in order; None before its first selection."""
+    condition = connection.execute(_INDEX, {"rater_id": rater_id}).scalar()
+    found = re.search(r"'([^']+)'", condition or "")
+    return float(found[1]) if found else None
+
+
+def by_rank(engine: Engine, walk: Walk, rater_id: int, band: Band | None, *, may_walk_all: bool) -> Walk:
+    """Return a walk by rank: over the samples of another one, or over all samples of a rater.
+
+    A walk of at most `MOST_READ` samples is sorted. A longer one is replaced by the index of the rater's highest scores. Without the
+    index, or where it does not reach the band, the newest samples of the walk are sorted.
+
+    Args:
+        engine: The store.
+        walk: The samples.
+        rater_id: The rater that ranks them.
+        band: The scores that are asked for; None: all.
+        may_walk_all: Whether conditions can say which samples are in the walk, so that it can be replaced.
+    """
+    in_memory = Sorted(walk, rater_id)
+    with engine.connect() as connection:
+        join_by_keys(connection)
+        in_memory.read(connection, None, 1, is_back=False)
+        if in_memory.is_whole or not may_walk_all:
+            return in_memory
+        lowest = lowest_ordered(connection, rater_id)
+    is_reached = lowest is not None and (band is None or band.highest >= lowest)
+    return ByRank(rater_id, lowest, band) if lowest is not None and is_reached else in_memory
+
+
 def _after(statement: Any, column: Any, start: Place | None, *, is_back: bool) -> Any:
     if start is not None:
         statement = statement.where(column > start[0] if is_back else column < start[0])
@@ -267,6 +423,15 @@ def flagged_as(label: str) -> Walk:
     return ById(flagged_ids(label).subquery("flagged").c.sample_id)
 
 
+def of_ids(sample_ids: Sequence[int]) -> Walk:
+    """Return the walk over given samples; those that are not in the store are in it too."""
+    return ById(_unnested(sample_ids).subquery("asked").c.sample_id)
+
+
+def _unnested(sample_ids: Sequence[int]) -> Select[tuple[int]]:
+    return select(func.unnest(cast(literal(list(sample_ids), ARRAY(BigInteger)), ARRAY(BigInteger))).label("sample_id"))
+
+
 def first_of(engine: Engine, walk: Walk, n: int) -> tuple[list[int], bool]:
     """Return the first samples of a walk, n at most, and whether there are more."""
     with engine.connect() as connection:
@@ -328,7 +493,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of samples, newest first, and the places where its neighbours begin; None where there is no neighbour."""
+    """A page of samples in the order of its walk, and the places where its neighbours begin; None where there is no neighbour."""
 
     samples: list[Shown] = field(default_factory=list)
     newer: Place | None = None
@@ -647,6 +812,12 @@ class Choices(NamedTuple):
     flags: list[str]
     has_embeddings: bool
     """Whether they can be searched by content."""
+
+
+def read_names(engine: Engine) -> Known:
+    """Return the scores and flags that a condition can name beside columns."""
+    with engine.connect() as connection:
+        return read_known(connection)
 
 
 def read_choices(engine: Engine) -> Choices:

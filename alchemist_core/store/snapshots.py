@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, func, insert, select, text
 
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.selection.config import EligibleOptions
+from alchemist_core.selection.config import RATER_SCORE, EligibleOptions
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.fusion import signals_of
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
@@ -31,6 +31,9 @@ from alchemist_core.store.flags import known_flags
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Takedown
+
+N_ORDERED = 200_000
+"""Scores of a rater that are kept in order, the highest; between one and three times as many, while the corpus grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,8 @@ def take_snapshot(
         )
     with engine.begin() as connection:
         scale_id, scale = _rank_scale(connection, moment, pairs.score_N, rescale=rescale, should_store=should_store)
+        if should_store and moment.score == RATER_SCORE:
+            _order_highest(connection, moment.rater_id, scale, len(pairs))
         values: dict[str, Any] = {
             "rank_scale_id": scale_id, "dataset_names": sorted(dataset_names), "night_ids": list(moment.night_ids),
             "last_takedown_id": moment.last_takedown_id, "n_eligible": pairs.count_open(),
@@ -272,6 +277,16 @@ def _rank_scale(
     return connection.execute(
         insert(scale_table).values(values).returning(scale_table.rank_scale_id)
     ).scalar_one(), scale
+
+
+def _order_highest(connection: Connection, rater_id: int, scale: RankScale, n: int) -> None:
+    """Keep the highest scores in order, for pages by rank; the index of a corpus that has grown is made anew."""
+    share = N_ORDERED / n
+    lowest = -np.inf if share >= 1 else float(np.interp(share, scale.knot_ranks[::-1], scale.knot_scores[::-1]))
+    given = {"rater_id": rater_id, "lowest": lowest, "most_rows": 3 * N_ORDERED}
+    connection.execute(
+        text("SELECT alchemist.order_highest_scores(:rater_id, CAST(:lowest AS real), :most_rows)"), given
+    )
 
 
 def _signal_scales(

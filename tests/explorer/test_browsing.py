@@ -109,6 +109,67 @@ def test_conditions_beside_the_walk(engine: Engine, conditions: Conditions, expe
     assert [one for page in pages(engine, browsing.all_samples(), conditions) for one in ids(page)] == expected
 
 
+def by_score(ids: list[int]) -> list[int]:
+    return sorted(ids, key=lambda i: 1 + i * 29 % N, reverse=True)
+
+
+@pytest.fixture
+def ordered(own_store: Engine) -> Engine:
+    """A store whose highest three quarters of the scores are kept in order."""
+    with own_store.begin() as connection:
+        connection.exec_driver_sql(f"SELECT alchemist.order_highest_scores(1, {N // 4}::real, 1000)")
+    return own_store
+
+
+@pytest.mark.usefixtures("_pages")
+@pytest.mark.parametrize("name", ["all", "dataset", "members", "group", "band"])
+def test_a_short_walk_is_sorted_by_rank_forwards_and_back(engine: Engine, name: str) -> None:
+    walk, expected = WALKS[name]
+    found = browsing.by_rank(engine, walk, 1, None, may_walk_all=True)
+    *_, page = listed = list(pages(engine, found))
+    assert [one for page in listed for one in ids(page)] == by_score(expected)
+    seen = ids(page)
+    while page.newer is not None:
+        page = browse(engine, found, RANKED, start=page.newer, is_back=True)
+        seen = ids(page) + seen
+    assert seen == by_score(expected)
+
+
+@pytest.mark.parametrize("band", [None, Band(N / 2, N * 0.75)])
+def test_a_long_walk_follows_the_index_of_the_highest_scores(
+    ordered: Engine, band: Band | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browsing, "MOST_READ", 20)
+    monkeypatch.setattr(browsing, "PAGE_SIZE", 7)
+    walk = browsing.by_rank(ordered, browsing.all_samples(), 1, band, may_walk_all=True)
+    assert isinstance(walk, browsing.ByRank)
+    low, high = band or (N // 4 - 0.5, N)
+    expected = by_score([i for i in range(1, N + 1) if low < 1 + i * 29 % N <= high])
+    *_, page = listed = list(pages(ordered, walk))
+    assert [one for page in listed for one in ids(page)] == expected
+    seen = ids(page)
+    while page.newer is not None:
+        page = browse(ordered, walk, RANKED, start=page.newer, is_back=True)
+        seen = ids(page) + seen
+    assert seen == expected
+
+
+def test_what_the_index_does_not_reach_is_sorted_among_the_newest(
+    ordered: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browsing, "MOST_READ", 20)
+    lowest = Band(float("-inf"), N // 8)
+    walk = browsing.by_rank(ordered, browsing.scored_by(1), 1, lowest, may_walk_all=True)
+    assert isinstance(walk, browsing.Sorted)
+    assert not walk.is_whole
+    assert ids(browse(ordered, walk, RANKED)) == by_score(list(range(N, N - 20, -1)))
+
+
+def test_samples_without_a_score_come_last(engine: Engine) -> None:
+    walk = browsing.by_rank(engine, browsing.of_ids([9, 12, 11, 2]), 2, None, may_walk_all=True)
+    assert ids(browse(engine, walk, Conditions(rater_id=2))) == [9, 2, 12, 11]
+
+
 def test_a_page_that_finds_nothing_stops_and_goes_on_from_there(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,43 @@ def test_what_cannot_be_asked_is_explained_beside_the_form(client: TestClient, q
     assert 'id="where"' in answer.text
 
 
+def test_the_highest_rank_can_come_first(client: TestClient) -> None:
+    first = client.get("/samples?order=rank").text
+    by_rank = sorted(range(1, N + 1), key=lambda i: 1 + i * 29 % N, reverse=True)
+    assert samples_of(first) == by_rank[:48]
+    assert "by rank of r1, highest first" in first
+    second = client.get(link(first, "next")).text
+    assert samples_of(second) == by_rank[48:]
+    assert samples_of(client.get(link(second, "prev")).text) == by_rank[:48]
+    members = client.get("/samples?order=rank&subset=best:1").text
+    assert samples_of(members) == [i for i in by_rank if i % 4 == 2]
+    assert "of a subset with 1 member." in members, "as many as the version's row says"
+
+
+def test_given_ids_are_read_and_nothing_else(client: TestClient) -> None:
+    page = client.get("/samples?where=sample_id+in+(7,+3,+81,+9999)").text
+    assert samples_of(page) == [81, 7, 3]
+    assert "Go on reading" not in page
+    assert "searched" not in page
+
+
+def test_what_a_condition_can_name_is_listed_with_examples_of_the_corpus(client: TestClient) -> None:
+    page = html.unescape(client.get("/samples").text)
+    for words in (
+        "caption ilike '%picture%'",
+        "<code>aspect_ratio</code>",
+        "<code>sharp</code>",
+        "not flagged_wrong_caption",
+    ):
+        assert words in page
+    named = re.findall(r"<li><code>(\w+)</code>", page)
+    for name in named:
+        answer = client.get(
+            "/samples", params={"where": f"{name} is not null" if not name.startswith("flagged") else name}
+        )
+        assert answer.status_code == 200, name
+
+
 def test_the_form_keeps_what_was_asked(client: TestClient) -> None:
     page = client.get("/samples?where=width+%3E+1+and+caption+<>+'\"'&rater=sharp&dataset=web").text
     assert html.escape("width > 1 and caption <> '\"'") in page.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from alchemist_core.selection.duplicates import hamming_distance
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
+from alchemist_core.store.browsing import lowest_ordered
 from tests.given import insert_rows, sha256
 
 pytestmark = pytest.mark.db
@@ -53,6 +54,28 @@ def test_a_partition_goes_with_its_rows_and_only_once(connection: Connection) ->
         connection.execute(text("SELECT alchemist.drop_partition('scores', 7)"))
     assert partitions(connection) == ["scores_8"]
     assert connection.execute(text("SELECT count(*) FROM alchemist.scores")).scalar_one() == 1
+
+
+def test_the_highest_scores_are_kept_in_order_and_anew_when_the_corpus_has_outgrown_them(engine: Engine) -> None:
+    def order(lowest: str, most_rows: int) -> bool:
+        with engine.begin() as connection:
+            found: bool = connection.execute(
+                text(f"SELECT alchemist.order_highest_scores(7, {lowest}, {most_rows})")
+            ).scalar_one()
+        return found
+
+    assert not order("0.5", 10), "there is no such rater"
+    with engine.begin() as connection:
+        insert_rows(connection, {"scores": [{"rater_id": 7, "sample_id": i, "score": i / 100} for i in range(100)]})
+    assert (order("'-Infinity'", 200), order("0.5", 200)) == (True, False)
+    with engine.connect() as connection:
+        assert lowest_ordered(connection, 7) == float("-inf")
+    assert order("-0.25", 50), "more rows than wanted"
+    with engine.begin() as connection:
+        assert lowest_ordered(connection, 7) == -0.25
+        # Scoring holds the partition: the selection goes on without.
+        insert_rows(connection, {"scores": [{"rater_id": 7, "sample_id": 200, "score": 1}]})
+        assert not order("0.75", 50)
 
 
 @pytest.mark.parametrize(

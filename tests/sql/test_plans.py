@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from alchemist_core.cli.demo import QUERIES
 from alchemist_core.quality.limits import CheckLimits
+from alchemist_core.store import browsing
 from alchemist_core.store.browsing import Band, Conditions, join_by_keys
 from alchemist_core.store.checks import OF_DATE, OF_NIGHT, SET_UP
 from alchemist_core.store.engine import SQL, make_engine
@@ -34,6 +35,7 @@ INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, file_
 SELECT 1 + sample_id / 101, sample_id, sample_id, sample_id::text, '{jpg}', '{0}', '{1}' FROM alchemist.samples;
 INSERT INTO alchemist.scores (rater_id, sample_id, score)
 SELECT rater_id, sample_id, random() FROM alchemist.samples, generate_series(1, 2) AS rater_id ORDER BY sample_id;
+SELECT alchemist.order_highest_scores(1, 0.95, 6000);
 INSERT INTO alchemist.nights (dataset_id, crawl_date, rater_id, revision) VALUES (1, '2020-01-01', 1, 1);
 INSERT INTO alchemist.shard_scores (
     rater_id, shard_id, night_id, n_samples, n_scored, n_reused, n_quarantined, code_version, device, dtype, run_id
@@ -165,6 +167,23 @@ def test_a_page_of_a_rank_band_reads_the_index_in_order_until_it_is_full(large: 
     assert (
         sum(node.get("Node Type") == "Limit" for node in found) == 2
     )  # of the scale and of the page; no sort of the band between
+
+
+@pytest.mark.parametrize("start", [None, (browsing.encode_score(0.97), 50_000)])
+@pytest.mark.parametrize("is_back", [False, True])
+def test_a_page_by_rank_reads_the_index_of_the_highest_scores_in_order(
+    large: Connection, start: Any, is_back: bool
+) -> None:
+    lowest = browsing.lowest_ordered(large, 1)
+    assert lowest == pytest.approx(0.95)
+    walk = browsing.ByRank(1, lowest)
+    read = walk.statement(start, 192, is_back=is_back).compile(large.engine, compile_kwargs={"literal_binds": True})
+    large.execute(browsing._IN_ORDER)
+    found = nodes(large, str(read))
+    (scan,) = [node for node in found if node.get("Relation Name") == "scores_1"]
+    assert scan["Index Name"] == "ix_scores_1_highest"
+    assert "Sort" not in {node.get("Node Type") for node in found}
+    assert len(walk.read(large, start, 192, is_back=is_back).entries) == 192
 
 
 def test_the_top_and_bottom_of_a_date_read_that_night_alone(large: Connection) -> None:
