@@ -19,12 +19,14 @@ from alchemist_core.explorer.markup import render
 from alchemist_core.explorer.people import Person
 from alchemist_core.explorer.subsets import asked_version, path_of
 from alchemist_core.store import browsing
-from alchemist_core.store.blind import Pair, Preferred, count_own, draw_pair, store_judgement
+from alchemist_core.store.blind import Pair, Preferred, count_own, draw_pair, measure_overlap, store_judgement
 from alchemist_core.store.browsing import Conditions
 from alchemist_core.store.engine import open_reader, open_store
 from alchemist_core.store.subsets import SubsetRow, find_subset, has_stored_members
 
 RANDOM = "random"
+MOST_OVERLAP = 0.9
+"""Versions that share more of their members than this are hardly told apart by their pictures."""
 _SHOWN = re.compile(r"(\d{1,12})\.(\d[\d-]{0,400})\.(\d[\d-]{0,400})\.([0-9a-f]{64})")
 
 
@@ -77,6 +79,7 @@ def show_pair(request: Request) -> Response:
     return render(
         request, "blind.html", title="Which of the two would you rather train on?", subset=subset, other=other, left=shown[0],
         right=shown[1], shown=Sides(seed, left, right).sign(person, about), path=path_of(subset.name, subset.version),
+        overlap=measure_overlap(engine, subset, other) if other else None, most_overlap=MOST_OVERLAP,
         against=str(other.version) if other else RANDOM, n_judged=count_own(engine, subset.subset_id, person.name),
     )  # fmt: skip
 

@@ -22,6 +22,22 @@ TAB = Tab("Raters", "/raters")
 MIN_MOVE = 0.2
 """Smallest change of rank that a comparison shows."""
 N_MOVED = 12
+CHECKS = {
+    "batch_invariance": "Scores do not depend on the batch",
+    "flipped_codes": "Image codes that depend on the batch",
+    "spearman_score_minus_loss": "Rank correlation with the loss",
+    "effective_sample_size": "Samples that weigh in a training step",
+    "entropy": "Evenness of the weights in training",
+    "score_spread": "Spread of the scores",
+    "rank_stability": "Same ranks by a rater of another seed",
+    "resolution_ratio": "Size of the images against the rater's resolution",
+    "recall_of_plain": "Ranks plain images lower",
+    "recall_of_chaotic": "Ranks chaotic images lower",
+    "caption_sensitivity": "Tells an image's own caption from another's",
+    "auc_of_damage": "Tells clean samples from damaged ones",
+    "auc_of_flags": "Tells samples flagged good from those flagged bad",
+}
+"""The checks of the acceptance report in words; others are shown by their names."""
 _NOT_FIGURES = {"checks", "is_certified", "score_quantiles", "n_scores", "history"}
 
 
@@ -45,7 +61,7 @@ def show_rater(request: Request) -> Response:
         name: value for name, value in report.items() if name not in _NOT_FIGURES and isinstance(value, (int, float))
     }
     return render(
-        request, "rater.html", title=f"Did {rater.name} pass?", rater=rater, checks=report.get("checks", []), figures=figures,
+        request, "rater.html", title=f"Did {rater.name} pass?", rater=rater, checks=report.get("checks", []), figures=figures, titles=CHECKS,
         is_certified=report.get("is_certified"), warnings=_warnings(engine, rater), config=_flat(rater.config),
         moves=_moves(engine, rater, production, request.query_params.get("after")), production=production,
         curves=training_curves(report.get("history") or []),

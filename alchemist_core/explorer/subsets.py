@@ -23,6 +23,7 @@ from alchemist_core.report.content import SubsetContent
 from alchemist_core.report.versions import GAINS_NOTE, read_version_comparison
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.curves import read_curve
+from alchemist_core.selection.strategies import STRATEGIES
 from alchemist_core.statistics import sign_test
 from alchemist_core.store import browsing
 from alchemist_core.store.blind import Judged, count_judgements
@@ -47,6 +48,13 @@ LEVEL = 0.05
 """Below this p-value of the sign test, people's preference counts as shown."""
 N_STRATA = 12
 """Datasets, months and sources of a version that are shown, each."""
+PARAMETERS = {
+    "drop_top_ratio": "The drop top ratio is the share of the highest ranks that is never selected.",
+    "mean_rank": "The mean rank is where the density is highest.",
+    "std_rank": "The std rank is the standard deviation of the density, in ranks: the smaller it is, the narrower the selection.",
+    "start_rank": "The start rank is the first rank that is kept.",
+}
+"""What the parameters of strategies are, in words."""
 Verdict = Literal["better", "worse", "not shown"]
 
 
@@ -82,6 +90,7 @@ def show_version(request: Request) -> Response:
         content=_content(row, strategy), comparisons=compare_arms(gathering.read_arms(engine, row)),
         metrics=compare_metrics(gathering.read_metrics(engine, row)), costs=read_costs(engine, [row.title]),
         before=before, versions=[one for one in read_versions(engine, row.name) if one.version != row.version],
+        strategy_text=_explain_strategy(row.strategy),
         versus=read_version_comparison(engine, row, None if against is None else _as_version(against)), gains_note=GAINS_NOTE,
         has_members=has_stored_members(engine, row.subset_id), preferences=read_preferences(engine, row), pairs_needed=pairs_needed(),
         most_members=MOST_MEMBERS, condition=current_names(SelectionPolicy, row.spec).get("where"),
@@ -193,6 +202,17 @@ def _content(row: SubsetRow, strategy: str) -> SubsetContent | None:
         name=row.name, version=row.version, state=row.state, retention=row.retention, strategy=strategy, seed=row.seed,
         n_samples=row.n_samples, curve=read_curve(row.curves), lineage=(),
     )  # fmt: skip
+
+
+def _explain_strategy(name: str) -> str:
+    """Return what a strategy does: the first paragraph of its documentation, without its source, and what its parameters are.
+
+    >>> _explain_strategy("random")
+    'Weight every rank equally: the control.'
+    """
+    kind = STRATEGIES[name]
+    text = " ".join((kind.__doc__ or "").split("\n\n")[0].split()).partition(" Source:")[0]
+    return " ".join([text, *(PARAMETERS[one] for one in kind.__dataclass_fields__ if one in PARAMETERS)])
 
 
 class Preference(NamedTuple):

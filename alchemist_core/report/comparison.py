@@ -17,7 +17,7 @@ _NOTES = {
     "validation": "the rater's validation dataset alone, as many steps",
     "subset+validation": "the subset and the rater's validation dataset, as many steps",
     ORACLE: "same size, selected from samples known to be good",
-    "full": "every eligible sample, more steps",
+    "full": "every sample that was eligible when it was trained, more steps",
 }
 
 
@@ -32,11 +32,26 @@ class ArmSummary:
     loss: Estimate
     gain: Estimate | None  # Loss of random minus loss of this arm, paired by seed; positive is better.
     gap_closed: Estimate | None  # 0 = as good as random, 1 = as good as the oracle.
+    n_random: int = 0  # Seeds of the random arm.
 
     @property
     def note(self) -> str:
         """What the arm was trained on, in words; empty for an oracle with added samples."""
         return _NOTES.get(self.arm, "")
+
+    @property
+    def seeds_of_gap(self) -> str:
+        """Which seeds the gap closed is measured on, if those are fewer than all of the arm."""
+        if self.gap_closed is None or self.gap_closed.n == len(self.loss_of_seed):
+            return ""
+        return f"over {self.gap_closed.n} of {len(self.loss_of_seed)} seeds"
+
+    @property
+    def seeds_of_gain(self) -> str:
+        """How many seeds the gain is measured on, if the arm or random has others."""
+        if self.gain is None or self.gain.n == len(self.loss_of_seed) == self.n_random:
+            return ""
+        return f"over {self.gain.n} common {'seed' if self.gain.n == 1 else 'seeds'}"
 
     @property
     def ends(self) -> tuple[float, ...]:
@@ -62,6 +77,16 @@ class Comparison:
     def has_one_seed(self) -> bool:
         """Whether no arm has a second seed, so that nothing has an interval."""
         return all(len(arm.loss_of_seed) < 2 for arm in self.arms)
+
+    @property
+    def seeds_note(self) -> str:
+        """How gains over fewer seeds than a row has come about; empty if there are none."""
+        if not any(arm.seeds_of_gain or arm.seeds_of_gap for arm in self.arms):
+            return ""
+        return (
+            "Gain and gap closed use only seeds that all compared arms have. So a gain over fewer seeds is not the difference of the two "
+            "mean losses beside it, and a gap closed does not change with seeds that the oracle lacks."
+        )
 
     @property
     def has_oracle(self) -> bool:
@@ -141,6 +166,7 @@ def _summarize_arm(group: list[ArmRun], losses: dict[str, dict[int, float]]) -> 
         estimate(list(loss.values())),
         estimate_gain(loss, random) if first.arm != "random" else None,
         gap_closed(loss, random, oracle) if first.arm == "subset" else None,
+        len(random),
     )
 
 

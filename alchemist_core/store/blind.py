@@ -3,13 +3,13 @@
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import ARRAY, BigInteger, Connection, Engine, any_, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.subsets import SubsetRow, rater_of_subset
-from alchemist_core.store.tables import BlindJudgement, Sample
+from alchemist_core.store.tables import BlindJudgement, Sample, SubsetSample
 
 N_SHOWN = 8
 """Samples of each side."""
@@ -65,6 +65,23 @@ def _draw(connection: Connection, rng: np.random.Generator, last: int, given: di
         if len(found) >= N_SHOWN:
             break
     return found[:N_SHOWN]
+
+
+def measure_overlap(engine: Engine, subset: SubsetRow, other: SubsetRow) -> float | None:
+    """Return the share of a version's members that another version has too, 0-1, among random ids; None if none was a member.
+
+    Random ids, because to count all members of a large version would take seconds.
+    """
+    rng = np.random.default_rng(0)
+    own, theirs = SubsetSample.__table__.alias("own"), SubsetSample.__table__.alias("theirs")
+    is_same = (theirs.c.sample_id == own.c.sample_id) & (theirs.c.subset_id == other.subset_id)
+    statement = select(func.count(), func.count(theirs.c.sample_id)).select_from(own.outerjoin(theirs, is_same))
+    with engine.connect() as connection:
+        last = connection.execute(select(func.max(Sample.sample_id))).scalar() or 0
+        tried = range(1, last + 1) if last <= _TRIES[-1] else sorted(set(rng.integers(1, last + 1, _TRIES[-1]).tolist()))
+        wanted = (own.c.subset_id == subset.subset_id) & (own.c.sample_id == any_(cast(list(tried), ARRAY(BigInteger))))
+        n, n_shared = connection.execute(statement.where(wanted)).one()
+    return n_shared / n if n else None
 
 
 def store_judgement(  # noqa: PLR0913  the columns of one row

@@ -158,7 +158,7 @@ def test_the_explorer_compares_blindly_by_keys(visit: Visit) -> None:
     (judged,) = count_judgements(visit.engine, 1)
     assert (judged.n_subset + judged.n_other, judged.n_neither) == (3, 1)
     assert "You have judged 4 pairs" in visit.browser.text()
-    assert "Against random samples: not shown." in visit.click("What have people preferred?")
+    assert "Against random samples: not proven yet." in visit.click("What have people preferred?")
 
 
 def test_a_night_is_rejected_and_released_in_the_explorer(visit: Visit) -> None:
