@@ -24,6 +24,7 @@ MIN_MOVE = 0.2
 N_MOVED = 12
 CHECKS = {
     "batch_invariance": "Scores do not depend on the batch",
+    "corruption_isolation": "Scores do not depend on damaged neighbours",
     "flipped_codes": "Image codes that depend on the batch",
     "spearman_score_minus_loss": "Rank correlation with the loss",
     "effective_sample_size": "Samples that weigh in a training step",
@@ -61,10 +62,10 @@ def show_rater(request: Request) -> Response:
         name: value for name, value in report.items() if name not in _NOT_FIGURES and isinstance(value, (int, float))
     }
     return render(
-        request, "rater.html", title=f"Did {rater.name} pass?", rater=rater, checks=report.get("checks", []), figures=figures, titles=CHECKS,
+        request, "rater.html", title=f"Did {rater.name} pass?", rater=rater, checks=report.get("checks", []), figures=figures,
         is_certified=report.get("is_certified"), warnings=_warnings(engine, rater), config=_flat(rater.config),
         moves=_moves(engine, rater, production, request.query_params.get("after")), production=production,
-        curves=training_curves(report.get("history") or []),
+        curves=training_curves(report.get("history") or []), titles=CHECKS,
     )  # fmt: skip
 
 

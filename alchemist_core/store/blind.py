@@ -78,7 +78,9 @@ def measure_overlap(engine: Engine, subset: SubsetRow, other: SubsetRow) -> floa
     statement = select(func.count(), func.count(theirs.c.sample_id)).select_from(own.outerjoin(theirs, is_same))
     with engine.connect() as connection:
         last = connection.execute(select(func.max(Sample.sample_id))).scalar() or 0
-        tried = range(1, last + 1) if last <= _TRIES[-1] else sorted(set(rng.integers(1, last + 1, _TRIES[-1]).tolist()))
+        tried = (
+            range(1, last + 1) if last <= _TRIES[-1] else sorted(set(rng.integers(1, last + 1, _TRIES[-1]).tolist()))
+        )
         wanted = (own.c.subset_id == subset.subset_id) & (own.c.sample_id == any_(cast(list(tried), ARRAY(BigInteger))))
         n, n_shared = connection.execute(statement.where(wanted)).one()
     return n_shared / n if n else None
