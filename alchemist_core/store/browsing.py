@@ -265,7 +265,7 @@ class ByRank:
         entries = [((encode_score(row.score), row.sample_id), row.sample_id) for row in rows]
         return Stretch(entries, entries[-1][0] if len(entries) == n else None)
 
-    def statement(self, start: Place | None, n: int, *, is_back: bool) -> Select[tuple[int, float]]:
+    def statement(self, start: Place | None, n: int, *, is_back: bool) -> Select[*tuple[Any, ...]]:
         """Return the statement of `read`: keyset paging over the index."""
         statement = select(Score.sample_id, Score.score).where(
             # The planner uses the index only if it sees that this implies the condition of the index.
@@ -428,7 +428,7 @@ def of_ids(sample_ids: Sequence[int]) -> Walk:
     return ById(_unnested(sample_ids).subquery("asked").c.sample_id)
 
 
-def _unnested(sample_ids: Sequence[int]) -> Select[tuple[int]]:
+def _unnested(sample_ids: Sequence[int]) -> Select[Any]:
     return select(func.unnest(cast(literal(list(sample_ids), ARRAY(BigInteger)), ARRAY(BigInteger))).label("sample_id"))
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, func, insert, select, text
 
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.selection.config import RATER_SCORE, EligibleOptions
+from alchemist_core.rating.config import RATER_SCORE
+from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.selection.exclusions import Exclusion
 from alchemist_core.selection.fusion import signals_of
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
