@@ -444,7 +444,7 @@ class Asker:
                 return self._read(self._server.post(body, n_answers))
             except _RequestError as fault:
                 attempt += 1
-                n_answers += fault.is_answered
+                n_answers += fault.whose == "answer"
                 if not fault.is_repeated or attempt > self._given.retries:
                     raise
                 if self._is_closed.wait(_backoff_s(attempt)):
@@ -521,19 +521,11 @@ class _RequestError(Exception):
         whose: What caused it. server: it would answer no request. request: it might answer another one. answer: the model's answer.
         text: What happened.
         is_repeated: Whether the same request may succeed later.
-        is_answered: Whether the server has said something, so that a repetition must be a new request to it.
     """
 
-    def __init__(
-        self,
-        whose: Literal["server", "request", "answer"],
-        text: str,
-        *,
-        is_repeated: bool = True,
-        is_answered: bool = True,
-    ) -> None:
+    def __init__(self, whose: Literal["server", "request", "answer"], text: str, *, is_repeated: bool = True) -> None:
         super().__init__(text)
-        self.whose, self.text, self.is_repeated, self.is_answered = whose, text, is_repeated, is_answered
+        self.whose, self.text, self.is_repeated = whose, text, is_repeated
 
 
 class _Message(BaseModel):
@@ -624,7 +616,7 @@ class _Server:
 
         Args:
             body: The request.
-            n_answers: Number of answers that the server gave to it and that were of no use.
+            n_answers: Number of answers of the model to it that do not fit the schema. Other failures cost nothing and keep the key.
 
         Raises:
             _RequestError: There is no answer, or it is not a completion.
@@ -639,10 +631,10 @@ class _Server:
             data = self._read(response)
         except ProtocolError as error:
             text = self._scrub(f"the connection was cut: {error}")
-            raise _RequestError("request", text, is_answered=False) from None
+            raise _RequestError("request", text) from None
         except HTTPError as error:
             text = self._scrub(f"{type(error).__name__}: {error}")
-            raise _RequestError("server", text, is_answered=False) from None
+            raise _RequestError("server", text) from None
         if response.status != 200:
             raise self._explain(response, data)
         try:
@@ -661,10 +653,10 @@ class _Server:
             data += part
             if len(data) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                 response.close()
-                raise _RequestError("request", f"the answer has no end after {len(data):,} bytes", is_answered=False)
+                raise _RequestError("request", f"the answer has no end after {len(data):,} bytes")
         response.release_conn()
         if len(data) < int(response.headers.get("Content-Length", 0)):
-            raise _RequestError("request", f"the connection was cut after {len(data):,} bytes", is_answered=False)
+            raise _RequestError("request", f"the connection was cut after {len(data):,} bytes")
         return bytes(data)
 
     def _explain(self, response: urllib3.BaseHTTPResponse, data: bytes) -> _RequestError:

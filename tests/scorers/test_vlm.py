@@ -118,13 +118,13 @@ def told(behaviour: str) -> str:
     }.get(behaviour, "the answer does not fit the schema")
 
 
-def test_a_request_has_a_new_idempotency_key_only_after_an_answer() -> None:
-    behaviours = ["cut", "reset", "not json", "500", "ok"]
+def test_a_request_has_a_new_idempotency_key_only_after_an_answer_of_the_model() -> None:
+    behaviours = ["cut", "429", "not json", "500", "ok"]
     with serving(lambda _, n_before: behaviours[min(n_before, 4)]) as server:
         score(server.url, range(1))
         keys = list(server.request_keys[0])
         score(server.url, range(1), prompt="Another question about {caption}")
-    assert [len({*keys[:3]}), len({*keys[2:]})] == [1, 3]
+    assert [len({*keys[:3]}), len({*keys[3:]}), len({*keys})] == [1, 1, 2]
     assert all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
     assert not {*keys} & {*server.request_keys[0][5:]}
 
