@@ -1,4 +1,4 @@
-"""The outcome of a check as a sentence: what was expected, and what was found. Knows no library and no store."""
+"""The outcome of a check as a sentence: what was expected, and what was found. It needs neither Great Expectations nor the store."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -73,7 +73,7 @@ def test_the_highest_scores_are_kept_in_order_and_anew_when_the_corpus_has_outgr
     assert order("-0.25", 50), "more rows than wanted"
     with engine.begin() as connection:
         assert lowest_ordered(connection, 7) == -0.25
-        # Scoring holds the partition: the selection goes on without.
+        # Scoring holds the partition: the selection continues without the index.
         insert_rows(connection, {"scores": [{"rater_id": 7, "sample_id": 200, "score": 1}]})
         assert not order("0.75", 50)
 

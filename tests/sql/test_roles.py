@@ -66,6 +66,7 @@ def test_the_writer_works_with_rows_and_gets_partitions_only_by_function(log_in:
         writer.execute(text("SELECT alchemist.add_partition('scores', 1)"))
         writer.execute(text("INSERT INTO alchemist.scores_1 (rater_id, sample_id, score) VALUES (1, 1, 0.5)"))
         assert writer.execute(text("SELECT score FROM alchemist.scores")).scalar_one() == 0.5
+        assert writer.execute(text("SELECT alchemist.order_highest_scores(1, 0, 10)")).scalar_one()
         writer.commit()
         refused(writer, "DROP TABLE alchemist.scores_1", "must be owner")
         refused(writer, "SELECT alchemist.add_partition('datasets', 1)", "the table must be scores or subset_samples")
@@ -107,6 +108,7 @@ def test_the_reader_reads_everything_and_writes_nothing(log_in: Callable[[str], 
             refused(reader, f"DELETE FROM alchemist.{table}", "permission denied")
         refused(reader, "SELECT alchemist.add_partition('scores', 1)", "permission denied")
         refused(reader, "SELECT alchemist.analyze_table('scores')", "permission denied")
+        refused(reader, "SELECT alchemist.order_highest_scores(1, 0, 10)", "permission denied")
         refused(reader, "SELECT nextval('alchemist.fencing_tokens')", "permission denied")
 
 

@@ -1,4 +1,4 @@
-"""Scoring rule `pmi`: one proxy under several captions, the same captions for every sample, whatever is beside it."""
+"""Scoring rule `pmi`: one proxy under several captions, the same captions for every sample, so that its neighbours do not matter."""
 
 import json
 from pathlib import Path
