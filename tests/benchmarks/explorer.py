@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Thread
+from typing import NamedTuple
 
 import httpx
 import numpy as np
@@ -27,6 +28,8 @@ from alchemist_core.files import PICTURE_CACHE, artifact_path
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.store.browsing import encode_score, write_place
+from alchemist_core.store.snapshots import N_ORDERED
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.benchmarks.picture_store import own_store
 from tests.benchmarks.rows import Row, write_rows
@@ -56,6 +59,18 @@ INSERT INTO alchemist.scores (rater_id, sample_id, score)
 SELECT 1, sample_id, random() FROM alchemist.samples WHERE sample_id > (SELECT max(sample_id) FROM alchemist.scores);
 """
 
+HIGHEST = text(
+    "SELECT min(score), max(score) FROM (SELECT score FROM alchemist.scores ORDER BY score DESC LIMIT :n) AS highest"
+)
+ORDER = text("SELECT alchemist.order_highest_scores(1, CAST(:lowest AS real), :n)")
+
+
+class Highest(NamedTuple):
+    """The lowest and the highest of the scores that are kept in order."""
+
+    lowest: float
+    highest: float
+
 
 def main() -> None:
     """Measure and write the rows."""
@@ -66,17 +81,17 @@ def main() -> None:
     given = parser.parse_args()
     parts, rows = given.parts.split(","), list[Row]()
     with own_store() as engine:
-        fill(engine, given.samples)
+        kinds = pages(given.samples, fill(engine, given.samples))
         if "pages" in parts:
             with explorer() as client:
-                rows += [*measure_pages(client, given.samples), measure_pictures(client)]
+                rows += [*measure_pages(client, kinds, given.samples), measure_pictures(client)]
         if "memory" in parts:
-            rows.append(measure_memory(given.samples, given.requests))
+            rows.append(measure_memory(kinds, given.samples, given.requests))
     write_rows("explorer", rows)
 
 
-def fill(engine: Engine, n: int) -> None:
-    """Make the corpus, real tars as its newest night, and two versions of a subset."""
+def fill(engine: Engine, n: int) -> Highest:
+    """Make the corpus, real tars as its newest night, two versions of a subset, and the order of the highest scores."""
     began = time.perf_counter()
     pool = Pool(engine)
     pool.grow(n)
@@ -87,8 +102,11 @@ def fill(engine: Engine, n: int) -> None:
     ingest(IngestConfig(dataset="pictures", root=str(root.parent), perceptual_hash=False))
     with engine.begin() as connection:
         connection.execute(text(SUBSETS))
+        highest = Highest._make(connection.execute(HIGHEST, {"n": N_ORDERED}).one())
+        connection.execute(ORDER, {"lowest": highest.lowest, "n": N_ORDERED})
     pool.settle()
-    print(f"{n:,} samples in {time.perf_counter() - began:.0f} s")
+    print(f"{n:,} samples in {time.perf_counter() - began:.0f} s", flush=True)
+    return highest
 
 
 @contextmanager
@@ -102,13 +120,16 @@ def explorer() -> Iterator[TestClient]:
     app.state.pictures.close()
 
 
-def pages(n: int) -> dict[str, Callable[[int], str]]:
+def pages(n: int, scores: Highest) -> dict[str, Callable[[int], str]]:
     """The addresses of each kind of page, by a number that is drawn anew."""
     # Of the nights that the corpus has: a smaller one has fewer than a month.
     n_nights = min(28, max(1, n // (SHARD_PAIRS * SHARDS_A_DATE)))
 
     def night(i: int) -> str:
         return f"2020-01-{1 + i % n_nights:02d}"
+
+    def place(i: int) -> str:
+        return write_place((encode_score(scores.lowest + (scores.highest - scores.lowest) * i / n), i))
 
     return {
         "first grid": lambda _: "/samples",
@@ -121,6 +142,10 @@ def pages(n: int) -> dict[str, Callable[[int], str]]:
         ),
         "grid, a condition that few satisfy": lambda i: f"/samples?older={i}&where=caption+like+'%25number+{i}%25'",
         "grid, a subset and a night": lambda i: f"/samples?subset=large:2&dataset=pool&night={night(i)}",
+        "grid by rank": lambda _: "/samples?order=rank",
+        "grid by rank, next page": lambda i: f"/samples?order=rank&older={place(i)}",
+        "grid by rank, highest 0.1%": lambda i: f"/samples?order=rank&rank_to=0.001&older={place(i)}",
+        "grid by rank, a night": lambda i: f"/samples?order=rank&dataset=pool&night={night(i)}",
         "a sample": lambda i: f"/samples/{i}",
         "a difference of subsets": lambda _: "/subsets/large/2/difference?since=1",
         "a difference of subsets, next page": lambda i: f"/subsets/large/2/difference?since=1&joined={i}&left={i}",
@@ -134,10 +159,10 @@ def pages(n: int) -> dict[str, Callable[[int], str]]:
     }
 
 
-def measure_pages(client: TestClient, n: int) -> list[Row]:
+def measure_pages(client: TestClient, kinds: dict[str, Callable[[int], str]], n: int) -> list[Row]:
     """The time of each kind of page without its pictures, at the 95th percentile."""
     rng, rows = np.random.default_rng(0), []
-    for name, address in pages(n).items():
+    for name, address in kinds.items():
         client.get(address(n // 2))
         took = []
         for number in rng.integers(2, n, N_EACH).tolist():
@@ -156,7 +181,7 @@ def measure_pages(client: TestClient, n: int) -> list[Row]:
                 f"median {np.median(took):.1f} ms",
             )
         )
-        print(rows[-1])
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -184,7 +209,7 @@ def measure_pictures(client: TestClient) -> Row:
     )
 
 
-def measure_memory(n: int, n_requests: int) -> Row:
+def measure_memory(kinds: dict[str, Callable[[int], str]], n: int, n_requests: int) -> Row:
     """The memory of `alchemist explore` after many requests of every kind. The workers that make pictures are processes of their own."""
     port = free_port()
     command = [sys.executable, "-m", "alchemist_core", "explore", "--port", str(port)]
@@ -201,10 +226,10 @@ def measure_memory(n: int, n_requests: int) -> Row:
             Thread(target=server.stderr.read, daemon=True).start()
             with httpx.Client(follow_redirects=True, timeout=60) as client:
                 client.get(address.group(0)).raise_for_status()
-                rng, kinds = np.random.default_rng(1), list(pages(n).values())
+                rng, addresses = np.random.default_rng(1), list(kinds.values())
                 first = 0.0
                 for number in range(n_requests):
-                    path = kinds[number % len(kinds)](int(rng.integers(2, n)))
+                    path = addresses[number % len(addresses)](int(rng.integers(2, n)))
                     client.get(f"http://127.0.0.1:{port}{path}").raise_for_status()
                     first = first or (held_mib(server.pid) if number == n_requests // 10 else 0.0)
             held = held_mib(server.pid)
