@@ -11,6 +11,7 @@ from PIL import Image
 from sqlalchemy import Engine
 
 from alchemist_core.code_version import code_version
+from alchemist_core.config import counted
 from alchemist_core.errors import DataError
 from alchemist_core.notifications import explorer_page
 from alchemist_core.rating.acceptance import override_warning, warnings_of
@@ -138,8 +139,8 @@ def read_lineage(engine: Engine, row: SubsetRow) -> tuple[LineageStep, ...]:
     rater = rater_of_subset(engine, row)
     checkpoint = f"rule {rater.rule}, checkpoint {bytes(rater.checkpoint_sha256).hex()[:16]}"
     return (
-        LineageStep("manifest", row.manifest_sha256[:16], f"{row.n_samples:,} samples"),
-        LineageStep("snapshot", rater.eligible_hash[:16], f"{rater.n_eligible:,} eligible samples"),
+        LineageStep("manifest", row.manifest_sha256[:16], counted(row.n_samples, "sample")),
+        LineageStep("snapshot", rater.eligible_hash[:16], counted(rater.n_eligible, "eligible sample")),
         LineageStep("rater", rater.name, checkpoint),
         *(LineageStep("shards", *described) for described in _shards(engine, row)),
     )

@@ -77,14 +77,14 @@ def saturation_note(curve: SelectionCurve) -> str | None:
 
     >>> bins = np.ones(2, np.int64)
     >>> saturation_note(SelectionCurve(bins, bins, np.array([0.1, 1.9]), np.array([0.5, 0.9])))[:53]
-    'Between ranks 50% and 100% the strategy asks for 190%'
+    'Between ranks 50% and 100% the strategy wants 1.9 tim'
     """
     if not curve.is_saturated:
         return None
     i, n_bins = int(np.argmax(curve.target)), len(curve.target)
     return (
-        f"Between ranks {show_percent(i / n_bins)} and {show_percent((i + 1) / n_bins)} the strategy asks for "
-        f"{show_percent(float(curve.target[i]))} of the eligible samples; {show_percent(float(curve.kept_share[i]))} of them are "
+        f"Between ranks {show_percent(i / n_bins)} and {show_percent((i + 1) / n_bins)} the strategy wants "
+        f"{float(curve.target[i]):.3g} times as many samples as are eligible; {show_percent(float(curve.kept_share[i]))} of them are "
         "selected, and neighbouring ranks fill the gap."
     )
 

@@ -51,7 +51,8 @@ def curve(target, expected, kept):
 def test_a_saturated_selection_is_reported_in_a_sentence_with_its_figures():
     note = saturation_note(curve([0.1, 1.9, 0.5, 0.5], [0.3, 0.9, 0.6, 0.6], [30, 92, 60, 61]))
     assert (
-        "Between ranks 25% and 50% the strategy asks for 190% of the eligible samples; 92% of them are selected" in note
+        "Between ranks 25% and 50% the strategy wants 1.9 times as many samples as are eligible; 92% of them are selected"
+        in note
     )
 
 
