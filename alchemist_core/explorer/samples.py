@@ -21,7 +21,7 @@ from alchemist_core.explorer.faults import describe_faults
 from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.report.page import show_percent
 from alchemist_core.store import browsing
-from alchemist_core.store.browsing import MOST_READ, Choices, Conditions, Page, Shown, Walk, read_place, write_place
+from alchemist_core.store.browsing import MOST_ORDERED, Choices, Conditions, Page, Shown, Walk, read_place, write_place
 from alchemist_core.store.embeddings import embedding_scorers
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.flags import as_label, read_flags_of, read_history
@@ -142,8 +142,10 @@ def _describe_order(walk: Walk, page: Page, rater: RaterRow | None) -> tuple[str
     if isinstance(walk, browsing.Sorted):
         if walk.is_whole:
             return f"by rank of {name}, highest first", ""
-        part = f"by rank of {name}, highest first, among the newest {MOST_READ:,} of them"
-        return part, "" if page.older else f"Only the newest {MOST_READ:,} samples were put in order."
+        part = f"by rank of {name}, highest first, among the newest {MOST_ORDERED:,} of them"
+        return part, "" if page.older else f"Only the newest {MOST_ORDERED:,} samples were put in order."
+    if isinstance(walk, browsing.ShardsByRank):
+        return f"by rank of {name}, highest first", ""
     return "newest first", ""
 
 

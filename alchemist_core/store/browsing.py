@@ -59,11 +59,15 @@ from alchemist_core.store.tables import (
 PAGE_SIZE = 48
 MOST_READ = 8_000
 """Samples that a page reads at most. If it is not full by then, the next page continues where it stopped."""
+MOST_ORDERED = 8_000
+"""Samples of a walk that a page orders by rank at most, unless there is an index."""
+MOST_OF_SHARDS = 50_000
+"""Most samples of a crawl date that a page orders by rank: reading their scores is cheap, since their ids are next to each other."""
 WHERE_COLUMNS = {**FILTER_COLUMNS, "score": float, "rank": float}
 """Columns that a condition can name, beside scores by their names."""
 COMPUTED_COLUMNS = SIZE_COLUMNS
 """Columns of conditions that are computed from others."""
-_STRETCHES = (4 * PAGE_SIZE, 2_000, MOST_READ - 2_000 - 4 * PAGE_SIZE)
+_FIRST_STRETCH, _SECOND_STRETCH, _LEAST_STRETCH = 4 * PAGE_SIZE, 2_000, 500
 # Ids that are read for each sample that a band of scores may yield: comparing a score costs a tenth of reading a sample.
 _IDS_A_SAMPLE = 10
 _MOST_SHARDS = 1_000
@@ -185,13 +189,21 @@ class OfShards:
         # Behind every record of the last shard.
         return Stretch(entries, (shards[-1], (1 << 31) - 1 if is_back else -1) if has_more else None)
 
-    def _shards(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> tuple[list[int], bool]:
-        """Return the next shards that hold at least n records beside those of the first one, and whether more follow."""
+    def few(self, connection: Connection) -> tuple[int, ...] | None:
+        """Return all shards if they hold at most `MOST_OF_SHARDS` records; None: they hold more."""
+        rows = connection.execute(self._all_shards().limit(_MOST_SHARDS)).all()
+        is_few = len(rows) < _MOST_SHARDS and sum(row.n_samples for row in rows) <= MOST_OF_SHARDS
+        return tuple(row.shard_id for row in rows) if is_few else None
+
+    def _all_shards(self) -> Select[*tuple[int, int]]:
         statement = select(Shard.shard_id, Shard.n_samples).where(
             Shard.dataset_id == self.dataset_id, Shard.state == "verified"
         )
-        if self.crawl_date is not None:
-            statement = statement.where(Shard.crawl_date == self.crawl_date)
+        return statement if self.crawl_date is None else statement.where(Shard.crawl_date == self.crawl_date)
+
+    def _shards(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> tuple[list[int], bool]:
+        """Return the next shards that hold at least n records beside those of the first one, and whether more follow."""
+        statement = self._all_shards()
         if start is not None:
             statement = statement.where(Shard.shard_id >= start[0] if is_back else Shard.shard_id <= start[0])
         order = Shard.shard_id if is_back else Shard.shard_id.desc()
@@ -281,14 +293,50 @@ class ByRank:
         return statement.order_by(*(columns if is_back else (column.desc() for column in columns))).limit(n)
 
 
+@dataclass(frozen=True, slots=True)
+class ShardsByRank:
+    """Samples of a few shards by rank, the highest score first; those without a score come last, or not at all if a band is given."""
+
+    shard_ids: tuple[int, ...]
+    rater_id: int
+    band: Band | None = None
+
+    def read(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> Stretch:
+        """Return the next samples."""
+        located = select(SampleLocation.sample_id).where(SampleLocation.shard_id.in_(self.shard_ids)).distinct()
+        sample_id = located.subquery("located").c.sample_id
+        by_rater = (Score.rater_id == self.rater_id) & (Score.sample_id == sample_id)
+        statement = select(sample_id, Score.score).outerjoin(Score, by_rater)
+        if self.band is not None:
+            statement = statement.where(Score.score > self.band.lowest, Score.score <= self.band.highest)
+        if start is not None:
+            # A sample without a score has the lowest place.
+            lowest = literal(float("-inf"))
+            score = func.coalesce(Score.score, lowest)
+            place = tuple_(score, sample_id)
+            given = tuple_(cast(literal(decode_score(start[0])), REAL) if start[0] else lowest, literal(start[-1]))
+            statement = statement.where(place > given if is_back else place < given)
+        columns = (
+            (Score.score.asc().nulls_first(), sample_id)
+            if is_back
+            else (Score.score.desc().nulls_last(), sample_id.desc())
+        )
+        rows = connection.execute(statement.order_by(*columns).limit(n)).all()
+        entries = [
+            ((0 if row.score is None else encode_score(row.score), row.sample_id), row.sample_id) for row in rows
+        ]
+        return Stretch(entries, entries[-1][0] if len(entries) == n else None)
+
+
 @dataclass(slots=True)
 class Sorted:
-    """The first samples of another walk, `MOST_READ` at most, by rank; those without a score come last."""
+    """The first samples of another walk, `MOST_ORDERED` at most, by rank; those without a score come last."""
 
     walk: Walk
     rater_id: int
     is_whole: bool = True
-    """Whether the other walk has no more samples; known after the first read."""
+    """Whether the other walk has no more samples; known after `gather`."""
+    _sample_ids: set[int] | None = None
     _entries: list[tuple[Place, int]] | None = None
 
     def read(self, connection: Connection, start: Place | None, n: int, *, is_back: bool) -> Stretch:
@@ -300,15 +348,21 @@ class Sorted:
         found = (entries[::-1] if is_back else entries)[:n]
         return Stretch(found, found[-1][0] if len(entries) > n else None)
 
+    def gather(self, connection: Connection) -> set[int]:
+        """Read the samples of the other walk, without their scores."""
+        if self._sample_ids is None:
+            read, end = self.walk.read(connection, None, MOST_ORDERED, is_back=False)
+            ids = {sample_id for _, sample_id in read}
+            if end is not None and len(ids) < MOST_ORDERED:
+                # A band of ranks is read in stretches of ids, of which the last one is empty.
+                read, end = self.walk.read(connection, end, MOST_ORDERED - len(ids), is_back=False)
+                ids |= {sample_id for _, sample_id in read}
+            self.is_whole, self._sample_ids = end is None, ids
+        return self._sample_ids
+
     def _sort(self, connection: Connection) -> list[tuple[Place, int]]:
         if self._entries is None:
-            read, end = self.walk.read(connection, None, MOST_READ, is_back=False)
-            ids = {sample_id for _, sample_id in read}
-            if end is not None and len(ids) < MOST_READ:
-                # A band of ranks is read in stretches of ids, of which the last one is empty.
-                read, end = self.walk.read(connection, end, MOST_READ - len(ids), is_back=False)
-                ids |= {sample_id for _, sample_id in read}
-            self.is_whole = end is None
+            ids = self.gather(connection)
             wanted = _unnested(list(ids)).subquery("wanted")
             statement = select(Score.sample_id, Score.score).join(wanted, wanted.c.sample_id == Score.sample_id)
             rows = connection.execute(statement.where(Score.rater_id == self.rater_id))
@@ -333,8 +387,8 @@ def lowest_ordered(connection: Connection, rater_id: int) -> float | None:
 def by_rank(engine: Engine, walk: Walk, rater_id: int, band: Band | None, *, may_walk_all: bool) -> Walk:
     """Return a walk by rank: over the samples of another one, or over all samples of a rater.
 
-    A walk of at most `MOST_READ` samples is sorted. A longer one is replaced by the index of the rater's highest scores. Without the
-    index, or where it does not reach the band, the newest samples of the walk are sorted.
+    A walk of at most `MOST_ORDERED` samples, or `MOST_OF_SHARDS` of a few shards, is sorted. A longer one is replaced by the index of the
+    rater's highest scores. Without the index, or where it does not reach the band, the newest samples of the walk are sorted.
 
     Args:
         engine: The store.
@@ -345,8 +399,10 @@ def by_rank(engine: Engine, walk: Walk, rater_id: int, band: Band | None, *, may
     """
     in_memory = Sorted(walk, rater_id)
     with engine.connect() as connection:
+        if isinstance(walk, OfShards) and (shard_ids := walk.few(connection)) is not None:
+            return ShardsByRank(shard_ids, rater_id, band)
         join_by_keys(connection)
-        in_memory.read(connection, None, 1, is_back=False)
+        in_memory.gather(connection)
         if in_memory.is_whole or not may_walk_all:
             return in_memory
         lowest = lowest_ordered(connection, rater_id)
@@ -532,10 +588,11 @@ def browse(
         join_by_keys(connection)
         known = read_known(connection) if conditions.where else NOTHING
         found: list[tuple[Place, int]] = []
-        end, n_read = start, 0
-        for n in _STRETCHES:
+        end, n_read, n_asked = start, 0, 0
+        while n_asked < MOST_READ:
+            n = _next_stretch(n_asked, n_read, len(found))
             entries, end = walk.read(connection, end, n, is_back=is_back)
-            n_read += len(entries)
+            n_asked, n_read = n_asked + n, n_read + len(entries)
             found += _keep(connection, entries, conditions, known)
             if len(found) > PAGE_SIZE or end is None:
                 break
@@ -549,6 +606,19 @@ def browse(
         shown = _show(connection, [sample_id for _, sample_id in found], conditions)
     newer, older = (beyond, towards_start) if is_back else (towards_start if start else None, beyond)
     return Page(shown, newer, older, n_read, is_cut=not is_full and end is not None)
+
+
+def _next_stretch(n_asked: int, n_read: int, n_found: int) -> int:
+    """Return how many samples a page reads next: half as many again as should fill it, by the share that was found so far.
+
+    >>> _next_stretch(0, 0, 0), _next_stretch(192, 192, 0), _next_stretch(2192, 2192, 0), _next_stretch(192, 192, 12)
+    (192, 2000, 5808, 888)
+    """
+    if not n_asked:
+        return _FIRST_STRETCH
+    most = min(MOST_READ - n_asked, _SECOND_STRETCH if n_asked == _FIRST_STRETCH else MOST_READ)
+    wanted = (PAGE_SIZE + 1 - n_found) * n_read * 3 // (2 * n_found) if n_found else most
+    return min(most, max(wanted, _LEAST_STRETCH))
 
 
 def _keep(

@@ -41,7 +41,14 @@ def engine(store: TrainedStore) -> Engine:
 def _pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "small pages":
         monkeypatch.setattr(browsing, "PAGE_SIZE", 5)
-        monkeypatch.setattr(browsing, "_STRETCHES", (3, 4))
+        read_at_most(7, monkeypatch, first=3)
+
+
+def read_at_most(n: int, monkeypatch: pytest.MonkeyPatch, *, first: int) -> None:
+    """Let a page read so many samples in two stretches."""
+    monkeypatch.setattr(browsing, "MOST_READ", n)
+    monkeypatch.setattr(browsing, "_FIRST_STRETCH", first)
+    monkeypatch.setattr(browsing, "_LEAST_STRETCH", n)
 
 
 def pages(engine: Engine, walk: Walk, conditions: Conditions = RANKED) -> Iterator[Page]:
@@ -139,7 +146,7 @@ def test_a_short_walk_is_sorted_by_rank_forwards_and_back(engine: Engine, name: 
 def test_a_long_walk_follows_the_index_of_the_highest_scores(
     ordered: Engine, band: Band | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(browsing, "MOST_READ", 20)
+    monkeypatch.setattr(browsing, "MOST_ORDERED", 20)
     monkeypatch.setattr(browsing, "PAGE_SIZE", 7)
     walk = browsing.by_rank(ordered, browsing.all_samples(), 1, band, may_walk_all=True)
     assert isinstance(walk, browsing.ByRank)
@@ -157,7 +164,7 @@ def test_a_long_walk_follows_the_index_of_the_highest_scores(
 def test_what_the_index_does_not_reach_is_sorted_among_the_newest(
     ordered: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(browsing, "MOST_READ", 20)
+    monkeypatch.setattr(browsing, "MOST_ORDERED", 20)
     lowest = Band(float("-inf"), N // 8)
     walk = browsing.by_rank(ordered, browsing.scored_by(1), 1, lowest, may_walk_all=True)
     assert isinstance(walk, browsing.Sorted)
@@ -170,10 +177,35 @@ def test_samples_without_a_score_come_last(engine: Engine) -> None:
     assert ids(browse(engine, walk, Conditions(rater_id=2))) == [9, 2, 12, 11]
 
 
+@pytest.mark.usefixtures("_pages")
+@pytest.mark.parametrize("band", [None, Band(0.25, 0.75)])
+def test_a_few_shards_are_ordered_by_rank_as_a_whole(
+    engine: Engine, band: Band | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browsing, "MOST_ORDERED", 4)
+    walk = browsing.by_rank(engine, browsing.OfShards(1), 2, band, may_walk_all=True)
+    assert isinstance(walk, browsing.ShardsByRank)
+    # Rater 2 has scored samples 1 to 10: a tenth of its number each.
+    scored = [i for i in range(10, 0, -1) if band is None or band.lowest < i / 10 <= band.highest]
+    expected = scored + (list(range(N, 10, -1)) if band is None else [])
+    *_, page = listed = list(pages(engine, walk))
+    assert [one for page in listed for one in ids(page)] == expected
+    seen = ids(page)
+    while page.newer is not None:
+        page = browse(engine, walk, RANKED, start=page.newer, is_back=True)
+        seen = ids(page) + seen
+    assert seen == expected
+
+
+def test_many_shards_are_not_ordered_as_a_whole(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browsing, "MOST_OF_SHARDS", N - 1)
+    assert isinstance(browsing.by_rank(engine, browsing.OfShards(1), 1, None, may_walk_all=True), browsing.Sorted)
+
+
 def test_a_page_that_finds_nothing_stops_and_goes_on_from_there(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(browsing, "_STRETCHES", (10, 20))
+    read_at_most(30, monkeypatch, first=10)
     found = list(pages(engine, browsing.all_samples(), Conditions(where="caption = 'caption of 2'")))
     assert [ids(page) for page in found] == [[], [], [2]]
     assert [page.n_read for page in found] == [30, 30, 22]
