@@ -369,11 +369,7 @@ def _run_trial(trial: Trial, corpus: Path | None) -> None:
         return
     options = trial.options(root / "truth.parquet")
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "alchemist_core", "experiment", "run", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{trial.name}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+    _alchemist(["experiment", "run", *words], trial.name)
     result = find_experiment(open_store(), trial.name).result
     assert result is not None
     runs = _read_runs(trial)
@@ -388,6 +384,16 @@ def _run_trial(trial: Trial, corpus: Path | None) -> None:
     print(f"{time.strftime('%H:%M:%S')} {trial.name}: {kept['seconds']:.0f} s", flush=True)
 
 
+def _alchemist(words: Sequence[str], of: str) -> str:
+    """Run a command with one thread; a failure is printed at once, since the other trials go on for hours."""
+    command, environment = [sys.executable, "-m", "alchemist_core", *words], os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{time.strftime('%H:%M:%S')} {of} failed\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}", flush=True)
+        raise SystemExit(1)
+    return done.stdout
+
+
 def _search(trial: Trial, corpus: Path | None) -> None:
     """Make the corpora of the seeds that choose, search for the recipe of the world, and keep what it promises."""
     try:
@@ -397,12 +403,8 @@ def _search(trial: Trial, corpus: Path | None) -> None:
         print(f"{trial.world} is left out: {error}", flush=True)
         return
     words = [word for name, value in trial.search_options().items() if value for word in (f"--{name}", value)]
-    command = [sys.executable, "-m", "alchemist_core", "tune-selection", "search", *words, "--json"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"search of {trial.world}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])["recipe"]
+    printed = _alchemist(["tune-selection", "search", *words, "--json"], f"search of {trial.world}")
+    found = json.loads(printed.strip().splitlines()[-1])["recipe"]
     partial = trial.search_path.with_suffix(".partial")
     partial.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(trial.search_path)
