@@ -12,7 +12,6 @@ Departs: the paper keeps the sample of a group that is farthest from its centroi
 sample is kept, and a night is compared with all earlier ones.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,7 +35,7 @@ MEMORY_BYTES = 1 << 30
 """Memory of the new embeddings of a block: 8 bytes a number, as they are stored and as they are compared."""
 CHUNK_BYTES = 1 << 27
 """Size of a chunk of earlier embeddings, as they are stored."""
-STEP = 2048
+STEP = 4096
 """New samples that are compared with each other at a time."""
 TILE = 4096
 """Samples of a cluster that are compared at a time: a cluster of equal embeddings must not need the square of its size."""
@@ -123,15 +122,20 @@ def _blocks(
 
 def _lowest_ids(embeddings: Embeddings, files: Sequence[StoredFile], after_id: int, n_rows: int) -> NDArray[np.int64]:
     """Return the lowest ids above one; the files are in the order of their first samples."""
-    found, limit = np.empty(0, np.int64), np.iinfo(np.int64).max
+    parts, n_found, limit = [np.empty(0, np.int64)], 0, np.iinfo(np.int64).max
     for file in files:
         if file.first_sample_id > limit:
             break
         ids = embeddings.map(file).sample_id_N
         start = int(np.searchsorted(ids, after_id, "right"))
-        found = np.union1d(found, ids[start : start + n_rows])[:n_rows]
-        limit = int(found[-1]) if len(found) == n_rows else limit
-    return found
+        parts.append(ids[start : start + n_rows])
+        n_found += len(parts[-1])
+        # Sorted only when there are enough, and not for each of the many files of a block.
+        if n_found >= n_rows:
+            parts = [np.unique(np.concatenate(parts))[:n_rows]]
+            n_found = len(parts[0])
+            limit = int(parts[0][-1]) if n_found == n_rows else limit
+    return np.unique(np.concatenate(parts))[:n_rows]
 
 
 def _without_clustered(engine: Engine, rater_id: int, block: Embedded) -> Embedded:
@@ -148,8 +152,18 @@ class _Comparison:
 
     def __init__(self, centroids: CentroidsRow, clusters: Clusters, block: Embedded) -> None:
         self._centroids, self._clusters, self._id_B = centroids, clusters, block.sample_id_B
-        self._unit_BD = clusters.compared(block.embedding_BD)
-        self._cluster_BP = nearest_clusters(clusters.centroid_KD, self._unit_BD, centroids.n_probes)
+        unit_BD = clusters.compared(block.embedding_BD)
+        self._cluster_BP = nearest_clusters(clusters.centroid_KD, unit_BD, centroids.n_probes)
+        del unit_BD
+        # Each cluster's samples lie one after another; its first samples, once they are decided, at its beginning. So they are compared
+        # where they are: to gather them at every step would cost the square of a block.
+        order_B = np.argsort(self._cluster_BP[:, 0], kind="stable")
+        self._unit_BD = clusters.compared(block.embedding_BD[order_B])
+        self._place_B = np.empty_like(order_B)
+        self._place_B[order_B] = np.arange(len(order_B))
+        size_K = np.bincount(self._cluster_BP[:, 0], minlength=len(clusters.centroid_KD))
+        self._start_K, self._n_firsts_K = np.cumsum(size_K) - size_K, np.zeros_like(size_K)
+        self._row_at_B = order_B
         # The first sample of each semantic duplicate of the block, and their cosine; -1: it is a first sample itself.
         self._first_id_B = np.full(len(self._id_B), -1, np.int64)
         self._cosine_B = np.zeros(len(self._id_B), np.float32)
@@ -157,12 +171,10 @@ class _Comparison:
     def run(self, engine: Engine, embeddings: Embeddings) -> ComparedBlock:
         """Return the clusters of the samples and the semantic duplicates among them."""
         with_earlier = self._with_earlier(engine, embeddings)
-        firsts_of: dict[int, list[int]] = defaultdict(list)
         for start in range(0, len(self._id_B), STEP):
             row_S = np.arange(start, min(start + STEP, len(self._id_B)))
-            self._assign(row_S, with_earlier.of_rows(start, start + STEP), firsts_of)
-            for row in row_S[self._first_id_B[row_S] < 0].tolist():
-                firsts_of[int(self._cluster_BP[row, 0])].append(row)
+            self._assign(row_S, with_earlier.of_rows(start, start + STEP))
+            self._add_firsts(row_S[self._first_id_B[row_S] < 0])
         later = np.flatnonzero(self._first_id_B >= 0)
         return ComparedBlock(
             self._id_B,
@@ -201,20 +213,28 @@ class _Comparison:
         """Yield the pairs of rows and earlier samples whose cosine reaches the threshold, tile by tile."""
         for start in range(0, len(row_S), TILE):
             part_S = row_S[start : start + TILE]
-            unit_SD = self._unit_BD[part_S]
+            unit_SD = self._unit_BD[self._place_B[part_S]]
             for low in range(0, len(earlier_C), TILE):
                 cosine_SC = unit_SD @ earlier_CD[low : low + TILE].T
                 at_S, at_C = np.nonzero(cosine_SC >= self._centroids.threshold)
                 if len(at_S):
                     yield part_S[at_S], earlier_C[low + at_C], cosine_SC[at_S, at_C]
 
-    def _assign(self, row_S: NDArray[np.int64], with_old: _Pairs, firsts_of: dict[int, list[int]]) -> None:
+    def _add_firsts(self, row_S: NDArray[np.int64]) -> None:
+        """Put new first samples behind those of their clusters, over samples that are decided."""
+        row_S = row_S[np.argsort(self._cluster_BP[row_S, 0], kind="stable")]
+        cluster_U, start_U, n_U = np.unique(self._cluster_BP[row_S, 0], return_index=True, return_counts=True)
+        at_S = np.repeat(self._start_K[cluster_U] + self._n_firsts_K[cluster_U] - start_U, n_U) + np.arange(len(row_S))
+        self._unit_BD[at_S] = self._unit_BD[self._place_B[row_S]]
+        self._row_at_B[at_S] = row_S
+        self._n_firsts_K[cluster_U] += n_U
+
+    def _assign(self, row_S: NDArray[np.int64], with_old: _Pairs) -> None:
         """Decide which samples of a step are semantic duplicates, and of which first sample: the earliest that is near."""
         before: list[_Found] = [with_old]
         for cluster, at_S in _rows_by_cluster(self._cluster_BP[row_S]).items():
-            if cluster in firsts_of:
-                first = np.array(firsts_of[cluster])
-                before += self._near(row_S[at_S], self._id_B[first], self._unit_BD[first])
+            firsts = slice(self._start_K[cluster], self._start_K[cluster] + self._n_firsts_K[cluster])
+            before += self._near(row_S[at_S], self._id_B[self._row_at_B[firsts]], self._unit_BD[firsts])
         self._take_first(_join(before))
         # What is left may be near to one of its own step. A sample that has a first one is none itself.
         left_S = row_S[self._first_id_B[row_S] < 0]
@@ -236,7 +256,7 @@ class _Comparison:
         for cluster, at_S in _rows_by_cluster(self._cluster_BP[open_S]).items():
             if cluster in left_of:
                 left = left_S[left_of[cluster]]
-                for row, earlier, cosine in self._near(open_S[at_S], left, self._unit_BD[left]):
+                for row, earlier, cosine in self._near(open_S[at_S], left, self._unit_BD[self._place_B[left]]):
                     is_earlier = earlier < row
                     parts.append((row[is_earlier], earlier[is_earlier], cosine[is_earlier]))
         return _join(parts)
