@@ -22,6 +22,9 @@ PROMOTE = "alchemist rater promote --without-acceptance 'trained for a few steps
 AN_IMAGE = (
     """$(alchemist db psql -At -c "select encode(image_hash, 'hex') from alchemist.samples where sample_id = 1")"""
 )
+SECOND_VERSION = (
+    "alchemist select --retention 0.5 --seed 1 --name good-half && alchemist train-downstream good-half --version 2"
+)
 FEW_STEPS = {
     "[rater]": "proxy_warmup_steps = 20\nmax_train_steps = 20\nbatch_size = 32\n",
     "[downstream]": "max_train_steps = 6\nbatch_size = 16\n",
@@ -74,7 +77,8 @@ PAGES = (
         "docs/how-to/run-experiments.md",
         left_out={"alchemist experiment run": "trains for an hour", "experiment show": "there is none"},
     ),
-    Page("docs/how-to/read-a-comparison.md"),
+    # The tutorial has one version only.
+    Page("docs/how-to/read-a-comparison.md", replaced={"alchemist train-downstream good-half --version 2": SECOND_VERSION}),
     Page("docs/how-to/train-on-a-subset.md", left_out={"s3://": "needs a bucket"}),
     Page("docs/tutorials/new-scorer.md", replaced={"--dataset scenes": "--dataset web"}),
     Page(
