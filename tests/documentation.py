@@ -6,6 +6,7 @@ corpus as pictures, trained for a few steps. Prints how many blocks of each page
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -194,8 +195,9 @@ def try_commands(page: Page, text: str, work: Path, environment: dict[str, str])
             left_out.append(f"{line} ({reason})")
             continue
         if line.startswith("export "):
-            name, _, value = line.removeprefix("export ").partition("=")
-            environment[name] = value if name != "PYTHONPATH" else f"{value}:{environment[name]}"
+            for word in shlex.split(line)[1:]:
+                name, _, value = word.partition("=")
+                environment[name] = value if name != "PYTHONPATH" else f"{value}:{environment[name]}"
             continue
         if line.startswith("alchemist import scores"):
             run(["bash", "-c", "alchemist export scores --out scores.parquet"], work, environment)
