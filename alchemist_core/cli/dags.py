@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import shlex
 from pathlib import Path
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import atomic_write, file_sha256
 from alchemist_core.local.airflow_environment import dags_folder, stack_dags_folder
+from alchemist_core.local.processes import forgotten_project
 from alchemist_core.project import load_project
 from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
@@ -144,7 +146,10 @@ def describe_stale(folder: Path) -> str | None:
         return f"The project file is not valid: {error}"
     if all((folder / name).exists() and (folder / name).read_bytes() == content for name, content in wanted.items()):
         return None
-    is_stack = folder.parent == stack_dags_folder(load_settings().home.resolve())
+    home = load_settings().home.resolve()
+    is_stack = folder.parent == stack_dags_folder(home)
+    if is_stack and (used := forgotten_project(home)):
+        return f"The DAGs were installed with {used}, and here is no project file. Run: export ALCHEMIST_PROJECT={shlex.quote(used)}."
     command = "alchemist stack up" if is_stack else f"alchemist dags install --to {folder.parent}"
     return f"The project file has changed since the DAGs were installed: their forms and schedules are older. Run: {command}."
 

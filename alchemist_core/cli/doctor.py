@@ -6,6 +6,7 @@ Airflow's own database. It starts and changes nothing.
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -29,7 +30,7 @@ from alchemist_core.errors import AlchemistError, CheckFailedError, ConfigError
 from alchemist_core.extras import missing_library
 from alchemist_core.local.airflow_environment import airflow_home, dags_folder, passwords_path
 from alchemist_core.local.machine import look_at_machine
-from alchemist_core.local.processes import Ports, is_supervised, read_state
+from alchemist_core.local.processes import Ports, forgotten_project, is_supervised, read_state
 from alchemist_core.models.published.catalogue import NETWORKS
 from alchemist_core.notifications import receivers
 from alchemist_core.preset_figures import FIGURES
@@ -162,8 +163,12 @@ class Site:
         return self.environment.get("ALCHEMIST_JOB_RUNNER") == "kubernetes"
 
 
-def check_project_file(_site: Site) -> Iterator[Finding]:
+def check_project_file(site: Site) -> Iterator[Finding]:
     """The project file is valid."""
+    if used := forgotten_project(site.home):
+        what = f"There is no project file here or in a folder above, and the stack of this home uses {used}."
+        yield warn("project", what, f"export ALCHEMIST_PROJECT={shlex.quote(used)}")
+        return
     if find_project_file() is None:
         yield warn("project", "There is no project file, so every value is its default.", "alchemist init")
         return
@@ -319,6 +324,9 @@ def check_dags(site: Site) -> Iterator[Finding]:
 def _look_at_dag_files(site: Site) -> Iterator[Finding]:
     folder = site.dags / PACKAGE
     remedy = "alchemist stack up" if site.is_local else f"alchemist dags install --to {site.dags}"
+    if site.is_local and (used := forgotten_project(site.home)):
+        # Installing again would take the stack's forms and schedules away.
+        remedy = f"export ALCHEMIST_PROJECT={shlex.quote(used)}"
     if not folder.is_dir():
         yield missing("dags", f"{folder} is not a folder: the DAGs are not installed.", remedy)
     elif differing := differing_files(folder):

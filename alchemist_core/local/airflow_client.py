@@ -19,7 +19,7 @@ from alchemist_core.errors import AlchemistError
 from alchemist_core.local.airflow_environment import USERNAME, load_secrets, task_log_path
 
 PATIENCE_S = 60.0
-POLL_S = 1.0
+POLL_S, QUIET_S = 1.0, 60.0
 REQUEST_TIMEOUT_S = 20.0
 HEALTH_TIMEOUT_S = 5.0
 N_LOG_LINES = 30
@@ -72,13 +72,14 @@ class AirflowClient:
             time.sleep(POLL_S)
 
     def wait(self, dag_id: str, run_id: str, *, timeout_s: float, on_progress: Callable[[str], None]) -> None:
-        """Follow a run until it succeeds, and report each change of a task's state as one line.
+        """Follow a run until it succeeds; report each change of a task's state, and after a minute without one, what it waits for.
 
         Raises:
             AirflowError: The run failed or took longer. The message has the task, the path of its log and the log's last lines.
         """
         seen: dict[str, str] = {}
-        deadline = time.monotonic() + timeout_s
+        began = said = time.monotonic()
+        deadline = began + timeout_s
         while True:
             # Read the run first: once it has ended, the states of its tasks are final.
             state = self.call("GET", _run_path(dag_id, run_id))["state"]
@@ -87,6 +88,7 @@ class AirflowClient:
                 name, now = _label(task), str(task["state"] or "waiting")
                 if seen.get(name, "waiting") != now:
                     on_progress(f"{dag_id}.{name}: {now}{_duration(task)}")
+                    said = time.monotonic()
                 seen[name] = now
             if state == "success":
                 return
@@ -95,6 +97,12 @@ class AirflowClient:
             if time.monotonic() > deadline:
                 msg = f"{dag_id} run {run_id} is still {state} after {timeout_s:.0f} s. See {self.url}/dags/{dag_id}/runs/{run_id}"
                 raise AirflowError(msg)
+            if time.monotonic() > said + QUIET_S:
+                running = ", ".join(sorted(name for name, now in seen.items() if now == "running"))
+                on_progress(
+                    f"{dag_id}: {(time.monotonic() - began) / 60:.0f} min, {f'still running: {running}' if running else state}"
+                )
+                said = time.monotonic()
             time.sleep(POLL_S)
 
     def ensure_pool(self, name: str, *, n_slots: int, description: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from alchemist_core.files import atomic_write
+from alchemist_core.settings import find_project_file
 
 PROC = Path("/proc")
 POLL_S = 0.1
@@ -167,6 +168,15 @@ def read_state(home: Path) -> StackState:
     programs = tuple(raw.get("programs", ()))
     endings = {name: Ending(**ending) for name, ending in raw.get("endings", {}).items()}
     return StackState(ports, raw["supervisor_pid"], children, programs, raw.get("project"), endings)
+
+
+def forgotten_project(home: Path) -> str | None:
+    """Return the project file with which the stack of a home was started last, if none is found from here; else None.
+
+    The demo's is in its home, where nothing looks for it.
+    """
+    used = read_state(home).project
+    return used if used and Path(used).is_file() and find_project_file() is None else None
 
 
 def write_state(home: Path, state: StackState) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy import text
 from alchemist_core.__main__ import main
 from alchemist_core.cli import cluster, doctor
 from alchemist_core.cli.dags import DagsInstallConfig, install, shipped_dags
+from alchemist_core.local.processes import StackState, write_state
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import make_engine, read_clock
@@ -334,6 +335,20 @@ def test_dags_installed_before_a_change_of_the_project_file_are_named(installed:
     with (installed / "alchemist.toml").open("a") as file:
         file.write('[schedule]\nnightly = "0 4 * * *"\n')
     assert says(check("dags"), "missing", "schedules.py", "alchemist dags install")
+
+
+def test_the_project_file_of_the_stack_is_named_where_none_is_found(
+    installed: Path, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = installed / "alchemist.toml"
+    write_state(installed / "home", StackState(project=str(used)))
+    assert check("project")[0] == 0
+    monkeypatch.delenv("ALCHEMIST_PROJECT")
+    monkeypatch.chdir("/")
+    forget()
+    assert says(check("project"), "warn", f"the stack of this home uses {used}", f"export ALCHEMIST_PROJECT={used}")
+    used.unlink()
+    assert says(check("project"), "warn", "There is no project file", "alchemist init")
 
 
 def test_dags_that_are_not_installed_are_named(

@@ -118,6 +118,20 @@ def test_each_change_of_a_task_is_reported_once(airflow):
     assert lines == ["d.score[3]: running", "d.score[3]: success (1.5 s)"]
 
 
+def test_a_long_silence_is_broken_by_what_the_run_waits_for(airflow, monkeypatch):
+    client, answers, _ = airflow
+    monkeypatch.setattr(airflow_client, "POLL_S", 0.01)
+    monkeypatch.setattr(airflow_client, "QUIET_S", 0.0)
+    answers["GET", RUN] = [(200, {"state": state}) for state in ("queued", "running", "success")]
+    answers["GET", f"{RUN}/taskInstances"] = [
+        (200, {"total_entries": len(tasks), "task_instances": tasks})
+        for tasks in ([], [task("score", "running")], [task("score", "success")])
+    ]
+    lines = []
+    client.wait("d", "r", timeout_s=5.0, on_progress=lines.append)
+    assert lines[:3] == ["d: 0 min, queued", "d.score: running", "d: 0 min, still running: score"]
+
+
 def test_a_failed_task_is_named_with_the_end_of_its_log(airflow, tmp_path):
     client, answers, _ = airflow
     answers["GET", RUN] = [(200, {"state": "failed"})]
