@@ -80,7 +80,7 @@ KINDS = {
         lambda matter: [Step("Promote", f"/decide/promote?{urlencode({'rater': matter.subject})}")],
     ),
     "subset without proof": Kind(
-        "Published subsets not yet compared with random samples",
+        "Published subsets not yet shown to be better or worse than random samples",
         lambda matter: subsets.path_of(matter.subject, matter.version or 1),
         _measure,
     ),
