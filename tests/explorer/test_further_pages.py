@@ -31,7 +31,7 @@ def test_the_first_page_says_what_waits(client: TestClient, own_store: Engine) -
     run(own_store, "UPDATE alchemist.nights SET state = 'held', reason = 'drift' WHERE night_id = 1")
     page = html.unescape(client.get("/").text)
     assert title(page) == "What needs me?"
-    assert page.index("Nights that are held") < page.index("Published subsets not yet compared")
+    assert page.index("Nights that are held") < page.index("Published subsets not yet shown")
     assert 'href="/nights/web/2026-01-01"' in page
     assert 'href="/decide/release?dataset=web&night=2026-01-01">Release</a>' in page
     assert 'href="/decide/reject?dataset=web&night=2026-01-01">Reject</a>' in page
