@@ -57,7 +57,7 @@ def test_a_version_says_first_what_it_is_worth(client: TestClient) -> None:
     assert "<strong>Yes:</strong> held-out loss lower than random's by 0.5100 (95% interval of the gain" in page
     assert page.index("Yes:") < page.index("What was selected?")
     assert 'SubsetDataset("best", version=2)' in page
-    assert "eligible samples" in page
+    assert "1 eligible sample<" in page
     unshown = html.unescape(client.get("/subsets/best/3").text)
     assert "Not proven yet:" in unshown
     command = re.search(r"Next: (alchemist train-downstream [^.]+?), then (alchemist evaluate [^.]+)\.", unshown)
