@@ -1,10 +1,12 @@
-"""Environment variables that torch and its OpenMP library read once, when they are loaded.
+"""Environment variables that torch and its OpenMP library read once, when they are loaded, and how much freed memory a process keeps.
 
 The command line sets them after importing a command and before running it, because the run loads torch. Importing the package sets
 nothing, so that other programs and notebooks keep their settings.
 """
 
 import os
+import sys
+from contextlib import suppress
 
 DEFAULTS = {
     # One OpenMP thread, like torchrun: at this model size two sleeping threads are 20% slower on idle cores, 50% on busy cores
@@ -19,7 +21,21 @@ DEFAULTS = {
 }
 
 
+KEPT_BYTES = 256 << 20
+"""Freed memory that a process keeps. glibc returns each array of some megabytes at once, and the next one costs a page fault for every
+4 KiB: half of the time of an image encoder (64 ms an image instead of 35) and a quarter of a training step (69 ms instead of 52)."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
 def set_compute_defaults() -> None:
-    """Set the variables that the user has not set."""
+    """Set the variables and the thresholds of glibc that the user has not set."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
+        import ctypes  # noqa: PLC0415  not for `--help`
+
+        # Another C library than glibc has no such function.
+        with suppress(AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
+            mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)

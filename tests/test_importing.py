@@ -180,3 +180,26 @@ def test_a_module_that_is_also_a_program_starts_it_after_its_last_definition(fol
         if any(ast.unparse(one).startswith("if __name__ ==") for one in ast.parse(path.read_text()).body[:-1])
     ]
     assert late == []
+
+
+REUSE = """
+import resource
+import numpy as np
+from alchemist_core.compute_defaults import set_compute_defaults
+set_compute_defaults()
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20): np.ones(4 << 20, np.uint8)
+before = faults()
+for _ in range(20): np.ones(4 << 20, np.uint8)
+print(faults() - before)
+"""
+
+
+@pytest.mark.parametrize(("own", "most"), [({}, 2_000), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, 1 << 30)])
+def test_a_command_keeps_freed_memory_unless_the_user_sets_glibc_up(own: dict[str, str], most: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | own
+    done = subprocess.run([sys.executable, "-c", REUSE], capture_output=True, text=True, check=True, env=environment)
+    n_faults = int(done.stdout)
+    # 20 arrays have 20,480 pages.
+    assert n_faults < most
+    assert own == {} or n_faults > 10_000

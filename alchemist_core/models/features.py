@@ -23,6 +23,8 @@ from alchemist_core.models.published.sources import Encoder, locate_file
 from alchemist_core.models.published.weights import read_weights, shapes_of
 
 _BATCH = 32
+# In larger ones, the layers' outputs do not stay in the cache: 35 ms an image instead of 25.
+_CPU_BATCH = 16
 Features = Float32[np.ndarray, "N D"]
 
 
@@ -238,9 +240,9 @@ def _read_constants(
 @without_tf32
 @torch.inference_mode()
 def _by_batches(image_NHWC: ImageArray, device: str, function: Any) -> Features:
-    parts = []
-    for start in range(0, len(image_NHWC), _BATCH):
-        pixels_BHWC = torch.from_numpy(np.ascontiguousarray(image_NHWC[start : start + _BATCH])).to(device)
+    parts, size = [], _CPU_BATCH if torch.device(device).type == "cpu" else _BATCH
+    for start in range(0, len(image_NHWC), size):
+        pixels_BHWC = torch.from_numpy(np.ascontiguousarray(image_NHWC[start : start + size])).to(device)
         parts.append(function(pixels_BHWC.permute(0, 3, 1, 2).float()).float().cpu())
     return torch.cat(parts).numpy()
 
