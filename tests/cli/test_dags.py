@@ -285,6 +285,7 @@ def load_by_airflow(folder: Path, home: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_dags_load_in_a_folder_that_has_files_of_the_same_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

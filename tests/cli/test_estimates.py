@@ -230,6 +230,7 @@ def test_an_unknown_gpu_is_refused_with_the_list(capsys: pytest.CaptureFixture[s
         assert all(name in told for name in (*GPUS, "cpu"))
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_store_and_prints_a_line_for_each_question(capsys: pytest.CaptureFixture[str]) -> None:
     line = "plan train-rater --preset tiny --proxy-width 32 --rater-width 32 --batch-size 8 --gpu l4"
     assert main(line.split()) == 0
@@ -309,6 +310,7 @@ def test_what_takes_long_to_time_on_a_cpu_is_unknown_and_says_why(monkeypatch: p
     assert "published networks are not loaded" in rater_plan({"text_encoder": "minilm"}, gpu="cpu").basis
 
 
+@pytest.mark.slow
 @pytest.mark.db
 def test_a_measured_downstream_training_counts_the_steps_of_all_its_models(engine: Engine) -> None:
     model = DownstreamConfig.model_validate(MODEL).hashed_json()
@@ -326,6 +328,7 @@ def test_a_measured_downstream_training_counts_the_steps_of_all_its_models(engin
     assert "run 1 on cpu" in plan.basis
 
 
+@pytest.mark.slow
 @pytest.mark.db
 def test_the_samples_of_registered_datasets_are_counted(engine: Engine) -> None:
     with engine.begin() as connection:

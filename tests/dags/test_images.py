@@ -123,6 +123,7 @@ def tasks_of(image, dags):
     return [task for task in tasks if needs_device(task) == (image == "jobs")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [pytest.param("worker", marks=pytest.mark.slow), "jobs", "airflow"])
 def test_every_command_of_an_image_is_parsed_with_its_libraries(image, dags):
     lines = {}

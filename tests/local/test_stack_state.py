@@ -149,6 +149,7 @@ def test_the_state_of_older_code_is_read(tmp_path):
     assert read_state(tmp_path) == StackState()
 
 
+@pytest.mark.slow
 def test_airflows_command_line_gets_the_stacks_environment(tmp_path):
     server = start_postgres(tmp_path)
     try:

