@@ -63,6 +63,16 @@ def ids(page: Page) -> list[int]:
     return [sample.sample_id for sample in page.samples]
 
 
+def seen_on_the_way_back(engine: Engine, walk: Walk) -> list[int]:
+    """Return the samples of a walk's pages from the last to the first, in the order of the walk."""
+    *_, page = pages(engine, walk)
+    seen = ids(page)
+    while page.newer is not None:
+        page = browse(engine, walk, RANKED, start=page.newer, is_back=True)
+        seen = ids(page) + seen
+    return seen
+
+
 @pytest.mark.usefixtures("_pages")
 @pytest.mark.parametrize("name", sorted(WALKS))
 def test_a_walk_shows_each_sample_once(engine: Engine, name: str) -> None:
@@ -76,12 +86,7 @@ def test_a_walk_shows_each_sample_once(engine: Engine, name: str) -> None:
 @pytest.mark.parametrize("name", ["all", "band", "dataset", "members"])
 def test_the_way_back_shows_the_same(engine: Engine, name: str) -> None:
     walk, expected = WALKS[name]
-    *_, page = pages(engine, walk)
-    seen = ids(page)
-    while page.newer is not None:
-        page = browse(engine, walk, RANKED, start=page.newer, is_back=True)
-        seen = ids(page) + seen
-    assert seen == expected
+    assert seen_on_the_way_back(engine, walk) == expected
 
 
 @pytest.mark.usefixtures("_pages")
@@ -133,13 +138,8 @@ def ordered(own_store: Engine) -> Engine:
 def test_a_short_walk_is_sorted_by_rank_forwards_and_back(engine: Engine, name: str) -> None:
     walk, expected = WALKS[name]
     found = browsing.by_rank(engine, walk, 1, None, may_walk_all=True)
-    *_, page = listed = list(pages(engine, found))
-    assert [one for page in listed for one in ids(page)] == by_score(expected)
-    seen = ids(page)
-    while page.newer is not None:
-        page = browse(engine, found, RANKED, start=page.newer, is_back=True)
-        seen = ids(page) + seen
-    assert seen == by_score(expected)
+    assert [one for page in pages(engine, found) for one in ids(page)] == by_score(expected)
+    assert seen_on_the_way_back(engine, found) == by_score(expected)
 
 
 @pytest.mark.parametrize("band", [None, Band(N / 2, N * 0.75)])
@@ -152,13 +152,8 @@ def test_a_long_walk_follows_the_index_of_the_highest_scores(
     assert isinstance(walk, browsing.ByRank)
     low, high = band or (N // 4 - 0.5, N)
     expected = by_score([i for i in range(1, N + 1) if low < 1 + i * 29 % N <= high])
-    *_, page = listed = list(pages(ordered, walk))
-    assert [one for page in listed for one in ids(page)] == expected
-    seen = ids(page)
-    while page.newer is not None:
-        page = browse(ordered, walk, RANKED, start=page.newer, is_back=True)
-        seen = ids(page) + seen
-    assert seen == expected
+    assert [one for page in pages(ordered, walk) for one in ids(page)] == expected
+    assert seen_on_the_way_back(ordered, walk) == expected
 
 
 def test_what_the_index_does_not_reach_is_sorted_among_the_newest(
@@ -188,13 +183,8 @@ def test_a_few_shards_are_ordered_by_rank_as_a_whole(
     # Rater 2 has scored samples 1 to 10: a tenth of its number each.
     scored = [i for i in range(10, 0, -1) if band is None or band.lowest < i / 10 <= band.highest]
     expected = scored + (list(range(N, 10, -1)) if band is None else [])
-    *_, page = listed = list(pages(engine, walk))
-    assert [one for page in listed for one in ids(page)] == expected
-    seen = ids(page)
-    while page.newer is not None:
-        page = browse(engine, walk, RANKED, start=page.newer, is_back=True)
-        seen = ids(page) + seen
-    assert seen == expected
+    assert [one for page in pages(engine, walk) for one in ids(page)] == expected
+    assert seen_on_the_way_back(engine, walk) == expected
 
 
 def test_many_shards_are_not_ordered_as_a_whole(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
