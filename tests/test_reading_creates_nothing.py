@@ -107,6 +107,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "subset compare": ("s",),
     "experiment list": (),
     "experiment show": ("e",),
+    "experiment delete": ("e",),
     "tune-selection list": (),
     "geneval draw": ("--model", "m", "--prompts", "p.jsonl", "--out", "o"),
     "geneval judge": ("--images", "i", "--detector", "d", "--clip", "c", "--class-names", "n", "--out", "o"),

@@ -44,8 +44,12 @@ class ListResult(Result):
     experiments: list[dict[str, Any]]
 
     def summary(self) -> str:
-        """Return a line for each experiment."""
-        rows = (f"{row['name']:<32} {row['state']:<9} {row['question']}" for row in self.experiments)
+        """Return a line for each experiment, and beneath it what a finished one showed."""
+        rows = (
+            f"{row['name']:<32} {row['state']:<10} {row['question']}"
+            + (f"\n{'':<43} {row['conclusion']}" if row["conclusion"] else "")
+            for row in self.experiments
+        )
         return "\n".join(rows) or "No experiments. See: alchemist experiment run --help"
 
 
@@ -58,6 +62,22 @@ class ShowConfig(Config):
         description="Arm of the experiment, such as loss/gsample: print the gains of the other arms over it instead of over random; "
         "default: the whole table",
     )
+
+
+class DeleteConfig(Config):
+    """Which experiment to delete."""
+
+    name: str = Field(..., description="Name of an unfinished experiment", json_schema_extra=BARE_WORD)
+
+
+class DeleteResult(Result):
+    """The deleted experiment."""
+
+    name: str
+
+    def summary(self) -> str:
+        """Say what was deleted, and what was kept."""
+        return f"Experiment {self.name} was deleted. Its name is free; models and raters that it trained are kept."
 
 
 def run(config: RunConfig) -> RunResult:
@@ -83,12 +103,13 @@ def run(config: RunConfig) -> RunResult:
 
 
 def list_(_config: ListConfig) -> ListResult:
-    """List the experiments, the newest first."""
+    """List the experiments, the newest first, with the question of each and what it showed."""
     rows = [
         {
             "name": row.name,
             "state": "finished" if row.finished_at else "unfinished",
             "question": stored.title_of(row.config),
+            "conclusion": stored.conclude(row.config, row.result or {}) if row.finished_at else None,
         }
         for row in store.list_experiments(open_store())
     ]
@@ -107,6 +128,12 @@ def show(config: ShowConfig) -> RunResult:
     if config.against is not None:
         return RunResult(name=row.name, cost=None, table=stored.compare_with(row.config, result, config.against))
     return _result(row.name, row.config, result)
+
+
+def delete(config: DeleteConfig) -> DeleteResult:
+    """Delete an unfinished experiment, so that its name can be used with other options; what it trained is kept and reused."""
+    store.delete_unfinished(open_store(), config.name)
+    return DeleteResult(name=config.name)
 
 
 def follow(config: DynamicsConfig) -> RunResult:
@@ -159,4 +186,5 @@ COMMANDS = {
     "dynamics": Command(DynamicsConfig, follow),
     "list": Command(ListConfig, list_),
     "show": Command(ShowConfig, show),
+    "delete": Command(DeleteConfig, delete),
 }

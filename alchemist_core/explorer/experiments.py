@@ -20,15 +20,20 @@ TAB = Tab("Experiments", "/experiments")
 
 
 def show_list(request: Request) -> Response:
-    """Return the experiments, the newest first."""
-    return render(
-        request, "experiments.html", title="Which experiments were made?", experiments=list_experiments(open_reader())
-    )
+    """Return the experiments, the newest first, each with its question and, once it is finished, what it showed."""
+    # Imported here: it imports the stages, which only these pages need.
+    from alchemist_core.experiments.stored import conclude, title_of  # noqa: PLC0415
+
+    experiments = [
+        (row, title_of(row.config), conclude(row.config, row.result or {}) if row.finished_at else None)
+        for row in list_experiments(open_reader())
+    ]
+    return render(request, "experiments.html", title="Which experiments were made?", experiments=experiments)
 
 
 def show_experiment(request: Request) -> Response:
     """Return what one experiment showed, its tables and its figures; of one that is not finished, its question and how to go on."""
-    # Imported here: it imports the stages, which no other page needs.
+    # As above.
     from alchemist_core.experiments.stored import command_of, conclude, title_of  # noqa: PLC0415
 
     row = _find(open_reader(), request.path_params["name"])

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.tables import Experiment
 
 
@@ -50,9 +51,13 @@ def begin_experiment(
         )
         raise ConfigError(
             f"Experiment {name!r} exists with other options: {values}. Its options are fixed, so seeds or arms cannot be added to it. "
-            "Give this run another name, --name NAME: it reuses the models that exist."
+            f"Give this run another name, --name NAME: it reuses the models that exist{_or_delete(known)}."
         )
     return known
+
+
+def _or_delete(known: ExperimentRow) -> str:
+    return "" if known.finished_at else f"; or delete the unfinished one: alchemist experiment delete {known.name}"
 
 
 def _words(value: Any) -> str:
@@ -88,20 +93,51 @@ def list_experiments(engine: Engine) -> Sequence[ExperimentRow]:
 
 
 def state_beforehand(engine: Engine, name: str, before: dict[str, Any]) -> dict[str, Any]:
-    """Store what is expected before any result is known, and return it. The first statement is kept."""
+    """Store what is expected before any result is known, and return it. The first statement is kept.
+
+    Raises:
+        ConfigError: The experiment was deleted while it ran.
+    """
     with engine.begin() as connection:
         statement = update(Experiment).where(Experiment.name == name, Experiment.result.is_(None))
         connection.execute(statement.values(result={"before": before}))
-        result: dict[str, Any] = connection.execute(
-            select(Experiment.result).where(Experiment.name == name)
-        ).scalar_one()
+        result = connection.execute(select(Experiment.result).where(Experiment.name == name)).scalar_one_or_none()
+    if result is None:
+        raise _deleted(name)
     stated: dict[str, Any] = result["before"]
     return stated
 
 
 def finish_experiment(engine: Engine, name: str, result: dict[str, Any]) -> None:
-    """Store the result; if it is stored again, the first time is kept."""
+    """Store the result; if it is stored again, the first time is kept.
+
+    Raises:
+        ConfigError: The experiment was deleted while it ran.
+    """
     with engine.begin() as connection:
         statement = update(Experiment).where(Experiment.name == name)
-        connection.execute(statement.values(result=result))
+        if connection.execute(statement.values(result=result)).rowcount == 0:
+            raise _deleted(name)
         connection.execute(statement.where(Experiment.finished_at.is_(None)).values(finished_at=func.clock_timestamp()))
+
+
+def _deleted(name: str) -> ConfigError:
+    return ConfigError(
+        f"Experiment {name!r} was deleted while it ran. Run the command again: it reuses the models that exist."
+    )
+
+
+def delete_unfinished(engine: Engine, name: str) -> None:
+    """Delete an experiment that has no result yet, and record who did. Its models and raters are kept.
+
+    Raises:
+        ConfigError: There is no such experiment, or it is finished: what was measured is never deleted.
+    """
+    known = find_experiment(engine, name)
+    with engine.begin() as connection:
+        statement = delete(Experiment).where(Experiment.name == name, Experiment.finished_at.is_(None))
+        if connection.execute(statement).rowcount == 0:
+            raise ConfigError(
+                f"Experiment {name!r} is finished. Results are kept: only unfinished experiments can be deleted."
+            )
+        record_event(connection, current_actor(), "delete", f"experiment {name}", before={"config": known.config})

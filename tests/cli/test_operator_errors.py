@@ -69,6 +69,7 @@ OPENS_STORE = (
     "subset compare half",
     "experiment list",
     "experiment show mine",
+    "experiment delete mine",
     "tune-selection list",
     "image-text-head --dataset scenes --out {f}/head.safetensors",
     "db checksum",

@@ -177,7 +177,8 @@ def _experiment() -> dict[str, Any]:
         for seed in range(3)
     ]
     return {
-        "experiment_id": 1, "name": "sweep", "config": {}, "result": {"sheet": sheet, "cells": cells}, "finished_at": "2026-01-05",
+        "experiment_id": 1, "name": "sweep", "config": {"experiment": "methods"},
+        "result": {"sheet": sheet, "cells": cells}, "finished_at": "2026-01-05",
     }  # fmt: skip
 
 

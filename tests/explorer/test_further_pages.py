@@ -110,11 +110,14 @@ def test_experiments_are_listed_and_shown(client: TestClient, own_store: Engine)
     begun = {"experiment": "retention_sweep"}
     with own_store.begin() as connection:
         insert_rows(connection, {"experiments": [
-            {"experiment_id": 1, "name": "sweep", "config": {}, "result": {"sheet": sheet, "cells": cells}, "finished_at": "2026-01-05"},
+            {"experiment_id": 1, "name": "sweep", "config": begun, "result": {"sheet": sheet, "cells": cells}, "finished_at": "2026-01-05"},
             {"experiment_id": 2, "name": "begun", "config": begun, "result": {"before": {}}},
-            {"experiment_id": 3, "name": "bare", "config": {}, "result": {"sheet": sheet}, "finished_at": "2026-01-05"},
+            {"experiment_id": 3, "name": "bare", "config": begun, "result": {"sheet": sheet}, "finished_at": "2026-01-05"},
         ]})  # fmt: skip
-    assert "Does it help?" in client.get("/experiments").text
+    page = html.unescape(client.get("/experiments").text)
+    assert page.count("How much of the corpus is needed?") == 3
+    assert page.count("loss/top_k at 20% is better than random by 0.0933 ± 0.0143 nats per token") == 1
+    assert page.count("not finished") == 1
     page = html.unescape(client.get("/experiments/sweep").text)
     assert title(page) == "sweep: loss/top_k at 20% is better than random by 0.0933 ± 0.0143 nats per token"
     assert "<h1>sweep: loss/<wbr>top_k at" in page
