@@ -29,8 +29,6 @@ N_SHOWN = 60
 """Nights in the list."""
 N_SAMPLES, N_UNUSUAL = 12, 48
 """Samples at each end of a night, and least like the rest."""
-MOST_SORTED = 50_000
-"""Samples of a night whose exact ends are found; of a larger one, samples in the highest and the lowest 5% of ranks are shown."""
 
 
 def show_list(request: Request) -> Response:
@@ -71,7 +69,7 @@ def show_unusual(request: Request) -> Response:
     with engine.connect() as connection:
         centroids = find_compared(connection, None)
     walk = browsing.OfShards(dataset.dataset_id, night.crawl_date)
-    sample_ids, is_cut = browsing.first_of(engine, walk, MOST_SORTED)
+    sample_ids, is_cut = browsing.first_of(engine, walk, browsing.MOST_OF_SHARDS)
     found = find_unusual(engine, centroids, np.array(sample_ids, np.int64), limit=N_UNUSUAL)
     rater = find_rater(engine, "production")
     conditions = Conditions(rater.rater_id, browsing.newest_scale(engine, rater)) if rater else Conditions()
@@ -91,10 +89,10 @@ def _asked_night(engine: Engine, request: Request) -> NightOverview:
 
 
 def _ends(engine: Engine, night: NightOverview, dataset_id: int, rater: RaterRow) -> tuple[list[Shown], list[Shown]]:
-    """Return the samples with the highest and with the lowest scores."""
+    """Return the samples with the highest and with the lowest scores; of a large night, samples of the outer 5% of ranks."""
     scale_id = browsing.newest_scale(engine, rater)
     conditions = Conditions(rater_id=rater.rater_id, rank_scale_id=scale_id)
-    if night.n_scored <= MOST_SORTED:
+    if night.n_scored <= browsing.MOST_OF_SHARDS:
         extremes = browsing.read_extremes(engine, dataset_id, night.crawl_date, rater.rater_id, n=N_SAMPLES)
         shown = browsing.show(engine, [*extremes.top, *extremes.bottom], conditions)
         return shown[: len(extremes.top)], shown[len(extremes.top) :]

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from alchemist_core.explorer import nights
 from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.people import Person
+from alchemist_core.store import browsing
 from tests.explorer.conftest import N_NEW, N_OLD, Admits, run
 from tests.explorer.test_samples import samples_of, title
 from tests.explorer.test_subsets import sections
@@ -36,7 +36,7 @@ def test_a_night_shows_its_ends(client: TestClient) -> None:
 
 
 def test_a_large_night_shows_samples_of_the_outer_ranks(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nights, "MOST_SORTED", 10)
+    monkeypatch.setattr(browsing, "MOST_OF_SHARDS", 10)
     found = sections(client.get("/nights/web/2026-01-01").text)
     assert found["top"] == sorted((i for i in BY_SCORE if 1 + i * 29 % N > 1 + (N - 1) * 0.95), reverse=True)
     assert found["bottom"] == sorted((i for i in BY_SCORE if 1 + i * 29 % N <= 1 + (N - 1) * 0.05), reverse=True)

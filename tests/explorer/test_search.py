@@ -15,9 +15,9 @@ from starlette.testclient import TestClient
 from alchemist_core.cli.search import SearchConfig, search_samples
 from alchemist_core.embeddings.text_service import MAX_TEXT, embed_text
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.explorer import nights
 from alchemist_core.explorer.app import make_app
 from alchemist_core.settings import load_settings
+from alchemist_core.store import browsing
 from alchemist_core.store.engine import make_engine
 from tests.explorer.conftest import Admits
 from tests.explorer.enriched import DIM, N_CLUSTERS, N, embeddings, enrich, serving_texts
@@ -143,7 +143,7 @@ def test_what_is_new_in_kind_comes_first(client: TestClient, monkeypatch: pytest
     assert samples_of(page)[0] == 75
     assert sorted(samples_of(page)) == list(range(71, N + 1))
     assert "Measured: 12 of the night's 12 samples." in page
-    monkeypatch.setattr(nights, "MOST_SORTED", 5)
+    monkeypatch.setattr(browsing, "MOST_OF_SHARDS", 5)
     assert "Measured: 5 of the night's last 5 samples." in html.unescape(client.get(f"{path}/unusual").text)
 
 
