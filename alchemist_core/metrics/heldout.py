@@ -4,21 +4,20 @@ Letters: N samples.
 """
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
 
-from alchemist_core.files import require_artifact
+from alchemist_core.files import FEATURE_CACHE, artifact_path, require_artifact
 from alchemist_core.metrics.metric import Bench, Measured
 from alchemist_core.protocols.protocol import LossProtocol, ProtocolFile
 from alchemist_core.store.manifests import hashes_sha256
 from alchemist_core.store.models import ModelRow
 from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.store.subsets import SubsetRater
-from alchemist_core.training.sample_reading import StoredSamples, read_images
+from alchemist_core.training.sample_reading import StoredSamples
 
 
 def heldout_conditions(rater: SubsetRater, rows: SampleTable) -> dict[str, Any]:
@@ -58,12 +57,12 @@ class _Heldout(ABC):
     def measure(self, model: ModelRow) -> Measured:
         """Return the mean over the samples."""
         path = require_artifact(model.checkpoint_uri, model.checkpoint_sha256)
-        loss_N = heldout_losses(path, self._samples_for(path))
+        loss_N = heldout_losses(path, self._samples_for(path), cache=artifact_path(FEATURE_CACHE))
         return Measured({self.title: float(loss_N.mean())}, len(loss_N))
 
     @abstractmethod
-    def _samples_for(self, model_path: Path) -> Any:
-        """Return the samples at the model's resolution."""
+    def _samples_for(self, model_path: Path) -> StoredSamples:
+        """Return the samples at the model's resolution; their images are read from their shards when they are needed."""
 
 
 class HeldoutLoss(_Heldout):
@@ -76,17 +75,10 @@ class HeldoutLoss(_Heldout):
         """Return the hash of the samples and of the tokenizer."""
         return heldout_conditions(self._bench.rater, self._bench.samples.rows)
 
-    def _samples_for(self, _model_path: Path) -> Any:
-        return self._samples
-
-    @cached_property
-    def _samples(self) -> Any:
-        """All models of a rater have one resolution, so images are read once."""
-        from alchemist_core.training.samples import Samples  # noqa: PLC0415  torch only when there is work
-
+    def _samples_for(self, _model_path: Path) -> StoredSamples:
+        """Return the samples at the rater's resolution, which all its models share. The cache keeps the codes of their images."""
         bench = self._bench
-        side = bench.rater.config["training"]["resolution"]
-        return Samples(*read_images(bench.samples.rows, side, bench.on_progress)[:2])
+        return StoredSamples(bench.samples.rows, bench.rater.config["training"]["resolution"], bench.on_progress)
 
 
 class HeldoutFlowLoss(_Heldout):
@@ -99,8 +91,8 @@ class HeldoutFlowLoss(_Heldout):
         """Return the hash of the samples, and the times and noise that the measuring code uses."""
         return heldout_flow_conditions(self._bench.samples.rows)
 
-    def _samples_for(self, model_path: Path) -> Any:
-        """Return samples whose images are read from their shards when they are needed."""
+    def _samples_for(self, model_path: Path) -> StoredSamples:
+        """Return the samples at the resolution of the model."""
         from alchemist_core.training.generators import read_config  # noqa: PLC0415  torch only when there is work
 
         flux = read_config(model_path).flux
@@ -108,7 +100,7 @@ class HeldoutFlowLoss(_Heldout):
         return StoredSamples(self._bench.samples.rows, flux.resolution, self._bench.on_progress)
 
 
-def heldout_losses(model_path: Path, samples: Any) -> Float32[np.ndarray, " N"]:
+def heldout_losses(model_path: Path, samples: Any, *, cache: Path | None = None) -> Float32[np.ndarray, " N"]:
     """Return each sample's loss under the model in a folder that `train_downstream` made.
 
     STAR's is the cross-entropy in nats per token, FLUX-mini's the squared error of the velocity.
@@ -116,6 +108,7 @@ def heldout_losses(model_path: Path, samples: Any) -> Float32[np.ndarray, " N"]:
     Args:
         model_path: The folder.
         samples: The samples, as a `SampleSource` of the training package.
+        cache: Folder of cached outputs of encoders, which STAR's losses read and fill.
     """
     from alchemist_core.training.generators import read_config  # noqa: PLC0415  torch only when there is work
 
@@ -126,10 +119,10 @@ def heldout_losses(model_path: Path, samples: Any) -> Float32[np.ndarray, " N"]:
         from alchemist_core.training.flux import heldout_flow_losses  # noqa: PLC0415  diffusers takes seconds
 
         return heldout_flow_losses(model_path, config, samples)
-    return _token_losses(model_path, samples)
+    return _token_losses(model_path, samples, cache)
 
 
-def _token_losses(model_path: Path, samples: Any) -> Float32[np.ndarray, " N"]:
+def _token_losses(model_path: Path, samples: Any, cache: Path | None) -> Float32[np.ndarray, " N"]:
     import torch  # noqa: PLC0415  torch only when there is work
 
     from alchemist_core.models.tokenizer import ENCODE_BATCH  # noqa: PLC0415
@@ -140,7 +133,7 @@ def _token_losses(model_path: Path, samples: Any) -> Float32[np.ndarray, " N"]:
     device = own_device()
     with torch.inference_mode():
         star, tokenizer, encoder = load_generator(model_path, device)
-        data = encode_samples(samples, tokenizer, encoder)
+        data = encode_samples(samples, tokenizer, encoder, cache=cache)
         parts = [star(*data.rows(index_B).to(device)) for index_B in torch.split(torch.arange(len(data)), ENCODE_BATCH)]
         losses: Float32[np.ndarray, " N"] = torch.cat(parts).numpy(force=True)
     return losses

@@ -86,7 +86,7 @@ class LossRanking:
 def _measure(path: Path, model: Path, pairs: Any, *, n_wanted: int) -> None:
     from alchemist_core.metrics.heldout import heldout_losses  # noqa: PLC0415  as above
 
-    loss_N = heldout_losses(model, pairs).astype(np.float64)
+    loss_N = heldout_losses(model, pairs, cache=artifact_path(FEATURE_CACHE)).astype(np.float64)
     if len(loss_N) < n_wanted:
         raise DataError(
             f"Arm {MINUS_LOSS} cannot rank {n_wanted - len(loss_N):,} of {n_wanted:,} samples: they have scores, but their images are not "

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -107,6 +108,8 @@ class FeatureCache:
     def check(self, key_N32: NDArray[np.uint8], *, index: int = 0, count: int = 1) -> None:
         """Compare the segments of some keys with their CRCs, and delete the damaged ones: encoders can compute their rows again.
 
+        A process compares each segment once, unless the file changes: an experiment trains many models on the same rows.
+
         Args:
             key_N32: Keys that will be read.
             index: Number of the share of the segments that this process reads.
@@ -115,7 +118,8 @@ class FeatureCache:
         for path in [segment.path for segment in self.find(key_N32).segments]:
             if path is not None and zlib.crc32(path.name.encode()) % count == index:
                 with suppress(FileNotFoundError):
-                    _refuse_damage(path)
+                    stored = path.stat()
+                    _check_once(path, stored.st_mtime_ns, stored.st_size)
 
     def _find(self, key_N32: NDArray[np.uint8]) -> FoundRows:
         place_N = hash_order(key_N32)
@@ -209,6 +213,12 @@ def _map_array(mapped: mmap.mmap, file: BinaryIO) -> NDArray[Any]:
     if version != (1, 0) or is_fortran:
         raise zipfile.BadZipFile(f"an array of version {version}, or with its columns in a row")
     return np.frombuffer(mapped, dtype, int(np.prod(shape)), file.tell()).reshape(shape)
+
+
+@lru_cache(maxsize=1 << 16)
+def _check_once(path: Path, _mtime_ns: int, _n_bytes: int) -> None:
+    # A failure is not remembered.
+    _refuse_damage(path)
 
 
 def _refuse_damage(path: Path) -> None:

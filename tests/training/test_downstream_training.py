@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,15 +127,19 @@ def test_no_samples_are_refused(tmp_path: Path, tokenizer_from: Path, heldout_pa
         train_downstream(CONFIG, nothing, tokenizer_from=tokenizer_from, out=tmp_path / "model", on_progress=ignore)
 
 
-def test_losses_come_in_the_order_of_the_samples(
+def test_losses_come_in_the_order_of_the_samples_and_of_a_cache_that_needs_no_images(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, heldout_pairs: Samples
 ) -> None:
     out = tmp_path / "model"
     train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
     order = np.arange(60)[::-1].copy()
-    np.testing.assert_allclose(
-        heldout_losses(out, heldout_pairs)[order], heldout_losses(out, heldout_pairs.rows(order)), atol=1e-5
-    )
+    loss_N = heldout_losses(out, heldout_pairs)
+    np.testing.assert_allclose(loss_N[order], heldout_losses(out, heldout_pairs.rows(order)), atol=1e-5)
+    keyed = replace(heldout_pairs, image_keys=np.random.default_rng(0).integers(0, 256, (60, 32), np.uint8))
+    first_N = heldout_losses(out, keyed, cache=tmp_path / "cache")
+    np.testing.assert_allclose(first_N, loss_N, atol=1e-5)
+    black = replace(keyed, image_NHWC=np.zeros_like(keyed.image_NHWC))
+    np.testing.assert_array_equal(heldout_losses(out, black, cache=tmp_path / "cache"), first_N)
     assert heldout_losses(out, heldout_pairs.rows(order[:0])).shape == (0,)
 
 
