@@ -70,11 +70,10 @@ class StoredCaptions:
     def rows(self, index_B: Int64[Tensor, " B"]) -> TextFeatures:
         """Read the features of the captions of some samples."""
         token_BTD, mask_BT, pooled_BD = (
-            torch.from_numpy(self.found.read(name, index_B.numpy())) for name in ("token", "mask", "pooled")
+            torch.from_numpy(self.found.read(name, index_B.numpy(), first=first))
+            for name, first in (("token", self.n_tokens), ("mask", self.n_tokens), ("pooled", None))
         )
-        return TextFeatures(
-            token_BTD[:, : self.n_tokens].contiguous(), mask_BT[:, : self.n_tokens].contiguous(), pooled_BD
-        )
+        return TextFeatures(token_BTD, mask_BT, pooled_BD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,19 +63,23 @@ class FoundRows:
     def __len__(self) -> int:
         return len(self.row_M)
 
-    def read(self, name: str, place_B: NDArray[np.int64]) -> NDArray[Any]:
+    def read(self, name: str, place_B: NDArray[np.int64], *, first: int | None = None) -> NDArray[Any]:
         """Return rows of one array.
 
         Args:
             name: Name of the array.
             place_B: Indices into the stored keys, in the order in which they were asked for.
+            first: Read only the first entries of each row, such as the tokens before the padding; None: all.
         """
         row_B = self.row_M[place_B]
         segment_B = np.searchsorted(self.end_S, row_B, side="right")
-        like = self.segments[0].arrays[name]
+        array_S = [
+            segment.arrays[name] if first is None else segment.arrays[name][:, :first] for segment in self.segments
+        ]
+        like = array_S[0]
         found = np.empty((len(row_B), *like.shape[1:]), like.dtype)
         for number in np.unique(segment_B):
-            is_here_B, values = segment_B == number, self.segments[number].arrays[name]
+            is_here_B, values = segment_B == number, array_S[number]
             found[is_here_B] = values[row_B[is_here_B] - (self.end_S[number] - len(values))]
             self.segments[number].let_go()
         return found

@@ -54,6 +54,7 @@ def test_what_was_added_is_found_by_its_content_in_any_order(
         for name, values in expected.items():
             read = found.read(name, np.array(places))
             assert (read.dtype, read.tolist()) == (values.dtype, values.tolist())
+        assert found.read("code", np.array(places), first=1).tolist() == expected["code"][:, :1].tolist()
 
 
 def test_a_key_that_ends_in_zeros_is_itself(tmp_path: Path) -> None:
