@@ -557,6 +557,7 @@ def _make_cluster(place: Path, account: Account, password: str) -> None:
 def _launch(place: Path, account: Account, port: int) -> None:
     """Start the server if it does not answer, by pg_ctl: in its own session, with a log file; wait until it is ready."""
     data, log = place / "data", place / "log"
+    _require_own_data(data, account)
     if log.exists():
         rotate(log, max_bytes=load_settings().log_max_mib * MIB)
     pg_ctl, socket_option = program("pg_ctl", place, account), shlex.quote(str(socket_dir(place)))
@@ -577,6 +578,15 @@ def _launch(place: Path, account: Account, port: int) -> None:
             # Another program uses the port, or children of a killed server still run.
             n_failures += 1
             time.sleep(0.5)
+
+
+def _require_own_data(data: Path, account: Account) -> None:
+    """Refuse data that another account owns, as a copy by root has it: the server would say so nowhere but on its own output."""
+    if (owner := data.stat().st_uid) != account.uid:
+        raise StoreError(
+            f"The database in {data} belongs to user {owner}, and the server runs as user {account.uid}. If this folder is a copy, make "
+            f"it again with its owners (cp -a), or run: chown -R {account.uid}:{account.gid} {shlex.quote(str(data))}"
+        )
 
 
 def _running(home: Path) -> EmbeddedPostgres | None:

@@ -100,6 +100,14 @@ def test_a_second_start_finds_the_same_server_and_stop_ends_it(used_home: Path) 
     assert stop_postgres(used_home)
     assert not is_running(used_home)
     assert not stop_postgres(used_home)
+    if os.geteuid() == 0:
+        owner = server.data_dir.stat()
+        os.chown(server.data_dir, 0, 0)
+        with pytest.raises(
+            StoreError, match=rf"belongs to user 0, and the server runs as user {owner.st_uid}\..*cp -a"
+        ):
+            start_postgres(used_home)
+        os.chown(server.data_dir, owner.st_uid, owner.st_gid)
     assert start_postgres(used_home) == server, "port and password are remembered"
 
 
