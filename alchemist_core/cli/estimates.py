@@ -560,11 +560,11 @@ def _tokenizer_of(config: PlanTrainDownstreamConfig) -> TokenizerConfig:
 
 def _n_captions(config: RaterTrainingConfig | DownstreamConfig, n_captions: int, n_read: int) -> int:
     """Return how often a caption is encoded: each once if all features fit into memory, otherwise at each step."""
-    from alchemist_core.training.encoding import MOST_TEXT_BYTES  # noqa: PLC0415  imports torch
+    from alchemist_core.training.encoding import MOST_TEXT_BYTES, TYPICAL_TOKENS  # noqa: PLC0415  imports torch
     from alchemist_core.training.footprint import text_shape  # noqa: PLC0415  as above
 
     dim, n_tokens, _ = text_shape(config.text_encoder, caption_tokens(config))
-    return n_captions if prod((n_captions, n_tokens, dim, 4)) <= MOST_TEXT_BYTES else n_read
+    return n_captions if prod((n_captions, min(n_tokens, TYPICAL_TOKENS), dim, 4)) <= MOST_TEXT_BYTES else n_read
 
 
 def _store() -> Engine | None:

@@ -24,14 +24,17 @@ from alchemist_core.models.text import TextEncoder, TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
 from alchemist_core.store.manifests import HASH_BYTES, hash_prefixes
 from alchemist_core.telemetry import OnProgress
-from alchemist_core.training.feature_cache import Arrays, FeatureCache, FoundRows, hold_rows
+from alchemist_core.training.feature_cache import Arrays, FeatureCache, FoundRows, Segment
 from alchemist_core.training.launching import broadcast
 from alchemist_core.training.samples import CHUNK, Batch, Captions, SampleSource, SomeCaptions, none_decoded
 
 # Above this size a step computes the tokens' inputs from their codes: at 256 px they take 87 kB per image.
 _MOST_INPUT_BYTES = 2**30
 MOST_TEXT_BYTES = 2**32
-"""Above this size a step encodes its own captions: 77 tokens of 768 numbers take 240 kB per caption."""
+"""Above this size a step encodes its own captions: 16 tokens of 768 numbers take 49 kB per caption."""
+TYPICAL_TOKENS = 32
+"""Tokens of a caption in a plan, which has no captions."""
+_N_MEASURED = 256
 # Captions that are counted at a time.
 _HASHED = 2**20
 _PROBE = "a red circle left of a blue square"
@@ -230,7 +233,10 @@ def encode_captions(
         DataError: The processes do not see the same files in the cache.
     """
     longest = max(captions, key=lambda caption: (len(caption), caption), default="")
-    key_N32 = _hash_captions(captions, most=MOST_TEXT_BYTES // encoder.encode([longest]).token_BTD.nbytes)
+    most = MOST_TEXT_BYTES // encoder.encode([longest]).token_BTD.nbytes
+    if len(captions) > most:
+        most = MOST_TEXT_BYTES // _bytes_a_caption(captions, encoder)
+    key_N32 = _hash_captions(captions, most=most)
     if key_N32 is None:
         return StepCaptions(encoder, captions)
 
@@ -238,8 +244,11 @@ def encode_captions(
         for start in range(0, len(index_M), CHUNK):
             chunk = index_M[start : start + CHUNK]
             text = encoder.encode([captions[place] for place in chunk.tolist()])
-            arrays = {"token": text.token_BTD, "mask": text.mask_BT, "pooled": text.pooled_BD}
-            yield chunk, {name: tensor.numpy(force=True) for name, tensor in arrays.items()}
+            width_M = _widths(text)
+            for width in np.unique(width_M):
+                place_P = np.flatnonzero(width_M == width)
+                arrays = {"token": text.token_BTD[:, :width], "mask": text.mask_BT[:, :width], "pooled": text.pooled_BD}
+                yield chunk[place_P], {name: tensor[place_P].numpy(force=True) for name, tensor in arrays.items()}
 
     if cache is None:
         found = _encode_distinct(key_N32, encode_some)
@@ -273,12 +282,12 @@ def _find_or_encode(
 
 
 def _encode_all(n: int, encode: Encode) -> FoundRows:
-    is_known_N, arrays = np.zeros(n, bool), dict[str, np.ndarray]()
-    for chunk, rows in encode(np.arange(n)):
-        for name, row_M in rows.items():
-            arrays.setdefault(name, np.zeros((n, *row_M.shape[1:]), row_M.dtype))[chunk] = row_M
-        is_known_N[chunk] = True
-    return hold_rows(is_known_N, arrays)
+    row_N, segments, ends = np.full(n, -1), list[Segment](), [0]
+    for chunk, arrays in encode(np.arange(n)):
+        ends.append(ends[-1] + len(chunk))
+        row_N[chunk] = np.arange(*ends[-2:])
+        segments.append(Segment(arrays))
+    return FoundRows(row_N >= 0, row_N[row_N >= 0], segments, np.array(ends[1:]))
 
 
 def _encode_distinct(key_N32: UInt8[np.ndarray, "N 32"], encode: Encode) -> FoundRows:
@@ -286,7 +295,7 @@ def _encode_distinct(key_N32: UInt8[np.ndarray, "N 32"], encode: Encode) -> Foun
     rows = _encode_all(
         len(first_K), lambda row_M: ((row_N[place_M], arrays) for place_M, arrays in encode(first_K[row_M]))
     )
-    return FoundRows(np.ones(len(key_N32), bool), row_N, rows.segments, rows.end_S)
+    return FoundRows(np.ones(len(key_N32), bool), rows.row_M[row_N], rows.segments, rows.end_S)
 
 
 def _wait(accelerator: Accelerator | None) -> None:
@@ -323,6 +332,20 @@ def _hash_captions(captions: Captions, *, most: int) -> UInt8[np.ndarray, "N 32"
             if 1 + np.count_nonzero(np.diff(prefix_M)) > most:
                 return None
     return key_N32
+
+
+def _widths(text: TextFeatures) -> Int64[np.ndarray, " B"]:
+    """Return how many tokens of each caption are stored: a power of two that holds them, so that a long caption does not pad all others."""
+    n_words_B = text.mask_BT.sum(1).clamp(min=1)
+    width_B = torch.pow(2, n_words_B.log2().ceil()).long().clamp(max=text.mask_BT.shape[1])
+    return width_B.numpy(force=True)
+
+
+def _bytes_a_caption(captions: Captions, encoder: TextEncoder) -> int:
+    """Return the mean size of the stored features of some captions, which lie at equal distances."""
+    step = -(-len(captions) // _N_MEASURED)
+    text = encoder.encode([captions[place] for place in range(0, len(captions), step)])
+    return int(np.ceil(_widths(text).mean() * text.token_BTD[0, 0].nbytes))
 
 
 def _longest(found: FoundRows) -> int:

@@ -64,30 +64,29 @@ class FoundRows:
         return len(self.row_M)
 
     def read(self, name: str, place_B: NDArray[np.int64], *, first: int | None = None) -> NDArray[Any]:
-        """Return rows of one array.
+        """Return rows of one array. Rows of unequal length, such as captions of different lengths, get zeros at their ends.
 
         Args:
             name: Name of the array.
             place_B: Indices into the stored keys, in the order in which they were asked for.
-            first: Read only the first entries of each row, such as the tokens before the padding; None: all.
+            first: Number of entries of each row to read; None: as many as the longest has.
         """
         row_B = self.row_M[place_B]
         segment_B = np.searchsorted(self.end_S, row_B, side="right")
-        array_S = [
-            segment.arrays[name] if first is None else segment.arrays[name][:, :first] for segment in self.segments
-        ]
-        like = array_S[0]
-        found = np.empty((len(row_B), *like.shape[1:]), like.dtype)
+        array_S = [segment.arrays[name] for segment in self.segments]
+        n_entries, *others = max(values.shape[1:] for values in array_S) or (None,)
+        shape = () if n_entries is None else (n_entries if first is None else first, *others)
+        found = np.zeros((len(row_B), *shape), array_S[0].dtype)
         for number in np.unique(segment_B):
             is_here_B, values = segment_B == number, array_S[number]
-            found[is_here_B] = values[row_B[is_here_B] - (self.end_S[number] - len(values))]
+            row_H = row_B[is_here_B] - (self.end_S[number] - len(values))
+            if shape:
+                part = values[:, : shape[0]][row_H]
+                found[is_here_B, : part.shape[1]] = part
+            else:
+                found[is_here_B] = values[row_H]
             self.segments[number].let_go()
         return found
-
-
-def hold_rows(is_known_N: NDArray[np.bool_], arrays: Arrays) -> FoundRows:
-    """Return rows that are in memory: arrays with N rows, of which some are filled."""
-    return FoundRows(is_known_N, np.flatnonzero(is_known_N), [Segment(arrays)], np.array([len(is_known_N)]))
 
 
 class FeatureCache:

@@ -195,8 +195,25 @@ def test_captions_are_kept_if_the_distinct_ones_fit(
     """There are 16: four colours at four places."""
     assert len(set(pairs.captions)) == 16
     monkeypatch.setattr(encoding, "_HASHED", 64)
-    monkeypatch.setattr(encoding, "MOST_TEXT_BYTES", most * WordVectors().encode([""]).token_BTD.nbytes)
+    n_words_B = WordVectors().encode(pairs.captions).mask_BT.sum(1)
+    assert 4 < n_words_B.min() <= n_words_B.max() <= 8, "each is stored as 8 tokens"
+    monkeypatch.setattr(encoding, "MOST_TEXT_BYTES", most * 8 * WordVectors.dim * 4)
     assert isinstance(encode_samples(pairs, tokenizer, WordVectors()).captions, encoding.StoredCaptions) == is_table
+
+
+@pytest.mark.parametrize("has_cache", [True, False])
+def test_a_long_caption_does_not_pad_the_others(tmp_path: Path, has_cache: bool) -> None:
+    captions = [*(f"a cat {number}" for number in range(20)), "", " ".join("abcdefghijklmnopqrstuvwxyz")]
+    found = encoding.encode_captions(captions, WordVectors(), tmp_path if has_cache else None, None)
+    assert isinstance(found, encoding.StoredCaptions)
+    stored = [segment.arrays["token"] for segment in found.found.segments]
+    assert sorted(len(token_KTD) * token_KTD.shape[1] for token_KTD in stored) == [1, 16, 20 * 4]
+    every = WordVectors().encode(captions)
+    places = torch.tensor([21, 0, 20, 0, 19])
+    read = found.rows(places)
+    assert torch.equal(read.token_BTD, every.token_BTD[places])
+    assert torch.equal(read.mask_BT, every.mask_BT[places])
+    assert torch.equal(read.pooled_BD, every.pooled_BD[places])
 
 
 @pytest.mark.parametrize("is_small", [True, False])
