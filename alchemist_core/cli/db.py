@@ -105,8 +105,11 @@ def psql(config: PsqlConfig) -> None:
     # A given server has only the login of its URL, so the reader is that login in read-only transactions.
     is_given = load_settings().database_url is not None
     address = urlsplit(database_url() if is_given else role_url(config.role))
+    # Names without a schema are those of alchemist.
+    options = [os.environ.get("PGOPTIONS", ""), "-c search_path=alchemist,public"]
     if config.role == "reader":
-        os.environ["PGOPTIONS"] = f"{os.environ.get('PGOPTIONS', '')} -c default_transaction_read_only=on"
+        options.append("-c default_transaction_read_only=on")
+    os.environ["PGOPTIONS"] = " ".join(options).strip()
     # The password is passed by the environment, because arguments are visible in the list of processes.
     os.environ["PGPASSWORD"] = unquote(address.password or "")
     place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()

@@ -91,7 +91,9 @@ def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
         if not decide_night(connection, night.night_id, state="selectable", actor=current_actor()):
             return 0
         subject = f"night {night_title(night)}"
-        record_event(connection, current_actor(), "publish", subject, after={"state": "selectable"})
+        record_event(
+            connection, current_actor(), "publish", subject, after={"state": "selectable", "rater": rater.name}
+        )
     return 1
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, insert, select, text, update
 
+from alchemist_core.store.audit import current_actor
 from alchemist_core.store.leases import LeaseClaim, claim_lease
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import Lease, Run
@@ -55,7 +56,7 @@ def claim_run(engine: Engine, key: RunKey, *, ttl_s: float, code_version: str) -
     """Start a run and claim its key in one transaction; None if a live run holds the key."""
     values = {
         "stage": key.stage, "slot": key.slot, "config": key.config, "config_hash": key.config_hash,
-        "code_version": code_version, "host": socket.gethostname(), "pid": os.getpid(),
+        "code_version": code_version, "host": socket.gethostname(), "pid": os.getpid(), "actor": current_actor(),
     }  # fmt: skip
     with engine.connect() as connection, connection.begin() as transaction:
         run_id = connection.execute(insert(Run).values(**values).returning(Run.run_id)).scalar_one()

@@ -45,7 +45,8 @@ ORDER BY proc.proname
 KINDS = {"p": "primary key", "u": "unique", "f": "foreign key", "c": "check"}
 HEAD = """# {title}
 
-{text} All names are in the schema `alchemist`. Times are in UTC. `\\d+ alchemist.NAME` in psql shows the same comments.
+{text} All names are in the schema `alchemist`. Times are in UTC. psql shows the same comments: `\\d+ alchemist.NAME` those of
+columns, `\\dt+`, `\\dv+` and `\\df+ alchemist.NAME` those of a table, a view and a function.
 [How to query](../../how-to/query.md) has examples.
 """
 TEXTS = {

@@ -105,5 +105,5 @@ $$;
 
 SET LOCAL check_function_bodies = on;
 
-COMMENT ON FUNCTION alchemist.candidate_samples(integer, integer[], integer, bigint, text, text, bigint, bigint, integer, integer) IS 'Returns the scored samples of decided nights from which a selection excludes what is not eligible; ids above after_sample_id up to last_sample_id';
+COMMENT ON FUNCTION alchemist.candidate_samples(integer, integer[], integer, bigint, text, text, bigint, bigint, integer, integer) IS 'Returns the scored samples of decided nights from which a selection excludes what is not eligible; ids above after_sample_id up to last_sample_id. For stages: duplicates is exact or near, and first_sample_id 0 for the first sample of its group and for one without duplicates';
 COMMENT ON FUNCTION alchemist.contaminated_samples(text[], bigint) IS 'Returns the samples whose image is in one of the named datasets, or a near-duplicate of one of theirs';

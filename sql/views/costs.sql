@@ -9,32 +9,37 @@ WITH points AS (
     SELECT
         evaluations.metric, models.subset_id, models.arm, models.seed, evaluations.run_id,
         1.0::float8 / count(*) OVER (PARTITION BY evaluations.run_id) AS share
-    FROM alchemist.evaluations
-    INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
-),
-
-trained AS (
-    SELECT subset_id, run_id, 1.0::float8 / count(*) OVER (PARTITION BY run_id) AS share FROM alchemist.models
+    FROM alchemist.evaluations INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
 ),
 
 counted AS (
     SELECT shard_scores.rater_id, shard_scores.night_id, shards.run_id AS ingest_id, shard_scores.run_id AS score_id, count(*) AS n_shards
-    FROM alchemist.shard_scores
-    INNER JOIN alchemist.shards ON shard_scores.shard_id = shards.shard_id
+    FROM alchemist.shard_scores INNER JOIN alchemist.shards ON shard_scores.shard_id = shards.shard_id
     GROUP BY shard_scores.rater_id, shard_scores.night_id, shards.run_id, shard_scores.run_id
 ),
 
 -- A run that brought or scored several nights: each has its share by shards.
 night_work AS (
-    SELECT night_id, ingest_id AS run_id, n_shards / sum(n_shards) OVER (PARTITION BY rater_id, ingest_id) AS share FROM counted
+    SELECT night_id, ingest_id AS run_id, n_shards / sum(n_shards) OVER (PARTITION BY rater_id, ingest_id) AS share, TRUE AS is_ingest FROM counted
     UNION ALL
-    SELECT night_id, score_id, n_shards / sum(n_shards) OVER (PARTITION BY rater_id, score_id) FROM counted
+    SELECT night_id, score_id, n_shards / sum(n_shards) OVER (PARTITION BY rater_id, score_id), FALSE FROM counted
+),
+
+-- The rater of each version, and the scorers and imported scores that it ranks by.
+rated AS (
+    SELECT subsets.subset_id, rank_snapshots.night_ids, raters.rater_id, raters.run_id, raters.rater_id = rank_scales.rater_id AS is_rater
+    FROM alchemist.subsets
+    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
+    INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
+    INNER JOIN alchemist.raters ON
+        rank_scales.rater_id = raters.rater_id
+        OR (raters.kind <> 'trained' AND raters.name = ANY(string_to_array(rank_scales.score, '+')))
 ),
 
 parts AS (
     SELECT subset_id, run_id, 1.0::float8 AS share, FALSE AS is_shared FROM alchemist.subsets
     UNION ALL
-    SELECT subset_id, run_id, share, FALSE FROM trained
+    SELECT subset_id, run_id, 1.0::float8 / count(*) OVER (PARTITION BY run_id), FALSE FROM alchemist.models
     UNION ALL
     SELECT subset_id, run_id, share, FALSE FROM points
     UNION ALL
@@ -43,16 +48,14 @@ parts AS (
     INNER JOIN alchemist.subsets ON runs.result ->> 'subset' = subsets.name || ' v' || subsets.version
     WHERE runs.stage = 'materialize'
     UNION ALL
-    SELECT subsets.subset_id, raters.run_id, 1, TRUE
-    FROM alchemist.subsets
-    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
-    INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
-    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
+    SELECT subset_id, run_id, 1, TRUE FROM rated
     UNION ALL
-    SELECT subsets.subset_id, night_work.run_id, night_work.share, TRUE
-    FROM alchemist.subsets
-    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
-    INNER JOIN night_work ON night_work.night_id = ANY(rank_snapshots.night_ids)
+    SELECT rated.subset_id, night_work.run_id, night_work.share, TRUE
+    FROM rated
+    INNER JOIN alchemist.nights ON nights.night_id = ANY(rated.night_ids)
+    INNER JOIN alchemist.nights AS scored USING (dataset_id, crawl_date)
+    INNER JOIN night_work ON scored.night_id = night_work.night_id AND (rated.is_rater OR NOT night_work.is_ingest)
+    WHERE scored.rater_id = rated.rater_id
 ),
 
 named AS (
@@ -76,7 +79,7 @@ WHERE runs.work_seconds IS NOT NULL
 GROUP BY named.kind, named.name, runs.stage, named.is_shared, runs.device;
 
 COMMENT ON VIEW alchemist.costs IS 'Cost of each night, subset version and evaluated value, by stage and device';
-COMMENT ON COLUMN alchemist.costs.kind IS 'night, subset or metric point (one evaluated value)';
+COMMENT ON COLUMN alchemist.costs.kind IS 'night (runs that were given one crawl date, as nightly_rescore gives it), subset, or metric point (one evaluated value)';
 COMMENT ON COLUMN alchemist.costs.name IS 'Crawl date of the night, subset version, or metric with model';
 COMMENT ON COLUMN alchemist.costs.stage IS 'Stage that did the work';
 COMMENT ON COLUMN alchemist.costs.is_shared IS 'Whether other subset versions use the same work too (crawl, rater, scores): it is counted in full for each of them';

@@ -47,6 +47,14 @@ SELECT
 FROM alchemist.rank_scales
 INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
 UNION ALL
+-- The scorers and imported scores that it ranks by.
+SELECT
+    'rank scale', rank_scales.rank_scale_id, NULL,
+    'rater', raters.rater_id, raters.name
+FROM alchemist.rank_scales
+INNER JOIN alchemist.raters ON raters.name = ANY(string_to_array(rank_scales.score, '+'))
+WHERE raters.kind <> 'trained' AND raters.rater_id <> rank_scales.rater_id
+UNION ALL
 SELECT made.kind, made.id, made.name, 'run', runs.run_id, runs.stage
 FROM (
     SELECT 'rater' AS kind, rater_id AS id, name, run_id FROM alchemist.raters

@@ -46,6 +46,9 @@ class Run(Table):
     cost: Typed[float | None] = column(
         comment="Cost in the currency of the configured prices; null where no price was set"
     )
+    actor: Typed[str | None] = column(
+        comment="Person, service account or Airflow run that started it; null for runs of before this column"
+    )
 
 
 class Lease(Table):
