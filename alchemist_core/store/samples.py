@@ -237,6 +237,8 @@ def find_images(engine: Engine, *, url: str | None = None, sample: str | None = 
 def take_down(engine: Engine, image_hashes: Sequence[bytes], reason: str, *, actor: str) -> tuple[int, int]:
     """Record takedowns, all or none; returns how many are new, and how many samples have these images."""
     with engine.begin() as connection:
+        # Ids then ascend in the order of the commits, so that a snapshot's last id says which takedowns it has seen.
+        take_lock(connection, "takedowns")
         n_new = 0
         for image_hash in image_hashes:
             statement = insert(Takedown).values(image_hash=image_hash, reason=reason, requested_by=actor)

@@ -19,7 +19,8 @@ def members_without(drawn: Selected) -> dict[str, float]:
         return {}
     signals = signals_of(drawn.policy.rank_by)
     # A lowest fused score has no meaning for fewer scores: as many samples are selected, from all.
-    policy = drawn.policy.model_copy(update={"min_score": None, "accept": "all", "allow_fewer": True})
+    without = {"min_score": None, "accept": "all", "accept_loss": 0.05, "fill": "none", "allow_fewer": True}
+    policy = drawn.policy.model_copy(update=without)
     found = {}
     for column, signal in enumerate(signals):
         score_N, rank_N = ranks_without(pairs.signal_N, column)

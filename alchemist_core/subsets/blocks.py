@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import mmap
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -34,6 +33,8 @@ Numbers = NDArray[np.int64]
 MOST_BYTES = 1 << 33
 """Size of the cache, 8 GiB."""
 _N_AHEAD = 16
+_MOST_APART = 1 << 14
+"""Reads between two of one block for which the block is kept: two buffers of the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ class BlockShuffle:
         Args:
             place_N: Each member's place in the order of the sources, from 0.
             seed: Seed of the epoch.
-            share: Number of the rank, and of ranks. The shares differ by at most one member.
-            read_N: How often the epoch reads each member; None: once. Members are repeated in further passes over the blocks.
+            share: Number of the rank, and of ranks. The shares differ by at most one read.
+            read_N: How often the epoch reads each member; None: once. A rank repeats its members in further passes over its blocks.
 
         >>> BlockShuffle(block=2, buffer=0).epoch_order(np.arange(6), seed=1).tolist()
         [4, 5, 0, 1, 2, 3]
@@ -83,16 +84,18 @@ class BlockShuffle:
         turn_B = np.empty(len(order_B), np.int64)
         turn_B[np.argsort(order_B, kind="stable")] = np.arange(len(order_B))
         once_N = by_place_N[np.argsort(turn_B[np.arange(len(place_N)) // self.block], kind="stable")]
-        passes = (
-            [once_N] if read_N is None else [once_N[read_N[once_N] > nth] for nth in range(int(read_N.max(initial=0)))]
-        )
-        order_N = np.concatenate([np.empty(0, np.int64), *passes])
+        n_reads_N = np.ones(len(once_N), np.int64) if read_N is None else read_N[once_N]
+        end_N = np.cumsum(n_reads_N)
         rank, n_ranks = share
-        start, stop = (len(order_N) * edge // n_ranks for edge in (rank, rank + 1))
+        start, stop = (int(end_N[-1]) * edge // n_ranks if len(end_N) else 0 for edge in (rank, rank + 1))
+        # The reads of a member at the edge of two shares are divided between both.
+        own_N = np.clip(end_N, start, stop) - np.clip(end_N - n_reads_N, start, stop)
+        passes = [once_N[own_N > nth] for nth in range(int(own_N.max(initial=0)))]
+        order_M = np.concatenate([np.empty(0, np.int64), *passes])
         # The noise belongs to the turn, not to the member, which may be read several times.
         turn_M = np.arange(start, stop)
         moved_M = self.buffer * uniform_noise(Domain.BUFFER, seed, turn_M)
-        return order_N[start + np.argsort(turn_M + moved_M, kind="stable")]
+        return order_M[np.argsort(turn_M + moved_M, kind="stable")]
 
 
 # --- The cache on the disk ----------------------------------------------------------------------------------------------------
@@ -197,6 +200,9 @@ def _fetch(records: Sequence[MemberLocation]) -> memoryview:
 class BlockReader:
     """Reads members in any order, from blocks that are fetched before they are needed.
 
+    A block is let go after its last member, and also where the next one is far away, as in a further pass over the members: it is then
+    loaded again, from the cache if it is still there.
+
     Args:
         members: The members.
         block_N: Block of each row of the table.
@@ -216,23 +222,25 @@ class BlockReader:
             DataError: A source is missing, or holds other bytes.
         """
         block_K = self._block_N[index_K]
-        blocks, first = np.unique(block_K, return_index=True)
-        coming = iter(blocks[np.argsort(first)].tolist())
-        n_left = Counter(block_K.tolist())
+        visit_K, first_V = _visits(block_K)
+        coming = iter(np.argsort(first_V).tolist())
+        n_left = np.bincount(visit_K).tolist()
         pool = ThreadPoolExecutor(_N_AHEAD, thread_name_prefix="blocks")
         loading: dict[int, Future[_Block]] = {}
+
+        def load(visit: int) -> None:
+            loading[visit] = pool.submit(self._load, int(block_K[first_V[visit]]))
+
         try:
-            for block in islice(coming, _N_AHEAD):
-                loading[block] = pool.submit(self._load, block)
-            for row, block, is_first in zip(
-                index_K.tolist(), block_K.tolist(), _is_first(first, len(index_K)), strict=True
-            ):
-                if is_first and (later := next(coming, None)) is not None:
-                    loading[later] = pool.submit(self._load, later)
-                yield self._read(loading[block].result(), row)
-                n_left[block] -= 1
-                if not n_left[block]:
-                    del loading[block]
+            for visit in islice(coming, _N_AHEAD):
+                load(visit)
+            for place, (row, visit) in enumerate(zip(index_K.tolist(), visit_K.tolist(), strict=True)):
+                if place == first_V[visit] and (later := next(coming, None)) is not None:
+                    load(later)
+                yield self._read(loading[visit].result(), row)
+                n_left[visit] -= 1
+                if not n_left[visit]:
+                    del loading[visit]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -270,8 +278,16 @@ class _Block:
         return record, [self.data[start:stop] for start, stop in pairwise(edges)]
 
 
-def _is_first(first_B: Numbers, n: int) -> list[bool]:
-    is_first_K = np.zeros(n, bool)
-    is_first_K[first_B] = True
-    found: list[bool] = is_first_K.tolist()
-    return found
+def _visits(block_K: Numbers) -> tuple[Numbers, Numbers]:
+    """Number the visits to blocks: reads of one block that are near each other. Return the visit of each read, and its first read.
+
+    >>> visit_K, first_V = _visits(np.array([5, 3, 5]))
+    >>> visit_K.tolist(), first_V.tolist()
+    ([1, 0, 1], [1, 0])
+    """
+    place_K = np.argsort(block_K, kind="stable")
+    is_new_K = np.ones(len(block_K), bool)
+    is_new_K[1:] = (np.diff(block_K[place_K]) != 0) | (np.diff(place_K) > _MOST_APART)
+    visit_K = np.empty(len(block_K), np.int64)
+    visit_K[place_K] = np.cumsum(is_new_K) - 1
+    return visit_K, place_K[is_new_K]

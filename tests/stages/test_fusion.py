@@ -141,6 +141,13 @@ def test_leaving_out_a_score_that_repeats_another_one_changes_nothing(store: Eng
     assert all(0.2 < share < 0.9 for share in stays.values())
 
 
+def test_what_each_score_decides_is_told_where_accepted_samples_are_repeated(store: Engine) -> None:
+    draw(**FUSED | {"retention": 0.5, "min_score": 0.6, "fill": "repeat"})
+    stays = members_without(again(store))
+    assert stays.keys() == {"rater", "critic"}
+    assert all(0.2 < share < 1 for share in stays.values())
+
+
 @pytest.mark.parametrize(
     ("rank_by", "message"),
     [

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.store.audit import acting_as
 from alchemist_core.store.leases import claim_together
 from alchemist_core.store.runs import (
     MeasuredTraining,
@@ -36,6 +37,13 @@ def runs(engine: Engine) -> list[tuple[object, ...]]:
     statement = "SELECT run_id, state, finished_at IS NOT NULL, error IS NOT NULL FROM alchemist.runs ORDER BY run_id"
     with engine.connect() as connection:
         return [tuple(row) for row in connection.execute(text(statement))]
+
+
+def test_a_run_names_who_started_it(engine: Engine) -> None:
+    with acting_as("ann"):
+        claim(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT actor FROM alchemist.runs")).scalar_one() == "ann"
 
 
 def test_a_key_that_is_taken_leaves_no_run_behind(engine: Engine) -> None:

@@ -3,6 +3,8 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from alchemist_core.files import BLOCK_CACHE, artifact_path, clear_block_cache
 from alchemist_core.shards import s3
 from alchemist_core.store.manifests import Manifest, hash_rows
 from alchemist_core.subsets import blocks
-from alchemist_core.subsets.blocks import BlockCache, BlockShuffle
+from alchemist_core.subsets.blocks import BlockCache, BlockReader, BlockShuffle
 from alchemist_core.subsets.buckets import Buckets
 from alchemist_core.subsets.dataset import Reader, SubsetDataset
 from alchemist_core.subsets.location_files import read_location_file, write_location_file
@@ -91,6 +93,26 @@ def test_members_are_repeated_in_further_passes() -> None:
     assert order[-1] == 3
 
 
+@given(
+    reads=st.lists(st.integers(0, 4), min_size=1, max_size=60), world_size=st.integers(1, 4), buffer=st.integers(0, 20),
+    seed=st.integers(0, 2**64 - 1),
+)  # fmt: skip
+@settings(deadline=None, max_examples=50)
+def test_ranks_share_no_blocks_where_members_are_repeated_either(
+    reads: list[int], world_size: int, buffer: int, seed: int
+) -> None:
+    read, shuffle = np.array(reads), BlockShuffle(block=3, buffer=buffer)
+    parts = [
+        shuffle.epoch_order(np.arange(len(read)), seed=seed, share=(rank, world_size), read_N=read)
+        for rank in range(world_size)
+    ]
+    assert np.bincount(np.concatenate(parts), minlength=len(read)).tolist() == reads
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    of_block = [set((part // 3).tolist()) for part in parts]
+    # A block at an edge belongs to both sides of it.
+    assert sum(map(len, of_block)) - len(set().union(*of_block)) <= world_size - 1
+
+
 def test_a_batch_mixes_many_blocks() -> None:
     """What the README says of the default shuffle: in a batch of 256, a member meets on average two others of its block."""
     place = np.arange(400_000)
@@ -127,6 +149,28 @@ def test_an_epoch_that_was_broken_off_resumes_exactly_and_a_state_of_another_shu
         assert len(lost) <= (after is not located)
     with pytest.raises(DataError, match="its shuffle is"):
         dataset_of(located, shuffle=BlockShuffle(6, 20)).load_state_dict(state)
+
+
+def test_blocks_of_a_further_pass_are_not_held_until_then(crawl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    located, held, most = locate(crawl), WeakSet[object](), [0]
+    load = blocks._Block.__init__
+
+    def count(self: object, *given: Any) -> None:
+        held.add(self)
+        load(self, *given)  # type: ignore[arg-type]
+
+    assert located.place_N is not None
+    reader = BlockReader(located.members, located.place_N // 5, BlockCache(artifact_path(BLOCK_CACHE)))
+    monkeypatch.setattr(blocks._Block, "__init__", count)
+    monkeypatch.setattr(blocks, "_N_AHEAD", 2)
+    monkeypatch.setattr(blocks, "_MOST_APART", 20)
+    order = np.argsort(located.place_N)
+    twice, uris = np.concatenate([order, order]), []
+    for record, _ in reader.read(twice):
+        uris.append(record.pair_hash)
+        most.append(len(held))
+    assert uris == [located.members.rows(np.array([number]))[0].pair_hash for number in twice.tolist()]
+    assert max(most) <= 4, "of 15 blocks: the one that is read, those ahead, and one that the loop still names"
 
 
 def test_ranks_read_different_blocks(crawl: Path) -> None:
