@@ -162,17 +162,20 @@ def student_quantile(level: float, n_freedom: int) -> float:
     return float(stdtrit(n_freedom, level))
 
 
-def sign_test(n_for: int, n_against: int) -> float:
-    """Return the two-sided p-value of a sign test: as many preferences or more by chance, if both were equally likely.
+def sequential_sign_test(n_for: int, n_against: int) -> float:
+    """Return a p-value of whether both preferences are equally likely, which holds although people look after each answer and may stop.
 
-    Source: Conover 1999, section 3.4 (exact binomial).
+    It is the inverse of a likelihood ratio: of any share of preferences, all equally likely beforehand, to a half. Whoever stops as soon
+    as it is below 0.05 is wrong in at most 5% of the cases.
 
-    >>> round(sign_test(14, 4), 4), sign_test(3, 3), sign_test(0, 0)
-    (0.0309, 1.0, 1.0)
+    Source: Robbins 1970, Statistical methods related to the law of the iterated logarithm, with a uniform prior.
+
+    >>> round(sequential_sign_test(14, 4), 4), round(sequential_sign_test(8, 0), 4), sequential_sign_test(0, 0)
+    (0.2218, 0.0352, 1.0)
     """
-    n, n_more = n_for + n_against, max(n_for, n_against)
-    tail: float = sum(math.comb(n, k) for k in range(n_more, n + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    n = n_for + n_against
+    inverse: float = (n + 1) * math.comb(n, n_for) / 2**n
+    return min(1.0, inverse)
 
 
 def spearman(first_N: Num[np.ndarray, " N"], second_N: Num[np.ndarray, " N"]) -> float:

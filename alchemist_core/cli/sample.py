@@ -13,7 +13,7 @@ from alchemist_core.config import BARE_WORD, Command, Config, Result, counted, l
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, clear_block_cache
 from alchemist_core.scorers.vlm import forget_answers
-from alchemist_core.selection.config import policy_of
+from alchemist_core.selection.config import SelectionPolicy, asked_options
 from alchemist_core.selection.differences import locate
 from alchemist_core.selection.exclusions import EXCLUSIONS
 from alchemist_core.selection.fusion import signals_of
@@ -389,13 +389,15 @@ def _select_config(name: str) -> SelectConfig:
     subset = published_version(open_store(), name)
     assert subset is not None
     rater = rater_of_subset(open_store(), subset)
-    policy = policy_of(subset.spec)
+    policy = SelectionPolicy.model_validate(asked_options(subset.spec))
     return SelectConfig(dataset=tuple(rater.dataset_names), name=subset.name, rater=rater.name, policy=policy)
 
 
 def _commands(name: str) -> str:
     config = _select_config(name)
     policy = {"retention": config.policy.retention, **config.policy.model_dump(mode="json", exclude_defaults=True)}
+    if config.policy.keeps_all_accepted:
+        policy["retention"] = "auto"
     words = ["alchemist", "select", "--dataset", ",".join(config.dataset)]
     for flag, value in {**policy, "rater": config.rater, "name": name}.items():
         words.append(f"--{flag.replace('_', '-')}")

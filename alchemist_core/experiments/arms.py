@@ -6,8 +6,8 @@ options of the selection, `+validation` adds the validation dataset. A new arm i
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ from alchemist_core.rating.config import RATER_SCORE, ScoringRule
 from alchemist_core.report.arm_names import ORACLE, arm_title, stored_arm
 from alchemist_core.selection.config import RANK_BY, SelectionPolicy
 from alchemist_core.selection.fusion import JOIN, signals_of
+from alchemist_core.selection.strategies import STRATEGIES as STRATEGIES_BY_NAME
 
 
 def _raters_of(rule: ScoringRule) -> dict[str, dict[str, Any]]:
@@ -47,6 +48,7 @@ JOINED = "+validation"
 HEURISTICS = ("aesthetic", "clarity", "frequency", "edge_density")
 STRATEGIES = ("random", "top_k", "gsample", "head_gsample", "shift_gsample", "block")
 AUTO = "auto"
+_PARAMETERS = {field.name for kind in STRATEGIES_BY_NAME.values() for field in fields(kind)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,27 @@ class Arm:
     def raters(self) -> tuple[str, ...]:
         """The kinds of raters that the arm needs: its own, and those whose scores are fused with it."""
         return self.rater, *(name for name in self.scores if name in RATERS and name != self.rater)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether its strategy is `auto`, alone or with further options: the fitted rank window."""
+        return self.policy is None or self.policy.get("strategy") == AUTO
+
+    def resolve(self, auto: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the selection policy.
+
+        Args:
+            auto: What strategy `auto` stands for, with its parameters. Options of the arm replace them; those that the strategy lacks,
+                such as a spread of `random`, are left out.
+
+        >>> parse_arm("alignment/auto;variety=0.5;std_rank=0.1", retention=0.2).resolve({"strategy": "random"})
+        {'strategy': 'random', 'variety': '0.5'}
+        """
+        if not self.is_auto:
+            return dict(self.policy or {})
+        lacking = _PARAMETERS - {field.name for field in fields(STRATEGIES_BY_NAME[auto["strategy"]])}
+        options = {name: value for name, value in (self.policy or {}).items() if name not in lacking | {"strategy"}}
+        return {**auto, **options}
 
     @property
     def is_sized(self) -> bool:

@@ -126,8 +126,9 @@ class _Scoring:
 
     def _rho_batches(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         pairs = self._rater_scores()
-        place_M = _places(self._rows, pairs)
-        return place_M, methods.rho_batch_score(pairs.score_N, seed=self._config.seed)
+        place_N = _places(self._rows, pairs)
+        score_N, is_here_N = methods.rho_batch_score(pairs.score_N, seed=self._config.seed), place_N >= 0
+        return place_N[is_here_N], score_N[is_here_N]
 
     def _rater_scores(self) -> EligibleSamples:
         rater = find_rater(self._run.engine, self._config.rater)
@@ -136,9 +137,9 @@ class _Scoring:
 
 
 def _places(rows: SampleTable, pairs: EligibleSamples) -> NDArray[np.int64]:
-    """Return the row of each scored sample."""
+    """Return the row of each scored sample; -1 for one that is in no shard any more."""
     of_hash = {row.tobytes(): place for place, row in enumerate(np.ascontiguousarray(rows.hashes("pair_hash")))}
-    return np.array([of_hash[row.tobytes()] for row in pairs.pair_hash_N32], np.int64)
+    return np.array([of_hash.get(row.tobytes(), -1) for row in pairs.pair_hash_N32], np.int64)
 
 
 def encode(

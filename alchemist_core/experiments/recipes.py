@@ -103,7 +103,10 @@ class RecipeSearch:
         arm, trial = self._arms[word], self._trial(seed)
         rater = self._rater(arm.rater, seed)
         if arm.scores:
-            is_learnable = any(one.rater == ScoringRule.LEARNABILITY for one in self._arms.values())
+            # A named rater ranks all recipes, whatever its rule.
+            is_learnable = self._config.rater is None and any(
+                one.rater == ScoringRule.LEARNABILITY for one in self._arms.values()
+            )
             trial.score_by(arm.scores, self._rater(ScoringRule.LEARNABILITY, seed) if is_learnable else rater)
         cell = measure_cell(trial, arm, self._policy(arm), rater, retention=self._retention, model=self._model)
         say(f"recipe {word} seed {seed}: {cell.loss:.4f}")
@@ -111,7 +114,7 @@ class RecipeSearch:
 
     def _policy(self, arm: Arm) -> dict[str, Any]:
         """Return the options of an arm; `auto` stands for the strategy of the scoring rule."""
-        return arm.policy or {"strategy": self._config.training_of(arm.rater, 0).rule.strategy}
+        return arm.resolve({"strategy": self._config.training_of(arm.rater, 0).rule.strategy})
 
     def _trial(self, seed: int) -> Trial:
         if seed not in self._trials:

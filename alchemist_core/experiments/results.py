@@ -325,8 +325,10 @@ def conclude(rows: Sequence[ArmRow]) -> str:
     best, gain = max(shown or compared, key=lambda one: one[1].mean)
     length = f" and {best.length:g}× the steps" if len({row.length for row in rows}) > 1 else ""
     who, by = f"{arm_title(best.arm)} at {best.retention:.0%}{length}", f"{show(gain)} nats per token"
+    # Each interval holds with 95%, the largest of many does not.
+    among = f", the largest of {len(compared)} gains" if len(compared) > 1 else ""
     if shown:
-        return f"{who} is better than {RANDOM} by {by}"
+        return f"{who} is better than {RANDOM} by {by}{among}"
     if gain.low is None:
         return f"one seed shows nothing; {who} has the largest gain over {RANDOM}, {by}"
     return f"no arm is shown to be better than {RANDOM}; {who} has the largest gain, {by}"

@@ -168,7 +168,7 @@ class Experiment:
 
     def auto_kinds(self) -> list[str]:
         """Return the kinds of raters whose rank window has to be fitted."""
-        kinds = dict.fromkeys(arm.rater for arm, _ in self.arms if arm.policy is None)
+        kinds = dict.fromkeys(arm.rater for arm, _ in self.arms if arm.is_auto)
         return list(kinds) if self.config.tuning_seeds else []
 
     def fit_windows(self) -> None:
@@ -180,7 +180,7 @@ class Experiment:
 
     def _auto_retentions(self, kind: str) -> list[float]:
         # Once, although an arm and the same with validation data share the window.
-        return list(dict.fromkeys(of for arm, of in self.arms if arm.policy is None and arm.rater == kind))
+        return list(dict.fromkeys(of for arm, of in self.arms if arm.is_auto and arm.rater == kind))
 
     def windows(self) -> list[dict[str, Any]]:
         """Return the fitted rank windows, for the store."""
@@ -216,7 +216,7 @@ class Experiment:
         # RHO-LOSS ranks by learnability, where such a rater is there.
         trial.score_by(self.scores, raters.get(ScoringRule.LEARNABILITY, raters[self.arms[0][0].rater]))
         for length, (arm, retention) in product(self.config.question_lengths, self.arms):
-            policy, model = arm.policy or self._auto_policy(arm.rater, retention), self._model(length)
+            policy, model = arm.resolve(self._auto_policy(arm.rater, retention)), self._model(length)
             # The stages name the subset of the arm, not the arm.
             say(f"seed {seed}: {arm_title(arm.word)} at {retention:.0%}")
             cell = measure_cell(trial, arm, policy, raters[arm.rater], retention=retention, model=model)

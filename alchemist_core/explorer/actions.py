@@ -78,6 +78,9 @@ async def read_form(request: Request) -> Form:
         if len(body) > MOST_BYTES:
             raise HTTPException(413, f"The form has more than {MOST_BYTES} bytes.")
     try:
-        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=2_000, errors="strict"))
+        form = dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=2_000, errors="strict"))
     except ValueError:
         raise HTTPException(400, "The form cannot be read.") from None
+    if any("\0" in name + value for name, value in form.items()):
+        raise HTTPException(400, "The form has a character with the number 0.")
+    return form

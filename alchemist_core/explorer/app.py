@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import cast
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -119,6 +120,10 @@ class Admission:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
+        # Text with this character is no text for the database, and no page writes one.
+        if "\0" in unquote(f"{request.url.path} {request.url.query}"):
+            await PlainTextResponse("The address has a character with the number 0.", 400)(scope, receive, send)
+            return
         admitted = await self.guard.admit(request)
         if isinstance(admitted, Response):
             await admitted(scope, receive, send)

@@ -29,7 +29,7 @@ from alchemist_core.explorer.people import Person
 from alchemist_core.explorer.subsets import MOST_MEMBERS
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.page import show_percent
-from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.selection.config import SelectionPolicy, asked_options
 from alchemist_core.store import browsing
 from alchemist_core.store.audit import acting_as
 from alchemist_core.store.checks import failed_checks
@@ -488,15 +488,14 @@ def _flags_to_leave_out(engine: Engine, row: SubsetRow, chosen: Collection[str])
 
 def _options_again(engine: Engine, row: SubsetRow, condition: str | None) -> dict[str, Any]:
     """Return the options of `select` that select a version again, so that the two differ by the condition alone."""
-    spec = current_names(SelectionPolicy, row.spec)
-    own = {name: spec[name] for name in SelectionPolicy.model_fields if spec.get(name) is not None}
+    own = asked_options(row.spec)
     own.pop("where", None)
     rater = rater_of_subset(engine, row).name
     production = find_rater(engine, "production")
     options = {
         "dataset": list(read_dataset_names(engine, row.snapshot_id)), "name": row.name,
         "rater": None if production is not None and production.name == rater else rater,
-        **own, "strategy": row.strategy, "retention": row.retention, "seed": row.seed or None,
+        **own, "strategy": row.strategy, "seed": row.seed or None,
         "where": condition,
     }  # fmt: skip
     # Words as the command line takes them.

@@ -193,7 +193,7 @@ def _subset(engine: Engine, named: str | None) -> SubsetRow | None:
     if named is None:
         return None
     name, _, version = named.partition(":")
-    if version and not version.isdecimal():
+    if version and not (version.isdecimal() and len(version) < 10):
         raise ConfigError(f"{named!r} is not a subset. Give NAME, or NAME:VERSION.")
     return choose_version(engine, name, version=int(version) if version else None, may_be_withdrawn=True)
 

@@ -4,10 +4,12 @@ Texts are embedded by a service (`alchemist scorer serve`), because Airflow's se
 images runs here, in two threads at most.
 """
 
-import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import anyio
+import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
@@ -33,8 +35,7 @@ from alchemist_core.store.raters import find_rater
 
 PATH = "/samples/search"
 STEP, MOST = 48, 480
-WAIT_S = 20.0
-_turn = threading.BoundedSemaphore(2)
+N_AT_ONCE, MOST_WAITING = 2, 16
 
 
 class AskedSearch(Config):
@@ -80,7 +81,7 @@ def find_nearest(engine: Engine, asked: AskedSearch) -> Result | None:
         )
     found = search(engine, embeddings, query_D, limit=asked.n, where=asked.where)
     similarity_of = dict(zip(found.sample_id_L.tolist(), found.similarity_L.tolist(), strict=True))
-    return Result(_show(engine, list(similarity_of)), similarity_of, found.n_compared)
+    return Result(_samples(engine, list(similarity_of)), similarity_of, found.n_compared)
 
 
 def _embed(text: str, scorer: str | None) -> EmbeddedText:
@@ -106,25 +107,48 @@ def _embedding_of(embeddings: Embeddings, sample_id: int) -> NDArray[np.float32]
     return embedding_D
 
 
-def _show(engine: Engine, sample_ids: list[int]) -> list[Shown]:
+def _samples(engine: Engine, sample_ids: list[int]) -> list[Shown]:
     rater = find_rater(engine, "production")
     scale_id = browsing.newest_scale(engine, rater) if rater else None
     return browsing.show(engine, sample_ids, Conditions(rater.rater_id if rater else None, scale_id))
 
 
-def show_search(request: Request) -> Response:
-    """Return the samples that were searched for."""
+async def show_search(request: Request) -> Response:
+    """Return the samples that were searched for, when it is their turn: those that wait hold no thread that other pages need."""
+    turns = _turns_of(request.app.state)
+    if turns.n_asked >= N_AT_ONCE + MOST_WAITING:
+        raise HTTPException(503, "Other searches are running. Reload the page.")
+    turns.n_asked += 1
+    try:
+        return await anyio.to_thread.run_sync(_show, request, limiter=turns.limiter)
+    finally:
+        turns.n_asked -= 1
+
+
+@dataclass(slots=True)
+class _Turns:
+    """The searches of one application that run or wait."""
+
+    limiter: anyio.CapacityLimiter
+    n_asked: int = 0
+
+
+def _turns_of(state: Any) -> _Turns:
+    if not hasattr(state, "searches"):
+        # Made at the first search, because a limiter belongs to the loop that serves.
+        state.searches = _Turns(anyio.CapacityLimiter(N_AT_ONCE))
+    turns: _Turns = state.searches
+    return turns
+
+
+def _show(request: Request) -> Response:
     engine = open_reader()
     given = {name: value.strip() for name, value in request.query_params.items() if value.strip()}
-    if not _turn.acquire(timeout=WAIT_S):
-        raise HTTPException(503, "Other searches are running. Reload the page.")
     try:
         asked = AskedSearch.model_validate(given)
         found = find_nearest(engine, asked)
     except (ValidationError, ConfigError, DataError) as error:
         return _page(request, engine, given, error=describe_faults(error))
-    finally:
-        _turn.release()
     return _page(request, engine, given, asked=asked, found=found)
 
 

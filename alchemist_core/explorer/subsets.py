@@ -1,6 +1,6 @@
 """Subsets: the versions, what one of them is worth and was made from, and what entered and left between two, in pictures."""
 
-import math
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -24,7 +24,7 @@ from alchemist_core.report.versions import GAINS_NOTE, read_version_comparison
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.curves import read_curve
 from alchemist_core.selection.strategies import STRATEGIES
-from alchemist_core.statistics import sign_test
+from alchemist_core.statistics import sequential_sign_test
 from alchemist_core.store import browsing
 from alchemist_core.store.blind import Judged, count_judgements
 from alchemist_core.store.browsing import Conditions, Page, read_place, write_place
@@ -45,7 +45,7 @@ TAB = Tab("Subsets", "/subsets")
 MOST_MEMBERS = 1_000_000
 """Members that are copied into the store within a request: some seconds."""
 LEVEL = 0.05
-"""Below this p-value of the sign test, people's preference counts as shown."""
+"""Below this p-value of the test, people's preference counts as shown."""
 N_STRATA = 12
 """Datasets, months and sources of a version that are shown, each."""
 PARAMETERS = {
@@ -230,10 +230,10 @@ def read_preferences(engine: Engine, subset: SubsetRow) -> list[Preference]:
 
 def _preference(engine: Engine, judged: Judged) -> Preference:
     against = "random samples" if judged.other_subset_id is None else find_by_id(engine, judged.other_subset_id).title
-    n, p = judged.n_subset + judged.n_other, sign_test(judged.n_subset, judged.n_other)
+    n, p = judged.n_subset + judged.n_other, sequential_sign_test(judged.n_subset, judged.n_other)
     verdict: Verdict = "not shown" if p >= LEVEL else "better" if judged.n_subset > judged.n_other else "worse"
     people = "1 person" if judged.n_people == 1 else f"{judged.n_people:,} people"
-    text = f"{people} preferred it in {judged.n_subset:,} of {n:,} pairs, and had no preference in {judged.n_neither:,}; sign test p = "
+    text = f"{people} preferred it in {judged.n_subset:,} of {n:,} pairs, and had no preference in {judged.n_neither:,}; p = "
     return Preference(verdict, against, text + (f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"))
 
 
@@ -241,9 +241,9 @@ def pairs_needed() -> int:
     """Return how many pairs in a row must be preferred, at least, before a preference can be shown.
 
     >>> pairs_needed()
-    6
+    8
     """
-    return math.ceil(math.log2(2 / LEVEL))
+    return next(n for n in itertools.count(1) if sequential_sign_test(n, 0) < LEVEL)
 
 
 def path_of(name: str, version: int) -> str:

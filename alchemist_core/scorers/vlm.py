@@ -711,12 +711,19 @@ class AnswerFile:
         self._connection: sqlite3.Connection | None = None
 
     def find(self, keys: Sequence[Key]) -> dict[Key, Answer]:
-        """Return the answers of those keys that have one; creates no file."""
+        """Return the answers of those keys that have one; creates no file.
+
+        Raises:
+            ScorerUnavailableError: They cannot be read, such as when another process holds the file for too long.
+        """
         if self._connection is None and not self._path.exists():
             return {}
         query = "SELECT answer FROM answers WHERE image_sha256 = ? AND prompt_sha256 = ?"
-        with self._lock:
-            rows = [(key, self._open().execute(query, key).fetchone()) for key in keys]
+        try:
+            with self._lock:
+                rows = [(key, self._open().execute(query, key).fetchone()) for key in keys]
+        except sqlite3.Error as error:
+            raise ScorerUnavailableError(f"The answers in {self._path} cannot be read: {error}.") from error
         return {key: _unpack(row[0]) for key, row in rows if row is not None}
 
     def keep(self, key: Key, answer: Answer) -> None:

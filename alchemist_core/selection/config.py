@@ -326,8 +326,18 @@ def hash_spec(spec: Mapping[str, Any]) -> str:
 
 def policy_of(spec: Mapping[str, Any]) -> SelectionPolicy:
     """Return the policy of a stored spec."""
+    return SelectionPolicy.model_validate(_options_in(spec))
+
+
+def asked_options(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a stored spec was asked for by, to select again: `--retention auto` accepts anew what is eligible then."""
+    options = {**_options_in(spec), **spec.get("asked", {})}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _options_in(spec: Mapping[str, Any]) -> dict[str, Any]:
     given = current_names(SelectionPolicy, spec)
-    return SelectionPolicy.model_validate({name: given[name] for name in given if name in SelectionPolicy.model_fields})
+    return {name: given[name] for name in given if name in SelectionPolicy.model_fields}
 
 
 def strategy_spec(strategy: Strategy) -> dict[str, Any]:

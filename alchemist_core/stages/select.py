@@ -201,9 +201,12 @@ class Selection:
 
     def spec(self) -> dict[str, Any]:
         """Return everything that determines the members; the snapshot is identified by hashes, not by ids."""
-        snapshot = self.drawn.snapshot
+        snapshot, given = self.drawn.snapshot, self.config.policy
+        # The policy has the share and the threshold that were found; a later selection finds its own.
+        asked = {"asked": {"retention": "auto", "min_score": given.min_score}} if given.keeps_all_accepted else {}
         return {
             **policy_spec(self.drawn.policy, self.drawn.strategy),
+            **asked,
             "rater": snapshot.rater.name,
             "eligible_hash": snapshot.eligible_hash,
             "scale": scale_fingerprint(snapshot.scale),

@@ -79,6 +79,8 @@ _IN_ORDER, _IN_ANY_ORDER = (
     for word in ("off", "on")
 )
 
+# A stretch may end before the first record of a shard, at -1.
+_PLACE = re.compile(r"(-?[0-9]{1,19})(?:-(-?[0-9]{1,19}))?")
 Place = tuple[int, ...]
 """Where a sample is in its walk."""
 
@@ -95,14 +97,15 @@ def write_place(place: Place) -> str:
 def read_place(given: str) -> Place:
     """Return the place that `write_place` wrote.
 
+    >>> read_place("7-31"), read_place("7--1"), read_place("12")
+    ((7, 31), (7, -1), (12,))
+
     Raises:
         ConfigError: It is not one.
     """
-    try:
-        place = tuple(int(part) for part in given.split("-"))
-    except ValueError:
-        place = ()
-    if not 1 <= len(place) <= 2 or any(part >= 1 << 62 for part in place):
+    found = _PLACE.fullmatch(given)
+    place = tuple(int(part) for part in found.groups() if part is not None) if found else ()
+    if not place or any(abs(part) >= 1 << 62 for part in place):
         raise ConfigError(f"{given!r} is not a place in a list. Start again from the first page.")
     return place
 

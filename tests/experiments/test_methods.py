@@ -222,6 +222,18 @@ def test_methods_are_arms_alone_and_fused_with_a_rater() -> None:
 def test_an_arm_carries_options_of_the_selection() -> None:
     assert parse_arm("learnability/top_k;accept=auto", retention=0.5).policy == {"strategy": "top_k", "accept": "auto"}
     assert parse_arm("alignment/auto;std_rank=0.1", retention=0.5).policy == {"strategy": "auto", "std_rank": "0.1"}
+
+
+def test_auto_means_the_fitted_window_with_and_without_further_options() -> None:
+    arms = {
+        word: parse_arm(word, retention=0.5)
+        for word in ("alignment/auto", "alignment/auto;variety=0.5", "random", "loss/top_k")
+    }
+    assert [arm.is_auto for arm in arms.values()] == [True, True, False, False]
+    window = {"strategy": "shift_gsample", "mean_rank": 0.4}
+    assert arms["alignment/auto"].resolve(window) == window
+    assert arms["alignment/auto;variety=0.5"].resolve(window) == {**window, "variety": "0.5"}
+    assert arms["loss/top_k"].resolve(window) == {"strategy": "top_k"}
     for word in ("oracle;seed=1", "random;seed"):
         with pytest.raises(ConfigError, match="NAME=VALUE"):
             parse_arm(word, retention=0.5)

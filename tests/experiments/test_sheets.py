@@ -104,6 +104,15 @@ def test_an_experiment_is_concluded_in_one_sentence(losses: list[float], said: s
     assert conclude(compare_cells(given)).startswith(said)
 
 
+def test_the_best_of_several_arms_is_said_to_be_that() -> None:
+    given = [
+        Cell(arm, 0.2, seed, 9, 9, loss + seed / 100)
+        for arm, loss in (("random", 3.0), ("a", 2.0), ("b", 2.9))
+        for seed in range(3)
+    ]
+    assert conclude(compare_cells(given)).endswith("nats per token, the largest of 2 gains")
+
+
 @pytest.mark.parametrize("question", ["rank_window", "retention_sweep"])
 def test_figures_are_well_formed_and_name_every_arm(question: str) -> None:
     sheet = make_sheet(QUESTIONS[question], result())

@@ -1,4 +1,4 @@
-"""The blind comparison: no page tells which side is which, an answer counts for what was shown, and once; a sign test judges."""
+"""The blind comparison: no page tells which side is which, an answer counts for what was shown, and once; a test judges."""
 
 import html
 import re
@@ -95,16 +95,16 @@ def test_two_versions_are_compared(browser: TestClient, own_store: Engine) -> No
 
 
 def test_the_page_of_the_version_says_what_people_prefer(browser: TestClient, own_store: Engine) -> None:
-    assert "A preference needs 6 pairs at least." in browser.get("/subsets/best/1").text
+    assert "A preference needs 8 pairs at least." in browser.get("/subsets/best/1").text
     subset = find_subset(own_store, "best", version=1)
-    for seed in range(8):
-        preferred = "subset" if seed < 7 else "neither"
+    for seed in range(10):
+        preferred = "subset" if seed < 9 else "neither"
         store_judgement(
             own_store, subset, None, Pair([2], [3]), seed=seed, preferred=preferred, judged_by=f"p{seed % 2}"
         )  # type: ignore[arg-type]
     page = html.unescape(browser.get("/subsets/best/1").text)
     assert "Against random samples: preferred." in page
-    assert "2 people preferred it in 7 of 7 pairs, and had no preference in 1; sign test p = 0.016." in page
+    assert "2 people preferred it in 9 of 9 pairs, and had no preference in 1; p = 0.020." in page
 
 
 MADE_UP = [

@@ -191,7 +191,13 @@ def test_a_form_is_bounded_and_nothing_but_a_form(acting: TestClient) -> None:
     assert acting.post("/act", json={TOKEN_FIELD: ANN.form_token}).status_code == 415
     form = {"content-type": "application/x-www-form-urlencoded"}
     assert acting.post("/act", content="é".encode(), headers=form).status_code == 400
+    assert acting.post("/act", data={TOKEN_FIELD: ANN.form_token, "reason": "a\0b"}).status_code == 400
     assert DONE == []
+
+
+@pytest.mark.parametrize("path", ["/samples?caption=a%00b", "/subsets/a%00b/1", f"/samples?subset=best:{'1' * 5_000}"])
+def test_an_address_that_no_page_writes_is_refused_and_no_defect(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 400
 
 
 def test_a_defect_shows_no_detail(acting: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

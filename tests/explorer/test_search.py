@@ -1,11 +1,15 @@
 """Search by content: the pages show what the command finds, a service embeds the texts, and clusters say what is new in kind."""
 
+import asyncio
 import html
 import json
+import threading
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,6 +19,7 @@ from starlette.testclient import TestClient
 from alchemist_core.cli.search import SearchConfig, search_samples
 from alchemist_core.embeddings.text_service import MAX_TEXT, embed_text
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.explorer import search
 from alchemist_core.explorer.app import make_app
 from alchemist_core.settings import load_settings
 from alchemist_core.store import browsing
@@ -67,6 +72,25 @@ def client(enriched: TrainedStore, service: str, monkeypatch: pytest.MonkeyPatch
 def nearest(query: NDArray[np.float32], n: int) -> list[int]:
     similarity = embeddings().astype(np.float32) @ query
     return [one for one in (np.lexsort((np.arange(N), -similarity)) + 1).tolist() if one != 9][:n]
+
+
+def test_searches_that_wait_hold_up_no_other_page(enriched: TrainedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_store(monkeypatch, enriched)
+    go_on = threading.Event()
+    monkeypatch.setattr(search, "find_nearest", lambda *_: go_on.wait(60) and None)
+
+    async def ask() -> tuple[int, Counter[int]]:
+        transport = httpx.ASGITransport(make_app(Admits()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as browser:
+            asking = [asyncio.create_task(browser.get("/samples/search?like=1")) for _ in range(60)]
+            await asyncio.sleep(0.1)
+            page = await asyncio.wait_for(browser.get("/raters"), 30)
+            go_on.set()
+            return page.status_code, Counter([(await one).status_code for one in asking])
+
+    page, answers = asyncio.run(ask())
+    assert page == 200
+    assert answers == {200: search.N_AT_ONCE + search.MOST_WAITING, 503: 60 - search.N_AT_ONCE - search.MOST_WAITING}
 
 
 def test_samples_are_found_by_content_in_the_order_of_the_command(client: TestClient) -> None:

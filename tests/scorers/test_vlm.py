@@ -379,6 +379,11 @@ def test_several_processes_and_threads_share_one_file(tmp_path: Path) -> None:
     assert found == {key: Answer((float(key[0][0]),)) for key in keys}
 
 
+def test_answers_that_cannot_be_read_make_it_unavailable_and_refuse_no_sample(tmp_path: Path) -> None:
+    with pytest.raises(ScorerUnavailableError, match="cannot be read: unable to open database file"):
+        AnswerFile(tmp_path).find([(b"a", b"b")])
+
+
 def test_a_full_disk_makes_it_unavailable(tmp_path: Path) -> None:
     file = AnswerFile(tmp_path / "answers.sqlite")
     file.keep((b"a", b"b"), Answer((1.0,)))

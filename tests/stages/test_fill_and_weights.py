@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.cli.subset import DiffSubsetConfig, PublishSubsetConfig, SubsetShowConfig, diff, publish, show
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
-from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_of, policy_spec
+from alchemist_core.selection.config import SelectionPolicy, asked_options, hash_spec, policy_of, policy_spec
 from alchemist_core.selection.strategies import STRATEGIES, HeadGsample
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.store.manifests import Manifest, read_manifest
@@ -170,6 +170,17 @@ def test_options_that_mean_nothing_are_refused(selectable: Engine, options: dict
 def test_an_automatic_retention_has_nothing_to_fill() -> None:
     with pytest.raises(ValueError, match="--retention auto keeps each accepted sample once"):
         SelectionPolicy.model_validate({"retention": "auto", "fill": "repeat"})
+
+
+def test_a_successor_of_a_version_that_keeps_all_accepted_samples_keeps_all(selectable: Engine) -> None:
+    report = draw("auto", min_score=1.3, strategy="top_k")
+    spec = find_subset(selectable, "s").spec
+    assert policy_of(spec).retention == report.n_samples / report.n_eligible < 1
+    again = SelectionPolicy.model_validate(asked_options(spec))
+    assert (again.keeps_all_accepted, again.min_score, again.strategy) == (True, 1.3, "top_k")
+    found = asked_options(spec | {"asked": {"retention": "auto", "min_score": None}})
+    assert "min_score" not in found, "a threshold that was found is found anew"
+    assert SelectionPolicy.model_validate(found).keeps_all_accepted
 
 
 def test_the_hash_of_a_spec_and_of_a_config_without_the_new_options_is_the_former_one() -> None:
