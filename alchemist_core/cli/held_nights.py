@@ -172,6 +172,8 @@ def _finish_night(config: ReleaseNightConfig) -> int:
 
 
 COMMANDS = {
-    "release": Command(ReleaseNightConfig, release),
+    "release": Command(
+        ReleaseNightConfig, release, lambda config, _: f"alchemist night list --dataset {config.dataset}"
+    ),
     "reject": Command(RejectNightConfig, reject),
 }

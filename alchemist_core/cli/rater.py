@@ -336,9 +336,9 @@ def promote(config: PromoteConfig) -> PromoteResult:
 
 
 def _next_list(result: RaterListResult) -> str | None:
-    """Return the command for the newest rater, unless it is in production or was retired."""
+    """Return the command for the newest rater, unless it is in production, was retired, or failed its acceptance checks."""
     newest = result.raters[-1] if result.raters else None
-    if newest is None or newest.state != "candidate":
+    if newest is None or newest.state != "candidate" or newest.is_certified is False:
         return None
     return f"alchemist rater {'promote' if newest.is_certified else 'certify'} {newest.name}"
 

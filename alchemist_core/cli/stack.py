@@ -57,7 +57,8 @@ def _describe_nights(url: str | None) -> str:
     schedule = load_project().schedule
     own = "No night starts by itself ([schedule] nightly of the project file is none)."
     if schedule.nightly != NEVER:
-        own = f"nightly_rescore starts by itself ({schedule.nightly}, {schedule.timezone}) for the crawl date of the day before."
+        when = f"{schedule.nightly}, {schedule.timezone}; the first time at once"
+        own = f"nightly_rescore starts by itself ({when}) for the crawl date of the day before."
     conf = json.dumps({"crawl_date": "YYYY-MM-DD"})
     return (
         f"\n{own} To start it for another date: alchemist stack airflow dags trigger nightly_rescore --conf '{conf}', or the form of "

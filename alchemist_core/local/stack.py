@@ -231,7 +231,8 @@ PREFERRED_PORTS = {
     "statsd": STATSD_PORT,
     "prometheus": PROMETHEUS_PORT,
 }
-START_TIMEOUT_S = 180.0
+# A little longer than the supervisor waits for a process that starts.
+START_TIMEOUT_S = 330.0
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.5
 BEATING = ("scheduler", "dag-processor", "triggerer")
@@ -411,10 +412,11 @@ def _wait_until_healthy(home: Path, on_wait: Callable[[str], None]) -> None:
             waits_for = now
         time.sleep(POLL_S)
     # An Airflow that is not ours may answer on the port. Then our own processes do not keep running.
-    remedy = f"Read the logs in {home / 'logs'}, then run alchemist stack down and alchemist stack up."
-    why = f"not running: {', '.join(missing)}" if missing else f"health: {health}"
-    msg = f"The stack did not start within {START_TIMEOUT_S:.0f} s ({why}). {remedy}"
-    raise AirflowError(msg)
+    why = f"not running: {', '.join(missing)}" if missing else f"it waits for {waits_for}"
+    raise AirflowError(
+        f"The stack is not ready after {START_TIMEOUT_S:.0f} s ({why}). On a busy machine it goes on starting: run alchemist stack up "
+        f"again, which waits for it. Otherwise read the logs in {home / 'logs'}, then run alchemist stack down and alchemist stack up."
+    )
 
 
 def _say_endings(home: Path, *, before: Mapping[str, Ending], now: Mapping[str, Ending]) -> None:

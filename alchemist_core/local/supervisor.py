@@ -2,7 +2,8 @@
 
 A separate program (`python -m alchemist_core.local.supervisor HOME`), started by `stack`. It restarts a child that ended:
 at once the first time, then after growing pauses. It kills a child without a heartbeat for a minute; while a child starts,
-for five minutes, because a busy machine needs them. Before it restarts a scheduler, it kills the remaining processes of the
+for five minutes, because a busy machine needs them. After each such kill it waits twice as long, since the machine may be too
+busy for the child. Before it restarts a scheduler, it kills the remaining processes of the
 old one's session (workers, task runners). Jobs have their own sessions and continue: the retried task finds them by their
 lease.
 """
@@ -85,6 +86,7 @@ LOOK_EVERY_S = 10.0
 HUNG_AFTER_S = 60.0
 # Until its first heartbeat.
 START_WITHIN_S = 300.0
+MOST_PATIENCE = 16
 
 
 @dataclass(slots=True)
@@ -97,6 +99,10 @@ class Child:
     due_at: float = 0.0
     last_healthy_at: float = 0.0
     was_healthy: bool = False
+    patience: int = 1
+    """How many times as long as usual it may be without a heartbeat."""
+    killed_for: str | None = None
+    """Why the supervisor killed it, if it did."""
     delay_s: float = FIRST_DELAY_S
     n_restarts: int = -1
     log_path: Path | None = None
@@ -118,7 +124,8 @@ class Child:
         send(find_session(self.process.pid), signal.SIGKILL)
         was_steady = time.monotonic() - self.started_at > STEADY_AFTER_S
         self.delay_s = FIRST_DELAY_S if was_steady else min(2 * self.delay_s, LONGEST_DELAY_S)
-        self.ending = next_ending(self.ending, describe_exit(code))
+        self.ending = next_ending(self.ending, self.killed_for or describe_exit(code))
+        self.killed_for = None
         say(
             f"{self.name} (pid {self.process.pid}) {self.ending.how}; its log: {self.log_path}. Restarting it in {self.delay_s:.1f} s; "
             f"restarts since the supervisor started, with this one: {self.ending.n}."
@@ -128,14 +135,16 @@ class Child:
 
     def judge(self, health: dict[str, str]) -> None:
         """Kill the process if its component had no heartbeat for too long, for example a scheduler that hangs."""
-        now, limit_s = time.monotonic(), HUNG_AFTER_S if self.was_healthy else START_WITHIN_S
+        now, limit_s = time.monotonic(), self.patience * (HUNG_AFTER_S if self.was_healthy else START_WITHIN_S)
         # Nothing is known of a component while Airflow's API does not answer.
         found = health.get(self.name.replace("-", "_"))
         if self.process is None or found in (None, "healthy"):
             self.last_healthy_at, self.was_healthy = now, self.was_healthy or found == "healthy"
         elif now - self.last_healthy_at > limit_s:
+            self.killed_for = f"was ended by the supervisor, because it had no heartbeat for {limit_s:.0f} s"
             say(f"Killing {self.name} (pid {self.process.pid}): no heartbeat for {limit_s:.0f} s.")
             self.process.kill()
+            self.patience = min(2 * self.patience, MOST_PATIENCE)
 
     def state(self) -> ChildState | None:
         """Return the entry of the process in stack.json; None if it is not running."""

@@ -35,6 +35,23 @@ def test_a_process_that_never_starts_is_killed_in_the_end(tmp_path: Path) -> Non
     assert child.process.wait(10) == -signal.SIGKILL
 
 
+def test_after_each_kill_a_process_has_twice_as_long_and_the_supervisor_is_named_as_the_one_who_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child = Child("api-server")
+    for limit in (START_WITHIN_S, 2 * START_WITHIN_S):
+        child.start([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), tmp_path / "log")
+        assert child.process is not None
+        child.last_healthy_at -= limit - 5
+        child.judge({"api_server": "silent"})
+        assert child.process.poll() is None
+        child.last_healthy_at -= 6
+        child.judge({"api_server": "silent"})
+        child.process.wait(10)
+        assert child.has_ended()
+        assert f"was ended by the supervisor, because it had no heartbeat for {limit:.0f} s" in capsys.readouterr().err
+
+
 def test_a_process_that_died_is_named_with_its_exit_its_log_and_how_often(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
