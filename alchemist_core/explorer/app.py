@@ -120,10 +120,6 @@ class Admission:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        # Text with this character is no text for the database, and no page writes one.
-        if "\0" in unquote(f"{request.url.path} {request.url.query}"):
-            await PlainTextResponse("The address has a character with the number 0.", 400)(scope, receive, send)
-            return
         admitted = await self.guard.admit(request)
         if isinstance(admitted, Response):
             await admitted(scope, receive, send)
@@ -131,6 +127,10 @@ class Admission:
         if request.method not in READING and not is_from_own_page(request):
             refusal = PlainTextResponse("This was not sent by a page of the explorer, so nothing was done.", 403)
             await refusal(scope, receive, send)
+            return
+        # Text with this character is no text for the database, and no page writes one.
+        if "\0" in unquote(f"{request.url.path} {request.url.query}"):
+            await PlainTextResponse("The address has a character with the number 0.", 400)(scope, receive, send)
             return
         request.state.person = admitted
         await self.app(scope, receive, send)

@@ -495,7 +495,7 @@ def _options_again(engine: Engine, row: SubsetRow, condition: str | None) -> dic
     options = {
         "dataset": list(read_dataset_names(engine, row.snapshot_id)), "name": row.name,
         "rater": None if production is not None and production.name == rater else rater,
-        **own, "strategy": row.strategy, "seed": row.seed or None,
+        **own, "strategy": row.strategy, "retention": own.get("retention", row.retention), "seed": row.seed or None,
         "where": condition,
     }  # fmt: skip
     # Words as the command line takes them.
