@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,8 @@ def test_a_hook_accepts_a_file_of_the_checkout_and_refuses_a_fault(hook: dict[st
     good, fault = FAULTS[hook["id"]]
     assert "types" in hook or re.search(hook["files"], good)
     assert run(hook, CHECKOUT / good).returncode == 0
+    # sqruff reads the settings beside a file.
+    shutil.copy(CHECKOUT / ".sqruff", tmp_path)
     bad = tmp_path / f"bad{Path(good).suffix}"
     bad.write_text(fault)
     assert run(hook, bad).returncode != 0
