@@ -92,6 +92,7 @@ def keep(ratios: Mapping[str, float]) -> None:
         "recorded": {"commit": revision.stdout.strip(), "cores": n_own_cores(), "python": platform.python_version()},
         "ratios": {name: round(ratio, 3) for name, ratio in sorted(ratios.items())},
     }
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
     TABLE.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
