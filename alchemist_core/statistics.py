@@ -165,8 +165,8 @@ def student_quantile(level: float, n_freedom: int) -> float:
 def sequential_sign_test(n_for: int, n_against: int) -> float:
     """Return a p-value of whether both preferences are equally likely, which holds although people look after each answer and may stop.
 
-    It is the inverse of a likelihood ratio: of any share of preferences, all equally likely beforehand, to a half. Whoever stops as soon
-    as it is below 0.05 is wrong in at most 5% of the cases.
+    It is the inverse of a likelihood ratio: of any share of preferences, all equally likely beforehand, to a half. If people stop as soon
+    as it is below 0.05, they are wrong in at most 5% of the cases.
 
     Source: Robbins 1970, Statistical methods related to the law of the iterated logarithm, with a uniform prior.
 

@@ -103,7 +103,7 @@ class RecipeSearch:
         arm, trial = self._arms[word], self._trial(seed)
         rater = self._rater(arm.rater, seed)
         if arm.scores:
-            # A named rater ranks all recipes, whatever its rule.
+            # A named rater ranks all recipes, of any rule.
             is_learnable = self._config.rater is None and any(
                 one.rater == ScoringRule.LEARNABILITY for one in self._arms.values()
             )

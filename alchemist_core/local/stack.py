@@ -414,7 +414,7 @@ def _wait_until_healthy(home: Path, on_wait: Callable[[str], None]) -> None:
     # An Airflow that is not ours may answer on the port. Then our own processes do not keep running.
     why = f"not running: {', '.join(missing)}" if missing else f"it waits for {waits_for}"
     raise AirflowError(
-        f"The stack is not ready after {START_TIMEOUT_S:.0f} s ({why}). On a busy machine it goes on starting: run alchemist stack up "
+        f"The stack is not ready after {START_TIMEOUT_S:.0f} s ({why}). On a busy machine it may need longer: run alchemist stack up "
         f"again, which waits for it. Otherwise read the logs in {home / 'logs'}, then run alchemist stack down and alchemist stack up."
     )
 
