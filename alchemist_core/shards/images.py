@@ -5,13 +5,14 @@ that images are scored as they are trained on.
 """
 
 import io
+import os
 import re
 import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -316,7 +317,6 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
 # The time to read a header can grow with the square of its size; decoding this many bytes of pixels takes a fraction of a second.
 _CHEAP_FILE_BYTES, _CHEAP_DECODED_BYTES = 1 << 20, 1 << 26
 _MEMORY_BYTES = 3 * MAX_DECODED_BYTES
-_STATM = Path("/proc/self/statm")
 
 
 class CostlyImageError(DataError):
@@ -340,12 +340,14 @@ def one_image(limit_s: float | None = None) -> Iterator[None]:
     Args:
         limit_s: Processor time in seconds; none: `ALCHEMIST_DECODE_LIMIT_S`.
     """
-    with _memory_limit():
-        signal.setitimer(signal.ITIMER_PROF, limit_s or load_settings().decode_limit_s)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
+    before = _limit_memory()
+    signal.setitimer(signal.ITIMER_PROF, limit_s or load_settings().decode_limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        if before is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def explain_death(code: int, limit_s: float | None = None) -> tuple[Reason, str]:
@@ -356,19 +358,25 @@ def explain_death(code: int, limit_s: float | None = None) -> tuple[Reason, str]
     return Reason.DECODER_DIED, f"a worker process ended with code {code}"
 
 
-@contextmanager
-def _memory_limit() -> Iterator[None]:
-    if not _STATM.exists():
-        yield
-        return
+def _limit_memory() -> tuple[int, int] | None:
+    """Limit the data of this process to what it has and what one image may take; return the limits before, or None without /proc."""
+    statm = _open_statm(os.getpid())
+    if statm is None:
+        return None
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    bound = int(_STATM.read_text().split()[5]) * resource.getpagesize() + _MEMORY_BYTES
+    bound = int(os.pread(statm, 256, 0).split()[5]) * resource.getpagesize() + _MEMORY_BYTES
     soft = bound if before[0] == resource.RLIM_INFINITY else min(bound, before[0])
     resource.setrlimit(resource.RLIMIT_DATA, (soft, before[1]))
+    return before
+
+
+@lru_cache(maxsize=1)
+def _open_statm(pid: int) -> int | None:
+    """Open the sizes of this process, once: opening them for each image takes as long as its header. None if there is no /proc."""
     try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+        return os.open(f"/proc/{pid}/statm", os.O_RDONLY)
+    except OSError:
+        return None
 
 
 # --- The perceptual hash ------------------------------------------------------------------------------------------------------

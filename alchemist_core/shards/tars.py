@@ -12,7 +12,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from alchemist_core.errors import DataError
 from alchemist_core.lazy import np
@@ -32,8 +32,7 @@ _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
-@dataclass(frozen=True, slots=True)
-class RecordFile:
+class RecordFile(NamedTuple):
     """One file of a record: its extension, and the location of its bytes in the tar."""
 
     ext: str
@@ -41,8 +40,7 @@ class RecordFile:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A complete record. `ordinal` counts good and bad records of the shard, from 0."""
 
     ordinal: int

@@ -104,7 +104,10 @@ def encode_row(row: Sequence[Any]) -> bytes:
 
 def encode_value(value: Any) -> str:
     """Encode one value in COPY's text format."""
+    # The most frequent kinds first.
     match value:
+        case str():
+            return value.translate(ESCAPES)
         case None:
             return "\\N"
         case bool():

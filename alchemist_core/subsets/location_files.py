@@ -69,7 +69,7 @@ def read_location_file(uri: str) -> LocatedSubset:
     """
     try:
         with open_shard(uri) as file:
-            table = pq.read_table(file)
+            table = pq.ParquetFile(file).read()
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[_ABOUT_KEY])
         table = table.cast(_schema(has_weights=WEIGHT.name in table.column_names)).combine_chunks()
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:

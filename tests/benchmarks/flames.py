@@ -1,6 +1,6 @@
 """Flame graphs of scoring, materializing and selection as small SVG files: where the time of each goes.
 
-`make bench-flames` (`python -m tests.benchmarks.flames [score] [materialize] [select]`) runs each under py-spy, which samples the stacks
+`make bench-flames` (`python -m tests.benchmarks.flames [NAME …]`) runs each under py-spy, which samples the stacks
 of the process and of its workers, and draws `docs/benchmarks/flame-NAME.svg`. Frames of less than half a percent are left out. A frame's
 width is its share of the samples; idle threads are not sampled. Some minutes.
 """
@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from alchemist_core.settings import load_settings
 from tests.benchmarks import score_pipeline
+from tests.benchmarks.materialize import LARGE_SIDE, SMALL_SIDE
 from tests.benchmarks.picture_store import add_pictures, own_store
 from tests.benchmarks.score_pool import Pool
 
@@ -24,7 +26,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 RATE_HZ = 200
 LEAST_SHARE, WIDTH, ROW, LETTER = 0.005, 1200, 17, 6.6
 SIDE, N_PAIRS = 64, 12_288
-N_SAMPLES, N_PICTURES = 1_000_000, 4_000
+N_SAMPLES, N_LARGE, N_SMALL = 1_000_000, 24_000, 120_000
 # Frames of the interpreter and of the runner, which say nothing about the work.
 PLAIN = ("_bootstrap", "_run_module", "<frozen", "_run_code")
 
@@ -116,10 +118,10 @@ def scoring() -> Iterator[list[str]]:
 
 
 @contextmanager
-def materializing() -> Iterator[list[str]]:
-    """Half of a corpus of members of 80 KB."""
+def materializing(side: int, n_pairs: int) -> Iterator[list[str]]:
+    """Half of a corpus."""
     with own_store() as engine:
-        add_pictures(engine, "members", side=640, n_pairs=N_PICTURES)
+        add_pictures(engine, "members", side=side, n_pairs=n_pairs, shard_bytes=1 << 25)
         yield ["-m", "alchemist_core", "materialize", "members", "--shard-size", "1000"]
 
 
@@ -133,7 +135,8 @@ def selecting() -> Iterator[list[str]]:
 
 
 WORK: dict[str, Callable[[], "contextmanager[list[str]]"]] = {  # type: ignore[type-arg]  # a context manager with a list
-    "score": scoring, "materialize": materializing, "select": selecting,
+    "score": scoring, "materialize": partial(materializing, LARGE_SIDE, N_LARGE),
+    "materialize-small": partial(materializing, SMALL_SIDE, N_SMALL), "select": selecting,
 }  # fmt: skip
 
 if __name__ == "__main__":

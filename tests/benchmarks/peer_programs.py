@@ -147,29 +147,30 @@ def _note(key: str, image: bytes, text: bytes) -> tuple[Any, ...]:
 # --- Scoring ------------------------------------------------------------------------------------------------------------------
 
 
-def decode(data: bytes, side: int) -> NDArray[np.uint8]:
-    """Return the pixels of an image: decoded at a reduced size, then resized."""
+def decode(data: bytes, side: int, canvas_side: int) -> NDArray[np.uint8]:
+    """Return the pixels of an image: decoded at its smallest reduced size of at least `canvas_side`, then resized."""
     image = Image.open(io.BytesIO(data))
-    image.draft("RGB", (side, side))
-    return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BOX))
+    image.draft("RGB", (canvas_side, canvas_side))
+    how = Image.Resampling.BOX if canvas_side == side else Image.Resampling.BICUBIC
+    return np.asarray(image.convert("RGB").resize((side, side), how))
 
 
 def load_batches(
-    tars: Sequence[str], side: int, batch: int
+    tars: Sequence[str], side: int, batch: int, canvas_side: int
 ) -> Iterable[tuple[NDArray[np.uint8], list[str], list[str]]]:
     """Return batches of pixels, captions and keys from DataLoader workers that decode, one per core."""
     import webdataset
     from torch.utils.data import DataLoader
 
     pipeline = webdataset.WebDataset(list(tars), shardshuffle=False, empty_check=False).map(
-        partial(_decoded, side=side)
+        partial(_decoded, side=side, canvas_side=canvas_side)
     )
     batched = pipeline.batched(batch, collation_fn=_collate)
     return DataLoader(batched, batch_size=None, num_workers=n_cores(), prefetch_factor=4)
 
 
-def _decoded(sample: dict[str, Any], side: int) -> tuple[NDArray[np.uint8], str, str]:
-    return decode(sample["jpg"], side), sample["txt"].decode(), sample["__key__"]
+def _decoded(sample: dict[str, Any], side: int, canvas_side: int) -> tuple[NDArray[np.uint8], str, str]:
+    return decode(sample["jpg"], side, canvas_side), sample["txt"].decode(), sample["__key__"]
 
 
 def _collate(samples: Sequence[tuple[NDArray[np.uint8], str, str]]) -> tuple[NDArray[np.uint8], list[str], list[str]]:

@@ -30,6 +30,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.files import artifact_path
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.images import CANVAS_SIDE
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.copy import copy_rows
@@ -300,24 +301,25 @@ def scoring(n_rows: int, rounds: int) -> list[dict[str, Any]]:
         for side, n_pairs in ((64, 4 * n_rows), (512, n_rows)):
             score_pipeline.prepare(side, n_pairs)
             ours = Side("score, without heuristics, one process", partial(timed_scoring, engine, side, n_pairs))
-            theirs = Side(
-                f"webdataset, DataLoader with {n_cores()} workers that decode (Pillow, draft), the same forward in threads, COPY",
-                partial(timed_loader, engine, side, n_pairs),
-            )
+            # The smallest size that the rater needs, and the one at which the platform decodes, because heuristics share its decode.
+            loaders = {
+                canvas_side: Side(
+                    f"webdataset, DataLoader with {n_cores()} workers that decode (Pillow, draft {canvas_side or 'of the rater'} px), "
+                    "the same forward in threads, COPY",
+                    partial(timed_loader, engine, side, n_pairs, canvas_side),
+                )
+                for canvas_side in (None, CANVAS_SIDE)
+            }
+            names = {None: "a DataLoader", CANVAS_SIDE: "a DataLoader that decodes the same pixels"}
             rows += measure(
                 [
                     Comparison(
-                        f"scoring at {side} px, of a DataLoader",
-                        ours,
-                        theirs,
-                        n_pairs,
-                        "samples/s",
-                        1.3,
-                        ("webdataset", "torch"),
+                        f"scoring at {side} px, of {names[canvas_side]}", ours, theirs, n_pairs, "samples/s", 1.3, ("webdataset", "torch")
                     )
+                    for canvas_side, theirs in loaders.items()
                 ],
                 rounds,
-            )
+            )  # fmt: skip
     return rows
 
 
@@ -328,8 +330,15 @@ def timed_scoring(engine: Engine, side: int, n_pairs: int) -> float:
     return n_pairs / score_pipeline.measure_rate(engine, side, n_pairs, 1, has_heuristics=False)
 
 
-def timed_loader(engine: Engine, side: int, n_pairs: int) -> float:
-    """Do the same with a DataLoader; its workers are started before the clock, as ours are."""
+def timed_loader(engine: Engine, side: int, n_pairs: int, canvas_side: int | None) -> float:
+    """Do the same with a DataLoader; its workers are started before the clock, as ours are.
+
+    Args:
+        engine: The store.
+        side: Side of the corpus's images.
+        n_pairs: Samples of the corpus.
+        canvas_side: Side at which a JPEG is decoded; None: the rater's side.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from tests.benchmarks import score_pipeline
@@ -340,7 +349,7 @@ def timed_loader(engine: Engine, side: int, n_pairs: int) -> float:
         connection.execute(text("DROP TABLE IF EXISTS peer_scores"))
         connection.execute(text("CREATE TABLE peer_scores (key text PRIMARY KEY, score real)"))
     tars = sorted(map(str, (load_settings().home / f"pictures-{side}").glob("*.tar")))
-    loader = iter(peer_programs.load_batches(tars, scorer.image_side, scorer.batch))
+    loader = iter(peer_programs.load_batches(tars, scorer.image_side, scorer.batch, canvas_side or scorer.image_side))
     n_scored = 0
 
     def rate(batch: Any) -> list[tuple[str, float]]:

@@ -128,6 +128,14 @@ class Pool:
         self.settle()
         return block
 
+    def add_scored_night(self, n: int) -> None:
+        """Insert a night of the corpus and its scores, as a nightly run does, without dropping an index."""
+        with self.engine.begin() as connection:
+            connection.execute(text("SET LOCAL session_replication_role = replica"))
+            self._score(connection, self._add(connection, "pool", n, n_pairs=SHARD_PAIRS))
+        self.n += n
+        self.settle()
+
     def freeze_scale(self) -> None:
         """Fit a rank scale with as many knots as one may have."""
         with self.engine.begin() as connection:
