@@ -107,6 +107,7 @@ test-cluster: $(STAMP) ## Build the images and run them in containers; train on 
 	@$(BIN)/pytest -q -m cluster -rs --timeout 5400
 
 bench-score: $(STAMP) ## Throughput of scoring from tars to rows, and of the store at 30 million samples (run alone)
+	@$(BIN)/python -m tests.benchmarks.decode_alone
 	@$(BIN)/python -m tests.benchmarks.score_pipeline
 	@$(BIN)/python -m tests.benchmarks.score_store
 

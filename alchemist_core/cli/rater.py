@@ -15,6 +15,7 @@ from alchemist_core.files import require_artifact
 from alchemist_core.lazy import np
 from alchemist_core.project import load_project, train_rater_command
 from alchemist_core.rating.acceptance import warnings_of
+from alchemist_core.shards.decode_versions import UNPINNED
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
@@ -52,6 +53,7 @@ class ListedRater(Result):
     validation: str
     trained_at: datetime
     is_certified: bool | None
+    decode_version: int = UNPINNED
 
 
 class RaterListResult(Result):
@@ -63,11 +65,11 @@ class RaterListResult(Result):
         """Return a table with a line for each rater; the production rater is marked with *."""
         if not self.raters:
             return f"No raters. Train one: {train_rater_command()}"
-        rows = [("  name", "state", "acceptance", "rule", "dataset", "validation", "trained (UTC)")]
+        rows = [("  name", "state", "acceptance", "rule", "dataset", "validation", "decode", "trained (UTC)")]
         rows += [
             (
                 f"{'*' if row.state == 'production' else ' '} {row.name}", row.state, CERTIFIED[row.is_certified], row.rule,
-                row.dataset, row.validation, f"{row.trained_at.astimezone(UTC):%Y-%m-%d %H:%M}",
+                row.dataset, row.validation, str(row.decode_version), f"{row.trained_at.astimezone(UTC):%Y-%m-%d %H:%M}",
             )
             for row in self.raters
         ]  # fmt: skip
@@ -81,12 +83,13 @@ CERTIFIED = {True: "passed", False: "failed", None: "not checked"}
 
 
 def list_(_config: RaterListConfig) -> RaterListResult:
-    """List the raters, oldest first, with state, acceptance, datasets and time of training; * marks the production rater."""
+    """List the raters, oldest first, with state, acceptance, datasets, decode version and time of training; * marks production."""
     return RaterListResult(
         raters=[
             ListedRater(
                 name=row.name, state="shadow" if row.is_shadow else row.state, rule=row.rule, dataset=row.dataset,
                 validation=row.validation, trained_at=row.trained_at, is_certified=row.acceptance_report.get("is_certified"),
+                decode_version=row.decode_version,
             )
             for row in list_raters(open_store())
         ]
@@ -143,7 +146,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
         raise ConfigError(
             f"Dataset {validation.name!r} has no samples left. The acceptance checks of {rater.name} need them. Ingest it again."
         )
-    images, captions, *_ = read_images(rows, training.resolution, stage_run.report)
+    images, captions, *_ = read_images(rows, training.resolution, stage_run.report, training.decode_version)
     hold_device(stage_run, is_on_cpu=True)
     twin = find_twin(
         engine,
@@ -152,7 +155,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     )
     trained_on = find_dataset(engine, rater.config["dataset"])
     median_side = median_image_side(engine, trained_on.dataset_id)
-    flagged = _read_flagged(engine, trained_on.dataset_id, training.resolution, stage_run.report)
+    flagged = _read_flagged(engine, trained_on.dataset_id, training, stage_run.report)
     checks, failed = _examine((rater, twin), ((images, captions), flagged), median_side, stage_run.report)
     for warning in warnings_of({"checks": checks}):
         warn(f"{warning}.")
@@ -216,7 +219,9 @@ class Flagged(NamedTuple):
     """Whether people call the others good; otherwise they are unflagged samples of the training dataset."""
 
 
-def _read_flagged(engine: Engine, dataset_id: int, resolution: int, on_progress: OnProgress) -> Flagged | None:
+def _read_flagged(
+    engine: Engine, dataset_id: int, training: RaterTrainingConfig, on_progress: OnProgress
+) -> Flagged | None:
     """Read the flagged samples, and unflagged ones if too few are flagged good; None if none is flagged bad."""
     bad = flagged_hashes(engine, WORST, n=N_FLAGGED)
     if not bad:
@@ -231,7 +236,9 @@ def _read_flagged(engine: Engine, dataset_id: int, resolution: int, on_progress:
         drawn, flagged = read_training_samples(engine, dataset_id, max_samples=N_FLAGGED), {*bad, *good}
         kept = [at for at, pair_hash in enumerate(drawn.hashes("pair_hash")) if pair_hash.tobytes() not in flagged]
         other_rows = drawn.take(np.array(kept, np.int64))
-    read = [read_images(rows, resolution, on_progress) for rows in (bad_rows, other_rows)]
+    read = [
+        read_images(rows, training.resolution, on_progress, training.decode_version) for rows in (bad_rows, other_rows)
+    ]
     return Flagged(read[0], read[1], are_flagged_good) if all(one.captions for one in read) else None
 
 

@@ -161,8 +161,10 @@ def _repeat_training(
     hold_device(stage_run)
     from alchemist_core.training.samples import JoinedSamples  # noqa: PLC0415  torch only when something is followed
 
-    side = TrainRaterConfig.from_stored(rater.config).training.resolution
-    validation, train = (StoredSamples(rows[name], side, stage_run.report) for name in ("validation", "dataset"))
+    validation, train = (
+        StoredSamples.as_read_by(rater.config["training"], rows[name], stage_run.report)
+        for name in ("validation", "dataset")
+    )
     # The name of the folder depends on the chosen samples, because a takedown can change them.
     who = fingerprint([config.n_marks, *(values.tolist() for values in chosen.values())])
     course = follow_training(

@@ -76,9 +76,9 @@ class HeldoutLoss(_Heldout):
         return heldout_conditions(self._bench.rater, self._bench.samples.rows)
 
     def _samples_for(self, _model_path: Path) -> StoredSamples:
-        """Return the samples at the rater's resolution, which all its models share. The cache keeps the codes of their images."""
+        """Return the samples as the rater reads them, like all its models. The cache keeps the codes of their images."""
         bench = self._bench
-        return StoredSamples(bench.samples.rows, bench.rater.config["training"]["resolution"], bench.on_progress)
+        return StoredSamples.as_read_by(bench.rater.config["training"], bench.samples.rows, bench.on_progress)
 
 
 class HeldoutFlowLoss(_Heldout):

@@ -9,6 +9,7 @@ from typing import Any
 from alchemist_core.errors import DataError
 from alchemist_core.lazy import NDArray, np
 from alchemist_core.scorers.scorer import Batch, Rated, Scorer
+from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
 
 
 class BrokenScorerError(DataError):
@@ -25,6 +26,9 @@ class ScorerRunner:
         name: Its name, for messages.
         keeps_embeddings: Whether to ask it for embeddings too.
     """
+
+    decode_version: DecodeVersion = UNPINNED
+    """Version of the decode of its images: the same for all scorers, so that registered ones keep their scores."""
 
     def __init__(self, scorer: Scorer, name: str, *, keeps_embeddings: bool = True) -> None:
         self.scorer, self.name, self.keeps_embeddings = scorer, name, keeps_embeddings

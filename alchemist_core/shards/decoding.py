@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from alchemist_core.errors import ChangedShardError, DataError
 from alchemist_core.heuristics.measures import LUMA_SIDE, MEASURES, measure
 from alchemist_core.shards.byte_ranges import ByteRange
+from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
 from alchemist_core.shards.faults import Reason
 from alchemist_core.shards.images import BadImageError, decode_views, explain_death, is_costly, one_image
 from alchemist_core.shards.storage import read_ranges, remedy_of
@@ -36,13 +37,14 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class DecodeTask:
-    """Images of one shard to decode: their byte ranges, their registered SHA-256, and the side in pixels."""
+    """Images of one shard to decode: their byte ranges, their registered SHA-256, and the side in pixels and version of the decode."""
 
     uri: str
     ranges: list[ByteRange]
     image_hash_B: list[bytes]
     side: int
     is_measured_B: list[bool]
+    decode_version: DecodeVersion = UNPINNED
 
     def read(self) -> list[bytes]:
         """Read the bytes of all images."""
@@ -67,7 +69,7 @@ class DecodeTask:
             try:
                 luma_side = LUMA_SIDE if self.is_measured_B[at] else None
                 with bound():
-                    image_BHWC[at], luma_HW = decode_views(image, self.side, luma_side=luma_side)
+                    image_BHWC[at], luma_HW = decode_views(image, self.side, self.decode_version, luma_side=luma_side)
             except BadImageError as error:
                 faults[at] = (error.reason, error.detail)
                 continue

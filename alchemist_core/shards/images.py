@@ -20,6 +20,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.decode_versions import CANVAS_SIDE, UNPINNED, DecodeVersion, canvas_side
 from alchemist_core.shards.faults import Reason
 
 MAX_PIXELS = 1 << 26
@@ -28,8 +29,6 @@ MAX_DECODED_BYTES = 1 << 29
 """Most memory of Pillow and its decoder for one image; images that need more are refused by their header."""
 MAX_SCANS = 100
 """Most scans of a JPEG: each takes time even if it is empty, and encoders write about a dozen."""
-# Both sides of a JPEG are decoded to at least this many pixels: the heuristics share one decode with raters of up to half of it.
-CANVAS_SIDE = 256
 _MAGICS: tuple[tuple[str, bytes, int], ...] = (
     ("jpeg", b"\xff\xd8\xff", 0),
     ("png", b"\x89PNG\r\n\x1a\n", 0),
@@ -126,33 +125,33 @@ def sniff_format(data: bytes) -> str:
     raise BadImageError(Reason.WRONG_MAGIC, f"starts with {data[:8]!r}; known are jpeg, png, webp, gif, bmp and tiff")
 
 
-def decode_image(data: bytes, side: int) -> NDArray[np.uint8]:
+def decode_image(data: bytes, side: int, version: DecodeVersion = UNPINNED) -> NDArray[np.uint8]:
     """Decode to (side, side, 3): the largest centred square, scaled by one fixed filter, on white where transparent.
 
     Raises:
         BadImageError: The bytes are not a complete image of a known format.
     """
-    return decode_views(data, side)[0]
+    return decode_views(data, side, version)[0]
 
 
 def decode_views(
-    data: bytes, side: int, *, luma_side: int | None = None
+    data: bytes, side: int, version: DecodeVersion = UNPINNED, *, luma_side: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Decode once to the pixels of `decode_image`, and on request to the luma of the same square.
 
-    The luma depends only on the image and `luma_side`: if the rater's side needs another reduction of a JPEG than the luma, the
-    image is decoded a second time.
+    The luma depends only on the image and `luma_side`: if the rater's side and version need another reduction of a JPEG than the
+    luma, the image is decoded a second time.
 
     Raises:
         BadImageError: The bytes are not a complete image of a known format.
     """
-    canvas_side = max(2 * side, CANVAS_SIDE)
+    canvas = canvas_side(side, version)
     with _pillow_faults():
-        square = _read_square(data, canvas_side)
+        square = _read_square(data, canvas)
         pixels = np.asarray(square.resize((side, side), Image.Resampling.BICUBIC), np.uint8)
         if luma_side is None:
             return pixels, None
-        if canvas_side != CANVAS_SIDE:
+        if canvas != CANVAS_SIDE:
             # Hold one of them at a time in memory.
             del square
             square = _read_square(data, CANVAS_SIDE)
@@ -199,10 +198,10 @@ def decode_covering(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
         return np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC, box=box), np.uint8)
 
 
-def _read_square(data: bytes, canvas_side: int) -> Image.Image:
+def _read_square(data: bytes, canvas: int) -> Image.Image:
     """Decode the largest centred square; a JPEG at its smallest reduced size whose sides are at least the canvas's."""
     image, _ = _open_image(data)
-    image.draft("RGB", (canvas_side, canvas_side))
+    image.draft("RGB", (canvas, canvas))
     left, top, edge = _centre_square(image.size)
     return _to_rgb(image, (left, top, left + edge, top + edge))
 

@@ -1,6 +1,7 @@
 """Score every sample that a rater has not scored yet; each location of a shard is scored or quarantined exactly once.
 
-Raters and scorers that read images of one side share a pass: a shard is claimed for all of them, and each image is decoded once.
+Raters and scorers that read images of one side and decode share a pass: a shard is claimed for all of them, and each image is decoded
+once.
 """
 
 import os
@@ -29,6 +30,7 @@ from alchemist_core.project import load_project, only_train_dataset, train_rater
 from alchemist_core.scorers.catalogue import find_scorer, scorer_names
 from alchemist_core.scorers.registration import load_runner, needs_no_options, output_names, register
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.decode_versions import UNPINNED, canvas_side
 from alchemist_core.shards.storage import has_files
 from alchemist_core.stages.declared_scorers import follows, register_declared
 from alchemist_core.stages.devices import hold_device
@@ -178,15 +180,15 @@ def _require_scorable(raters: Sequence[RaterRow]) -> None:
 
 
 def _passes(raters: Sequence[RaterRow]) -> list[list[RaterRow]]:
-    """Group raters by the side of the images that they read, in the order of their first members.
+    """Group raters by the side and the decode of the images that they read, in the order of their first members.
 
     Each scorer that waits for a server has a pass of its own, after the others, which would wait for it.
     """
     if len(raters) == 1:
         return [list(raters)]
-    groups: dict[tuple[int | None, str | None], list[RaterRow]] = {}
+    groups: dict[tuple[tuple[int, int] | None, str | None], list[RaterRow]] = {}
     for rater in sorted(raters, key=lambda rater: _remote_name(rater) is not None):
-        groups.setdefault((_image_side(rater), _remote_name(rater)), []).append(rater)
+        groups.setdefault((_decoded_size(rater), _remote_name(rater)), []).append(rater)
     return list(groups.values())
 
 
@@ -197,6 +199,13 @@ def _remote_name(rater: RaterRow) -> str | None:
     except ConfigError:
         return None
     return str(rater.config["name"]) if is_remote else None
+
+
+def _decoded_size(rater: RaterRow) -> tuple[int, int] | None:
+    """Return the side of the images that a rater reads, and the least side to which a JPEG is decoded for it; None if it reads none."""
+    side = _image_side(rater)
+    version = rater.config.get("training", {}).get("decode_version", UNPINNED)
+    return None if side is None else (side, canvas_side(side, version))
 
 
 def _image_side(rater: RaterRow) -> int | None:
@@ -255,7 +264,7 @@ class Scoring:
     """Scores a scope with the raters of one pass: claims and commits shards, and counts them.
 
     Args:
-        raters: They read images of the same side.
+        raters: They read images of the same side and decode.
         scope: What to score; its rater is replaced by each of them.
         stage_run: The run.
         has_heuristics: Also compute the heuristics of images that have none.

@@ -325,8 +325,10 @@ class Comparison:
                 f"{missing_M32[0].tobytes().hex()[:16]}. Restore the missing shards; list them: alchemist shard list."
             )
         flux = self.config.model.flux
-        side = rater.config["training"]["resolution"] if flux is None else flux.resolution
-        return StoredSamples(rows.take(place_K), side, stage_run.report)
+        if flux is None:
+            return StoredSamples.as_read_by(rater.config["training"], rows.take(place_K), stage_run.report)
+        # FLUX-mini has encoders of its own, and does not read the rater's images.
+        return StoredSamples(rows.take(place_K), flux.resolution, stage_run.report)
 
 
 def _next(config: TrainDownstreamConfig, _result: TrainDownstreamResult) -> str:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from alchemist_core.config import Command, Config, Formerly, Result, fingerprint
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256
+from alchemist_core.shards.decode_versions import UNPINNED
 from alchemist_core.stages.collective import execute_together
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, count_processes
@@ -104,7 +105,10 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResu
     from alchemist_core.training.rater_training import train_rater as train  # noqa: PLC0415  torch is imported only when there is something to train
 
     side = config.training.resolution
-    pairs = {name: StoredSamples(found, side, stage_run.report) for name, found in rows.items()}
+    pairs = {
+        name: StoredSamples(found, side, stage_run.report, config.training.decode_version)
+        for name, found in rows.items()
+    }
     name = f"{config.dataset}-{config.training.rule}-{identity[:8]}"
     folder = artifact_path(f"raters/{name}")
     metrics = train(
@@ -126,9 +130,15 @@ def _identity(config: TrainRaterConfig, members: dict[str, str]) -> str:
 def _find(
     engine: Engine, identity: str, given: TrainRaterConfig, config: TrainRaterConfig, members: dict[str, str]
 ) -> raters.RaterRow | None:
-    """Return the rater of an identity; a rater from before weights were hashed has one in which paths take their place."""
-    before = given.model_copy(update={"training": before_hashes(given.training, config.training)})
-    return raters.find_trained(engine, identity) or raters.find_trained(engine, _identity(before, members))
+    """Return the rater of an identity, or the one that the same options had trained before.
+
+    The identity of a rater from before decode versions has none, and paths in place of weights if it is older still.
+    """
+    unversioned = config.training.model_copy(update={"decode_version": UNPINNED})
+    before = unversioned, before_hashes(given.training, config.training)
+    others = [_identity(config.model_copy(update={"training": training}), members) for training in before]
+    found = (raters.find_trained(engine, one) for one in dict.fromkeys([identity, *others]))
+    return next((rater for rater in found if rater is not None), None)
 
 
 def read_both(config: TrainRaterConfig, engine: Engine) -> tuple[dict[str, SampleTable], dict[str, int]]:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, cast, func, insert, or_, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.shards.decode_versions import UNPINNED
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.export import scores_by_name
 from alchemist_core.store.tables import AuditEvent, Rater, Run
@@ -91,13 +92,22 @@ class ListedRater(NamedTuple):
     validation: str
     trained_at: datetime
     acceptance_report: dict[str, Any]
+    decode_version: int
 
 
 def list_raters(engine: Engine) -> list[ListedRater]:
     """Return every trained rater version, oldest first."""
     datasets = (Rater.config[name].as_string() for name in ("dataset", "validation"))
+    version = func.coalesce(Rater.config["training", "decode_version"].as_integer(), UNPINNED)
     statement = select(
-        Rater.name, Rater.state, Rater.is_shadow, Rater.rule, *datasets, Rater.created_at, Rater.acceptance_report
+        Rater.name,
+        Rater.state,
+        Rater.is_shadow,
+        Rater.rule,
+        *datasets,
+        Rater.created_at,
+        Rater.acceptance_report,
+        version,
     ).where(Rater.kind == "trained")
     with engine.connect() as connection:
         return [ListedRater(*row) for row in connection.execute(statement.order_by(Rater.rater_id))]

@@ -9,6 +9,7 @@ from alchemist_core.config import NO_FLAG, Config, Formerly, Located, later_fiel
 from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig, published_tokenizer, tokenizer_tiny
 from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, ScoringRule
+from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 TokenizerKind = Literal["patches", "vqvae"]
@@ -130,6 +131,12 @@ class RaterTrainingConfig(PinnedConfig):
     )
     text_encoder: Annotated[str, ENCODER_FOLDER] = Field("words", pattern=TEXT_ENCODERS, description=TEXT_ENCODER_HELP)
     resolution: int = Field(16, ge=8, le=1024, description="Side of the square images in pixels")
+    decode_version: DecodeVersion = later_field(
+        UNPINNED,
+        description="How JPEGs are reduced while they are decoded, set by the stage: it is part of what a score means. 1: to at least "
+        "twice the resolution; raters that store no version. 2: to at least the resolution; new raters above 128 px",
+        json_schema_extra=NO_FLAG,
+    )
     tokenizer: Annotated[TokenizerKind, Formerly("coder", {"vqvae": "convolutions"})] = Field(
         "patches",
         description="Image tokenizer that is fitted to the training images. patches: k-means on the colours of patches. vqvae: a "

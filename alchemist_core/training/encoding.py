@@ -22,6 +22,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextEncoder, TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
+from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
 from alchemist_core.store.manifests import HASH_BYTES, hash_prefixes
 from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.feature_cache import Arrays, FeatureCache, FoundRows, Segment
@@ -206,10 +207,17 @@ def encode_images(
     if cache is None or key_N32 is None:
         found = _encode_all(len(samples), encode_some)
     else:
-        found = _find_or_encode(FeatureCache(cache), key_N32, encode_some, accelerator)
+        found = _find_or_encode(
+            FeatureCache(_folder_for(cache, samples.decode_version)), key_N32, encode_some, accelerator
+        )
     if not len(found):
         raise none_decoded(len(samples))
     return EncodedImages(found, encoder.name)
+
+
+def _folder_for(cache: Path, version: DecodeVersion) -> Path:
+    """Return the folder of the outputs for images of a decode version: another version has other pixels under the same keys."""
+    return cache if version == UNPINNED else cache.with_name(f"{cache.name}-decode{version}")
 
 
 def kept_captions(samples: SampleSource, images: EncodedImages) -> Captions:

@@ -1,7 +1,8 @@
 """Pinning: before a training, the files and hub names in its config are fixed to their present content.
 
 A stage pins the config that it was given: a hub name gets its commit, each source of weights the sha256 of its content, and the
-text encoder its number of tokens. The identity of a rater or model depends on the content of weights, not on their location.
+text encoder its number of tokens; a rater gets its version of decoding. The identity of a rater or model depends on the content of
+weights, not on their location.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from alchemist_core.models.published.sources import (
     locate_encoder,
     locate_file,
 )
+from alchemist_core.shards.decode_versions import version_for
 from alchemist_core.training.config import DownstreamConfig, PinnedConfig, RaterTrainingConfig
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ def pin(config: C) -> C:
         update["text_encoder"], encoder = locate_encoder(config.text_encoder)
         sha256s["text_encoder"] = encoder.sha256()
     update["caption_tokens"] = caption_tokens(config)
+    if isinstance(config, RaterTrainingConfig):
+        update["decode_version"] = version_for(config.resolution)
     for name, sha256 in sha256s.items():
         _require_content(config, name, sha256)
     return config.model_copy(update=update | {"weights_sha256": sha256s})

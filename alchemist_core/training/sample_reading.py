@@ -3,17 +3,18 @@
 Letters: N samples · M some of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import DataError
+from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
 from alchemist_core.shards.decoding import DecodeTask, ProcessDecoders
 from alchemist_core.shards.images import BadImageError, decode_image, is_costly
 from alchemist_core.shards.storage import join_uri, read_ranges
@@ -95,11 +96,18 @@ class StoredSamples:
         rows: Samples with their locations, from `store.samples`.
         side: Side of the decoded images in pixels.
         on_progress: Called with the images done, the images requested, and a note.
+        decode_version: Version of the decode; images for a rater have the rater's.
     """
 
     rows: SampleTable
     side: int
     on_progress: OnProgress
+    decode_version: DecodeVersion = UNPINNED
+
+    @classmethod
+    def as_read_by(cls, training: Mapping[str, Any], rows: SampleTable, on_progress: OnProgress) -> Self:
+        """Return samples with the images that a rater reads, by its stored training options."""
+        return cls(rows, training["resolution"], on_progress, training.get("decode_version", UNPINNED))
 
     @property
     def captions(self) -> "CaptionsOf":
@@ -163,13 +171,15 @@ class StoredSamples:
                 while not decoders.has_room():
                     yield from _good_images(decoders, places)
                 hashes = [bytes(row.image_hash)]
-                decoders.submit(DecodeTask(uri, [image_member(row)], hashes, self.side, [False]), at)
+                decoders.submit(
+                    DecodeTask(uri, [image_member(row)], hashes, self.side, [False], self.decode_version), at
+                )
             while not decoders.is_idle():
                 yield from _good_images(decoders, places)
 
     def _decode_one(self, data: bytes) -> Images | None:
         try:
-            return decode_image(data, self.side)
+            return decode_image(data, self.side, self.decode_version)
         except BadImageError:
             return None
 
@@ -187,16 +197,19 @@ def _good_images(decoders: ProcessDecoders, places: list[int]) -> Iterator[tuple
             yield places[part.ticket], part.image_BHWC[0].copy()
 
 
-def read_images(rows: SampleTable, side: int, on_progress: OnProgress) -> ReadSamples:
+def read_images(
+    rows: SampleTable, side: int, on_progress: OnProgress, decode_version: DecodeVersion = UNPINNED
+) -> ReadSamples:
     """Decode each sample's image to one size; a sample whose image cannot be decoded is left out (scoring quarantines it).
 
     Args:
         rows: Samples with their locations, from `store.samples`.
         side: Side of the decoded images in pixels.
         on_progress: Called with the images done, the images requested, and a note.
+        decode_version: Version of the decode.
     """
     image_of: dict[int, Images] = {}
-    for places, images in StoredSamples(rows, side, on_progress).read(np.arange(len(rows))):
+    for places, images in StoredSamples(rows, side, on_progress, decode_version).read(np.arange(len(rows))):
         image_of.update(zip(places.tolist(), images, strict=True))
     kept = sorted(image_of)
     return ReadSamples(

@@ -19,6 +19,7 @@ from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens
 from alchemist_core.selection.weights import epoch_size_of, reads_of_epoch
+from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
 
 CHUNK = 4096
 """Images in memory at a time while many are encoded."""
@@ -49,6 +50,11 @@ class SampleSource(Protocol):
         """The sha256 of each image's file, the key of cached outputs; None if there are none."""
         ...
 
+    @property
+    def decode_version(self) -> DecodeVersion:
+        """Version of the decode that gives the pixels; cached outputs are kept apart by it."""
+        ...
+
     def __len__(self) -> int: ...
 
     def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
@@ -63,6 +69,7 @@ class Samples:
     image_NHWC: ImageArray
     captions: list[str]
     image_keys: UInt8[np.ndarray, "N 32"] | None = None
+    decode_version: DecodeVersion = UNPINNED
 
     def __post_init__(self) -> None:
         if len(self.image_NHWC) != len(self.captions):
@@ -76,7 +83,8 @@ class Samples:
     def rows(self, index_B: Int64[np.ndarray, " B"]) -> "Samples":
         """Gather some samples."""
         keys = None if self.image_keys is None else self.image_keys[index_B]
-        return Samples(self.image_NHWC[index_B], [self.captions[index] for index in index_B], keys)
+        captions = [self.captions[index] for index in index_B]
+        return Samples(self.image_NHWC[index_B], captions, keys, self.decode_version)
 
     def read(self, index_M: Int64[np.ndarray, " M"]) -> Chunks:
         """Yield the images of some samples in chunks."""
@@ -91,6 +99,18 @@ class JoinedSamples:
 
     first: SampleSource
     second: SampleSource
+
+    def __post_init__(self) -> None:
+        if self.first.decode_version != self.second.decode_version:
+            raise DataError(
+                f"Samples of decode versions {self.first.decode_version} and {self.second.decode_version} cannot be joined. "
+                "Read both by the version of one rater."
+            )
+
+    @property
+    def decode_version(self) -> DecodeVersion:
+        """The version of both."""
+        return self.first.decode_version
 
     @property
     def captions(self) -> Captions:
@@ -135,6 +155,11 @@ class WeightedSamples:
     def image_keys(self) -> UInt8[np.ndarray, "N 32"] | None:
         """The key of each image."""
         return self.samples.image_keys
+
+    @property
+    def decode_version(self) -> DecodeVersion:
+        """Version of the decode."""
+        return self.samples.decode_version
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -4,8 +4,8 @@ The slowest step determines the speed, and the others wait for it: the numbers o
 So decoding and rating share the cores without a setting. A sample's score depends neither on the batch size nor on the order or
 composition of batches, nor on which other scorers rate beside it.
 
-Several scorers that read images of the same side share one pass: each image is decoded once. Each of their outputs has its own lease and
-its own row in the ledger, so that one that fails costs the others nothing.
+Several scorers that read images of the same side and decode share one pass: each image is decoded once. Each of their outputs has its
+own lease and its own row in the ledger, so that one that fails costs the others nothing.
 
 `ScoringPipeline` does not use the database: its caller passes the functions that claim and commit a shard.
 
@@ -40,6 +40,7 @@ from alchemist_core.models.text import TextEncoder
 from alchemist_core.models.tokenizer import ENCODE_BATCH, Tokenizer
 from alchemist_core.rating.rater import SampleRater
 from alchemist_core.scorers.scorer import Batch, Rated, TransientFault
+from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion, canvas_side
 from alchemist_core.shards.decoding import TASK_IMAGES, DecodedPart, Decoders, DecodeTask
 from alchemist_core.shards.faults import Fault, Reason, make_fault
 from alchemist_core.shards.storage import join_uri
@@ -82,7 +83,8 @@ class ScoringPipeline:
         """Why a scorer stopped, by each of its columns; the others go on."""
         # In a shared pass there are as many threads as the scorer with the most of them may have.
         self._turns = [threading.BoundedSemaphore(scorer.n_threads) for scorer in scorers]
-        self._side = scorers[0].image_side
+        assert len(sizes := set(map(_decoded_size, scorers))) == 1, f"one pass for images of different sizes: {sizes}"
+        self._side, self._decode_version = scorers[0].image_side, scorers[0].decode_version
         n_threads = max(scorer.n_threads for scorer in scorers)
         self._claiming, self._rating, self._writing = (
             ThreadPoolExecutor(n, thread_name_prefix=name)
@@ -135,7 +137,7 @@ class ScoringPipeline:
             self._decode(shard, self._decoders, self._side)
 
     def _decode(self, shard: "PendingShard", decoders: Decoders, side: int) -> None:
-        for first, task in shard.tasks(side):
+        for first, task in shard.tasks(side, self._decode_version):
             while not decoders.has_room():
                 self._collect(decoders)
             if shard.error is not None:
@@ -353,7 +355,7 @@ class PendingShard:
         """Number of samples to score."""
         return len(self.captions)
 
-    def tasks(self, side: int) -> Iterator[tuple[int, DecodeTask]]:
+    def tasks(self, side: int, version: DecodeVersion) -> Iterator[tuple[int, DecodeTask]]:
         """Split the samples into decode tasks; yield each with the index of its first sample."""
         start = 0
         while start < self.n_samples:
@@ -364,7 +366,9 @@ class PendingShard:
             part = slice(start, stop)
             yield (
                 start,
-                DecodeTask(self.uri, self._ranges[part], self.image_hashes[part], side, self._is_measured[part]),
+                DecodeTask(
+                    self.uri, self._ranges[part], self.image_hashes[part], side, self._is_measured[part], version
+                ),
             )
             start = stop
 
@@ -510,6 +514,11 @@ class BatchScorer(Protocol):
         ...
 
     @property
+    def decode_version(self) -> DecodeVersion:
+        """Version of the decode of its images."""
+        ...
+
+    @property
     def n_outputs(self) -> int:
         """How many scores it gives each sample."""
         ...
@@ -542,6 +551,12 @@ class BatchScorer(Protocol):
         ...
 
 
+def _decoded_size(scorer: BatchScorer) -> tuple[int, int] | None:
+    """Return the side of a scorer's images, and the least side to which a JPEG is decoded for it; None if it reads none."""
+    side = scorer.image_side
+    return None if side is None else (side, canvas_side(side, scorer.decode_version))
+
+
 def read_image_side(path: Path) -> int:
     """Return the side of the images that a rater reads, from the folder that `train_rater` wrote."""
     with safe_open(path / "tokenizer.safetensors", framework="pt") as file:
@@ -557,6 +572,7 @@ class Scorer:
         encoder: Its text encoder.
         device: Where the forward runs.
         batch: Batch size of every forward; smaller batches are padded, because kernels depend on the shape, and scores must not.
+        decode_version: Version of the decode that it was trained with.
     """
 
     def __init__(
@@ -567,10 +583,11 @@ class Scorer:
         *,
         device: torch.device | None = None,
         batch: int = ENCODE_BATCH,
+        decode_version: DecodeVersion = UNPINNED,
     ) -> None:
         self._device = device or torch.device("cpu")
         self._rater, self._tokenizer = rater.eval().to(self._device), tokenizer.to(self._device)
-        self._encoder, self.batch = encoder, batch
+        self._encoder, self.batch, self.decode_version = encoder, batch, decode_version
         self._local = threading.local()
 
     @classmethod
@@ -583,7 +600,14 @@ class Scorer:
         size = config.rater(tokenizer.config, encoder.dim)
         rater = make_scoring_rater(config, size)
         rater.load_state_dict(load_file(path / "rater.safetensors"))
-        return cls(rater, tokenizer, encoder, device=device, batch=config.score_batch_size)
+        return cls(
+            rater,
+            tokenizer,
+            encoder,
+            device=device,
+            batch=config.score_batch_size,
+            decode_version=config.decode_version,
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:

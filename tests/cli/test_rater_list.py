@@ -23,14 +23,25 @@ def add(engine: Engine, rater_id: int, name: str, **fields: object) -> None:
 def test_a_list_shows_state_acceptance_and_datasets_and_marks_production(engine: Engine) -> None:
     add(engine, 1, "first", state="retired", acceptance_report={"is_certified": False})
     add(engine, 2, "second", state="production", acceptance_report={"is_certified": True})
-    add(engine, 3, "third", state="candidate", is_shadow=True)
+    versioned = CONFIG | {"training": {"decode_version": 2}}
+    add(engine, 3, "third", state="candidate", is_shadow=True, config=versioned)
     found = list_(RaterListConfig())
     head, *lines = found.summary().splitlines()
-    assert head.split() == ["name", "state", "acceptance", "rule", "dataset", "validation", "trained", "(UTC)"]
+    assert head.split() == [
+        "name",
+        "state",
+        "acceptance",
+        "rule",
+        "dataset",
+        "validation",
+        "decode",
+        "trained",
+        "(UTC)",
+    ]
     assert [line.split() for line in lines] == [
-        ["first", "retired", "failed", "loss", "web", "good", "2026-01-02", "03:04"],
-        ["*", "second", "production", "passed", "loss", "web", "good", "2026-01-02", "03:04"],
-        ["third", "shadow", "not", "checked", "loss", "web", "good", "2026-01-02", "03:04"],
+        ["first", "retired", "failed", "loss", "web", "good", "1", "2026-01-02", "03:04"],
+        ["*", "second", "production", "passed", "loss", "web", "good", "1", "2026-01-02", "03:04"],
+        ["third", "shadow", "not", "checked", "loss", "web", "good", "2", "2026-01-02", "03:04"],
     ]
     assert len({line.index("web") for line in lines}) == 1, "columns are aligned"
 

@@ -137,6 +137,14 @@ def test_scoring_leaves_torch_s_random_state_alone(scorer: Scorer, train_pairs: 
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_rater_without_a_decode_version_reads_images_as_before(rater: Path, tmp_path: Path) -> None:
+    assert "decode_version" not in json.loads((rater / "config.json").read_text())
+    folder = shutil.copytree(rater, tmp_path / "rater")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"decode_version": 2}))
+    assert [Scorer.load(path).decode_version for path in (rater, folder)] == [1, 2]
+
+
 def test_a_rater_scores_in_the_batch_size_of_its_config_whose_default_is_in_no_hash(
     rater: Path, train_pairs: Samples, tmp_path: Path
 ) -> None:

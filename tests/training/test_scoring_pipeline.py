@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from alchemist_core.errors import AlchemistError, DataError
 from alchemist_core.scorers import Batch
 from alchemist_core.scorers.scorer import Rated
+from alchemist_core.shards.decode_versions import DecodeVersion
 from alchemist_core.shards.decoding import InlineDecoders, open_decoders
 from alchemist_core.store.leases import LeaseClaim
 from alchemist_core.store.ledger import ClaimedShard, ShardOutcome
@@ -30,6 +31,7 @@ class PixelScorer:
     """Scores a sample by its pixels and the length of its caption; counts its batches."""
 
     image_side, n_threads, n_outputs, device, dtype = SIDE, 2, 1, "cpu", "float32"
+    decode_version: DecodeVersion = 1
 
     def __init__(self, batch: int) -> None:
         self.batch, self.shapes, self.lock = batch, [], threading.Lock()
