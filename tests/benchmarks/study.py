@@ -372,13 +372,13 @@ def _run_trial(trial: Trial, corpus: Path | None) -> None:
     """Make the corpus, run the experiment, and keep its cells with what each selection cost."""
     began = time.monotonic()
     try:
-        root = _make(trial, corpus)
+        root = make_trial(trial, corpus)
     except AlchemistError as error:
         print(f"{trial.name} is left out: {error}", flush=True)
         return
     options = trial.options(root / "truth.parquet")
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    _alchemist(["experiment", "run", *words], trial.name)
+    run_alchemist(["experiment", "run", *words], trial.name)
     result = find_experiment(open_store(), trial.name).result
     assert result is not None
     runs = _read_runs(trial)
@@ -393,7 +393,7 @@ def _run_trial(trial: Trial, corpus: Path | None) -> None:
     print(f"{time.strftime('%H:%M:%S')} {trial.name}: {kept['seconds']:.0f} s", flush=True)
 
 
-def _alchemist(words: Sequence[str], of: str) -> str:
+def run_alchemist(words: Sequence[str], of: str) -> str:
     """Run a command with one thread; a failure is printed at once, since the other trials go on for hours."""
     command, environment = [sys.executable, "-m", "alchemist_core", *words], os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -407,12 +407,12 @@ def _search(trial: Trial, corpus: Path | None) -> None:
     """Make the corpora of the seeds that choose, search for the recipe of the world, and keep what it promises."""
     try:
         for seed in (*trial.plan.search_seeds, *trial.plan.confirmation_seeds):
-            _make(replace(trial, seed=seed), corpus)
+            make_trial(replace(trial, seed=seed), corpus)
     except AlchemistError as error:
         print(f"{trial.world} is left out: {error}", flush=True)
         return
     words = [word for name, value in trial.search_options().items() if value for word in (f"--{name}", value)]
-    printed = _alchemist(["tune-selection", "search", *words, "--json"], f"search of {trial.world}")
+    printed = run_alchemist(["tune-selection", "search", *words, "--json"], f"search of {trial.world}")
     found = json.loads(printed.strip().splitlines()[-1])["recipe"]
     partial = trial.search_path.with_suffix(".partial")
     partial.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -420,7 +420,7 @@ def _search(trial: Trial, corpus: Path | None) -> None:
     print(f"{time.strftime('%H:%M:%S')} {trial.world}: {found['said']}", flush=True)
 
 
-def _make(trial: Trial, corpus: Path | None) -> Path:
+def make_trial(trial: Trial, corpus: Path | None) -> Path:
     """Write the corpus of a trial and register its datasets."""
     plan, home = trial.plan, load_settings().home.resolve() / "study"
     root = home / "corpora" / trial.name
