@@ -178,6 +178,30 @@ def _critic(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", valida
     return np.asarray((image_NE * text_NE).sum(1).numpy(), np.float64)
 
 
+def _crossed_critic(
+    config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded"
+) -> NDArray[np.float64]:
+    """Score each half of the corpus by a critic that was trained on the other half and on the validation dataset.
+
+    The corpus has many more pairs than the validation dataset, and most of their captions fit. A critic remembers the pairs that it was
+    trained on, wrong ones too, so none scores those. Early stopping and the quantiles are those of held-out validation samples.
+    """
+    from alchemist_core.training.critic_training import hold_out, train_critic  # noqa: PLC0415  as above
+
+    train_M, heldout_M = hold_out(validation.captions, _image_keys(validation))
+    own, heldout = validation.take(train_M), validation.take(heldout_M)
+    is_second_N = methods.halves(_image_keys(corpus))
+    score_N = np.empty(len(is_second_N))
+    for is_second in (False, True):
+        others = corpus.take(np.flatnonzero(is_second_N != is_second))
+        both, wanted = own.joined(others), np.flatnonzero(is_second_N == is_second)
+        critic, _ = train_critic(both, heldout, CriticTrainingConfig(seed=config.seed), stage_run.report)
+        scored = corpus.take(wanted)
+        image_NE, text_NE = critic.project(scored.image_ND, scored.text_NC)
+        score_N[wanted] = critic.score(image_NE, text_NE, scored.captions)
+    return score_N
+
+
 def _image_keys(encoded: "Encoded") -> list[bytes]:
     """Return what tells images apart: equal features are equal images."""
     return [hashlib.sha256(row.tobytes()).digest() for row in encoded.image_ND]
@@ -221,19 +245,31 @@ def _density_ratio(
     return methods.density_ratio_score(_joined(corpus), _joined(validation))
 
 
+def _image_density(
+    _config: MethodConfig, _run: StageRun, corpus: "Encoded", validation: "Encoded"
+) -> NDArray[np.float64]:
+    return methods.density_ratio_score(*(_unit(encoded.image_ND) for encoded in (corpus, validation)))
+
+
 def _joined(encoded: "Encoded") -> NDArray[np.float32]:
     """Return image and caption as one vector, each with length 1, so that neither outweighs the other."""
-    parts = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in encoded[:2]]
-    return np.concatenate(parts, axis=1)
+    return np.concatenate([_unit(encoded.image_ND), _unit(encoded.text_NC)], axis=1)
+
+
+def _unit(vector_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    length_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    return np.asarray(vector_ND / np.maximum(length_N1, 1e-12))
 
 
 _EMBEDDED = {
     "trained_critic": _critic,
+    "crossed_critic": _crossed_critic,
     "clip_validation": _critic,
     "clip_corpus": _clip_corpus,
     "jest": _jest,
     "semdedup": _semdedup,
     "density_ratio": _density_ratio,
+    "image_density": _image_density,
 }
 
 

@@ -24,6 +24,15 @@ JEST_BATCH = 320
 """Samples of a large batch of JEST."""
 
 
+def halves(image_hashes: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Return the half of each sample, for a score by a model that was trained on the other half: equal images are in one half.
+
+    >>> halves([bytes([2]), bytes([5]), bytes([2])]).tolist()
+    [False, True, False]
+    """
+    return np.array([image[-1] % 2 == 1 for image in image_hashes], bool)
+
+
 def semdedup_score(unit_ND: Vectors, cluster_N: NDArray[np.int64], centroid_KD: Vectors) -> Scores:
     """Score a sample by how different it is from those of its cluster that are kept before it: minus the largest cosine.
 
@@ -251,10 +260,12 @@ def jest_score(
 
 METHODS: dict[str, str] = {
     "trained_critic": "Critic trained on the validation dataset: own caption against other captions",
+    "crossed_critic": "The same critic, trained on the validation dataset and on that half of the corpus in which the sample is not",
     "clip_validation": "CLIP filter: cosine of image and caption by a head that was trained on the validation dataset",
     "clip_corpus": "CLIP filter: the same by a head that was trained on the corpus itself (Schuhmann et al. 2021)",
     "semdedup": "SemDeDup: few samples of each group of similar images (Abbas et al. 2023)",
     "density_ratio": "Density among validation samples relative to the corpus, on frozen embeddings (Sugiyama et al. 2012)",
+    "image_density": "The same on embeddings of images alone",
     "dsir": "DSIR: importance weights of hashed words of the captions (Xie et al. 2023)",
     "rho_batches": "RHO-LOSS: the share with the highest reducible loss of each random batch (Mindermann et al. 2022)",
     "jest": "JEST: the share of each random batch that is most learnable together, by two image-text heads (Evans et al. 2024)",

@@ -46,6 +46,14 @@ class Encoded(NamedTuple):
         """Gather some samples."""
         return Encoded(self.image_ND[index_M], self.text_NC[index_M], [self.captions[at] for at in index_M])
 
+    def joined(self, other: "Encoded") -> "Encoded":
+        """Return these samples followed by others."""
+        image_ND, text_NC = (
+            np.concatenate([self.image_ND, other.image_ND]),
+            np.concatenate([self.text_NC, other.text_NC]),
+        )
+        return Encoded(image_ND, text_NC, [*self.captions, *other.captions])
+
 
 class HeldoutScores(NamedTuple):
     """Scores of held-out samples, and of their images with the captions of other ones."""

@@ -1,14 +1,14 @@
 """Which selection for which corpus: recipes, controls and methods of the field on several worlds, paired over corpus and training seeds.
 
-`python -m tests.benchmarks.study {value,worlds,methods} [--plan] [--quick] [--corpus FOLDER] [--hours H] [--workers 2]`
+`python -m tests.benchmarks.study {value,choice,worlds,methods} [--plan] [--quick] [--corpus FOLDER] [--hours H] [--workers 2]`
 
 A study is a list of trials: one world with one corpus seed, all its arms and retentions, each trained with several seeds whose losses are
 averaged. Each finished trial is a JSON file under `.alchemist/study/NAME/`; a rerun does only what is missing, and the stages of an
 unfinished trial resume in the store. `--plan` counts the trainings and their time, and trains nothing.
 
 `value` is `make bench-selection-value`: the synthetic and the damaged corpus, the default recipe and its controls. `worlds` and
-`methods` are `make study`: corpora of other kinds, and the methods of the field. All write a table with the cost of each selection, as
-JSON and as figures.
+`methods` are `make study`: corpora of other kinds, and the methods of the field. `choice` chooses between recipes on seeds that report
+nothing. All write a table with the cost of each selection, as JSON and as figures.
 """
 
 import argparse
@@ -62,6 +62,15 @@ RECIPES = ("learnability/auto", "learnability/auto;accept=auto;fill=repeat", "le
 CONTROLS = ("random", "oracle", "full", "validation", f"{RECIPES[0]}+validation")
 OTHERS = (*(arm for arm in CONTROLS if arm != "full"), BALANCED, RECIPES[0], RECIPES[2])
 """Arms of the other worlds: without all data, which trains longest, and without repeats, which research page 031 found to do harm."""
+EMBEDDED = tuple(
+    f"{signals}/head_gsample"
+    for signals in (
+        "trained_critic+density_ratio",
+        "crossed_critic+image_density",
+        "learnability+crossed_critic+image_density",
+    )
+)
+"""Fusions of a critic and of the density of images, with and without a rater."""
 SIGNALS = ("pmi/auto", "learnability+pmi/head_gsample")
 """Signals beside them: mutual information of image and caption, alone and in a fusion."""
 FIELD = ("loss/paper", "seal/auto", "two_steps/auto", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
@@ -110,6 +119,16 @@ class Plan:
 
 PLANS = {
     "value": Plan("value", ("scenes", "damaged"), (*CONTROLS, *RECIPES)),
+    # Chooses among recipes; no result is reported on these seeds.
+    "choice": Plan(
+        "choice",
+        ("damaged", "real", "scenes"),
+        ("random", "oracle", "validation", f"{RECIPES[0]}+validation", RECIPES[0], *EMBEDDED),
+        seeds=(60, 61, 62, 63),
+        trainings=2,
+        n_train=6_000,
+        drawn_resolution=112,
+    ),
     "worlds": Plan(
         "worlds",
         (*worlds.KINDS, "real"),

@@ -3,6 +3,8 @@
 import math
 from collections import Counter
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from scipy.optimize import minimize
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import first_rater, parse_arm
+from alchemist_core.experiments.method_scores import MethodConfig
 from alchemist_core.experiments.methods import (
     METHODS,
     PairHead,
@@ -18,6 +21,7 @@ from alchemist_core.experiments.methods import (
     dsir_score,
     fit_logistic,
     fit_pair_head,
+    halves,
     jest_score,
     joint_learnability,
     principal_components,
@@ -237,3 +241,39 @@ def test_auto_means_the_fitted_window_with_and_without_further_options() -> None
     for word in ("oracle;seed=1", "random;seed"):
         with pytest.raises(ConfigError, match="NAME=VALUE"):
             parse_arm(word, retention=0.5)
+
+
+def test_equal_images_are_in_one_half_of_the_corpus_and_the_halves_are_about_equal() -> None:
+    hashes = [bytes(row) for row in np.random.default_rng(0).integers(0, 256, (1000, 32), np.uint8)]
+    is_second_N = halves([*hashes, *hashes[:100]])
+    assert (is_second_N[:100] == is_second_N[1000:]).all()
+    assert 450 < is_second_N[:1000].sum() < 550
+
+
+@pytest.mark.slow
+def test_a_crossed_critic_scores_no_pair_that_it_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from alchemist_core.experiments import method_scores
+    from alchemist_core.training import critic_training
+    from alchemist_core.training.critic_training import Encoded
+
+    rng = np.random.default_rng(0)
+
+    def draw(n: int, name: str) -> Encoded:
+        image_ND, text_NC = (rng.normal(size=(n, dim)).astype(np.float32) for dim in (16, 8))
+        return Encoded(image_ND, text_NC, [f"{name} {at}" for at in range(n)])
+
+    corpus, validation, trained_on = draw(120, "corpus"), draw(60, "validation"), list[set[str]]()
+    train = critic_training.train_critic
+
+    def watch(samples: Encoded, *others: Any) -> Any:
+        trained_on.append(set(samples.captions))
+        return train(samples, *others)
+
+    monkeypatch.setattr(critic_training, "train_critic", watch)
+    config = MethodConfig(method="crossed_critic", dataset="c", validation="v", rater="r")
+    score_N = method_scores._crossed_critic(config, SimpleNamespace(report=lambda *_: None), corpus, validation)
+    assert np.isfinite(score_N).all()
+    first, second = (captions & set(corpus.captions) for captions in trained_on)
+    assert len(first) + len(second) == 120
+    assert not first & second
+    assert all(any(word.startswith("validation") for word in captions) for captions in trained_on)
