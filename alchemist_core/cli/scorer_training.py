@@ -1,28 +1,40 @@
-"""Train a critic on the validation dataset, and register it as a scorer."""
+"""Train a critic or fit a density ratio on the validation dataset, and register it as a scorer."""
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from alchemist_core.config import BARE_WORD, Config, Located, Result
+from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path, write_bytes_atomically
 from alchemist_core.models.critic_config import OFFLINE, CriticRecord, CriticTrainingConfig, refuse_weak_critic
+from alchemist_core.models.density import N_DIMS, PENALTY, DensityRecord, fit_density, pack_density
 from alchemist_core.scorers.critic import ARTIFACT
+from alchemist_core.scorers.density import unit
 from alchemist_core.scorers.registration import register
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.statistics import area_under_curve
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 
+_ONE_IN = 10
+"""One image in _ONE_IN is held out of a density ratio."""
+
 
 class TrainScorerConfig(Config):
-    """Which critic to train, and on what."""
+    """Which scorer to train, and on what."""
 
     name: str = Field("critic", description="Name of the scorer", json_schema_extra=BARE_WORD)
-    validation: str = Field(
-        ..., description="Validation dataset: the critic is trained on a part of it, and measured on the rest"
+    kind: Literal["critic", "density"] = Field(
+        "critic",
+        description="critic: how much better an image matches its own caption than other captions. density: how much more frequent images "
+        "like this one are in the validation dataset than in the corpus; it needs --dataset",
     )
+    validation: str = Field(..., description="Validation dataset: a part of it is held out, to measure the scorer")
+    dataset: str | None = Field(None, description="Corpus with which --kind density compares the validation dataset")
     encoders: Annotated[str, Located(is_or_name=True)] = Field(
         OFFLINE,
         description="Frozen encoders. offline: EfficientNet-lite0 and all-MiniLM-L6-v2, from packages. Otherwise a folder of a CLIP or "
@@ -40,12 +52,29 @@ class TrainScorerConfig(Config):
         le=10_000_000,
         description="Largest number of validation samples, taken in the order of their hash",
     )
+    max_corpus_samples: int = Field(
+        10_000,
+        ge=100,
+        le=10_000_000,
+        description="The same of samples of --dataset; images are encoded at 20 to 40 a second on a core",
+    )
     nightly: bool = Field(False, description="Score every night beside the production rater")
     training: CriticTrainingConfig = Field(default_factory=CriticTrainingConfig, description="Training of the critic")
 
+    @model_validator(mode="after")
+    def _density_has_a_corpus(self) -> "TrainScorerConfig":
+        if (self.kind == "density") != (self.dataset is not None):
+            message = f"kind {self.kind} with dataset {self.dataset}: --kind density needs --dataset, the corpus, and a critic takes none"
+            raise ValueError(message)
+        return self
+
 
 class TrainScorerResult(Result):
-    """The scorer, its file, and how often a held-out sample scored higher than one with another one's caption (AUC)."""
+    """The scorer, its file, and its held-out AUC.
+
+    The AUC says how often a held-out validation sample scores higher than one with another one's caption (critic), or than a held-out
+    sample of the corpus (density). A density ratio near 0.5 is no fault: the corpus then looks like the validation dataset.
+    """
 
     name: str
     is_new: bool
@@ -58,13 +87,16 @@ class TrainScorerResult(Result):
 
 
 def train_scorer(config: TrainScorerConfig) -> TrainScorerResult:
-    """Train a critic of how well images match captions on the validation dataset alone, and register it as a scorer.
+    """Train a critic of how well images match captions, or fit a density ratio, and register it as a scorer.
+
+    A critic sees the validation dataset alone.
 
     Raises:
-        ConfigError: The held-out AUC is too low (nothing is written), or the name belongs to another scorer.
+        ConfigError: The held-out AUC of a critic is too low (nothing is written), or the name belongs to another scorer.
         DataError: There are too few samples.
     """
-    return execute("train_scorer", config, lambda stage_run: make_critic(config, stage_run), TrainScorerResult)
+    make = make_density if config.kind == "density" else make_critic
+    return execute("train_scorer", config, lambda stage_run: make(config, stage_run), TrainScorerResult)
 
 
 def make_critic(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerResult:
@@ -88,10 +120,7 @@ def make_critic(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerRe
         encoder_sha256s=encoders.sha256s, dims=encoders.dims,
     )  # fmt: skip
     refuse_weak_critic(record)
-    data = pack_critic(critic, record)
-    sha256 = hashlib.sha256(data).hexdigest()
-    head = f"{ARTIFACT}critics/{sha256[:16]}.safetensors"
-    write_bytes_atomically(artifact_path(head.removeprefix(ARTIFACT)), data)
+    head, sha256 = _write("critics", pack_critic(critic, record))
     _, is_new = register(
         stage_run.engine, config.name, "critic", {"head": head, "encoders": encoders.source}, run_id=stage_run.run_id,
         is_shadow=config.nightly,
@@ -100,3 +129,50 @@ def make_critic(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerRe
         name=config.name, is_new=is_new, head=head, sha256=sha256, n_train=record.n_train, n_heldout=record.n_heldout,
         n_steps=n_steps, heldout_auc=round(record.heldout_auc, 4),
     )  # fmt: skip
+
+
+def make_density(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerResult:
+    """Encode the images of both datasets, fit on nine tenths of each, measure on the others, write and register the ratio."""
+    assert config.dataset is not None
+    tables = [
+        read_training_samples(stage_run.engine, find_dataset(stage_run.engine, name).dataset_id, max_samples=most)
+        for name, most in ((config.validation, config.max_samples), (config.dataset, config.max_corpus_samples))
+    ]
+    hold_device(stage_run, is_on_cpu=True)
+    from alchemist_core.models.critic import load_encoders  # noqa: PLC0415
+    from alchemist_core.training.critic_training import encode_images  # noqa: PLC0415  torch only when there is work
+
+    encoders, parts = load_encoders(config.encoders, config.resolution), []
+    for name, rows in zip((config.validation, config.dataset), tables, strict=True):
+        index_M, image_MD = encode_images(rows, encoders, stage_run.report)
+        # By the image, so that no image is on both sides.
+        is_heldout_M = np.array([bytes(rows[place].image_hash)[-1] % _ONE_IN == 0 for place in index_M.tolist()], bool)
+        if not 0 < is_heldout_M.sum() < len(is_heldout_M):
+            raise DataError(
+                f"Dataset {name} has {len(index_M):,} samples whose image can be decoded, too few to hold some out. Give more samples."
+            )
+        parts.append((unit(image_MD[~is_heldout_M]), unit(image_MD[is_heldout_M])))
+    (validation_MD, heldout_MD), (corpus_ND, others_ND) = parts
+    density = fit_density(corpus_ND, validation_MD)
+    record = DensityRecord(
+        validation=config.validation, dataset=config.dataset, n_validation=len(validation_MD), n_corpus=len(corpus_ND),
+        heldout_auc=area_under_curve(density.score(heldout_MD), density.score(others_ND)), n_dims=N_DIMS, penalty=PENALTY,
+        resolution=encoders.side, encoder_sha256s=encoders.sha256s,
+    )  # fmt: skip
+    file, sha256 = _write("densities", pack_density(density, record))
+    _, is_new = register(
+        stage_run.engine, config.name, "density", {"file": file, "encoders": encoders.source}, run_id=stage_run.run_id,
+        is_shadow=config.nightly,
+    )  # fmt: skip
+    return TrainScorerResult(
+        name=config.name, is_new=is_new, head=file, sha256=sha256, n_train=len(validation_MD) + len(corpus_ND),
+        n_heldout=len(heldout_MD) + len(others_ND), n_steps=0, heldout_auc=round(record.heldout_auc, 4),
+    )  # fmt: skip
+
+
+def _write(folder: str, data: bytes) -> tuple[str, str]:
+    """Write a file under its sha256; return its address and the hash."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    address = f"{ARTIFACT}{folder}/{sha256[:16]}.safetensors"
+    write_bytes_atomically(artifact_path(address.removeprefix(ARTIFACT)), data)
+    return address, sha256

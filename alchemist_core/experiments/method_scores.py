@@ -18,6 +18,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import methods
 from alchemist_core.files import artifact_path, atomic_write
 from alchemist_core.models.critic_config import OFFLINE, CriticTrainingConfig
+from alchemist_core.scorers.density import unit
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.eligible import EligibleSamples
@@ -248,17 +249,12 @@ def _density_ratio(
 def _image_density(
     _config: MethodConfig, _run: StageRun, corpus: "Encoded", validation: "Encoded"
 ) -> NDArray[np.float64]:
-    return methods.density_ratio_score(*(_unit(encoded.image_ND) for encoded in (corpus, validation)))
+    return methods.density_ratio_score(unit(corpus.image_ND), unit(validation.image_ND))
 
 
 def _joined(encoded: "Encoded") -> NDArray[np.float32]:
     """Return image and caption as one vector, each with length 1, so that neither outweighs the other."""
-    return np.concatenate([_unit(encoded.image_ND), _unit(encoded.text_NC)], axis=1)
-
-
-def _unit(vector_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-    length_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)
-    return np.asarray(vector_ND / np.maximum(length_N1, 1e-12))
+    return np.concatenate([unit(encoded.image_ND), unit(encoded.text_NC)], axis=1)
 
 
 _EMBEDDED = {

@@ -14,12 +14,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from alchemist_core.models.density import fit_density, fit_logistic
+
 Vectors = NDArray[np.float32]
 Scores = NDArray[np.float64]
 
 _BUCKETS = 10_000
 _WORD = re.compile(r"\w+|[^\w\s]")
-_NEWTON_STEPS = 25
 JEST_BATCH = 320
 """Samples of a large batch of JEST."""
 
@@ -61,61 +62,8 @@ def semdedup_score(unit_ND: Vectors, cluster_N: NDArray[np.int64], centroid_KD: 
 def density_ratio_score(
     corpus_ND: Vectors, validation_MD: Vectors, *, n_dims: int = 64, penalty: float = 1.0
 ) -> Scores:
-    """Score a sample by the logarithm of its density among the validation samples relative to the corpus.
-
-    The ratio is a classifier's: logistic regression of validation against corpus, on the largest principal components of the embeddings.
-
-    Source: Sugiyama et al. 2012, section 4 (density ratios by a probabilistic classifier); Brown et al. 2020, appendix A (as a filter).
-
-    Args:
-        corpus_ND: Embeddings of the corpus.
-        validation_MD: Embeddings of the validation dataset.
-        n_dims: Number of principal components.
-        penalty: Weight of the squared coefficients.
-    """
-    both = np.concatenate([corpus_ND, validation_MD]).astype(np.float64)
-    component_ND = principal_components(both, n_dims)
-    is_validation_N = np.arange(len(both)) >= len(corpus_ND)
-    # Each side weighs as much as half of all samples, so that the logit has no offset by the sizes.
-    weight_N = np.where(is_validation_N, 0.5 / len(validation_MD), 0.5 / len(corpus_ND)) * len(both)
-    coefficient_D = fit_logistic(component_ND, is_validation_N, weight_N, penalty=penalty)
-    score_N: Scores = (_with_one(component_ND) @ coefficient_D)[: len(corpus_ND)]
-    return score_N
-
-
-def principal_components(vector_ND: NDArray[np.float64], n_dims: int) -> NDArray[np.float64]:
-    """Return the largest principal components, each with variance 1; directions without variance are left out."""
-    centred_ND = vector_ND - vector_ND.mean(axis=0)
-    variance_D, direction_DD = np.linalg.eigh(centred_ND.T @ centred_ND / len(centred_ND))
-    chosen = np.flatnonzero(variance_D > variance_D[-1] * 1e-9)[::-1][:n_dims]
-    found: NDArray[np.float64] = centred_ND @ direction_DD[:, chosen] / np.sqrt(variance_D[chosen])
-    return found
-
-
-def fit_logistic(
-    feature_ND: NDArray[np.float64], is_positive_N: NDArray[np.bool_], weight_N: NDArray[np.float64], *, penalty: float
-) -> NDArray[np.float64]:
-    """Return the coefficients of a penalised logistic regression, the offset last, by Newton's method.
-
-    Source: Hastie, Tibshirani and Friedman 2009, Eq. 4.26 (iteratively reweighted least squares).
-    """
-    design_ND = _with_one(feature_ND)
-    ridge_D = np.full(design_ND.shape[1], penalty)
-    ridge_D[-1] = 0
-    coefficient_D = np.zeros(design_ND.shape[1])
-    for _ in range(_NEWTON_STEPS):
-        probability_N = 1 / (1 + np.exp(-np.clip(design_ND @ coefficient_D, -30, 30)))
-        gradient_D = design_ND.T @ (weight_N * (probability_N - is_positive_N)) + ridge_D * coefficient_D
-        curvature_N = np.maximum(weight_N * probability_N * (1 - probability_N), 1e-12)
-        step_D = np.linalg.solve((design_ND.T * curvature_N) @ design_ND + np.diag(ridge_D), gradient_D)
-        coefficient_D -= step_D
-        if np.abs(step_D).max() < 1e-10:
-            break
-    return coefficient_D
-
-
-def _with_one(feature_ND: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([feature_ND, np.ones((len(feature_ND), 1))], axis=1)
+    """Score a sample by the logarithm of its density among the validation samples relative to the corpus, as `fit_density` says."""
+    return fit_density(corpus_ND, validation_MD, n_dims=n_dims, penalty=penalty).score(corpus_ND)
 
 
 def dsir_score(captions: Sequence[str], validation: Sequence[str], *, seed: int | None) -> Scores:

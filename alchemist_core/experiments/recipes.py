@@ -41,6 +41,13 @@ RECIPES = (
 repeats, weights and variety, each changed alone. A budget takes as many of them as it can compare on two seeds."""
 
 
+_SCORERS = {
+    "trained_critic": "your critic: alchemist scorer train critic",
+    "image_density": "your density ratio: alchemist scorer train density --kind density",
+}
+"""The scorers that give the scores of a method in production."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundRecipe:
     """The outcome of a search."""
@@ -146,8 +153,8 @@ def describe_needs(arm: Arm) -> list[str]:
         if name in RATERS:
             train = f"alchemist train-rater {flags_of(RATERS[name])}"
             needs.append(f"in place of {name} the name of such a rater, with _ for -: {train}")
-        elif name == "trained_critic":
-            needs.append("in place of trained_critic the name of your critic: alchemist scorer train critic")
+        elif name in _SCORERS:
+            needs.append(f"in place of {name} the name of {_SCORERS[name]}")
         elif name in METHODS:
             needs.append(f"in place of {name} the name of imported scores: alchemist import scores")
     if float(policy.get("variety", 0)):

@@ -16,6 +16,7 @@ BUILT_IN = {
     "classifier": "alchemist_core.scorers.classifier:Classifier",
     "clip": "alchemist_core.scorers.clip:ClipScore",
     "critic": "alchemist_core.scorers.critic:CriticScore",
+    "density": "alchemist_core.scorers.density:DensityScore",
     "pixels": "alchemist_core.scorers.pixels:PixelHeuristics",
     "siglip": "alchemist_core.scorers.clip:SiglipScore",
     "vlm": "alchemist_core.scorers.vlm:VisionLanguageModel",

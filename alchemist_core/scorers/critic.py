@@ -50,7 +50,7 @@ class CriticScore(Scorer):
         assert isinstance(options, CriticOptions)
         from alchemist_core.models.critic import load_critic, load_encoders  # noqa: PLC0415  imports torch
 
-        path = head_path(options.head)
+        path = trained_file(options.head)
         self._critic, record = load_critic(path)
         self._encoders = load_encoders(options.encoders, record.resolution, device)
         if self._encoders.sha256s != record.encoder_sha256s:
@@ -90,13 +90,13 @@ class CriticScore(Scorer):
         return self._critic.score(image_BE, text_BE, batch.captions), image_BE.numpy()
 
 
-def head_path(head: str) -> Path:
-    """Return the path of a critic's file.
+def trained_file(address: str) -> Path:
+    """Return the path of a file that `alchemist scorer train` wrote.
 
     Raises:
         ConfigError: There is no such file.
     """
-    path = artifact_path(head.removeprefix(ARTIFACT)) if head.startswith(ARTIFACT) else Path(head)
+    path = artifact_path(address.removeprefix(ARTIFACT)) if address.startswith(ARTIFACT) else Path(address)
     if not path.is_file():
-        raise ConfigError(f"There is no critic at {path}. Train one with alchemist scorer train, or give its file.")
+        raise ConfigError(f"There is no file {path}. Train the scorer with alchemist scorer train, or give its file.")
     return path

@@ -80,9 +80,9 @@ def find_threshold(engine: Engine, policy: SelectionPolicy, snapshot: Snapshot) 
 
 def _critic_record(critic: RaterRow) -> CriticRecord:
     """Return the record of a registered critic."""
-    from alchemist_core.scorers.critic import head_path  # noqa: PLC0415  imports jaxtyping, and with it numpy
+    from alchemist_core.scorers.critic import trained_file  # noqa: PLC0415  imports jaxtyping, and with it numpy
 
-    path = head_path(str(critic.config["settings"]["head"]))
+    path = trained_file(str(critic.config["settings"]["head"]))
     if file_sha256(path).hex() != critic.config["identity"]["head_sha256"]:
         raise DataError(f"The critic {path} is not the one that was registered. Restore it from a backup.")
     return read_critic_record(path)

@@ -79,14 +79,22 @@ def encode_samples(
     rows: SampleTable, encoders: FrozenEncoders, on_progress: OnProgress
 ) -> tuple[NDArray[np.int64], Encoded]:
     """Encode the samples whose image can be decoded; return their rows, in ascending order, and the features."""
+    index_M, image_MD = encode_images(rows, encoders, on_progress)
+    captions = [rows[place].caption for place in index_M.tolist()]
+    return index_M, Encoded(image_MD, encoders.encode_texts(captions), captions)
+
+
+def encode_images(
+    rows: SampleTable, encoders: FrozenEncoders, on_progress: OnProgress
+) -> tuple[NDArray[np.int64], Features]:
+    """Do the same with images alone."""
     image_ND = np.zeros((len(rows), encoders.dims[0]), np.float32)
     is_read_N = np.zeros(len(rows), np.bool_)
     for place_M, image_MHWC in StoredSamples(rows, encoders.side, lambda *_: None).read(np.arange(len(rows))):
         image_ND[place_M], is_read_N[place_M] = encoders.encode_images(image_MHWC), True
         on_progress(int(is_read_N.sum()), len(rows), "encoded")
     index_M = np.flatnonzero(is_read_N)
-    captions = [rows[place].caption for place in index_M.tolist()]
-    return index_M, Encoded(image_ND[index_M], encoders.encode_texts(captions), captions)
+    return index_M, image_ND[index_M]
 
 
 def hold_out(captions: Sequence[str], image_hashes: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -19,15 +19,14 @@ from alchemist_core.experiments.methods import (
     density_ratio_score,
     draw_jointly,
     dsir_score,
-    fit_logistic,
     fit_pair_head,
     halves,
     jest_score,
     joint_learnability,
-    principal_components,
     rho_batch_score,
     semdedup_score,
 )
+from alchemist_core.models.density import fit_logistic, principal_directions
 
 
 def unit(vector_ND: np.ndarray) -> np.ndarray:
@@ -95,7 +94,8 @@ def test_the_density_ratio_of_two_normal_distributions_is_linear_with_the_known_
 def test_principal_components_have_variance_1_and_no_correlation() -> None:
     rng = np.random.default_rng(4)
     vector_ND = rng.normal(size=(500, 4)) @ rng.normal(size=(4, 6))
-    component_ND = principal_components(vector_ND, 10)
+    mean_D, direction_DK = principal_directions(vector_ND, 10)
+    component_ND = (vector_ND - mean_D) @ direction_DK
     assert component_ND.shape == (500, 4)
     assert np.allclose(component_ND.T @ component_ND / 500, np.eye(4), atol=1e-8)
 

@@ -60,3 +60,30 @@ def test_a_critic_is_trained_on_validation_registered_and_ranks_a_selection(scor
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ConfigError, match="is not the one that was registered"):
         load_runner(find_outputs(open_store(), "critic"), "cpu")
+
+
+@pytest.mark.slow
+def test_a_density_ratio_is_fitted_to_both_datasets_registered_and_ranks_a_selection(
+    scored_store: TrainedStore,
+) -> None:
+    given = {"name": "density", "kind": "density", "validation": "v", "dataset": "scenes", "resolution": 32}
+    found = train_scorer(TrainScorerConfig.model_validate(given))
+    assert found.is_new
+    assert found.n_train + found.n_heldout <= 200 + 240
+    assert 0 <= found.heldout_auc <= 1
+    assert not train_scorer(TrainScorerConfig.model_validate(given)).is_new, "an equal training gives an equal file"
+    checked = check(CheckConfig(name="density", dataset="scenes", n_samples=100))
+    assert (checked.difference, checked.n_without_score) == (0.0, 0)
+    assert run(ScoreConfig(scorer="density")).n_scored == 240
+    assert run(ScoreConfig(scorer="density")).n_scored == 0
+    train()
+    run(ScoreConfig(scorer="critic"))
+    assert select_subset("by_both", rank_by="critic+density").n_samples == 120
+    other = train_scorer(TrainScorerConfig.model_validate(given | {"name": "d64", "resolution": 64}))
+    assert other.sha256 != found.sha256
+
+
+def test_a_density_ratio_needs_a_corpus_and_a_critic_takes_none() -> None:
+    for fields in ({"kind": "density"}, {"dataset": "scenes"}):
+        with pytest.raises(ValueError, match="--kind density needs --dataset, the corpus, and a critic takes none"):
+            TrainScorerConfig.model_validate({"validation": "v"} | fields)
