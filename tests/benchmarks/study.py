@@ -64,13 +64,9 @@ OTHERS = (*(arm for arm in CONTROLS if arm != "full"), BALANCED, RECIPES[0], REC
 """Arms of the other worlds: without all data, which trains longest, and without repeats, which research page 031 found to do harm."""
 EMBEDDED = tuple(
     f"{signals}/head_gsample"
-    for signals in (
-        "trained_critic+density_ratio",
-        "crossed_critic+image_density",
-        "learnability+crossed_critic+image_density",
-    )
+    for signals in ("trained_critic+image_density", "learnability+trained_critic+image_density")
 )
-"""Fusions of a critic and of the density of images, with and without a rater."""
+"""Fusions of a critic and of the density of images, without and with a rater."""
 SIGNALS = ("pmi/auto", "learnability+pmi/head_gsample")
 """Signals beside them: mutual information of image and caption, alone and in a fusion."""
 FIELD = ("loss/paper", "seal/auto", "two_steps/auto", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
@@ -123,7 +119,7 @@ PLANS = {
     "choice": Plan(
         "choice",
         ("damaged", "real", "scenes"),
-        ("random", "oracle", "validation", f"{RECIPES[0]}+validation", RECIPES[0], *EMBEDDED),
+        ("random", "oracle", RECIPES[0], RECIPES[2], *EMBEDDED),
         seeds=(60, 61, 62, 63),
         trainings=2,
         n_train=6_000,
