@@ -17,7 +17,9 @@ from alchemist_core.cli import command_line
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.command_line import build_parser, read_config
 from alchemist_core.cli.flags import flag_fields
+from alchemist_core.cli.parser import bare_parser
 from alchemist_core.cli.verbs import RENAMED, STAGES, VERBS, load_commands
+from alchemist_core.code_version import code_version
 from alchemist_core.config import Config, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.stages.select import SelectConfig, name_subset
@@ -130,6 +132,21 @@ def test_help_and_flags_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_version_is_that_which_runs_record(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_CODE_VERSION", "0.2.0+5a0390767547")
+    code_version.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    code_version.cache_clear()
+    assert (ended.value.code, capsys.readouterr().out) == (0, "alchemist 0.2.0+5a0390767547\n")
+
+
+def test_help_names_pages_that_an_installation_has() -> None:
+    assert "README" not in bare_parser().format_help()
 
 
 def test_the_list_of_commands_imports_no_module_of_a_command() -> None:

@@ -17,7 +17,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_S = 5.0
 KINDS = {"secrets": "secret", "configmaps": "config map", "persistentvolumeclaims": "volume claim"}
 REMEDIES = {
-    "secrets": "kubectl create secret generic {name} --from-literal=KEY=VALUE (infra/README.md lists the keys)",
+    "secrets": "kubectl create secret generic {name} --from-literal=KEY=VALUE (alchemist docs how-to/deploy#kubernetes lists the keys)",
     "configmaps": "kubectl apply -k infra/kubernetes",
     "persistentvolumeclaims": "kubectl apply -k infra/kubernetes",
 }

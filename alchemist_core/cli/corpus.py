@@ -1,6 +1,7 @@
 """Make a corpus: a synthetic one of captioned scenes, or pictures or a published dataset imported into tar shards."""
 
 import hashlib
+import re
 import shlex
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -13,6 +14,7 @@ from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.local.corpus_marker import CorpusMarker
 from alchemist_core.local.scenes import ScenesConfig, draw_scenes
+from alchemist_core.project import load_project
 from alchemist_core.settings import find_project_file, load_settings
 from alchemist_core.shards.layouts.records import LayoutRecord, find_shards, first_unfinished, write_shards
 from alchemist_core.shards.storage import is_s3
@@ -110,11 +112,27 @@ def _next(_config: Config, result: CorpusResult) -> str:
     """Return the command that ingests the folder; an import without a project file may begin with one."""
     folder = Path(result.folder)
     if is_s3(result.folder) or not (folder / "train").is_dir():
-        ingest = f"alchemist ingest --dataset NAME --root {shlex.quote(result.folder)}"
+        root = _without_date(result.folder)
+        if (declared := _dataset_of(root)) is not None:
+            return f"alchemist ingest --dataset {shlex.quote(declared)}"
+        ingest = f"alchemist ingest --dataset NAME --root {shlex.quote(root)}"
         is_in_project = find_project_file() is not None
-        return ingest if is_in_project else f"alchemist init --data {shlex.quote(result.folder)}, or {ingest}"
+        return ingest if is_in_project else f"alchemist init --data {shlex.quote(root)}, or {ingest}"
     rest = "then the folders validation and test with --role validation and --role evaluation, each as a dataset of its own"
     return f"alchemist ingest --dataset {folder.name} --root {folder / 'train'}\n      {rest}"
+
+
+def _without_date(folder: str) -> str:
+    """Return the root of a folder of shards: the folder above one that is named by its crawl date."""
+    above, _, name = folder.rstrip("/").rpartition("/")
+    return above if re.fullmatch(r"\d{4}-\d{2}-\d{2}", name) else folder
+
+
+def _dataset_of(root: str) -> str | None:
+    """Return the dataset of the project file that has this root; None if there is none."""
+    project = load_project()
+    places = {name: project.locate(own.root) for name, own in project.datasets.items() if own.root}
+    return next((name for name, place in places.items() if place.rstrip("/") == root.rstrip("/")), None)
 
 
 COMMANDS = {

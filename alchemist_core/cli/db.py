@@ -21,7 +21,16 @@ from alchemist_core.local.processes import hold_lock
 from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import checksum, clear_for_restore, export_snapshot
 from alchemist_core.store.eligible import forget_kept
-from alchemist_core.store.engine import create_store, current_revision, database_url, migrate, open_store, role_url
+from alchemist_core.store.engine import (
+    create_store,
+    current_revision,
+    database_url,
+    head_revision,
+    migrate,
+    open_store,
+    refuse_newer,
+    role_url,
+)
 from alchemist_core.store.postgres import Role, client_program, environment, psql_path, run_program, stop_postgres
 from alchemist_core.telemetry import say
 
@@ -119,7 +128,6 @@ def psql(config: PsqlConfig) -> None:
 
 def migrate_schema(_config: NoConfig) -> None:
     """Migrate the schema to the revision of this code. No other command changes an existing schema."""
-    from alchemist_core.store.engine import head_revision  # noqa: PLC0415  imports alembic
     from alchemist_core.store.engine import migrate as upgrade  # noqa: PLC0415
 
     create_store()
@@ -202,6 +210,12 @@ class BackupResult(Result):
     n_bytes: int
 
 
+class RestoreResult(BackupResult):
+    """The backup that was restored. `revision` is that of the store now; `migrated_from` is that of the backup, if it was older."""
+
+    migrated_from: str | None = None
+
+
 class _Note(Result):
     """Content of `backup.json`."""
 
@@ -243,7 +257,7 @@ def _fill(folder: Path) -> dict[str, Any]:
     return note
 
 
-def restore(config: RestoreConfig) -> BackupResult:
+def restore(config: RestoreConfig) -> RestoreResult:
     """Restore a backup into an empty database, and compare its checksum. The same command resumes after a kill.
 
     It is atomic: the empty schema is dropped in one transaction, the backup is restored in another, and until `migrate` has
@@ -252,9 +266,11 @@ def restore(config: RestoreConfig) -> BackupResult:
     Raises:
         ConfigError: The database contains other data.
         DataError: The backup is damaged, an artifact of the home differs, or the restored data differs.
+        StoreError: Newer code wrote the backup; nothing was written.
     """
     folder = config.folder.resolve()
     note = _read_note(folder)
+    refuse_newer(note["revision"], what="The backup")
     create_store()
     url = database_url()
     # A second restore waits for the first one, and then finds the data.
@@ -269,7 +285,14 @@ def restore(config: RestoreConfig) -> BackupResult:
         raise DataError(
             f"The restored data has checksum {found}, but the backup has {note['checksum']}. Do not use it: restore another backup."
         )
-    return _result(folder, note)
+    migrated_from = None if is_same_code else note["revision"]
+    written = _result(folder, note).model_dump() | {"revision": head_revision()}
+    return RestoreResult(**written, migrated_from=migrated_from)
+
+
+def _next_restore(_config: RestoreConfig, _result: RestoreResult) -> str:
+    """Return the command that makes the store usable: a backup contains no passwords of a server of the user's own."""
+    return "alchemist stack up" if load_settings().database_url is None else "alchemist db provision"
 
 
 def _restore_database(url: str, folder: Path, note: dict[str, Any]) -> None:
@@ -367,5 +390,5 @@ COMMANDS = {
     "backup": Command(
         BackupConfig, backup, lambda _, result: f"alchemist db restore {result.folder}, under a new ALCHEMIST_HOME"
     ),
-    "restore": Command(RestoreConfig, restore),
+    "restore": Command(RestoreConfig, restore, _next_restore),
 }

@@ -30,9 +30,16 @@ from alchemist_core.errors import AlchemistError, CheckFailedError, ConfigError
 from alchemist_core.extras import missing_library
 from alchemist_core.local.airflow_environment import airflow_home, dags_folder, passwords_path
 from alchemist_core.local.machine import look_at_machine
-from alchemist_core.local.processes import Ports, forgotten_project, is_supervised, read_state
+from alchemist_core.local.processes import (
+    OTHER_INSTALLATION_REMEDY,
+    Ports,
+    describe_other_installation,
+    forgotten_project,
+    is_supervised,
+    read_state,
+)
 from alchemist_core.models.published.catalogue import NETWORKS
-from alchemist_core.notifications import receivers
+from alchemist_core.notifications import docs_address, receivers
 from alchemist_core.preset_figures import FIGURES
 from alchemist_core.presets import PRESETS
 from alchemist_core.project import load_project
@@ -257,7 +264,7 @@ _WAYS = ("", "_CMD", "_SECRET")
 
 
 def check_notifications(_site: Site) -> Iterator[Finding]:
-    """Notifications have a receiver."""
+    """Notifications have a receiver, and their links and those of alerts lead to documentation."""
     names = [name for name, _ in receivers()]
     if names:
         yield ok("notify", f"Failures and questions are sent to {len(names)} receivers.")
@@ -265,6 +272,12 @@ def check_notifications(_site: Site) -> Iterator[Finding]:
         yield warn(
             "notify", "There is no receiver: failures and questions are only stored.", "Set ALCHEMIST_NOTIFY_URL."
         )
+    docs = docs_address()
+    # Names that end so are reserved: nobody can publish anything there.
+    if (urllib.parse.urlsplit(docs).hostname or "").endswith(".example"):
+        what = f"Links of alerts and notifications lead to {docs}, a placeholder that opens nothing."
+        remedy = "Publish the folder of the file that alchemist docs --path prints; set ALCHEMIST_DOCS_URL. Here: alchemist docs runbook"
+        yield warn("notify", what, remedy)
 
 
 def check_airflow(site: Site) -> Iterator[Finding]:
@@ -278,6 +291,8 @@ def check_airflow(site: Site) -> Iterator[Finding]:
     if site.is_local and not is_supervised(site.home):
         yield missing("airflow", "The local stack does not run.", "alchemist stack up")
         return
+    if site.is_local and (other := describe_other_installation(site.home)):
+        yield missing("airflow", other, OTHER_INSTALLATION_REMEDY)
     try:
         health = json.loads(_get(f"{site.api}/api/v2/monitor/health"))
     except (OSError, ValueError) as error:

@@ -23,7 +23,7 @@ from alchemist_core.report.arm_names import ArmNames
 from alchemist_core.store.datasets import describe_datasets
 from alchemist_core.store.engine import has_store, open_store
 from alchemist_core.store.runs import MeasuredTraining, measured_trainings
-from alchemist_core.store.subsets import choose_version, rater_of_subset
+from alchemist_core.store.subsets import choose_version, list_subsets, rater_of_subset
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 from alchemist_core.training.gpus import CPU, DEFAULT_UTILISATION, GPUS, GpuName
@@ -73,7 +73,9 @@ class PlanTrainDownstreamConfig(Config):
     """Which training of downstream models to plan."""
 
     subset: str | None = Field(
-        None, description="Subset, for its number of samples and its rater's tokenizer", json_schema_extra=BARE_WORD
+        None,
+        description="Subset, for its number of samples and its rater's tokenizer; none: the published one, if there is exactly one",
+        json_schema_extra=BARE_WORD,
     )
     n_samples: int | None = Field(
         None, ge=1, description="Samples of an arm; none: those of the subset, else 1,000,000"
@@ -185,15 +187,15 @@ def plan_train_downstream(config: PlanTrainDownstreamConfig) -> TrainingPlan:
     from alchemist_core.training.footprint import downstream_footprint  # noqa: PLC0415  imports torch
 
     model, engine, device = config.model, _store(), _Device(config.hardware)
-    tokenizer, n_eligible, counted = _tokenizer_of(config), None, Counted(1_000_000, "assumed")
+    tokenizer, n_eligible, counted = _tokenizer_of(config), None, Counted(1_000_000, _ASSUMED)
     own_rater = RaterTrainingConfig()
-    if config.subset is not None:
+    if (name := config.subset or _only_published(config, engine)) is not None:
         engine = open_store()
-        subset = choose_version(engine, config.subset, version=None)
+        subset = choose_version(engine, name, version=None)
         rater = rater_of_subset(engine, subset)
         own_rater = RaterTrainingConfig.from_stored(rater.config["training"])
         tokenizer = own_rater.tokenizer_config
-        n_eligible, counted = rater.n_eligible, Counted(subset.n_reads, f"members of {config.subset}")
+        n_eligible, counted = rater.n_eligible, Counted(subset.n_reads, f"members of {name}")
     if config.n_samples is not None:
         n_eligible, counted = None, Counted(config.n_samples, "--n-samples")
 
@@ -210,6 +212,17 @@ def plan_train_downstream(config: PlanTrainDownstreamConfig) -> TrainingPlan:
     arms = ", ".join(f"{n:,} for {arm}" for arm, n in n_of.items())
     samples = f"{arms} ({counted.basis}); seeds: {len(config.seeds)}"
     return _plan(device, footprint, times, speed, samples=samples, advice=_advise(model, count, footprint, device))
+
+
+_ASSUMED = "assumed; for a subset of your own: alchemist plan train-downstream SUBSET, or --n-samples"
+
+
+def _only_published(config: PlanTrainDownstreamConfig, engine: Engine | None) -> str | None:
+    """Return the published subset if there is exactly one and nothing else was asked for; else None."""
+    if engine is None or config.n_samples is not None:
+        return None
+    names = {row.name for row in list_subsets(engine, state="published")}
+    return names.pop() if len(names) == 1 else None
 
 
 class Counted(NamedTuple):

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from alchemist_core import __version__
 from alchemist_core.cli.verbs import GROUPS, REMOVED, RENAMED
 
 # argparse reports errors as text only; newer Python versions omit the quotes around the choices.
@@ -92,6 +91,16 @@ def _extra(words: list[str]) -> str:
     return f"Unexpected argument {', '.join(map(repr, words))}. Quote values that contain spaces."
 
 
+class _PrintVersion(argparse.Action):
+    """Print the version that runs record. Only this option asks git for the commit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from alchemist_core.code_version import code_version  # noqa: PLC0415  see above
+
+        sys.stdout.write(f"alchemist {code_version()}\n")
+        parser.exit()
+
+
 def bare_parser() -> Parser:
     """Return the parser of `alchemist` without its commands: it prints help and version, and refuses everything else."""
     parser = Parser(
@@ -102,7 +111,12 @@ def bare_parser() -> Parser:
         epilog=_list_verbs(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"alchemist {__version__}")
+    parser.add_argument(
+        "--version",
+        action=_PrintVersion,
+        nargs=0,
+        help="print the version, with the commit where it is known, and exit",
+    )
     return parser
 
 
@@ -123,7 +137,7 @@ def _list_verbs() -> str:
         lines += [f"{title}:", *columns({name: verb.help for name, verb in verbs.items()}), ""]
     lines += [
         "Run alchemist COMMAND --help for the options of a command.",
-        "Paths, addresses and credentials are set by ALCHEMIST_ variables: see README.md.",
+        "Paths, addresses and credentials are set by ALCHEMIST_ variables: alchemist docs reference/environment.",
     ]
     return "\n".join(lines)
 

@@ -171,16 +171,22 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
 
 
 def _remedy(rater: RaterRow, training: RaterTrainingConfig, n_validation: int | None) -> str:
-    """Return what helps a rater that has failed: more steps do not if its training had stopped by itself."""
+    """Return what helps a rater that has failed: more steps do not if its training had stopped by itself.
+
+    More patience is worth a try only once, and only if the held-out loss was falling again when the training stopped.
+    """
     metrics, n_planned = rater.acceptance_report, training.proxy_warmup_steps + training.max_train_steps
     # A larger dataset is examined on a part of it.
     more = f"more validation samples{f' (it had {n_validation:,})' if n_validation is not None else ''}"
     if metrics.get("stopped_early"):
         advice = (
             f"Its training stopped after {metrics['n_steps']:,} of {n_planned:,} steps, because the held-out loss had not fallen since "
-            f"step {metrics['best_step']:,}: a larger --max-train-steps changes nothing. Ingest {more}, or let it wait longer: "
-            f"alchemist train-rater --early-stopping-patience {2 * training.early_stopping_patience}."
+            f"step {metrics['best_step']:,}: a larger --max-train-steps changes nothing. Ingest {more}, or train with another "
+            "--text-encoder or a larger --preset."
         )
+        if training.early_stopping_patience <= DEFAULT_PATIENCE and _was_falling_again(metrics):
+            patience = f"alchemist train-rater --early-stopping-patience {2 * training.early_stopping_patience}"
+            advice += f" Its loss was falling again when it stopped, so waiting longer may help too: {patience}."
     else:
         advice = (
             f"Train longer: alchemist train-rater --max-train-steps {2 * training.max_train_steps}. Or ingest {more}."
@@ -189,6 +195,16 @@ def _remedy(rater: RaterRow, training: RaterTrainingConfig, n_validation: int | 
         f"{advice} To use it all the same: alchemist rater promote {rater.name} --without-acceptance 'REASON'. "
         "What each check means: alchemist docs runbook#rater-certify"
     )
+
+
+DEFAULT_PATIENCE = RaterTrainingConfig.model_fields["early_stopping_patience"].default
+
+
+def _was_falling_again(metrics: dict[str, Any]) -> bool:
+    """Return whether the last held-out loss of a training is the lowest one since its best step."""
+    history = metrics.get("history", ())
+    losses = [row["held_out_loss"] for row in history if "held_out_loss" in row and row["step"] > metrics["best_step"]]
+    return len(losses) > 1 and losses[-1] < min(losses[:-1])
 
 
 def _require_trained(rater: RaterRow) -> None:
@@ -343,10 +359,13 @@ def promote(config: PromoteConfig) -> PromoteResult:
 
 
 def _next_list(result: RaterListResult) -> str | None:
-    """Return the command for the newest rater, unless it is in production, was retired, or failed its acceptance checks."""
+    """Return the command for the newest rater, unless it is in production or was retired; after a failure both ways on."""
     newest = result.raters[-1] if result.raters else None
-    if newest is None or newest.state != "candidate" or newest.is_certified is False:
+    if newest is None or newest.state != "candidate":
         return None
+    if newest.is_certified is False:
+        promote = f"alchemist rater promote {newest.name} --without-acceptance 'REASON'"
+        return f"train another one (alchemist rater certify {newest.name} says what may help), or {promote}"
     return f"alchemist rater {'promote' if newest.is_certified else 'certify'} {newest.name}"
 
 

@@ -11,12 +11,13 @@ from alchemist_core.cli.dags import PACKAGE, describe_stale, install_for_stack
 from alchemist_core.config import BARE_WORD, Command, Config, Formerly
 from alchemist_core.local import stack
 from alchemist_core.local.airflow_environment import dags_folder
+from alchemist_core.local.processes import OTHER_INSTALLATION_REMEDY, describe_other_installation
 from alchemist_core.project import NEVER, load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import describe_held_devices
 from alchemist_core.store.engine import DatabaseError, database_url, make_engine
 from alchemist_core.store.postgres import is_running
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import say, warn
 
 
 class StackConfig(Config):
@@ -57,12 +58,12 @@ def _describe_nights(url: str | None) -> str:
     schedule = load_project().schedule
     own = "No night starts by itself ([schedule] nightly of the project file is none)."
     if schedule.nightly != NEVER:
-        when = f"{schedule.nightly}, {schedule.timezone}; the first time at once"
-        own = f"nightly_rescore starts by itself ({when}) for the crawl date of the day before."
+        when = f"{schedule.nightly}, {schedule.timezone}"
+        own = f"nightly_rescore starts by itself ({when}) for the crawl date of the day before; it does not start now."
     conf = json.dumps({"crawl_date": "YYYY-MM-DD"})
     return (
-        f"\n{own} To start it for another date: alchemist stack airflow dags trigger nightly_rescore --conf '{conf}', or the form of "
-        f"{url}/dags/nightly_rescore. New subsets: {url}/dags/build_subset"
+        f"\n{own} To start it now, for yesterday or another date: alchemist stack airflow dags trigger nightly_rescore --conf '{conf}', "
+        f"or the form of {url}/dags/nightly_rescore. New subsets: {url}/dags/build_subset"
     )
 
 
@@ -85,7 +86,9 @@ def status(_config: StackConfig) -> None:
 
 
 def _say_note(home: Path) -> None:
-    """Print what to do if the stack does not use the project file as it is now."""
+    """Print what to do if the stack does not run this version, or does not use the project file as it is now."""
+    if other := describe_other_installation(home):
+        warn(f"{other} Its tasks may fail. To start it with this version: {OTHER_INSTALLATION_REMEDY}.")
     if note := stack.describe_other_project(home) or describe_stale(dags_folder(home) / PACKAGE):
         say(note)
 
@@ -111,6 +114,7 @@ def logs(config: LogsConfig) -> None:
 def airflow(config: AirflowConfig) -> None:
     """Run Airflow's own command line on the stack; all arguments are passed to Airflow unchanged."""
     program, environment = stack.airflow_command(_home())
+    environment.setdefault("PYTHONWARNINGS", "ignore")
     # Airflow replaces this process, so that it controls the terminal and its exit code is returned.
     os.execve(program, ["airflow", *config.arguments], environment)  # noqa: S606  no shell is meant
 

@@ -9,11 +9,13 @@ import fcntl
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from alchemist_core.code_version import code_version
 from alchemist_core.files import atomic_write
 from alchemist_core.settings import find_project_file
 
@@ -135,6 +137,22 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True)
+class Installation:
+    """Which code runs: its version, and the folder of its Python environment."""
+
+    version: str
+    folder: str
+
+    def __str__(self) -> str:
+        return f"version {self.version} in {self.folder}"
+
+
+def this_installation() -> Installation:
+    """Return the installation of this process."""
+    return Installation(code_version(), sys.prefix)
+
+
+@dataclass(frozen=True, slots=True)
 class StackState:
     """Content of stack.json. The ports are kept when the processes end."""
 
@@ -147,6 +165,8 @@ class StackState:
     """The project file with which the supervisor was started."""
     endings: dict[str, Ending] = field(default_factory=dict)
     """Processes that ended by themselves or were killed since the supervisor started; Postgres too."""
+    installation: Installation | None = None
+    """The installation with which the supervisor was started; None for one that did not record it yet."""
 
 
 def state_path(home: Path) -> Path:
@@ -167,7 +187,8 @@ def read_state(home: Path) -> StackState:
     ports = Ports(**raw["ports"]) if raw["ports"] else None
     programs = tuple(raw.get("programs", ()))
     endings = {name: Ending(**ending) for name, ending in raw.get("endings", {}).items()}
-    return StackState(ports, raw["supervisor_pid"], children, programs, raw.get("project"), endings)
+    installation = Installation(**raw["installation"]) if raw.get("installation") else None
+    return StackState(ports, raw["supervisor_pid"], children, programs, raw.get("project"), endings, installation)
 
 
 def forgotten_project(home: Path) -> str | None:
@@ -177,6 +198,18 @@ def forgotten_project(home: Path) -> str | None:
     """
     used = read_state(home).project
     return used if used and Path(used).is_file() and find_project_file() is None else None
+
+
+def describe_other_installation(home: Path) -> str | None:
+    """Return by which other installation or version the running stack was started; None if by this one, or if none runs."""
+    state, here = read_state(home), this_installation()
+    # The supervisor records its programs together with its installation.
+    if not state.programs or state.installation == here or not is_supervised(home):
+        return None
+    return f"The running stack was started by {state.installation or 'an earlier version'}, and this command is {here}."
+
+
+OTHER_INSTALLATION_REMEDY = "alchemist stack down, then alchemist stack up"
 
 
 def write_state(home: Path, state: StackState) -> None:

@@ -35,6 +35,7 @@ from alchemist_core.local.processes import (
     read_state,
     send,
     supervisor_lock,
+    this_installation,
     write_state,
 )
 from alchemist_core.log_files import MIB, rotate
@@ -179,6 +180,8 @@ class Supervisor:
         self._children = [Child(name) for name in COMMANDS]
         self._postgres: EmbeddedPostgres | None = None
         self._ending_of_postgres: Ending | None = None
+        # As it is now: another version may be installed while this process runs.
+        self._installation = this_installation()
         self._airflow = AirflowClient.of(home, ports.airflow)
         self._looked_at = 0.0
         self._logs = home / "logs"
@@ -252,7 +255,8 @@ class Supervisor:
         endings = {child.name: child.ending for child in self._children if child.ending}
         endings |= {"postgres": self._ending_of_postgres} if self._ending_of_postgres else {}
         project = os.environ.get("ALCHEMIST_PROJECT")
-        write_state(self._home, StackState(self._ports, os.getpid(), children, programs, project, endings))
+        state = StackState(self._ports, os.getpid(), children, programs, project, endings, self._installation)
+        write_state(self._home, state)
 
 
 def stack_environment(home: Path, ports: Ports, postgres: EmbeddedPostgres) -> dict[str, str]:

@@ -343,9 +343,20 @@ def _state(connection: Connection) -> SchemaState:
 
 
 def _refuse_newer(state: SchemaState) -> None:
-    if state.revision is not None and state.revision > head_revision():
-        msg = f"The database is at revision {state.revision}, but this code supports up to {head_revision()}. Update the code."
-        raise StoreError(msg)
+    if state.revision is not None:
+        refuse_newer(state.revision)
+
+
+def refuse_newer(revision: str, *, what: str = "The database") -> None:
+    """Refuse a database, or a backup of one, that newer code wrote.
+
+    Raises:
+        StoreError: Its revision is newer than that of this code.
+    """
+    if revision > head_revision():
+        raise StoreError(
+            f"{what} is at revision {revision}, but this code supports up to {head_revision()}. Update the code."
+        )
 
 
 # Alembic keeps its context in one place of the process, so that two threads would take each other's connection.

@@ -4,6 +4,7 @@
     check_subset → plan_publish
     check_subset → publish
 
+Starts by hand only: a published subset does not follow new nights by itself.
 An empty field of the form means what the project file says. A dry run ends after the preview. The form can skip materialize and approve.
 Safe to re-run: yes, the same form gives the same members.
 Runbook: alchemist docs runbook#build_subset (in the repository: infra/RUNBOOK.md#build_subset)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from alchemist_core.cli.db import BackupConfig, RestoreConfig, backup, restore
+from alchemist_core.cli.db import COMMANDS, BackupConfig, RestoreConfig, backup, restore
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import artifact_path
 from alchemist_core.stages.select import SelectResult
 from alchemist_core.store.backups import checksum
-from alchemist_core.store.engine import current_revision, make_engine, open_store
+from alchemist_core.store.engine import current_revision, head_revision, make_engine, open_store
 from alchemist_core.store.subsets import find_subset
 from tests.trained_store import TrainedStore, select_subset, use_store
 
@@ -55,6 +55,8 @@ def test_a_restored_platform_selects_and_publishes_the_same_subset_bit_for_bit(
     report = restore(RestoreConfig(folder=backed_up))
     assert not other_pool.exists()
     assert report.checksum == checksum(elsewhere.url)
+    assert (report.revision, report.migrated_from) == (head_revision(), None)
+    assert COMMANDS["restore"].next_step(RestoreConfig(folder=backed_up), report) == "alchemist db provision"
     assert find_subset(open_store(), "first").manifest_sha256 == published.manifest_sha256
     found = choose("second")
     assert (found.manifest_sha256, found.n_samples) == (expected.manifest_sha256, expected.n_samples)
@@ -109,6 +111,18 @@ def test_an_artifact_that_is_another_one_here_is_refused(
     with pytest.raises(DataError, match="differs from"):
         restore(RestoreConfig(folder=backed_up))
     assert mine.read_bytes() == b"mine"
+
+
+def test_a_backup_of_newer_code_is_refused_before_anything_is_written(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = json.loads((backed_up / "backup.json").read_text())
+    (backed_up / "backup.json").write_text(json.dumps(note | {"revision": "9999"}))
+    use_store(monkeypatch, elsewhere)
+    with pytest.raises(StoreError, match=r"The backup is at revision 9999, but this code supports up to \d+\. Update"):
+        restore(RestoreConfig(folder=backed_up))
+    assert current_revision(elsewhere.url) is None
+    assert not elsewhere.home.joinpath("artifacts").exists()
 
 
 def test_a_folder_that_is_no_backup_reports_it(trained_store: TrainedStore, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from sqlalchemy import text
 from alchemist_core.__main__ import main
 from alchemist_core.cli import cluster, doctor
 from alchemist_core.cli.dags import DagsInstallConfig, install, shipped_dags
-from alchemist_core.local.processes import StackState, write_state
+from alchemist_core.local.processes import Ports, StackState, hold_lock, supervisor_lock, write_state
 from alchemist_core.project import load_project
-from alchemist_core.settings import load_settings
+from alchemist_core.settings import SITE_OF_VERSION, load_settings
 from alchemist_core.store.engine import make_engine, read_clock
 from tests.object_store import endpoint, object_store
 
@@ -141,6 +141,7 @@ def installed(
     }
     for name, value in {
         "ALCHEMIST_HOME": home, "ALCHEMIST_PROJECT": project, "ALCHEMIST_NOTIFY_URL": f"{site.url}/hook",
+        "ALCHEMIST_DOCS_URL": "https://docs.example.org",
         "ALCHEMIST_METRICS_URL": f"{site.url}/metrics", "ALCHEMIST_PROMETHEUS_URL": site.url,
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor", "AIRFLOW__CORE__DAGS_FOLDER": dags,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{site.url}/execution/",
@@ -286,6 +287,13 @@ def test_failures_without_a_receiver_are_a_warning(
     assert says(check("notify"), "warn", "only stored", "ALCHEMIST_NOTIFY_URL")
 
 
+def test_links_to_the_placeholder_of_the_documentation_are_named(
+    installed: Path, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ALCHEMIST_DOCS_URL")
+    assert says(check("notify"), "warn", SITE_OF_VERSION, "set ALCHEMIST_DOCS_URL. Here: alchemist docs runbook")
+
+
 def test_an_airflow_that_does_not_answer_is_named(
     installed: Path, check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +357,18 @@ def test_the_project_file_of_the_stack_is_named_where_none_is_found(
     assert says(check("project"), "warn", f"the stack of this home uses {used}", f"export ALCHEMIST_PROJECT={used}")
     used.unlink()
     assert says(check("project"), "warn", "There is no project file", "alchemist init")
+
+
+def test_a_local_stack_that_another_version_started_is_named(
+    check: Check, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.answers["/api/v2/monitor/health"] = HEALTHY
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path))
+    monkeypatch.delenv("AIRFLOW__CORE__EXECUTOR", raising=False)
+    write_state(tmp_path, StackState(Ports(int(site.url.rpartition(":")[2]), 1), programs=("scheduler",)))
+    with hold_lock(supervisor_lock(tmp_path), should_wait=False):
+        remedy = "alchemist stack down, then alchemist stack up"
+        assert says(check("airflow"), "missing", "was started by an earlier version", remedy)
 
 
 def test_dags_that_are_not_installed_are_named(

@@ -61,6 +61,15 @@ def test_an_import_leads_to_init_unless_there_is_a_project_file(next_of: Next, p
     assert next_of("corpus import", {}, {"folder": "/a/tars"}, project=project) == said
 
 
+@pytest.mark.parametrize("folder", ["/a/tars/2026-01-31", "/a/tars", "s3://crawl/web/2026-01-31/"])
+def test_an_import_of_one_date_leads_to_the_dataset_of_the_folder_above(next_of: Next, folder: str) -> None:
+    root = "s3://crawl/web" if folder.startswith("s3:") else "/a/tars"
+    said = next_of("corpus import", {}, {"folder": folder})
+    assert said == f"alchemist init --data {root}, or alchemist ingest --dataset NAME --root {root}"
+    declared = f'[datasets.other]\nroot = "/b"\n[datasets.crawl]\nroot = "{root}"\n'
+    assert next_of("corpus import", {}, {"folder": folder}, project=declared) == "alchemist ingest --dataset crawl"
+
+
 @pytest.mark.parametrize(("project", "which"), [("", ""), (PROJECT, " --dataset web")])
 def test_scores_are_checked_with_their_samples_and_shards_before_they_are_published(
     next_of: Next, project: str, which: str

@@ -53,5 +53,12 @@ def test_the_next_step_is_that_of_the_newest_candidate(engine: Engine, report: d
     assert following == f"alchemist rater {command} new"
 
 
+def test_after_failed_checks_both_ways_on_are_named(engine: Engine) -> None:
+    add(engine, 1, "new", state="candidate", acceptance_report={"is_certified": False})
+    following = str(COMMANDS["list"].next_step(RaterListConfig(), list_(RaterListConfig())))
+    assert following.startswith("train another one")
+    assert "alchemist rater promote new --without-acceptance 'REASON'" in following
+
+
 def test_an_empty_store_says_how_to_train_a_rater(engine: Engine) -> None:
     assert "alchemist train-rater" in list_(RaterListConfig()).summary()

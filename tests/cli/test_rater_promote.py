@@ -141,3 +141,30 @@ def test_a_rater_whose_training_stopped_by_itself_is_not_told_to_train_longer(tw
     assert "had not fallen since step 500: a larger --max-train-steps changes nothing" in told
     assert "more validation samples (it had 129)" in told
     assert "Train longer" not in told
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "is_advised"),
+    [
+        ([3.0, 3.1, 3.2, 3.3, 3.4], 4, False),  # it rose to the end
+        ([3.0, 3.4, 3.3, 3.2, 3.1], 4, True),
+        ([3.0, 3.4, 3.3, 3.2, 3.1], 8, False),  # more patience has been tried
+        ([3.0, 3.1], 1, False),
+    ],
+)
+def test_more_patience_is_advised_once_and_only_to_a_training_whose_loss_was_falling_again(
+    two_raters: Engine, losses: list[float], patience: int, is_advised: bool
+) -> None:
+    rater = find_rater(two_raters, "new")
+    assert rater is not None
+    history = [{"step": 500 + 100 * at, "held_out_loss": loss} for at, loss in enumerate(losses)]
+    report = {
+        "stopped_early": True,
+        "n_steps": 900,
+        "best_step": 500,
+        "history": [{"step": 600, "loss": 1.0}, *history],
+    }
+    told = _remedy(
+        replace(rater, acceptance_report=report), RaterTrainingConfig(early_stopping_patience=patience), None
+    )
+    assert (f"--early-stopping-patience {2 * patience}" in told) == is_advised

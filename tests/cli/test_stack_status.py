@@ -47,7 +47,7 @@ def test_the_status_of_a_server_that_does_not_answer_is_shown_without_devices(
     [
         (
             "",
-            "nightly_rescore starts by itself (0 2 * * *, UTC; the first time at once) for the crawl date of the day before.",
+            "nightly_rescore starts by itself (0 2 * * *, UTC) for the crawl date of the day before; it does not start now.",
         ),
         (
             '[schedule]\nnightly = "none"\n',

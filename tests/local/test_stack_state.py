@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 import yaml
 
+from alchemist_core.__main__ import main
 from alchemist_core.errors import ConfigError
 from alchemist_core.local.airflow_client import AirflowError
 from alchemist_core.local.airflow_environment import (
@@ -21,10 +22,12 @@ from alchemist_core.local.airflow_environment import (
 from alchemist_core.local.processes import (
     ChildState,
     Ending,
+    Installation,
     Ports,
     ProcessIdentity,
     StackState,
     age_s,
+    describe_other_installation,
     hold_command_lock,
     hold_lock,
     identify,
@@ -32,6 +35,7 @@ from alchemist_core.local.processes import (
     read_command,
     read_state,
     supervisor_lock,
+    this_installation,
     write_state,
 )
 from alchemist_core.local.stack import _migrate_airflow, airflow_command, client, describe_other_project, logs, status
@@ -44,6 +48,7 @@ def test_the_state_is_read_as_it_was_written(tmp_path):
     state = StackState(
         ports=Ports(8080, 9477), supervisor_pid=7, children={"scheduler": ChildState(8, 9, n_restarts=1)},
         programs=("scheduler", "metrics"), endings={"metrics": Ending("was killed by SIGKILL", "2026-01-01 10:00:00", 2)},
+        installation=Installation("0.1.0", "/old/.venv"),
     )  # fmt: skip
     write_state(tmp_path, state)
     assert read_state(tmp_path) == state
@@ -282,6 +287,27 @@ def test_a_project_file_that_is_gone_does_not_keep_processes_from_starting(tmp_p
     load_settings.cache_clear()
     found = build_environment(tmp_path, port=8081, metadata_url="postgresql://m", store_url="postgresql://store")
     assert found["ALCHEMIST_PROJECT"] == str(tmp_path / "gone.toml")
+
+
+@pytest.mark.parametrize(
+    ("started_by", "told"),
+    [
+        (this_installation(), None),
+        (None, "by an earlier version,"),
+        (Installation("0.1.0", "/old/.venv"), "by version 0.1.0 in /old/.venv,"),
+    ],
+)
+def test_a_stack_that_another_installation_started_says_so(tmp_path, monkeypatch, capsys, started_by, told):
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path))
+    load_settings.cache_clear()
+    write_state(tmp_path, StackState(programs=("scheduler",), installation=started_by))
+    assert describe_other_installation(tmp_path) is None  # no stack runs
+    with hold_lock(supervisor_lock(tmp_path), should_wait=False):
+        said = describe_other_installation(tmp_path)
+        assert said is None if told is None else told in said and str(this_installation()) in said
+        assert main(["stack", "status"]) == 0
+    remedy = "To start it with this version: alchemist stack down, then alchemist stack up."
+    assert (remedy in capsys.readouterr().err) == (told is not None)
 
 
 def test_a_stack_that_runs_with_another_project_file_says_so(tmp_path, monkeypatch):
