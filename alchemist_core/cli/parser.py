@@ -137,7 +137,8 @@ def _list_verbs() -> str:
         lines += [f"{title}:", *columns({name: verb.help for name, verb in verbs.items()}), ""]
     lines += [
         "Run alchemist COMMAND --help for the options of a command.",
-        "Paths, addresses and credentials are set by ALCHEMIST_ variables: alchemist docs reference/environment.",
+        "Paths, addresses and credentials are set by ALCHEMIST_ variables:",
+        "alchemist docs reference/environment",
     ]
     return "\n".join(lines)
 
