@@ -114,7 +114,9 @@ def logs(config: LogsConfig) -> None:
 def airflow(config: AirflowConfig) -> None:
     """Run Airflow's own command line on the stack; all arguments are passed to Airflow unchanged."""
     program, environment = stack.airflow_command(_home())
-    environment.setdefault("PYTHONWARNINGS", "ignore")
+    # Airflow prints warnings to stdout, where programs read the answer.
+    warnings = filter(None, [environment.get("PYTHONWARNINGS"), "ignore:Could not import graphviz"])
+    environment["PYTHONWARNINGS"] = ",".join(warnings)
     # Airflow replaces this process, so that it controls the terminal and its exit code is returned.
     os.execve(program, ["airflow", *config.arguments], environment)  # noqa: S606  no shell is meant
 

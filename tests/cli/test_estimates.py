@@ -18,6 +18,7 @@ from alchemist_core.cli.estimates import (
     PlanTrainDownstreamConfig,
     PlanTrainRaterConfig,
     TrainingPlan,
+    _only_published,
     plan_train_downstream,
     plan_train_rater,
 )
@@ -326,6 +327,26 @@ def test_a_measured_downstream_training_counts_the_steps_of_all_its_models(engin
     # 20 steps took 30 seconds; the plan has 20.
     assert plan.seconds == pytest.approx(30.0)
     assert "run 1 on cpu" in plan.basis
+
+
+@pytest.mark.db
+def test_the_only_published_subset_is_planned_for_unless_something_else_is_asked_for(engine: Engine) -> None:
+    def version(subset_id: int, name: str, state: str) -> dict[str, Any]:
+        return {"subset_id": subset_id, "name": name, "snapshot_id": 1, "state": state}
+
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 1, "name": "r"}],
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "subsets": [version(1, "best", "published"), version(2, "draft", "selected")],
+        })  # fmt: skip
+    assert _only_published(PlanTrainDownstreamConfig(), engine) == "best"
+    assert _only_published(PlanTrainDownstreamConfig(n_samples=80), engine) is None
+    assert _only_published(PlanTrainDownstreamConfig(), None) is None
+    with engine.begin() as connection:
+        insert_rows(connection, {"subsets": [version(3, "other", "published")]})
+    assert _only_published(PlanTrainDownstreamConfig(), engine) is None
 
 
 @pytest.mark.slow

@@ -186,6 +186,7 @@ def test_airflows_command_line_works_on_the_stacks_own_database(tmp_path, monkey
         airflow("pools", "set", "shelf", "3", "made by a test")
         (pool,) = (pool for pool in json.loads(airflow("pools", "list", "--output", "json")) if pool["pool"] == "shelf")
         assert pool["slots"] == "3"
+        assert "graphviz" not in airflow("dags", "list", "--output", "json")
         with psycopg2.connect(server.url("airflow", "airflow")) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT slots FROM slot_pool WHERE pool = 'shelf'")
             assert cursor.fetchall() == [(3,)]
