@@ -255,8 +255,8 @@ class Supervisor:
         endings = {child.name: child.ending for child in self._children if child.ending}
         endings |= {"postgres": self._ending_of_postgres} if self._ending_of_postgres else {}
         project = os.environ.get("ALCHEMIST_PROJECT")
-        state = StackState(self._ports, os.getpid(), children, programs, project, endings, self._installation)
-        write_state(self._home, state)
+        whole = StackState(self._ports, os.getpid(), children, programs, project, endings, self._installation)
+        write_state(self._home, whole)
 
 
 def stack_environment(home: Path, ports: Ports, postgres: EmbeddedPostgres) -> dict[str, str]:
