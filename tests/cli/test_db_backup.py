@@ -123,6 +123,11 @@ def test_a_backup_of_newer_code_is_refused_before_anything_is_written(
         restore(RestoreConfig(folder=backed_up))
     assert current_revision(elsewhere.url) is None
     assert not elsewhere.home.joinpath("artifacts").exists()
+    # Of older code it is restored and migrated, and the result names both revisions.
+    (backed_up / "backup.json").write_text(json.dumps(note | {"revision": "0001"}))
+    report = restore(RestoreConfig(folder=backed_up))
+    assert (report.revision, report.migrated_from) == (head_revision(), "0001")
+    assert "migrated from: 0001" in " ".join(report.summary().split())
 
 
 def test_a_folder_that_is_no_backup_reports_it(trained_store: TrainedStore, tmp_path: Path) -> None:

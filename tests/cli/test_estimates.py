@@ -351,6 +351,20 @@ def test_the_only_published_subset_is_planned_for_unless_something_else_is_asked
 
 @pytest.mark.slow
 @pytest.mark.db
+def test_a_plan_without_a_name_says_which_samples_it_counts(engine: Engine) -> None:
+    assert "1,000,000 for subset, 1,000,000 for random (assumed; for a subset of your own:" in model_plan().samples
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 1, "name": "r", "config": {"training": RaterTrainingConfig().hashed_json()}}],
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "subsets": [{"subset_id": 1, "name": "best", "snapshot_id": 1, "state": "published", "n_samples": 80}],
+        })  # fmt: skip
+    assert model_plan().samples == "80 for subset, 80 for random (members of best); seeds: 1"
+
+
+@pytest.mark.slow
+@pytest.mark.db
 def test_the_samples_of_registered_datasets_are_counted(engine: Engine) -> None:
     with engine.begin() as connection:
         add_dataset(connection)

@@ -39,7 +39,7 @@ from alchemist_core.local.processes import (
     write_state,
 )
 from alchemist_core.local.stack import _migrate_airflow, airflow_command, client, describe_other_project, logs, status
-from alchemist_core.local.supervisor import COMMANDS, prometheus_command
+from alchemist_core.local.supervisor import COMMANDS, Supervisor, prometheus_command
 from alchemist_core.settings import load_settings
 from alchemist_core.store.postgres import start_postgres, stop_postgres
 
@@ -288,6 +288,12 @@ def test_a_project_file_that_is_gone_does_not_keep_processes_from_starting(tmp_p
     load_settings.cache_clear()
     found = build_environment(tmp_path, port=8081, metadata_url="postgresql://m", store_url="postgresql://store")
     assert found["ALCHEMIST_PROJECT"] == str(tmp_path / "gone.toml")
+
+
+def test_the_supervisor_records_its_installation(tmp_path):
+    Supervisor(tmp_path, Ports(1, 2))._write()
+    assert read_state(tmp_path).installation == this_installation()
+    assert read_state(tmp_path).programs
 
 
 @pytest.mark.parametrize(
