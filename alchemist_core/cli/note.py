@@ -1,4 +1,4 @@
-"""Record events of Airflow (a failed task, a question, its answer) in the audit log, and notify people. Called by Airflow."""
+"""Record events of Airflow (a failed task, its recovery, a question, its answer) in the audit log, and notify people. Called by Airflow."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from alchemist_core.local.airflow_environment import task_log_path
 from alchemist_core.notifications import Event, Kind, runbook_page, task_page
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.notifications import announce, deliver, is_delivered
+from alchemist_core.store.notifications import announce, deliver, is_delivered, settle_failures
 
 LONGEST_REASON = 4000  # characters at the end of a log
 
@@ -58,8 +58,19 @@ def failure(config: NoteConfig) -> NoteResult:
     """Record that a task failed after its last retry; the dashboard and the alert TaskFailed show it."""
     reason = "\n".join(part for part in (config.reason, _log_end(config)) if part)
     return _note(
-        "task failed", "failed_task", config, reason, to_do="Remove the cause, then clear the task in Airflow."
+        "task failed",
+        "failed_task",
+        config,
+        reason,
+        to_do="Remove the cause, then clear the task in Airflow.",
     )
+
+
+def success(config: TaskConfig) -> NoteResult:
+    """Record that a task that had failed was cleared and succeeded: it waits for nobody any more."""
+    with open_store().begin() as connection:
+        settle_failures(connection, f"failed_task:{config.subject}:{config.run}:{config.map_index}:")
+    return NoteResult(subject=config.subject, is_notified=False)
 
 
 def approval(config: NoteConfig) -> NoteResult:
@@ -131,6 +142,7 @@ def _log_end(config: NoteConfig) -> str:
 
 COMMANDS = {
     "failure": Command(NoteConfig, failure),
+    "success": Command(TaskConfig, success),
     "approval": Command(NoteConfig, approval),
     "answer": Command(AnswerConfig, answer),
 }

@@ -6,7 +6,7 @@ If a command is killed before it sends an event, the next command sends it. If i
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.notifications import Event, NotSentError, receivers, send_at_end
@@ -25,6 +25,15 @@ def announce(connection: Connection, event: Event) -> bool:
     engine = connection.engine
     send_at_end(engine, lambda: deliver(engine))
     return connection.execute(statement).rowcount == 1
+
+
+def settle_failures(connection: Connection, prefix: str) -> None:
+    """Store in the facts of the failures whose keys begin so that what failed has succeeded since."""
+    now = func.to_jsonb(func.clock_timestamp())
+    statement = update(Notification).where(
+        Notification.kind == "failed_task", func.starts_with(Notification.key, prefix)
+    )
+    connection.execute(statement.values(event=func.jsonb_set(Notification.event, ["facts", "recovered_at"], now)))
 
 
 def is_delivered(engine: Engine, key: str) -> bool:

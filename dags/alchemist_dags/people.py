@@ -17,12 +17,13 @@ NOTE_TIMEOUT_S = 60
 TASK_LOG = logging.getLogger("airflow.task")
 
 
-def send_note(kind, context, *, reason, **flags):
+def send_note(kind, context, *, reason=None, **flags):
     """Run `alchemist note` for a task; if it fails, the task does not fail."""
     one = context["task_instance"]
     # Cut to the longest allowed argument; the end of a log is the most useful part.
-    reason = reason.replace("\0", "")[-LONGEST_VALUE:]
-    line = alchemist("note", kind, subject=f"{one.dag_id}.{one.task_id}", run=one.run_id, reason=reason, **flags)
+    if reason is not None:
+        flags["reason"] = reason.replace("\0", "")[-LONGEST_VALUE:]
+    line = alchemist("note", kind, subject=f"{one.dag_id}.{one.task_id}", run=one.run_id, **flags)
     try:
         subprocess.run(line, check=True, timeout=NOTE_TIMEOUT_S, env=environment_of(line))
     except (OSError, subprocess.SubprocessError) as error:
@@ -39,6 +40,13 @@ def note_failure(context):
     if not isinstance(context.get("exception"), NotRun):
         send_note("failure", context, reason=reason, try_number=one.try_number, map_index=one.map_index)
     repeat_reason(context)
+
+
+def note_recovery(context):
+    """Store that a task succeeded that was tried before, so that its failure, if it was its last try, waits for nobody any more."""
+    one = context["task_instance"]
+    if one.try_number > 1:
+        send_note("success", context, map_index=one.map_index)
 
 
 def repeat_reason(context):
@@ -116,6 +124,7 @@ COMMON = {
         "execution_timeout": timedelta(hours=12),
         "retry_policy": GiveUpOnFinalErrors(),
         "on_failure_callback": note_failure,
+        "on_success_callback": note_recovery,
         "on_retry_callback": repeat_reason,
     },
 }

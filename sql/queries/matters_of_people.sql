@@ -1,4 +1,4 @@
--- Purpose: Return what waits for a person beside nights: open questions and failed tasks of Airflow, certified raters that are not in
+-- Purpose: Return what waits for a person beside nights: open questions and tasks of Airflow that failed and have not succeeded since, certified raters that are not in
 --   production, and published subsets without proof (fewer than two seeds evaluated).
 -- Parameters: n_each integer (rows of each kind), since timestamptz (questions and failed tasks from then on).
 -- One row is: a matter of one kind: its subject (a task, a rater or a subset), the crawl date or the version it is about, the deciding facts in words,
@@ -34,7 +34,7 @@ broken AS (
         'failed task' AS kind, split_part(key, ':', 2) AS subject, NULL::date AS crawl_date, NULL::integer AS version,
         event ->> 'what_happened' AS detail, event ->> 'where_to_look' AS page, created_at AS since
     FROM alchemist.notifications
-    WHERE kind = 'failed_task' AND created_at >= :since
+    WHERE kind = 'failed_task' AND created_at >= :since AND event #> '{facts,recovered_at}' IS NULL
     ORDER BY notification_id DESC
     LIMIT :n_each
 ),

@@ -4,7 +4,7 @@
 -- Relies on: pk_check_results, ix_check_results_suite_dataset_name_crawl_date; small tables otherwise.
 -- Safe to re-run: yes.
 WITH newest_checks AS (
-    -- A check that passes now, or that a person has released, is not a failure any more.
+    -- A check that passes now, or that a person has released or rejected, is not a failure any more.
     SELECT max(check_result_id) AS check_result_id
     FROM alchemist.check_results
     WHERE created_at > clock_timestamp() - make_interval(days => 1)
@@ -14,16 +14,17 @@ WITH newest_checks AS (
 failed_checks AS (
     SELECT check_results.expectation, check_results.severity, count(*) AS n_failed
     FROM newest_checks INNER JOIN alchemist.check_results ON newest_checks.check_result_id = check_results.check_result_id
-    WHERE NOT check_results.is_success
+    WHERE NOT check_results.is_success AND check_results.observed -> 'rejected_by' IS NULL
     GROUP BY check_results.expectation, check_results.severity
     ORDER BY n_failed DESC, check_results.expectation ASC
     LIMIT 15
 ),
 
 failed_tasks AS (
-    SELECT subject, count(*) AS n_failed
-    FROM alchemist.audit_events
-    WHERE action = 'task failed' AND happened_at > clock_timestamp() - make_interval(days => 1)
+    -- A task that was cleared and has succeeded since is not a failure any more.
+    SELECT split_part(key, ':', 2) AS subject, count(*) AS n_failed
+    FROM alchemist.notifications
+    WHERE kind = 'failed_task' AND created_at > clock_timestamp() - make_interval(days => 1) AND event #> '{facts,recovered_at}' IS NULL
     GROUP BY subject
     ORDER BY n_failed DESC, subject ASC
     LIMIT 15

@@ -12,6 +12,7 @@ from alchemist_core.__main__ import main
 from alchemist_core.quality.gate import store_check_results
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import _announce_if_worse
+from alchemist_core.store.matters import read_matters
 from alchemist_core.store.notifications import deliver
 from alchemist_core.store.subsets import find_subset
 from tests.given import insert_rows
@@ -218,3 +219,15 @@ def test_an_unreachable_receiver_fails_no_command(
     load_settings.cache_clear()
     assert main(["note", "failure", "--subject", "d.t", "--run", "r", "--reason", "why"]) == 0
     assert capfd.readouterr().err.count("error: ") == 1
+
+
+def test_a_failed_task_that_was_cleared_and_succeeded_waits_for_nobody(engine: Engine) -> None:
+    for map_index in ("0", "1"):
+        task = ("--subject", "nightly_rescore.score", "--run", "r:1", "--map-index", map_index)
+        assert main(["note", "failure", *task, "--try-number", "3", "--reason", "no memory"]) == 0
+    assert [one.kind for one in read_matters(engine)] == ["failed task"] * 2
+    assert main(["note", "success", *task]) == 0
+    (left,) = read_matters(engine)
+    assert left.detail == "nightly_rescore.score: no memory"
+    assert main(["note", "success", *task[:-1], "0"]) == 0
+    assert read_matters(engine) == []

@@ -128,7 +128,7 @@ def test_a_task_waits_for_what_it_needs_and_no_longer(dag):
 
 NEEDS = {
     "check_scores": {"check_shards", "check_samples"},
-    "drift": {"check_shards", "check_samples", "check_scores"},
+    "drift": {"check_scores"},
     "publish": {"drift"},
     "evaluate": {"train_downstream"},
     "check_evaluation": {"evaluate"},
@@ -138,6 +138,24 @@ NEEDS = {
 def test_what_one_item_needs_must_have_succeeded_for_that_item(dag):
     needed = {task.task_id: set(attribute(task, "needs") or ()) for task in command_tasks(dag) if task.is_mapped}
     assert needed == {name: NEEDS.get(name, set()) for name in needed}
+
+
+def test_a_cleared_task_waits_for_every_cleared_task_whose_failure_would_make_it_fail(dag):
+    """Clear with "only failed" leaves the green tasks between two failed ones as they are, so they hold nothing back."""
+    tasks = {task.task_id: task for task in command_tasks(dag)}
+
+    def causes(name):
+        """The tasks whose failure certainly makes this one fail, and that it waits for."""
+        task = tasks[name]
+        is_strict = not str(attribute(task, "trigger_rule") or "all_success").endswith("all_done")
+        direct = {other for other in task.upstream_task_ids if is_strict or other in (attribute(task, "needs") or ())}
+        return direct.union(*(causes(other) for other in direct & tasks.keys()))
+
+    for name, task in tasks.items():
+        assert set(attribute(task, "needs") or ()) <= task.upstream_task_ids, name
+        if attribute(task, "closes"):
+            direct = task.upstream_task_ids
+            assert direct.union(*(causes(other) for other in direct)) == tasks.keys() - {name}
 
 
 def test_what_there_are_several_of_is_one_task_each(dag):
@@ -378,6 +396,18 @@ def test_a_failure_is_noted_by_its_task_run_try_and_place(dags, monkeypatch):
     assert lines == [[
         "alchemist", "note", "failure", "--subject=d.t", "--run=r 1", "--reason=why", "--try-number=2", "--map-index=3",
     ]]  # fmt: skip
+
+
+def test_a_task_that_succeeds_at_another_try_is_noted_and_one_that_succeeds_at_once_is_not(dags, monkeypatch):
+    people, lines = ours("people"), []
+    monkeypatch.setattr(people.subprocess, "run", lambda line, **_options: lines.append(line))
+    one = SimpleNamespace(dag_id="d", task_id="t", run_id="r 1", try_number=1, map_index=3)
+    people.note_recovery({"task_instance": one})
+    assert lines == []
+    one.try_number = 2
+    people.note_recovery({"task_instance": one})
+    assert lines == [["alchemist", "note", "success", "--subject=d.t", "--run=r 1", "--map-index=3"]]
+    assert people.COMMON["default_args"]["on_success_callback"] is people.note_recovery
 
 
 def test_a_note_waits_a_minute_for_the_store_and_a_question_a_week_for_a_person(dags):
