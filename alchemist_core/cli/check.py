@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alchemist_core.quality.validation import CheckOutcome
 
 
-NIGHT_REMEDY = "Inspect the data. If it is correct, release the night: alchemist night release"
+NIGHT_REMEDY = "Inspect the data. If it is correct, release the night: alchemist night release. If it is wrong: alchemist night reject"
 REMEDIES = {
     "subset": "Select it again: the new version excludes samples that were taken down or are no longer training data. If it is expected "
     "to be worse than random, use strategy auto; [checks] min_expected_gain sets the limit",
@@ -133,7 +133,8 @@ def describe(outcome: "CheckOutcome") -> str:
     if reason := seen.get("exception"):
         return f"{title}: {reason}"
     limits = ", ".join(f"{key} = {value} ({seen['limits_from'][key]})" for key, value in seen.get("limits", {}).items())
-    return f"{title}: {seen.get('in_words') or in_words(seen)}" + (f"; limit: {limits}" if limits else "")
+    rejection = f"; rejected by {seen['rejected_by']}: {seen['rejected_for']}" if "rejected_by" in seen else ""
+    return f"{title}: {seen.get('in_words') or in_words(seen)}" + (f"; limit: {limits}" if limits else "") + rejection
 
 
 def _next(config: CheckConfig, result: CheckResult) -> str | None:

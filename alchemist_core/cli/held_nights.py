@@ -1,11 +1,11 @@
-"""Nights that are held or were stopped by a check: release or reject them."""
+"""Nights that are held (drift) or stopped (a failed check): release or reject them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Literal
 
 from pydantic import Field
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from alchemist_core.cli import check
 from alchemist_core.cli.drift import DriftConfig, check_drift
@@ -15,7 +15,7 @@ from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.store.audit import current_actor, record_event
-from alchemist_core.store.checks import FailedCheck, failed_checks, release_checks
+from alchemist_core.store.checks import FailedCheck, failed_checks, reject_checks, release_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.nights import (
     NightRow,
@@ -27,11 +27,13 @@ from alchemist_core.store.nights import (
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.registry import find_dataset
 
+NightState = Literal["held", "rejected", "scored"]
+
 
 class DecideNightConfig(Config):
-    """Which held night, and why."""
+    """Which held or stopped night, and why."""
 
-    dataset: str = Field(..., description="Dataset of the held night")
+    dataset: str = Field(..., description="Dataset of the night")
     crawl_date: date = Field(..., description="Crawl date of the night (YYYY-MM-DD)")
     reason: str = Field(
         ..., min_length=3, max_length=500, description="Reason, 3 to 500 characters; stored in the audit log"
@@ -51,7 +53,7 @@ class RejectNightResult(Result):
     """Nights that were rejected."""
 
     nights: list[str]
-    was_held_for: list[str]
+    state_before: list[str]
     rejected_by: str
 
 
@@ -59,7 +61,7 @@ class ReleaseNightResult(Result):
     """Nights that became selectable."""
 
     nights: list[str]
-    was_held_for: list[str]
+    state_before: list[str]
     released_by: str
     n_scored: int = 0
 
@@ -77,29 +79,24 @@ def release(config: ReleaseNightConfig) -> ReleaseNightResult:
     held, rejected = _find(engine, config, rater, "held"), _find(engine, config, rater, "rejected")
     if not (held or rejected or failed):
         raise ConfigError(
-            f"No night of {config.dataset} {config.crawl_date} is held or was stopped by a check. "
+            f"No night of {config.dataset} {config.crawl_date} is held, stopped by a check or rejected. "
             "Show the state of all nights: alchemist night list."
         )
     _release(engine, config, {"held": held, "rejected": rejected}, failed, actor=actor)
     n_scored = _finish_night(config) if failed else 0
     return ReleaseNightResult(
         nights=[night_title(row) for row in [*held, *rejected]] or [f"{config.dataset} {config.crawl_date}"],
-        was_held_for=[
-            *(str(row.reason) for row in [*held, *rejected]),
-            *(f"{row.suite}.{row.expectation}" for row in failed),
+        state_before=[
+            *(f"held: {row.reason}" for row in held),
+            *(f"rejected: {row.reason}" for row in rejected),
+            *(f"{'rejected' if row.is_rejected else 'stopped'}: {row.suite}.{row.expectation}" for row in failed),
         ],
         released_by=actor,
         n_scored=n_scored,
     )
 
 
-def _held(engine: Engine, config: DecideNightConfig, rater: RaterRow | None) -> Sequence[NightRow]:
-    return _find(engine, config, rater, "held")
-
-
-def _find(
-    engine: Engine, config: DecideNightConfig, rater: RaterRow | None, state: Literal["held", "rejected"]
-) -> Sequence[NightRow]:
+def _find(engine: Engine, config: DecideNightConfig, rater: RaterRow | None, state: NightState) -> Sequence[NightRow]:
     if rater is None:
         return []
     dataset_id = find_dataset(engine, config.dataset).dataset_id
@@ -109,26 +106,49 @@ def _find(
 
 
 def reject(config: RejectNightConfig) -> RejectNightResult:
-    """Reject a held night: its samples are never selected, and reminders about it end. It can still be released.
+    """Reject a night that is held (drift) or stopped (a failed check): its samples are never selected, and reminders about it end.
 
-    The audit log stores who rejected it and why. Shards that arrive later are a new revision of the night, which is decided anew.
+    The audit log stores who rejected it and why. It can still be released. Shards that arrive later are a new revision of a held night,
+    which is decided anew. A stopped night is decided anew when each of its shards was replaced or retired.
     """
     engine, actor = open_store(), current_actor()
-    held = _held(engine, config, find_rater(engine, config.rater))
-    if not held:
+    rater = find_rater(engine, config.rater)
+    failed = [row for row in failed_checks(engine, config.dataset, config.crawl_date) if not row.is_rejected]
+    held = _find(engine, config, rater, "held")
+    if not (held or failed):
         raise ConfigError(
-            f"No night of {config.dataset} {config.crawl_date} is held. Show the state of all nights: alchemist night list."
+            f"No night of {config.dataset} {config.crawl_date} is held or stopped by a check. "
+            "Show the state of all nights: alchemist night list."
         )
+    # What was scored of a stopped night is open.
+    scored = _find(engine, config, rater, "scored") if failed else []
     with engine.begin() as connection:
-        for row in held:
+        for state, row in [*(("held", row) for row in held), *(("scored", row) for row in scored)]:
             if reject_night(connection, row.night_id, actor=actor, reason=config.reason):
                 record_event(
                     connection, actor, "reject", f"night {night_title(row)}",
-                    before={"state": "held", "reason": row.reason}, after={"state": "rejected", "reason": config.reason},
+                    before={"state": state, "reason": row.reason}, after={"state": "rejected", "reason": config.reason},
                 )  # fmt: skip
+        if failed:
+            reject_checks(connection, failed, config.dataset, config.crawl_date, actor=actor, reason=config.reason)
+            _record_checks(connection, config, failed, "reject", actor)
     return RejectNightResult(
-        nights=[night_title(row) for row in held], was_held_for=[str(row.reason) for row in held], rejected_by=actor
+        nights=[night_title(row) for row in [*held, *scored]] or [f"{config.dataset} {config.crawl_date}"],
+        state_before=[
+            *(f"held: {row.reason}" for row in held),
+            *(f"stopped: {row.suite}.{row.expectation}" for row in failed),
+        ],
+        rejected_by=actor,
     )
+
+
+def _record_checks(
+    connection: Connection, config: DecideNightConfig, failed: Sequence[FailedCheck], action: str, actor: str
+) -> None:
+    record_event(
+        connection, actor, action, f"checks of {config.dataset} {config.crawl_date}",
+        before={"failed": [f"{row.suite}.{row.expectation}" for row in failed]}, after={"reason": config.reason},
+    )  # fmt: skip
 
 
 def _release(
@@ -148,10 +168,7 @@ def _release(
                 )  # fmt: skip
         if failed:
             release_checks(connection, failed, config.dataset, config.crawl_date, actor=actor, reason=config.reason)
-            record_event(
-                connection, actor, "release", f"checks of {config.dataset} {config.crawl_date}",
-                before={"failed": [f"{row.suite}.{row.expectation}" for row in failed]}, after={"reason": config.reason},
-            )  # fmt: skip
+            _record_checks(connection, config, failed, "release", actor)
 
 
 def _finish_night(config: ReleaseNightConfig) -> int:

@@ -6,10 +6,12 @@ from datetime import date
 from pydantic import Field
 from sqlalchemy import Engine
 
+from alchemist_core.cli.check import SUITES
 from alchemist_core.cli.shard import UNREAD, remedy_of_shard
 from alchemist_core.config import Command, Config, Result, Words, counted
 from alchemist_core.store import registry
 from alchemist_core.store.audit import current_actor
+from alchemist_core.store.checks import FailedCheck, failed_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.nights import announce_nights, read_night
 from alchemist_core.store.overviews import (
@@ -23,6 +25,8 @@ from alchemist_core.store.registry import ShardRow
 from alchemist_core.telemetry import on_one_line
 
 MOST_SHARDS = 10
+UNSCORED = "every_shard_is_scored"
+"""A check whose failure scoring repairs."""
 
 FORMER_REST_INGESTED = "All else was ingested."
 """Last line of the same errors in runs of version 0.1."""
@@ -93,24 +97,30 @@ class NightListResult(Result):
     nights: list[ListedNight]
 
     def summary(self) -> str:
-        """Return the lines of all nights; nights with problems come last, because the end of a log is read first."""
-        lines = [line for night in sorted(self.nights, key=_has_problem) for line in night.lines()]
+        """Return the lines of all nights, in their order."""
+        lines = [line for night in self.nights for line in night.lines()]
         return "\n".join(lines) or "No nights. Ingest a dataset: alchemist ingest --dataset NAME --root FOLDER"
 
 
 def _has_problem(night: ListedNight) -> bool:
-    return bool(night.unread or night.not_ingested or night.status not in ("selectable", "empty"))
+    is_settled = night.status in ("selectable", "empty") or night.status.startswith("rejected")
+    return bool(night.unread or night.not_ingested or not is_settled)
 
 
 def list_(config: NightListConfig) -> NightListResult:
-    """List nights with their status, the shards that they do not include, and the next step for each."""
+    """List nights with their status, the shards that they do not include, and the next step for each.
+
+    The newest night comes last; of named nights, those with problems.
+    """
     engine = open_store()
     if config.dataset is not None:
         registry.find_dataset(engine, config.dataset)
     wanted = dict.fromkeys(map(read_night, config.nights))
     rows = [row for row in read_nights(engine, config.dataset) if not wanted or (row.dataset, row.crawl_date) in wanted]
     newest = [row for name in dict.fromkeys(row.dataset for row in rows) for row in _of(rows, name)[-config.limit :]]
-    return NightListResult(nights=_listed(engine, newest))
+    listed = sorted(_listed(engine, newest), key=lambda night: (night.crawl_date, night.dataset))
+    # Of a run of Airflow, nights with problems come last, because the end of a log is read first.
+    return NightListResult(nights=sorted(listed, key=_has_problem) if config.nights else listed)
 
 
 def _of(rows: Sequence[NightOverview], dataset: str) -> list[NightOverview]:
@@ -129,13 +139,18 @@ def _listed(engine: Engine, rows: Sequence[NightOverview]) -> list[ListedNight]:
             [shard for shard in unread if shard.dataset == row.dataset],
             [reason for reason in reasons if (reason.dataset, reason.crawl_date) == night],
             errors.get(night),
+            failed_checks(engine, *night) if row.status.startswith("stopped") else [],
         )
         for row, night in zip(rows, nights, strict=True)
     ]
 
 
 def _describe(
-    night: NightOverview, shown: Sequence[ShardRow], reasons: Sequence[NightQuarantine], error: str | None
+    night: NightOverview,
+    shown: Sequence[ShardRow],
+    reasons: Sequence[NightQuarantine],
+    error: str | None,
+    failed: Sequence[FailedCheck],
 ) -> ListedNight:
     unread = [shard for shard in shown if shard.crawl_date == night.crawl_date]
     shards = [
@@ -148,7 +163,7 @@ def _describe(
         status="not ingested" if error and night.status == "empty" else night.status,
         n_scored=night.n_scored, n_quarantined=night.n_quarantined, unread=shards, n_more_unread=len(unread) - len(shards),
         not_ingested=left, quarantined={row.reason: row.n_locations for row in reasons},
-        remedies=_remedies_of_night(night, reasons, is_left=bool(left)),
+        remedies=_remedies_of_night(night, reasons, failed, is_left=bool(left)),
     )  # fmt: skip
 
 
@@ -167,17 +182,23 @@ def _left_by_ingest(night: NightOverview, shown: Sequence[ShardRow], error: str 
     return [line for line in lines if not line.startswith(names)]
 
 
-def _remedies_of_night(night: NightOverview, reasons: Sequence[NightQuarantine], *, is_left: bool) -> list[str]:
+def _remedies_of_night(
+    night: NightOverview, reasons: Sequence[NightQuarantine], failed: Sequence[FailedCheck], *, is_left: bool
+) -> list[str]:
     which = f"--dataset {night.dataset} --crawl-date {night.crawl_date}"
     steps = [f"remove the cause, then run alchemist ingest {which}"] if is_left else []
     if reasons:
         steps += [f"show what is quarantined: alchemist shard show {reasons[0].shard_id}"]
-    release = f"alchemist night release {which} --reason WHY"
+    release, reject = (f"alchemist night {verb} {which} --reason WHY" for verb in ("release", "reject"))
     if night.status.startswith("held"):
-        steps += [f"inspect it, then {release}, or alchemist night reject {which} --reason WHY"]
+        steps += [f"inspect it, then {release}, or {reject}"]
+    elif failed and all(row.expectation == UNSCORED for row in failed):
+        steps += [f"alchemist score {which}", f"alchemist check --suite scores {which}"]
     elif night.status.startswith("stopped"):
+        suites = ",".join(dict.fromkeys(row.suite for row in sorted(failed, key=lambda row: SUITES.index(row.suite))))
         steps += [
-            f"alchemist check --suite shards,samples {which} prints the failed checks; if the data is correct, {release}"
+            f"alchemist check --suite {suites} {which} prints the failed checks",
+            f"if the data is correct, {release}; if it is wrong, {reject}",
         ]
     elif night.status.startswith("partly"):
         steps += [f"alchemist score {which}"]

@@ -189,15 +189,16 @@ def plan_score(config: PlanScoreConfig) -> PlanScoreResult:
 
 
 def _nights_to_score(engine: Engine, config: PlanScoreConfig) -> list[tuple[str, date | None]]:
-    """Return dataset and crawl date of each night, without unregistered datasets and nights that a check has stopped.
+    """Return dataset and crawl date of each night, without unregistered datasets and nights that a check of shards or samples has stopped.
 
-    `alchemist night release` scores a stopped night after a person has inspected it.
+    `alchemist night release` scores such a night after a person has inspected it. A failed check of scores keeps no night from being
+    scored, because its scores decide the check anew.
     """
     if not config.nights:
         return [(row.name, config.crawl_date) for row in datasets_in_scope(engine, config.dataset)]
     registered = {row.name for row in list_datasets(engine, role="train")}
     nights = [night for night in map(read_night, config.nights) if night[0] in registered]
-    return [night for night in nights if not failed_checks(engine, *night)]
+    return [night for night in nights if not any(one.stops_scoring for one in failed_checks(engine, *night))]
 
 
 def _count(engine: Engine, rater: RaterRow, dataset: str, crawl_date: date | None) -> tuple[int, int]:

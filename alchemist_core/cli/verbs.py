@@ -42,7 +42,7 @@ GROUPS = {
         "scorer": Verb("cli.scorer", "Register scorers (CLIP-Score, your own class, …), train a critic, list, test, serve, retire them."),
         "check": Verb("cli.check", "Run data checks on nights or on a subset; a night or subset that fails a check is not published."),
         "night": Verb(
-            "cli.night", "List nights, check their drift, publish them, and release or reject nights that are held.",
+            "cli.night", "List nights, check their drift, publish them, and release or reject held and stopped nights.",
             {
                 "list": "cli.night", "check-drift": "cli.drift", "publish": "stages.publishing", "release": "cli.held_nights",
                 "reject": "cli.held_nights", "announce": "cli.night",

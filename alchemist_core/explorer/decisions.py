@@ -177,18 +177,27 @@ def decide_rejection(engine: Engine, given: Given) -> Decision:
     """Return what the rejection of a night would do."""
     dataset, crawl_date = _night_of(given)
     held = _nights(engine, dataset, crawl_date, "held")
-    if not held:
-        raise ConfigError(f"{dataset}, {crawl_date} is not held. There is nothing to reject.")
+    checks = [one for one in failed_checks(engine, dataset, crawl_date) if not one.is_rejected]
+    if not (held or checks):
+        raise ConfigError(
+            f"{dataset}, {crawl_date} is not held, and no check has stopped it. There is nothing to reject."
+        )
     facts = [("Held because of", row.reason or "drift") for row in held]
+    facts += [("Failed check", f"{one.suite}.{one.expectation}: {one.in_words[:300]}") for one in checks]
+    anew = (
+        "It is checked anew when each of its shards was replaced or retired."
+        if checks
+        else "Shards that arrive later are checked anew."
+    )
     effect = (
-        "None of its samples is ever selected, and it no longer waits for a decision. Shards that arrive later are checked anew. "
+        f"None of its samples is ever selected, and it no longer waits for a decision. {anew} "
         "If this was wrong, the night can still be released."
     )
     return Decision(f"Reject {dataset}, {crawl_date}?", "Reject", facts, effect, nights.path_of(dataset, crawl_date))
 
 
 def reject(person: Person, form: Form) -> str:
-    """Reject a held night."""
+    """Reject a held or stopped night."""
     from alchemist_core.cli.held_nights import RejectNightConfig  # noqa: PLC0415  as above
     from alchemist_core.cli.held_nights import reject as reject_night  # noqa: PLC0415
 

@@ -60,7 +60,7 @@ def _nowhere(_matter: Matter) -> None:
 
 
 def _check(matter: Matter) -> str:
-    return f"alchemist check --suite shards,samples,scores --dataset {shlex.quote(matter.subject)}"
+    return f"alchemist night list --dataset {shlex.quote(matter.subject)}"
 
 
 def _measure(matter: Matter) -> str:
@@ -70,8 +70,8 @@ def _measure(matter: Matter) -> str:
 
 KINDS = {
     "question": Kind("Questions of Airflow that nobody has answered", _nowhere, _nowhere),
-    "held night": Kind("Nights that are held", _night, _release, _night_steps("release", "reject")),
-    "failed check": Kind("Nights whose checks failed", _night, _check, _night_steps("release")),
+    "held night": Kind("Nights that are held, because their scores have moved", _night, _release, _night_steps("release", "reject")),
+    "failed check": Kind("Nights that a failed check stopped", _night, _check, _night_steps("release", "reject")),
     "failed task": Kind("Tasks of Airflow that failed", _nowhere, _nowhere),
     "certified rater": Kind(
         "Raters that passed their acceptance checks and are not in production",

@@ -48,12 +48,13 @@ def show_night(request: Request) -> Response:
     dataset = find_dataset(engine, night.dataset)
     revisions = read_revisions(engine, dataset.dataset_id, night.crawl_date, rater.rater_id) if rater else []
     named = (night.dataset, night.crawl_date)
+    checks = failed_checks(engine, *named)
     top, bottom = _ends(engine, night, dataset.dataset_id, rater) if rater else ([], [])
     return render(
         request, "night.html", title=f"May {night.dataset}, {night.crawl_date} be used?", night=night, rater=rater, revisions=revisions,
         quarantine=quarantine_of_nights(engine, [named]), top=top, bottom=bottom,
         ingest_error=failed_ingests(engine, [named]).get(named), states={one.state for one in revisions},
-        checks=failed_checks(engine, *named), command=command, has_clusters=browsing.has_clusters(engine),
+        checks=checks, is_stopped=any(not one.is_rejected for one in checks), command=command, has_clusters=browsing.has_clusters(engine),
         path=path_of(night.dataset, night.crawl_date),
     )  # fmt: skip
 

@@ -25,11 +25,14 @@ from alchemist_core.store.browsing import MOST_ORDERED, Choices, Conditions, Pag
 from alchemist_core.store.embeddings import embedding_scorers
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.flags import as_label, read_flags_of, read_history
+from alchemist_core.store.overviews import QuarantinedRecord, quarantined_records
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.samples import find_reach
 from alchemist_core.store.subsets import SubsetRow, choose_version
 
 TAB = Tab("Samples", "/samples")
+N_RECORDS = 100
+"""Quarantined records of a night in the list."""
 N_DUPLICATES = 24
 """Near-duplicates beside a sample; the others are a page of their own."""
 
@@ -94,6 +97,8 @@ class Found(NamedTuple):
     """Members of the subset version that was asked for."""
     end: str = ""
     """Why there are no more samples in this order, though there are more; empty if there are none."""
+    records: Sequence[QuarantinedRecord] = ()
+    """Quarantined records of the night and reason that were asked for."""
 
 
 def find_samples(engine: Engine, asked: Asked, datasets: Mapping[str, int]) -> Found:
@@ -208,6 +213,10 @@ def show_grid(request: Request) -> Response:
         found = find_samples(engine, asked, choices.datasets)
     except (ValidationError, ConfigError) as error:
         return _grid(request, given, choices, title="Which samples were asked for?", error=describe_faults(error))
+    if asked.quarantine is not None and asked.dataset is not None and asked.night is not None:
+        # What ingest quarantined is no sample.
+        records = quarantined_records(engine, asked.dataset, asked.night, asked.quarantine, limit=N_RECORDS)
+        found = found._replace(records=records)
     return _grid(request, given, choices, title=_title(asked, found.rater), found=found)
 
 
@@ -220,7 +229,7 @@ def _grid(
     return render(
         request, "samples.html", title=title, status=400 if error else 200, given=given, base=base, choices=choices, page=page, error=error,
         rater=found.rater if found else None, places={name: write_place(place) for name, place in places.items() if place},
-        found=found, columns=columns_of_conditions(open_reader(), page.samples),
+        found=found, columns=columns_of_conditions(open_reader(), page.samples), most_records=N_RECORDS,
     )  # fmt: skip
 
 

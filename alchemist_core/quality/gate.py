@@ -27,6 +27,7 @@ from alchemist_core.store.checks import (
     count_members,
     failed_checks,
     read_slice,
+    rejected_checks,
     released_checks,
     store_check_results,
 )
@@ -84,8 +85,12 @@ def run_suite(
 
 
 def failures(outcomes: list[CheckOutcome]) -> list[CheckOutcome]:
-    """Return the outcomes that stop the pipeline."""
-    return [outcome for outcome in outcomes if outcome.severity == FAIL and not outcome.is_success]
+    """Return the outcomes that stop the pipeline; a night that a person has rejected is decided, so it fails no task."""
+    return [
+        outcome
+        for outcome in outcomes
+        if outcome.severity == FAIL and not outcome.is_success and "rejected_by" not in outcome.observed
+    ]
 
 
 def _check_nights(
@@ -109,15 +114,30 @@ def _check_night(
     outcomes += _check_own(suite, applied, {dataset}, rows)
     if crawl_date is not None:
         outcomes += _dropped(engine, suite, dataset, crawl_date, outcomes)
-    released = released_checks(engine, suite, dataset, crawl_date)
+    mild, rejected = released_checks(engine, suite, dataset, crawl_date), dict[str, dict[str, Any]]()
+    if crawl_date is not None:
+        rejected = rejected_checks(engine, suite, dataset, crawl_date)
+        if any(one.stops_scoring for one in failed_checks(engine, dataset, crawl_date)):
+            # It is not scored because it is stopped: that is no second failure, which would still stop it after the first is repaired.
+            mild = mild | {suites.SCORED}
     return [
-        replace(
-            _with_limits(outcome, applied),
-            dataset=dataset,
-            severity=WARN if outcome.expectation in released else outcome.severity,
+        _decided(
+            replace(
+                _with_limits(outcome, applied),
+                dataset=dataset,
+                severity=WARN if outcome.expectation in mild else outcome.severity,
+            ),
+            rejected.get(outcome.expectation),
         )
         for outcome in outcomes
     ]
+
+
+def _decided(outcome: CheckOutcome, rejection: Mapping[str, Any] | None) -> CheckOutcome:
+    """Keep a rejected check failed, whatever it finds now."""
+    if rejection is None:
+        return outcome
+    return replace(outcome, severity=FAIL, is_success=False, observed={**outcome.observed, **rejection})
 
 
 def _check_own(suite: str, applied: AppliedLimits, datasets: set[str], rows: Rows) -> list[CheckOutcome]:

@@ -13,6 +13,7 @@ from alchemist_core.quality.wording import in_words
 from alchemist_core.selection.ranks import MAX_CUT_DRIFT
 
 FAIL, WARN = "fail", "warn"
+SCORED = "every_shard_is_scored"
 # What each check looks at, and what a row of its frame is.
 WORDS = {
     "shards_are_verified_or_rejected": ("state of a shard", "shards"),
@@ -47,6 +48,39 @@ WORDS = {
     "values_are_measured_on_samples": ("samples that a value was measured on", "values"),
     "values_have_a_control_under_their_protocol": ("random subset has a value under the same protocol", "values"),
 }
+
+REMEDIES = {
+    "shards_are_verified_or_rejected": "Run `alchemist ingest` for the night again: it did not end. Then run the check again.",
+    "records_are_registered_or_quarantined": "Rows were changed by hand, or lost. Read the shard again: `alchemist shard reread`.",
+    "few_shards_are_rejected": "`alchemist night list` names the files that are not readable tars. Upload them again, or retire them.",
+    "captions_are_not_empty": "Repair the captions in the crawl, replace the tars, and reread them.",
+    "captions_have_usual_lengths": "Look at the samples. If such captions are usual here, change the limits.",
+    "few_captions_are_garbage": "Look at the samples. The text of another field of the page may have become the caption.",
+    "images_have_enough_pixels": "Look at the samples. The crawl may have stored thumbnails.",
+    "images_have_usual_shapes": "Look at the samples. Banners and screenshots are long or high.",
+    "few_samples_are_repeated": "The crawl may have brought an earlier one again. Repeated samples keep their scores.",
+    "most_locations_are_usable": "`alchemist shard show` lists the damaged records with reasons. Upload the shards again, or release "
+    "the night: damaged records are never selected.",
+    "few_locations_are_quarantined": "Nothing must be done. The reasons show whether one shard or the whole crawl is damaged.",
+    "every_shard_is_scored": "Run `alchemist score` for the night, then the check again. While another one stops the night, it only warns.",
+    "locations_are_scored_or_quarantined": "Rows were changed by hand, or lost: see the alert LedgerMismatch in the runbook.",
+    "no_shard_is_constant": "Look at the shard: its images may all be alike. Otherwise check the rater: `alchemist rater certify`.",
+    "scores_are_finite": "The rater is broken. Promote another one, which scores the night anew.",
+    "scores_differ": "The rater cannot tell the night's samples apart. Look at them, then at the rater: `alchemist rater certify`.",
+    "subset_has_its_recorded_size": "Select the subset again.",
+    "no_member_is_taken_down": "Select the subset again: the new version excludes images that were taken down.",
+    "members_are_training_data": "Select the subset again: a dataset has another role now.",
+    "no_member_is_of_evaluation_data": "Select the subset again with `--decontaminate`.",
+    "members_are_stored": "The manifest names samples that the store does not have: restore the backup that belongs to it.",
+    "no_member_is_in_the_dropped_ranks": "Select the subset again.",
+    "dropped_share_matches_drop_top_ratio": "The scores have changed since the rank scale was fitted. Select with `--rescale`.",
+    "strategy_fits_the_scoring_rule": "Select with strategy `auto`, or with a recipe.",
+    "not_expected_to_be_worse_than_random": "Select with strategy `auto`, or with the window that was measured.",
+    "values_are_finite": "The training diverged. Train again with a lower learning rate.",
+    "values_are_measured_on_samples": "Run `alchemist evaluate` again with an evaluation dataset that has samples.",
+    "values_have_a_control_under_their_protocol": "Train and evaluate a random subset under the same protocol.",
+}
+"""What to do when a check fails, for the page of checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +142,7 @@ def scores(limits: CheckLimits) -> list[Check]:
     constant = _in_set("no_shard_is_constant", FAIL, frame, "is_constant", [0])
     differ = _above("scores_differ", FAIL, frame, "night_spread", limits.min_night_spread)
     return [
-        _in_set("every_shard_is_scored", FAIL, "check_ledger", "is_scored", [True]),
+        _in_set(SCORED, FAIL, "check_ledger", "is_scored", [True]),
         _equal("locations_are_scored_or_quarantined", "check_ledger", "n_samples", "n_accounted"),
         _equal("scores_are_finite", frame, "n_scores", "n_finite"),
         replace(constant, settings=("min_shard_scores",)),

@@ -103,7 +103,7 @@ def _refuse_failed(engine: Engine, night: NightRow) -> None:
         names = ", ".join(f"{row.suite}.{row.expectation}" for row in failed)
         raise CheckFailedError(
             f"Night {night.crawl_date} of {night.dataset} failed its checks ({names}) and was not published. Inspect it, then: "
-            f"alchemist night release --dataset {night.dataset} --crawl-date {night.crawl_date} --reason WHY"
+            f"{release_command(night)}, or {reject_command(night)}"
         )
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from alchemist_core.errors import DataError
 from alchemist_core.lazy import NDArray, np
 from alchemist_core.notifications import Event, explorer_page, page_of_this_task
+from alchemist_core.store.engine import read_clock
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.samples import list_wanted
@@ -47,7 +48,7 @@ def store_check_results(engine: Engine, rows: Sequence[Mapping[str, Any]]) -> No
         return
     stopped: dict[str | None, list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["severity"] == "fail" and not row["is_success"]:
+        if row["severity"] == "fail" and not row["is_success"] and "rejected_by" not in row["observed"]:
             stopped.setdefault(row.get("dataset_name"), []).append(row)
     with engine.begin() as connection:
         for failed in stopped.values():
@@ -98,12 +99,26 @@ def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> 
     )
 
 
+BEFORE_SCORING = ("shards", "samples")
+"""Suites whose failed checks stop a night before it is scored."""
+
+
 class FailedCheck(NamedTuple):
     """A failed check and what it observed."""
 
     suite: str
     expectation: str
     observed: dict[str, Any]
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether a person has rejected the night because of it: it stays unselectable, and waits for nobody."""
+        return "rejected_by" in self.observed
+
+    @property
+    def stops_scoring(self) -> bool:
+        """Whether the night is not scored before it is released; a failed check of scores is decided anew when it is scored."""
+        return self.suite in BEFORE_SCORING
 
     @property
     def in_words(self) -> str:
@@ -139,15 +154,54 @@ def released_checks(engine: Engine, suite: str, dataset: str, crawl_date: date |
         return set(connection.execute(statement, night).scalars())
 
 
+def rejected_checks(engine: Engine, suite: str, dataset: str, crawl_date: date) -> dict[str, dict[str, Any]]:
+    """Return the rejected expectations of a night with who rejected them, when and why.
+
+    A rejection holds while any shard that it was about is neither retired nor replaced; then the checks decide anew.
+    """
+    statement = text("""
+        SELECT expectation, observed ->> 'rejected_by' AS rejected_by, observed ->> 'rejected_for' AS rejected_for,
+            observed ->> 'rejected_at' AS rejected_at
+        FROM alchemist.failed_checks
+        WHERE suite = :suite AND dataset_name = :dataset AND crawl_date = :crawl_date AND EXISTS (
+            SELECT 1 FROM alchemist.shards INNER JOIN alchemist.datasets USING (dataset_id)
+            WHERE datasets.name = :dataset AND shards.crawl_date = :crawl_date AND shards.state NOT IN ('retired', 'superseded')
+                AND shards.created_at <= CAST(failed_checks.observed ->> 'rejected_at' AS timestamptz)
+        )
+    """)
+    with engine.connect() as connection:
+        rows = connection.execute(statement, {"suite": suite, "dataset": dataset, "crawl_date": crawl_date})
+        return {row.expectation: {name: getattr(row, name) for name in REJECTION} for row in rows}
+
+
+REJECTION = ("rejected_by", "rejected_for", "rejected_at")
+"""What `observed` of a rejected check says of its rejection."""
+
+
 def release_checks(
     connection: Connection, failed: Sequence[FailedCheck], dataset: str, crawl_date: date, *, actor: str, reason: str
 ) -> None:
     """Store that failed checks of a night no longer stop it, who released them and why."""
     release = {"released_by": actor, "released_for": reason}
+    _decide_checks(connection, failed, {"dataset_name": dataset, "crawl_date": crawl_date}, release, severity="warn")
+
+
+def reject_checks(
+    connection: Connection, failed: Sequence[FailedCheck], dataset: str, crawl_date: date, *, actor: str, reason: str
+) -> None:
+    """Store that a person has rejected a night because of its failed checks: they keep stopping it, and wait for nobody."""
+    rejected_at = read_clock(connection).isoformat()
+    rejection = dict(zip(REJECTION, (actor, reason, rejected_at), strict=True))
+    _decide_checks(connection, failed, {"dataset_name": dataset, "crawl_date": crawl_date}, rejection, severity="fail")
+
+
+def _decide_checks(
+    connection: Connection, failed: Sequence[FailedCheck], night: Mapping[str, Any], decision: dict[str, Any], *, severity: str
+) -> None:  # fmt: skip
     rows = [
         {
-            "suite": row.suite, "expectation": row.expectation, "severity": "warn", "is_success": False,
-            "observed": row.observed | release, "dataset_name": dataset, "crawl_date": crawl_date,
+            "suite": row.suite, "expectation": row.expectation, "severity": severity, "is_success": False, **night,
+            "observed": {name: value for name, value in row.observed.items() if name not in REJECTION} | decision,
         }
         for row in failed
     ]  # fmt: skip

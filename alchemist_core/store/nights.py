@@ -137,9 +137,9 @@ def held_nights(
     dataset_ids: Sequence[int],
     crawl_date: date | None,
     rater_id: int,
-    state: Literal["held", "rejected"] = "held",
+    state: Literal["held", "rejected", "scored"] = "held",
 ) -> list[NightRow]:
-    """Return the nights that are held, or those that a person has rejected."""
+    """Return the nights that are held, or those that a person has rejected, or the open ones."""
     return _find_nights(engine, state, dataset_ids=dataset_ids, crawl_date=crawl_date, rater_id=rater_id)
 
 
@@ -224,8 +224,8 @@ def release_night(connection: Connection, night_id: int, *, actor: str, reason: 
 
 
 def reject_night(connection: Connection, night_id: int, *, actor: str, reason: str) -> bool:
-    """Reject a held night, so that it no longer waits for a decision; returns False if it is not held any more."""
-    return _settle(connection, night_id, ("held",), "rejected", actor=actor, reason=reason)
+    """Reject a held night, or an open one that a check stopped, so that it waits for no decision; False if it was decided meanwhile."""
+    return _settle(connection, night_id, ("held", "scored"), "rejected", actor=actor, reason=reason)
 
 
 def _settle(

@@ -32,7 +32,13 @@ class NightOverview(NamedTuple):
     @property
     def is_open(self) -> bool:
         """Whether scoring is unfinished by the night's status, so that missing locations are not an error."""
-        return self.status.startswith(("nothing scored", "partly scored", "being ", "empty"))
+        is_stopped = self.n_scored == 0 and self.status.startswith(("stopped", "rejected"))
+        return is_stopped or self.status.startswith(("nothing scored", "partly scored", "being ", "empty"))
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether a person has rejected it."""
+        return self.status.startswith("rejected")
 
 
 def read_nights(engine: Engine, dataset: str | None) -> list[NightOverview]:
@@ -65,6 +71,32 @@ class NightQuarantine(NamedTuple):
 def quarantine_of_nights(engine: Engine, nights: Sequence[tuple[str, date]]) -> list[NightQuarantine]:
     """Return the quarantined locations of nights by reason, the commonest reason of a night first."""
     return [NightQuarantine._make(row) for row in _of_nights(engine, "quarantine_of_nights", nights)]
+
+
+class QuarantinedRecord(NamedTuple):
+    """A quarantined record of a night: its shard, its key in it, the stage that quarantined it, and what it found."""
+
+    shard_id: int
+    uri: str
+    key: str
+    stage: str
+    detail: str
+
+
+def quarantined_records(
+    engine: Engine, dataset: str, crawl_date: date, reason: str, *, limit: int
+) -> list[QuarantinedRecord]:
+    """Return records of a night that were quarantined for one reason, the last quarantined first."""
+    statement = text("""
+        SELECT shards.shard_id, shards.uri, found.key, found.stage, found.detail
+        FROM alchemist.datasets JOIN alchemist.shards USING (dataset_id) JOIN alchemist.quarantined_samples AS found USING (shard_id)
+        WHERE datasets.name = :dataset AND shards.crawl_date = :crawl_date AND found.reason = :reason
+            AND shards.state NOT IN ('retired', 'superseded')
+        ORDER BY found.quarantine_id DESC LIMIT :limit
+    """)
+    given = {"dataset": dataset, "crawl_date": crawl_date, "reason": reason, "limit": limit}
+    with engine.connect() as connection:
+        return [QuarantinedRecord._make(row) for row in connection.execute(statement, given)]
 
 
 def _of_nights(engine: Engine, query: str, nights: Sequence[tuple[str, date]]) -> Sequence[AnyRow]:

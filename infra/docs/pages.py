@@ -1,4 +1,4 @@
-"""The pages of the documentation that are made from the code: settings, project file, presets, metrics, DAGs, records, protocols."""
+"""The pages of the documentation made from the code: settings, project file, presets, metrics, DAGs, records, protocols, checks."""
 
 import ast
 import re
@@ -17,6 +17,8 @@ from alchemist_core.cli.sections import SECTIONS, NetworkFiles, keys_of
 from alchemist_core.presets import NETWORKS, PRESETS, RECIPES, line_of
 from alchemist_core.project import VARIABLES as OVERRIDES
 from alchemist_core.project import DatasetSection, Project, ScorerSection
+from alchemist_core.quality import suites
+from alchemist_core.quality.limits import CheckLimits
 from alchemist_core.scorers.catalogue import BUILT_IN
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.shards.faults import Reason
@@ -72,6 +74,13 @@ RECORDS_HEAD = """# Reason codes and crawl attributes
 Why a record was quarantined, in `quarantined_samples.reason`; `quarantined_samples.detail` says what was found. The codes never change.
 
 """
+CHECKS_HEAD = """# Data checks
+
+`alchemist check` runs these checks. One that *stops* ends the pipeline of its night or subset: no sample of the night can be selected
+until the data is repaired, or a person [releases or rejects the night](../how-to/held-night.md), and a subset is not published. One that
+*warns* is only counted. The limits are keys of [`[checks]`](project-file.md#checks), or of `[datasets.NAME.checks]` for one dataset; the
+bounds below are the default ones. Suites of your own: [runbook](../how-to/runbook.md#check).
+"""
 REPAIRS_HEAD = """## Repairs
 
 Records that could be used after a repair, in `sample_locations.repair`. The bytes of the record stay as they are: every reader
@@ -85,7 +94,7 @@ def render() -> dict[str, str]:
     return {
         **commands.render(), **errors.render(), **interface.render(), "reference/project-file.md": project_file(),
         "reference/presets.md": presets(), "reference/metrics.md": metrics(), "reference/dags.md": dags(),
-        "reference/records.md": records(), "reference/protocols.md": protocols(),
+        "reference/records.md": records(), "reference/protocols.md": protocols(), "reference/checks.md": checks(),
     }  # fmt: skip
 
 
@@ -252,6 +261,33 @@ def records() -> str:
         "Fields of a record's JSON that have a column of their own in `samples`; the first key with a text is used.\n",
         table(("column", "keys", "meaning"), attributes),
     ])  # fmt: skip
+
+
+def checks() -> str:
+    """Return the page of the built-in data checks."""
+    limits, parts = CheckLimits(), [CHECKS_HEAD]
+    of_suite = {
+        "shards": suites.shards(limits), "samples": suites.samples(limits), "scores": suites.scores(limits),
+        "subset": suites.subset(1, limits), "evaluation": suites.evaluation(),
+    }  # fmt: skip
+    for suite, found in of_suite.items():
+        rows = [
+            (f"`{one.name}`", _about_check(one), "stops" if one.severity == suites.FAIL else "warns",
+             ", ".join(f"`{key}`" for key in one.settings), plain(suites.REMEDIES[one.name]))
+            for one in found
+        ]  # fmt: skip
+        parts += [
+            f"## Suite {suite}\n",
+            table(("check", "expects", "if it fails", "limits in `[checks]`", "what to do"), rows),
+        ]
+    return "\n".join(parts)
+
+
+def _about_check(check: suites.Check) -> str:
+    """Return what a check expects, without what it found."""
+    if check.name == "subset_has_its_recorded_size":
+        return "number of members: as recorded with the version"
+    return plain(check.describe({"expected": dict(check.arguments)}).partition("; found ")[0].removeprefix("expected "))
 
 
 def _reasons() -> Iterator[tuple[Reason, str]]:

@@ -1,5 +1,5 @@
--- Purpose: Return the nights that wait for a person under the production rater: held ones, those whose checks failed, and those whose
---   drift warned.
+-- Purpose: Return the nights that wait for a person under the production rater: held ones, those that a check stopped and nobody has
+--   rejected, and those whose drift warned.
 -- Parameters: n_each integer (rows of each kind), since timestamptz (warnings from then on).
 -- One row is: a matter of one kind: its subject (a dataset), the crawl date or the version it is about, the deciding facts in words,
 --   and a page of Airflow.
@@ -25,6 +25,7 @@ failed AS (
         'failed check' AS kind, dataset_name AS subject, crawl_date, NULL::integer AS version,
         string_agg(suite || ': ' || expectation, ', ' ORDER BY suite, expectation) AS detail, NULL::text AS page, max(created_at) AS since
     FROM alchemist.failed_checks
+    WHERE observed -> 'rejected_by' IS NULL
     GROUP BY dataset_name, crawl_date
     ORDER BY crawl_date DESC, dataset_name ASC
     LIMIT :n_each

@@ -1,6 +1,5 @@
 -- Purpose: Return the status of each night: is it complete, and what did it bring?
--- One row is: a crawl date of a training dataset with shards, a night or a check, under the production rater; retired and superseded
---   shards do not count. Complete: n_locations = n_scored + n_quarantined.
+-- One row is: a crawl date of a training dataset with shards, a night or a check, under the production rater.
 -- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
 CREATE VIEW alchemist.nightly_overview AS
 WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
@@ -47,31 +46,32 @@ decided AS (
 ),
 
 stopped AS (
-    SELECT dataset_name, crawl_date, string_agg(expectation, ', ' ORDER BY expectation) AS expectations
+    SELECT
+        dataset_name, crawl_date, coalesce(
+            'stopped by checks: ' || string_agg(expectation, ', ' ORDER BY expectation) FILTER (WHERE observed -> 'rejected_by' IS NULL),
+            'rejected: ' || max(observed ->> 'rejected_for')
+        ) AS status
     FROM alchemist.failed_checks GROUP BY dataset_name, crawl_date
 )
 
 SELECT
-    datasets.name AS dataset, dated.crawl_date,
-    coalesce(counted.n_shards, 0) AS n_shards, coalesce(counted.n_rejected_shards, 0) AS n_rejected_shards,
-    coalesce(counted.n_locations, 0) AS n_locations,
+    datasets.name AS dataset, dated.crawl_date, coalesce(counted.n_shards, 0) AS n_shards,
+    coalesce(counted.n_rejected_shards, 0) AS n_rejected_shards, coalesce(counted.n_locations, 0) AS n_locations,
     coalesce(counted.n_quarantined, 0)::bigint AS n_quarantined, coalesce(counted.n_repaired, 0)::bigint AS n_repaired,
-    coalesce(counted.n_scored, 0) AS n_scored, coalesce(counted.n_reused, 0) AS n_reused,
-    decided.state AS night_state,
+    coalesce(counted.n_scored, 0) AS n_scored, coalesce(counted.n_reused, 0) AS n_reused, decided.state AS night_state,
     CASE
         WHEN counted.n_shards IS NULL THEN 'empty'
         WHEN NOT EXISTS (SELECT FROM production) THEN 'nothing scored: no production rater'
         WHEN counted.n_shards = counted.n_rejected_shards THEN 'nothing scored: every shard was rejected'
         WHEN counted.n_shards = counted.n_rejected_shards + counted.n_unreadable_shards THEN 'nothing scored: no shard can be read now'
-        WHEN stopped.expectations IS NOT NULL THEN 'stopped by checks: ' || stopped.expectations
+        WHEN stopped.status IS NOT NULL THEN stopped.status
         WHEN counted.n_scored_shards < counted.n_readable_shards
             THEN format('%s: %s of %s shards', coalesce(work.status, 'partly scored'), counted.n_scored_shards, counted.n_readable_shards)
         WHEN decided.state IN ('held', 'rejected') THEN decided.state || ': ' || decided.reason
         WHEN decided.state IN ('selectable', 'released') THEN 'selectable'
         ELSE 'scored'
     END AS status, coalesce(counted.n_unreadable_shards, 0) AS n_unreadable_shards
-FROM dated
-INNER JOIN alchemist.datasets
+FROM dated INNER JOIN alchemist.datasets
     ON dated.dataset_id = datasets.dataset_id AND datasets.role = 'train' AND datasets.removed_at IS NULL
 LEFT JOIN counted ON dated.dataset_id = counted.dataset_id AND dated.crawl_date = counted.crawl_date
 LEFT JOIN decided ON dated.dataset_id = decided.dataset_id AND dated.crawl_date = decided.crawl_date
@@ -90,5 +90,5 @@ COMMENT ON COLUMN alchemist.nightly_overview.n_repaired IS 'Number of records th
 COMMENT ON COLUMN alchemist.nightly_overview.n_scored IS 'Number of records with a score; the night is complete when n_scored + n_quarantined = n_locations';
 COMMENT ON COLUMN alchemist.nightly_overview.n_reused IS 'Number of scored records whose score was already stored';
 COMMENT ON COLUMN alchemist.nightly_overview.night_state IS 'State of the newest revision; a held one counts first, then one that is not decided';
-COMMENT ON COLUMN alchemist.nightly_overview.status IS 'Status in words: which run works on the night, what is missing, or why it is held or was rejected';
+COMMENT ON COLUMN alchemist.nightly_overview.status IS 'Status in words: which run works on the night, what is missing, or why it is held or stopped or was rejected';
 COMMENT ON COLUMN alchemist.nightly_overview.n_unreadable_shards IS 'Number of shards that cannot be read now: upload in progress, missing or changed';

@@ -1,12 +1,16 @@
 """`alchemist night list` shows the state of each night, what was left out, and the next step."""
 
 from datetime import date
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
+from alchemist_core.cli.held_nights import RejectNightConfig, reject
 from alchemist_core.cli.night import NightListConfig, list_
+from alchemist_core.cli.plan import PlanScoreConfig, plan_score
 from alchemist_core.errors import ConfigError
+from alchemist_core.store.matters import read_matters
 from alchemist_core.store.overviews import read_nights
 from alchemist_core.store.runs import RunKey, claim_run, finish_run
 from tests.given import insert_rows
@@ -114,6 +118,67 @@ def test_a_night_of_which_nothing_was_ingested_is_not_called_empty(engine: Engin
     assert (night.status, night.not_ingested) == ("not ingested", ["The root /data/web is unreachable. Mount it."])
 
 
+def fail_checks(engine: Engine, *failed: tuple[str, str]) -> None:
+    of_books = {"dataset_name": "books", "crawl_date": "2026-01-02", "is_success": False}
+    with engine.begin() as connection:
+        rows = [{"suite": suite, "expectation": name, **of_books} for suite, name in failed]
+        insert_rows(connection, {"check_results": rows})
+
+
+def test_a_stopped_night_names_the_suites_that_failed_and_both_decisions(two_datasets: Engine) -> None:
+    fail_checks(two_datasets, ("scores", "no_shard_is_constant"), ("samples", "most_locations_are_usable"))
+    (books,) = list_(NightListConfig(dataset="books")).nights
+    which = "--dataset books --crawl-date 2026-01-02"
+    release, reject = (f"alchemist night {verb} {which} --reason WHY" for verb in ("release", "reject"))
+    assert books.remedies == [
+        f"alchemist check --suite samples,scores {which} prints the failed checks",
+        f"if the data is correct, {release}; if it is wrong, {reject}",
+    ]
+
+
+def test_a_night_that_only_lacks_scores_is_scored_again_by_the_next_run_and_by_the_next_step(
+    two_datasets: Engine,
+) -> None:
+    fail_checks(two_datasets, ("scores", "every_shard_is_scored"))
+    (books,) = list_(NightListConfig(dataset="books")).nights
+    which = "--dataset books --crawl-date 2026-01-02"
+    assert books.remedies == [f"alchemist score {which}", f"alchemist check --suite scores {which}"]
+    assert [one.dataset for one in plan_score(PlanScoreConfig(nights=("books:2026-01-02",))).work] == ["books"]
+    fail_checks(two_datasets, ("samples", "most_locations_are_usable"))
+    assert plan_score(PlanScoreConfig(nights=("books:2026-01-02",))).work == []
+
+
+def test_a_stopped_night_is_rejected_and_waits_for_nobody_until_it_is_released(two_datasets: Engine) -> None:
+    which: dict[str, Any] = {"dataset": "books", "crawl_date": date(2026, 1, 2), "reason": "wrong captions"}
+    with pytest.raises(ConfigError, match="is held or stopped by a check"):
+        reject(RejectNightConfig(**which))
+    fail_checks(two_datasets, ("samples", "most_locations_are_usable"))
+    assert [(one.kind, one.subject) for one in read_matters(two_datasets)] == [("failed check", "books")]
+    done = reject(RejectNightConfig(**which))
+    assert (done.nights, done.state_before) == (["books 2026-01-02"], ["stopped: samples.most_locations_are_usable"])
+    (books,) = list_(NightListConfig(dataset="books")).nights
+    assert (books.status, books.remedies) == ("rejected: wrong captions", [])
+    assert read_matters(two_datasets) == []
+    assert plan_score(PlanScoreConfig(nights=("books:2026-01-02",))).work == []
+    with two_datasets.connect() as connection:
+        query = "SELECT action, subject, after ->> 'reason' FROM alchemist.audit_events"
+        assert connection.execute(text(query)).all() == [("reject", "checks of books 2026-01-02", "wrong captions")]
+    with pytest.raises(ConfigError, match="is held or stopped by a check"):
+        reject(RejectNightConfig(**which))
+
+
+def test_the_scored_part_of_a_stopped_night_is_rejected_too(two_datasets: Engine) -> None:
+    with two_datasets.begin() as connection:
+        insert_rows(
+            connection, {"nights": [{"night_id": 5, "dataset_id": 2, "crawl_date": "2026-01-02", "rater_id": 1}]}
+        )
+    fail_checks(two_datasets, ("scores", "no_shard_is_constant"))
+    done = reject(RejectNightConfig(dataset="books", crawl_date=date(2026, 1, 2), reason="a broken rater"))
+    assert done.nights == ["books 2026-01-02 r1"]
+    with two_datasets.connect() as connection:
+        assert connection.execute(text("SELECT state FROM alchemist.nights")).scalar_one() == "rejected"
+
+
 def test_quarantine_is_listed_by_reason_with_the_shard_to_look_at(two_datasets: Engine) -> None:
     bad = {"shard_id": 20, "reason": "bad_image", "run_id": 1}
     with two_datasets.begin() as connection:
@@ -133,8 +198,18 @@ def test_nights_with_problems_are_at_the_end_of_the_log(engine: Engine) -> None:
     with engine.begin() as connection:
         checked = {"suite": "shards", "dataset_name": None, "crawl_date": "2026-01-02"}
         insert_rows(connection, {"check_results": [checked]})
-    heads = [line for line in list_(NightListConfig()).summary().splitlines() if not line.startswith(" ")]
+    named = NightListConfig(nights=("a:2026-01-02", "b:2026-01-02", "c:2026-01-02"))
+    heads = [line for line in list_(named).summary().splitlines() if not line.startswith(" ")]
     assert [head[0] for head in heads] == ["b", "c", "a"]
+
+
+def test_without_names_nights_are_in_the_order_of_their_dates(two_datasets: Engine) -> None:
+    with two_datasets.begin() as connection:
+        checked = {"suite": "shards", "dataset_name": "books"}
+        days = ("2026-01-03", "2026-01-01")
+        insert_rows(connection, {"check_results": [{**checked, "crawl_date": day} for day in days]})
+    found = [(night.crawl_date.day, night.dataset) for night in list_(NightListConfig()).nights]
+    assert found == [(1, "books"), (2, "books"), (2, "web"), (3, "books")]
 
 
 def test_a_long_list_of_shards_is_cut_and_reports_it(two_datasets: Engine) -> None:

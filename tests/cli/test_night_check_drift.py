@@ -111,7 +111,7 @@ def test_a_rejected_night_stops_nothing_and_is_never_selectable_until_it_is_rele
     night = {"dataset": "web", "crawl_date": date(2026, 1, 3)}
     done = reject(RejectNightConfig.model_validate({**night, "reason": "a broken crawl"}))
     assert done.nights == ["web 2026-01-03 r1"]
-    assert done.was_held_for[0].startswith("scores drifted")
+    assert done.state_before[0].startswith("held: scores drifted")
     assert publish().n_nights == 0, "nothing waits, so the task does not fail"
     assert states() == ["selectable", "selectable", "rejected"]
     assert column("SELECT status FROM alchemist.nightly_overview WHERE crawl_date = '2026-01-03'") == [

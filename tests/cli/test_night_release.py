@@ -114,7 +114,7 @@ def test_one_command_scores_and_publishes_the_night_and_stores_who_released_it(b
     stop(bad_night)
     before = count(SELECTABLE)
     report = release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
-    assert report.was_held_for == ["samples.most_locations_are_usable"]
+    assert report.state_before == ["stopped: samples.most_locations_are_usable"]
     assert report.n_scored > 0
     assert count(SELECTABLE) > before
     with open_store().connect() as connection:
@@ -137,7 +137,7 @@ def test_a_night_that_was_released_passes_the_same_check_again(bad_night: str) -
 
 
 def test_a_night_that_nothing_stopped_cannot_be_released(bad_night: str) -> None:
-    with pytest.raises(ConfigError, match="held or was stopped"):
+    with pytest.raises(ConfigError, match="held, stopped by a check or rejected"):
         release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
 
 

@@ -109,7 +109,7 @@ def test_a_held_night_is_rejected_and_still_released_later(browser: TestClient, 
     assert "/decide/release" in page
     assert "/decide/reject" not in page
     assert "web, 2026-01-02" not in browser.get("/needs").text
-    assert "is not held. There is nothing to reject" in browser.get("/decide/reject", params=RELEASE).text
+    assert "There is nothing to reject" in browser.get("/decide/reject", params=RELEASE).text
     decide(browser, "/decide/release", **RELEASE)
     assert rows(own_store, EVENTS) == [
         ("ann", "reject", "night web 2026-01-02 r1"),
@@ -127,9 +127,15 @@ def test_a_night_that_a_check_stopped_is_not_scored_by_this_server(browser: Test
     assert "samples.captions_are_long: expected letters; found <b>" in page
     assert "<button>Release" not in page
     assert "expected letters; found &lt;b&gt;" in browser.get("/nights/web/2026-01-02").text
+    assert "samples.captions_are_long: expected letters" in html.unescape(
+        browser.get("/decide/reject", params=RELEASE).text
+    )
     answer = browser.post("/decide/release", data={TOKEN_FIELD: ANN.form_token, "reason": REASON, **RELEASE})
     assert answer.status_code == 400
     assert rows(own_store, EVENTS) == []
+    decide(browser, "/decide/reject", **RELEASE)
+    assert ("ann", "reject", "checks of web 2026-01-02") in rows(own_store, EVENTS)
+    assert "web, 2026-01-02" not in browser.get("/needs").text
 
 
 def test_a_version_is_withdrawn(browser: TestClient, own_store: Engine) -> None:

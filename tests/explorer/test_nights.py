@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 
 import pytest
 from sqlalchemy import Engine
@@ -72,6 +73,34 @@ def test_a_held_night_says_why_and_how_to_release_it(own_store: Engine) -> None:
     assert "shard b.tar" in page
     assert "score 1 to 2: 4 samples, 33.3%" in page
     assert 'style="' not in page
+
+
+def test_a_stopped_night_is_released_or_rejected_and_is_only_not_scored_yet(own_store: Engine) -> None:
+    run(own_store, """
+        INSERT INTO alchemist.shards (shard_id, dataset_id, uri, size_bytes, crawl_date, state, n_samples, sha256)
+        OVERRIDING SYSTEM VALUE
+        SELECT 90, dataset_id, 'new.tar', 1, '2026-01-05', state, 602, sha256 FROM alchemist.shards WHERE shard_id = 1
+    """)  # fmt: skip
+    run(own_store, """
+        INSERT INTO alchemist.check_results (suite, expectation, severity, is_success, observed, dataset_name, crawl_date)
+        VALUES ('samples', 'most_locations_are_usable', 'fail', false, '{}', 'web', '2026-01-05')
+    """)  # fmt: skip
+    run(own_store, """
+        INSERT INTO alchemist.quarantined_samples (shard_id, ordinal, key, reason, detail, stage)
+        VALUES (90, 700, 'k7', 'truncated_image', 'ends <early>', 'ingest')
+    """)  # fmt: skip
+    client = TestClient(make_app(Admits()))
+    page = html.unescape(client.get("/nights/web/2026-01-05").text)
+    assert "A failed check stopped it." in page
+    for verb in ("release", "reject"):
+        assert f'href="/decide/{verb}?dataset=web&night=2026-01-05"' in page
+    assert "601 not scored yet" in page
+    (link,) = re.findall(r'href="(/samples\?quarantine=truncated_image[^"]*)"', page)
+    records = client.get(link).text
+    assert "k7" in records
+    assert "ends &lt;early&gt;" in records
+    assert "Retry these" not in records
+    assert "Ingest a dataset" not in records
 
 
 @pytest.mark.parametrize("path", ["/nights/web/2026-01-09", "/nights/nothing/2026-01-01", "/nights/web/today"])

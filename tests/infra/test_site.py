@@ -13,6 +13,7 @@ from sqlalchemy import CheckConstraint
 
 from alchemist_core.cli.verbs import VERBS, load_commands
 from alchemist_core.errors import FINAL_EXIT_CODES
+from alchemist_core.quality.suites import WORDS
 from alchemist_core.settings import SITE, SITE_OF_VERSION
 from alchemist_core.shards.faults import Reason
 from alchemist_core.store import tables
@@ -97,6 +98,7 @@ def test_the_database_pages_hold_every_table_and_view_with_its_columns(pages: di
 def test_the_other_reference_pages_are_complete(pages: dict[str, str]) -> None:
     assert [metric.name for metric in CATALOGUE if f"| `{metric.name}` |" not in pages["reference/metrics.md"]] == []
     assert [reason for reason in Reason if f"| `{reason.value}` |" not in pages["reference/records.md"]] == []
+    assert [name for name in WORDS if f"| `{name}` |" not in pages["reference/checks.md"]] == []
     codes = pages["reference/exit-codes.md"]
     assert [code for code in FINAL_EXIT_CODES if f"| {code} |" not in codes] == []
     assert "| There is no project file here or in a folder above." in pages["reference/errors.md"]

@@ -19,6 +19,7 @@ from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.suites import Check
 from alchemist_core.quality.validation import CheckOutcome
 from alchemist_core.settings import load_settings
+from alchemist_core.store.checks import failed_checks, reject_checks
 from alchemist_core.store.manifests import Manifest, hash_rows, write_manifest
 from alchemist_core.store.subsets import find_subset
 from tests.given import insert_rows, sha256
@@ -115,6 +116,41 @@ def test_quarantine_warns_early_and_stops_above_a_fifth(
     outcomes = run_suite(database_url, "samples", dataset="web", crawl_date=NIGHT)
     assert names(outcomes, severity="warn") == ["few_locations_are_quarantined"]
     assert names(outcomes, severity="fail") == (["most_locations_are_usable"] if is_fatal else [])
+
+
+def run_night_suite(database_url: str, suite: str) -> list[CheckOutcome]:
+    return run_suite(database_url, suite, dataset="web", crawl_date=NIGHT)
+
+
+def test_a_stopped_night_does_not_fail_for_its_missing_scores_and_a_rejected_one_fails_no_task(
+    engine: Engine, database_url: str
+) -> None:
+    given = one_night()
+    given["quarantined_samples"] = [{"shard_id": 1, "ordinal": 100 + i} for i in range(2)]
+    store(engine, {**given, "shard_scores": [], "scores": []})
+    assert names(run_night_suite(database_url, "scores"), severity="fail") == ["every_shard_is_scored"]
+    assert names(run_night_suite(database_url, "samples"), severity="fail") == ["most_locations_are_usable"]
+    assert failures(run_night_suite(database_url, "scores")) == []
+    failed = failed_checks(engine, "web", NIGHT)
+    assert [row.expectation for row in failed] == ["most_locations_are_usable"]
+
+    with engine.begin() as connection:
+        reject_checks(connection, failed, "web", NIGHT, actor="ann", reason="damaged")
+    outcomes = run_night_suite(database_url, "samples")
+    assert failures(outcomes) == []
+    assert [row.is_rejected for row in failed_checks(engine, "web", NIGHT)] == [True]
+    with engine.begin() as connection:
+        # A passing check does not undo it while its shards are there: the night would be scored.
+        connection.execute(text("DELETE FROM alchemist.quarantined_samples"))
+    assert failures(run_night_suite(database_url, "samples")) == []
+    assert [row.observed["rejected_for"] for row in failed_checks(engine, "web", NIGHT)] == ["damaged"]
+    with engine.begin() as connection:
+        new = {"shard_id": 2, "dataset_id": 1, "crawl_date": NIGHT, "n_samples": 1, "created_at": "now"}
+        located = {"shard_id": 2, "ordinal": 0, "sample_id": 0}
+        insert_rows(connection, {"shards": [new], "sample_locations": [located]})
+        connection.execute(text("UPDATE alchemist.shards SET state = 'superseded' WHERE shard_id = 1"))
+    run_night_suite(database_url, "samples")
+    assert failed_checks(engine, "web", NIGHT) == []
 
 
 def test_a_dataset_s_own_threshold_changes_its_outcome_alone_and_is_kept_with_it(

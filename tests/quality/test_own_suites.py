@@ -115,7 +115,7 @@ def test_a_failing_suite_holds_the_night_names_rows_and_is_released_with_a_reaso
     with pytest.raises(CheckFailedError, match="failed its checks"):
         publish_night(PublishNightConfig.model_validate(which))
     report = release(ReleaseNightConfig.model_validate(which | {"reason": "narrow ones are known"}))
-    assert report.was_held_for == [f"samples.{name}"]
+    assert report.state_before == [f"stopped: samples.{name}"]
     with engine.connect() as connection:
         assert connection.execute(text("SELECT state FROM alchemist.nights")).scalar_one() == "selectable"
     assert samples() == "", "what a person has released is counted and stops nothing any more"

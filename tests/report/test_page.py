@@ -218,7 +218,7 @@ def test_a_page_before_the_first_rater_names_what_is_missing():
         ((1_004, 1_000, 4), "selectable", "✓ balanced"),
         ((1_004, 998, 4), "selectable", "✗ 2 missing"),
         ((1_004, 1_001, 4), "selectable", "✗ 1 too many"),
-        ((1_004, 0, 4), "nothing scored: no production rater", "1,000 to be scored"),
+        ((1_004, 0, 4), "nothing scored: no production rater", "1,000 not scored yet"),
         ((0, 0, 0), "empty", "✓ balanced"),
     ],
 )
