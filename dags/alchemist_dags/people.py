@@ -22,7 +22,7 @@ def send_note(kind, context, *, reason=None, **flags):
     one = context["task_instance"]
     # Cut to the longest allowed argument; the end of a log is the most useful part.
     if reason is not None:
-        flags["reason"] = reason.replace("\0", "")[-LONGEST_VALUE:]
+        flags = {"reason": reason.replace("\0", "")[-LONGEST_VALUE:], **flags}
     line = alchemist("note", kind, subject=f"{one.dag_id}.{one.task_id}", run=one.run_id, **flags)
     try:
         subprocess.run(line, check=True, timeout=NOTE_TIMEOUT_S, env=environment_of(line))
