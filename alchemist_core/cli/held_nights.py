@@ -79,7 +79,7 @@ def release(config: ReleaseNightConfig) -> ReleaseNightResult:
     held, rejected = _find(engine, config, rater, "held"), _find(engine, config, rater, "rejected")
     if not (held or rejected or failed):
         raise ConfigError(
-            f"No night of {config.dataset} {config.crawl_date} is held, stopped by a check or rejected. "
+            f"No night of {config.dataset} {config.crawl_date} is held or rejected, or was stopped by a check. "
             "Show the state of all nights: alchemist night list."
         )
     _release(engine, config, {"held": held, "rejected": rejected}, failed, actor=actor)

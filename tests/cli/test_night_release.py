@@ -137,7 +137,7 @@ def test_a_night_that_was_released_passes_the_same_check_again(bad_night: str) -
 
 
 def test_a_night_that_nothing_stopped_cannot_be_released(bad_night: str) -> None:
-    with pytest.raises(ConfigError, match="held, stopped by a check or rejected"):
+    with pytest.raises(ConfigError, match="held or rejected, or was stopped"):
         release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
 
 
