@@ -1,7 +1,10 @@
 """A failed night is cleared as a person does it in the UI: only failed tasks run again, and the tables end as they should."""
 
+import io
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import Engine, text
@@ -74,3 +77,39 @@ def test_a_failed_night_that_is_cleared_ends_in_the_tables_of_one_that_never_fai
     assert count_successes(engine) == {"ingest": 1, "score": 1}
     engine.dispose()
     assert table_checksums(server.url()) == table_checksums(server.url("calm"))
+
+
+def times_of(airflow: AirflowClient, run_id: str) -> dict[str, tuple[str, str]]:
+    """Return when each task started and ended, as text that sorts by time."""
+    found = airflow.call("GET", f"/api/v2/dags/nightly_rescore/dagRuns/{quote(run_id, safe='')}/taskInstances")
+    return {task["task_id"]: (task["start_date"], task["end_date"]) for task in found["task_instances"]}
+
+
+def write_broken_shard(path: Path, n: int = 5) -> None:
+    """Write a tar whose images are no images."""
+    with tarfile.open(path, "w") as target:
+        for number in range(n):
+            for name, content in ((f"{number}.jpg", b"\xff\xd8"), (f"{number}.txt", b"a caption")):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                target.addfile(info, io.BytesIO(content))
+
+
+def test_a_stopped_night_that_is_cleared_before_it_is_decided_fails_again(home: Path, tmp_path: Path) -> None:
+    root = tmp_path / "crawl"
+    root.mkdir()
+    write_broken_shard(root / "a.tar")
+    stack.up(home)
+    airflow = stack.client(home)
+    run_id = airflow.trigger("nightly_rescore", {"dataset": "web", "root": str(root)}, partition_key=NIGHTS[1])
+    for _ in range(2):
+        with pytest.raises(AirflowError, match="check_samples"):
+            airflow.wait("nightly_rescore", run_id, timeout_s=300, on_progress=print)
+        with make_engine(start_postgres(home).url()).connect() as connection:
+            failed = connection.execute(text("SELECT suite, expectation FROM alchemist.failed_checks")).all()
+        assert [tuple(row) for row in failed] == [("samples", "most_locations_are_usable")]
+        ended = times_of(airflow, run_id)
+        first = ended.pop("summary")[0]
+        assert first >= max(end for _, end in ended.values() if end)
+        cleared = clear(airflow, run_id)
+        assert cleared == {"check_samples", "check_scores", "drift", "publish", "summary"}
