@@ -147,7 +147,7 @@ def test_a_cleared_task_waits_for_every_cleared_task_whose_failure_would_make_it
     def causes(name):
         """The tasks whose failure certainly makes this one fail, and that it waits for."""
         task = tasks[name]
-        is_strict = not str(attribute(task, "trigger_rule") or "all_success").endswith("all_done")
+        is_strict = not str(attribute(task, "trigger_rule") or "all_success").lower().endswith("all_done")
         direct = {other for other in task.upstream_task_ids if is_strict or other in (attribute(task, "needs") or ())}
         return direct.union(*(causes(other) for other in direct & tasks.keys()))
 
