@@ -25,6 +25,7 @@ BALANCED = "random;variety=1"
 """Random, but as many samples of each cluster of similar images as there are: the fallback where nothing is shown to be better."""
 RECIPES = (
     "learnability/auto",
+    "learnability+trained_critic+image_density/head_gsample",
     "learnability+trained_critic/top_k",
     "learnability/auto;accept=auto;fill=repeat",
     "alignment/auto",
@@ -34,7 +35,6 @@ RECIPES = (
     "learnability/head_gsample;weight_by=rank",
     "learnability/head_gsample;std_rank=0.3",
     "learnability/head_gsample;variety=0.5",
-    "trained_critic/top_k",
     "loss/paper",
 )
 """What a search compares unless it is told otherwise, what a small budget should compare first: rule, fusion, rank window, acceptance with
