@@ -60,8 +60,10 @@ def test_what_a_selection_needs_is_named() -> None:
     assert needs["alignment/auto"] == ["a rater: alchemist train-rater --rule alignment"]
     assert needs["seal/auto"] == ["a rater: alchemist train-rater --rule alignment --penalty-schedule seal"]
     assert needs[BALANCED] == ["clusters: alchemist duplicates find-semantic"]
-    assert needs["trained_critic/top_k"] == [
-        "in place of trained_critic the name of your critic: alchemist scorer train critic"
+    assert needs["learnability+trained_critic+image_density/head_gsample"] == [
+        "a rater: alchemist train-rater --rule learnability",
+        "in place of trained_critic the name of your critic: alchemist scorer train critic",
+        "in place of image_density the name of your density ratio: alchemist scorer train density --kind density",
     ]
     assert needs["dsir/top_k"] == ["in place of dsir the name of imported scores: alchemist import scores"]
     for word in RECIPES:
