@@ -128,6 +128,7 @@ REFUSE: dict[str, tuple[str, ...]] = {
     "maintain retention": (),
     "maintain statistics": (),
     "note failure": ("--subject", "d.t", "--reason", "asked for"),
+    "note success": ("--subject", "d.t"),
     "note approval": ("--subject", "d.t", "--reason", "asked for"),
     "note answer": ("--subject", "d.t", "--answer", "approve", "--approved-by", "me"),
 }

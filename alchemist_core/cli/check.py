@@ -16,6 +16,7 @@ from alchemist_core.errors import CheckFailedError
 from alchemist_core.project import load_project
 from alchemist_core.quality.limits import AppliedLimits
 from alchemist_core.quality.wording import in_words
+from alchemist_core.store.checks import SUITES
 from alchemist_core.store.engine import database_url, open_store
 from alchemist_core.store.registry import find_dataset, list_datasets
 from alchemist_core.store.subsets import NEWEST_TEXT, VERSION_TEXT, choose_version, refuse_two_versions
@@ -31,9 +32,6 @@ REMEDIES = {
     "to be worse than random, use strategy auto; [checks] min_expected_gain sets the limit",
     "evaluation": "Run alchemist train-downstream and alchemist evaluate again, for every arm and for the random subset",
 }
-
-
-SUITES = ("shards", "samples", "scores", "subset", "evaluation")
 
 
 def _require_known(suites: tuple[str, ...]) -> tuple[str, ...]:

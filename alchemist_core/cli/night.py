@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import date
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.cli.check import SUITES
 from alchemist_core.cli.shard import UNREAD, remedy_of_shard
 from alchemist_core.config import Command, Config, Result, Words, counted
 from alchemist_core.store import registry
 from alchemist_core.store.audit import current_actor
-from alchemist_core.store.checks import FailedCheck, failed_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.nights import announce_nights, read_night
 from alchemist_core.store.overviews import (
@@ -23,6 +22,9 @@ from alchemist_core.store.overviews import (
 )
 from alchemist_core.store.registry import ShardRow
 from alchemist_core.telemetry import on_one_line
+
+if TYPE_CHECKING:
+    from alchemist_core.store.checks import FailedCheck
 
 MOST_SHARDS = 10
 UNSCORED = "every_shard_is_scored"
@@ -139,10 +141,18 @@ def _listed(engine: Engine, rows: Sequence[NightOverview]) -> list[ListedNight]:
             [shard for shard in unread if shard.dataset == row.dataset],
             [reason for reason in reasons if (reason.dataset, reason.crawl_date) == night],
             errors.get(night),
-            failed_checks(engine, *night) if row.status.startswith("stopped") else [],
+            _failed(engine, *night) if row.status.startswith("stopped") else [],
         )
         for row, night in zip(rows, nights, strict=True)
     ]
+
+
+def _failed(engine: Engine, dataset: str, crawl_date: date) -> "list[FailedCheck]":
+    """Return the failed checks of a night, by suite in the order in which they run."""
+    # Imported for stopped nights only: listing nights is a task of every night.
+    from alchemist_core.store.checks import SUITES, failed_checks  # noqa: PLC0415
+
+    return sorted(failed_checks(engine, dataset, crawl_date), key=lambda row: SUITES.index(row.suite))
 
 
 def _describe(
@@ -150,7 +160,7 @@ def _describe(
     shown: Sequence[ShardRow],
     reasons: Sequence[NightQuarantine],
     error: str | None,
-    failed: Sequence[FailedCheck],
+    failed: "Sequence[FailedCheck]",
 ) -> ListedNight:
     unread = [shard for shard in shown if shard.crawl_date == night.crawl_date]
     shards = [
@@ -183,7 +193,7 @@ def _left_by_ingest(night: NightOverview, shown: Sequence[ShardRow], error: str 
 
 
 def _remedies_of_night(
-    night: NightOverview, reasons: Sequence[NightQuarantine], failed: Sequence[FailedCheck], *, is_left: bool
+    night: NightOverview, reasons: Sequence[NightQuarantine], failed: "Sequence[FailedCheck]", *, is_left: bool
 ) -> list[str]:
     which = f"--dataset {night.dataset} --crawl-date {night.crawl_date}"
     steps = [f"remove the cause, then run alchemist ingest {which}"] if is_left else []
@@ -195,7 +205,7 @@ def _remedies_of_night(
     elif failed and all(row.expectation == UNSCORED for row in failed):
         steps += [f"alchemist score {which}", f"alchemist check --suite scores {which}"]
     elif night.status.startswith("stopped"):
-        suites = ",".join(dict.fromkeys(row.suite for row in sorted(failed, key=lambda row: SUITES.index(row.suite))))
+        suites = ",".join(dict.fromkeys(row.suite for row in failed))
         steps += [
             f"alchemist check --suite {suites} {which} prints the failed checks",
             f"if the data is correct, {release}; if it is wrong, {reject}",

@@ -115,6 +115,9 @@ def bare_parser() -> Parser:
         "--version",
         action=_PrintVersion,
         nargs=0,
+        # Commands have an option of this name, whose value must not be overwritten by a default of this one.
+        dest=argparse.SUPPRESS,
+        default=argparse.SUPPRESS,
         help="print the version, with the commit where it is known, and exit",
     )
     return parser

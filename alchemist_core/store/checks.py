@@ -25,6 +25,8 @@ from alchemist_core.store.samples import list_wanted
 from alchemist_core.store.tables import CheckResult
 
 Columns = dict[str, list[Any]]
+SUITES = ("shards", "samples", "scores", "subset", "evaluation")
+"""The suites, those of a night in the order in which they run."""
 OBSERVED_LENGTH = 300
 """Longest text of a failed check's observation in a notification; `check_results` stores all of it."""
 
