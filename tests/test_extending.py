@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "alchemist_core" / "README.md").read_text()
 DIFFS = re.findall(r"```diff\n(.*?)```", README, flags=re.DOTALL)
@@ -42,6 +44,7 @@ assert build_forms()["build_subset"]["p_rank"]["enum"] == [None, "per-draw", "in
 }
 
 
+@pytest.mark.slow
 def test_each_example_of_the_readme_adds_what_it_says(tmp_path: Path) -> None:
     for folder in ("alchemist_core", "infra", "sql", "dags"):
         shutil.copytree(ROOT / folder, tmp_path / folder)

@@ -137,6 +137,7 @@ def test_every_command_of_an_image_is_parsed_with_its_libraries(image, dags):
     assert {name: end for name, end in zip(lines, ends, strict=True) if end[0] != 0} == {}
 
 
+@pytest.mark.slow
 def test_airflows_image_has_no_torch_and_the_image_of_jobs_no_airflow():
     refused = {image: refused_in(image) for image in IMAGES}
     assert {"torch", "transformers", "diffusers", "pytest"} <= refused["airflow"]

@@ -84,6 +84,7 @@ def test_costs_are_detached_even_if_the_caller_forgot() -> None:
     assert loss_B.grad is None
 
 
+@pytest.mark.slow
 def test_the_score_converges_to_minus_the_expected_cost_over_the_price() -> None:
     generator = torch.Generator().manual_seed(0)
     expected_K = torch.tensor([-0.6, -0.1, 0.2, 0.5])

@@ -119,6 +119,7 @@ def test_a_job_whose_worker_was_killed_still_holds_its_device(
     assert (n_users(store), stray_uses(store)) == (2, [])
 
 
+@pytest.mark.slow
 @pytest.mark.db
 def test_a_killed_job_loses_its_device_when_its_lease_expires(store: Engine, start: Callable[..., Job]) -> None:
     first = start(number=1, n_steps=100_000)
@@ -129,6 +130,7 @@ def test_a_killed_job_loses_its_device_when_its_lease_expires(store: Engine, sta
     assert (n_users(store), stray_uses(store)) == (2, [])
 
 
+@pytest.mark.slow
 @pytest.mark.db
 def test_a_job_that_was_stopped_past_its_lease_ends_before_it_uses_the_device_again(
     store: Engine, start: Callable[..., Job], tmp_path: Path

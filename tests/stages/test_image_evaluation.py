@@ -64,6 +64,7 @@ def values_in(engine: Engine) -> dict[tuple[int, str], float]:
     return {(row.model_id, row.metric): row.value for row in rows}
 
 
+@pytest.mark.slow
 def test_arms_are_drawn_and_measured_once(trained: TrainedStore, tmp_path: Path) -> None:
     measured = measure(tmp_path, SCENES)
     assert (measured.metric, measured.n_measured) == ("geneval_scenes", 2)

@@ -42,6 +42,7 @@ def make_together(number: int, *, takes_s: float, said: list[str]) -> NumberResu
     return execute("select", NumberConfig(number=number), work, NumberResult)
 
 
+@pytest.mark.slow
 def test_one_run_makes_a_thing_while_the_other_waits(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
     threads = [

@@ -60,6 +60,7 @@ def test_a_model_s_scores_and_refusals_are_stored_and_its_server_may_move(
         register_judge(server.url, "Another question about {caption}")
 
 
+@pytest.mark.slow
 def test_clip_scores_a_dataset_and_passes_the_check(trained_store: TrainedStore, tmp_path: Path) -> None:
     folder = write_clip(tmp_path / "clip")
     found = check(

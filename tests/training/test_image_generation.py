@@ -108,6 +108,7 @@ def test_another_number_of_images_is_refused(drawn: Path) -> None:
         metric_of(protocol, find_weights("efficientnet_lite0", None), [references()]).measure_images(read_set(drawn))
 
 
+@pytest.mark.slow
 def test_scenes_are_asked_every_question(tmp_path: Path) -> None:
     """Synthetic scenes instead of generated ones: from tars to the score of a perfect generator."""
     rng = random.Random(1)
