@@ -273,7 +273,7 @@ def check_notifications(_site: Site) -> Iterator[Finding]:
             "notify", "There is no receiver: failures and questions are only stored.", "Set ALCHEMIST_NOTIFY_URL."
         )
     docs = docs_address()
-    # Names that end so are reserved: nobody can publish anything there.
+    # Names that end so are reserved, so that no site can be published there.
     if (urllib.parse.urlsplit(docs).hostname or "").endswith(".example"):
         what = f"Links of alerts and notifications lead to {docs}, a placeholder that opens nothing."
         remedy = "Publish the folder of the file that alchemist docs --path prints; set ALCHEMIST_DOCS_URL. Here: alchemist docs runbook"

@@ -67,7 +67,7 @@ def failure(config: NoteConfig) -> NoteResult:
 
 
 def success(config: TaskConfig) -> NoteResult:
-    """Record that a task that had failed was cleared and succeeded: it waits for nobody any more."""
+    """Record that a task that had failed was cleared and succeeded, so that it waits for a person no longer."""
     with open_store().begin() as connection:
         settle_failures(connection, f"failed_task:{config.subject}:{config.run}:{config.map_index}:")
     return NoteResult(subject=config.subject, is_notified=False)

@@ -121,13 +121,9 @@ def make_critic(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerRe
     )  # fmt: skip
     refuse_weak_critic(record)
     head, sha256 = _write("critics", pack_critic(critic, record))
-    _, is_new = register(
-        stage_run.engine, config.name, "critic", {"head": head, "encoders": encoders.source}, run_id=stage_run.run_id,
-        is_shadow=config.nightly,
-    )  # fmt: skip
     return TrainScorerResult(
-        name=config.name, is_new=is_new, head=head, sha256=sha256, n_train=record.n_train, n_heldout=record.n_heldout,
-        n_steps=n_steps, heldout_auc=round(record.heldout_auc, 4),
+        name=config.name, is_new=_register(config, stage_run, {"head": head, "encoders": encoders.source}), head=head, sha256=sha256,
+        n_train=record.n_train, n_heldout=record.n_heldout, n_steps=n_steps, heldout_auc=round(record.heldout_auc, 4),
     )  # fmt: skip
 
 
@@ -160,14 +156,19 @@ def make_density(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerR
         resolution=encoders.side, encoder_sha256s=encoders.sha256s,
     )  # fmt: skip
     file, sha256 = _write("densities", pack_density(density, record))
-    _, is_new = register(
-        stage_run.engine, config.name, "density", {"file": file, "encoders": encoders.source}, run_id=stage_run.run_id,
-        is_shadow=config.nightly,
-    )  # fmt: skip
     return TrainScorerResult(
-        name=config.name, is_new=is_new, head=file, sha256=sha256, n_train=len(validation_MD) + len(corpus_ND),
-        n_heldout=len(heldout_MD) + len(others_ND), n_steps=0, heldout_auc=round(record.heldout_auc, 4),
+        name=config.name, is_new=_register(config, stage_run, {"file": file, "encoders": encoders.source}), head=file, sha256=sha256,
+        n_train=len(validation_MD) + len(corpus_ND), n_heldout=len(heldout_MD) + len(others_ND), n_steps=0,
+        heldout_auc=round(record.heldout_auc, 4),
     )  # fmt: skip
+
+
+def _register(config: TrainScorerConfig, stage_run: StageRun, settings: dict[str, str]) -> bool:
+    """Register the scorer; return whether it is new."""
+    _, is_new = register(
+        stage_run.engine, config.name, config.kind, settings, run_id=stage_run.run_id, is_shadow=config.nightly
+    )
+    return is_new
 
 
 def _write(folder: str, data: bytes) -> tuple[str, str]:

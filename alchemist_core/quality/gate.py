@@ -134,7 +134,7 @@ def _check_night(
 
 
 def _decided(outcome: CheckOutcome, rejection: Mapping[str, Any] | None) -> CheckOutcome:
-    """Keep a rejected check failed, whatever it finds now."""
+    """Keep a rejected check failed, even if it would pass now."""
     if rejection is None:
         return outcome
     return replace(outcome, severity=FAIL, is_success=False, observed={**outcome.observed, **rejection})

@@ -114,7 +114,7 @@ class FailedCheck(NamedTuple):
 
     @property
     def is_rejected(self) -> bool:
-        """Whether a person has rejected the night because of it: it stays unselectable, and waits for nobody."""
+        """Whether a person has rejected the night because of it: it stays unselectable, and needs no further decision."""
         return "rejected_by" in self.observed
 
     @property
@@ -191,7 +191,7 @@ def release_checks(
 def reject_checks(
     connection: Connection, failed: Sequence[FailedCheck], dataset: str, crawl_date: date, *, actor: str, reason: str
 ) -> None:
-    """Store that a person has rejected a night because of its failed checks: they keep stopping it, and wait for nobody."""
+    """Store that a person has rejected a night because of its failed checks: they keep stopping it, and need no further decision."""
     rejected_at = read_clock(connection).isoformat()
     rejection = dict(zip(REJECTION, (actor, reason, rejected_at), strict=True))
     _decide_checks(connection, failed, {"dataset_name": dataset, "crawl_date": crawl_date}, rejection, severity="fail")

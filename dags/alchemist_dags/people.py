@@ -43,7 +43,7 @@ def note_failure(context):
 
 
 def note_recovery(context):
-    """Store that a task succeeded that was tried before, so that its failure, if it was its last try, waits for nobody any more."""
+    """Store that a task succeeded that was tried before, so that its failure, if it was its last try, no longer waits for a person."""
     one = context["task_instance"]
     if one.try_number > 1:
         send_note("success", context, map_index=one.map_index)

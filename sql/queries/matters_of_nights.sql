@@ -1,4 +1,4 @@
--- Purpose: Return the nights that wait for a person under the production rater: held ones, those that a check stopped and nobody has
+-- Purpose: Return the nights that wait for a person under the production rater: held ones, those that a check stopped and that were not
 --   rejected, and those whose drift warned.
 -- Parameters: n_each integer (rows of each kind), since timestamptz (warnings from then on).
 -- One row is: a matter of one kind: its subject (a dataset), the crawl date or the version it is about, the deciding facts in words,
