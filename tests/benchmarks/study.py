@@ -60,13 +60,13 @@ from tests.benchmarks.worlds import World, make_world
 RECIPES = ("learnability/auto", "learnability/auto;accept=auto;fill=repeat", "learnability+trained_critic/head_gsample")
 """Recipes that are judged: the window of the rule, the same among accepted samples with repeats, and the fusion with a critic."""
 CONTROLS = ("random", "oracle", "full", "validation", f"{RECIPES[0]}+validation")
-OTHERS = (*(arm for arm in CONTROLS if arm != "full"), BALANCED, RECIPES[0], RECIPES[2])
-"""Arms of the other worlds: without all data, which trains longest, and without repeats, which research page 031 found to do harm."""
 EMBEDDED = tuple(
     f"{signals}/head_gsample"
     for signals in ("trained_critic+image_density", "learnability+trained_critic+image_density")
 )
 """Fusions of a critic and of the density of images, without and with a rater."""
+OTHERS = (*(arm for arm in CONTROLS if arm != "full"), BALANCED, RECIPES[0], EMBEDDED[1])
+"""Arms of the other worlds: without all data, which trains longest, and without repeats, which research page 031 found to do harm."""
 SIGNALS = ("pmi/auto", "learnability+pmi/head_gsample")
 """Signals beside them: mutual information of image and caption, alone and in a fusion."""
 FIELD = ("loss/paper", "seal/auto", "two_steps/auto", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
@@ -138,7 +138,7 @@ PLANS = {
     "methods": Plan(
         "methods",
         ("scenes", "redundant", "skewed", "damaged"),
-        (*OTHERS, *SIGNALS, *FIELD),
+        (*OTHERS, EMBEDDED[0], RECIPES[2], *SIGNALS, *FIELD),
         retentions=(0.2,),
         seeds=(40, 41, 42),
         trainings=2,
