@@ -3,6 +3,7 @@
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -30,9 +31,13 @@ def declared(lines: list[str]) -> set[str]:
     return {normal(re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0]) for line in lines}
 
 
+# Reads the list of files of every installed distribution.
+distributions = cache(packages_distributions)
+
+
 @pytest.mark.parametrize("library", sorted(EXTRA_OF))
 def test_the_extra_of_a_library_brings_it(library: str) -> None:
-    found = {normal(name) for name in packages_distributions().get(library, [])}
+    found = {normal(name) for name in distributions().get(library, [])}
     assert found, f"{library} is installed by no distribution"
     brought = declared(PROJECT["optional-dependencies"][EXTRA_OF[library]])
     assert (found | {BROUGHT_BY[name] for name in found & BROUGHT_BY.keys()}) & brought

@@ -11,9 +11,9 @@ from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path, write_bytes_atomically
 from alchemist_core.models.critic_config import OFFLINE, CriticRecord, CriticTrainingConfig, refuse_weak_critic
 from alchemist_core.models.density import N_DIMS, PENALTY, DensityRecord, fit_density, pack_density
-from alchemist_core.scorers.critic import ARTIFACT
 from alchemist_core.scorers.density import unit
 from alchemist_core.scorers.registration import register
+from alchemist_core.scorers.trained import ARTIFACT
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.statistics import area_under_curve

@@ -50,10 +50,6 @@ class FrozenEncoders(Protocol):
     def dtype(self) -> str:
         """Number format of their networks."""
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of their weights."""
-
     def encode_images(self, image_NHWC: ImageArray) -> Features:
         """Return each image's features."""
         ...
@@ -68,7 +64,6 @@ class OfflineEncoders(Encoders):
 
     dims = (IMAGE_DIM, TEXT_DIM)
     dtype = "float32"
-    n_bytes = 4 * (4_700_000 + 22_700_000)
 
     def __init__(self, side: int, device: str = "cpu") -> None:
         super().__init__(device)
@@ -85,7 +80,7 @@ class PublishedEncoders:
         self._network = kind(located.path, device)
         self.source, self.sha256s = located.source, (model_sha256(located.path),)
         self.side, self.dims = self._network.side, (self._network.dim, self._network.dim)
-        self.dtype, self.n_bytes = self._network.dtype, self._network.n_bytes
+        self.dtype = self._network.dtype
 
     def encode_images(self, image_NHWC: ImageArray) -> Features:
         """Return each image's features."""

@@ -164,11 +164,6 @@ class Clip:
         """Number format of the network."""
         return str(self._dtype).removeprefix("torch.")
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the network's weights."""
-        return int(self._network.num_parameters()) * self._dtype.itemsize
-
     def features(self, image_NHWC: ImageArray) -> Features:
         """Return each image's projection; images must have the model's side."""
         return _by_batches(image_NHWC, self._device, self._project)

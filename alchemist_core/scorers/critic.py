@@ -5,7 +5,7 @@ Letters: B samples in a batch · E features of the shared space.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,30 +13,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from alchemist_core.config import Config, Located
-from alchemist_core.errors import ConfigError
-from alchemist_core.files import artifact_path, file_sha256
-from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer
-
-ARTIFACT = "artifact:"
-"""Prefix of an address relative to the artifacts of the home, so that a home can be moved."""
+from alchemist_core.models.critic_config import CriticRecord
+from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch
+from alchemist_core.scorers.trained import FILE_HELP, EncoderOptions, TrainedScorer
 
 
-class CriticOptions(Config):
+class CriticOptions(EncoderOptions):
     """Which critic, and the encoders that it was trained on."""
 
-    head: Annotated[str, Located()] = Field(
-        description="File that alchemist scorer train wrote; its hash is part of the identity",
-        json_schema_extra=NOT_IDENTITY,
-    )
-    encoders: Annotated[str, Located(is_or_name=True)] = Field(
-        "offline",
-        description="Frozen encoders on which it was trained: offline, or a folder or hub name of a CLIP or SigLIP; their hash is part "
-        "of the identity",
-        json_schema_extra=NOT_IDENTITY,
-    )
+    head: Annotated[str, Located()] = Field(description=FILE_HELP, json_schema_extra=NOT_IDENTITY)
 
 
-class CriticScore(Scorer):
+class CriticScore(TrainedScorer):
     """How much better an image matches its own caption than other captions do, by a critic trained on the validation dataset, in nats.
 
     The other captions are some of the validation dataset's and are stored in the critic's file, so a score depends on its sample alone.
@@ -44,32 +32,15 @@ class CriticScore(Scorer):
     """
 
     Options: ClassVar[type[Config]] = CriticOptions
-    uses_device = True
+    file_option = "head"
+    noun = "critic"
 
-    def __init__(self, options: Config, device: str = "cpu") -> None:
-        assert isinstance(options, CriticOptions)
-        from alchemist_core.models.critic import load_critic, load_encoders  # noqa: PLC0415  imports torch
+    def read(self, path: Path) -> CriticRecord:
+        """Read the file."""
+        from alchemist_core.models.critic import load_critic  # noqa: PLC0415  imports torch
 
-        path = trained_file(options.head)
         self._critic, record = load_critic(path)
-        self._encoders = load_encoders(options.encoders, record.resolution, device)
-        if self._encoders.sha256s != record.encoder_sha256s:
-            raise ConfigError(
-                f"The critic {path} was trained on other encoders than {options.encoders}. Give the encoders of its training, or train "
-                "it again with alchemist scorer train."
-            )
-        super().__init__(options.model_copy(update={"encoders": self._encoders.source}), device)
-        self._head_sha256 = file_sha256(path).hex()
-        self.image_side, self.dtype = self._encoders.side, self._encoders.dtype
-
-    def identity(self) -> dict[str, Any]:
-        """Return the hashes of the critic's file and of its encoders."""
-        return {"head_sha256": self._head_sha256, "encoder_sha256s": list(self._encoders.sha256s)}
-
-    def memory_bytes(self) -> int:
-        """Return the bytes of the encoders' weights and of the pixels of one batch."""
-        assert self.image_side is not None
-        return int(self._encoders.n_bytes + self.batch_size * self.image_side**2 * 3 * 4)
+        return record
 
     def score(self, batch: Batch) -> Float32[np.ndarray, " B"]:
         """Return the scores alone."""
@@ -88,15 +59,3 @@ class CriticScore(Scorer):
             self._encoders.encode_images(batch.image_BHWC), self._encoders.encode_texts(batch.captions)
         )
         return self._critic.score(image_BE, text_BE, batch.captions), image_BE.numpy()
-
-
-def trained_file(address: str) -> Path:
-    """Return the path of a file that `alchemist scorer train` wrote.
-
-    Raises:
-        ConfigError: There is no such file.
-    """
-    path = artifact_path(address.removeprefix(ARTIFACT)) if address.startswith(ARTIFACT) else Path(address)
-    if not path.is_file():
-        raise ConfigError(f"There is no file {path}. Train the scorer with alchemist scorer train, or give its file.")
-    return path

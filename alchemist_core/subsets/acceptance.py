@@ -80,7 +80,7 @@ def find_threshold(engine: Engine, policy: SelectionPolicy, snapshot: Snapshot) 
 
 def _critic_record(critic: RaterRow) -> CriticRecord:
     """Return the record of a registered critic."""
-    from alchemist_core.scorers.critic import trained_file  # noqa: PLC0415  imports jaxtyping, and with it numpy
+    from alchemist_core.scorers.trained import trained_file  # noqa: PLC0415  only when there is one
 
     path = trained_file(str(critic.config["settings"]["head"]))
     if file_sha256(path).hex() != critic.config["identity"]["head_sha256"]:

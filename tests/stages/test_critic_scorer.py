@@ -9,8 +9,8 @@ from alchemist_core.cli.scorer import CheckConfig, check
 from alchemist_core.cli.scorer_training import TrainScorerConfig, TrainScorerResult, train_scorer
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
-from alchemist_core.scorers.critic import ARTIFACT
 from alchemist_core.scorers.registration import load_runner
+from alchemist_core.scorers.trained import ARTIFACT
 from alchemist_core.stages.score import ScoreConfig, run
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_outputs
