@@ -1,6 +1,6 @@
 """A small client of Airflow's REST API: start a DAG run, follow it, and report which task failed and why.
 
-It knows nothing of our DAGs. While it follows a run, it waits for a server that restarts.
+It knows nothing of our DAGs. While it follows a run, it waits for a server that hangs until the supervisor has restarted it.
 """
 
 import http.client
@@ -19,6 +19,8 @@ from alchemist_core.errors import AlchemistError
 from alchemist_core.local.airflow_environment import USERNAME, load_secrets, task_log_path
 
 PATIENCE_S = 60.0
+# While a run is followed: longer than the supervisor takes to find that the server hangs and to start another on a busy machine.
+RESTART_PATIENCE_S = 600.0
 POLL_S, QUIET_S = 1.0, 60.0
 REQUEST_TIMEOUT_S = 20.0
 HEALTH_TIMEOUT_S = 5.0
@@ -82,7 +84,7 @@ class AirflowClient:
         deadline = began + timeout_s
         while True:
             # Read the run first: once it has ended, the states of its tasks are final.
-            state = self.call("GET", _run_path(dag_id, run_id))["state"]
+            state = self.call("GET", _run_path(dag_id, run_id), patience_s=RESTART_PATIENCE_S)["state"]
             tasks = self._tasks(dag_id, run_id)
             for task in tasks:
                 name, now = _label(task), str(task["state"] or "waiting")
@@ -128,13 +130,15 @@ class AirflowClient:
         found = self.call("GET", "/api/v2/importErrors")["import_errors"]
         return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in found]
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send one request and return its JSON. Waits up to a minute for an absent server, and renews an expired token once.
+    def call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, patience_s: float | None = None
+    ) -> dict[str, Any]:
+        """Send one request and return its JSON. Waits for an absent server, by default a minute, and renews an expired token once.
 
         Raises:
             AirflowError: The server does not answer, or refuses the request.
         """
-        deadline, is_renewed = time.monotonic() + PATIENCE_S, False
+        deadline, is_renewed = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s), False
         while True:
             try:
                 if self._token is None:
@@ -182,7 +186,7 @@ class AirflowClient:
         found: list[dict[str, Any]] = []
         while True:
             query = f"?limit={PAGE}&offset={len(found)}"
-            page = self.call("GET", f"{_run_path(dag_id, run_id)}/taskInstances{query}")
+            page = self.call("GET", f"{_run_path(dag_id, run_id)}/taskInstances{query}", patience_s=RESTART_PATIENCE_S)
             found += page["task_instances"]
             if len(found) >= page["total_entries"] or not page["task_instances"]:
                 return found

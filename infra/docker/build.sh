@@ -13,7 +13,7 @@ read -ra options <<< "${BUILD_OPTIONS:-}"
 # Podman's own format stores no health check.
 [[ ${engine[0]} != *podman ]] || options+=(--format docker)
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' alchemist_core/__init__.py)
-code_version=${CODE_VERSION:-$version+$(git describe --always --dirty --abbrev=12)}
+code_version=${CODE_VERSION:-$version+$(git describe --always --dirty --abbrev=12 --exclude "*")}
 created=$(git show --no-patch --format=%cI)
 mkdir -p dist
 for name in "${@:-airflow jobs worker}"; do for image in $name; do

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from alchemist_core.local import airflow_client
+from alchemist_core.local import airflow_client, supervisor
 from alchemist_core.local.airflow_client import AirflowClient, AirflowError
 
 RUN = "/api/v2/dags/d/dagRuns/r"
@@ -86,6 +86,18 @@ def test_a_server_whose_database_restarts_is_waited_for(airflow):
     client, answers, _ = airflow
     answers["POST", "/api/v2/dags/d/dagRuns"] = [(503, {}), (500, {}), (200, {"dag_run_id": "r"})]
     assert client.trigger("d") == "r"
+
+
+def test_a_server_is_waited_for_longer_while_a_run_is_followed_until_the_supervisor_has_restarted_it(
+    airflow, monkeypatch
+):
+    client, answers, _ = airflow
+    monkeypatch.setattr(airflow_client, "PATIENCE_S", 0.0)
+    answers["GET", RUN] = [(503, {}), (503, {}), (200, {"state": "success"})]
+    answers["GET", f"{RUN}/taskInstances"] = [(503, {}), (503, {}), (200, {"total_entries": 0, "task_instances": []})]
+    client.wait("d", "r", timeout_s=5.0, on_progress=lambda _: None)
+    until_restarted_s = supervisor.LOOK_EVERY_S + supervisor.HUNG_AFTER_S + supervisor.START_WITHIN_S
+    assert until_restarted_s < airflow_client.RESTART_PATIENCE_S
 
 
 def test_a_server_that_is_killed_while_it_answers_is_waited_for(airflow):
