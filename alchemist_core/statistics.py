@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LOWER_IS_BETTER = "loss|^fid|^kid"
 """Regular expression for the metrics whose lower values are better, in a syntax that Python, Postgres and Prometheus share."""
 
+N_QUANTILES = 101
+"""A stored distribution has this many quantiles: from 0% to 100% in steps of 1%."""
+
 ValueOfSeed = Mapping[int, float]
 
 
@@ -191,6 +194,16 @@ def spearman(first_N: Num[np.ndarray, " N"], second_N: Num[np.ndarray, " N"]) ->
     from scipy.stats import spearmanr  # noqa: PLC0415
 
     return float(spearmanr(first_N, second_N).statistic)
+
+
+def quantiles_of(value_N: Num[np.ndarray, " N"]) -> list[float]:
+    """Return the quantiles of a distribution from 0% to 100%, in steps of 1%.
+
+    >>> quantiles_of(np.array([0.0, 1.0]))[:3]
+    [0.0, 0.01, 0.02]
+    """
+    found: list[float] = np.quantile(value_N.astype(np.float64), np.linspace(0, 1, N_QUANTILES)).tolist()
+    return found
 
 
 def area_under_curve(good_P: Num[np.ndarray, " P"], bad_Q: Num[np.ndarray, " Q"]) -> float:

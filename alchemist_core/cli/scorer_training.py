@@ -1,6 +1,7 @@
 """Train a critic or fit a density ratio on the validation dataset, and register it as a scorer."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -16,7 +17,8 @@ from alchemist_core.scorers.registration import register
 from alchemist_core.scorers.trained import ARTIFACT
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.statistics import area_under_curve
+from alchemist_core.statistics import area_under_curve, quantiles_of
+from alchemist_core.store.raters import record_held_out
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 
@@ -122,8 +124,8 @@ def make_critic(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerRe
     refuse_weak_critic(record)
     head, sha256 = _write("critics", pack_critic(critic, record))
     return TrainScorerResult(
-        name=config.name, is_new=_register(config, stage_run, {"head": head, "encoders": encoders.source}), head=head, sha256=sha256,
-        n_train=record.n_train, n_heldout=record.n_heldout, n_steps=n_steps, heldout_auc=round(record.heldout_auc, 4),
+        name=config.name, is_new=_register(config, stage_run, {"head": head, "encoders": encoders.source}, right), head=head,
+        sha256=sha256, n_train=record.n_train, n_heldout=record.n_heldout, n_steps=n_steps, heldout_auc=round(record.heldout_auc, 4),
     )  # fmt: skip
 
 
@@ -150,24 +152,29 @@ def make_density(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerR
         parts.append((unit(image_MD[~is_heldout_M]), unit(image_MD[is_heldout_M])))
     (validation_MD, heldout_MD), (corpus_ND, others_ND) = parts
     density = fit_density(corpus_ND, validation_MD)
+    heldout_H, others_H = density.score(heldout_MD), density.score(others_ND)
     record = DensityRecord(
         validation=config.validation, dataset=config.dataset, n_validation=len(validation_MD), n_corpus=len(corpus_ND),
-        heldout_auc=area_under_curve(density.score(heldout_MD), density.score(others_ND)), n_dims=N_DIMS, penalty=PENALTY,
-        resolution=encoders.side, encoder_sha256s=encoders.sha256s,
+        heldout_auc=area_under_curve(heldout_H, others_H), heldout_quantiles=tuple(quantiles_of(heldout_H)), n_dims=N_DIMS,
+        penalty=PENALTY, resolution=encoders.side, encoder_sha256s=encoders.sha256s,
     )  # fmt: skip
     file, sha256 = _write("densities", pack_density(density, record))
     return TrainScorerResult(
-        name=config.name, is_new=_register(config, stage_run, {"file": file, "encoders": encoders.source}), head=file, sha256=sha256,
-        n_train=len(validation_MD) + len(corpus_ND), n_heldout=len(heldout_MD) + len(others_ND), n_steps=0,
+        name=config.name,
+        is_new=_register(config, stage_run, {"file": file, "encoders": encoders.source}, record.heldout_quantiles), head=file,
+        sha256=sha256, n_train=len(validation_MD) + len(corpus_ND), n_heldout=len(heldout_MD) + len(others_ND), n_steps=0,
         heldout_auc=round(record.heldout_auc, 4),
     )  # fmt: skip
 
 
-def _register(config: TrainScorerConfig, stage_run: StageRun, settings: dict[str, str]) -> bool:
-    """Register the scorer; return whether it is new."""
-    _, is_new = register(
+def _register(
+    config: TrainScorerConfig, stage_run: StageRun, settings: dict[str, str], heldout_quantiles: Sequence[float]
+) -> bool:
+    """Register the scorer, with what it gives good samples; return whether it is new."""
+    rows, is_new = register(
         stage_run.engine, config.name, config.kind, settings, run_id=stage_run.run_id, is_shadow=config.nightly
     )
+    record_held_out(stage_run.engine, [row.name for row in rows], heldout_quantiles)
     return is_new
 
 

@@ -7,7 +7,7 @@ import hashlib
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,16 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import methods
 from alchemist_core.files import artifact_path, atomic_write
 from alchemist_core.models.critic_config import OFFLINE, CriticTrainingConfig
+from alchemist_core.models.density import fit_density
 from alchemist_core.scorers.density import unit
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.statistics import quantiles_of
 from alchemist_core.store.eligible import EligibleSamples
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.imported_scores import KEYS, ScoreImport, import_scores
 from alchemist_core.store.manifests import HASH_BYTES
-from alchemist_core.store.raters import find_named, find_rater
+from alchemist_core.store.raters import find_named, find_rater, record_held_out
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.store.samples import read_training_samples
@@ -39,6 +41,15 @@ if TYPE_CHECKING:
 
 _READS_RATER = "rho_batches"
 _MOST_HELDOUT = 1024
+_ONE_IN = 10
+"""One validation image in _ONE_IN is held out of the density ratio of images."""
+
+
+class Scored(NamedTuple):
+    """The scores of the corpus, and those of validation samples that trained nothing, if a method holds some out."""
+
+    score_N: NDArray[np.float64]
+    held_out_H: NDArray[np.float64] | None = None
 
 
 class MethodConfig(Config):
@@ -95,7 +106,7 @@ class _Scoring:
     def store(self, name: str) -> MethodResult:
         """Compute the scores and store them as imported ones: all in one transaction."""
         began = time.process_time()
-        index_M, score_M = self._score()
+        index_M, (score_M, held_out_H) = self._score()
         hash_N32 = np.ascontiguousarray(self._rows.hashes("pair_hash"))
         columns = {
             "pair_hash": np.ascontiguousarray(hash_N32[index_M]).view(f"V{HASH_BYTES}").ravel(),
@@ -104,9 +115,11 @@ class _Scoring:
         chunk = ScoreChunk(columns, n_rows=len(index_M), n_non_finite=0)
         wanted = ScoreImport(name, KEYS["pair_hash"], run_id=self._run.run_id)
         import_scores(self._run.engine, wanted, [chunk], lambda _: None)
+        if held_out_H is not None:
+            record_held_out(self._run.engine, [name], quantiles_of(held_out_H))
         return MethodResult(name=name, n_samples=len(index_M), core_seconds=round(time.process_time() - began, 2))
 
-    def _score(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _score(self) -> tuple[NDArray[np.int64], "Scored"]:
         """Return the samples that have a score, and their scores."""
         config = self._config
         everything = np.arange(len(self._rows))
@@ -114,7 +127,7 @@ class _Scoring:
             captions, validation = (
                 [table[at].caption for at in range(len(table))] for table in (self._rows, self._validation)
             )
-            return everything, methods.dsir_score(captions, validation, seed=config.seed)
+            return everything, Scored(methods.dsir_score(captions, validation, seed=config.seed))
         if config.method == _READS_RATER:
             return self._rho_batches()
         hold_device(self._run, is_on_cpu=True)
@@ -125,11 +138,11 @@ class _Scoring:
         _, validation_set = encode(self._run, self._validation, encoders, config.validation)
         return index_M, _EMBEDDED[config.method](config, self._run, corpus, validation_set)
 
-    def _rho_batches(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _rho_batches(self) -> tuple[NDArray[np.int64], "Scored"]:
         pairs = self._rater_scores()
         place_N = _places(self._rows, pairs)
         score_N, is_here_N = methods.rho_batch_score(pairs.score_N, seed=self._config.seed), place_N >= 0
-        return place_N[is_here_N], score_N[is_here_N]
+        return place_N[is_here_N], Scored(score_N[is_here_N])
 
     def _rater_scores(self) -> EligibleSamples:
         rater = find_rater(self._run.engine, self._config.rater)
@@ -171,17 +184,18 @@ def _train_head(config: MethodConfig, stage_run: StageRun, samples: "Encoded") -
     return critic, heldout
 
 
-def _critic(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded") -> NDArray[np.float64]:
-    critic, _ = _train_head(config, stage_run, validation)
+def _critic(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded") -> Scored:
+    from alchemist_core.training.critic_training import score_heldout  # noqa: PLC0415  as above
+
+    critic, heldout = _train_head(config, stage_run, validation)
     image_NE, text_NE = critic.project(corpus.image_ND, corpus.text_NC)
     if config.method == "trained_critic":
-        return critic.score(image_NE, text_NE, corpus.captions).astype(np.float64)
-    return np.asarray((image_NE * text_NE).sum(1).numpy(), np.float64)
+        score_N = critic.score(image_NE, text_NE, corpus.captions).astype(np.float64)
+        return Scored(score_N, score_heldout(critic, heldout).right_N.astype(np.float64))
+    return Scored(np.asarray((image_NE * text_NE).sum(1).numpy(), np.float64))
 
 
-def _crossed_critic(
-    config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded"
-) -> NDArray[np.float64]:
+def _crossed_critic(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded") -> Scored:
     """Score each half of the corpus by a critic that was trained on the other half and on the validation dataset.
 
     The corpus has many more pairs than the validation dataset, and most of their captions fit. A critic remembers the pairs that it was
@@ -200,7 +214,7 @@ def _crossed_critic(
         scored = corpus.take(wanted)
         image_NE, text_NE = critic.project(scored.image_ND, scored.text_NC)
         score_N[wanted] = critic.score(image_NE, text_NE, scored.captions)
-    return score_N
+    return Scored(score_N)
 
 
 def _image_keys(encoded: "Encoded") -> list[bytes]:
@@ -208,12 +222,12 @@ def _image_keys(encoded: "Encoded") -> list[bytes]:
     return [hashlib.sha256(row.tobytes()).digest() for row in encoded.image_ND]
 
 
-def _clip_corpus(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", _: "Encoded") -> NDArray[np.float64]:
+def _clip_corpus(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", _: "Encoded") -> Scored:
     # The corpus takes the place of the validation dataset: the head sees the samples that it then scores.
     return _critic(config, stage_run, corpus, corpus)
 
 
-def _jest(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded") -> NDArray[np.float64]:
+def _jest(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validation: "Encoded") -> Scored:
     heads = []
     for samples in (corpus, validation):
         critic, heldout = _train_head(config, stage_run, samples)
@@ -223,10 +237,10 @@ def _jest(config: MethodConfig, stage_run: StageRun, corpus: "Encoded", validati
         fitted = methods.fit_pair_head(cosine_MM, batch_size=methods.JEST_BATCH)
         image_NE, text_NE = critic.project(corpus.image_ND, corpus.text_NC)
         heads.append(methods.PairHead(image_NE.numpy(), text_NE.numpy(), *fitted))
-    return methods.jest_score(*heads, seed=config.seed)
+    return Scored(methods.jest_score(*heads, seed=config.seed))
 
 
-def _semdedup(config: MethodConfig, _run: StageRun, corpus: "Encoded", _: "Encoded") -> NDArray[np.float64]:
+def _semdedup(config: MethodConfig, _run: StageRun, corpus: "Encoded", _: "Encoded") -> Scored:
     from alchemist_core.embeddings.clusters import (  # noqa: PLC0415  imports faiss
         fit_centroids,
         nearest_clusters,
@@ -237,19 +251,19 @@ def _semdedup(config: MethodConfig, _run: StageRun, corpus: "Encoded", _: "Encod
     unit_ND = unit_vectors(corpus.image_ND.astype(np.float16))
     centroid_KD = fit_centroids(unit_ND, usual_clusters(len(unit_ND)), seed=config.seed)
     cluster_N = nearest_clusters(centroid_KD, unit_ND, 1)[:, 0].astype(np.int64)
-    return methods.semdedup_score(unit_ND, cluster_N, centroid_KD)
+    return Scored(methods.semdedup_score(unit_ND, cluster_N, centroid_KD))
 
 
-def _density_ratio(
-    _config: MethodConfig, _run: StageRun, corpus: "Encoded", validation: "Encoded"
-) -> NDArray[np.float64]:
-    return methods.density_ratio_score(_joined(corpus), _joined(validation))
+def _density_ratio(_config: MethodConfig, _run: StageRun, corpus: "Encoded", validation: "Encoded") -> Scored:
+    return Scored(methods.density_ratio_score(_joined(corpus), _joined(validation)))
 
 
-def _image_density(
-    _config: MethodConfig, _run: StageRun, corpus: "Encoded", validation: "Encoded"
-) -> NDArray[np.float64]:
-    return methods.density_ratio_score(unit(corpus.image_ND), unit(validation.image_ND))
+def _image_density(_config: MethodConfig, _run: StageRun, corpus: "Encoded", validation: "Encoded") -> Scored:
+    # By the image, so that no image is on both sides.
+    is_heldout_M = np.array([key[-1] % _ONE_IN == 0 for key in _image_keys(validation)], bool)
+    corpus_ND, validation_MD = unit(corpus.image_ND), unit(validation.image_ND)
+    density = fit_density(corpus_ND, validation_MD[~is_heldout_M])
+    return Scored(density.score(corpus_ND), density.score(validation_MD[is_heldout_M]))
 
 
 def _joined(encoded: "Encoded") -> NDArray[np.float32]:

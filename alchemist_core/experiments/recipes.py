@@ -25,12 +25,12 @@ BALANCED = "random;variety=1"
 """Random, but as many samples of each cluster of similar images as there are: the fallback where nothing is shown to be better."""
 RECIPES = (
     "learnability/auto",
+    "learnability+trained_critic+image_density/head_gsample;accept=auto;fill=repeat",
     "learnability+trained_critic+image_density/head_gsample",
     "learnability+trained_critic/top_k",
     "learnability/auto;accept=auto;fill=repeat",
     "alignment/auto",
     BALANCED,
-    "learnability+trained_critic/head_gsample",
     "learnability+pmi/head_gsample",
     "learnability/head_gsample;weight_by=rank",
     "learnability/head_gsample;std_rank=0.3",

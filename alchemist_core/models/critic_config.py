@@ -8,13 +8,12 @@ from pydantic import Field, ValidationError
 from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.image_text_config import HeadTrainingConfig
+from alchemist_core.statistics import N_QUANTILES
 
 OFFLINE = "offline"
 """The encoders that come from packages: EfficientNet-lite0 and all-MiniLM-L6-v2."""
 LEAST_AUC = 0.6
 """A critic is refused if its held-out AUC is at most this: its scores would hardly order samples better than chance."""
-N_QUANTILES = 101
-"""The record holds this many quantiles of held-out scores: from 0% to 100% in steps of 1%."""
 
 
 class CriticTrainingConfig(HeadTrainingConfig):

@@ -7,6 +7,9 @@ from pydantic import Field
 
 from alchemist_core.config import Section
 
+HELD_OUT = "held_out_quantiles"
+"""Field of an acceptance report: the quantiles of the scores of validation samples that trained nothing, from 0% to 100%."""
+
 
 class AcceptanceLimits(Section):
     """Bounds of the checks on clean samples that a rater must pass before it may be promoted."""

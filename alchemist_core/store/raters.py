@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, cast, func, insert, or_, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.rating.acceptance import HELD_OUT
 from alchemist_core.shards.decode_versions import UNPINNED
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.export import scores_by_name
@@ -177,6 +178,19 @@ def record_acceptance_report(
             f"rater {rater.name}",
             after={"is_certified": is_certified, "checks": list(checks)},
         )
+
+
+def record_held_out(engine: Engine, names: Sequence[str], quantiles: Sequence[float]) -> None:
+    """Store the quantiles of the scores that held-out validation samples get from a scorer or an import.
+
+    Args:
+        engine: The store.
+        names: Its rows.
+        quantiles: From 0% to 100%, in steps of 1%.
+    """
+    report = Rater.acceptance_report.op("||")(cast({HELD_OUT: list(quantiles)}, JSONB))
+    with engine.begin() as connection:
+        connection.execute(update(Rater).where(Rater.name.in_(names)).values(acceptance_report=report))
 
 
 def register_rater(engine: Engine, **fields: Any) -> None:

@@ -48,6 +48,8 @@ class Snapshot:
     rank_N: NDArray[np.float64]
     eligible_hash: str
     nights: tuple[NightFacts, ...]
+    # Of each score of a fusion; none without one.
+    signal_scales: tuple[RankScale, ...] = ()
 
     @property
     def n_eligible(self) -> int:
@@ -122,7 +124,7 @@ def take_snapshot(
         }  # fmt: skip
         snapshot_id = _store_snapshot(connection, values) if should_store else None
     rank_N = pool.rank(pairs, scale)
-    return Snapshot(snapshot_id, rater, pairs, scale, rank_N, eligible_hash, nights)
+    return Snapshot(snapshot_id, rater, pairs, scale, rank_N, eligible_hash, nights, tuple(scales))
 
 
 def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
@@ -161,7 +163,7 @@ def reload_snapshot(engine: Engine, snapshot_id: int) -> Snapshot:
     assert rater is not None
     scale = RankScale(np.array(row.knot_scores), np.array(row.knot_ranks))
     rank_N = pool.rank(pairs, scale)
-    return Snapshot(snapshot_id, rater, pairs, scale, rank_N, eligible_hash, nights)
+    return Snapshot(snapshot_id, rater, pairs, scale, rank_N, eligible_hash, nights, tuple(scales))
 
 
 def _moment(connection: Connection, rater_id: int, nights: Sequence[NightFacts], options: EligibleOptions) -> Moment:

@@ -1,17 +1,26 @@
 """The threshold of `select --accept auto` and `--retention auto`: which scores are good enough, why, and what errors to expect."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING, NamedTuple
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import file_sha256
 from alchemist_core.lazy import np
 from alchemist_core.models.critic_config import CriticRecord, read_critic_record
+from alchemist_core.rating.acceptance import HELD_OUT
 from alchemist_core.rating.config import RATER_SCORE, ScoringRule
 from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.selection.fusion import fused_quantile, signals_of
+from alchemist_core.selection.ranks import RankScale
 from alchemist_core.store.raters import RaterRow, find_score
 from alchemist_core.store.snapshots import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from sqlalchemy import Engine
 
 # Why a score of 0 divides good samples from bad ones, by scoring rule.
 _ZEROS = {
@@ -64,18 +73,45 @@ def find_threshold(engine: Engine, policy: SelectionPolicy, snapshot: Snapshot) 
     """Return the lowest score that `--accept auto` accepts.
 
     Raises:
-        ConfigError: The score has no natural 0 and was not measured on held-out validation samples.
+        ConfigError: A score has no natural 0 and was not measured on held-out validation samples.
     """
-    rater = snapshot.rater if policy.rank_by == RATER_SCORE else find_score(engine, policy.rank_by)
+    signals = signals_of(policy.rank_by)
+    raters = [snapshot.rater if name == RATER_SCORE else find_score(engine, name) for name in signals]
+    if len(signals) > 1:
+        return _fused(signals, raters, snapshot.signal_scales, policy.accept_loss)
+    (rater,) = raters
     if rater is not None and rater.rule in _ZEROS:
         return Acceptance(0.0, _ZEROS[ScoringRule(rater.rule)])
     if rater is not None and rater.config.get("use") == _CRITIC:
         return _quantile(_critic_record(rater), policy.accept_loss)
-    what = policy.rank_by if rater is None else f"{rater.name} (rule {rater.rule})"
-    raise ConfigError(
-        f"{what} gives scores without a natural 0, so --accept auto and --retention auto find no threshold. Give --min-score, select by a "
-        "rater of rule learnability or pmi, or by a critic: alchemist scorer train."
+    quantile_Q = _held_out(policy.rank_by, rater)
+    return Acceptance(
+        float(np.interp(policy.accept_loss, np.linspace(0, 1, len(quantile_Q)), quantile_Q)),
+        f"{policy.accept_loss:.1%} of the validation samples that trained nothing have a lower score",
     )
+
+
+def _fused(
+    signals: Sequence[str], raters: Sequence[RaterRow | None], scales: Sequence[RankScale], loss: float
+) -> Acceptance:
+    ranks = [scale.rank(_held_out(name, rater)) for name, rater, scale in zip(signals, raters, scales, strict=True)]
+    return Acceptance(
+        fused_quantile(ranks, loss),
+        f"{loss:.1%} of the validation samples that trained nothing have a lower fused score, if {' and '.join(signals)} err "
+        "independently of each other",
+    )
+
+
+def _held_out(name: str, rater: RaterRow | None) -> NDArray[np.float64]:
+    """Return the quantiles of what a score gives to validation samples that trained nothing."""
+    found = None if rater is None else rater.acceptance_report.get(HELD_OUT)
+    if not found:
+        what = name if rater is None or rater.name == name else f"{rater.name} (rule {rater.rule})"
+        raise ConfigError(
+            f"{what} was not measured on held-out validation samples, so --accept auto and --retention auto find no threshold. Train it "
+            "again with this version (alchemist train-rater, alchemist scorer train), select by another score, or give --min-score."
+        )
+    return np.asarray(found, np.float64)
 
 
 def _critic_record(critic: RaterRow) -> CriticRecord:

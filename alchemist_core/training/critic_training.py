@@ -16,10 +16,10 @@ from torch import Tensor
 
 from alchemist_core.errors import DataError
 from alchemist_core.models.critic import Critic, FrozenEncoders, caption_hashes
-from alchemist_core.models.critic_config import N_QUANTILES, CriticTrainingConfig
+from alchemist_core.models.critic_config import CriticTrainingConfig
 from alchemist_core.models.features import Features
 from alchemist_core.models.image_text import Head
-from alchemist_core.statistics import area_under_curve
+from alchemist_core.statistics import area_under_curve, quantiles_of
 from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.image_text_training import SHARPEST, SHARPNESS, contrast
@@ -68,11 +68,7 @@ class HeldoutScores(NamedTuple):
 
     def quantiles(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return the quantiles of both from 0% to 100%, in steps of 1%."""
-        levels = np.linspace(0, 1, N_QUANTILES)
-        right, wrong = (
-            tuple(np.quantile(score.astype(np.float64), levels).tolist()) for score in (self.right_N, self.wrong_M)
-        )
-        return right, wrong
+        return tuple(quantiles_of(self.right_N)), tuple(quantiles_of(self.wrong_M))
 
 
 def encode_samples(

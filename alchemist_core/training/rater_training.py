@@ -19,8 +19,9 @@ from alchemist_core.models.config import StarConfig, TokenizerConfig
 from alchemist_core.models.published.tokenizer import load_tokenizer
 from alchemist_core.models.text import TextFeatures
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
+from alchemist_core.rating.acceptance import HELD_OUT
 from alchemist_core.rating.config import ScoringRule
-from alchemist_core.statistics import spearman
+from alchemist_core.statistics import quantiles_of, spearman
 from alchemist_core.telemetry import OnProgress, say
 from alchemist_core.training import checkpoints
 from alchemist_core.training.bilevel import Bilevel, TwoProxies, check_starts, collapse_reason
@@ -229,7 +230,10 @@ class RaterRun:
         start, generator = self.n_held_out + self.n_validation, np.random.default_rng(self.config.seed)
         index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:N_EVALUATED])) + start
         rater = self.models.scoring_rater
-        score_B = torch.cat([rater.score(*self._batch(index_P)) for index_P in self._small_parts(index_B)])
+        score_B, held_out_B = (
+            torch.cat([rater.score(*self._batch(index_P)) for index_P in self._small_parts(places)])
+            for places in (index_B, torch.arange(min(self.n_held_out, N_EVALUATED)))
+        )
         return {
             "n_steps": self.progress.step,
             "stopped_early": self.progress.is_stopped,
@@ -241,6 +245,7 @@ class RaterRun:
             "n_scores": len(score_B),
             # The first ones in the order of pair_hash: the acceptance report measures on samples that trained nothing.
             "n_held_out": self.n_held_out,
+            HELD_OUT: quantiles_of(held_out_B.numpy(force=True)),
             "spearman_score_minus_loss": spearman(
                 score_B.numpy(force=True), -self._losses("proxy", index_B).numpy(force=True)
             ),

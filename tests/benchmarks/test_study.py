@@ -12,6 +12,7 @@ from alchemist_core.experiments.arms import parse_arm
 from alchemist_core.settings import load_settings
 from tests.benchmarks import study
 from tests.benchmarks.study import (
+    FUSION,
     PLANS,
     Study,
     aucs_of,
@@ -24,7 +25,7 @@ from tests.benchmarks.study import (
     value_rows,
 )
 
-ARMS = ("random", "planted", "learnability/auto", "learnability+trained_critic/head_gsample", "validation")
+ARMS = ("random", "planted", "learnability/auto", FUSION, "validation")
 
 
 def trial(world: str, seed: int, losses: dict[str, float]) -> dict[str, Any]:
@@ -32,7 +33,12 @@ def trial(world: str, seed: int, losses: dict[str, float]) -> dict[str, Any]:
         {"arm": arm, "retention": 0.5, "seed": seed, "n_samples": 6, "n_steps": 9, "loss": loss, "losses": [loss, loss]}
         for arm, loss in losses.items()
     ]
-    return {"world": world, "seed": seed, "cells": cells, "costs": {"learnability": 60.0, "trained_critic": 12.0}}
+    return {
+        "world": world,
+        "seed": seed,
+        "cells": cells,
+        "costs": {"learnability": 60.0, "trained_critic": 12.0, "image_density": 2.0},
+    }
 
 
 def five(world: str, gain: float, spread: float = 0.001) -> list[dict[str, Any]]:
@@ -50,7 +56,7 @@ def test_the_table_names_the_best_selection_of_each_world_or_random() -> None:
     found = {(row["world"], row["arm"]): row for row in table["rows"]}
     assert found["scenes", "learnability/auto"]["gap_closed"]["mean"] == pytest.approx(1.0)
     assert found["scenes", "learnability/auto"]["selection_core_seconds"] == 60.0
-    assert found["scenes", "learnability+trained_critic/head_gsample"]["selection_core_seconds"] == 72.0
+    assert found["scenes", FUSION]["selection_core_seconds"] == 74.0
     assert found["scenes", "random"]["selection_core_seconds"] == 0.0
     json.dumps(table)
     text = "\n".join(lines_of(table["rows"]))
@@ -60,7 +66,7 @@ def test_the_table_names_the_best_selection_of_each_world_or_random() -> None:
 
 def test_a_recipe_is_judged_by_the_ends_of_its_intervals() -> None:
     rows = {row.name: row for row in value_rows(five("scenes", 0.4))}
-    auto, fusion = "scenes: learnability/auto at 50%", "scenes: learnability+trained_critic/head_gsample at 50%"
+    auto, fusion = "scenes: learnability/auto at 50%", f"scenes: {FUSION} at 50%"
     assert rows[f"{auto}: gap closed"].ok
     assert rows[f"{auto}: gap closed, lower end"].ok
     assert rows[f"{auto}: gain over the validation dataset alone"].ok

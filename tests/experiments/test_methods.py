@@ -271,7 +271,8 @@ def test_a_crossed_critic_scores_no_pair_that_it_was_trained_on(monkeypatch: pyt
 
     monkeypatch.setattr(critic_training, "train_critic", watch)
     config = MethodConfig(method="crossed_critic", dataset="c", validation="v", rater="r")
-    score_N = method_scores._crossed_critic(config, SimpleNamespace(report=lambda *_: None), corpus, validation)
+    run = SimpleNamespace(report=lambda *_: None)
+    score_N = method_scores._crossed_critic(config, run, corpus, validation).score_N
     assert np.isfinite(score_N).all()
     first, second = (captions & set(corpus.captions) for captions in trained_on)
     assert len(first) + len(second) == 120

@@ -79,6 +79,10 @@ def test_a_density_ratio_is_fitted_to_both_datasets_registered_and_ranks_a_selec
     train()
     run(ScoreConfig(scorer="critic"))
     assert select_subset("by_both", rank_by="critic+density").n_samples == 120
+    accepted = select_subset("good", "auto", rank_by="critic+density")
+    assert accepted.accepted is not None
+    assert "have a lower fused score, if critic and density err independently" in accepted.accepted
+    assert 0 < accepted.n_samples < 240
     other = train_scorer(TrainScorerConfig.model_validate(given | {"name": "d64", "resolution": 64}))
     assert other.sha256 != found.sha256
 

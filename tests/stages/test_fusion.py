@@ -8,8 +8,9 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.cli.sample import ExplainConfig, explain
 from alchemist_core.errors import ConfigError
-from alchemist_core.selection.fusion import fuse_ranks
+from alchemist_core.selection.fusion import fuse_ranks, fused_quantile
 from alchemist_core.store.eligible import forget_kept
+from alchemist_core.store.raters import record_held_out
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.ablation import members_without
 from alchemist_core.subsets.selected import Selected, manifest_of, reselect
@@ -47,6 +48,11 @@ def add_scores(engine: Engine) -> None:
             UNION ALL SELECT {ECHO}, sample_id, score * 10 FROM alchemist.scores WHERE rater_id = 1
             ON CONFLICT DO NOTHING
         """))  # fmt: skip
+
+
+def rater_name(engine: Engine) -> str:
+    with engine.connect() as connection:
+        return str(connection.execute(text("SELECT name FROM alchemist.raters WHERE rater_id = 1")).scalar())
 
 
 def by_hand(engine: Engine) -> dict[bytes, float]:
@@ -131,6 +137,42 @@ def test_each_score_is_explained_for_a_sample_and_for_the_whole_selection(store:
     assert {row.signal: row.rank for row in rows} == found.signal_ranks
     assert report.fused is not None
     assert report.fused.startswith("Mean of the ranks by rater and critic. Of the members, ")
+
+
+def test_auto_accepts_a_fused_score_by_what_held_out_validation_samples_get(store: Engine) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"r \(rule alignment\) was not measured on held-out validation samples.*alchemist train-rater",
+    ):
+        draw(**FUSED, accept="auto")
+    # Good samples: above the middle by the rater, the upper quarter by the critic.
+    record_held_out(store, [rater_name(store)], np.linspace(0, 3, 101).tolist())
+    with pytest.raises(ConfigError, match="critic was not measured on held-out validation samples"):
+        draw(**FUSED, accept="auto")
+    record_held_out(store, ["critic"], np.linspace(75, 100, 101).tolist())
+    found = draw(**FUSED | {"retention": "auto"}, accept_loss=0.1)
+    assert found.accepted is not None
+    assert (
+        "10.0% of the validation samples that trained nothing have a lower fused score, if rater and critic err"
+        in found.accepted
+    )
+    drawn = again(store)
+    assert drawn.policy.min_score == fused_quantile(
+        [
+            scale.rank(np.linspace(*ends, 101))
+            for scale, ends in zip(drawn.snapshot.signal_scales, ((0, 3), (75, 100)), strict=True)
+        ],
+        0.1,
+    )
+    assert found.n_samples == sum(score >= drawn.policy.min_score for score in score_of(drawn).values())
+    assert 0 < found.n_samples < 100
+    # A score alone is accepted by its own quantile.
+    alone = draw("auto", name="alone", rank_by="critic", strategy="top_k", accept_loss=0.2)
+    assert alone.accepted is not None
+    assert (
+        "a score of at least 80: 20.0% of the validation samples that trained nothing have a lower score"
+        in alone.accepted
+    )
 
 
 def test_leaving_out_a_score_that_repeats_another_one_changes_nothing(store: Engine) -> None:
