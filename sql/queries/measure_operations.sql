@@ -1,10 +1,10 @@
 -- Purpose: Return the exporter's metrics of operation: leases, failed checks and tasks, recounted ledger, takedowns, notifications.
 -- Parameters: none.
 -- One row is: a series with its label values and its value now; for checks and tasks the 15 with the most failures of the last day.
--- Relies on: pk_check_results, ix_check_results_suite_dataset_name_crawl_date; small tables otherwise.
+-- Relies on: pk_check_results, ix_check_results_suite_dataset_name_crawl_date, ix_shards_dataset_id_crawl_date; small tables otherwise.
 -- Safe to re-run: yes.
 WITH newest_checks AS (
-    -- A check that passes now, or that a person has released or rejected, is not a failure any more.
+    -- No failure any more: a check that passes now or was released or rejected, or of a night whose shards are all retired or superseded.
     SELECT max(check_result_id) AS check_result_id
     FROM alchemist.check_results
     WHERE created_at > clock_timestamp() - make_interval(days => 1)
@@ -14,10 +14,14 @@ WITH newest_checks AS (
 failed_checks AS (
     SELECT check_results.expectation, check_results.severity, count(*) AS n_failed
     FROM newest_checks INNER JOIN alchemist.check_results ON newest_checks.check_result_id = check_results.check_result_id
-    WHERE NOT check_results.is_success AND check_results.observed -> 'rejected_by' IS NULL
+    WHERE
+        NOT check_results.is_success AND check_results.observed -> 'rejected_by' IS NULL AND NOT EXISTS (
+            SELECT FROM alchemist.shards INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
+            WHERE datasets.name = check_results.dataset_name AND shards.crawl_date = coalesce(check_results.crawl_date, shards.crawl_date)
+            HAVING bool_and(shards.state IN ('retired', 'superseded'))
+        )
     GROUP BY check_results.expectation, check_results.severity
-    ORDER BY n_failed DESC, check_results.expectation ASC
-    LIMIT 15
+    ORDER BY n_failed DESC, check_results.expectation ASC LIMIT 15
 ),
 
 failed_tasks AS (
