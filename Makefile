@@ -31,10 +31,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python infra/install.py -c constraints.txt -e '.[train,metrics,flux,airflow,celery,kubernetes,local,checks,embeddings,offline,lineage,docs,dev]'
 	@touch $@
 
+# The build asks git for the commit, of which the copy has no .git of its own.
 wheel: docs ## Build the wheel into dist/ from the files that git tracks, with the documentation
 	@rm -rf dist/*.whl .alchemist/wheel && mkdir -p .alchemist/wheel
 	@git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | tar --extract --directory .alchemist/wheel
 	@mkdir -p .alchemist/wheel/dist && cp -r dist/docs .alchemist/wheel/dist
+	@echo "gitdir: $$(git rev-parse --absolute-git-dir)" > .alchemist/wheel/.git
 	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .alchemist/wheel
 	@ls dist
 

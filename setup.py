@@ -4,10 +4,12 @@ sql/, dags/ and infra/ stay at the top of the repository, where people look for 
 """
 
 import shutil
+import subprocess
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 PACKED = (
     "sql", "dags", "infra/grafana/dashboards", "infra/grafana/provisioning", "infra/kubernetes", "infra/chart", "infra/prometheus",
@@ -15,7 +17,20 @@ PACKED = (
 )  # fmt: skip
 BUILT = "dist/docs"
 """The documentation, which `make docs` builds; `make wheel` puts it here. A wheel that is built otherwise has none."""
+COMMIT = "COMMIT"
+"""File with the commit: in a wheel beside the package data, in a source distribution at the top."""
 HERE = Path(__file__).parent
+
+
+def commit() -> str:
+    """Return the commit of this checkout, or of the one that this source distribution was made from; empty if it is not known."""
+    if (HERE / COMMIT).is_file():
+        return (HERE / COMMIT).read_text()
+    # Without .git here, git would find a repository that merely contains this folder.
+    if not (HERE / ".git").exists() or shutil.which("git") is None:
+        return ""
+    command = ["git", "-C", str(HERE), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 class BuildWithResources(build_py):
@@ -35,6 +50,16 @@ class BuildWithResources(build_py):
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy2(source, target)
+        (packed / COMMIT).write_text(commit())
 
 
-setup(cmdclass={"build_py": BuildWithResources})
+class SourceWithCommit(sdist):
+    """A source distribution that holds its commit, for the wheels that are built from it."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """Copy the files, then add the commit."""
+        super().make_release_tree(base_dir, files)
+        (Path(base_dir) / COMMIT).write_text(commit())
+
+
+setup(cmdclass={"build_py": BuildWithResources, "sdist": SourceWithCommit})

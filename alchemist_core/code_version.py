@@ -6,19 +6,31 @@ from functools import cache
 from pathlib import Path
 
 from alchemist_core import __version__
+from alchemist_core.resources import resource
 
 
 @cache
 def code_version() -> str:
-    """Return the version and, in a checkout, the commit; images set `ALCHEMIST_CODE_VERSION` when they are built."""
+    """Return the version, with the commit in a checkout, and in a wheel that was built in one.
+
+    Images set `ALCHEMIST_CODE_VERSION` when they are built.
+    """
     if given := os.environ.get("ALCHEMIST_CODE_VERSION"):
         return given
     root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return __version__
+    if (written := resource("COMMIT")).is_file():
+        commit = written.read_text(encoding="ascii")
+    elif (root / ".git").exists():
+        commit = _head(root)
+    else:
+        commit = ""
+    return f"{__version__}+{commit}" if commit else __version__
+
+
+def _head(root: Path) -> str:
+    """Return the commit of a checkout; empty without git."""
     command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except FileNotFoundError:
-        return __version__
-    return f"{__version__}+{done.stdout.strip()}" if done.returncode == 0 else __version__
+        return ""

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from alchemist_core.errors import ConfigError
 from alchemist_core.explorer.serving import ExploreConfig, serve
 from tests.explorer.browsed import PAGES, serving_enriched
-from tests.infra.built_wheel import build_wheel, install_wheel
+from tests.infra.built_wheel import install_wheel
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.slow]
@@ -56,11 +56,8 @@ def test_the_explorer_of_the_wheel_needs_neither_airflow_nor_another_extra(
     filled_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, port: int
 ) -> None:
     """Every page, a picture, and a flag: by the program of the wheel, for which only the libraries of the extra `explorer` exist."""
-    folders = [tmp_path / name for name in ("source", "dist", "installed")]
-    for folder in folders:
-        folder.mkdir()
-    environment = install_wheel(build_wheel(*folders[:2]), folders[2])
-    how = {"program": [str(folders[2] / "bin" / "alchemist")], **environment, "HAS_EXTRA": "explorer"}
+    folder, environment = install_wheel()
+    how = {"program": [str(folder / "bin" / "alchemist")], **environment, "HAS_EXTRA": "explorer"}
     with serving_enriched(filled_once, make_database, tmp_path, port, **how) as (engine, entry):
         _, headers, _ = get(port, entry)
         cookie = headers["set-cookie"].partition(";")[0]

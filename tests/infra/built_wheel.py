@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from alchemist_core.extras import EXTRA_OF
+from tests.conftest import folder_of_run, once
 
 ROOT = Path(__file__).parents[2]
 # The libraries of extras are installed, so processes of the wheel hide them, apart from those of the extra HAS_EXTRA.
@@ -38,22 +39,38 @@ def copy_tracked(source: Path) -> None:
     for name in tracked():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
+    (source / ".git").write_text(f"gitdir: {git('rev-parse', '--absolute-git-dir')}\n")
 
 
-def build_wheel(source: Path, out: Path) -> Path:
-    """Build a wheel by the installed setuptools, from a copy of the tracked files."""
-    copy_tracked(source)
-    command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source]
-    subprocess.run([sys.executable, *command], check=True, cwd=out, capture_output=True)
-    (built,) = out.glob("*.whl")
-    return built
+def git(*words: str) -> str:
+    return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def install_wheel(wheel: Path, target: Path) -> dict[str, str]:
-    """Install a wheel into a folder that its programs, in target/bin, import first; return their environment."""
-    # The programs compile what they import.
-    command = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", target, wheel]
-    subprocess.run([sys.executable, *command], check=True, cwd=target, capture_output=True)
-    (target / "sitecustomize.py").write_text(WITHOUT_EXTRAS)
+def build_wheel() -> Path:
+    """Build a wheel by the installed setuptools, from a copy of the tracked files, once in a test run."""
+
+    def make() -> str:
+        source, out = folder_of_run("source"), folder_of_run("dist")
+        copy_tracked(source)
+        command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source]
+        subprocess.run([sys.executable, *command], check=True, cwd=source, capture_output=True)
+        (built,) = out.glob("*.whl")
+        return str(built)
+
+    return Path(once("wheel", make))
+
+
+def install_wheel() -> tuple[Path, dict[str, str]]:
+    """Install the wheel into a folder, once in a test run; return the folder, with programs in bin/, and their environment."""
+
+    def make() -> str:
+        target = folder_of_run("installed")
+        # The programs compile what they import.
+        command = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", target, build_wheel()]
+        subprocess.run([sys.executable, *command], check=True, cwd=target.parent, capture_output=True)
+        (target / "sitecustomize.py").write_text(WITHOUT_EXTRAS)
+        return str(target)
+
+    target = once("installed-wheel", make)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")}
-    return {**kept, "PYTHONPATH": str(target)}
+    return Path(target), {**kept, "PYTHONPATH": target}

@@ -16,7 +16,7 @@ from alchemist_core import __version__
 from alchemist_core.errors import MissingDependencyError
 from alchemist_core.extras import EXTRA_OF
 from alchemist_core.store.engine import make_engine
-from tests.infra.built_wheel import ROOT, build_wheel, copy_tracked, install_wheel, tracked
+from tests.infra.built_wheel import ROOT, build_wheel, copy_tracked, git, install_wheel, tracked
 from tests.selectable_store import N_BOOKS, N_WEB, fill
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -24,15 +24,14 @@ pytestmark = [pytest.mark.db, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist"))
+def wheel() -> Path:
+    return build_wheel()
 
 
 @pytest.fixture(scope="module")
-def alchemist(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Program:
+def alchemist(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """The program of the wheel, in an environment without the libraries of extras."""
-    target, folder = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
-    kept = install_wheel(wheel, target)
+    (target, kept), folder = install_wheel(), tmp_path_factory.mktemp("elsewhere")
 
     def run(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         environment = {**kept, "ALCHEMIST_HOME": str(folder / "home"), **environment}
@@ -90,10 +89,11 @@ def report_of(alchemist: Program, store: str, *words: str) -> dict[str, Any]:
     return report
 
 
-def test_the_program_starts_elsewhere(alchemist: Program) -> None:
+def test_the_program_starts_elsewhere_and_knows_its_commit(alchemist: Program) -> None:
     done = alchemist("--help")
     assert done.returncode == 0
     assert "train-rater" in done.stdout
+    assert alchemist("--version").stdout == f"alchemist {__version__}+{git('rev-parse', '--short=12', 'HEAD')}\n"
 
 
 @pytest.mark.slow
@@ -140,5 +140,5 @@ def test_the_source_distribution_holds_no_secret_and_no_part_of_the_tests(tmp_pa
     (built,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(built) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"setup.py", "constraints.txt", "infra/RUNBOOK.md", "sql/roles.sql"} <= names
+    assert {"setup.py", "COMMIT", "constraints.txt", "infra/RUNBOOK.md", "sql/roles.sql"} <= names
     assert not [name for name in names if name.startswith(("infra/secrets/", "tests/"))]
