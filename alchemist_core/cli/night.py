@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.cli.shard import UNREAD, remedy_of_shard
 from alchemist_core.config import Command, Config, Result, Words, counted
+from alchemist_core.errors import CheckFailedError
 from alchemist_core.store import registry
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.engine import open_store
@@ -30,6 +31,8 @@ MOST_SHARDS = 10
 UNSCORED = "every_shard_is_scored"
 """A check whose failure scoring repairs."""
 
+UNFINISHED = "partly scored"
+"""How the status of a night begins that has unscored shards, and that nothing stops or works on."""
 FORMER_REST_INGESTED = "All else was ingested."
 """Last line of the same errors in runs of version 0.1."""
 
@@ -40,6 +43,10 @@ class NightListConfig(Config):
     dataset: str | None = Field(None, description="Dataset; none: every training dataset")
     nights: Words = Field((), description="Nights as DATASET:YYYY-MM-DD, separated by commas; replaces --dataset")
     limit: int = Field(14, ge=1, le=10_000, description="Nights to list of each dataset, newest first")
+    require_scored: bool = Field(
+        False,
+        description="Fail if a shard of one of --nights is ingested but not scored, and no run works on that night",
+    )
 
 
 class UnreadShard(Result):
@@ -113,6 +120,9 @@ def list_(config: NightListConfig) -> NightListResult:
     """List nights with their status, the shards that they do not include, and the next step for each.
 
     The newest night comes last; of named nights, those with problems.
+
+    Raises:
+        CheckFailedError: `require_scored` is set, and a named night is not scored although nothing stopped it.
     """
     engine = open_store()
     if config.dataset is not None:
@@ -122,7 +132,20 @@ def list_(config: NightListConfig) -> NightListResult:
     newest = [row for name in dict.fromkeys(row.dataset for row in rows) for row in _of(rows, name)[-config.limit :]]
     listed = sorted(_listed(engine, newest), key=lambda night: (night.crawl_date, night.dataset))
     # Of a run of Airflow, nights with problems come last, because the end of a log is read first.
-    return NightListResult(nights=sorted(listed, key=_has_problem) if config.nights else listed)
+    result = NightListResult(nights=sorted(listed, key=_has_problem) if config.nights else listed)
+    if config.require_scored and config.nights:
+        _require_scored(result)
+    return result
+
+
+def _require_scored(result: NightListResult) -> None:
+    """Refuse nights with shards that were ingested after the run had planned what to score: no task of it has checked them."""
+    if left := [night for night in result.nights if night.status.startswith(UNFINISHED)]:
+        names = ", ".join(f"{night.dataset} {night.crawl_date} ({night.status})" for night in left)
+        raise CheckFailedError(
+            f"Ingested but not scored: {names}. In Airflow, clear all tasks of the run and not only the failed ones, or trigger "
+            f"nightly_rescore for the date.\n{result.summary()}"
+        )
 
 
 def _of(rows: Sequence[NightOverview], dataset: str) -> list[NightOverview]:
@@ -210,7 +233,7 @@ def _remedies_of_night(
             f"alchemist check --suite {suites} {which} prints the failed checks",
             f"if the data is correct, {release}; if it is wrong, {reject}",
         ]
-    elif night.status.startswith("partly"):
+    elif night.status.startswith(UNFINISHED):
         steps += [f"alchemist score {which}"]
     elif night.status == "scored":
         steps += [f"alchemist night publish {which}"]

@@ -54,20 +54,22 @@ def nightly_rescore():
     def waiting(run):
         return alchemist("plan", "score", rater="nightly", json=True, nights=names(run), crawl_date=run.day)
 
+    # After Clear of a failed ingest alone, the tasks after it are green, although they have not seen what it ingested.
+    def outcome(run):
+        return alchemist("night", "list", nights=names(run), require_scored=not run.unsuccessful() or None)
+
     nights = (planned := step("plan_night", of_form, returns="nights")).output
-    bring = {"line": lambda run: night("ingest", root=run.form["root"])(run), "trigger_rule": "all_success"}
-    ingest = each("ingest", **bring)
+    ingest = each("ingest", lambda run: night("ingest", root=run.form["root"])(run), trigger_rule="all_success")
     shards, samples = (each(f"check_{suite}", night("check", suite=suite)) for suite in ("shards", "samples"))
     # `plan score` without nights would plan every unscored shard, including those of nights that a check stopped.
-    named = {"when": lambda run: run.result_of("plan_night") is not None}
-    plan = step("plan", waiting, returns="work", **named, **LATE)
+    plan = step("plan", waiting, returns="work", when=lambda run: run.result_of("plan_night") is not None, **LATE)
     score = device_step("score", night("score", rater="nightly"), over=plan.output, priority_weight=30, **LATE)
     # A night that a check stopped is not scored, so the check of its scores is not run and does not fail too.
     scores = each("check_scores", night("check", suite="scores"), needs=("check_shards", "check_samples"))
     drift = each("drift", night("night", "check-drift"), needs=("check_scores",))
     publish = each("publish", night("night", "publish"), needs=("drift",))
     announce = announce_nights("announce", lambda _run: alchemist("night", "announce", json=True), **LATE)
-    summary = step("summary", lambda run: alchemist("night", "list", nights=names(run)), closes=True, **LATE)
+    summary = step("summary", outcome, closes=True, **LATE)
     planned >> ingest >> shards >> samples >> plan >> score >> scores >> drift >> publish >> announce >> summary
     ingest >> step("find_duplicates", lambda _run: alchemist("duplicates", "find"), **LATE) >> summary
     # Clear with "only failed" leaves tasks between two failed ones green: a task waits for all whose failure makes it fail.

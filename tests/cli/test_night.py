@@ -1,15 +1,25 @@
 """`alchemist night list` shows the state of each night, what was left out, and the next step."""
 
+import shutil
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.cli.check import CheckConfig
+from alchemist_core.cli.check import run as check
+from alchemist_core.cli.drift import DriftConfig, check_drift
 from alchemist_core.cli.held_nights import RejectNightConfig, reject
 from alchemist_core.cli.night import NightListConfig, list_
 from alchemist_core.cli.plan import PlanScoreConfig, plan_score
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import CheckFailedError, ConfigError, DataError
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
 from alchemist_core.store.matters import read_matters
 from alchemist_core.store.overviews import read_nights
 from alchemist_core.store.runs import RunKey, claim_run, finish_run
@@ -68,6 +78,59 @@ def test_a_night_that_a_run_scores_now_names_the_run_and_asks_for_nothing(two_da
     (books,) = list_(NightListConfig(dataset="books")).nights
     assert books.status == "partly scored: 0 of 1 shards"
     assert books.remedies == ["alchemist score --dataset books --crawl-date 2026-01-02"]
+
+
+def test_a_named_night_that_nothing_stopped_must_be_scored_if_that_is_required(two_datasets: Engine) -> None:
+    named = NightListConfig(nights=("books:2026-01-02",), require_scored=True)
+    with pytest.raises(CheckFailedError, match=r"books 2026-01-02 \(partly scored: 0 of 1 shards\).* clear all tasks"):
+        list_(named)
+    assert list_(NightListConfig(require_scored=True)).nights, "all nights are only listed"
+    options = {"dataset": "books", "crawl_date": "2026-01-02", "rater": "nightly", "scorer": None}
+    claim = claim_run(two_datasets, RunKey("score", options, "0" * 16), ttl_s=30.0, code_version="test")
+    assert claim is not None
+    assert list_(named).nights[0].status.startswith("being scored"), "a run works on it"
+    finish_run(two_datasets, claim, state="failed", error="stopped", exit_code=1)
+    with two_datasets.begin() as connection:
+        failed = {
+            "suite": "samples",
+            "expectation": "e",
+            "dataset_name": "books",
+            "crawl_date": "2026-01-02",
+            "is_success": False,
+        }
+        insert_rows(connection, {"check_results": [failed]})
+    assert list_(named).nights[0].status == "stopped by checks: e", "it waits for a person"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_an_ingest_that_failed_and_was_repeated_alone_leaves_a_night_that_no_task_has_noticed(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """The tasks of a run, as Airflow runs them if only the failed ones are cleared: all but the ingest have succeeded."""
+    root, away = tmp_path / "crawl", tmp_path / "unmounted"
+    shutil.copytree(corpus / "test", root / "2026-01-31")
+    given = {"dataset": "crawl", "root": str(root)}
+    ingest(IngestConfig.model_validate({**given, "crawl_date": "2026-01-31"}))
+    root.rename(away)
+    night = {"dataset": "crawl", "crawl_date": "2026-02-01"}
+    with pytest.raises(DataError):
+        ingest(IngestConfig.model_validate({**night, **given}))
+    name = "crawl:2026-02-01"
+    for suite in ("shards", "samples"):
+        check(CheckConfig.model_validate({**night, "suite": suite}))
+    for task in plan_score(PlanScoreConfig(nights=(name,))).work:
+        score(ScoreConfig(dataset=task.dataset, crawl_date=task.crawl_date, rater="nightly"))
+    check(CheckConfig.model_validate({**night, "suite": "scores"}))
+    check_drift(DriftConfig.model_validate(night))
+    publish_night(PublishNightConfig.model_validate(night))
+
+    shutil.copytree(corpus / "validation", away / "2026-02-01")
+    away.rename(root)
+    ingest(IngestConfig.model_validate({**night, **given}))
+    assert not list_(NightListConfig(nights=(name,))).nights[0].status.startswith("selectable")
+    with pytest.raises(CheckFailedError, match="Ingested but not scored: crawl 2026-02-01"):
+        list_(NightListConfig(nights=(name,), require_scored=True))
 
 
 def test_the_problem_of_one_dataset_is_not_reported_for_another(two_datasets: Engine) -> None:

@@ -38,7 +38,9 @@ RESULTS = {
     "plan_publish": {"version": 3, "question": "?"},
     "approve": ANSWER,
 }
-PLANNED = SimpleNamespace(xcom_pull=lambda task_ids: RESULTS[task_ids])
+PLANNED = SimpleNamespace(
+    xcom_pull=lambda task_ids: RESULTS[task_ids], dag_id="nightly_rescore", run_id="r", get_task_states=lambda *_, **__: {}
+)  # fmt: skip
 # What a shell, a template, an option parser, a terminal or a reader of Unicode would take for more than a value.
 HOSTILE = [
     "x'; touch /tmp/owned; echo \"$HOME",

@@ -28,7 +28,7 @@ LINES = {
         drift night check-drift --dataset=crawl --crawl-date=2026-01-02
         publish night publish --dataset=crawl --crawl-date=2026-01-02
         announce night announce --json
-        summary night list --nights=crawl:2026-01-02
+        summary night list --nights=crawl:2026-01-02 --require-scored
         find_duplicates duplicates find
     """,
     "train_rater": """
@@ -156,6 +156,23 @@ def test_a_cleared_task_waits_for_every_cleared_task_whose_failure_would_make_it
         if attribute(task, "closes"):
             direct = task.upstream_task_ids
             assert direct.union(*(causes(other) for other in direct)) == tasks.keys() - {name}
+
+
+def test_the_end_of_a_green_night_requires_that_it_is_scored_and_that_of_a_red_one_names_its_failed_tasks(dags):
+    dag = dags["nightly_rescore"]
+    params = form(dag, FILLED[dag.dag_id])
+    for states, is_required in (({}, True), ({"score": "failed"}, False)):
+        run = ours("jobs").Run.of(
+            context_of(
+                dag,
+                dag_id=dag.dag_id,
+                run_id="r",
+                xcom_pull=lambda **_: [NIGHT],
+                get_task_states=lambda *_, states=states, **__: {"r": states},
+            )
+            | {"params": params}
+        )
+        assert ("--require-scored" in dag.get_task("summary").line(run)) == is_required
 
 
 def test_what_there_are_several_of_is_one_task_each(dag):
