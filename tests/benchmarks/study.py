@@ -58,7 +58,8 @@ from tests.benchmarks.rows import Row, write_rows
 from tests.benchmarks.worlds import World, make_world
 
 SIGNAL = "learnability"
-FUSION = f"{SIGNAL}+trained_critic+image_density/head_gsample"
+FUSED = (SIGNAL, "trained_critic", "image_density")
+FUSION = f"{'+'.join(FUSED)}/head_gsample"
 RECIPES = ("learnability/auto", FUSION, f"{FUSION};accept=auto;fill=repeat")
 """Recipes that are judged: the window of the rule, its fusion with a critic and a density ratio, and the same among accepted samples, which
 are repeated where they are too few."""
@@ -400,9 +401,10 @@ def _run_trial(trial: Trial, corpus: Path | None) -> None:
     result = find_experiment(open_store(), trial.name).result
     assert result is not None
     runs = _read_runs(trial)
+    scores, kinds = _read_scores(runs.names, root / "truth.parquet")
     kept = {
         "world": trial.world, "seed": trial.seed, "cells": result["cells"], "costs": runs.seconds,
-        "aucs": _read_aucs(runs.names, root / "truth.parquet"),
+        "aucs": aucs_of(scores, kinds), "accepted": accepted_by(_read_threshold(trial), scores, kinds),
         "seconds": round(time.monotonic() - began, 1), "code_version": code_version(),
     }  # fmt: skip
     partial = trial.path.with_suffix(".partial")
@@ -503,8 +505,12 @@ SCORES = text("""
 """)
 
 
-def _read_aucs(names: Mapping[str, str], truth: Path) -> dict[str, dict[str, float]]:
-    """Return how well each score, and each score with that of learnability, tells informative samples from each other kind."""
+Scores = Mapping[str, Mapping[bytes, float]]
+"""The score of each sample, by score and pair_hash."""
+
+
+def _read_scores(names: Mapping[str, str], truth: Path) -> tuple[Scores, dict[bytes, str]]:
+    """Return the scores of a trial, and the kinds of its samples."""
     table = pq.read_table(truth).to_pydict()
     kinds = dict(zip(table["pair_hash"], table["kind"], strict=True))
     scores = {}
@@ -512,21 +518,49 @@ def _read_aucs(names: Mapping[str, str], truth: Path) -> dict[str, dict[str, flo
         for kind, name in names.items():
             rows = connection.execute(SCORES, {"name": name}).all()
             scores[kind] = {bytes(row.pair_hash): float(row.score) for row in rows if bytes(row.pair_hash) in kinds}
-    return aucs_of(scores, kinds)
+    return scores, kinds
 
 
-def aucs_of(scores: Mapping[str, Mapping[bytes, float]], kinds: Mapping[bytes, str]) -> dict[str, dict[str, float]]:
+def aucs_of(scores: Scores, kinds: Mapping[bytes, str]) -> dict[str, dict[str, float]]:
     """Return the areas under the curve by score and kind; of fusions with learnability too, fused as `--rank-by` does."""
     found = {name: _areas(list(of.values()), [kinds[pair] for pair in of]) for name, of in scores.items()}
-    fusions = [(SIGNAL, name) for name in scores if name != SIGNAL]
-    for signals in dict.fromkeys([*fusions, tuple(FUSION.partition("/")[0].split("+"))]):
-        columns = [scores.get(name, {}) for name in signals]
-        pairs = [pair for pair in columns[0] if all(pair in column for column in columns)]
-        if pairs:
-            ranks = [fit_rank_scale(column).rank(column) for column in (_column(of, pairs) for of in columns)]
-            fused = fuse_ranks(np.stack(ranks, axis=1)).tolist()
-            found["+".join(signals)] = _areas(fused, [kinds[pair] for pair in pairs])
+    for signals in dict.fromkeys([*((SIGNAL, name) for name in scores if name != SIGNAL), FUSED]):
+        if fused := _fuse(scores, signals):
+            found["+".join(signals)] = _areas(list(fused.values()), [kinds[pair] for pair in fused])
     return found
+
+
+def accepted_by(threshold: float | None, scores: Scores, kinds: Mapping[bytes, str]) -> dict[str, float] | None:
+    """Return what the threshold of the fusion accepts: the share of all samples and of the good ones, and how many of them are good."""
+    fused = _fuse(scores, FUSED)
+    if threshold is None or not fused:
+        return None
+    is_good_N = np.array([kinds[pair] == worlds.GOOD for pair in fused])
+    is_in_N = np.array(list(fused.values())) >= threshold
+    shares = {"share": is_in_N.mean(), "good_kept": is_in_N[is_good_N].mean(), "precision": is_good_N[is_in_N].mean()}
+    return {"threshold": threshold, **{name: round(float(share), 4) for name, share in shares.items()}}
+
+
+THRESHOLD = text("""
+    SELECT DISTINCT CAST(spec ->> 'min_score' AS double precision) FROM alchemist.subsets
+    WHERE starts_with(name, :dataset || '-') AND spec ->> 'accept' = 'auto' AND spec ->> 'rank_by' LIKE 'rater+%'
+""")
+
+
+def _read_threshold(trial: Trial) -> float | None:
+    with open_store().connect() as connection:
+        found: float | None = connection.execute(THRESHOLD, {"dataset": trial.name}).scalar()
+    return found
+
+
+def _fuse(scores: Scores, signals: Sequence[str]) -> dict[bytes, float]:
+    """Return the fused score of each sample that has all of them; none if one is missing."""
+    columns = [scores.get(name, {}) for name in signals]
+    pairs = [pair for pair in columns[0] if all(pair in column for column in columns)]
+    if not pairs:
+        return {}
+    ranks = [fit_rank_scale(column).rank(column) for column in (_column(of, pairs) for of in columns)]
+    return dict(zip(pairs, fuse_ranks(np.stack(ranks, axis=1)).tolist(), strict=True))
 
 
 def _column(of: Mapping[bytes, float], pairs: Sequence[bytes]) -> np.ndarray:
@@ -678,7 +712,7 @@ def value_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:
                 rows += _judge(f"{world}: {row.arm} at {row.retention:.0%}", row, losses)
     for world, scores in mean_aucs(found).items():
         for kind, least in LEAST_AUC.items():
-            for score in ("trained_critic", "image_density", FUSION.partition("/")[0]):
+            for score in ("trained_critic", "image_density", "+".join(FUSED)):
                 if (area := scores.get(score, {}).get(kind)) is not None:
                     rows.append(
                         _row(

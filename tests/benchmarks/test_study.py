@@ -15,6 +15,7 @@ from tests.benchmarks.study import (
     FUSION,
     PLANS,
     Study,
+    accepted_by,
     aucs_of,
     compare_promises,
     draw_promises,
@@ -137,6 +138,16 @@ def test_scores_are_compared_by_how_well_they_tell_good_samples_from_each_kind_o
     assert 0.7 < found["learnability+trained_critic"]["blur"] < 1.0
     trials = [{"world": "damaged", "aucs": {"trained_critic": {"blur": area}}} for area in (0.7, 0.9)]
     assert mean_aucs(trials)["damaged"]["trained_critic"]["blur"]["mean"] == pytest.approx(0.8)
+
+
+def test_a_threshold_is_judged_by_the_good_samples_that_it_keeps() -> None:
+    kinds = {bytes([n]): "informative" if n < 4 else "noise" for n in range(10)}
+    descending = {pair: -float(pair[0]) for pair in kinds}
+    scores = dict.fromkeys(("learnability", "trained_critic", "image_density"), descending)
+    # The mean ranks are 0, 1/9, 2/9 and so on: the first five samples reach a score of 0.5.
+    found = accepted_by(0.5, scores, kinds)
+    assert found == {"threshold": 0.5, "share": 0.5, "good_kept": 1.0, "precision": 0.8}
+    assert accepted_by(None, scores, kinds) is accepted_by(0.5, {"learnability": descending}, kinds) is None
 
 
 def test_a_fusion_costs_what_all_its_scores_cost() -> None:
