@@ -228,6 +228,7 @@ def main() -> None:
     )
     parser.add_argument("--corpus", type=Path, help="folder of real tars, for the worlds damaged and real")
     parser.add_argument("--worlds", default="", help="only these worlds, separated by commas")
+    parser.add_argument("--seeds", default="", help="only these seeds of the plan, separated by commas")
     parser.add_argument("--arms", default="", help="these arms instead of the plan's")
     parser.add_argument(
         "--validation-share", type=float, help="size of the validation datasets as a share of the corpus"
@@ -247,6 +248,8 @@ def _adapted(plan: Plan, given: argparse.Namespace) -> Plan:
     changed: dict[str, Any] = {}
     if given.worlds:
         changed["worlds"] = tuple(world for world in plan.worlds if world in given.worlds.split(","))
+    if given.seeds:
+        changed["seeds"] = tuple(seed for seed in plan.seeds if str(seed) in given.seeds.split(","))
     if given.arms:
         changed["arms"] = tuple(given.arms.split(","))
     if given.validation_share is not None:
