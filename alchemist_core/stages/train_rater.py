@@ -25,6 +25,8 @@ from alchemist_core.training.sample_reading import StoredSamples
 
 TRAIN_ROLES = ("train",)
 VALIDATION_ROLES = ("validation", "evaluation")
+FEW_VALIDATION = 1_200
+"""With fewer validation samples a rater alone misses defects. Source: research pages 008 and 031."""
 
 
 METRIC_TEXTS = {
@@ -71,7 +73,7 @@ class TrainRaterResult(Result):
     metrics: dict[str, float]
 
     def summary(self) -> str:
-        """Return the fields, with the meaning of the counts and metrics."""
+        """Return the fields, with the meaning of the counts and metrics, and what to add to a small validation dataset."""
         metrics: dict[str, object] = {METRIC_TEXTS.get(name, name): value for name, value in self.metrics.items()}
         if "stopped_early" in self.metrics:
             metrics[METRIC_TEXTS["stopped_early"]] = bool(self.metrics["stopped_early"])
@@ -80,7 +82,14 @@ class TrainRaterResult(Result):
             "n_near_duplicates": f"{self.n_near_duplicates:,} more training images look like one of them (same perceptual hash): kept",
         }
         shown = {name: text for name, text in texts.items() if getattr(self, name)}
-        return Result.summary(self.model_copy(update={"metrics": metrics, **shown}))
+        text = Result.summary(self.model_copy(update={"metrics": metrics, **shown}))
+        if self.n_validation >= FEW_VALIDATION:
+            return text
+        return (
+            f"{text}\n{self.n_validation:,} validation samples are few: below {FEW_VALIDATION:,} a rater alone misses wrong captions and "
+            "damaged images. Add samples, or a critic and a density ratio: alchemist scorer train critic, then density --kind density, "
+            "and alchemist select --rank-by rater+critic+density."
+        )
 
 
 def run(config: TrainRaterConfig, *, slot: int = 0) -> TrainRaterResult:

@@ -218,3 +218,11 @@ def test_proxies_for_a_rater_score_and_are_selected_from_like_any_other(
     policy = SelectionPolicy.model_validate({"retention": 0.2})
     selected = select(SelectConfig(dataset=("scenes",), name="by-proxies", rater=rater, policy=policy))
     assert (selected.n_samples, selected.strategy) == (48, "head_gsample")
+
+
+def test_a_small_validation_dataset_is_told_with_what_to_add_to_it() -> None:
+    fields = {"rater": "r", "is_new": True, "rule": "alignment", "n_train": 9, "n_in_both": 0, "n_near_duplicates": 0}
+    few, many = (TrainRaterResult(**fields, n_validation=n, metrics={}).summary() for n in (1_199, 1_200))
+    assert "1,199 validation samples are few" in few
+    assert "--rank-by rater+critic+density" in few
+    assert "few" not in many
