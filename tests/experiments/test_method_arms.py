@@ -1,6 +1,7 @@
 """The field's methods run as arms of an experiment, alone and fused with a rater; a search finds a recipe on a budget."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from alchemist_core.cli.tune_selection import SearchConfig, search
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.method_scores import MethodConfig, score_by_method
 from alchemist_core.experiments.methods import METHODS
+from alchemist_core.experiments.recipes import RecipeSearch
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import score_name
@@ -49,6 +51,27 @@ def test_a_method_without_a_network_scores_a_corpus_once() -> None:
     assert method("dsir", seed=1) != names[0]
     with pytest.raises(ConfigError, match=r"no method 'magic'.*semdedup"):
         method("magic")
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_a_scored_sample_whose_shard_is_gone_has_no_place_among_the_scores_of_rho_batches() -> None:
+    with open_store().begin() as connection:
+        gone = connection.execute(text("SELECT max(shard_id) FROM alchemist.shard_scores")).scalar_one()
+        statement = text(
+            "UPDATE alchemist.shards SET state = 'missing', state_reason = 'unmounted' WHERE shard_id = :gone"
+        )
+        connection.execute(statement, {"gone": gone})
+    left = """
+        SELECT array_agg(sample_id ORDER BY sample_id) FROM alchemist.scores JOIN alchemist.raters USING (rater_id)
+        WHERE name = :name
+    """
+    wanted = """
+        SELECT array_agg(sample_id ORDER BY sample_id) FROM alchemist.sample_locations JOIN alchemist.shard_scores USING (shard_id)
+        WHERE shard_id <> :gone
+    """
+    scored = ask(left, name=method("rho_batches"))
+    assert scored == ask(wanted, gone=gone)
+    assert len(scored) == 200
 
 
 @pytest.mark.slow
@@ -125,3 +148,18 @@ def test_a_search_trains_what_it_planned_and_prints_how_to_select() -> None:
     assert stored["promised"]["n"] == 2
     assert found.select is not None
     assert found.select.startswith("alchemist select --retention 0.3 --strategy ")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_a_named_rater_ranks_recipes_by_other_scores_too_and_only_other_rules_are_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipes = ["learnability/top_k", "dsir/top_k", "alignment+dsir/head_gsample"]
+    config = SearchConfig.model_validate(GIVEN | {"recipes": ",".join(recipes), "seeds": "0,1", "retention": 0.3})
+    searching = RecipeSearch(config, recipes, 0.3, config.model_of(num_train_epochs=1))
+    losses = {word: searching.measure(word, 0) for word in recipes}
+    assert [math.isfinite(losses[word]) for word in recipes] == [False, True, True]
+    left_out = [line for line in capsys.readouterr().err.splitlines() if "is left out" in line]
+    assert len(left_out) == 1
+    assert "it cannot rank arms of 'learnability'" in left_out[0]
