@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import make_url
 
 from alchemist_core.cli.rater import PromoteConfig, promote
+from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig, IngestResult
@@ -19,6 +20,8 @@ from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig, SelectResult
 from alchemist_core.stages.select import run as select
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig
+from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.stages.train_rater import TrainRaterConfig
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
@@ -120,6 +123,32 @@ def scored_once(make_database: Callable[..., str], trained_once: TrainedStore) -
     return _once("scored", make)
 
 
+@pytest.fixture(scope="session")
+def published_once(make_database: Callable[..., str], scored_once: TrainedStore) -> TrainedStore:
+    """The scored store with the published subset s, made once a run, to be copied."""
+
+    def make(home: Path) -> TrainedStore:
+        with _used(store := _copy(scored_once, make_database, home)):
+            select_subset()
+            publish(PublishSubsetConfig(name="s"))
+        return store
+
+    return _once("published", make)
+
+
+@pytest.fixture(scope="session")
+def modelled_once(make_database: Callable[..., str], published_once: TrainedStore) -> TrainedStore:
+    """The published store with a model of the subset and one of a random subset, made once a run, to be copied."""
+
+    def make(home: Path) -> TrainedStore:
+        with _used(store := _copy(published_once, make_database, home)):
+            given = {"subset": "s", "arms": "subset,random", "model": {"num_train_epochs": 1, "batch_size": 32}}
+            train_downstream(TrainDownstreamConfig.model_validate(given))
+        return store
+
+    return _once("modelled", make)
+
+
 @pytest.fixture
 def copy_trained(
     trained_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path
@@ -142,6 +171,26 @@ def scored_store(
 ) -> TrainedStore:
     """A copy of the scored store that this process's settings name."""
     store = _copy(scored_once, make_database, tmp_path / "home-0")
+    use_store(monkeypatch, store)
+    return store
+
+
+@pytest.fixture
+def published_store(
+    published_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TrainedStore:
+    """A copy of the store with the published subset s, which this process's settings name."""
+    store = _copy(published_once, make_database, tmp_path / "home-0")
+    use_store(monkeypatch, store)
+    return store
+
+
+@pytest.fixture
+def modelled_store(
+    modelled_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TrainedStore:
+    """A copy of the store with models of s and of a random subset, which this process's settings name."""
+    store = _copy(modelled_once, make_database, tmp_path / "home-0")
     use_store(monkeypatch, store)
     return store
 

@@ -5,6 +5,10 @@ from tests.trained_store import (
     copy_trained,
     corpus,
     ingest_corpus,
+    modelled_once,
+    modelled_store,
+    published_once,
+    published_store,
     scored_once,
     scored_store,
     trained_once,
@@ -12,5 +16,6 @@ from tests.trained_store import (
 )
 
 __all__ = [
-    "copy_trained", "corpus", "endpoint", "ingest_corpus", "object_store", "scored_once", "scored_store", "trained_once", "trained_store",
+    "copy_trained", "corpus", "endpoint", "ingest_corpus", "modelled_once", "modelled_store", "object_store", "published_once",
+    "published_store", "scored_once", "scored_store", "trained_once", "trained_store",
 ]  # fmt: skip

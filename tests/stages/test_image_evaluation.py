@@ -7,7 +7,6 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli.demo import read_arms
-from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.metrics.catalogue import METRICS
 from alchemist_core.settings import load_settings
@@ -15,12 +14,10 @@ from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateResult
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.stages.report import ReportConfig
 from alchemist_core.stages.report import run as report
-from alchemist_core.stages.train_downstream import TrainDownstreamConfig
-from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from tests.metrics.scene_metric import SceneScore
-from tests.trained_store import TrainedStore, select_subset
+from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -38,13 +35,9 @@ KID = (
 
 
 @pytest.fixture
-def trained(scored_store: TrainedStore, monkeypatch: pytest.MonkeyPatch) -> TrainedStore:
+def trained(modelled_store: TrainedStore, monkeypatch: pytest.MonkeyPatch) -> TrainedStore:
     monkeypatch.setitem(METRICS, "geneval_scenes", SceneScore)
-    select_subset()
-    publish(PublishSubsetConfig(name="s"))
-    given = {"subset": "s", "arms": "subset,random", "model": {"num_train_epochs": 1, "batch_size": 32}}
-    train_downstream(TrainDownstreamConfig.model_validate(given))
-    return scored_store
+    return modelled_store
 
 
 @pytest.fixture

@@ -32,12 +32,6 @@ pytestmark = [pytest.mark.db, pytest.mark.e2e]
 ARMS = "subset,random,oracle,full"
 
 
-@pytest.fixture
-def published(scored_store: TrainedStore) -> None:
-    select_subset()
-    publish(PublishSubsetConfig(name="s"))
-
-
 def train(corpus: Path, **fields: object) -> TrainDownstreamResult:
     given = {
         "subset": "s",
@@ -48,16 +42,15 @@ def train(corpus: Path, **fields: object) -> TrainDownstreamResult:
     return train_downstream(TrainDownstreamConfig.model_validate(given | fields))
 
 
-@pytest.mark.usefixtures("published")
-def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, scored_store: TrainedStore) -> None:
+def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, published_store: TrainedStore) -> None:
     assert plan_evaluate(PlanEvaluateConfig()).subsets == ["s"]
     assert train(corpus).n_trained == 4
     measured = evaluate(EvaluateConfig(subset="s"))
     assert measured.n_measured == 4
     assert set(measured.means) == {"subset", "random", "oracle", "full"}
-    before = checksum(scored_store.url)
+    before = checksum(published_store.url)
     assert (train(corpus).n_trained, evaluate(EvaluateConfig(subset="s")).n_measured) == (0, 0)
-    assert checksum(scored_store.url) == before
+    assert checksum(published_store.url) == before
     assert plan_evaluate(PlanEvaluateConfig()).subsets == []
     arms = {arm.arm: arm for arm in read_arms({0})}
     assert {arms[name].n_samples for name in ("subset", "random", "planted")} == {120}
@@ -95,14 +88,11 @@ def test_the_arms_of_a_repeated_subset_and_of_validation_data_make_the_same_numb
     assert weighted.identities != plain.identities
 
 
-@pytest.mark.usefixtures("published")
+@pytest.mark.usefixtures("modelled_store")
 @pytest.mark.slow
-def test_several_protocols_are_measured_one_after_the_other_each_in_a_run_of_its_own(
-    corpus: Path, scored_store: TrainedStore, tmp_path: Path
-) -> None:
+def test_several_protocols_are_measured_one_after_the_other_each_in_a_run_of_its_own(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('metric = "heldout_loss"\n')
-    train(corpus, arms="subset,random")
     measured = evaluate(EvaluateConfig(subset="s", protocol=f"{mine},heldout_loss"))
     (other,) = measured.others
     # Held-out losses are identified by their conditions, not by the name of a file.
@@ -114,9 +104,8 @@ def test_several_protocols_are_measured_one_after_the_other_each_in_a_run_of_its
         assert connection.execute(text(runs)).scalars().all() == [str(mine), "heldout_loss"]
 
 
-@pytest.mark.usefixtures("published")
-def test_a_subset_waits_until_it_has_values_under_every_protocol(corpus: Path) -> None:
-    train(corpus, arms="subset,random")
+@pytest.mark.usefixtures("modelled_store")
+def test_a_subset_waits_until_it_has_values_under_every_protocol() -> None:
     evaluate(EvaluateConfig(subset="s"))
     assert plan_evaluate(PlanEvaluateConfig()).subsets == []
     both = PlanEvaluateConfig(protocol="heldout_loss,kid_offline")
@@ -125,14 +114,13 @@ def test_a_subset_waits_until_it_has_values_under_every_protocol(corpus: Path) -
         plan_evaluate(PlanEvaluateConfig(protocol="none"))
 
 
-@pytest.mark.usefixtures("published")
+@pytest.mark.usefixtures("modelled_store")
 @pytest.mark.slow
 def test_a_new_seed_trains_only_what_is_new(corpus: Path) -> None:
-    train(corpus, arms="subset,random")
     assert train(corpus, arms="subset,random", seeds="0,1").n_trained == 2
 
 
-@pytest.mark.usefixtures("published")
+@pytest.mark.usefixtures("modelled_store")
 def test_a_comparison_over_seeds_lands_in_sql_with_its_interval(corpus: Path) -> None:
     train(corpus, arms="subset,random", seeds="0,1")
     evaluate(EvaluateConfig(subset="s"))
@@ -144,9 +132,8 @@ def test_a_comparison_over_seeds_lands_in_sql_with_its_interval(corpus: Path) ->
     assert f"{rows['subset']['gain']:.4f} [" in found.summary()
 
 
-@pytest.mark.usefixtures("published")
-def test_a_withdrawn_subset_is_evaluated_no_more_and_the_report_keeps_it_as_history(corpus: Path) -> None:
-    train(corpus, arms="subset,random")
+@pytest.mark.usefixtures("modelled_store")
+def test_a_withdrawn_subset_is_evaluated_no_more_and_the_report_keeps_it_as_history() -> None:
     evaluate(EvaluateConfig(subset="s"))
     assert plan_evaluate(PlanEvaluateConfig(seeds=(0, 1))).subsets == ["s"]
     page = Path(report(ReportConfig(dataset="scenes")).path).read_text(encoding="utf-8")
@@ -165,27 +152,26 @@ def test_a_withdrawn_subset_is_evaluated_no_more_and_the_report_keeps_it_as_hist
     assert "No model has been evaluated yet" in page
 
 
-@pytest.mark.usefixtures("published")
+@pytest.mark.usefixtures("published_store")
 def test_what_was_never_measured_cannot_be_compared() -> None:
     with pytest.raises(ConfigError, match="No model of s v1 was evaluated"):
         compare(CompareConfig(subset="s"))
 
 
-@pytest.mark.usefixtures("published")
+@pytest.mark.usefixtures("published_store")
 def test_an_oracle_arm_requires_the_truth(corpus: Path) -> None:
     with pytest.raises(ConfigError, match="--truth"):
         train(corpus, truth=None)
 
 
-@pytest.mark.usefixtures("published")
-def test_the_report_is_one_file_that_is_written_again_only_when_it_changes(corpus: Path) -> None:
+@pytest.mark.usefixtures("modelled_store")
+def test_the_report_is_one_file_that_is_written_again_only_when_it_changes() -> None:
     first = report(ReportConfig(dataset="scenes"))
     page = Path(first.path).read_text(encoding="utf-8")
     assert first.is_new
     assert "data:image/jpeg;base64," in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert not report(ReportConfig(dataset="scenes")).is_new
-    train(corpus)
     evaluate(EvaluateConfig(subset="s"))
     assert report(ReportConfig(dataset="scenes")).is_new
 
@@ -194,7 +180,7 @@ def test_a_report_can_be_made_before_anything_exists(database_url: str) -> None:
     assert report(ReportConfig()).n_bytes > 1000
 
 
-@pytest.mark.usefixtures("published")
+@pytest.mark.usefixtures("published_store")
 def test_a_version_whose_predecessor_cannot_be_drawn_again_is_reported_without_the_comparison(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
