@@ -70,7 +70,7 @@ def ingest_corpus(corpus: Path, database_url: str) -> Callable[[], IngestResult]
 
 
 @contextmanager
-def _used(store: TrainedStore) -> Iterator[None]:
+def used(store: TrainedStore) -> Iterator[None]:
     """Use a store, and close the connections to it, so that its database can be copied."""
     with pytest.MonkeyPatch.context() as patch:
         use_store(patch, store)
@@ -79,12 +79,12 @@ def _used(store: TrainedStore) -> Iterator[None]:
     load_settings.cache_clear()
 
 
-def _copy(store: TrainedStore, make_database: Callable[..., str], home: Path) -> TrainedStore:
+def copy_store(store: TrainedStore, make_database: Callable[..., str], home: Path) -> TrainedStore:
     shutil.copytree(store.home, home)
     return TrainedStore(make_database(template=make_url(store.url).database), home)
 
 
-def _once(name: str, make: Callable[[Path], TrainedStore]) -> TrainedStore:
+def store_once(name: str, make: Callable[[Path], TrainedStore]) -> TrainedStore:
     """Return the store that was made in a home of this name, once per test run."""
 
     def made() -> str:
@@ -100,7 +100,7 @@ def trained_once(make_database: Callable[..., str], corpus: Path) -> TrainedStor
     """Trained once a run, to be copied: a few steps, enough to give different scores."""
 
     def make(home: Path) -> TrainedStore:
-        with _used(store := TrainedStore(make_database(), home)):
+        with used(store := TrainedStore(make_database(), home)):
             for name, part, role in PARTS:
                 ingest(IngestConfig.model_validate({"dataset": name, "root": str(corpus / part), "role": role}))
             training = {"proxy_warmup_steps": 20, "max_train_steps": 20, "batch_size": 32}
@@ -108,7 +108,7 @@ def trained_once(make_database: Callable[..., str], corpus: Path) -> TrainedStor
             promote(PromoteConfig(without_acceptance="a few steps, for tests"))
         return store
 
-    return _once("trained", make)
+    return store_once("trained", make)
 
 
 @pytest.fixture(scope="session")
@@ -116,11 +116,11 @@ def scored_once(make_database: Callable[..., str], trained_once: TrainedStore) -
     """The trained store with scores and selectable nights, made once a run, to be copied."""
 
     def make(home: Path) -> TrainedStore:
-        with _used(store := _copy(trained_once, make_database, home)):
+        with used(store := copy_store(trained_once, make_database, home)):
             make_selectable()
         return store
 
-    return _once("scored", make)
+    return store_once("scored", make)
 
 
 @pytest.fixture(scope="session")
@@ -128,12 +128,12 @@ def published_once(make_database: Callable[..., str], scored_once: TrainedStore)
     """The scored store with the published subset s, made once a run, to be copied."""
 
     def make(home: Path) -> TrainedStore:
-        with _used(store := _copy(scored_once, make_database, home)):
+        with used(store := copy_store(scored_once, make_database, home)):
             select_subset()
             publish(PublishSubsetConfig(name="s"))
         return store
 
-    return _once("published", make)
+    return store_once("published", make)
 
 
 @pytest.fixture(scope="session")
@@ -141,12 +141,12 @@ def modelled_once(make_database: Callable[..., str], published_once: TrainedStor
     """The published store with a model of the subset and one of a random subset, made once a run, to be copied."""
 
     def make(home: Path) -> TrainedStore:
-        with _used(store := _copy(published_once, make_database, home)):
+        with used(store := copy_store(published_once, make_database, home)):
             given = {"subset": "s", "arms": "subset,random", "model": {"num_train_epochs": 1, "batch_size": 32}}
             train_downstream(TrainDownstreamConfig.model_validate(given))
         return store
 
-    return _once("modelled", make)
+    return store_once("modelled", make)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def copy_trained(
     trained_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path
 ) -> Callable[[], TrainedStore]:
     """Make copies of the trained store."""
-    return lambda: _copy(trained_once, make_database, tmp_path / f"home-{len(list(tmp_path.glob('home-*')))}")
+    return lambda: copy_store(trained_once, make_database, tmp_path / f"home-{len(list(tmp_path.glob('home-*')))}")
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def scored_store(
     scored_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> TrainedStore:
     """A copy of the scored store that this process's settings name."""
-    store = _copy(scored_once, make_database, tmp_path / "home-0")
+    store = copy_store(scored_once, make_database, tmp_path / "home-0")
     use_store(monkeypatch, store)
     return store
 
@@ -180,7 +180,7 @@ def published_store(
     published_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> TrainedStore:
     """A copy of the store with the published subset s, which this process's settings name."""
-    store = _copy(published_once, make_database, tmp_path / "home-0")
+    store = copy_store(published_once, make_database, tmp_path / "home-0")
     use_store(monkeypatch, store)
     return store
 
@@ -190,7 +190,7 @@ def modelled_store(
     modelled_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> TrainedStore:
     """A copy of the store with models of s and of a random subset, which this process's settings name."""
-    store = _copy(modelled_once, make_database, tmp_path / "home-0")
+    store = copy_store(modelled_once, make_database, tmp_path / "home-0")
     use_store(monkeypatch, store)
     return store
 

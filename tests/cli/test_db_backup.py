@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from alchemist_core.stages.select import SelectResult
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import current_revision, head_revision, make_engine, open_store
 from alchemist_core.store.subsets import find_subset
-from tests.trained_store import TrainedStore, select_subset, use_store
+from tests.trained_store import TrainedStore, copy_store, select_subset, store_once, use_store, used
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -24,17 +25,30 @@ def choose(name: str) -> SelectResult:
     return select_subset(name, 0.3, strategy="gsample", std_rank=0.2, seed=7)
 
 
+@pytest.fixture(scope="module")
+def backed_up_once(make_database: Callable[..., str], scored_once: TrainedStore) -> TrainedStore:
+    """A scored store with a published subset, backed up into a folder beside its home; made once, to be copied."""
+
+    def make(home: Path) -> TrainedStore:
+        with used(store := copy_store(scored_once, make_database, home)), pytest.MonkeyPatch.context() as patch:
+            choose("first")
+            publish(PublishSubsetConfig(name="first"))
+            # As a user names it, relative to the working directory.
+            patch.chdir(home.parent)
+            report = backup(BackupConfig(folder=Path("backups/monday")))
+            assert report.checksum == checksum(store.url)
+        return store
+
+    return store_once("backed-up", make)
+
+
 @pytest.fixture
-def backed_up(scored_store: TrainedStore, tmp_path: Path) -> Path:
-    """A scored store with a published subset, backed up."""
-    choose("first")
-    publish(PublishSubsetConfig(name="first"))
-    with pytest.MonkeyPatch.context() as patch:
-        # As a user names it, relative to the working directory.
-        patch.chdir(tmp_path)
-        report = backup(BackupConfig(folder=Path("backups/monday")))
-    assert report.checksum == checksum(scored_store.url)
-    return tmp_path / "backups" / "monday"
+def backed_up(
+    backed_up_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A copy of the backup; settings name a copy of the store that it was made of."""
+    use_store(monkeypatch, copy_store(backed_up_once, make_database, tmp_path / "home-0"))
+    return Path(shutil.copytree(backed_up_once.home.parent / "backups/monday", tmp_path / "backups/monday"))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from alchemist_core.stages.score import run as score
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_measurements
 from tests.infra.test_prometheus import PROMETHEUS, needs_promtool
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, copy_store, store_once, use_store, used
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -54,13 +55,27 @@ def run_night(dataset: str = "scenes") -> None:
     score(ScoreConfig.model_validate(which))
 
 
+@pytest.fixture(scope="module")
+def bad_night_once(make_database: Callable[..., str], scored_once: TrainedStore, corpus: Path) -> TrainedStore:
+    """A store whose first night is published, and whose second one has just come, 30 % of it broken; made once, to be copied."""
+
+    def make(home: Path) -> TrainedStore:
+        root = home.parent / "crawl"
+        shutil.copytree(corpus / "test", root)
+        break_pictures(root, 0.3)
+        with used(store := copy_store(scored_once, make_database, home)):
+            ingest(IngestConfig.model_validate({"dataset": "crawl", "root": str(root), "crawl_date": BAD_NIGHT}))
+        return store
+
+    return store_once("bad-night", make)
+
+
 @pytest.fixture
-def bad_night(scored_store: TrainedStore, corpus: Path, tmp_path: Path) -> str:
-    """A store whose first night is published, and whose second one has just come, 30 % of it broken."""
-    root = tmp_path / "crawl"
-    shutil.copytree(corpus / "test", root)
-    break_pictures(root, 0.3)
-    ingest(IngestConfig.model_validate({"dataset": "crawl", "root": str(root), "crawl_date": BAD_NIGHT}))
+def bad_night(
+    bad_night_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """A copy of the store with a broken night; its tars are only read."""
+    use_store(monkeypatch, copy_store(bad_night_once, make_database, tmp_path / "home-0"))
     return "crawl"
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.leases import claim_lease
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import reload_snapshot, take_snapshot
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, copy_store, store_once, use_store, used
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -56,10 +57,25 @@ def rows(sql: str) -> list[tuple[object, ...]]:
         return [tuple(row) for row in connection.execute(text(sql))]
 
 
+@pytest.fixture(scope="module")
+def scored_alone_once(make_database: Callable[..., str], trained_once: TrainedStore) -> TrainedStore:
+    """The trained store with scores, whose nights are open; made once, to be copied."""
+
+    def make(home: Path) -> TrainedStore:
+        with used(store := copy_store(trained_once, make_database, home)):
+            score(ScoreConfig(dataset="scenes"))
+        return store
+
+    return store_once("scored-alone", make)
+
+
 @pytest.fixture
-def scored(trained_store: TrainedStore) -> TrainedStore:
-    score(ScoreConfig(dataset="scenes"))
-    return trained_store
+def scored(
+    scored_alone_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TrainedStore:
+    store = copy_store(scored_alone_once, make_database, tmp_path / "home-0")
+    use_store(monkeypatch, store)
+    return store
 
 
 def test_a_retried_store_equals_one_that_never_failed(scored: TrainedStore) -> None:

@@ -1,6 +1,7 @@
 """The commands for shards: list, show, retire, reread."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,12 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot, take_snapshot
 from tests.shards.conftest import draw_image, make_tar
-from tests.trained_store import TrainedStore
+from tests.trained_store import TrainedStore, copy_store, store_once, use_store, used
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 
-@pytest.fixture
-def root(corpus: Path, tmp_path: Path) -> Path:
-    """A folder of two shards without common samples."""
-    folder = tmp_path / "web"
+def copy_two_shards(corpus: Path, folder: Path) -> Path:
     folder.mkdir()
     for name, tar in zip(("a.tar", "b.tar"), sorted((corpus / "train").rglob("*.tar")), strict=False):
         shutil.copy(tar, folder / name)
@@ -34,12 +32,38 @@ def root(corpus: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def published(trained_store: TrainedStore, root: Path) -> Path:
-    """The folder, ingested, scored and published as the dataset web."""
-    ingest(IngestConfig(dataset="web", root=str(root)))
-    score(ScoreConfig(dataset="web"))
-    publish_night(PublishNightConfig(dataset="web"))
-    return root
+def root(corpus: Path, tmp_path: Path) -> Path:
+    """A folder of two shards without common samples."""
+    return copy_two_shards(corpus, tmp_path / "web")
+
+
+@pytest.fixture(scope="module")
+def published_web_once(make_database: Callable[..., str], trained_once: TrainedStore, corpus: Path) -> TrainedStore:
+    """A store with such a folder, ingested, scored and published as the dataset web; made once, to be copied."""
+
+    def make(home: Path) -> TrainedStore:
+        root = copy_two_shards(corpus, home.parent / "web")
+        with used(store := copy_store(trained_once, make_database, home)):
+            ingest(IngestConfig(dataset="web", root=str(root)))
+            score(ScoreConfig(dataset="web"))
+            publish_night(PublishNightConfig(dataset="web"))
+        return store
+
+    return store_once("published-web", make)
+
+
+@pytest.fixture
+def published(
+    published_web_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A copy of the folder; settings name a copy of the store, in which the dataset has it as its root."""
+    use_store(monkeypatch, copy_store(published_web_once, make_database, tmp_path / "home-0"))
+    root = shutil.copytree(published_web_once.home.parent / "web", tmp_path / "web")
+    with open_store().begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.datasets SET root_uri = :root WHERE name = 'web'"), {"root": str(root)}
+        )
+    return Path(root)
 
 
 def snapshot() -> Snapshot:
