@@ -385,19 +385,16 @@ def _rater_lines(found: Found) -> list[Line]:
 
 
 def _resolution_line(found: Found) -> Line:
-    side, own = found.train.survey.side or 0, 16 if found.preset == MINIATURE else 256
-    if found.preset != MINIATURE and 0 < side < own:
-        return Line(
-            "resolution", own, f"side of the images that networks see, in pixels; yours ({side} px) are enlarged to it"
-        )
-    if found.preset == MINIATURE:
-        return Line(
-            "resolution",
-            own if side >= own else 8,
-            f"side of the images that networks see, in pixels; yours have {side:,} px",
-        )
-    more = "; 512 takes 3.3 times the tokens" if side >= 512 else ""
-    return Line("resolution", own, f"side of the images that networks see, in pixels; yours have {side:,} px{more}")
+    """Return the line of the resolution; as a comment if it is the preset's own, so that a command can be tried with another preset."""
+    side, is_miniature = found.train.survey.side or 0, found.preset == MINIATURE
+    own = 16 if is_miniature else 256
+    about = "side of the images that networks see, in pixels; yours"
+    if is_miniature and side < own:
+        return Line("resolution", 8, f"{about} have {side:,} px")
+    if 0 < side < own:
+        return Line("resolution", own, f"{about} ({side} px) are enlarged to it", is_on=False)
+    more = "; 512 takes 3.3 times the tokens" if not is_miniature and side >= 512 else ""
+    return Line("resolution", own, f"{about} have {side:,} px{more}", is_on=False)
 
 
 def _tokenizer_line(found: Found) -> Line:

@@ -157,6 +157,10 @@ def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
         "API__WORKERS": "1",
         "API_AUTH__JWT_SECRET": keys["jwt_secret"],
         "LOGGING__COLORED_CONSOLE_LOG": "False",
+        # A task waits two minutes for an API server that is busy or restarts; by Airflow's defaults it fails before its command starts.
+        "WORKERS__EXECUTION_API_RETRIES": "40",
+        "WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "5",
+        "WORKERS__EXECUTION_API_TIMEOUT": "20",
         # Short periods, so that a dead scheduler is noticed within seconds.
         "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",

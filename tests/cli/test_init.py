@@ -55,7 +55,7 @@ def test_the_file_declares_what_was_found_with_a_comment_on_each_line(
         "web-test": ("evaluation", str(corpus / "test")),
     }
     assert found["rater"] == {
-        "preset": "tiny", "recipe": "ours", "dataset": "web", "validation": "web-validation", "resolution": 16, "text_encoder": "words",
+        "preset": "tiny", "recipe": "ours", "dataset": "web", "validation": "web-validation", "text_encoder": "words",
     }  # fmt: skip
     assert found["evaluation"] == {"dataset": "web-test", "protocols": ["heldout_loss"]}
     assert found["selection"]["decontaminate"] == ["web-test"]
@@ -142,7 +142,12 @@ def test_the_preset_is_proposed_by_the_memory_of_the_smallest_gpu(
     assert main(["init", "--data", str(corpus / "train")]) == 0
     found = written()
     assert (found["rater"]["preset"], found["downstream"]["preset"]) == (preset, preset)
-    assert found["rater"]["resolution"] == (16 if preset == "tiny" else 256)
+    # The preset's own, so that a command can be tried with another preset: alchemist plan train-rater --preset gpu80.
+    assert (
+        f"\n# resolution = {16 if preset == 'tiny' else 256}  # side of the images"
+        in Path("alchemist.toml").read_text()
+    )
+    assert "resolution" not in found["rater"]
     offered = f"# processes_per_node = {len(gpus)}" in Path("alchemist.toml").read_text()
     assert offered is (len(gpus) > 1), "several processes are offered where there are several GPUs"
 

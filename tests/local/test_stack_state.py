@@ -40,6 +40,7 @@ from alchemist_core.local.processes import (
 )
 from alchemist_core.local.stack import _migrate_airflow, airflow_command, client, describe_other_project, logs, status
 from alchemist_core.local.supervisor import COMMANDS, Supervisor, prometheus_command
+from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
 from alchemist_core.store.postgres import start_postgres, stop_postgres
 
@@ -237,6 +238,15 @@ def test_everything_listens_on_loopback_and_no_foreign_airflow_leaks_in(tmp_path
     assert found["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
     assert found["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "postgresql+psycopg2://u:p@127.0.0.1/airflow"
     assert "AIRFLOW_CONN_THEIRS" not in found
+
+
+def test_a_task_waits_for_an_api_server_that_restarts_as_long_as_on_a_server(tmp_path):
+    """A busy laptop needs it too: by Airflow's defaults each task failed before its command started."""
+    found = build_environment(tmp_path, port=8081, metadata_url="postgresql://m", store_url="postgresql://store")
+    of_servers = resource("infra", "kubernetes", "airflow.properties").read_text().splitlines()
+    waits = [line for line in of_servers if line.startswith("AIRFLOW__WORKERS__EXECUTION_API_")]
+    assert len(waits) == 3
+    assert [line for line in waits if line not in {f"{name}={value}" for name, value in found.items()}] == []
 
 
 def test_tasks_see_this_home_and_this_store(tmp_path):
