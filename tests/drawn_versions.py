@@ -18,11 +18,15 @@ N_PAIRS, NAME = 2_000, "best"
 @pytest.fixture
 def pool(engine: Engine) -> Engine:
     """A night of 2,000 eligible samples."""
+    fill_pool(engine)
+    return engine
+
+
+def fill_pool(engine: Engine) -> None:
     with engine.begin() as connection:
         add_dataset(connection)
         add_rater(connection)
     grow(engine, "2026-01-01", N_PAIRS)
-    return engine
 
 
 def grow(engine: Engine, crawl_date: str, n: int, *, shift: float = 0.0, state: str = "selectable") -> int:

@@ -125,6 +125,7 @@ def test_a_store_is_one_of_several_and_leaves_the_process_alone(store: Store) ->
     assert store.preview(dataset="web", retention=0.2, strategy="top_k").n_eligible == N_WEB
 
 
+@pytest.mark.slow
 def test_progress_is_reported_while_a_command_works(store: Store, tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     store.run("export samples", out=f"{tmp_path}/samples.parquet", on_progress=lambda *step: seen.append(step))

@@ -26,17 +26,23 @@ ALLOWED = {("quality/validation.py", "runpy.run_path")}
 
 
 @cache
+def nodes() -> list[tuple[Path, ast.AST]]:
+    """Every node of the syntax of every file."""
+    files = sorted(ROOT.rglob("*.py"))
+    return [(path, node) for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+
+
+@cache
 def calls() -> list[tuple[str, str, dict[str, ast.expr]]]:
     """File and line, dotted name and keywords of every call."""
     return list(read_calls())
 
 
 def read_calls() -> Iterator[tuple[str, str, dict[str, ast.expr]]]:
-    for path in sorted(ROOT.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                keywords = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
-                yield f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func), keywords
+    for path, node in nodes():
+        if isinstance(node, ast.Call):
+            keywords = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+            yield f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func), keywords
 
 
 def is_true(value: ast.expr | None) -> bool:
@@ -61,11 +67,10 @@ def test_nothing_is_evaluated_and_no_shell_is_started() -> None:
 
 def test_no_module_that_runs_what_it_reads_is_imported() -> None:
     found = []
-    for path in sorted(ROOT.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found += [(path.name, alias.name) for alias in node.names]
-            # To name the error is harmless.
-            elif isinstance(node, ast.ImportFrom) and [alias.name for alias in node.names] != ["UnpicklingError"]:
-                found.append((path.name, node.module or ""))
+    for path, node in nodes():
+        if isinstance(node, ast.Import):
+            found += [(path.name, alias.name) for alias in node.names]
+        # To name the error is harmless.
+        elif isinstance(node, ast.ImportFrom) and [alias.name for alias in node.names] != ["UnpicklingError"]:
+            found.append((path.name, node.module or ""))
     assert [(path, module) for path, module in found if module.split(".")[0] in BANNED_MODULES] == []

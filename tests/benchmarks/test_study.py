@@ -127,6 +127,7 @@ def test_promises_are_compared_with_the_seeds_that_neither_chose_nor_tested() ->
     assert (options["dataset"], options["seeds"]) == ("worlds-skewed-s{seed}", "50,51,52,53")
 
 
+@pytest.mark.slow
 def test_scores_are_compared_by_how_well_they_tell_good_samples_from_each_kind_of_bad_ones() -> None:
     kinds = {bytes([n]): ("informative", "blur", "noise")[n % 3] for n in range(30)}
     blind = {pair: float(pair[0] % 2) for pair in kinds}

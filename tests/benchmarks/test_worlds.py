@@ -54,6 +54,7 @@ def concept_of(caption: str) -> tuple[str, str]:
     return colour, shape
 
 
+@pytest.mark.slow
 def test_four_of_five_images_of_the_redundant_corpus_are_near_duplicates_of_another_one(made: Callable) -> None:
     root, _ = made("redundant")
     assert kinds(root) == {GOOD: 48, "copy": 192}

@@ -254,6 +254,7 @@ def test_a_name_that_leaves_no_room_for_that_of_a_subset_writes_no_file(
     assert not Path("alchemist.toml").exists()
 
 
+@pytest.mark.slow
 def test_on_a_terminal_each_answer_is_asked_for_and_an_empty_one_takes_the_proposal(corpus: Path) -> None:
     answers = [str(corpus / "train"), "", "", "tiny"]
     said = on_terminal(["init", "--dataset", "web"], answers)

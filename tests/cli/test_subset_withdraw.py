@@ -1,6 +1,7 @@
 """A withdrawn version is not read or evaluated any more, and the history keeps who withdrew it, when and why."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,22 +34,39 @@ from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig
 from alchemist_core.stages.train_downstream import run as train_downstream
+from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset, list_subsets, published_version
 from alchemist_core.subsets.dataset import SubsetDataset
-from tests.drawn_versions import NAME, current, members, run_publish, select
+from tests.drawn_versions import NAME, current, fill_pool, members, run_publish, select
+from tests.trained_store import TrainedStore, copy_store, store_once, use_store, used
 
 pytestmark = pytest.mark.db
 REASON = "captions of the wrong crawl"
 COUNT = f"SELECT count(*) FROM alchemist.current_subset_samples('{NAME}')"
 
 
+@pytest.fixture(scope="module")
+def versions_once(make_database: Callable[..., str]) -> TrainedStore:
+    """A store with two versions of 200 and 400 samples, of which 2 replaced 1; made once, to be copied."""
+
+    def make(home: Path) -> TrainedStore:
+        with used(store := TrainedStore(make_database(), home)):
+            fill_pool(open_store())
+            for version, retention in enumerate((0.1, 0.2), 1):
+                select(retention=retention)
+                run_publish(version)
+        return store
+
+    return store_once("two-versions", make)
+
+
 @pytest.fixture
-def versions(pool: Engine) -> Engine:
-    """Two versions of 200 and 400 samples; 2 replaced 1."""
-    for version, retention in enumerate((0.1, 0.2), 1):
-        select(retention=retention)
-        run_publish(version)
-    return pool
+def versions(
+    versions_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Engine:
+    """A copy of the store with two versions, which settings name."""
+    use_store(monkeypatch, copy_store(versions_once, make_database, tmp_path / "home-0"))
+    return open_store()
 
 
 def withdraw_it(version: int | None = None, reason: str = REASON) -> WithdrawSubsetResult:

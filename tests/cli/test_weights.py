@@ -343,6 +343,7 @@ def test_networks_of_evaluation_are_loaded_from_their_folders(tmp_path: Path) ->
     assert str(check(tmp_path / "clip", "clip-l").holds).startswith("CLIP (24 features")
 
 
+@pytest.mark.slow
 def test_flux_is_loaded_with_its_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alchemist_core.stages.network_checks.FluxConfig", lambda: TINY)
     published = {key: tensor.contiguous() for key, tensor in export_flux(new_transformer().state_dict(), TINY).items()}

@@ -98,6 +98,7 @@ def test_the_mean_of_the_ranks_selects_and_equals_what_postgres_computes(store: 
     assert draw(**FUSED | {"rank_by": "critic+rater"}, name="t").manifest_sha256 == report.manifest_sha256
 
 
+@pytest.mark.slow
 def test_old_samples_keep_their_scores_when_a_night_arrives_until_a_rescale(store: Engine) -> None:
     draw(**FUSED)
     before = score_of(again(store))
@@ -175,6 +176,7 @@ def test_auto_accepts_a_fused_score_by_what_held_out_validation_samples_get(stor
     )
 
 
+@pytest.mark.slow
 def test_leaving_out_a_score_that_repeats_another_one_changes_nothing(store: Engine) -> None:
     draw(**FUSED | {"rank_by": "rater+echo", "retention": 0.25})
     assert members_without(again(store)) == {"rater": 1.0, "echo": 1.0}

@@ -111,7 +111,7 @@ def webdataset_of(data: bytes) -> list[dict[str, bytes]]:
     return list(webdataset.tariterators.group_by_keys(webdataset.tariterators.tar_file_expander(stream)))
 
 
-@pytest.mark.parametrize("verify", ["source", "read_back"])
+@pytest.mark.parametrize("verify", [pytest.param("source", marks=pytest.mark.slow), "read_back"])
 def test_a_second_upload_sends_nothing_and_a_damaged_object_is_sent_again(
     folder: Engine, object_store: str, verify: str
 ) -> None:
@@ -154,7 +154,9 @@ def test_an_upload_that_broke_off_resumes_and_shows_no_manifest_before_it_is_who
     assert 0 < left < sum(map(len, objects("copies/").values()))
 
 
-@pytest.mark.parametrize("name", ["README.md", "manifest.parquet", "SHA256SUMS"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("README.md", "SHA256SUMS")), "manifest.parquet"]
+)
 def test_files_beside_uploaded_tars_are_read_back_too(folder: Engine, object_store: str, name: str) -> None:
     run(to=f"{object_store}/copies")
     whole = objects("copies/")
@@ -166,6 +168,7 @@ def test_files_beside_uploaded_tars_are_read_back_too(folder: Engine, object_sto
     assert objects("copies/") == whole
 
 
+@pytest.mark.slow
 def test_a_copy_on_its_way_to_an_object_store_needs_room_for_the_tars_under_way_alone(
     folder: Engine, object_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def probed(store: Engine) -> Engine:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("probed")
 def test_a_selection_that_the_probe_expects_to_be_worse_than_random_reports_it_and_fails_its_check(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -148,6 +149,7 @@ def tune(store: Engine, retention: float, window: RankWindow) -> None:
     store_window(store, rater_id, FittedWindow(window, retention, 0.4, 0.3, 0.5), {"retention": retention})
 
 
+@pytest.mark.slow
 def test_a_preview_warns_that_retentions_with_other_tuned_windows_do_not_nest_and_says_how_they_do(
     store: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +192,7 @@ def test_a_selection_that_is_not_expected_to_be_worse_passes_its_check(strategy:
     assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
 
 
+@pytest.mark.slow
 def test_without_a_probe_a_mixed_pairing_and_a_moved_drop_top_ratio_are_warnings_of_the_check(
     store: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,9 +138,10 @@ def test_strata_give_every_dataset_its_share(store: Engine) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_share": 0.7},
-        {"max_share": 0.9, "max_share_of": "source"},
-        {"stratify": True},
+        # Each alone: the next row has both.
+        pytest.param({"max_share": 0.7}, marks=pytest.mark.slow),
+        pytest.param({"max_share": 0.9, "max_share_of": "source"}, marks=pytest.mark.slow),
+        pytest.param({"stratify": True}, marks=pytest.mark.slow),
         {"stratify": True, "max_share": 0.7, "max_share_of": "source", "strategy": "gsample"},
         {"decontaminate": "bench", "where": "sample_id > 20"},
         {"rank_by": "aesthetic", "strategy": "top_k"},

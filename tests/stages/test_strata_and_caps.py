@@ -50,6 +50,7 @@ def policy(retention: float, **options: Any) -> SelectionPolicy:
     return SelectionPolicy.model_validate({"retention": retention, **options})
 
 
+@pytest.mark.slow
 @given(seed=SEEDS, n=st.integers(30, 300), options=OPTIONS)
 def test_20_percent_are_contained_in_50_and_70_with_every_option(seed: int, n: int, options: dict[str, Any]) -> None:
     frozen = snapshot(pool(seed, n))

@@ -106,6 +106,7 @@ def test_a_rater_without_an_acceptance_report_is_not_promoted(ingest_corpus: Cal
     )
 
 
+@pytest.mark.slow
 def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
     ingest_corpus: Callable[[], object],
 ) -> None:

@@ -127,6 +127,7 @@ def test_two_processes_that_read_parts_give_the_loss_curve_of_one(folder: Path, 
     np.testing.assert_allclose(two, one, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_fp16_resumes_with_its_scale_where_it_was_killed(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +146,7 @@ def test_fp16_resumes_with_its_scale_where_it_was_killed(
     assert scalers[-1].get_scale() == 2 ** (8 + 10)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_before_these_fields_resumes(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples
 ) -> None:

@@ -18,6 +18,7 @@ from tests.training.progress import KilledError, collect, ignore, kill_at, kill_
 CONFIG = DownstreamConfig(num_train_epochs=6, batch_size=20, width=32, checkpointing_steps=10)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_held_out_loss(
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, heldout_pairs: Samples
 ) -> None:

@@ -95,6 +95,7 @@ def test_captions_that_were_never_seen_are_distinguished(scenes: Encoded, head: 
     assert heldout_auc(head, *scenes.rows(HELDOUT)) > 0.9
 
 
+@pytest.mark.slow
 def test_a_head_of_shuffled_captions_distinguishes_nothing_and_is_refused(scenes: Encoded, encoders: Encoders) -> None:
     shuffled = random.Random(1).sample(scenes.captions[TRAIN], N_TRAIN)
     auc = heldout_auc(train(scenes, shuffled), *scenes.rows(HELDOUT))

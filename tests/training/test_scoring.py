@@ -34,8 +34,15 @@ def score(scorer: Scorer, pairs: Samples) -> np.ndarray:
     return scorer.score(pairs.image_NHWC, pairs.captions)
 
 
-def test_a_score_is_bit_identical_alone_in_any_order_and_in_any_company(scorer: Scorer, train_pairs: Samples) -> None:
-    together_N = score(scorer, train_pairs)
+@pytest.fixture(scope="module", name="together_N")
+def score_together(scorer: Scorer, train_pairs: Samples) -> np.ndarray:
+    """The scores of all pairs, scored together."""
+    return score(scorer, train_pairs)
+
+
+def test_a_score_is_bit_identical_alone_in_any_order_and_in_any_company(
+    scorer: Scorer, train_pairs: Samples, together_N: np.ndarray
+) -> None:
     order_N = np.random.default_rng(0).permutation(400)
     np.testing.assert_array_equal(score(scorer, train_pairs.rows(order_N)), together_N[order_N])
     for size in (1, 7, 64):
@@ -44,40 +51,41 @@ def test_a_score_is_bit_identical_alone_in_any_order_and_in_any_company(scorer: 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 64, 255])
 def test_another_batch_shape_moves_no_score_by_a_hundred_thousandth_of_the_spread(
-    scorer: Scorer, rater: Path, train_pairs: Samples, batch: int
+    rater: Path, train_pairs: Samples, together_N: np.ndarray, batch: int
 ) -> None:
     """Kernels depend on the shape: the change is bounded, and two samples farther apart keep their order."""
-    some = train_pairs.rows(np.random.default_rng(1).permutation(400)[:60])
-    expected_N = score(scorer, some)
+    some_N = np.random.default_rng(1).permutation(400)[:40]
+    some, expected_N = train_pairs.rows(some_N), together_N[some_N]
     loaded = Scorer.load(rater)
     loaded.batch = batch
     found_N = score(loaded, some)
-    tolerance = 1e-5 * float(score(scorer, train_pairs).std())
+    tolerance = 1e-5 * float(together_N.std())
     np.testing.assert_allclose(found_N, expected_N, rtol=0, atol=tolerance)
     is_apart_NN = expected_N[:, None] - expected_N[None, :] > 2 * tolerance
     assert (found_N[:, None] > found_N[None, :])[is_apart_NN].all()
 
 
 def test_the_padding_of_a_batch_is_not_encoded(
-    scorer: Scorer, train_pairs: Samples, monkeypatch: pytest.MonkeyPatch
+    scorer: Scorer, train_pairs: Samples, together_N: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected_N, encode, n_encoded = score(scorer, train_pairs), scorer.tokenizer.encode, list[int]()
+    encode, n_encoded = scorer.tokenizer.encode, list[int]()
 
     def count(image_NHWC: np.ndarray) -> torch.Tensor:
         n_encoded.append(len(image_NHWC))
         return encode(image_NHWC)
 
     monkeypatch.setattr(scorer.tokenizer, "encode", count)
-    np.testing.assert_array_equal(score(scorer, train_pairs.rows(np.arange(3))), expected_N[:3])
+    np.testing.assert_array_equal(score(scorer, train_pairs.rows(np.arange(3))), together_N[:3])
     assert n_encoded == [3]
 
 
-def test_threads_that_rate_at_a_time_change_no_bit(scorer: Scorer, train_pairs: Samples) -> None:
-    expected_N = score(scorer, train_pairs)
+def test_threads_that_rate_at_a_time_change_no_bit(
+    scorer: Scorer, train_pairs: Samples, together_N: np.ndarray
+) -> None:
     parts = [train_pairs.rows(np.arange(start, start + 50)) for start in range(0, 400, 50)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda part: score(scorer, part), parts))
-    np.testing.assert_array_equal(np.concatenate(found), expected_N)
+    np.testing.assert_array_equal(np.concatenate(found), together_N)
 
 
 def test_an_image_of_noise_beside_a_sample_changes_no_bit_of_its_score(scorer: Scorer, train_pairs: Samples) -> None:
@@ -91,31 +99,31 @@ def test_an_image_of_noise_beside_a_sample_changes_no_bit_of_its_score(scorer: S
 
 @pytest.mark.gpu
 def test_bf16_scores_of_a_gpu_are_within_the_declared_tolerance(
-    scorer: Scorer, rater: Path, train_pairs: Samples
+    rater: Path, train_pairs: Samples, together_N: np.ndarray
 ) -> None:
     on_gpu = Scorer.load(rater, own_device())
     assert (on_gpu.device, on_gpu.dtype) == ("cuda", "bfloat16")
-    expected_N = score(scorer, train_pairs)
-    difference_N = np.abs(score(on_gpu, train_pairs) - expected_N)
-    assert difference_N.max() <= BF16_TOLERANCE * expected_N.std()
+    difference_N = np.abs(score(on_gpu, train_pairs) - together_N)
+    assert difference_N.max() <= BF16_TOLERANCE * together_N.std()
 
 
-def test_a_score_is_fp32_one_a_sample_and_varied(scorer: Scorer, train_pairs: Samples) -> None:
-    score_N = score(scorer, train_pairs)
-    assert score_N.dtype == np.float32
-    assert score_N.shape == (400,)
-    assert score_N.std() > 1e-4
+def test_a_score_is_fp32_one_a_sample_and_varied(together_N: np.ndarray) -> None:
+    assert together_N.dtype == np.float32
+    assert together_N.shape == (400,)
+    assert together_N.std() > 1e-4
 
 
-def test_the_caption_changes_the_score_of_its_sample_alone(scorer: Scorer, train_pairs: Samples) -> None:
+def test_the_caption_changes_the_score_of_its_sample_alone(
+    scorer: Scorer, train_pairs: Samples, together_N: np.ndarray
+) -> None:
     captions = list(train_pairs.captions)
     captions[3] = "a purple moon"
-    changed_N = score(scorer, Samples(train_pairs.image_NHWC, captions)) != score(scorer, train_pairs)
+    changed_N = score(scorer, Samples(train_pairs.image_NHWC, captions)) != together_N
     assert np.flatnonzero(changed_N).tolist() == [3]
 
 
-def test_a_loaded_rater_scores_as_another_loaded_one(scorer: Scorer, rater: Path, train_pairs: Samples) -> None:
-    np.testing.assert_array_equal(score(Scorer.load(rater), train_pairs), score(scorer, train_pairs))
+def test_a_loaded_rater_scores_as_another_loaded_one(rater: Path, train_pairs: Samples, together_N: np.ndarray) -> None:
+    np.testing.assert_array_equal(score(Scorer.load(rater), train_pairs), together_N)
 
 
 def test_nothing_to_score_gives_nothing(scorer: Scorer, train_pairs: Samples) -> None:

@@ -80,6 +80,7 @@ def test_proxies_start_from_published_star_and_the_rater_from_the_proxy(tmp_path
     assert np.isfinite(score_N).all()
 
 
+@pytest.mark.slow
 def test_a_rater_s_backbone_starts_from_published_star(tmp_path: Path, few: Samples) -> None:
     published_star_file(tmp_path / "star.pth")
     update = {"rater_weights": str(tmp_path), "rater_init": "weights", "rater_features": RaterFeatures.HIDDEN}
@@ -98,6 +99,7 @@ def test_a_published_rater_goes_on_being_trained_and_scores(tmp_path: Path, few:
     assert score_N.std() > 0.01, "its heads are those of the file: a new rater scores every sample alike"
 
 
+@pytest.mark.slow
 def test_rule_learnability_starts_both_its_proxies_from_published_star(tmp_path: Path, few: Samples) -> None:
     update = {"proxy_weights": str(published_star_file(tmp_path / "star.pth")), "rule": ScoringRule.LEARNABILITY}
     train(CONFIG.model_copy(update=update), tmp_path / "rater", few)
