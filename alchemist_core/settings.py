@@ -71,7 +71,7 @@ class Settings(BaseModel):
         None,
         ge=0,
         le=1024,
-        description="Processes that read and decode shards; 0: in the main process; unset: one per core",
+        description="Processes that read, decode and copy shards; 0: in the main process; unset: one per core, two for copies",
     )
     upload_settle_s: float = Field(
         3600.0,

@@ -34,7 +34,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.registry import find_dataset, known_shards
 from alchemist_core.store.sample_table import LocatedSample, SampleTable
 from alchemist_core.store.samples import read_training_samples
-from alchemist_core.subsets.members import MemberLocation
+from alchemist_core.subsets.member_table import MemberLocation
 from alchemist_core.subsets.tar_copies import check_record
 from alchemist_core.telemetry import say
 

@@ -1,7 +1,7 @@
 """A worker process, started by `workers`: `python -m alchemist_core.shards.worker FD ARENA_FD MODULE`.
 
-While it works on one task, a thread reads the bytes of the next one. It holds no lock that another process waits for, so that it
-can be killed at any moment, and it exits when its parent does.
+While it works on one task, a thread reads the bytes of the next one. It holds no lock that outlives it, so that it can be
+killed at any moment, and it exits as soon as its parent does, even in the middle of a task.
 """
 
 import importlib
@@ -33,18 +33,15 @@ class Task(Protocol):
 READY = "ready"
 # One task being worked on, one whose bytes are being read, and one in transit.
 N_PLACES = 3
-_END: tuple[None, tuple[bool, Any]] = (None, (False, None))
 
 
 def serve(connection: Connection, arena: memoryview) -> None:
     """Answer every task with a tuple: whether it succeeded, and its result or its exception."""
     connection.send(READY)
-    coming: Queue[tuple[Task | None, tuple[bool, Any]]] = Queue(maxsize=1)
+    coming: Queue[tuple[Task, tuple[bool, Any]]] = Queue(maxsize=1)
     Thread(target=_read_ahead, args=(connection, coming), daemon=True, name="read-ahead").start()
     for number in itertools.count():
         task, (is_read, data) = coming.get()
-        if task is None:
-            return
         place = place_of(arena, number)
         connection.send(_attempt(partial(task.work, data, place)) if is_read else (False, data))
 
@@ -55,16 +52,14 @@ def place_of(arena: memoryview, number: int) -> memoryview:
     return arena[number % N_PLACES * size :][:size]
 
 
-def _read_ahead(connection: Connection, coming: "Queue[tuple[Task | None, tuple[bool, Any]]]") -> None:
-    try:
-        while True:
-            is_whole, task = _attempt(connection.recv)
-            if isinstance(task, (EOFError, OSError)):
-                break
-            # A task that cannot be unpickled is answered like a failed one, because its sender waits.
-            coming.put((task, _attempt(task.read) if is_whole else (False, task)))
-    finally:
-        coming.put(_END)
+def _read_ahead(connection: Connection, coming: "Queue[tuple[Task, tuple[bool, Any]]]") -> None:
+    while True:
+        is_whole, task = _attempt(connection.recv)
+        if isinstance(task, (EOFError, OSError)):
+            # The parent has ended, so that no process waits for the result of the current task.
+            os._exit(0)
+        # A task that cannot be unpickled is answered like a failed one, because its sender waits.
+        coming.put((task, _attempt(task.read) if is_whole else (False, task)))
 
 
 def _attempt(function: Callable[[], Any]) -> tuple[bool, Any]:

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import IO, Any
 
@@ -57,11 +58,12 @@ class Workers:
         n_workers: Number of processes.
         module: Name of the tasks' module; imported before a worker reports that it is ready.
         place_bytes: Shared memory per task, for results too large to be pickled.
+        keep_open: File descriptors that the workers inherit, such as that of a lock, which is held until the last of them has exited.
     """
 
-    def __init__(self, n_workers: int, *, module: str, place_bytes: int = 1) -> None:
-        self._module, self._arena_bytes = module, N_PLACES * place_bytes
-        self._workers = [_Worker(module, self._arena_bytes) for _ in range(n_workers)]
+    def __init__(self, n_workers: int, *, module: str, place_bytes: int = 1, keep_open: Sequence[int] = ()) -> None:
+        self._start = partial(_Worker, module, N_PLACES * place_bytes, keep_open)
+        self._workers = [self._start() for _ in range(n_workers)]
 
     @property
     def pids(self) -> list[int]:
@@ -124,7 +126,7 @@ class Workers:
             raise AlchemistError(
                 f"A worker process ended with code {code} while it started. See its error message above."
             )
-        self._workers[self._workers.index(worker)] = _Worker(self._module, self._arena_bytes)
+        self._workers[self._workers.index(worker)] = self._start()
         for number, ticket in enumerate(worker.tickets):
             place = place_of(worker.arena, worker.n_done + number)
             yield Done(ticket, place=place, error=WorkerDiedError(code, is_begun=number == 0))
@@ -144,7 +146,7 @@ class Workers:
 class _Worker:
     """One process and the tickets of its tasks, in the order in which it works on them."""
 
-    def __init__(self, module: str, arena_bytes: int) -> None:
+    def __init__(self, module: str, arena_bytes: int, keep_open: Sequence[int]) -> None:
         ours, theirs = socket.socketpair()
         with theirs, _anonymous_file() as file:
             file.truncate(arena_bytes)
@@ -152,7 +154,7 @@ class _Worker:
             fds = (theirs.fileno(), file.fileno())
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "alchemist_core.shards.worker", *map(str, fds), module],
-                pass_fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, **_ENVIRONMENT},
+                pass_fds=(*fds, *keep_open), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, **_ENVIRONMENT},
             )  # fmt: skip
         self.connection = Connection(ours.detach())
         self.tickets: deque[Any] = deque()

@@ -33,7 +33,8 @@ from alchemist_core.subsets.materialized import (
     remove_materialized,
     require_reachable,
 )
-from alchemist_core.subsets.members import MemberTable, locate_all
+from alchemist_core.subsets.member_table import MemberTable
+from alchemist_core.subsets.members import locate_all
 from alchemist_core.subsets.selected import load_manifest
 
 

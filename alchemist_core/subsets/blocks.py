@@ -26,7 +26,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.files import BLOCK_CACHE, artifact_path, atomic_write, shrink
 from alchemist_core.selection.keys import Domain, mix64, uniform_noise
 from alchemist_core.shards.storage import read_into
-from alchemist_core.subsets.members import MemberLocation, MemberTable
+from alchemist_core.subsets.member_table import MemberLocation, MemberTable
 from alchemist_core.subsets.tar_copies import check_record
 
 Numbers = NDArray[np.int64]

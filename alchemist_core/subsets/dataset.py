@@ -30,7 +30,8 @@ from alchemist_core.subsets.blocks import BlockReader, BlockShuffle, own_block_c
 from alchemist_core.subsets.buckets import Assigned, Buckets, Reader, plan_batches
 from alchemist_core.subsets.location_files import is_location_file, read_location_file
 from alchemist_core.subsets.materialized import read_records
-from alchemist_core.subsets.members import LocatedSubset, MemberLocation, MemberTable, first_64_bits, locate_remaining
+from alchemist_core.subsets.member_table import MemberLocation, MemberTable, first_64_bits
+from alchemist_core.subsets.members import LocatedSubset, locate_remaining
 
 Numbers = NDArray[np.int64]
 

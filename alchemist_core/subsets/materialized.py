@@ -6,7 +6,8 @@ not finished. A folder is filled under a hidden name and renamed when it is comp
 in the home, uploaded and deleted, so that only the tars in progress need space.
 
 From top to bottom: the interface; a dataset in a folder; storage of tars; reading records; the manifest and the files beside it; the
-journal by which an interrupted run resumes. `tar_copies` makes the bytes of the tars. Letters: N members · K of them.
+journal by which an interrupted run resumes. `tar_copies` makes the bytes of the tars. Large datasets are written by worker processes,
+which import this module: it must not load the store. Letters: N members · K of them.
 """
 
 import fcntl
@@ -14,11 +15,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
@@ -40,19 +41,15 @@ from alchemist_core.files import (
     write_bytes_atomically,
 )
 from alchemist_core.selection.weights import epoch_size_of, reads_of_epoch
+from alchemist_core.settings import load_settings
 from alchemist_core.shards import s3
 from alchemist_core.shards.samples import repair_sample
 from alchemist_core.shards.storage import checksum_of, is_s3, open_shard, sha256_of, view_ranges
 from alchemist_core.shards.tar_writer import write_blocks
 from alchemist_core.shards.tars import IMAGE_EXTS
+from alchemist_core.shards.workers import WorkerDiedError, Workers
 from alchemist_core.store.manifests import WEIGHT, hash_column, hashes_sha256, sort_hashes
-from alchemist_core.subsets.members import (
-    SIZE_COLUMNS,
-    WEIGHT_COLUMN,
-    MemberLocation,
-    MemberTable,
-    first_64_bits,
-)
+from alchemist_core.subsets.member_table import SIZE_COLUMNS, WEIGHT_COLUMN, MemberLocation, MemberTable, first_64_bits
 from alchemist_core.subsets.tar_copies import TarCopy, TarPlan, check_record
 from alchemist_core.telemetry import OnProgress
 
@@ -63,8 +60,14 @@ MANIFEST_NAME, INDEX_NAME, CARD_NAME, SUMS_NAME = "manifest.parquet", "wids.json
 JOURNAL_NAME = ".journal"
 # Hugging Face's reader infers the columns from this many first samples if the dataset card does not declare them.
 _N_LEADING = 5
-# Half of the threads wait for the disk while the others compute.
-_THREADS_A_CORE = 2
+# Half of the threads or worker processes wait for the disk while the others compute.
+_WRITERS_A_CORE = 2
+# Starting a worker process takes about as long as copying this many bytes.
+_BYTES_A_WORKER = 1 << 27
+# Disks are not faster with more, and each worker needs its own memory.
+_MOST_WORKERS = 32
+# One tar that a worker is writing, and one that it has received already.
+_TARS_A_WORKER = 2
 _N_REQUESTS = 16
 
 
@@ -292,7 +295,7 @@ def materialize_folder(
     """
     storage = storage or FolderStorage("read_back")
     identity, partial = identify_dataset(members, layout), partial_path(out_dir)
-    with _sole_writer(out_dir.parent), ThreadPoolExecutor(_THREADS_A_CORE * n_own_cores()) as pool:
+    with _sole_writer(out_dir.parent) as lock, ThreadPoolExecutor(_WRITERS_A_CORE * n_own_cores()) as pool:
         if (shards := _find_dataset(out_dir, identity)) is not None:
             if all(pool.map(lambda shard: storage.has(out_dir, shard), shards)) and _has_right_sums(out_dir, shards):
                 return MaterializedDataset(out_dir, shards, 0)
@@ -301,8 +304,10 @@ def materialize_folder(
             out_dir.replace(partial)
         order_N = _order(members, layout)
         journal = Journal(partial, identity)
-        writing = _Writing(members, order_N, layout.shard_size, partial, storage)
-        written = writing.write_missing(pool, journal, on_progress)
+        writing = _Writing(members, order_N, layout.shard_size, partial, storage, dict(journal.known))
+        n_workers = count_workers(members, writing.n_tars)
+        tars = writing.write_in_workers(n_workers, lock) if n_workers else writing.write_in_threads(pool)
+        written = writing.write_missing(tars, journal, on_progress)
         shards = [tar.shard for tar in written]
         write_dataset_manifest(partial, members, order_N, shards, identity)
         _write_dataset_info(partial, out_dir.name, members, shards)
@@ -358,8 +363,10 @@ def _find_dataset(out_dir: Path, identity: str) -> list[MaterializedShard] | Non
 
 
 @contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases when a process dies; waits while another process writes there.
+def _sole_writer(folder: Path) -> Iterator[int]:
+    """Hold the folder's lock and yield its file descriptor; waits while another process writes there.
+
+    The system releases the lock when the last process that has the descriptor ends: a worker that outlives its parent still writes.
 
     Raises:
         DataError: The folder cannot be written. Errors of a source are raised as such before.
@@ -369,7 +376,7 @@ def _sole_writer(folder: Path) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -379,6 +386,51 @@ def _sole_writer(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def count_workers(members: MemberTable, n_tars: int) -> int:
+    """Return how many worker processes write tars; 0: threads of this process do, because starting processes would take longer.
+
+    As configured by `decode_workers`, else two per core, or fewer if there are few bytes or tars.
+    """
+    if (n_set := load_settings().decode_workers) is not None:
+        return min(n_set, n_tars)
+    n_bytes = pc.sum(pc.list_flatten(members.table.column("sizes"))).as_py() or 0
+    n_workers = min(_WRITERS_A_CORE * n_own_cores(), n_tars, n_bytes // _BYTES_A_WORKER, _MOST_WORKERS)
+    return n_workers if n_workers > 1 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTarTask:
+    """One tar to write, unless it is stored already, in a thread or in a worker process."""
+
+    storage: "TarStorage"
+    folder: Path
+    plan: TarPlan
+    known: MaterializedShard | None
+    """The tar of this name that an earlier run finished."""
+
+    def read(self) -> None:
+        """Read nothing ahead: a tar may be larger than memory."""
+
+    def work(self, _data: None, _place: memoryview) -> "WrittenTar":
+        """Write the tar in a worker process.
+
+        Raises:
+            DataError: As `TarStorage.write`.
+        """
+        return self.write()
+
+    def write(self) -> "WrittenTar":
+        """Write the tar, or return the stored one.
+
+        Raises:
+            DataError: As `TarStorage.write`.
+        """
+        found = self.known
+        if found is not None and found.plan == self.plan.sha256() and self.storage.has(self.folder, found):
+            return WrittenTar(found, 0)
+        return self.storage.write(self.folder, self.plan)
+
+
 @dataclass(frozen=True, slots=True)
 class _Writing:
     members: MemberTable
@@ -386,28 +438,77 @@ class _Writing:
     shard_size: int
     folder: Path
     storage: "TarStorage"
+    known: Mapping[str, MaterializedShard]
+
+    @property
+    def n_tars(self) -> int:
+        return -(-len(self.order_N) // self.shard_size)
 
     def write_missing(
-        self, pool: ThreadPoolExecutor, journal: "Journal", on_progress: OnProgress | None
+        self, tars: Generator[tuple[int, "WrittenTar"], None, None], journal: "Journal", on_progress: OnProgress | None
     ) -> list[WrittenTar]:
-        """Write every missing tar, several at a time; returns all tars."""
-        image_ext = self.members.commonest_image_ext()
-        firsts = range(0, len(self.order_N), self.shard_size)
-        work = partial(self._ensure, image_ext=image_ext, known=dict(journal.known))
-        futures = [pool.submit(work, number, first) for number, first in enumerate(firsts)]
+        """Record each tar when it is written; returns all tars in their order."""
+        written: dict[int, WrittenTar] = {}
         n_done = 0
-        try:
-            for future in as_completed(futures):
-                tar = future.result()
+        with closing(tars):
+            for number, tar in tars:
+                written[number] = tar
                 n_done += tar.shard.n_samples
                 if tar.n_bytes:
                     journal.add(tar.shard)
                 if on_progress is not None:
                     on_progress(n_done, len(self.order_N), tar.shard.name)
+        return [written[number] for number in range(self.n_tars)]
+
+    def write_in_threads(self, pool: ThreadPoolExecutor) -> Generator[tuple[int, "WrittenTar"], None, None]:
+        """Write every missing tar, several at a time; yield each tar's number and the tar, as they are finished."""
+        image_ext = self.members.commonest_image_ext()
+        futures = {
+            pool.submit(lambda number: self._task(number, image_ext).write(), number): number
+            for number in range(self.n_tars)
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        return [future.result() for future in futures]
+
+    def write_in_workers(self, n_workers: int, lock: int) -> Generator[tuple[int, "WrittenTar"], None, None]:
+        """Do the same in processes that hold the lock, each for one tar at a time. A tar on which a process died is written again, once."""
+        image_ext = self.members.commonest_image_ext()
+        waiting, suspects, n_sent = deque(range(self.n_tars)), set[int](), 0
+        with Workers(n_workers, module=__name__, keep_open=(lock,)) as workers:
+            while waiting or n_sent:
+                while waiting and n_sent < _TARS_A_WORKER * n_workers:
+                    number = waiting.popleft()
+                    workers.submit(self._task(number, image_ext), number)
+                    n_sent += 1
+                for done in workers.wait():
+                    n_sent -= 1
+                    if done.error is None:
+                        yield done.ticket, done.result
+                        continue
+                    self._accept_death(done.ticket, done.error, suspects)
+                    waiting.appendleft(done.ticket)
+
+    def _accept_death(self, number: int, error: Exception, suspects: set[int]) -> None:
+        """Raise an error of a task, unless its worker died and may have been killed from outside."""
+        if not isinstance(error, WorkerDiedError):
+            raise error
+        if error.is_begun and number in suspects:
+            raise DataError(
+                f"Two worker processes died while they wrote {number:06d}.tar ({error}), probably for lack of memory. Run again with "
+                "ALCHEMIST_DECODE_WORKERS=0, which starts none."
+            ) from error
+        if error.is_begun:
+            suspects.add(number)
+
+    def _task(self, number: int, image_ext: str) -> WriteTarTask:
+        first = number * self.shard_size
+        members = self.members.take(self.order_N[first : first + self.shard_size]).with_own_sources()
+        plan = TarPlan(f"{number:06d}.tar", first, members, image_ext)
+        return WriteTarTask(self.storage, self.folder, plan, self.known.get(plan.name))
 
     def rows_found(self, written: Sequence[WrittenTar]) -> FoundChecksums | None:
         """Return the checksums that were found, by the members' rows in the table."""
@@ -417,14 +518,6 @@ class _Writing:
             if tar.found is not None
         ]
         return FoundChecksums(*(np.concatenate(parts) for parts in zip(*found, strict=True))) if found else None
-
-    def _ensure(self, number: int, first: int, *, image_ext: str, known: dict[str, MaterializedShard]) -> WrittenTar:
-        members = self.members.take(self.order_N[first : first + self.shard_size])
-        plan = TarPlan(f"{number:06d}.tar", first, members, image_ext)
-        found = known.get(plan.name)
-        if found is not None and found.plan == plan.sha256() and self.storage.has(self.folder, found):
-            return WrittenTar(found, 0)
-        return self.storage.write(self.folder, plan)
 
 
 # --- Storage of tars ----------------------------------------------------------------------------------------------------------
@@ -596,7 +689,7 @@ def write_dataset_manifest(
 ) -> None:
     """Write one row per record, in the order of the tars: its new key and its source; its weight if the version has weights."""
     metadata = {_IDENTITY_KEY: identity, _SHARDS_KEY: json.dumps(shards)}
-    names = np.array([shard.name for shard in shards], dtype=object)
+    names = pa.array([shard.name for shard in shards], pa.string())
     shard_N = np.repeat(np.arange(len(shards)), [shard.n_samples for shard in shards])
     with (
         atomic_write(folder / MANIFEST_NAME, is_sole_writer=True) as partial_file,
@@ -604,20 +697,18 @@ def write_dataset_manifest(
     ):
         for first in range(0, len(order_N), _GROUP_ROWS):
             rows = slice(first, first + _GROUP_ROWS)
-            writer.write_table(_manifest_rows(members, order_N[rows], names[shard_N[rows]], first))
+            writer.write_table(_manifest_rows(members, order_N[rows], names.take(pa.array(shard_N[rows])), first))
 
 
 def _schema_of(members: MemberTable) -> pa.Schema:
     return SCHEMA if members.weights() is None else SCHEMA.append(WEIGHT)
 
 
-def _manifest_rows(
-    members: MemberTable, index_K: NDArray[np.int64], names: NDArray[np.object_], first: int
-) -> pa.Table:
+def _manifest_rows(members: MemberTable, index_K: NDArray[np.int64], names: pa.StringArray, first: int) -> pa.Table:
     part = members.table.take(pa.array(index_K))
     columns = {
-        "shard": names.tolist(),
-        "key": [f"{number:09d}" for number in range(first, first + len(index_K))],
+        "shard": names,
+        "key": pc.utf8_lpad(pa.array(np.arange(first, first + len(index_K))).cast(pa.string()), 9, "0"),
         "pair_hash": part.column("pair_hash"),
         "rank": part.column("rank"),
         "source_uri": _with_words(part.column("source"), members.uris),
@@ -702,10 +793,7 @@ class Journal:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self._path.write_text(f"{identity}\n", encoding="utf-8")
-        # Partial files of a killed process.
-        for left in folder.glob(".*"):
-            if left != self._path:
-                left.unlink()
+        self._remove_partial_files()
 
     def add(self, shard: MaterializedShard) -> None:
         """Record a finished tar, which was synced to the disk before."""
@@ -713,8 +801,15 @@ class Journal:
             file.write(f"\n{json.dumps(shard)}\n")
 
     def remove(self) -> None:
-        """Delete the journal: the manifest replaces it."""
+        """Delete the journal, which the manifest replaces, and the partial files of workers that died."""
+        self._remove_partial_files()
         self._path.unlink(missing_ok=True)
+
+    def _remove_partial_files(self) -> None:
+        """Delete what killed processes left."""
+        for left in self._path.parent.glob(".*"):
+            if left != self._path:
+                left.unlink()
 
     def _read(self, identity: str) -> bool:
         """Read the tars that an interrupted run finished; a line that a kill cut off is ignored."""

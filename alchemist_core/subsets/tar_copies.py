@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_128, xxh3_128_digest
 
 from alchemist_core.errors import DataError
 from alchemist_core.shards.captions import BadTextError, read_annotation
@@ -28,13 +28,13 @@ from alchemist_core.shards.storage import read_into, remedy_of
 from alchemist_core.shards.tar_writer import end_mark, is_plain, plain_headers
 from alchemist_core.shards.tar_writer import header as make_header
 from alchemist_core.shards.tars import IMAGE_EXTS
-from alchemist_core.store.locations import CHECKSUM_BYTES
-from alchemist_core.subsets.members import MemberLocation, MemberTable
+from alchemist_core.subsets.member_table import MemberLocation, MemberTable
 
 _BLOCK = tarfile.BLOCKSIZE
 # Small enough that what was read is in the processor's cache when it is hashed and written, large enough that calls cost nothing.
 _CHUNK_BYTES = 1 << 21
 _N_DIGITS = 9
+_CHECKSUM_BYTES = xxh3_128().digest_size
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class TarCopy:
         self._members, self._layout = plan.members, _Layout(plan)
         checksum_K = plan.members.table.column("content_checksum").combine_chunks()
         self._is_known_K = checksum_K.is_valid().to_numpy(zero_copy_only=False)
-        self._checksum_K16 = np.frombuffer(checksum_K.buffers()[1] or b"", np.uint8).reshape(-1, CHECKSUM_BYTES)
+        self._checksum_K16 = np.frombuffer(checksum_K.buffers()[1] or b"", np.uint8).reshape(-1, _CHECKSUM_BYTES)
         self._checksum_K16 = self._checksum_K16[checksum_K.offset :][: len(checksum_K)].copy()
 
     def blocks(self) -> Iterator[memoryview | bytes]:
@@ -114,7 +114,7 @@ class TarCopy:
         at_F, size_F, first_K = layout.files(start, stop)
         digests = [xxh3_128_digest(chunk[at : at + size]) for at, size in zip(at_F, size_F, strict=True)]
         contents = [checksum_content(digests[begin:end]) for begin, end in pairwise(first_K)]
-        found_K16 = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, CHECKSUM_BYTES)
+        found_K16 = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, _CHECKSUM_BYTES)
         is_same_K = self._is_known_K[start:stop] & (found_K16 == self._checksum_K16[start:stop]).all(axis=1)
         for place in np.flatnonzero(~is_same_K).tolist():
             (record,) = self._members.rows(np.array([start + place]))

@@ -37,7 +37,8 @@ from alchemist_core.subsets.materialized import (
     read_dataset_manifest,
     write_dataset_manifest,
 )
-from alchemist_core.subsets.members import MemberLocation, table_of
+from alchemist_core.subsets.member_table import MemberLocation
+from alchemist_core.subsets.members import table_of
 from tests.benchmarks.rows import Row, write_rows
 from tests.peak_memory import peak_mib
 from tests.shards.conftest import draw_image, make_record, make_tar

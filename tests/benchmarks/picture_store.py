@@ -17,7 +17,8 @@ from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.engine import migrate, open_store
 from alchemist_core.store.postgres import start_postgres, stop_postgres
-from alchemist_core.subsets.members import MemberLocation, MemberTable, locate_all
+from alchemist_core.subsets.member_table import MemberLocation, MemberTable
+from alchemist_core.subsets.members import locate_all
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.stored_version import add_version, share_of
 

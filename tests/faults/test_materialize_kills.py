@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,9 +98,10 @@ def materialized_uri() -> str | None:
         return uri
 
 
-def start() -> subprocess.Popen[bytes]:
+def start(n_workers: int = 0) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "alchemist_core", *COMMAND]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "ALCHEMIST_DECODE_WORKERS": str(n_workers)}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
 
 
 def kill_at_work(process: subprocess.Popen[bytes], source: Source, pause_s: float) -> bool:
@@ -121,7 +123,9 @@ def test_thirty_kills_leave_the_bytes_of_an_undisturbed_run(source: Source) -> N
     shutil.rmtree(source.copy)
     rng, n_kills, n_ends, longest_s = random.Random(5), 0, 0, LONGEST_PAUSE_S
     while n_kills < N_KILLS:
-        if kill_at_work(start(), source, rng.uniform(0, longest_s)):
+        # Runs in threads and runs with worker processes, which outlive their parent for a moment, continue each other.
+        n_workers = rng.choice((0, 2))
+        if kill_at_work(start(n_workers), source, rng.uniform(0, (1 + n_workers) * longest_s)):
             n_kills += 1
             assert not source.copy.exists() or bytes_of(source.copy) == expected
         if source.copy.exists():
@@ -131,6 +135,38 @@ def test_thirty_kills_leave_the_bytes_of_an_undisturbed_run(source: Source) -> N
             shutil.rmtree(source.copy)
     assert make(source) == expected
     assert n_ends < N_KILLS // 2, "most kills must meet a copy under way"
+    assert [path.name for path in source.copy.parent.iterdir()] == [source.copy.name]
+
+
+def kill_workers(process: subprocess.Popen[bytes], source: Source, n_kills: int) -> set[str]:
+    """Kill that many workers of a run, each in the middle of another tar; returns the tars."""
+    aside, killed = source.copy.with_name(f".{source.copy.name}.part"), set[str]()
+    while process.poll() is None and len(killed) < n_kills:
+        for pid in {name_of_partial(path)[1] for path in aside.glob(".*.tar.*.part")}:
+            with suppress(ProcessLookupError):
+                # A stopped worker begins no other tar between the look and the kill.
+                os.kill(pid, signal.SIGSTOP)
+                begun = {name_of_partial(path)[0] for path in aside.glob(f".*.tar.{pid}.*.part")}
+                is_wanted = len(killed) < n_kills and begun and not begun & killed
+                os.kill(pid, signal.SIGKILL if is_wanted else signal.SIGCONT)
+                killed |= begun if is_wanted else set()
+    return killed
+
+
+def name_of_partial(path: Path) -> tuple[str, int]:
+    """Return the tar and the process of a partial file such as .000003.tar.4711.140.part."""
+    _, number, _, pid, *_ = path.name.split(".")
+    return number, int(pid)
+
+
+def test_a_run_whose_workers_are_killed_ends_with_the_bytes_of_an_undisturbed_one(source: Source) -> None:
+    expected = make(source)
+    forget_copy(source)
+    process = start(n_workers=3)
+    killed = kill_workers(process, source, 12)
+    assert process.wait(timeout=300) == 0
+    assert len(killed) == 12
+    assert bytes_of(source.copy) == expected
     assert [path.name for path in source.copy.parent.iterdir()] == [source.copy.name]
 
 

@@ -1,5 +1,6 @@
 """Decoding in worker processes gives the result of decoding in place, even if workers die."""
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -214,6 +215,46 @@ def test_workers_end_when_their_parent_is_killed() -> None:
         time.sleep(0.05)
     assert len(pids) == 2
     assert not any(is_running(pid) for pid in pids)
+
+
+def test_a_lock_that_workers_inherit_is_held_until_the_last_of_them_has_exited(tmp_path: Path) -> None:
+    """A worker is in the middle of a task when its parent is killed; three tasks keep it from noticing that at once."""
+    code = (
+        "from alchemist_core.shards.workers import Workers; from tests.shards.deadly import SleepTask; import fcntl, os, time\n"
+        f"lock = os.open({str(tmp_path)!r}, os.O_RDONLY); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "w = Workers(1, module='tests.shards.deadly', keep_open=(lock,)); w.await_ready()\n"
+        "for n in range(3): w.submit(SleepTask(1.0), n)\n"
+        "print(*w.pids, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    (pid,) = [int(pid) for pid in parent.stdout.readline().split()]
+    time.sleep(0.3)
+    parent.kill()
+    parent.wait()
+    assert is_running(pid)
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert not is_running(pid)
+    os.close(lock)
+    parent.communicate()
+
+
+def test_a_worker_exits_in_the_middle_of_a_task_when_its_parent_is_killed() -> None:
+    code = (
+        "from alchemist_core.shards.workers import Workers; from tests.shards.deadly import SleepTask; import time\n"
+        "w = Workers(1, module='tests.shards.deadly'); w.await_ready(); w.submit(SleepTask(300), 0); w.submit(SleepTask(300), 1)\n"
+        "print(*w.pids, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    (pid,) = [int(pid) for pid in parent.stdout.readline().split()]
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(pid)
 
 
 def is_running(pid: int) -> bool:

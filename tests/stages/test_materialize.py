@@ -17,6 +17,7 @@ from alchemist_core.cli.export import ExportLocationsConfig, locations
 from alchemist_core.cli.subset import GcSubsetConfig, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.settings import load_settings
 from alchemist_core.shards import s3
 from alchemist_core.stages import materialize as stage
 from alchemist_core.stages.ingest import IngestConfig
@@ -90,9 +91,12 @@ def an_image(engine: Engine) -> bytes:
 
 
 def test_a_copy_has_the_same_bytes_wherever_it_comes_from_and_wherever_it_goes(
-    bucket: Engine, object_store: str, crawl: Path, tmp_path: Path
+    bucket: Engine, object_store: str, crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The first copy is written by threads, the others, from and to the object store, by worker processes."""
     here = run()
+    monkeypatch.setenv("ALCHEMIST_DECODE_WORKERS", "2")
+    load_settings.cache_clear()
     elsewhere = run(to=str(tmp_path / "elsewhere"))
     there = run(to=f"{object_store}/copies")
     assert elsewhere.folder == str(tmp_path / "elsewhere" / NAME / "v1-10")
@@ -178,7 +182,7 @@ def test_a_copy_on_its_way_to_an_object_store_needs_room_for_the_tars_under_way_
         room.append(len(list(artifact_path("uploading").rglob("0*.tar"))))
         put(*given)
 
-    monkeypatch.setattr(materialized, "_THREADS_A_CORE", 1)
+    monkeypatch.setattr(materialized, "_WRITERS_A_CORE", 1)
     monkeypatch.setattr(materialized, "n_own_cores", lambda: 1)
     monkeypatch.setattr(s3, "put_file", watch)
     assert run(to=f"{object_store}/copies", shard_size=3).n_shards >= 8

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alchemist_core.subsets.members import MemberLocation
+from alchemist_core.subsets.member_table import MemberLocation
 from tests.shards.conftest import endpoint, object_store, picture, read, real_corpus, record, tar
 from tests.subsets.given_subset import find_sources
 

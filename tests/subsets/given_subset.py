@@ -6,7 +6,8 @@ from pathlib import Path
 from alchemist_core.shards.samples import Reading, Sample, read_samples
 from alchemist_core.shards.storage import list_shards, open_shard
 from alchemist_core.subsets.materialized import Layout, MaterializedDataset, materialize_folder
-from alchemist_core.subsets.members import MemberLocation, table_of
+from alchemist_core.subsets.member_table import MemberLocation
+from alchemist_core.subsets.members import table_of
 
 
 def find_sources(root: Path, *, has_content_hash: bool = True, has_checksum: bool = True) -> list[MemberLocation]:

@@ -16,7 +16,8 @@ from alchemist_core.errors import DataError
 from alchemist_core.selection.weights import reads_of_epoch
 from alchemist_core.store.manifests import Manifest, hash_rows
 from alchemist_core.subsets.dataset import Reader, SubsetDataset, epoch_order, rank_share, worker_share
-from alchemist_core.subsets.members import LocatedSubset, first_64_bits, table_of
+from alchemist_core.subsets.member_table import first_64_bits
+from alchemist_core.subsets.members import LocatedSubset, table_of
 from tests.subsets.given_subset import find_sources
 
 N_SHARDS, N_RECORDS, BATCH = 3, 25, 4

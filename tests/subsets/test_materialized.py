@@ -8,7 +8,8 @@ from alchemist_core.errors import DataError
 from alchemist_core.shards.storage import read_ranges
 from alchemist_core.subsets import materialized
 from alchemist_core.subsets.materialized import FolderStorage
-from alchemist_core.subsets.members import MemberLocation, table_of
+from alchemist_core.subsets.member_table import MemberLocation
+from alchemist_core.subsets.members import table_of
 from tests.subsets.given_subset import copy, files, find_sources, hidden
 
 
@@ -33,7 +34,7 @@ def test_neither_the_order_of_the_sources_nor_threads_change_a_byte(
     sources: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
 ) -> None:
     copy(sources, tmp_path / "one", seed=seed)
-    monkeypatch.setattr(materialized, "_THREADS_A_CORE", 5)
+    monkeypatch.setattr(materialized, "_WRITERS_A_CORE", 5)
     copy(sources[::-1], tmp_path / "two", seed=seed, storage=FolderStorage("source"))
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
     assert {name: data for name, data in one.items() if name.endswith(".tar")} == {

@@ -12,7 +12,7 @@ import pytest
 from alchemist_core.errors import DataError
 from alchemist_core.subsets import materialized
 from alchemist_core.subsets.materialized import FolderStorage, MaterializedDataset
-from alchemist_core.subsets.members import MemberLocation
+from alchemist_core.subsets.member_table import MemberLocation
 from tests.subsets.given_subset import copy, files, find_sources, hidden
 
 

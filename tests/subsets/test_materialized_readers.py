@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alchemist_core.shards.storage import read_ranges
-from alchemist_core.subsets.members import MemberLocation
+from alchemist_core.subsets.member_table import MemberLocation
 from tests.subsets.given_subset import copy, find_sources
 
 

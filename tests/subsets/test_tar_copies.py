@@ -14,7 +14,8 @@ from alchemist_core.shards.storage import read_ranges
 from alchemist_core.shards.tar_writer import write_blocks, write_tar
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.subsets import tar_copies
-from alchemist_core.subsets.members import MemberLocation, table_of
+from alchemist_core.subsets.member_table import MemberLocation
+from alchemist_core.subsets.members import table_of
 from alchemist_core.subsets.tar_copies import TarCopy, TarPlan
 from tests.subsets.given_subset import find_sources
 
