@@ -17,13 +17,15 @@ from alchemist_core.cli.subset import GcSubsetConfig, GcSubsetResult, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
+from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset, note_copy, publish_subset, store_members
 from alchemist_core.subsets import materialized
 from alchemist_core.subsets.materialized import remove_materialized
 from alchemist_core.subsets.selected import load_manifest
-from tests.drawn_versions import N_PAIRS, NAME, current, members, run_publish, select
+from tests.drawn_versions import N_PAIRS, NAME, current, fill_pool, members, run_publish, select
 from tests.given import insert_rows
 from tests.subset_reader import reading
+from tests.trained_store import TrainedStore, copy_store, store_once, use_store, used
 
 pytestmark = pytest.mark.db
 
@@ -32,17 +34,32 @@ def collect(**fields: object) -> GcSubsetResult:
     return gc(GcSubsetConfig.model_validate({"min_age_days": 0, **fields}))
 
 
+@pytest.fixture(scope="module")
+def versions_once(make_database: Callable[..., str]) -> TrainedStore:
+    """Five versions: 3 is published, 2 was before it, 1 before that; 4 has a model; 5 was only selected. Made once, to be copied."""
+
+    def make(home: Path) -> TrainedStore:
+        with used(store := TrainedStore(make_database(), home)):
+            fill_pool(engine := open_store())
+            for retention in (0.1, 0.15, 0.2, 0.25, 0.3):
+                select(retention=retention)
+            for version in (1, 2, 3):
+                run_publish(version)
+            with engine.begin() as connection:
+                number = find_subset(engine, NAME, version=4).subset_id
+                insert_rows(connection, {"models": [{"model_id": 1, "arm": "subset", "subset_id": number}]})
+        return store
+
+    return store_once("five-versions", make)
+
+
 @pytest.fixture
-def versions(pool: Engine) -> Engine:
-    """Five versions: 3 is published, 2 was before it, 1 before that; 4 has a model; 5 was only selected."""
-    for retention in (0.1, 0.15, 0.2, 0.25, 0.3):
-        select(retention=retention)
-    for version in (1, 2, 3):
-        run_publish(version)
-    with pool.begin() as connection:
-        number = find_subset(pool, NAME, version=4).subset_id
-        insert_rows(connection, {"models": [{"model_id": 1, "arm": "subset", "subset_id": number}]})
-    return pool
+def versions(
+    versions_once: TrainedStore, make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Engine:
+    """A copy of the store with five versions, which settings name."""
+    use_store(monkeypatch, copy_store(versions_once, make_database, tmp_path / "home-0"))
+    return open_store()
 
 
 def partitions(engine: Engine) -> set[int]:
@@ -257,14 +274,14 @@ def test_a_copy_that_came_after_gc_had_looked_is_not_forgotten(
 
 
 @pytest.fixture
-def copied(pool: Engine) -> Callable[[int], Path]:
+def copied(versions: Engine) -> Callable[[int], Path]:
     """Let a version have tars."""
 
     def copy(version: int) -> Path:
         uri = f"materialized/{NAME}/v{version}-1000"
         artifact_path(uri).mkdir(parents=True)
         (artifact_path(uri) / "000000.tar").write_bytes(b"tar")
-        with pool.begin() as connection:
+        with versions.begin() as connection:
             connection.execute(
                 text("""
                     UPDATE alchemist.subsets SET all_materialized_uris = ARRAY[CAST(:uri AS varchar)]
