@@ -1,7 +1,7 @@
 """A takedown names the image in one of three ways, applies at once, and lists where the image is used."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,34 @@ from alchemist_core.store.manifests import hash_rows, read_manifest
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.training.feature_cache import FeatureCache
 from tests.given import insert_rows
-from tests.trained_store import TrainedStore, select_subset
+from tests.trained_store import TrainedStore, copy_store, select_subset, store_once, use_store, used
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 NAME = "best"
 
 
+@pytest.fixture(scope="module")
+def published_third_once(make_database: Callable[..., str], scored_once: TrainedStore) -> TrainedStore:
+    """The scored store with a published subset of 30 %; made once, to be copied."""
+
+    def make(home: Path) -> TrainedStore:
+        with used(store := copy_store(scored_once, make_database, home)):
+            select_subset(NAME, 0.3, strategy="gsample", std_rank=0.2, seed=7)
+            publish(PublishSubsetConfig(name=NAME))
+        return store
+
+    return store_once("published-third", make)
+
+
 @pytest.fixture(autouse=True)
-def _published(scored_store: TrainedStore) -> None:
-    select_subset(NAME, 0.3, strategy="gsample", std_rank=0.2, seed=7)
-    publish(PublishSubsetConfig(name=NAME))
+def _published(
+    published_third_once: TrainedStore,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_store(monkeypatch, copy_store(published_third_once, make_database, tmp_path / "home-0"))
 
 
 def takedown(**fields: object) -> TakedownResult:

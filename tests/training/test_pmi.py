@@ -29,7 +29,7 @@ from tests.training.test_bilevel import TEXT_DIM, TOKENIZER, draw_batch
 from tests.training.test_rater_training import CONFIG as BILEVEL
 from tests.training.test_rater_training import kill_twice
 
-CONFIG = BILEVEL.model_copy(update={"rule": ScoringRule.PMI})
+CONFIG = BILEVEL.model_copy(update={"rule": ScoringRule.PMI, "proxy_warmup_steps": 60, "max_train_steps": 120})
 SMALL = RaterTrainingConfig(batch_size=8, proxy_width=16, rule=ScoringRule.PMI, pmi_captions=3)
 SIZE = SMALL.proxy(TOKENIZER, TEXT_DIM)
 
