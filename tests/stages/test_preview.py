@@ -314,7 +314,7 @@ def test_a_preview_leads_to_the_same_command_and_is_new_until_that_has_run(capsy
 
 @pytest.mark.usefixtures("store")
 def test_the_help_describes_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "400")  # So that no word is broken.
+    monkeypatch.setenv("COLUMNS", "1000")  # So that no word is broken.
     with pytest.raises(SystemExit):
         main(["select", "--help"])
     said = " ".join(capsys.readouterr().out.split())
