@@ -4,14 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from alchemist_core.config import BARE_WORD, Config, Located, Result
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path, write_bytes_atomically
 from alchemist_core.models.critic_config import OFFLINE, CriticRecord, CriticTrainingConfig, refuse_weak_critic
-from alchemist_core.models.density import N_DIMS, PENALTY, DensityRecord, fit_density, pack_density
+from alchemist_core.models.density import N_DIMS, PENALTY, DensityRecord, fit_density, is_held_out, pack_density
 from alchemist_core.scorers.density import unit
 from alchemist_core.scorers.registration import register
 from alchemist_core.scorers.trained import ARTIFACT
@@ -21,9 +20,6 @@ from alchemist_core.statistics import area_under_curve, quantiles_of
 from alchemist_core.store.raters import record_held_out
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
-
-_ONE_IN = 10
-"""One image in _ONE_IN is held out of a density ratio."""
 
 
 class TrainScorerConfig(Config):
@@ -143,8 +139,7 @@ def make_density(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerR
     encoders, parts = load_encoders(config.encoders, config.resolution), []
     for name, rows in zip((config.validation, config.dataset), tables, strict=True):
         index_M, image_MD = encode_images(rows, encoders, stage_run.report)
-        # By the image, so that no image is on both sides.
-        is_heldout_M = np.array([bytes(rows[place].image_hash)[-1] % _ONE_IN == 0 for place in index_M.tolist()], bool)
+        is_heldout_M = is_held_out([bytes(rows[place].image_hash) for place in index_M.tolist()])
         if not 0 < is_heldout_M.sum() < len(is_heldout_M):
             raise DataError(
                 f"Dataset {name} has {len(index_M):,} samples whose image can be decoded, too few to hold some out. Give more samples."

@@ -18,7 +18,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import methods
 from alchemist_core.files import artifact_path, atomic_write
 from alchemist_core.models.critic_config import OFFLINE, CriticTrainingConfig
-from alchemist_core.models.density import fit_density
+from alchemist_core.models.density import fit_density, is_held_out
 from alchemist_core.scorers.density import unit
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 _READS_RATER = "rho_batches"
 _MOST_HELDOUT = 1024
-_ONE_IN = 10
-"""One validation image in _ONE_IN is held out of the density ratio of images."""
 
 
 class Scored(NamedTuple):
@@ -259,8 +257,7 @@ def _density_ratio(_config: MethodConfig, _run: StageRun, corpus: "Encoded", val
 
 
 def _image_density(_config: MethodConfig, _run: StageRun, corpus: "Encoded", validation: "Encoded") -> Scored:
-    # By the image, so that no image is on both sides.
-    is_heldout_M = np.array([key[-1] % _ONE_IN == 0 for key in _image_keys(validation)], bool)
+    is_heldout_M = is_held_out(_image_keys(validation))
     corpus_ND, validation_MD = unit(corpus.image_ND), unit(validation.image_ND)
     density = fit_density(corpus_ND, validation_MD[~is_heldout_M])
     return Scored(density.score(corpus_ND), density.score(validation_MD[is_heldout_M]))

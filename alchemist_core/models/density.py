@@ -5,6 +5,7 @@ K principal components.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from alchemist_core.statistics import N_QUANTILES
 N_DIMS, PENALTY = 64, 1.0
 """Principal components of a fit, and the weight of its squared coefficients."""
 _NEWTON_STEPS = 25
+_ONE_IN = 10
 
 
 class Density(NamedTuple):
@@ -53,6 +55,11 @@ class DensityRecord(Config):
     penalty: float = Field(..., gt=0, description="Weight of the squared coefficients")
     resolution: int = Field(..., ge=32, le=4096, description="Side of the images in pixels")
     encoder_sha256s: tuple[str, ...] = Field(..., description="sha256 of the frozen encoders")
+
+
+def is_held_out(image_keys: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Return which samples are held out of a fit: one image in ten, by its hash, so that no image is on both sides."""
+    return np.array([key[-1] % _ONE_IN == 0 for key in image_keys], np.bool_)
 
 
 def fit_density(
