@@ -58,8 +58,7 @@ PAGES = (
     # The datasets and the subset of the tutorial, whose results are reused.
     Page(
         "README.md",
-        # The pictures of the synthetic corpus are PNG files.
-        replaced={"alchemist init ": "alchemist init --force ", "num_workers=4": "num_workers=1", '["jpg"]': '["png"]'},
+        replaced={"alchemist init ": "alchemist init --force ", "num_workers=4": "num_workers=1"},
         left_out={
             "make ": "runs the demo", "source ": "this shell has it", "corpus import": "the tutorial has done it",
         },

@@ -25,7 +25,7 @@ from alchemist_core.telemetry import say
 QUERIES = (
     "select * from alchemist.nightly_overview",
     "select name, version, n_samples, subset_heldout_loss, random_heldout_loss from alchemist.subset_overview",
-    "select * from alchemist.sample_history where sample_id = 1",
+    "select * from alchemist.sample_history where sample_id = (select sample_id from alchemist.subset_samples limit 1)",
 )
 
 

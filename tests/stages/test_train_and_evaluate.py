@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.cli.approvals import PlanEvaluateConfig, plan_evaluate
-from alchemist_core.cli.demo import read_arms
+from alchemist_core.cli.demo import QUERIES, read_arms
 from alchemist_core.cli.sample import TakedownConfig, takedown
 from alchemist_core.cli.subset import (
     CompareConfig,
@@ -205,3 +205,10 @@ def test_a_version_whose_predecessor_cannot_be_drawn_again_is_reported_without_t
     page = Path(report(ReportConfig(dataset="scenes")).path).read_text(encoding="utf-8")
     assert "Since version 1" not in page
     assert "s v2: not compared with version 1: " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("published_store")
+def test_each_query_that_the_demo_prints_finds_something() -> None:
+    """Also where the samples with the lowest ids have no scores, because the validation dataset was ingested first."""
+    with open_store().connect() as connection:
+        assert [sql for sql in QUERIES if not connection.execute(text(sql)).all()] == []
