@@ -47,6 +47,9 @@ class Work:
         return Work(*(getattr(self, name) * n for name in Work.__slots__))
 
 
+NO_WORK = Work(0, 0, 0, 0)
+
+
 def work_of_cells(
     config: TrialsConfig, arms: list[tuple[Arm, float]], models: Sequence[DownstreamConfig], n_pairs: int
 ) -> Work:
@@ -55,7 +58,8 @@ def work_of_cells(
     n_rater_steps = sum(_rater_steps(config, kind) for kind in raters)
     sizes = {(arm.word, retention if arm.is_sized else 1.0) for arm, retention in arms}
     n_steps = sum(model.steps(round(retention * n_pairs)) for _, retention in sizes for model in models)
-    return Work(len(sizes) * len(models), n_steps, len(raters), n_rater_steps)
+    n_models, n_steps = (n * config.trainings for n in (len(sizes) * len(models), n_steps))
+    return Work(n_models, n_steps, len(raters), n_rater_steps)
 
 
 def count_pairs(config: TrialsConfig, seed: int) -> int:
@@ -67,7 +71,9 @@ def count_pairs(config: TrialsConfig, seed: int) -> int:
     return len(read_training_samples(engine, dataset.dataset_id))
 
 
-def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rater: str) -> dict[str, Any]:
+def state_cost(
+    config: TrialsConfig, work: Work, model: DownstreamConfig, *, rater: str, existing: Work = NO_WORK
+) -> dict[str, Any]:
     """Time a step of the model and of the rater on this machine, and multiply.
 
     Args:
@@ -75,6 +81,7 @@ def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rat
         work: Number of models, raters and steps.
         model: The downstream model.
         rater: Kind of rater whose step is timed.
+        existing: The part of the work that is known to be done; its time is left out.
     """
     timing = StepTimingConfig(model=model, rater=config.training_of(rater, 0))
     timed = execute("time_steps", timing, lambda stage_run: time_steps(timing, stage_run), StepTimingResult)
@@ -82,7 +89,8 @@ def state_cost(config: TrialsConfig, work: Work, model: DownstreamConfig, *, rat
     return {
         "n_models": work.n_models, "n_raters": work.n_raters, "n_model_steps": work.n_model_steps, "n_rater_steps": work.n_rater_steps,
         "seconds_a_model_step": round(model_s, 5), "seconds_a_rater_step": round(rater_s, 5),
-        "seconds": round(work.n_model_steps * model_s + work.n_rater_steps * rater_s, 1),
+        "n_existing_models": existing.n_models,
+        "seconds": round((work.n_model_steps - existing.n_model_steps) * model_s + work.n_rater_steps * rater_s, 1),
     }  # fmt: skip
 
 
@@ -109,9 +117,11 @@ def describe_cost(cost: dict[str, Any]) -> str:
     ]
     seconds = cost["seconds"]
     length = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    n_existing = cost.get("n_existing_models", 0)
+    existing = f" {n_existing:,} of these models exist and are left out of this time." if n_existing else ""
     return (
-        f"At most {' and '.join(work)} (measured now): {length} of training plus reading and scoring. "
-        "Models that exist, also those of other experiments, are included in this time, but not trained again."
+        f"At most {' and '.join(work)} (measured now): {length} of training plus reading and scoring.{existing} "
+        "Further models may exist, also those of other experiments: they are not trained again."
     )
 
 

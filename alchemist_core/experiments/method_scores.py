@@ -75,19 +75,33 @@ def score_by_method(config: MethodConfig) -> str:
     """Give every sample of a dataset the score of a method, unless it has one, and return the name of the scores."""
     if config.method not in methods.METHODS:
         raise ConfigError(f"There is no method {config.method!r}. Methods: {', '.join(methods.METHODS)}.")
+    rows, validation = _read(config)
+    name = _name(config, rows, validation)
+    if not find_named(open_store(), [name]):
+        execute("score_method", config, lambda run: _Scoring(config, run, rows, validation).store(name), MethodResult)
+    return name
+
+
+def name_of_scores(config: MethodConfig) -> str:
+    """Return the name of the scores of a method, whether they exist or not."""
+    return _name(config, *_read(config))
+
+
+def _read(config: MethodConfig) -> tuple[SampleTable, SampleTable]:
     engine = open_store()
     rows, validation = (
         read_training_samples(engine, find_dataset(engine, name).dataset_id)
         for name in (config.dataset, config.validation)
     )
+    return rows, validation
+
+
+def _name(config: MethodConfig, rows: SampleTable, validation: SampleTable) -> str:
     members = [members_sha256(table) for table in (rows, validation)]
     # Only one method reads a rater, so that the others compute once for all raters.
     unused = set() if config.method == _READS_RATER else {"rater"}
     given = {key: value for key, value in config.as_json().items() if key not in unused}
-    name = f"{config.method}_{fingerprint([given, members])[:12]}"
-    if not find_named(engine, [name]):
-        execute("score_method", config, lambda run: _Scoring(config, run, rows, validation).store(name), MethodResult)
-    return name
+    return f"{config.method}_{fingerprint([given, members])[:12]}"
 
 
 def members_sha256(rows: SampleTable) -> str:

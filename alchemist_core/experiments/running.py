@@ -15,6 +15,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import DEFAULT_RATER, QUESTIONS, RATERS, Arm, first_rater, parse_arm
 from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
+from alchemist_core.experiments.existing import count_existing
 from alchemist_core.experiments.method_scores import methods_among
 from alchemist_core.experiments.results import describe_detectable, state_detectable
 from alchemist_core.experiments.scores import find_sources
@@ -164,7 +165,24 @@ class Experiment:
             plan = self._tuning(kind).plan
             arms = plan.arms(self._auto_retentions(kind))
             work += cost.work_of_cells(config, arms, (plan.model,), self.n_pairs).times(len(config.tuning_seeds))
-        return cost.state_cost(config, work, self._model(1.0), rater=self.arms[0][0].rater)
+        return cost.state_cost(
+            config, work, self._model(1.0), rater=self.arms[0][0].rater, existing=self._existing_work()
+        )
+
+    def _existing_work(self) -> cost.Work:
+        """Return the work that is done: models of the reported seeds, without those whose rank window is yet to be fitted."""
+        found = cost.NO_WORK
+        kinds = self.auto_kinds()
+        for seed in self.config.seeds:
+            trial = Trial(self.config, seed)
+            for length, (arm, retention) in product(self.config.question_lengths, self.arms):
+                if arm.is_auto and arm.rater in kinds:
+                    continue
+                policy, model = arm.resolve(self._auto_policy(arm.rater, retention)), self._model(length)
+                n_models = count_existing(trial, arm, policy, retention=retention, model=model)
+                n_steps = model.steps(round((retention if arm.is_sized else 1.0) * self.n_pairs))
+                found += cost.Work(n_models, n_models * n_steps, 0, 0)
+        return found
 
     def auto_kinds(self) -> list[str]:
         """Return the kinds of raters whose rank window has to be fitted."""

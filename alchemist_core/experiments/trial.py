@@ -43,7 +43,7 @@ class Trial:
         self.validation = self._name(config.validation, "-validation")
         self.evaluation = self._name(config.evaluation, "-test")
         # Names of stored scores by the methods and the kinds of raters of the arms.
-        self._stored: dict[str, str] = {}
+        self.stored_names: dict[str, str] = {}
 
     @property
     def truth(self) -> Path | None:
@@ -73,13 +73,24 @@ class Trial:
         """
         if self.config.rater is not None:
             return _require_rater(self.config.rater, kind)
-        training = self.config.training_of(kind, self.seed)
-        trained = train_rater.run(
-            train_rater.TrainRaterConfig(dataset=self.dataset, validation=self.validation, training=training)
-        )
+        trained = train_rater.run(self._rater_config(kind))
         score.run(score.ScoreConfig(dataset=self.dataset, rater=trained.rater))
         publish_night(PublishNightConfig(dataset=self.dataset, rater=trained.rater))
         return _require_rater(trained.rater, kind)
+
+    def find_rater(self, kind: str) -> RaterRow | None:
+        """Return this seed's rater of a kind, if it was trained before.
+
+        Raises:
+            ConfigError: A dataset is not registered, or the config names a rater of another rule.
+        """
+        if self.config.rater is not None:
+            return _require_rater(self.config.rater, kind)
+        return train_rater.find_trained(open_store(), self._rater_config(kind))
+
+    def _rater_config(self, kind: str) -> train_rater.TrainRaterConfig:
+        training = self.config.training_of(kind, self.seed)
+        return train_rater.TrainRaterConfig(dataset=self.dataset, validation=self.validation, training=training)
 
     def score_by(self, names: Sequence[str], rater: RaterRow) -> None:
         """Give the corpus the scores that arms rank by; those of methods and of raters have a name of their own for each corpus.
@@ -91,19 +102,21 @@ class Trial:
         chosen = methods_among(names)
         kinds = [name for name in names if name in RATERS]
         score_dataset(self.dataset, [name for name in names if name not in (*chosen, *kinds)])
-        self._stored |= {kind: score_name(self.rater(kind).name) for kind in kinds}
+        self.stored_names |= {kind: score_name(self.rater(kind).name) for kind in kinds}
         for method in chosen:
-            self._stored[method] = score_by_method(
-                MethodConfig(
-                    method=method, dataset=self.dataset, validation=self.validation, rater=rater.name, seed=self.seed,
-                    resolution=self.config.method_resolution,
-                )
-            )  # fmt: skip
+            self.stored_names[method] = score_by_method(self.method_config(method, rater))
+
+    def method_config(self, method: str, rater: RaterRow) -> MethodConfig:
+        """Return the config by which a method scores the corpus."""
+        return MethodConfig(
+            method=method, dataset=self.dataset, validation=self.validation, rater=rater.name, seed=self.seed,
+            resolution=self.config.method_resolution,
+        )  # fmt: skip
 
     def stored_policy(self, policy: dict[str, Any]) -> dict[str, Any]:
         """Return a policy with the names under which the scores of methods and raters are stored, and the scorer of its clusters."""
         if "rank_by" in policy:
-            names = [self._stored.get(name, name) for name in signals_of(policy["rank_by"])]
+            names = [self.stored_names.get(name, name) for name in signals_of(policy["rank_by"])]
             policy = policy | {"rank_by": JOIN.join(names)}
         options = SelectionPolicy.model_validate(policy)
         if not options.eligible_options().with_clusters or options.semantic_scorer is not None:
@@ -207,6 +220,17 @@ class Cell:
         return {name: value for name, value in asdict(self).items() if name != "losses" or value}
 
 
+def subset_of(
+    trial: Trial, policy: dict[str, Any], rater: RaterRow, *, retention: float
+) -> tuple[SelectionPolicy, str]:
+    """Return the selection policy of an arm, and the name of its subset."""
+    given = SelectionPolicy.model_validate({"retention": retention, **trial.stored_policy(policy), "seed": trial.seed})
+    # The name contains the spec of the members, so that experiments share the subset of an equal arm.
+    spec = policy_spec(given, given.resolve(rater.rule))
+    hashed = fingerprint([rater.name, former_names(SelectionPolicy, spec)])[:8]
+    return given, f"{trial.dataset}-{given.strategy}-r{retention * 100:g}-{hashed}"
+
+
 def measure_cell(
     trial: Trial, arm: Arm, policy: dict[str, Any], rater: RaterRow, *, retention: float, model: DownstreamConfig
 ) -> Cell:
@@ -220,10 +244,7 @@ def measure_cell(
         retention: Retention, 0-1.
         model: Training config of every arm.
     """
-    given = SelectionPolicy.model_validate({"retention": retention, **trial.stored_policy(policy), "seed": trial.seed})
-    # The name contains the spec of the members, so that experiments share the subset of an equal arm.
-    spec = policy_spec(given, given.resolve(rater.rule))
-    name = f"{trial.dataset}-{given.strategy}-r{retention * 100:g}-{fingerprint([rater.name, former_names(SelectionPolicy, spec)])[:8]}"
+    given, name = subset_of(trial, policy, rater, retention=retention)
     selected = select.run(select.SelectConfig(dataset=(trial.dataset,), name=name, rater=rater.name, policy=given))
     if arm.scores and (n_unscored := selected.n_removed.get("unscored")):
         warn(

@@ -131,6 +131,18 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResu
     )  # fmt: skip
 
 
+def find_trained(engine: Engine, config: TrainRaterConfig) -> raters.RaterRow | None:
+    """Return the rater that a training would return without training: one with the same config and samples.
+
+    Raises:
+        ConfigError: A dataset is unknown, has another role, or has fewer samples than a batch.
+    """
+    given, config = config, config.model_copy(update={"training": pin(config.training)})
+    rows, _ = read_both(config, engine)
+    members = {name: hashes_sha256(found.hashes("pair_hash")) for name, found in rows.items()}
+    return _find(engine, _identity(config, members), given, config, members)
+
+
 def _identity(config: TrainRaterConfig, members: dict[str, str]) -> str:
     training = without_places(RaterTrainingConfig, config.training.as_json())
     return fingerprint({"config": config.hashed_json() | {"training": training}} | members)

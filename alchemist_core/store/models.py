@@ -40,6 +40,14 @@ def find_model(engine: Engine, identity_hash: str) -> ModelRow | None:
     return None if row is None else ModelRow(*row)
 
 
+def stored_configs(engine: Engine, arm: str, *, subset_id: int, rater: str) -> list[dict[str, Any]]:
+    """Return the training options of the models of an arm of a subset, as they are stored; arm `full` belongs to its rater."""
+    is_of = (Model.config["rater"].astext == rater) if arm == "full" else (Model.subset_id == subset_id)
+    statement = select(Model.config["model"]).where(Model.arm == arm, is_of)
+    with engine.connect() as connection:
+        return list(connection.execute(statement).scalars())
+
+
 def store_model(engine: Engine, **fields: Any) -> None:
     """Store a trained model."""
     with engine.begin() as connection:

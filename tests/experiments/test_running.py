@@ -52,6 +52,11 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     # Of 2 choosing seeds: random, 2 bands, random and a window; of 2 reporting seeds: 5 arms, of which `auto` may have been random.
     n_first, before = n_models(), checksum(load_settings().database_url.get_secret_value())  # type: ignore[union-attr]
     assert 10 + 8 <= n_first <= 10 + 10
+    stated = run(config(corpus, dry_run=True)).cost
+    assert stated is not None
+    # Those of 2 seeds, without `auto`, whose window is yet to be fitted.
+    assert (stated["n_models"], stated["n_existing_models"]) == (20, 8)
+    assert "8 of these models exist" in "".join(capsys.readouterr())
     again = run(config(corpus))
     assert n_models() == n_first
     assert checksum(load_settings().database_url.get_secret_value()) == before  # type: ignore[union-attr]
@@ -113,7 +118,7 @@ def test_a_dry_run_prints_cost_and_detectable_effect_and_stores_nothing(
     said = capsys.readouterr()
     assert found.cost is not None
     # 2 × 5 of the probe, 5 arms × 2 seeds.
-    assert (found.cost["n_models"], found.cost["n_raters"]) == (20, 0)
+    assert (found.cost["n_models"], found.cost["n_existing_models"], found.cost["n_raters"]) == (20, 0, 0)
     assert "standard deviation of the differences" in said.out + said.err
     assert n_models() == 0
     assert list_(ListConfig()).experiments == []

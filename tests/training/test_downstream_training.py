@@ -132,7 +132,8 @@ def test_losses_come_in_the_order_of_the_samples_and_of_a_cache_that_needs_no_im
     tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, heldout_pairs: Samples
 ) -> None:
     out = tmp_path / "model"
-    train_downstream(CONFIG, validation_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
+    brief = CONFIG.model_copy(update={"max_train_steps": 2})
+    train_downstream(brief, validation_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
     order = np.arange(60)[::-1].copy()
     loss_N = heldout_losses(out, heldout_pairs)
     np.testing.assert_allclose(loss_N[order], heldout_losses(out, heldout_pairs.rows(order)), atol=1e-5)

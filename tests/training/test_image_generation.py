@@ -97,9 +97,9 @@ def test_a_distance_is_measured_again_from_the_tars_alone(drawn: Path, metric: s
 
 def test_references_may_come_in_parts(drawn: Path) -> None:
     protocol = protocol_of("kid", "efficientnet_lite0", n_subsets=3, subset_size=30)
-    weights, images = find_weights("efficientnet_lite0", None), references(64)
+    weights, images = find_weights("efficientnet_lite0", None), references(32)
     whole = metric_of(protocol, weights, [images]).measure_images(read_set(drawn))
-    assert metric_of(protocol, weights, [images[:32], images[32:]]).measure_images(read_set(drawn)) == whole
+    assert metric_of(protocol, weights, [images[:16], images[16:]]).measure_images(read_set(drawn)) == whole
 
 
 def test_another_number_of_images_is_refused(drawn: Path) -> None:
