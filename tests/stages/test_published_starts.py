@@ -88,6 +88,7 @@ def test_a_model_starts_from_published_star_is_measured_and_known_again_by_its_c
     assert train_model(write_star(moved, seed=1)).n_trained == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("selected")
 def test_a_rater_and_a_model_from_before_weights_were_hashed_are_found_by_their_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

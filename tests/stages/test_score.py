@@ -71,6 +71,7 @@ def test_fifteen_replays_leave_what_one_run_left(trained_store: TrainedStore) ->
     assert {path: path.stat().st_mtime_ns for path in trained_store.home.rglob("*") if path.is_file()} == files
 
 
+@pytest.mark.slow
 def test_worker_processes_move_no_score_and_no_measure_by_one_bit(
     copy_trained: Callable[[], TrainedStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +355,7 @@ def test_a_night_is_scored_with_the_production_rater_and_every_shadow(trained_st
     assert score(dataset="scenes", crawl_date="2026-01-01", rater="nightly").n_shards == 0
 
 
+@pytest.mark.slow
 def test_a_shadow_that_cannot_be_loaded_costs_the_night_nothing(trained_store: TrainedStore) -> None:
     add_shadow(is_damaged=True)
     report = score(dataset="scenes", rater="nightly")

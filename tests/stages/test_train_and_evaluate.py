@@ -180,6 +180,7 @@ def test_a_report_can_be_made_before_anything_exists(database_url: str) -> None:
     assert report(ReportConfig()).n_bytes > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("published_store")
 def test_a_version_whose_predecessor_cannot_be_drawn_again_is_reported_without_the_comparison(
     capsys: pytest.CaptureFixture[str],
