@@ -61,8 +61,8 @@ def fused_quantile(quantiles: Sequence[NDArray[np.float64]], loss: float) -> flo
         loss: Fraction of the good samples that may have a lower score, 0-1.
 
     >>> everywhere = np.linspace(0, 1, 101)
-    >>> round(fused_quantile([everywhere], 0.05), 2), round(fused_quantile([everywhere, everywhere], 0.125), 2)
-    (0.05, 0.25)
+    >>> round(fused_quantile([everywhere], 0.2), 1), round(fused_quantile([everywhere, everywhere], 0.125), 2)
+    (0.2, 0.25)
     """
     share = np.ones(1)
     for rank_Q in quantiles:

@@ -63,6 +63,7 @@ def test_the_newest_is_taken_where_none_is_published_where_it_is_named_and_where
 
 
 @pytest.mark.usefixtures("two_versions")
+@pytest.mark.slow
 def test_every_command_means_the_same_version_where_none_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ def deadly(tmp_path: Path, n_deaths: int) -> DeadlyStorage:
     return DeadlyStorage("read_back", tmp_path / "deaths", n_deaths)
 
 
-@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("seed", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_worker_processes_change_no_byte_and_no_result(
     sources: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
 ) -> None:
@@ -87,6 +87,7 @@ def test_checksums_that_workers_found_are_those_of_the_right_members(
     assert [row.tobytes() for row in found.checksum_K16] == [wanted[row] for row in found.row_K]
 
 
+@pytest.mark.slow
 def test_a_second_run_in_workers_writes_nothing_and_a_damaged_tar_is_written_again(
     sources: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_tar_on_which_a_worker_died_is_written_again_and_nothing_half_is_left(
     assert files(tmp_path / "copy") == files(tmp_path / "whole" / "copy")
 
 
+@pytest.mark.slow
 def test_a_tar_on_which_two_workers_died_ends_the_run_and_a_later_one_completes_it(
     sources: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_two_trainings_give_the_same_bytes(scenes: Encoded, head: Head, encoders
     assert pack_head(train(scenes, seed=1), record_of(encoders)) != first
 
 
+@pytest.mark.slow
 def test_captions_that_were_never_seen_are_distinguished(scenes: Encoded, head: Head) -> None:
     assert heldout_auc(head, *scenes.rows(HELDOUT)) > 0.9
 
@@ -135,6 +136,7 @@ def test_the_cosine_falls_when_captions_are_shuffled(scenes: Encoded, file: Path
     assert again == right
 
 
+@pytest.mark.slow
 def test_a_head_is_read_as_it_was_written(file: Path, head: Head, encoders: Encoders, scenes: Encoded) -> None:
     read, record = load_head(file)
     assert record == record_of(encoders)
@@ -143,11 +145,13 @@ def test_a_head_is_read_as_it_was_written(file: Path, head: Head, encoders: Enco
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_images_of_another_side_are_refused_by_the_field(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"^resolution is 64, but the head in .* was trained on images of 32 px"):
         metric_of(protocol(resolution=64), file).load()
 
 
+@pytest.mark.slow
 def test_a_head_of_other_encoders_is_refused(head: Head, encoders: Encoders, tmp_path: Path) -> None:
     path = tmp_path / "head.safetensors"
     path.write_bytes(pack_head(head, record_of(encoders, image_encoder_sha256="0" * 64)))
@@ -155,6 +159,7 @@ def test_a_head_of_other_encoders_is_refused(head: Head, encoders: Encoders, tmp
         ImageText(path)
 
 
+@pytest.mark.slow
 def test_a_head_whose_record_shows_that_it_is_weak_is_refused_at_use(
     head: Head, encoders: Encoders, tmp_path: Path
 ) -> None:
@@ -174,6 +179,7 @@ def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
         load_head(path)
 
 
+@pytest.mark.slow
 def test_a_head_of_another_shape_than_its_record_s_is_refused(file: Path, encoders: Encoders, tmp_path: Path) -> None:
     weights = load(file.read_bytes())
     other = record_of(encoders, training=TRAINING.model_copy(update={"hidden": 8}))
