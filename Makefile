@@ -78,7 +78,7 @@ define install_missing
 done
 endef
 
-test-slow: $(STAMP) ## Tests that need many seconds of processor time, and four times the examples of each property (half an hour)
+test-slow: $(STAMP) ## Tests that need many seconds of processor time, and five times the examples of each property (half an hour)
 	@$(PARALLEL) -m "(slow or hypothesis) and not stack and not faults and not gpu and not cluster" --timeout 600
 
 rehearsal: $(STAMP) ## The whole chain at the real width of preset gpu80 with random weights, without a GPU (one hour on two cores, 12 GiB; CORPUS=folder of real tars)

@@ -38,8 +38,8 @@ ROLE_PASSWORD = "for-this-test-server-only"
 LEFT_BY = "alchemist-tests-of-"
 # The machine may be busy, so the duration of an example is no property of the code.
 settings.register_profile("alchemist", deadline=None)
-# `make test` tries a quarter as many examples of each property; `make test-slow` tries them all.
-settings.register_profile("quick", deadline=None, max_examples=25)
+# `make test` tries a fifth as many examples of each property; `make test-slow` tries them all.
+settings.register_profile("quick", deadline=None, max_examples=20)
 settings.load_profile("alchemist")
 
 GIVEN_SERVER, SERVER_HOME = "ALCHEMIST_TEST_SERVER_URL", "ALCHEMIST_TEST_SERVER_HOME"

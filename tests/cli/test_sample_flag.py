@@ -19,6 +19,7 @@ def store(engine: Engine) -> Engine:
     return engine
 
 
+@pytest.mark.slow
 def test_samples_are_flagged_listed_exported_and_unflagged(
     store: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

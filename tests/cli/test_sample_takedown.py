@@ -157,6 +157,7 @@ def test_models_and_tars_that_contain_the_image_are_named() -> None:
     assert [path.endswith(f"materialized/{NAME}/v1-1000") for path in report.materialized] == [True]
 
 
+@pytest.mark.slow
 def test_without_successors_the_exact_commands_are_offered() -> None:
     member = a_member()
     report = takedown(image_hash=bytes(member.image_hash).hex(), successors=False)

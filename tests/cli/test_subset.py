@@ -177,6 +177,7 @@ def test_a_rolled_back_subset_is_what_readers_see(pool: Engine, tmp_path: Path) 
     assert choose_version(pool, NAME, version=None).version == 1
 
 
+@pytest.mark.slow
 def test_show_plots_the_kept_ranks_and_prints_the_next_command(
     pool: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:

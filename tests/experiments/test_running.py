@@ -110,6 +110,7 @@ def test_each_length_is_a_training_of_its_own(corpus: Path) -> None:
     assert (Path(str(found.folder)) / "times-r30.svg").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_a_dry_run_prints_cost_and_detectable_effect_and_stores_nothing(
     corpus: Path, capsys: pytest.CaptureFixture[str]

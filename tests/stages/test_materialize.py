@@ -90,6 +90,7 @@ def an_image(engine: Engine) -> bytes:
         """)).scalar_one())  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_copy_has_the_same_bytes_wherever_it_comes_from_and_wherever_it_goes(
     bucket: Engine, object_store: str, crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

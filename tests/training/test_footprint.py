@@ -211,6 +211,7 @@ def test_counting_computes_nothing_and_leaves_torch_as_it_was() -> None:
         {"method": "lora", "base_model": "base"},
     ],
 )
+@pytest.mark.slow
 def test_a_downstream_model_is_counted_as_it_is_trained(change: dict[str, Any]) -> None:
     config = DownstreamConfig.model_validate({"width": 32, "depth": 2, "batch_size": 8} | change)
     found = downstream_footprint(config, TokenizerConfig())
