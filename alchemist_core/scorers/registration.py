@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
@@ -30,8 +29,6 @@ from alchemist_core.store.raters import (
 
 NAME = r"^[a-z][a-z0-9_]{0,47}$"
 FILE = "scorer.json"
-# Reads the list of files of every installed distribution, which takes half a second.
-_distributions = cache(packages_distributions)
 
 
 class ScorerSpec(Config):
@@ -89,7 +86,8 @@ def describe(scorer: Scorer) -> ScorerSpec:
     free = {name for name, field in kind.Options.model_fields.items() if field.json_schema_extra == NOT_IDENTITY}
     given = scorer.options.as_json()
     options = former_names(kind.Options, {name: value for name, value in given.items() if name not in free})
-    package = next(iter(_distributions().get(kind.__module__.partition(".")[0], ())), None)
+    # Not kept between calls: a package may be installed or removed while a process of Airflow goes on.
+    package = next(iter(packages_distributions().get(kind.__module__.partition(".")[0], ())), None)
     return ScorerSpec(
         use=f"{kind.__module__}:{kind.__qualname__}", version=scorer.version, options=options,
         settings={name: value for name, value in given.items() if name in free}, identity=scorer.identity(),

@@ -85,15 +85,17 @@ def test_a_stack_that_is_starting_lists_what_is_not_there_yet_and_what_it_waits_
         ]
         # The supervisor has started every process; Airflow does not answer yet.
         programs = tuple(COMMANDS)
-        child = ChildState(me.pid, me.birth, n_restarts=0)
-        write_state(tmp_path, StackState(Ports(1, 2), me.pid, dict.fromkeys(programs, child), programs))
-        note("api-server")
-        with hold_lock(supervisor_lock(tmp_path), should_wait=True):
-            said = status(tmp_path).describe()
+        # A process that has just begun: this one may be older than a start may take.
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as young:
+            child = ChildState(young.pid, identify(young.pid).birth, n_restarts=0)
+            write_state(tmp_path, StackState(Ports(1, 2), me.pid, dict.fromkeys(programs, child), programs))
+            note("api-server")
+            with hold_lock(supervisor_lock(tmp_path), should_wait=True):
+                said = status(tmp_path).describe()
     assert "waits for api-server." in said
-    assert f"  api-server: pid {me.pid}, starting: it does not answer yet\n" in said
-    assert f"  scheduler: pid {me.pid}, starting: its heartbeat is known when api-server answers\n" in said
-    assert f"  metrics: pid {me.pid}\n" in said
+    assert f"  api-server: pid {young.pid}, starting: it does not answer yet\n" in said
+    assert f"  scheduler: pid {young.pid}, starting: its heartbeat is known when api-server answers\n" in said
+    assert f"  metrics: pid {young.pid}\n" in said
     assert read_command(tmp_path) is None, "the command has ended"
     assert "is down (Postgres is down)" in status(tmp_path).describe()
 
