@@ -86,7 +86,7 @@ def describe(scorer: Scorer) -> ScorerSpec:
     free = {name for name, field in kind.Options.model_fields.items() if field.json_schema_extra == NOT_IDENTITY}
     given = scorer.options.as_json()
     options = former_names(kind.Options, {name: value for name, value in given.items() if name not in free})
-    # Not kept between calls: a package may be installed or removed while a process of Airflow goes on.
+    # Not kept between calls: a package may be installed or removed while a process of Airflow runs.
     package = next(iter(packages_distributions().get(kind.__module__.partition(".")[0], ())), None)
     return ScorerSpec(
         use=f"{kind.__module__}:{kind.__qualname__}", version=scorer.version, options=options,
