@@ -116,7 +116,7 @@ class _Scoring:
         self._config, self._run, self._rows, self._validation = config, stage_run, rows, validation
 
     def store(self, name: str) -> MethodResult:
-        """Compute the scores and store them as imported ones: all in one transaction."""
+        """Compute the scores, store them as imported ones in one transaction, then what held-out validation samples get."""
         began = time.process_time()
         index_M, (score_M, held_out_H) = self._score()
         hash_N32 = np.ascontiguousarray(self._rows.hashes("pair_hash"))

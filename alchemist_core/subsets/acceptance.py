@@ -108,8 +108,9 @@ def _held_out(name: str, rater: RaterRow | None) -> NDArray[np.float64]:
     if not found:
         what = name if rater is None or rater.name == name else f"{rater.name} (rule {rater.rule})"
         raise ConfigError(
-            f"{what} was not measured on held-out validation samples, so --accept auto and --retention auto find no threshold. Train it "
-            "again with this version (alchemist train-rater, alchemist scorer train), select by another score, or give --min-score."
+            f"{what} was not measured on held-out validation samples, so --accept auto and --retention auto find no threshold. An "
+            "older scorer gets one from alchemist scorer train, an older rater from alchemist train-rater with another --seed. Or select "
+            "by another score, or give --min-score."
         )
     return np.asarray(found, np.float64)
 
