@@ -150,14 +150,14 @@ def make_density(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerR
     heldout_H, others_H = density.score(heldout_MD), density.score(others_ND)
     record = DensityRecord(
         validation=config.validation, dataset=config.dataset, n_validation=len(validation_MD), n_corpus=len(corpus_ND),
-        heldout_auc=area_under_curve(heldout_H, others_H), heldout_quantiles=tuple(quantiles_of(heldout_H)), n_dims=N_DIMS,
-        penalty=PENALTY, resolution=encoders.side, encoder_sha256s=encoders.sha256s,
+        heldout_auc=area_under_curve(heldout_H, others_H), n_dims=N_DIMS, penalty=PENALTY, resolution=encoders.side,
+        encoder_sha256s=encoders.sha256s,
     )  # fmt: skip
     file, sha256 = _write("densities", pack_density(density, record))
+    settings = {"file": file, "encoders": encoders.source}
     return TrainScorerResult(
-        name=config.name,
-        is_new=_register(config, stage_run, {"file": file, "encoders": encoders.source}, record.heldout_quantiles), head=file,
-        sha256=sha256, n_train=len(validation_MD) + len(corpus_ND), n_heldout=len(heldout_MD) + len(others_ND), n_steps=0,
+        name=config.name, is_new=_register(config, stage_run, settings, quantiles_of(heldout_H)), head=file, sha256=sha256,
+        n_train=len(validation_MD) + len(corpus_ND), n_heldout=len(heldout_MD) + len(others_ND), n_steps=0,
         heldout_auc=round(record.heldout_auc, 4),
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ from alchemist_core.store.eligible import EligibleSamples
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.imported_scores import KEYS, ScoreImport, import_scores
 from alchemist_core.store.manifests import HASH_BYTES
-from alchemist_core.store.raters import find_named, find_rater, record_held_out
+from alchemist_core.store.raters import find_named, find_rater
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.store.samples import read_training_samples
@@ -116,7 +116,7 @@ class _Scoring:
         self._config, self._run, self._rows, self._validation = config, stage_run, rows, validation
 
     def store(self, name: str) -> MethodResult:
-        """Compute the scores, store them as imported ones in one transaction, then what held-out validation samples get."""
+        """Compute the scores and store them as imported ones, with what held-out validation samples get."""
         began = time.process_time()
         index_M, (score_M, held_out_H) = self._score()
         hash_N32 = np.ascontiguousarray(self._rows.hashes("pair_hash"))
@@ -125,10 +125,9 @@ class _Scoring:
             SCORE: score_M.astype(np.float32),
         }
         chunk = ScoreChunk(columns, n_rows=len(index_M), n_non_finite=0)
-        wanted = ScoreImport(name, KEYS["pair_hash"], run_id=self._run.run_id)
+        held_out = () if held_out_H is None or not len(held_out_H) else quantiles_of(held_out_H)
+        wanted = ScoreImport(name, KEYS["pair_hash"], run_id=self._run.run_id, held_out=held_out)
         import_scores(self._run.engine, wanted, [chunk], lambda _: None)
-        if held_out_H is not None:
-            record_held_out(self._run.engine, [name], quantiles_of(held_out_H))
         return MethodResult(name=name, n_samples=len(index_M), core_seconds=round(time.process_time() - began, 2))
 
     def _score(self) -> tuple[NDArray[np.int64], "Scored"]:

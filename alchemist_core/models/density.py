@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError
 
 from alchemist_core.config import Config
 from alchemist_core.errors import ConfigError
-from alchemist_core.statistics import N_QUANTILES
 
 N_DIMS, PENALTY = 64, 1.0
 """Principal components of a fit, and the weight of its squared coefficients."""
@@ -47,9 +46,6 @@ class DensityRecord(Config):
         ge=0,
         le=1,
         description="How often a held-out validation sample scores higher than a held-out sample of the corpus",
-    )
-    heldout_quantiles: tuple[float, ...] = Field(
-        (), max_length=N_QUANTILES, description="Quantiles of the scores of held-out validation samples"
     )
     n_dims: int = Field(..., ge=1, description="Number of principal components")
     penalty: float = Field(..., gt=0, description="Weight of the squared coefficients")

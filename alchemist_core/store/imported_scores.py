@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, select, text
 
 from alchemist_core.config import counted, fingerprint
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.rating.acceptance import HELD_OUT
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.shards.storage import join_uri
 from alchemist_core.store.copy import copy_columns, quiet_driver
@@ -124,6 +125,8 @@ class ScoreImport:
     dataset: str | None = None
     """The dataset whose shards are meant; None: every one."""
     run_id: int | None = None
+    held_out: Sequence[float] = ()
+    """Quantiles of the scores of validation samples that trained nothing, if what computed the scores held some out."""
 
 
 def import_scores(
@@ -179,6 +182,7 @@ def _register(engine: Engine, wanted: ScoreImport) -> RaterRow:
         {
             "name": name, "kind": "imported", "rule": "imported", "config": {"name": name}, "run_id": wanted.run_id,
             "identity_hash": fingerprint({"imported": name}), "checkpoint_uri": "", "checkpoint_sha256": sha256().digest(),
+            "acceptance_report": {HELD_OUT: list(wanted.held_out)} if wanted.held_out else {},
         }
     ])  # fmt: skip
     return find_named(engine, [name])[0]

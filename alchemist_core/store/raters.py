@@ -181,7 +181,7 @@ def record_acceptance_report(
 
 
 def record_held_out(engine: Engine, names: Sequence[str], quantiles: Sequence[float]) -> None:
-    """Store the quantiles of the scores that held-out validation samples get from a scorer or an import.
+    """Store the quantiles of the scores that held-out validation samples get from a scorer.
 
     Args:
         engine: The store.

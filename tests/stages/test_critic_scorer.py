@@ -79,6 +79,12 @@ def test_a_density_ratio_is_fitted_to_both_datasets_registered_and_ranks_a_selec
     train()
     run(ScoreConfig(scorer="critic"))
     assert select_subset("by_both", rank_by="critic+density").n_samples == 120
+    # A scorer from before held-out scores were stored gets them by an equal training.
+    with open_store().begin() as connection:
+        connection.execute(text("UPDATE alchemist.raters SET acceptance_report = '{}' WHERE name = 'density'"))
+    with pytest.raises(ConfigError, match=r"^density was not measured on held-out.*alchemist scorer train"):
+        select_subset("good", "auto", rank_by="critic+density")
+    assert not train_scorer(TrainScorerConfig.model_validate(given)).is_new
     accepted = select_subset("good", "auto", rank_by="critic+density")
     assert accepted.accepted is not None
     assert "have a lower fused score, if critic and density err independently" in accepted.accepted
