@@ -12,7 +12,7 @@ from types import FrameType
 from alchemist_core.cli.parser import add_verbs, bare_parser, named_words
 from alchemist_core.compute_defaults import set_compute_defaults
 from alchemist_core.errors import AlchemistError
-from alchemist_core.lazy import importing
+from alchemist_core.lazy import freeze, importing
 from alchemist_core.telemetry import configure_logging, escape_control, say
 
 
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         # This process ends with the command. Collections of garbage, two of them at its end, would visit every object that imports have
         # made: a sixth of the time of a short command.
-        gc.freeze()
+        freeze()
         atexit.register(gc.freeze)
     given = sys.argv[1:] if arguments is None else arguments
     configure_logging()

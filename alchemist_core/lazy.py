@@ -38,21 +38,31 @@ else:
     NDArray = _NDArray()
 
 
+_is_frozen = False
+
+
+def freeze() -> None:
+    """Let collections of garbage pass over what there is now, and over what `importing` loads from now on."""
+    global _is_frozen  # noqa: PLW0603  asking the collector takes a fifth of a second in a large process: it counts every frozen object
+    _is_frozen = True
+    gc.freeze()
+
+
 @contextmanager
 def importing() -> Iterator[None]:
     """Collect no garbage while modules are loaded: what they create stays.
 
-    A process that has frozen its objects, as the command line does, freezes these too: later collections do not visit them.
+    After `freeze`, which the command line calls, later collections do not visit these modules either.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if gc.get_freeze_count():
+        if _is_frozen:
             gc.freeze()
         if was_enabled:
             gc.enable()
 
 
-__all__ = ["NDArray", "importing", "np", "pa", "pq"]
+__all__ = ["NDArray", "freeze", "importing", "np", "pa", "pq"]

@@ -225,8 +225,7 @@ def _set_by(stage: str) -> dict[str, str]:
 
 def _fields_of(part: Part, project: Project | None) -> dict[str, Field]:
     """Return the fields of one section of a form."""
-    schema = config_of(part.stage).model_json_schema()
-    declared, empty = dict(_flatten(schema, schema.get("$defs", {}))), Empty.of(part.stage, project)
+    declared, empty = _declared(part.stage), Empty.of(part.stage, project)
     fields = {}
     for name in part.names:
         field = _choice(part.stage, name) if name in CHOICE_TEXTS else declared[name]
@@ -240,6 +239,13 @@ def _fields_of(part: Part, project: Project | None) -> dict[str, Field]:
     if "seeds" in fields and "seeds" not in empty.given:
         fields["seeds"] |= {"type": "string", "default": SEEDS, "description": SEEDS_TEXT}
     return fields
+
+
+@cache
+def _declared(stage: str) -> dict[str, Field]:
+    """Return the fields of a stage's config by name, as JSON schema describes them; not to be changed."""
+    schema = config_of(stage).model_json_schema()
+    return dict(_flatten(schema, schema.get("$defs", {})))
 
 
 def _split_empty(description: str) -> tuple[str, str]:

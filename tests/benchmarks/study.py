@@ -4,7 +4,8 @@
 
 A study is a list of trials: one world with one corpus seed, all its arms and retentions, each trained with several seeds whose losses are
 averaged. Each finished trial is a JSON file under `.alchemist/study/NAME/`; a rerun does only what is missing, and the stages of an
-unfinished trial resume in the store. `--plan` counts the trainings and their time, and trains nothing.
+unfinished trial resume in the store. `--keep` copies the finished trials to `tests/benchmarks/trials/NAME/`, which git keeps: with them a
+study goes on in another clone, or on another machine. `--plan` counts the trainings and their time, and trains nothing.
 
 `value` is `make bench-selection-value`: the synthetic and the damaged corpus, the default recipe and its controls. `worlds` and
 `methods` are `make study`: corpora of other kinds, and the methods of the field. `choice` chooses between recipes on seeds that report
@@ -15,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -30,6 +32,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import text
 
 from alchemist_core.code_version import code_version
+from alchemist_core.config import fingerprint
 from alchemist_core.errors import AlchemistError
 from alchemist_core.experiments.arms import RATERS, parse_arm
 from alchemist_core.experiments.clusters import PREFIX
@@ -73,6 +76,8 @@ FUSIONS = tuple(
 SIGNALS = ("pmi/auto", "learnability+pmi/head_gsample")
 """Signals beside them: mutual information of image and caption, alone and in a fusion."""
 FIELD = ("loss/paper", "seal/auto", "two_steps/auto", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
+KEPT = Path(__file__).with_name("trials")
+"""Finished trials that git keeps, a folder for each plan."""
 ROLES = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
 PICTURES = ("damaged", "real", "openclipart")
 PICTURE_TRAINING, PICTURE_MODEL = "resolution=32,text_encoder=minilm", "text_encoder=minilm"
@@ -105,6 +110,11 @@ class Plan:
     def trials(self) -> list["Trial"]:
         """Return every world with every seed, the first seed of all worlds first, so that a short night shows all worlds."""
         return [Trial(self, world, seed) for seed in self.seeds for world in self.worlds]
+
+    def measured(self) -> dict[str, Any]:
+        """Return what each trial depends on, without its world and its seed."""
+        others = ("name", "worlds", "seeds", "search_seeds", "confirmation_seeds")
+        return {name: value for name, value in vars_of(self).items() if name not in others}
 
     def quick(self) -> "Plan":
         """Return the same plan at its smallest size."""
@@ -167,8 +177,23 @@ class Trial:
 
     @property
     def path(self) -> Path:
-        """The file of its result."""
-        return _folder(self.plan) / f"{self.world}-s{self.seed}.json"
+        """The file that its result is written to."""
+        return _folder(self.plan) / self.file_name
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file of its result."""
+        return f"{self.world}-s{self.seed}.json"
+
+    def find(self) -> dict[str, Any] | None:
+        """Return its result, from this machine or as git keeps it; None if it is missing or of another plan."""
+        for path in (self.path, KEPT / self.plan.name / self.file_name):
+            if path.exists():
+                found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+                if found["plan"] == fingerprint(self.plan.measured()):
+                    return found
+                print(f"{path} is left out: it was measured by another plan.")
+        return None
 
     @property
     def n_train(self) -> int:
@@ -235,6 +260,7 @@ def main() -> None:
     )
     parser.add_argument("--hours", type=float, default=1e9, help="start no trial after so many hours")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--keep", action="store_true", help="copy the finished trials to where git keeps them")
     given = parser.parse_args()
     for name in given.study:
         study = Study(_adapted(PLANS[name], given), given.corpus, given.workers)
@@ -242,6 +268,8 @@ def main() -> None:
         if not given.plan:
             study.run(given.hours)
             study.write()
+        if given.keep:
+            study.keep()
 
 
 def _adapted(plan: Plan, given: argparse.Namespace) -> Plan:
@@ -273,7 +301,7 @@ class Study:
 
     def missing(self) -> list[Trial]:
         """Return the trials without a result."""
-        return [trial for trial in self.trials if not trial.path.exists()]
+        return [trial for trial in self.trials if trial.find() is None]
 
     def missing_searches(self) -> list[Trial]:
         """Return a trial of each world whose recipe is still to be searched."""
@@ -340,9 +368,18 @@ class Study:
             list(pool.map(work, self.missing()))
             list(pool.map(find, self.missing_searches()))
 
+    def keep(self) -> None:
+        """Copy the finished trials to where git keeps them."""
+        folder = KEPT / self.plan.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for trial in self.trials:
+            if trial.path.exists() and trial.find() is not None:
+                shutil.copy2(trial.path, folder)
+        print(f"finished trials: {folder}")
+
     def write(self) -> None:
         """Write the table of the finished trials, its figures, and for `value` the rows with their targets."""
-        found = [json.loads(trial.path.read_text("utf-8")) for trial in self.trials if trial.path.exists()]
+        found = [result for trial in self.trials if (result := trial.find()) is not None]
         if not found:
             print("No trial is finished.")
             return
@@ -406,8 +443,8 @@ def _run_trial(trial: Trial, corpus: Path | None) -> None:
     runs = _read_runs(trial)
     scores, kinds = _read_scores(runs.names, root / "truth.parquet")
     kept = {
-        "world": trial.world, "seed": trial.seed, "cells": result["cells"], "costs": runs.seconds,
-        "aucs": aucs_of(scores, kinds), "accepted": accepted_by(_read_threshold(trial), scores, kinds),
+        "plan": fingerprint(trial.plan.measured()), "world": trial.world, "seed": trial.seed, "cells": result["cells"],
+        "costs": runs.seconds, "aucs": aucs_of(scores, kinds), "accepted": accepted_by(_read_threshold(trial), scores, kinds),
         "seconds": round(time.monotonic() - began, 1), "code_version": code_version(),
     }  # fmt: skip
     partial = trial.path.with_suffix(".partial")

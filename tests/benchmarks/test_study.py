@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alchemist_core.config import fingerprint
 from alchemist_core.experiments.arms import parse_arm
 from alchemist_core.settings import load_settings
 from tests.benchmarks import study
@@ -102,13 +103,22 @@ def test_only_missing_trials_are_counted_and_an_unknown_source_is_left_out(
     assert "World damaged is left out" in capsys.readouterr().out
     # 3 arms x 2 trainings x 2 seeds of 200 samples in batches of 32, one epoch: 6 steps each.
     assert "2 trials, 0 done. Missing: 12 models of 72 steps together at 10.0 ms, 2 raters" in made.describe()
-    made.trials[0].path.write_text(json.dumps(five("scenes", 0.3)[0]))
+    result = five("scenes", 0.3)[0]
+    made.trials[0].path.write_text(json.dumps(result | {"plan": "another"}))
+    assert len(made.missing()) == 2
+    made.trials[0].path.write_text(json.dumps(result | {"plan": fingerprint(plan.measured())}))
     assert [one.seed for one in made.missing()] == [31]
     assert "2 trials, 1 done. Missing: 6 models of 36 steps" in made.describe()
     made.write()
     table = json.loads((made.trials[0].path.parent / "table.json").read_text())
     assert (table["n_trials"], table["n_missing"]) == (1, 1)
     assert (tmp_path / "study/value-quick/scenes-r50.svg").exists()
+    # Kept in the repository, the trial need not be measured again on another machine.
+    monkeypatch.setattr(study, "KEPT", tmp_path / "trials")
+    made.keep()
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path / "another"))
+    load_settings.cache_clear()
+    assert [one.seed for one in Study(plan, None, 2).missing()] == [31]
     load_settings.cache_clear()
 
 

@@ -47,7 +47,7 @@ def test_without_documentation_the_error_says_how_to_get_it(site: Path, capsys: 
 
 def test_pages_are_served_on_this_machine_only(site: Path) -> None:
     with docs.make_server(site, 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             assert server.server_address[0] == "127.0.0.1"

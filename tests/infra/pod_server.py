@@ -210,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
 def serve(cluster: Cluster) -> tuple[ThreadingHTTPServer, Json]:
     """Start the server; returns it and a kubeconfig that names it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"cluster": cluster}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return server, {
         "apiVersion": "v1", "kind": "Config", "current-context": "test", "users": [{"name": "test", "user": {}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],

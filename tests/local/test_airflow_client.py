@@ -37,7 +37,7 @@ def airflow(tmp_path):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     answers["POST", "/auth/token"] = [(201, {"access_token": "one"}), (201, {"access_token": "two"})]
     yield AirflowClient(f"http://127.0.0.1:{server.server_port}", "admin", "secret", tmp_path), answers, seen

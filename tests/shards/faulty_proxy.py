@@ -135,7 +135,7 @@ def faulty_proxy(
     target: str, *, fault_ratio: float, seed: int, faults: tuple[str, ...] = FAULTS
 ) -> Iterator[FaultyProxy]:
     proxy = FaultyProxy(target, fault_ratio, seed, faults)
-    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread = threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield proxy
