@@ -63,6 +63,8 @@ gc.disable()
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    # What tests load later, torch among it, is visited a hundred times less often.
+    gc.set_threshold(100_000, 20, 100)
     gc.enable()
 
 

@@ -77,7 +77,7 @@ def test_a_second_selection_reads_no_row_of_the_eligible_set(store: Engine, read
     assert same(first, preview)
 
 
-@pytest.mark.parametrize("is_stored", [True, False], ids=["select", "preview"])
+@pytest.mark.parametrize("is_stored", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["select", "preview"])
 @pytest.mark.parametrize("pattern", ["score_N.npy", "night_N.npy", "pair_hash64_N.npy", "excluded_N.npy", "rank-*.npy"])
 @pytest.mark.parametrize("damage", ["flipped byte", "cut short", "emptied", "removed"])
 def test_a_damaged_array_is_never_used_and_is_replaced(

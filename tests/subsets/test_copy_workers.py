@@ -116,6 +116,7 @@ def test_an_error_in_a_worker_is_that_of_one_process(
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_a_tar_on_which_a_worker_died_is_written_again_and_nothing_half_is_left(
     sources: list[MemberLocation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
