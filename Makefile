@@ -122,7 +122,7 @@ bench-training-memory: $(STAMP) ## Memory of a training process at 10,000 and at
 bench-selection-value: $(STAMP) ## Value of the default selection, 5 corpora x 3 trainings (run alone, 2 hours; CORPUS=folder of real tars adds a damaged corpus; ARGS=--plan counts, ARGS=--quick tries)
 	@$(BIN)/python -m tests.benchmarks.study value $(ARGS) $(if $(CORPUS),--corpus $(CORPUS))
 
-study: $(STAMP) ## Which selection for which corpus: other worlds, and the methods of the field (run alone, resumable, some nights; ARGS=--plan, ARGS="--hours 8")
+study: $(STAMP) ## Which selection for which corpus: other worlds, and the methods of the field (run alone, resumable, some nights; ARGS=--plan, ARGS="--hours 8"; ARGS=--keep copies finished trials to tests/benchmarks/trials, which git keeps)
 	@$(BIN)/python -m tests.benchmarks.study worlds methods $(ARGS) $(if $(CORPUS),--corpus $(CORPUS))
 
 bench-steps-to-random: $(STAMP) ## How many fewer steps a subset needs to reach random's loss, after bench-selection-value (run alone, 1 hour; CORPUS=folder adds a damaged corpus)
