@@ -192,42 +192,47 @@ def server_url() -> str:
 
 
 @pytest.fixture(scope="session")
-def make_database(server_url: str) -> Iterator[Callable[..., str]]:
-    """Make databases that live until the end of the run: make_database() is migrated, make_database(template=None) is empty."""
+def server(server_url: str) -> Iterator[Connection]:
+    """A connection to the server of this test run, which makes and drops databases."""
     engine = make_engine(server_url).execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-
-        def make_template() -> str:
-            name = _create(connection, None)
-            migrate(_address(server_url, name))
-            return name
-
-        given_template = os.environ.get(GIVEN_TEMPLATE)
-        template = given_template or once("template", make_template)
-        names = [] if given_template else [template]
-
-        def make(*, template: str | None = template) -> str:
-            names.append(_create(connection, template))
-            return _address(server_url, names[-1])
-
-        yield make
-        # The server of this test run is removed with all its databases.
-        for name in reversed(names) if GIVEN_SERVER in os.environ else ():
-            drop_database(connection, name)
+        yield connection
     engine.dispose()
 
 
+@pytest.fixture(scope="session")
+def make_database(server: Connection, server_url: str) -> Iterator[Callable[..., str]]:
+    """Make databases that live until the end of the run: make_database() is migrated, make_database(template=None) is empty."""
+
+    def make_template() -> str:
+        name = _create(server, None)
+        migrate(_address(server_url, name))
+        return name
+
+    given_template = os.environ.get(GIVEN_TEMPLATE)
+    template = given_template or once("template", make_template)
+    names = [] if given_template else [template]
+
+    def make(*, template: str | None = template) -> str:
+        names.append(_create(server, template))
+        return _address(server_url, names[-1])
+
+    yield make
+    # The server of this test run is removed with all its databases.
+    for name in reversed(names) if GIVEN_SERVER in os.environ else ():
+        drop_database(server, name)
+
+
 @pytest.fixture
-def database_url(make_database: Callable[..., str], server_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def database_url(
+    make_database: Callable[..., str], server: Connection, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     """A fresh migrated database, which settings of this test and commands that it starts use; dropped afterwards."""
     url = make_database()
     monkeypatch.setenv("ALCHEMIST_DATABASE_URL", url)
     load_settings.cache_clear()
     yield url
-    engine = make_engine(server_url).execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        drop_database(connection, str(make_url(url).database))
-    engine.dispose()
+    drop_database(server, str(make_url(url).database))
 
 
 @pytest.fixture
