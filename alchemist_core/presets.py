@@ -159,14 +159,14 @@ def _paper_exact(retention: float) -> Mapping[str, Values]:
 
 
 RECIPES: dict[str, Recipe] = {
-    "ours": Recipe("rule alignment; select takes the best samples", lambda _: {}),
+    "ours": Recipe("rule alignment; select draws most samples near the best rank", lambda _: {}),
     "paper": Recipe(
         "rule loss (Eq. 9); select samples by Shift-Gsample (Eq. 11) with the authors' drop-top ratio for the retention",
         _paper,
     ),
     "paper_exact": Recipe("as paper, with the training loss as printed, which collapses", _paper_exact),
     "learnability": Recipe(
-        "rule learnability, without a rater network; select takes the best samples",
+        "rule learnability, without a rater network; select draws most samples near the best rank",
         lambda _: {"train_rater": {"training": {"rule": "learnability"}}},
     ),
 }

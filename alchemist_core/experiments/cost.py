@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alchemist_core.config import Config, Result
+from alchemist_core.config import Config, Result, counted
 from alchemist_core.experiments.arms import Arm
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.stages.devices import hold_device
@@ -111,7 +111,8 @@ def describe_cost(cost: dict[str, Any]) -> str:
     'At most 2 models of 600 steps together at 30.0 ms (measured now): 18 seconds of training'
     """
     work = [
-        f"{cost[f'n_{kind}s']:,} {kind}s of {cost[f'n_{kind}_steps']:,} steps together at {cost[f'seconds_a_{kind}_step'] * 1e3:.1f} ms"
+        f"{counted(cost[f'n_{kind}s'], kind)} of {cost[f'n_{kind}_steps']:,} steps together at "
+        f"{cost[f'seconds_a_{kind}_step'] * 1e3:.1f} ms"
         for kind in ("model", "rater")
         if cost[f"n_{kind}s"]
     ]

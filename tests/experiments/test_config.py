@@ -15,6 +15,15 @@ def test_a_seed_that_chooses_does_not_report() -> None:
         RunConfig(experiment="rank_window", tuning_seeds=(0, 1), seeds=(1, 2))
 
 
+def test_arms_without_a_tuned_window_may_be_compared_on_any_seed() -> None:
+    assert RunConfig.model_validate({"experiment": "methods", "arms": "random,loss/paper", "seeds": "3,4"}).seeds == (
+        3,
+        4,
+    )
+    with pytest.raises(ValidationError, match=r"seeds \[3\] are in both"):
+        RunConfig.model_validate({"experiment": "methods", "arms": "random,loss/auto;accept=auto", "seeds": "3,4"})
+
+
 @pytest.mark.parametrize("given", ["0,1,0", (0, 1, 0)])
 def test_a_seed_that_would_count_twice_is_refused(given: Any) -> None:
     with pytest.raises(ValidationError, match="0 is repeated"):
