@@ -3,9 +3,25 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from alchemist_core.store.engine import make_engine
+
+
+@pytest.fixture(scope="module")
+def shared(make_database: Callable[[], str]) -> Iterator[Engine]:
+    """A database of all tests of a module that roll back what they do."""
+    made = make_engine(make_database())
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def rolled_back(shared: Engine) -> Iterator[Connection]:
+    """A connection to the module's database, rolled back afterwards."""
+    with shared.connect() as made:
+        yield made
+        made.rollback()
 
 
 @pytest.fixture

@@ -22,6 +22,12 @@ WHERE inhparent = 'alchemist.scores'::regclass ORDER BY 1
 """
 
 
+@pytest.fixture
+def connection(rolled_back: Connection) -> Connection:
+    """In the database of this module; a test that commits takes `engine`, which has its own."""
+    return rolled_back
+
+
 def partitions(connection: Connection) -> list[str]:
     return list(connection.execute(text(PARTITIONS)).scalars())
 

@@ -56,13 +56,13 @@ def header(path: Path) -> list[str]:
 
 @pytest.mark.db
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_given_rows_give_the_expected_ones(connection: Connection, folder: Path) -> None:
+def test_given_rows_give_the_expected_ones(rolled_back: Connection, folder: Path) -> None:
     expect: Mapping[str, Any] = yaml.load((folder / "expect.yaml").read_text(), Rows)
-    insert_rows(connection, yaml.load((folder / "given.yaml").read_text(), Rows))
+    insert_rows(rolled_back, yaml.load((folder / "given.yaml").read_text(), Rows))
     for sql in expect.get("first", []):
-        connection.execute(text(sql))
+        rolled_back.execute(text(sql))
     sql = statement(folder.name.split("-")[0], expect.get("order_by"))
-    result = connection.execute(text(sql), expect.get("parameters", {}))
+    result = rolled_back.execute(text(sql), expect.get("parameters", {}))
     wanted = expect["rows"]
     names = wanted[0] if wanted else {}
     rows = [{name: plain(row[name]) for name in names} for row in result.mappings()]
