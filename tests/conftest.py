@@ -254,7 +254,11 @@ def log_in_at(server_url: str) -> Callable[[str, str], str]:
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     """An engine on this test's database."""
-    made = make_engine(database_url)
+    yield from dispose_after(database_url)
+
+
+def dispose_after(url: str) -> Iterator[Engine]:
+    made = make_engine(url)
     yield made
     made.dispose()
 
@@ -262,6 +266,10 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def connection(engine: Engine) -> Iterator[Connection]:
     """A connection to this test's database, rolled back afterwards."""
+    yield from roll_back_after(engine)
+
+
+def roll_back_after(engine: Engine) -> Iterator[Connection]:
     with engine.connect() as made:
         yield made
         made.rollback()

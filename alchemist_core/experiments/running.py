@@ -89,9 +89,9 @@ class RunConfig(TrialsConfig):
 
     @model_validator(mode="after")
     def _seeds_are_kept_apart(self) -> "RunConfig":
+        both = set(self.tuning_seeds) & set(self.seeds)
         # Without an arm whose rank window is fitted, the tuning seeds are not used.
-        is_tuned = any("/auto" in arm for arm in self.question_arms)
-        if is_tuned and (both := set(self.tuning_seeds) & set(self.seeds)):
+        if both and any(arm.is_auto for arm, _ in self.cells()):
             message = f"seeds {sorted(both)} are in both --tuning-seeds and --seeds: give each seed to one of the two"
             raise ValueError(message)
         return self

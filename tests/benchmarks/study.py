@@ -5,7 +5,7 @@
 A study is a list of trials: one world with one corpus seed, all its arms and retentions, each trained with several seeds whose losses are
 averaged. Each finished trial is a JSON file under `.alchemist/study/NAME/`; a rerun does only what is missing, and the stages of an
 unfinished trial resume in the store. `--keep` copies the finished trials to `tests/benchmarks/trials/NAME/`, which git keeps: with them a
-study goes on in another clone, or on another machine. `--plan` counts the trainings and their time, and trains nothing.
+study can be continued in another clone, or on another machine. `--plan` counts the trainings and their time, and trains nothing.
 
 `value` is `make bench-selection-value`: the synthetic and the damaged corpus, the default recipe and its controls. `worlds` and
 `methods` are `make study`: corpora of other kinds, and the methods of the field. `choice` chooses between recipes on seeds that report
@@ -190,7 +190,7 @@ class Trial:
         for path in (self.path, KEPT / self.plan.name / self.file_name):
             if path.exists():
                 found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-                if found["plan"] == fingerprint(self.plan.measured()):
+                if found.get("plan") == fingerprint(self.plan.measured()):
                     return found
                 print(f"{path} is left out: it was measured by another plan.")
         return None

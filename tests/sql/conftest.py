@@ -1,4 +1,4 @@
-"""Connections with the roles that migrations create."""
+"""Connections with the roles that migrations create, and connections that are rolled back in a database of their module."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,22 +6,19 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from alchemist_core.store.engine import make_engine
+from tests.conftest import dispose_after, roll_back_after
 
 
 @pytest.fixture(scope="module")
 def shared(make_database: Callable[[], str]) -> Iterator[Engine]:
     """A database of all tests of a module that roll back what they do."""
-    made = make_engine(make_database())
-    yield made
-    made.dispose()
+    yield from dispose_after(make_database())
 
 
 @pytest.fixture
 def rolled_back(shared: Engine) -> Iterator[Connection]:
     """A connection to the module's database, rolled back afterwards."""
-    with shared.connect() as made:
-        yield made
-        made.rollback()
+    yield from roll_back_after(shared)
 
 
 @pytest.fixture
