@@ -121,8 +121,7 @@ def show(config: ShowConfig) -> RunResult:
     row = store.find_experiment(open_store(), config.name)
     if row.result is None or row.finished_at is None:
         raise ConfigError(
-            f"Experiment {row.name!r} is not finished. Resume it with the options that it was started with: "
-            f"{stored.command_of(row.name, row.config)}."
+            f"Experiment {row.name!r} is not finished. Resume it: {stored.command_of(row.name, row.config)}"
         )
     result = {key: value for key, value in row.result.items() if key != "sheet"}
     if config.against is not None:

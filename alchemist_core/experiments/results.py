@@ -248,7 +248,7 @@ AGAINST = ("arm", "retention", "length", "seeds", "gain", "")
 
 def _say_against(gain: Estimate) -> str:
     if gain.low is None or gain.high is None:
-        return ""
+        return "one seed shows nothing"
     if gain.low == gain.high == 0.0:
         return "the same samples"
     return "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference shown"

@@ -1,17 +1,25 @@
 """A stored experiment: its title, its sheet, and the files of its folder."""
 
 import json
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import datasets, dynamics, results
 from alchemist_core.experiments.arms import QUESTIONS, Question
+from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.experiments.datasets import DatasetsConfig
+from alchemist_core.experiments.dynamics import DynamicsConfig
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.sheets import Sheet, make_sheet
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.files import artifact_path, write_bytes_atomically
 from alchemist_core.report.arm_names import arm_title, stored_arm
+
+OF_QUESTION = {"arms": "arms", "retentions": "retentions", "budget_multiples": "lengths"}
+"""Options whose default is the question's, and the question's name for them."""
 
 
 def title_of(config: dict[str, Any]) -> str:
@@ -20,14 +28,32 @@ def title_of(config: dict[str, Any]) -> str:
 
 
 def command_of(name: str, config: dict[str, Any]) -> str:
-    """Return the command that runs or resumes a stored experiment, without its options.
+    """Return the command that runs or resumes a stored experiment, with every option that differs from its default.
 
-    >>> command_of("table-1", {"experiment": "methods"}), command_of("fig3", {"experiment": "dynamics"})
-    ('alchemist experiment run --experiment methods --name table-1', 'alchemist experiment dynamics --name fig3')
+    >>> command_of("table-1", {"experiment": "methods", "seeds": [4, 5, 6], "dataset": "my web"})
+    "alchemist experiment run --experiment methods --name table-1 --dataset 'my web' --seeds 4,5,6"
+    >>> command_of("fig3", {"experiment": "dynamics", "n_marks": 12})
+    'alchemist experiment dynamics --name fig3'
     """
     question = RunConfig.present(config)["experiment"]
-    is_own = question in (dynamics.NAME, datasets.NAME)
-    return f"alchemist experiment {question if is_own else f'run --experiment {question}'} --name {name}"
+    model: type[TrialsConfig] = {dynamics.NAME: DynamicsConfig, datasets.NAME: DatasetsConfig}.get(question, RunConfig)
+    verb = question if question in (dynamics.NAME, datasets.NAME) else f"run --experiment {question}"
+    return " ".join([f"alchemist experiment {verb} --name {name}", *_given(model, model.present(config))])
+
+
+def _given(model: type[TrialsConfig], stored: dict[str, Any]) -> Iterator[str]:
+    """Yield the options of a stored identity whose values are neither the default nor the question's own."""
+    question = QUESTIONS.get(stored["experiment"])
+    for name, field in model.model_fields.items():
+        value, default = stored.get(name), field.get_default()
+        usual = default, getattr(question, OF_QUESTION.get(name, ""), default)
+        if name != "experiment" and value is not None and value not in map(_as_json, usual):
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield f"--{name.replace('_', '-')} {shlex.quote(text)}"
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _question_of(config: dict[str, Any]) -> Question:

@@ -110,6 +110,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResu
         return TrainRaterResult(
             rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.acceptance_report), **n_pairs
         )
+    _state_overlap(config, **overlap)
     hold_device(stage_run)
     from alchemist_core.training.rater_training import train_rater as train  # noqa: PLC0415  torch is imported only when there is something to train
 
@@ -211,17 +212,21 @@ def _keep_apart(
         "n_in_both": len(train) - len(kept),
         "n_near_duplicates": sum(row.perceptual_hash in looks for row in kept),
     }
-    if overlap["n_in_both"]:
-        say(
-            f"{overlap['n_in_both']:,} images of {config.dataset} are also in {config.validation}; they are excluded from training."
-        )
-    if overlap["n_near_duplicates"]:
-        warn(
-            f"{overlap['n_near_duplicates']:,} images of {config.dataset} look like an image of {config.validation} (equal perceptual "
-            "hash). The rater trains on them and scores them, because similar images need not be copies. If they must not be "
-            f"selected: alchemist select --decontaminate {config.validation}."
-        )
     return _enough(config, config.dataset, kept), overlap
+
+
+def _state_overlap(config: TrainRaterConfig, n_in_both: int, n_near_duplicates: int) -> None:
+    """Say it once for each training; a lookup of a trained rater says nothing."""
+    if n_in_both:
+        say(
+            f"{n_in_both:,} images of {config.dataset} are also in {config.validation}; they are excluded from training."
+        )
+    if n_near_duplicates:
+        warn(
+            f"{n_near_duplicates:,} images of {config.dataset} look like an image of {config.validation} (equal perceptual hash). "
+            "The rater trains on them and scores them, because similar images need not be copies. If they must not be selected: "
+            f"alchemist select --decontaminate {config.validation}."
+        )
 
 
 def _enough(config: TrainRaterConfig, dataset: str, rows: SampleTable) -> SampleTable:

@@ -141,6 +141,11 @@ def test_any_two_arms_are_compared_by_their_seeds() -> None:
         compare_arms(cells_of("a", a), "c")
 
 
+def test_a_comparison_of_one_seed_says_that_it_shows_nothing() -> None:
+    lines = compare_arms([*cells_of("random", [9.0]), *cells_of("a", [8.0])], "random")
+    assert lines == [("a", "20%", "1×", "1", "1.0000", "one seed shows nothing")]
+
+
 def timed(arm: str, seed: int, losses: dict[int, float]) -> list[Cell]:
     """Cells of one arm by steps; the longest has length 1."""
     most = max(losses)

@@ -107,7 +107,7 @@ def test_experiments_are_listed_and_shown(client: TestClient, own_store: Engine)
     cells = [
         Cell(arm, 0.2, seed, 9, 9, loss).as_json() for arm, found in losses.items() for seed, loss in enumerate(found)
     ]
-    begun = {"experiment": "retention_sweep"}
+    begun = {"experiment": "retention_sweep", "seeds": [4, 5, 6], "dataset": "my web"}
     with own_store.begin() as connection:
         insert_rows(connection, {"experiments": [
             {"experiment_id": 1, "name": "sweep", "config": begun, "result": {"sheet": sheet, "cells": cells}, "finished_at": "2026-01-05"},
@@ -127,9 +127,10 @@ def test_experiments_are_listed_and_shown(client: TestClient, own_store: Engine)
     figure = client.get("/experiments/sweep/figures/0")
     assert (figure.text, figure.headers["content-type"]) == (svg, "image/svg+xml")
     assert "sandbox" in figure.headers["content-security-policy"]
-    page = client.get("/experiments/begun").text
+    page = html.unescape(client.get("/experiments/begun").text)
     assert title(page) == "begun is not finished"
     assert "How much of the corpus is needed?" in page
-    assert "alchemist experiment run --experiment retention_sweep --name begun" in page
+    resumes = "alchemist experiment run --experiment retention_sweep --name begun --dataset 'my web' --seeds 4,5,6"
+    assert resumes in page
     for path in ("/experiments/sweep/figures/1", "/experiments/begun/figures/0", "/experiments/nothing"):
         assert client.get(path).status_code == 404

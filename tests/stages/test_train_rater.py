@@ -38,8 +38,8 @@ def train(**training: object) -> TrainRaterResult:
 
 
 @pytest.mark.slow
-def test_an_image_of_the_validation_dataset_is_left_out_of_the_training(
-    ingest_corpus: Callable[[], object],
+def test_an_image_of_the_validation_dataset_is_left_out_of_the_training_which_says_so_once(
+    ingest_corpus: Callable[[], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ingest_corpus()
     with open_store().begin() as connection:
@@ -54,8 +54,12 @@ def test_an_image_of_the_validation_dataset_is_left_out_of_the_training(
                     JOIN alchemist.datasets USING (dataset_id) WHERE name = 'scenes' ORDER BY sample_id LIMIT 3)
             """)
         ).rowcount
+    capsys.readouterr()
     report = train()
     assert (shown, report.n_in_both, report.n_train) == (3, 3, 237)
+    assert "".join(capsys.readouterr()).count("3 images of scenes are also in v") == 1
+    assert not train().is_new
+    assert "are also in" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.slow
