@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -192,7 +193,7 @@ class Trial:
                 found: dict[str, Any] = json.loads(path.read_text("utf-8"))
                 if found.get("plan") == fingerprint(self.plan.measured()):
                     return found
-                print(f"{path} is left out: it was measured by another plan.")
+                _state_left_out(path)
         return None
 
     @property
@@ -411,6 +412,12 @@ class Study:
 def vars_of(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON."""
     return {name: getattr(plan, name) for name in plan.__slots__}
+
+
+@cache
+def _state_left_out(path: Path) -> None:
+    """Once for each file: a plan looks for it several times."""
+    print(f"{path} is left out: it was measured by another plan.")
 
 
 def _folder(plan: Plan) -> Path:
