@@ -73,8 +73,8 @@ def add_to_bench(engine: Engine, image_hash: bytes, perceptual_hash: int, *, ord
 
 
 def draw(retention: float | str = 0.2, *, dataset: str = "web,books", name: str = "s", **policy: Any) -> SelectResult:
-    """Select without near-duplicates; `rescale` and `dry_run` are options of the stage, all others of the policy."""
-    stage = {field: policy.pop(field) for field in ("rescale", "dry_run") if field in policy}
+    """Select without near-duplicates; `rescale`, `dry_run` and `rater` are options of the stage, all others of the policy."""
+    stage = {field: policy.pop(field) for field in ("rescale", "dry_run", "rater") if field in policy}
     given = {"strategy": "shift_gsample", "retention": retention, "dedup": "near"} | policy
     return select(SelectConfig.model_validate({"dataset": dataset, "name": name, "policy": given, **stage}))
 

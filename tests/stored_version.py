@@ -51,9 +51,10 @@ def add_version(engine: Engine, name: str, manifest: Manifest) -> SubsetRow:
     uri = f"subsets/{name}/{spec_hash.hexdigest()}.parquet"
     write_manifest(artifact_path(uri), manifest)
     epoch_size = None if manifest.weight_K is None else int(manifest.weight_K.sum())
-    return store_subset(
+    subset, _ = store_subset(
         engine, name=name, snapshot_id=snapshot_id, strategy="random", retention=0.5, seed=0, spec={},
         spec_hash=spec_hash.hexdigest(), n_samples=len(manifest), epoch_size=epoch_size,
         manifest_sha256=manifest.sha256(), manifest_uri=uri,
         created_by="test",
     )  # fmt: skip
+    return subset

@@ -122,36 +122,43 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectResult:
     spec, manifest = selection.spec(), selection.manifest
     spec_hash = hash_spec(spec)
     known = find_by_spec(stage_run.engine, selection.name, spec_hash)
-    uri = f"subsets/{selection.name}/{spec_hash}.parquet"
-    if known is None or not artifact_path(uri).exists():
-        write_manifest(artifact_path(uri), manifest)
     if known is not None:
-        _refuse_withdrawn(known)
-        if known.manifest_sha256 != selection.manifest_sha256:
-            raise DataError(
-                f"The same options and the same snapshot now give other members (sha256 {selection.manifest_sha256}) than "
-                f"{known.title} has ({known.manifest_sha256}). Nothing was stored. Restore the database from a backup, or "
-                "report this as a bug."
-            )
-        read_manifest(artifact_path(uri), sha256=known.manifest_sha256)
-        return selection.result(known, is_new=False)
-    subset = store_subset(
+        return _use_again(known, selection)
+    uri = f"subsets/{selection.name}/{spec_hash}.parquet"
+    write_manifest(artifact_path(uri), manifest)
+    subset, is_new = store_subset(
         stage_run.engine,
         name=selection.name, snapshot_id=selection.drawn.snapshot.snapshot_id, strategy=selection.drawn.strategy.name,
         retention=selection.drawn.policy.retention, seed=config.policy.seed, spec=spec, spec_hash=spec_hash,
         n_samples=len(manifest), epoch_size=selection.epoch_size, manifest_sha256=selection.manifest_sha256, manifest_uri=uri,
         created_by=current_actor(), run_id=stage_run.run_id, curves=selection.curve.as_json(),
     )  # fmt: skip
-    return selection.result(subset, is_new=True)
+    return selection.result(subset, is_new=True) if is_new else _use_again(subset, selection)
 
 
-def _refuse_withdrawn(known: SubsetRow) -> None:
-    """Refuse a selection that equals a withdrawn version, because the next commands would check, copy and publish another version."""
+def _use_again(known: SubsetRow, selection: "Selection") -> SelectResult:
+    """Return the result of a selection that equals a version; write the version's manifest if it is missing.
+
+    Raises:
+        ConfigError: The version was withdrawn: the next commands would check, copy and publish another one.
+        DataError: The version has other members.
+    """
     if known.state == "withdrawn":
         raise ConfigError(
             f"This selection is {known.title}. {describe_withdrawal(known)} Select with other options, or publish it again: "
             f"alchemist subset publish {known.name} --version {known.version} --reinstate."
         )
+    if known.manifest_sha256 != selection.manifest_sha256:
+        raise DataError(
+            f"The same options and the same snapshot now give other members (sha256 {selection.manifest_sha256}) than "
+            f"{known.title} has ({known.manifest_sha256}). Nothing was stored. Restore the database from a backup, or "
+            "report this as a bug."
+        )
+    path = artifact_path(f"subsets/{known.name}/{known.spec_hash}.parquet")
+    if not path.exists():
+        write_manifest(path, selection.manifest)
+    read_manifest(path, sha256=known.manifest_sha256)
+    return selection.result(known, is_new=False)
 
 
 class Selection:

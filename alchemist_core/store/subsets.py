@@ -206,9 +206,13 @@ def list_subsets(engine: Engine, *, state: str | None = None) -> list[SubsetRow]
 
 def find_by_spec(engine: Engine, name: str, spec_hash: str) -> SubsetRow | None:
     """Return the version with this specification, or None."""
-    statement = select(*COLUMNS).where(Subset.name == name, Subset.spec_hash == spec_hash)
     with engine.connect() as connection:
-        row = connection.execute(statement).one_or_none()
+        return _with_spec(connection, name, spec_hash)
+
+
+def _with_spec(connection: Connection, name: str, spec_hash: str) -> SubsetRow | None:
+    statement = select(*COLUMNS).where(Subset.name == name, Subset.spec_hash == spec_hash)
+    row = connection.execute(statement).one_or_none()
     return None if row is None else SubsetRow(*row)
 
 
@@ -218,14 +222,16 @@ def find_by_id(engine: Engine, subset_id: int) -> SubsetRow:
         return SubsetRow(*connection.execute(select(*COLUMNS).where(Subset.subset_id == subset_id)).one())
 
 
-def store_subset(engine: Engine, **fields: Any) -> SubsetRow:
-    """Store the next version of a subset."""
+def store_subset(engine: Engine, **fields: Any) -> tuple[SubsetRow, bool]:
+    """Store the next version of a subset, unless another session has stored this specification; return it and whether it is new."""
     with engine.begin() as connection:
         lock_name(connection, fields["name"])
+        if (known := _with_spec(connection, fields["name"], fields["spec_hash"])) is not None:
+            return known, False
         newest = select(func.coalesce(func.max(Subset.version), 0)).where(Subset.name == fields["name"])
         version = connection.execute(newest).scalar_one() + 1
         row = connection.execute(insert(Subset).values(version=version, **fields).returning(*COLUMNS)).one()
-    return SubsetRow(*row)
+    return SubsetRow(*row), True
 
 
 def published_version(engine: Engine, name: str) -> SubsetRow | None:

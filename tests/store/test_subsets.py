@@ -234,8 +234,10 @@ def test_two_who_store_a_version_at_once_get_numbers_of_their_own(versions: Engi
             while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
                 assert not second.done(), "it did not wait for the other's version"
             insert_rows(other, {"subsets": [{"subset_id": 90, "name": "crawl", "version": 4, "snapshot_id": 1}]})
-        assert second.result().version == 5
-    assert store_subset(versions, **FIELDS | {"name": "first"}).version == 1
+        stored, is_new = second.result()
+    assert (stored.version, is_new) == (5, True)
+    assert store_subset(versions, **FIELDS) == (stored, False)
+    assert store_subset(versions, **FIELDS | {"name": "first"})[0].version == 1
 
 
 def test_a_publish_waits_for_a_withdrawal_of_the_same_name_and_sees_it(versions: Engine) -> None:
