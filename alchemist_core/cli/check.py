@@ -54,7 +54,11 @@ class CheckConfig(Config):
         "sets their limits and the folder of your own suites",
     )
     dataset: str | None = Field(None, description="Dataset; none: every training dataset")
-    crawl_date: date | None = Field(None, description="Crawl date (YYYY-MM-DD); none: all")
+    crawl_date: date | None = Field(
+        None,
+        description="Crawl date (YYYY-MM-DD); none: each night that is not decided yet, where a failure stops this night alone, "
+        "and then all nights together, where it stops none",
+    )
     subset: str | None = Field(None, description="Name of the subset, for the suites subset and evaluation")
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     newest: bool = Field(False, description=NEWEST_TEXT)
@@ -126,7 +130,10 @@ def _limits_of(dataset: str | None) -> AppliedLimits:
 
 def describe(outcome: "CheckOutcome") -> str:
     """Describe a failed expectation: what was expected, what was found, and where the limit is set."""
-    title = f"{outcome.dataset}: {outcome.expectation}" if outcome.dataset else outcome.expectation
+    night = (
+        f"{outcome.dataset} {outcome.crawl_date}" if outcome.crawl_date else f"{outcome.dataset}, all nights together"
+    )
+    title = f"{night}: {outcome.expectation}" if outcome.dataset else outcome.expectation
     seen = outcome.observed
     if reason := seen.get("exception"):
         return f"{title}: {reason}"

@@ -1,5 +1,6 @@
 """The gate: run a suite of checks on the stored rows of a night or a subset, and store every outcome.
 
+Without a date, each night that is not decided yet is checked, and then all nights together: only an outcome with a date stops a night.
 A night without rows passes. Checks that a person has released still run, but a failure is only a warning.
 The caller decides the effect of a failure.
 """
@@ -30,6 +31,7 @@ from alchemist_core.store.checks import (
     rejected_checks,
     released_checks,
     store_check_results,
+    undecided_dates,
 )
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.manifests import Manifest, read_manifest
@@ -62,7 +64,7 @@ def run_suite(
         url: URL of the store.
         suite: `shards`, `samples` or `scores` of a night, `subset`, or `evaluation` of a subset.
         dataset: Dataset of the night. None: every training dataset, one after the other.
-        crawl_date: Crawl date of the night. None: all.
+        crawl_date: Crawl date of the night. None: each undecided night, then all nights together.
         subset: The version to check, for the suites `subset` and `evaluation`.
         limits_of: Returns the limits of a dataset, or those of the project for None.
 
@@ -73,12 +75,12 @@ def run_suite(
     try:
         if suite in SUBSET_SUITES:
             outcomes = _check_subset(engine, suite, subset, limits_of)
+            where = {"crawl_date": crawl_date, "subset_name": subset.name if subset else None}
+            store_check_results(engine, [_row(suite, outcome, where) for outcome in outcomes])
         elif suite in NIGHT_SUITES:
             outcomes = _check_nights(engine, suite, dataset, crawl_date, limits_of)
         else:
             raise ConfigError(f"There is no suite {suite!r}. Suites: {', '.join(SUITES)}.")
-        where = {"crawl_date": crawl_date, "subset_name": subset.name if subset else None}
-        store_check_results(engine, [_row(suite, outcome, where) for outcome in outcomes])
     finally:
         engine.dispose()
     return outcomes
@@ -101,7 +103,21 @@ def _check_nights(
     limits_of: Callable[[str | None], AppliedLimits],
 ) -> list[CheckOutcome]:
     names = [dataset] if dataset is not None else [row.name for row in list_datasets(engine, role="train")]
-    return [outcome for name in names for outcome in _check_night(engine, suite, name, crawl_date, limits_of(name))]
+    outcomes = []
+    for name in names:
+        undecided = [] if crawl_date is not None else undecided_dates(engine, suite, name)
+        for day in (*undecided, crawl_date):
+            found = _check_night(engine, suite, name, day, limits_of(name))
+            if day in undecided:
+                found = [_without_unscored(outcome) for outcome in found]
+            store_check_results(engine, [_row(suite, outcome, {"crawl_date": day}) for outcome in found])
+            outcomes += found
+    return outcomes
+
+
+def _without_unscored(outcome: CheckOutcome) -> CheckOutcome:
+    """Only warn of unscored shards: a run over all nights meets nights that are being scored, which are not published before they are."""
+    return replace(outcome, severity=WARN) if outcome.expectation == suites.SCORED else outcome
 
 
 def _check_night(
@@ -125,6 +141,7 @@ def _check_night(
             replace(
                 _with_limits(outcome, applied),
                 dataset=dataset,
+                crawl_date=crawl_date,
                 severity=WARN if outcome.expectation in mild else outcome.severity,
             ),
             rejected.get(outcome.expectation),

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,13 +31,14 @@ KEPT_FIGURES = ("observed_value", "element_count", "unexpected_count", "missing_
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """Outcome of one check. `observed` is JSON, of a failure also in words; `dataset` is the dataset of the night."""
+    """Outcome of one check. `observed` is JSON, of a failure also in words; `dataset` and `crawl_date` are those of the night."""
 
     expectation: str
     severity: str
     is_success: bool
     observed: dict[str, Any]
     dataset: str | None = None
+    crawl_date: date | None = None
     settings: tuple[str, ...] = ()
 
 

@@ -45,15 +45,15 @@ def count_members(engine: Engine, pair_hash_K32: NDArray[np.uint8], subset_id: i
 
 
 def store_check_results(engine: Engine, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Store the outcomes of a suite. Notifications of failures that stop the pipeline are stored in the same transaction."""
+    """Store the outcomes of a suite for one night or subset. The notification of its failures is stored in the same transaction."""
     if not rows:
         return
-    stopped: dict[str | None, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["severity"] == "fail" and not row["is_success"] and "rejected_by" not in row["observed"]:
-            stopped.setdefault(row.get("dataset_name"), []).append(row)
+    failed = [
+        row for row in rows
+        if row["severity"] == "fail" and not row["is_success"] and "rejected_by" not in row["observed"]
+    ]  # fmt: skip
     with engine.begin() as connection:
-        for failed in stopped.values():
+        if failed:
             announce(connection, _failed_check(failed, last_success=_last_success(connection, failed)))
         connection.execute(insert(CheckResult), list(rows))
 
@@ -75,15 +75,19 @@ def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> 
         failed[0].get(name) for name in ("suite", "dataset_name", "crawl_date", "subset_name")
     )
     names = sorted(row["expectation"] for row in failed)
+    which = f"--dataset {shlex.quote(dataset or 'NAME')}"
     if subset is not None:
-        about, remedy = (
-            f"subset {subset}",
-            f"alchemist subset show {shlex.quote(subset)}, then repair the data that the check names and run the check again",
+        about = f"stopped subset {subset}"
+        remedy = f"alchemist subset show {shlex.quote(subset)}, then repair the data that the check names and run the check again"
+    elif day is not None:
+        about = f"stopped dataset {dataset}, night {day}"
+        remedy = (
+            "Repair the data and run the night again. If the data is correct: "
+            f"alchemist night release {which} --crawl-date {day} --reason WHY"
         )
     else:
-        about = f"dataset {dataset}, {f'night {day}' if day else 'all nights'}"
-        which = f"--dataset {shlex.quote(dataset or 'NAME')} --crawl-date {day or 'DATE'}"
-        remedy = f"Repair the data and run the night again. If the data is correct: alchemist night release {which} --reason WHY"
+        about = f"checked all nights of dataset {dataset} together, which stops none"
+        remedy = f"Repair the data, then run the check again: alchemist check --suite {suite} {which}"
     observed = {
         row["expectation"]: (row["observed"].get("in_words") or json.dumps(row["observed"], default=str))[
             :OBSERVED_LENGTH
@@ -93,7 +97,7 @@ def _failed_check(failed: Sequence[Mapping[str, Any]], *, last_success: int) -> 
     return Event(
         kind="failed_check",
         key=f"failed_check:{suite}:{dataset}:{day}:{subset}:{','.join(names)}:{last_success}",
-        what_happened=f"Suite {suite} stopped {about}: {', '.join(names)} failed.",
+        what_happened=f"Suite {suite} {about}: {', '.join(names)} failed.",
         where_to_look=(explorer_page("nights", dataset, day) if dataset and day and not subset else None)
         or page_of_this_task("check"),
         what_to_do=remedy,
@@ -143,6 +147,13 @@ def outdated_checks(engine: Engine, night_id: int) -> list[str]:
     """Return the suites whose newest check of a night is older than its newest shard."""
     with engine.connect() as connection:
         return list(connection.execute(load_query("outdated_checks"), {"night_id": night_id}).scalars())
+
+
+def undecided_dates(engine: Engine, suite: str, dataset: str) -> list[date]:
+    """Return the crawl dates of a dataset that are not decided yet, or not scored yet."""
+    with engine.connect() as connection:
+        rows = connection.execute(load_query("undecided_dates"), {"suite": suite, "dataset": dataset})
+        return list(rows.scalars())
 
 
 def released_checks(engine: Engine, suite: str, dataset: str, crawl_date: date | None) -> set[str]:

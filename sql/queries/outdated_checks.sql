@@ -1,7 +1,8 @@
 -- Purpose: Return the suites that checked a night before the last of its data arrived: their results do not cover it.
 -- Parameters: night_id integer.
 -- One row is: a suite whose newest result is older than the night's newest shard or, for `scores`, than the newest scores of the
---   production rater. Suites that never checked the night, releases and drift are left out.
+--   production rater. Suites that never checked the night, releases and drift are left out, and so are results over all nights
+--   together: a run without a date stores results of each undecided night too.
 -- Relies on: pk_nights, ix_check_results_suite_dataset_name_crawl_date, ix_shards_dataset_id_crawl_date, ix_shard_scores_night_id.
 -- Safe to re-run: yes.
 WITH came AS (
@@ -29,7 +30,7 @@ WITH came AS (
 SELECT check_results.suite
 FROM came
 INNER JOIN alchemist.check_results
-    ON came.dataset_name = check_results.dataset_name AND came.crawl_date = coalesce(check_results.crawl_date, came.crawl_date)
+    ON came.dataset_name = check_results.dataset_name AND came.crawl_date = check_results.crawl_date
 WHERE
     check_results.suite IN ('shards', 'samples', 'scores')
     AND check_results.expectation <> 'scores_are_steady'

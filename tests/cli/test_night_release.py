@@ -99,7 +99,7 @@ def stop(dataset: str) -> str:
 def test_a_third_of_broken_images_stops_the_night_and_leaves_the_old_ones_selectable(bad_night: str) -> None:
     before = count(SELECTABLE)
     assert before > 0
-    assert "crawl: most_locations_are_usable" in stop(bad_night)
+    assert "crawl 2026-01-02: most_locations_are_usable" in stop(bad_night)
     assert count(SELECTABLE) == before
     with open_store().connect() as connection:
         status = connection.execute(
@@ -147,7 +147,7 @@ def test_a_night_that_was_released_passes_the_same_check_again(bad_night: str) -
     release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
     report = check(CheckConfig(suite="samples", dataset=bad_night, crawl_date=BAD_NIGHT))
     assert report.warnings[0].startswith(
-        "crawl: most_locations_are_usable: expected share of quarantined locations: at most 0.2; found 0.29"
+        "crawl 2026-01-02: most_locations_are_usable: expected share of quarantined locations: at most 0.2; found 0.29"
     )
 
 

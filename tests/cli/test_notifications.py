@@ -117,6 +117,19 @@ def test_a_failed_check_of_a_real_suite_sends_a_notification(engine: Engine, rec
     assert message(receiver)[0].startswith("Suite shards stopped dataset web, night 2026-01-03: ")
 
 
+def test_a_failed_check_of_all_nights_together_names_a_remedy_that_needs_no_night(
+    engine: Engine, receiver: Receiver
+) -> None:
+    store_check_results(engine, [failed(crawl_date=None)])
+    deliver(engine)
+    what, _, do, *_ = receiver.posts[0]["message"].splitlines()
+    assert (
+        what
+        == "Suite samples checked all nights of dataset web together, which stops none: most_locations_are_usable failed."
+    )
+    assert do.endswith("run the check again: alchemist check --suite samples --dataset web")
+
+
 def test_a_failing_suite_of_ones_own_is_reported_with_the_rows_that_failed(suites: Path, receiver: Receiver) -> None:
     write(suites, "samples_wide.json", WIDE)
     assert main(["check", "--suite", "samples", "--dataset", "web", "--crawl-date", str(NIGHT)]) == 5

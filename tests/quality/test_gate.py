@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
+from alchemist_core.cli.held_nights import RejectNightConfig, reject
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import artifact_path
 from alchemist_core.quality.gate import _rank_figures, _validate_all, failures, run_suite
@@ -19,6 +20,7 @@ from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.suites import Check
 from alchemist_core.quality.validation import CheckOutcome
 from alchemist_core.settings import load_settings
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.store.checks import failed_checks, reject_checks
 from alchemist_core.store.manifests import Manifest, hash_rows, write_manifest
 from alchemist_core.store.subsets import find_subset
@@ -153,6 +155,84 @@ def test_a_stopped_night_does_not_fail_for_its_missing_scores_and_a_rejected_one
     assert failed_checks(engine, "web", NIGHT) == []
 
 
+def three_nights() -> dict[str, list[dict[str, Any]]]:
+    """Nights of three dates with two samples each: the first and the last are damaged, the last is selectable already."""
+    days = [NIGHT, date(2026, 1, 2), date(2026, 1, 3)]
+    states, bad = ["scored", "scored", "selectable"], {1: 2, 2: 0, 3: 2}
+    where = [(n, day) for n, day in enumerate(days, start=1)]
+    return {
+        "datasets": [{"dataset_id": 1, "name": "web"}],
+        "shards": [{"shard_id": n, "dataset_id": 1, "crawl_date": day, "n_samples": 2 + bad[n]} for n, day in where],
+        "samples": [{"sample_id": i} for i in range(2, 8)],
+        "sample_locations": [{"shard_id": i // 2, "ordinal": i % 2, "sample_id": i} for i in range(2, 8)],
+        "raters": [{"rater_id": 1, "name": "r", "state": "production"}],
+        "quarantined_samples": [{"shard_id": n, "ordinal": 100 + i} for n in bad for i in range(bad[n])],
+        "nights": [
+            {"night_id": n, "dataset_id": 1, "crawl_date": day, "rater_id": 1, "state": states[n - 1]}
+            for n, day in where
+        ],
+        "shard_scores": [
+            {"rater_id": 1, "shard_id": n, "night_id": n, "n_scored": 2, "n_quarantined": bad[n]} for n, _ in where
+        ],
+        "scores": [{"rater_id": 1, "sample_id": i, "score": i / 7} for i in range(2, 8)],
+    }
+
+
+def states_of_nights(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.execute(text("SELECT state FROM alchemist.nights ORDER BY night_id")).scalars())
+
+
+def test_a_check_without_a_date_stops_each_open_night_that_fails_it_and_no_other(
+    engine: Engine,
+) -> None:
+    store(engine, three_nights())
+    with pytest.raises(
+        CheckFailedError, match=r"\n  web 2026-01-01: most_locations_are_usable: expected .* found 0\.5"
+    ) as failed:
+        check(CheckConfig(suite="samples", dataset="web"))
+    assert "web, all nights together: most_locations_are_usable: " in str(failed.value)
+    assert "2026-01-02" not in str(failed.value)
+    with engine.connect() as connection:
+        stopped = connection.execute(text("SELECT crawl_date, expectation FROM alchemist.failed_checks")).all()
+        announced = connection.execute(text("SELECT event ->> 'what_happened' FROM alchemist.notifications ORDER BY 1"))
+        told = announced.scalars().all()
+    assert stopped == [(NIGHT, "most_locations_are_usable")]
+    assert told == [
+        "Suite samples checked all nights of dataset web together, which stops none: most_locations_are_usable failed.",
+        "Suite samples stopped dataset web, night 2026-01-01: most_locations_are_usable failed.",
+    ]
+
+    with pytest.raises(
+        CheckFailedError, match=r"Night 2026-01-01 of web failed its checks \(samples\.most_locations_are_usable\)"
+    ):
+        publish_night(PublishNightConfig(dataset="web"))
+    assert states_of_nights(engine) == ["scored", "selectable", "selectable"]
+    reject(RejectNightConfig(dataset="web", crawl_date=NIGHT, reason="damaged"))
+    assert states_of_nights(engine) == ["rejected", "selectable", "selectable"]
+
+
+def test_a_night_that_is_not_scored_is_checked_by_a_run_without_a_date_too_and_one_that_is_being_scored_is_not_stopped_for_that(
+    engine: Engine, database_url: str
+) -> None:
+    store(engine, {**three_nights(), "nights": [], "shard_scores": [], "scores": []})
+    run_suite(database_url, "samples", dataset="web")
+    assert [bool(failed_checks(engine, "web", date(2026, 1, day))) for day in (1, 2, 3)] == [True, False, True]
+
+    left = {"shard_id": 9, "dataset_id": 1, "crawl_date": date(2026, 1, 2), "n_samples": 1}
+    given = three_nights()
+    store(engine, {name: given[name] for name in ("nights", "shard_scores", "scores")})
+    store(engine, {"shards": [left], "sample_locations": [{"shard_id": 9, "ordinal": 0, "sample_id": 2}]})
+    outcomes = run_suite(database_url, "scores", dataset="web")
+    assert [(one.crawl_date, one.severity) for one in outcomes if one.expectation == "every_shard_is_scored"] == [
+        (NIGHT, "warn"),
+        (date(2026, 1, 2), "warn"),
+        (None, "fail"),
+    ]
+    assert names(outcomes, severity="fail") == ["every_shard_is_scored"]
+    assert failed_checks(engine, "web", date(2026, 1, 2)) == []
+
+
 def test_a_dataset_s_own_threshold_changes_its_outcome_alone_and_is_kept_with_it(
     engine: Engine,
     database_url: str,
@@ -178,7 +258,7 @@ def test_a_dataset_s_own_threshold_changes_its_outcome_alone_and_is_kept_with_it
     with pytest.raises(CheckFailedError) as failed:
         check(CheckConfig(suite="samples", dataset="books", crawl_date=NIGHT))
     line = (
-        "books: most_locations_are_usable: expected share of quarantined locations: at most 0.2; found 0.25; "
+        "books 2026-01-01: most_locations_are_usable: expected share of quarantined locations: at most 0.2; found 0.25; "
         "limit: max_quarantined_ratio = 0.2 (default of [checks]"
     )
     assert line in str(failed.value)

@@ -217,7 +217,7 @@ def test_a_suite_that_cannot_be_read_fails_the_check_with_a_line(
 def test_a_suite_with_impossible_metadata_fails_the_check(suites: Path, meta: dict[str, Any], said: str) -> None:
     write(suites, "samples_x.json", WIDE, **meta)
     (last,) = samples().splitlines()[1:]
-    assert "web: samples_x.json/can_be_run: " in last
+    assert f"web {NIGHT}: samples_x.json/can_be_run: " in last
     assert said in last
 
 
