@@ -45,6 +45,8 @@ class PodTask(KubernetesPodOperator):
         super().__init__(
             **{
                 "name": options["task_id"].replace("_", "-"),
+                # Refuse a connection with a kubeconfig, which may name a program that would run here with Airflow's secrets.
+                "in_cluster": True,
                 "deferrable": True,
                 "durable": True,
                 "poll_interval": POLL_INTERVAL_S,
@@ -73,10 +75,11 @@ class PodTask(KubernetesPodOperator):
 
     def fill(self, context):
         """Set the command and its environment, and return the context."""
-        self.cmds, self.arguments = self.read_line(context), []
+        self.cmds, self.arguments = [escape(word) for word in self.read_line(context)], []
         # Airflow's names of the DAG run and its user, for the audit log and for links.
         names = {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW_CTX_")}
-        self.env_vars = names | lineage_parent(context["ti"])
+        variables = names | lineage_parent(context["ti"])
+        self.env_vars = {name: escape(value) for name, value in variables.items()}
         return context
 
     def _run(self, step, *arguments):
@@ -199,6 +202,15 @@ def _condition_of(job):
     """Return the condition in which a Job has ended; None if it has not."""
     conditions = (job.status and job.status.conditions) or []
     return next((one for one in conditions if one.type in ("Complete", "Failed") and one.status == "True"), None)
+
+
+def escape(text):
+    """Return a text that the command in a pod reads as the given one.
+
+    Kubernetes replaces $(NAME), in a word of a command and in the value of a variable, by a variable of the container, such as the address
+    of the store; $$ becomes $ and is replaced no further.
+    """
+    return text.replace("$", "$$")
 
 
 def end_of(pod, container):

@@ -141,7 +141,7 @@ class Namespace:
             with contextlib.suppress(AssertionError):
                 podman("pod", "rm", "--force", name)
         # Of the claim and of the config maps.
-        podman("volume", "rm", "--force", "alchemist-home", "alchemist-project", "alchemist-connections")
+        podman("volume", "rm", "--force", "alchemist-home", "alchemist-project")
         podman("network", "rm", "--force", NETWORK)
 
     def get(self, url: str) -> str:

@@ -234,6 +234,24 @@ def test_a_command_in_a_pod_is_not_rendered_either(dags):
     assert "--dataset={{ 7 * 7 }}" in one.read_line(context)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "typed", ["$(ALCHEMIST_DATABASE_URL)", "$$(ALCHEMIST_DATABASE_URL)", "$$$(X)", "a$b", "$$", "$", "$(X", "$é", "x"]
+)
+def test_no_variable_of_a_pod_is_put_into_a_value_or_a_name(dags, monkeypatch, typed):
+    pods, variables = ours("pods"), {"ALCHEMIST_DATABASE_URL": "secret", "X": "secret"}
+    expanded = importlib.import_module("tests.infra.pod_server").expanded
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", typed)
+    line = dags["nightly_rescore"].get_task("score").partial_kwargs["line"]
+    one = pods.PodTask(task_id="score", line=line, item={**NIGHT, "dataset": typed, "slot": 0})
+    context = {"params": {"dataset": "", "root": "", "crawl_date": ""}, "ti": PLANNED, "dag": dags["nightly_rescore"]}
+    context["dag_run"] = SimpleNamespace(conf={}, partition_key=None, run_after=datetime(2026, 1, 3, tzinfo=UTC))
+    one.fill(context)
+    assert [expanded(word, variables) for word in one.cmds] == one.read_line(context)
+    assert f"--dataset={typed}" in one.read_line(context)
+    assert expanded(one.env_vars["AIRFLOW_CTX_DAG_RUN_ID"], variables) == typed
+
+
 def test_a_nights_dataset_is_checked_and_published_only_if_its_own_earlier_tasks_succeeded(dags):
     dag = dags["nightly_rescore"]
     assert set(attribute(dag.get_task("drift"), "needs")) == {"check_scores"}

@@ -7,18 +7,25 @@ out the rest: scheduling, images, volumes, networks, quotas, restarts. No test w
 import json
 import os
 import re
+import ssl
 import subprocess
 import tempfile
 import threading
 import time
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import kubernetes_validate
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 KUBERNETES = "1.34"
 PATH = re.compile(
@@ -31,13 +38,28 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def expanded(text: str, variables: Mapping[str, str]) -> str:
+    """What the kubelet makes of a word of a command, an argument, or the value of a variable.
+
+    By the API's reference: $(NAME) is the value of a variable, if there is one; $$ is a $, so that $$(NAME) is the text $(NAME).
+    Everything else stays: another $, a bracket that is not closed.
+    """
+
+    def read(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else variables.get(found[1], found[0])
+
+    return re.sub(r"\$\$|\$\(([^)]*)\)", read, text)
+
+
 class Cluster:
     """The objects of the server by kind and name, and the process of each pod."""
 
-    def __init__(self, templates: list[Json]) -> None:
+    def __init__(self, templates: list[Json], secrets: Mapping[str, str] | None = None) -> None:
         self.objects: dict[str, dict[str, Json]] = {"pods": {}, "jobs": {}, "podtemplates": {}}
         for template in templates:
             self.objects["podtemplates"][template["metadata"]["name"]] = template
+        self.secrets = dict(secrets or {})
+        """The variables that a container has from the secrets of its `envFrom`."""
         self.created: list[Json] = []
         """Every object that was posted, as it was posted."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -71,11 +93,14 @@ class Cluster:
 
     def _start(self, pod: Json, more: dict[str, str]) -> None:
         (container,) = pod["spec"]["containers"]
-        given = {entry["name"]: entry["value"] for entry in container.get("env", [])}
+        given = {"PATH": os.environ["PATH"], **self.secrets}
+        for entry in container.get("env", []):
+            given[entry["name"]] = expanded(entry["value"], given)
+        given |= more
         with (self.logs / pod["metadata"]["name"]).open("wb") as log:
             self.processes[pod["metadata"]["name"]] = subprocess.Popen(
-                container["command"],
-                env={"PATH": os.environ["PATH"], **given, **more},
+                [expanded(word, given) for word in container["command"]],
+                env=given,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -207,12 +232,33 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def serve(cluster: Cluster) -> tuple[ThreadingHTTPServer, Json]:
-    """Start the server; returns it and a kubeconfig that names it."""
+def serve(cluster: Cluster, account: Path) -> ThreadingHTTPServer:
+    """Start the server, and write what a pod has of its service account into a folder: a token, and the server's certificate."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"cluster": cluster}))
+    certificate, key = _make_certificate()
+    account.mkdir()
+    (account / "token").write_text("a token")
+    (account / "ca.crt").write_bytes(certificate)
+    (account / "both").write_bytes(certificate + key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(account / "both")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    return server, {
-        "apiVersion": "v1", "kind": "Config", "current-context": "test", "users": [{"name": "test", "user": {}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-    }  # fmt: skip
+    return server
+
+
+def _make_certificate() -> tuple[bytes, bytes]:
+    """Return a certificate of this machine's loopback address, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test server")])
+    today = datetime.now(UTC)
+    about = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(today - timedelta(days=1))
+        .not_valid_after(today + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, unencrypted = serialization.Encoding.PEM, serialization.NoEncryption()
+    return about.public_bytes(pem), key.private_bytes(pem, serialization.PrivateFormat.PKCS8, unencrypted)

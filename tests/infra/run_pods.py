@@ -30,24 +30,40 @@ warnings.simplefilter("ignore")
 from pod_server import Cluster, serve  # noqa: E402  the path was set above
 
 HOME = Path(tempfile.mkdtemp(prefix="alchemist-airflow-"))
-CLUSTER = Cluster([found for found in OBJECTS if found["kind"] == "PodTemplate"])
-SERVER, KUBECONFIG = serve(CLUSTER)
-(HOME / "cluster.json").write_text(json.dumps(KUBECONFIG))
+SECRET = "postgresql://alchemist_writer:hunter2@postgres/alchemist"
+CLUSTER = Cluster(
+    [found for found in OBJECTS if found["kind"] == "PodTemplate"], secrets={"ALCHEMIST_DATABASE_URL": SECRET}
+)
+ACCOUNT = HOME / "account"
+SERVER = serve(CLUSTER, ACCOUNT)
+CONNECTION = "AIRFLOW_CONN_KUBERNETES_DEFAULT"
+(SETTINGS,) = (found["data"] for found in OBJECTS if found["metadata"]["name"] == "alchemist-airflow")
 os.environ |= {
     "AIRFLOW_HOME": str(HOME),
-    "KUBECONFIG": str(HOME / "cluster.json"),
-    "AIRFLOW_CONN_KUBERNETES_DEFAULT": '{"conn_type": "kubernetes", "extra": {"namespace": "alchemist"}}',
+    # What Kubernetes sets in a pod.
+    "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+    "KUBERNETES_SERVICE_PORT": str(SERVER.server_port),
+    CONNECTION: SETTINGS[CONNECTION],
     "AIRFLOW_CTX_DAG_ID": "train_rater",
     "ALCHEMIST_JOB_RUNNER": "kubernetes",
 }
 
-from airflow.sdk.exceptions import TaskDeferred  # noqa: E402, TID251  a program of its own
+from airflow.sdk.exceptions import AirflowException, TaskDeferred  # noqa: E402, TID251  a program of its own
+from airflow.sdk.execution_time.secrets import DEFAULT_SECRETS_SEARCH_PATH_WORKERS  # noqa: E402, TID251  as above
 from alchemist_dags import evaluate_subset, nightly_rescore, pods, train_rater  # noqa: E402  after the environment
 from alchemist_dags.jobs import CommandFailed  # noqa: E402
+from kubernetes.config import incluster_config  # noqa: E402
+from kubernetes_asyncio.config import incluster_config as asyncio_incluster_config  # noqa: E402
 from structlog.testing import capture_logs  # noqa: E402
+
+# The folder of the service account is the same in every pod, and this machine has none.
+for module in (incluster_config, asyncio_incluster_config):
+    module.SERVICE_TOKEN_FILENAME = str(ACCOUNT / "token")
+    module.SERVICE_CERT_FILENAME = str(ACCOUNT / "ca.crt")
 
 # What earlier tasks of the run returned.
 FOUND = {"find_rater": {"rater": "crawl-loss-0a1b2c3d", "dataset": "crawl"}}
+TYPED = "$(ALCHEMIST_DATABASE_URL) $$(ALCHEMIST_DATABASE_URL) a$b $$ $(X $é $"
 SLOW = "for i in 1 2 3 4 5 6 7 8 9 10; do test -e {mark} && exit 0; sleep 1; done; exit 1"
 
 
@@ -77,10 +93,10 @@ def context_of(task: Any) -> dict[str, Any]:
     return {"ti": ti, "run_id": "manual__1", "dag": dag, "dag_run": run, "params": {}}
 
 
-def task_of(kind: Any, task_id: str, script: str) -> Any:
+def task_of(kind: Any, task_id: str, script: str, *values: str) -> Any:
     class Task(kind):  # type: ignore[misc]
         def read_line(self, context: Any) -> list[str]:
-            return ["sh", "-c", script]
+            return ["sh", "-c", script, "sh", *values]
 
     # The triggerer of a cluster looks every few seconds; a test does not wait that long.
     options = {"poll_interval": 0.2, "startup_check_interval_seconds": 1, "logging_interval": None}
@@ -109,14 +125,14 @@ def outcome_of(step: Any) -> dict[str, Any]:
     return {"exit_code": 0}
 
 
-def run_deferred(task_id: str, script: str) -> dict[str, Any]:
+def run_deferred(task_id: str, script: str, *values: str) -> dict[str, Any]:
     """A task from its start to its end, as worker, triggerer and worker again run it."""
-    context = context_of(task := task_of(pods.PodTask, task_id, script))
+    context = context_of(task := task_of(pods.PodTask, task_id, script, *values))
     deferred = defer(task, context)
     # The triggerer and the second worker have nothing but what Airflow stored.
     path, options = deferred.trigger.serialize()
     event = asyncio.run(wait(type(deferred.trigger)(**options)))
-    again = task_of(pods.PodTask, task_id, script)
+    again = task_of(pods.PodTask, task_id, script, *values)
     with listening() as said:
         outcome = outcome_of(lambda: getattr(again, deferred.method_name)(context, event))
     return {
@@ -170,6 +186,37 @@ def without_template() -> dict[str, Any]:
     return outcome
 
 
+def typed() -> dict[str, Any]:
+    """What a command in a pod reads of a value and of the name of a run that look like references to a variable."""
+    os.environ["AIRFLOW_CTX_DAG_RUN_ID"] = TYPED
+    found = run_deferred("typed", 'echo "word: $1"; echo "variable: $AIRFLOW_CTX_DAG_RUN_ID"', TYPED)
+    del os.environ["AIRFLOW_CTX_DAG_RUN_ID"]
+    return {**found, "given": TYPED, "secret": SECRET}
+
+
+def edited_connection() -> dict[str, Any]:
+    """What a task does with a connection whose kubeconfig names a program that gives out tokens."""
+    mark, address = HOME / "the-program-ran", f"https://127.0.0.1:{SERVER.server_port}"
+    program = {
+        "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", f"env > {mark}"],
+        "interactiveMode": "Never",
+    }  # fmt: skip
+    kubeconfig = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "x", "users": [{"name": "x", "user": {"exec": program}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "clusters": [{"name": "x", "cluster": {"server": address, "insecure-skip-tls-verify": True}}],
+    }  # fmt: skip
+    kept, said = os.environ[CONNECTION], ""
+    os.environ[CONNECTION] = json.dumps({"conn_type": "kubernetes", "extra": {"kube_config": json.dumps(kubeconfig)}})
+    task = task_of(pods.PodTask, "edited", "exit 0")
+    try:
+        task.execute(context_of(task))
+    except (AirflowException, TaskDeferred) as error:
+        said = str(error)
+    os.environ[CONNECTION] = kept
+    return {"has_run": mark.exists(), "said": said, "first_place": DEFAULT_SECRETS_SEARCH_PATH_WORKERS[0]}
+
+
 def rendered() -> dict[str, Any]:
     """The pod of each task of the DAGs that needs a device, as it would be posted."""
     found = {}
@@ -211,6 +258,8 @@ def run_tasks() -> dict[str, Any]:
         "killed": run_deferred("killed", "echo halfway; kill -9 $$"),
         "adopted": adopt(),
         "without_template": without_template(),
+        "edited_connection": edited_connection(),
+        "typed": typed(),
         "job": run_job("trains", "echo node $JOB_COMPLETION_INDEX at $ALCHEMIST_RENDEZVOUS"),
         "failed_job": run_job(
             "trains_in_vain", "test $JOB_COMPLETION_INDEX = 1 && { echo 'error: No.'; exit 2; }; exit 1"

@@ -216,6 +216,18 @@ def test_only_the_parts_that_start_pods_have_a_token_of_the_cluster(objects: lis
     assert with_token == {"airflow-scheduler", "airflow-triggerer"}
 
 
+def test_every_part_of_airflow_has_the_connection_to_the_cluster_in_its_environment(objects: list[Json]) -> None:
+    """Airflow reads a connection from there before it asks its database, in which the role Op may change it."""
+    name = "AIRFLOW_CONN_KUBERNETES_DEFAULT"
+    connection = json.loads(settings_of(objects, "alchemist-airflow")[name])
+    assert connection == {"conn_type": "kubernetes", "extra": {"in_cluster": True, "namespace": "alchemist"}}
+    for part in ("api", "scheduler", "dag-processor", "triggerer"):
+        for container in containers_of(pod_specs(objects)[f"airflow-{part}"]):
+            assert {"configMapRef": {"name": "alchemist-airflow"}} in container["envFrom"], part
+    of_chart = yaml.safe_load((INFRA / "chart" / "values.yaml").read_text())["env"]
+    assert connection in [json.loads(one["value"]) for one in of_chart if one["name"] == name]
+
+
 def test_only_the_migration_sees_the_owners_secret_and_a_job_sees_none_of_airflows(objects: list[Json]) -> None:
     secrets = {
         name: {wanted for kind, wanted in references_of(spec) if kind == "Secret"}
@@ -393,6 +405,36 @@ def test_a_missing_template_is_named_with_the_command_that_makes_it(results: Jso
         "exit_code": 127,
         "reason": "error: Namespace alchemist has no PodTemplate alchemist-device-job. Run: kubectl apply -k infra/kubernetes",
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("$(A)", "a"), ("__$(A)-$(B)__", "__a-b__"), ("$$(A)_$(B)", "$(A)_b"), ("$$A", "$A"), ("$(A$(B))", "$(A$(B))"),
+        ("$(NONE)", "$(NONE)"), ("$$$$$$(A)", "$$$(A)"), ("$$$$$$$(A)", "$$$a"),
+        ("$A)", "$A)"), ("${A}", "${A}"), ("$(B)_$(A", "b_$(A"), ("$(A)b$", "ab$"),
+        ("--$($($($--", "--$($($($--"), ("$?_$!", "$?_$!"),
+    ],
+)  # fmt: skip
+def test_the_test_server_replaces_variables_as_kubernetes_does(written: str, read: str) -> None:
+    expanded = pytest.importorskip("tests.infra.pod_server").expanded
+    assert expanded(written, {"A": "a", "B": "b"}) == read
+
+
+@pytest.mark.slow
+def test_a_connection_that_a_user_edited_runs_no_program(results: Json) -> None:
+    found = results["edited_connection"]
+    assert not found["has_run"]
+    assert "in_cluster" in found["said"]
+    assert found["first_place"] == "airflow.secrets.environment_variables.EnvironmentVariablesBackend"
+
+
+@pytest.mark.slow
+def test_a_value_that_looks_like_a_reference_to_a_variable_reaches_the_command_as_it_was_typed(results: Json) -> None:
+    found = results["typed"]
+    said = [line.partition(" logs: ")[2] for line in found["log"] if " logs: " in line]
+    assert said == [f"word: {found['given']}", f"variable: {found['given']}"]
+    assert not [line for line in found["log"] if found["secret"] in line]
 
 
 @pytest.mark.slow
