@@ -28,6 +28,7 @@ from alchemist_core.store.checks import (
     count_members,
     failed_checks,
     read_slice,
+    read_time,
     rejected_checks,
     released_checks,
     store_check_results,
@@ -74,8 +75,13 @@ def run_suite(
     engine = make_engine(url)
     try:
         if suite in SUBSET_SUITES:
+            began_at = read_time(engine)
             outcomes = _check_subset(engine, suite, subset, limits_of)
-            where = {"crawl_date": crawl_date, "subset_name": subset.name if subset else None}
+            where = {
+                "crawl_date": crawl_date,
+                "subset_name": subset.name if subset else None,
+                "created_at": began_at,
+            }
             store_check_results(engine, [_row(suite, outcome, where) for outcome in outcomes])
         elif suite in NIGHT_SUITES:
             outcomes = _check_nights(engine, suite, dataset, crawl_date, limits_of)
@@ -107,10 +113,14 @@ def _check_nights(
     for name in names:
         undecided = [] if crawl_date is not None else undecided_dates(engine, suite, name)
         for day in (*undecided, crawl_date):
+            # What arrives while the check reads must make its results outdated.
+            began_at = read_time(engine)
             found = _check_night(engine, suite, name, day, limits_of(name))
             if day in undecided:
                 found = [_without_unscored(outcome) for outcome in found]
-            store_check_results(engine, [_row(suite, outcome, {"crawl_date": day}) for outcome in found])
+            store_check_results(
+                engine, [_row(suite, outcome, {"crawl_date": day, "created_at": began_at}) for outcome in found]
+            )
             outcomes += found
     return outcomes
 

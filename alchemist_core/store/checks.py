@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -35,6 +35,12 @@ def read_slice(engine: Engine, name: str, parameters: Mapping[str, Any]) -> Colu
     """Return the rows of a query in `sql/queries/` as columns."""
     with engine.connect() as connection:
         return _columns(connection, name, parameters)
+
+
+def read_time(engine: Engine) -> datetime:
+    """Return the time of the database's clock. A check reads it before its rows, and stores it as the time of its results."""
+    with engine.connect() as connection:
+        return read_clock(connection)
 
 
 def count_members(engine: Engine, pair_hash_K32: NDArray[np.uint8], subset_id: int) -> Columns:

@@ -42,7 +42,7 @@ scored AS MATERIALIZED (
 )
 
 INSERT INTO alchemist.shard_scores (
-    rater_id, shard_id, night_id, n_samples, n_scored, n_reused, n_quarantined, code_version, device, dtype, run_id
+    rater_id, shard_id, night_id, n_samples, n_scored, n_reused, n_quarantined, code_version, device, dtype, run_id, scored_at
 )
 SELECT
     :rater_id,
@@ -55,7 +55,9 @@ SELECT
     :code_version,
     :device,
     :dtype,
-    :run_id
+    :run_id,
+    -- Not the beginning of the transaction: a check that began during the COPY did not read these scores.
+    clock_timestamp()
 FROM alchemist.shards
 CROSS JOIN scored
 WHERE shards.shard_id = :shard_id

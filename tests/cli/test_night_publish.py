@@ -1,5 +1,7 @@
 """A night is published only in the state in which it was checked."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sqlalchemy import Engine
@@ -9,6 +11,8 @@ from alchemist_core.cli.check import run as check
 from alchemist_core.cli.held_nights import ReleaseNightConfig, release
 from alchemist_core.cli.night import AnnounceConfig, announce
 from alchemist_core.errors import CheckFailedError
+from alchemist_core.quality import gate
+from alchemist_core.quality.validation import CheckOutcome, validate
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from tests.scored_nights import add_dataset, add_night, add_rater
 
@@ -38,6 +42,24 @@ def test_scores_that_came_after_the_check_are_checked_first(checked: Engine, cra
         publish_night(PublishNightConfig(dataset="web"))
     check(CheckConfig.model_validate({"suite": "scores", "dataset": "web", "crawl_date": crawl_date}))
     assert publish_night(PublishNightConfig(dataset="web")).n_nights == 1
+
+
+@pytest.mark.parametrize("crawl_date", [NIGHT, None])
+def test_scores_that_come_while_a_check_runs_are_checked_first(
+    checked: Engine, monkeypatch: pytest.MonkeyPatch, crawl_date: str | None
+) -> None:
+    late = [{"b.tar": SCORES}]
+
+    def validate_beside_a_late_shard(*arguments: Any) -> list[CheckOutcome]:
+        # The check has read its rows: what comes now is not among them.
+        while late:
+            add_night(checked, NIGHT, late.pop())
+        return validate(*arguments)
+
+    monkeypatch.setattr(gate, "validate", validate_beside_a_late_shard)
+    check(CheckConfig.model_validate({"suite": "scores", "dataset": "web", "crawl_date": crawl_date}))
+    with pytest.raises(CheckFailedError, match=r"web 2026-01-01 r1 has grown since its scores were checked"):
+        publish_night(PublishNightConfig(dataset="web"))
 
 
 def test_another_raters_scores_need_no_check_for_the_suite_looks_at_production_alone(checked: Engine) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from alchemist_core.errors import LeaseLostError
 from alchemist_core.shards.faults import Reason, make_fault
 from alchemist_core.store import ledger
-from alchemist_core.store.engine import make_engine
+from alchemist_core.store.engine import make_engine, read_clock
 from alchemist_core.store.leases import consume_lease
 from alchemist_core.store.ledger import (
     ClaimedShard,
@@ -278,6 +278,20 @@ def test_a_night_cannot_be_decided_while_a_shard_of_it_is_being_committed(store:
         return ShardCounts(0, 0, 0, 0)
 
     store_outcome(store, second, SCOPE, outcome(4, 5), commit=commit)
+
+
+def test_scores_are_dated_when_they_are_written_so_that_a_check_that_began_during_the_commit_is_outdated(
+    store: Engine,
+) -> None:
+    first, read_at = claim(store), []
+
+    def commit(connection: Connection, given: ShardOutcome) -> ShardCounts:
+        read_at.append(read_clock(connection))
+        return ledger._commit(connection, first, SCOPE, given, PROVENANCE)
+
+    store_outcome(store, first, SCOPE, outcome(1, 2, 3), commit=commit)
+    ((scored_at,),) = ask(store, "SELECT scored_at FROM alchemist.shard_scores")
+    assert scored_at > read_at[0]
 
 
 class StoppedCopy:

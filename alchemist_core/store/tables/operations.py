@@ -96,7 +96,7 @@ class CheckResult(Table):
     crawl_date: Typed[date | None] = column(comment="Crawl date that was checked; null for all dates")
     subset_name: Typed[str | None] = column(comment="Subset version that was checked; null for checks of a night")
     run_id: Typed[int | None] = column(BigInteger, comment="Run that checked")
-    created_at: Typed[datetime] = created(comment="When the result was stored")
+    created_at: Typed[datetime] = created(comment="When the check began to read, or a person decided")
 
 
 class AuditEvent(Table):
