@@ -8,6 +8,7 @@ WITH recent AS (
     SELECT
         run_id,
         started_at,
+        finished_at,
         device
     FROM alchemist.runs
     WHERE stage = 'score'
@@ -26,8 +27,9 @@ turns AS (
             ELSE coalesce(nullif(recent.device, 'cpu'), max(shard_scores.device))
         END AS device,
         sum(shard_scores.n_scored - shard_scores.n_reused) AS n_computed,
-        min(shard_scores.scored_at) AS first_at,
-        max(shard_scores.scored_at) AS ended_at
+        -- A retry of quarantined records dates a shard anew, after its run has ended.
+        min(least(shard_scores.scored_at, recent.finished_at)) AS first_at,
+        max(least(shard_scores.scored_at, recent.finished_at)) AS ended_at
     FROM recent
     INNER JOIN alchemist.shard_scores ON recent.run_id = shard_scores.run_id
     GROUP BY recent.run_id, recent.started_at, recent.device, shard_scores.rater_id

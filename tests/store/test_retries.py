@@ -155,6 +155,29 @@ def test_a_night_that_was_decided_stays_and_its_next_revision_gets_what_is_score
     ]
 
 
+STORED_AT = "2026-01-02 00:00:00+00"
+
+
+@pytest.mark.parametrize(
+    ("state", "n_scored", "is_dated_anew"),
+    [("scored", 1, True), ("scored", 0, False), ("selectable", 1, False), ("rejected", 1, False)],
+)
+def test_scores_that_a_retry_adds_to_an_open_night_are_newer_than_its_checks(
+    store: Engine, state: str, n_scored: int, is_dated_anew: bool
+) -> None:
+    with store.begin() as connection:
+        decided = """
+            UPDATE alchemist.nights SET state = CAST(:state AS varchar), reason = 'why', decided_by = 'ann',
+                decided_at = CASE WHEN :state <> 'scored' THEN now() END
+        """
+        connection.execute(text(decided), {"state": state})
+        connection.execute(text("UPDATE alchemist.shard_scores SET scored_at = :at"), {"at": STORED_AT})
+    retry = claim(store, TRANSIENT)
+    assert retry is not None
+    commit(store, retry, *(2,) * n_scored, faults=() if n_scored else (1,))
+    assert ask(store, f"SELECT scored_at > '{STORED_AT}' FROM alchemist.shard_scores") == [(is_dated_anew,)]
+
+
 def test_where_all_still_fails_no_night_is_opened(store: Engine) -> None:
     with store.begin() as connection:
         connection.execute(

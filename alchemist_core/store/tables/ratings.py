@@ -125,7 +125,9 @@ class ShardScore(Table):
     device: Typed[str] = column(comment="Device that scored")
     dtype: Typed[str] = column(comment="Floating-point type of the computation")
     run_id: Typed[int] = column(BigInteger, comment="Run that scored")
-    scored_at: Typed[datetime] = created(comment="When the scores were stored")
+    scored_at: Typed[datetime] = created(
+        comment="When the scores were stored; in an open night, when a retry last added some"
+    )
 
 
 class RetriedSample(Table):
