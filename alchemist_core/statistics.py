@@ -46,6 +46,19 @@ class Estimate:
         """Whether the whole interval lies above 0; False without an interval."""
         return self.low is not None and self.low > 0
 
+    def among(self, n_compared: int) -> Estimate:
+        """Return it with the interval that holds for so many estimates together. Source: Bonferroni; Dunn 1961.
+
+        >>> found = estimate([1.0, 2.0, 3.0])
+        >>> [round(found.among(n).low, 3) for n in (1, 20)]
+        [-0.484, -9.525]
+        """
+        if self.half_width is None:
+            return self
+        quantiles = (student_quantile(1 - 0.025 / n, self.n - 1) for n in (n_compared, 1))
+        half = self.half_width * next(quantiles) / next(quantiles)
+        return Estimate(self.mean, self.mean - half, self.mean + half, self.n)
+
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     """Return the mean over seeds with its t interval. Source: Student 1908.

@@ -18,8 +18,8 @@ from alchemist_core.settings import PROJECT_FILE, load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.models import models_to_compare, newest_protocol, read_evaluations
-from alchemist_core.store.subsets import list_subsets, rater_of_subset
+from alchemist_core.store.models import read_compared_models
+from alchemist_core.store.subsets import list_subsets
 from alchemist_core.telemetry import say
 
 QUERIES = (
@@ -61,16 +61,10 @@ def read_arms(seeds: set[int]) -> list[Arm]:
     """Return the measured arms of every published subset, each with the model of the full corpus."""
     engine, arms = open_store(), []
     for subset in list_subsets(engine, state="published"):
-        trained = [
-            model.model_id
-            for model in models_to_compare(engine, subset.subset_id, rater_of_subset(engine, subset).name)
-        ]
-        protocol_id = newest_protocol(engine, trained, metric="heldout_loss")
-        rows = read_evaluations(engine, trained, protocol_id) if protocol_id else ()
         arms += [
-            Arm(row.arm, subset.retention, row.seed, row.n_samples, row.n_steps, row.value)
-            for row in rows
-            if row.seed in seeds
+            Arm(model.arm, subset.retention, model.seed, model.n_samples, model.n_steps, model.value)
+            for model in read_compared_models(engine, subset.subset_id)
+            if model.seed in seeds and model.metric == "heldout_loss"
         ]
     return arms
 

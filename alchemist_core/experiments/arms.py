@@ -35,7 +35,7 @@ RATERS |= {
     "seal": {"rule": ScoringRule.ALIGNMENT.value, "penalty_schedule": "seal"},
     # The meta-gradient of DataRater (Calian et al. 2025) and LESS (Xia et al. 2024) to first order: how far two steps on validation data
     # lower a sample's loss.
-    "two_steps": {"rule": ScoringRule.LEARNABILITY.value, "max_train_steps": 2},
+    "two_steps": {"rule": ScoringRule.LEARNABILITY.value, "max_train_steps": 2, "reset_moments": True},
 }
 DEFAULT_RATER = "alignment"
 # The arm `oracle` trains on samples that are known to be good; if there are too few, oracle+KIND adds samples of one kind. It is stored as

@@ -20,6 +20,7 @@ from alchemist_core.files import artifact_path, atomic_write
 from alchemist_core.models.critic_config import OFFLINE, CriticTrainingConfig
 from alchemist_core.models.density import fit_density, is_held_out
 from alchemist_core.scorers.density import unit
+from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.statistics import quantiles_of
@@ -224,7 +225,9 @@ def _crossed_critic(config: MethodConfig, stage_run: StageRun, corpus: "Encoded"
         critic, _ = train_critic(both, heldout, CriticTrainingConfig(seed=config.seed), stage_run.report)
         scored = corpus.take(wanted)
         image_NE, text_NE = critic.project(scored.image_ND, scored.text_NC)
-        score_N[wanted] = critic.score(image_NE, text_NE, scored.captions)
+        found = critic.score(image_NE, text_NE, scored.captions)
+        # The scores of two critics have no common unit, ranks within a half have.
+        score_N[wanted] = 1 - fit_rank_scale(found).rank(found)
     return Scored(score_N)
 
 

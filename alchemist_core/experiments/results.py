@@ -335,8 +335,9 @@ def conclude(rows: Sequence[ArmRow]) -> str:
 
 
 def has_better(rows: Sequence[ArmRow]) -> bool:
-    """Return whether an arm is better than random, oracles and the full corpus left out."""
-    return any(gain.is_positive for _, gain in _gains(rows))
+    """Return whether an arm is better than random with 95% confidence for all arms together; oracles and the full corpus are left out."""
+    gains = _gains(rows)
+    return any(gain.among(len(gains)).is_positive for _, gain in gains)
 
 
 def _gains(rows: Sequence[ArmRow]) -> list[tuple[ArmRow, Estimate]]:

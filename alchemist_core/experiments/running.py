@@ -26,6 +26,7 @@ from alchemist_core.experiments.trial import (
     named_rule,
     require_arms,
     require_evaluation,
+    warn_of_one_evaluation,
     tokenizer_sha256,
 )
 from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
@@ -143,6 +144,8 @@ class Experiment:
         self.arms = config.cells(named_rule(config) or DEFAULT_RATER)
         self.scores = tuple(dict.fromkeys(score for arm, _ in self.arms for score in arm.scores))
         require_evaluation(config, (*config.tuning_seeds, *config.seeds))
+        if any(arm.is_auto for arm, _ in self.arms):
+            warn_of_one_evaluation(config)
         require_arms(config, (arm for arm, _ in self.arms))
         if others := set(self.scores) - {*methods_among(self.scores), *RATERS}:
             find_sources(sorted(others))

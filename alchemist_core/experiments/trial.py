@@ -163,6 +163,15 @@ def require_evaluation(config: TrialsConfig, seeds: Iterable[int]) -> None:
             evaluation_dataset(open_store(), name)
 
 
+def warn_of_one_evaluation(config: TrialsConfig) -> None:
+    """Say what an interval does not contain where the same evaluation samples choose a setting and report on it."""
+    if config.evaluation is not None and "{seed}" not in config.evaluation:
+        warn(
+            f"All seeds are measured on {config.evaluation}: the samples that choose also report, and the interval covers only the chance "
+            "of the training. Confirm the result on another evaluation dataset."
+        )
+
+
 def require_arms(config: TrialsConfig, arms: Iterable[Arm]) -> None:
     """Refuse arms that the corpus or the named rater cannot have, before anything is trained.
 

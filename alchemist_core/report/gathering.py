@@ -196,25 +196,18 @@ def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
 
 
 def read_arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
-    """Return the held-out losses of the models that are compared with a version, under their newest protocol."""
-    rater = rater_of_subset(engine, row)
-    trained = [model.model_id for model in models.models_to_compare(engine, row.subset_id, rater.name)]
-    newest = models.newest_protocol(engine, trained, metric="heldout_loss")
-    if newest is None:
-        return []
-    found = models.read_evaluations(engine, trained, newest)
-    return [ArmRun(row.title, row.retention, arm.arm, arm.seed, arm.n_samples, arm.n_steps, arm.value) for arm in found]
+    """Return the held-out losses of the models that are compared with a version."""
+    return [
+        ArmRun(row.title, row.retention, one.arm, one.seed, one.n_samples, one.n_steps, one.value)
+        for one in models.read_compared_models(engine, row.subset_id)
+        if one.metric == "heldout_loss"
+    ]
 
 
 def read_metrics(engine: Engine, row: SubsetRow) -> list[MetricRun]:
     """Return the metrics of the images that these models generate."""
-    rater = rater_of_subset(engine, row)
-    trained = [
-        model.model_id
-        for is_flux in (False, True)
-        for model in models.models_to_compare(engine, row.subset_id, rater.name, is_flux=is_flux)
-    ]
-    return [MetricRun(row.title, *metric) for metric in overviews.read_image_metrics(engine, trained)]
+    compared = {one.model_id for one in models.read_compared_models(engine, row.subset_id)}
+    return [MetricRun(row.title, *metric) for metric in overviews.read_image_metrics(engine, sorted(compared))]
 
 
 def _sheets(

@@ -226,6 +226,11 @@ class SelectionPolicy(Config):
         """Whether the size of the subset is the number of accepted samples, as with `--retention auto`."""
         return self.accept == "auto" and self.retention == 1 and self.fill == "none"
 
+    def without_threshold(self) -> "SelectionPolicy":
+        """Return the policy for other ranks than those whose scores its threshold refers to."""
+        unset = {"min_score": None, "accept": "all", "accept_loss": 0.05, "fill": "none", "allow_fewer": True}
+        return self.model_copy(update=unset)
+
     def eligible_options(self) -> EligibleOptions:
         """Return the options that determine the eligible samples."""
         capped_by = self.max_share_of if self.max_share is not None else None

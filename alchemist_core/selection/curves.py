@@ -15,6 +15,7 @@ from alchemist_core.selection.strategies import Strategy
 
 # Ranks are counted on a grid, so that the curve of 30 million samples costs one histogram.
 _GRID = 4_000
+_N_BINS = 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +64,7 @@ def selection_curve(
     strategy: Strategy,
     p_rank: PRank = "per-draw",
     is_eligible_N: NDArray[np.bool_] | None = None,
-    n_bins: int = 40,
+    is_accepted_N: NDArray[np.bool_] | None = None,
 ) -> SelectionCurve:
     """Bin the ranks of the eligible samples and of the members, with the strategy's target and expectation.
 
@@ -72,14 +73,18 @@ def selection_curve(
         member_K: Indices of the members.
         strategy: Strategy of the selection.
         p_rank: Meaning of p(rank), as in `keys.Noise`.
-        is_eligible_N: Samples that could be selected; None: all.
-        n_bins: Bins of rank; must divide 4,000.
+        is_eligible_N: Samples that are counted; None: all.
+        is_accepted_N: The eligible samples that reach the policy's threshold, so that they alone can be selected; None: all of them.
     """
     n_pool_G = count_ranks(rank_N, is_eligible_N)
-    target_G, expected_G = _shares(strategy, p_rank, n_pool_G, len(member_K))
+    n_open_G = n_pool_G if is_accepted_N is None else count_ranks(rank_N, is_accepted_N)
+    target_G, expected_G = _shares(strategy, p_rank, n_open_G, len(member_K))
+    if is_accepted_N is not None and len(member_K) == n_open_G.sum():
+        # All accepted samples are members, whatever the strategy prefers; an epoch may repeat them.
+        target_G, expected_G = np.ones(_GRID), np.ones(_GRID)
 
-    n_kept_R, n_pool_R = (np.sum(n_G.reshape(n_bins, -1), axis=1) for n_G in (count_ranks(rank_N[member_K]), n_pool_G))
-    target_R, expected_R = (_mean_by_bin(share_G, n_pool_G, n_bins) for share_G in (target_G, expected_G))
+    n_kept_R, n_pool_R = (np.sum(n_G.reshape(_N_BINS, -1), axis=1) for n_G in (count_ranks(rank_N[member_K]), n_pool_G))
+    target_R, expected_R = (_mean_by_bin(share_G, n_open_G, n_pool_R) for share_G in (target_G, expected_G))
     return SelectionCurve(n_pool_R, n_kept_R, target_R, expected_R)
 
 
@@ -117,10 +122,11 @@ def count_ranks(rank_N: NDArray[np.float64], is_eligible_N: NDArray[np.bool_] | 
     return count_G
 
 
-def _mean_by_bin(share_G: NDArray[np.float64], n_pool_G: NDArray[np.int64], n_bins: int) -> NDArray[np.float64]:
-    """Average shares over the samples of each bin; 0 if the bin has no samples."""
-    n_RG = n_pool_G.reshape(n_bins, -1)
-    share_R: NDArray[np.float64] = (share_G.reshape(n_bins, -1) * n_RG).sum(axis=1) / np.maximum(n_RG.sum(axis=1), 1)
+def _mean_by_bin(
+    share_G: NDArray[np.float64], n_open_G: NDArray[np.int64], n_pool_R: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Average the shares of the samples that can be selected over all samples of each bin; 0 if the bin has no samples."""
+    share_R: NDArray[np.float64] = (share_G * n_open_G).reshape(len(n_pool_R), -1).sum(axis=1) / np.maximum(n_pool_R, 1)
     return share_R
 
 

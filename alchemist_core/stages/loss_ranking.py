@@ -48,7 +48,10 @@ class LossRanking:
         score_K = -self._losses(pairs.open_pairs(), config)
         rank_N = np.ones(len(pairs))
         rank_N[pairs.eligible_mask()] = fit_rank_scale(score_K).rank(score_K)
-        again = select_members(drawn.policy, replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_reads)
+        # Without the threshold, which the rater sets: this arm ranks without it.
+        again = select_members(
+            drawn.policy.without_threshold(), replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_reads
+        )
         return ArmSamples(pairs.pair_hash_N32[again.member_K], again.weight_K)
 
     def _losses(self, eligible: EligibleSamples, config: DownstreamConfig) -> NDArray[np.float64]:

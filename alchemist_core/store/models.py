@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, Text, cast, func, insert, literal, or_, select
+from sqlalchemy import Engine, Text, cast, func, insert, literal, or_, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
@@ -151,16 +151,27 @@ def read_version_losses(engine: Engine, name: str, metric: str) -> list[VersionL
         return [VersionLoss._make(row) for row in connection.execute(statement)]
 
 
-def newest_protocol(engine: Engine, model_ids: Sequence[int], *, metric: str) -> int | None:
-    """Return the protocol under which this metric was measured last for any of the models."""
-    statement = (
-        select(Evaluation.protocol_id)
-        .where(Evaluation.model_id.in_(model_ids), Evaluation.metric == metric)
-        .order_by(Evaluation.evaluation_id.desc())
-        .limit(1)
-    )
+class ComparedModel(NamedTuple):
+    """A model by which a subset version is compared with its controls: a row of the view `compared_models`."""
+
+    model_id: int
+    arm: str
+    seed: int
+    n_samples: int
+    n_steps: int
+    metric: str
+    value: float
+
+
+def read_compared_models(engine: Engine, subset_id: int) -> list[ComparedModel]:
+    """Return the models by which a version is compared, for every metric, by metric, arm and seed."""
+    statement = text("""
+        SELECT model_id, arm, seed, n_samples, n_steps, metric, value
+        FROM alchemist.compared_models
+        WHERE subset_id = :subset_id ORDER BY metric, arm, seed
+    """)
     with engine.connect() as connection:
-        return connection.execute(statement).scalar()
+        return [ComparedModel._make(row) for row in connection.execute(statement, {"subset_id": subset_id})]
 
 
 class NamedProtocol(NamedTuple):

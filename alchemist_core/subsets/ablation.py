@@ -19,8 +19,7 @@ def members_without(drawn: Selected) -> dict[str, float]:
         return {}
     signals = signals_of(drawn.policy.rank_by)
     # A lowest fused score has no meaning for fewer scores: as many samples are selected, from all.
-    without = {"min_score": None, "accept": "all", "accept_loss": 0.05, "fill": "none", "allow_fewer": True}
-    policy = drawn.policy.model_copy(update=without)
+    policy = drawn.policy.without_threshold()
     found = {}
     for column, signal in enumerate(signals):
         score_N, rank_N = ranks_without(pairs.signal_N, column)

@@ -105,6 +105,7 @@ class Selected:
             strategy=self.strategy,
             p_rank=self.policy.p_rank,
             is_eligible_N=is_eligible_N,
+            is_accepted_N=None if self.policy.min_score is None else _may_be_selected(self.policy, self.snapshot),
         )
 
     def _member_keys(self) -> NDArray[np.float64]:

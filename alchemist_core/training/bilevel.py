@@ -78,6 +78,8 @@ class TwoProxies(ABC):
     def end_warmup(self) -> None:
         """Copy the warmed-up θ into θ̂, including its optimiser's moments where θ̂ is trained."""
         self.unwrapped("reference").load_state_dict(self.unwrapped("proxy").state_dict())
+        if self.config.reset_moments:
+            self.optimizers["proxy"].state.clear()
         if "reference" in self.optimizers:
             self.optimizers["reference"].load_state_dict(copy.deepcopy(self.optimizers["proxy"].state_dict()))
 

@@ -103,6 +103,12 @@ class RaterTrainingConfig(PinnedConfig):
         "grows with each validation epoch",
     )
     penalty: float = Field(1.0, gt=0, le=100, description="Weight γ of the training loss in the proxy's step (Eq. 5)")
+    # Of a few steps on validation data alone, whose direction the moments of the warm-up would decide.
+    reset_moments: bool = later_field(
+        default=False,
+        json_schema_extra=NO_FLAG,
+        description="Whether the proxy's moments of AdamW are forgotten after the warm-up",
+    )
     group_weight: Annotated[bool, Formerly("has_group_weight")] = Field(
         False, description="Scale the proxies' training losses by the rater's weight of each group of samples (W_batch)"
     )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
@@ -112,10 +113,12 @@ class RaterRun:
             JoinedSamples(validation, train), self.tokenizer, encoder, cache=cache, accelerator=self.accelerator,
             on_progress=on_progress,
         )  # fmt: skip
-        n_validation = int((self.data.kept < len(validation)).sum())
-        self.n_held_out = max(1, n_validation // 10)
-        self.n_validation, self.n_train = n_validation - self.n_held_out, len(self.data) - n_validation
-        _require_several(training=self.n_train, validation=n_validation)
+        self.n_all_validation = int((self.data.kept < len(validation)).sum())
+        self.n_held_out = max(1, self.n_all_validation // 10)
+        kept_V = self.data.kept[: self.n_all_validation]
+        self.validation_row_V = _rows_to_train(kept_V, validation.image_keys, self.n_held_out)
+        self.n_validation, self.n_train = len(self.validation_row_V), len(self.data) - self.n_all_validation
+        _require_several(training=self.n_train, validation=self.n_validation + self.n_held_out)
         self.models = make_models(config, self.accelerator, sizes)
         if isinstance(self.models, Pmi):
             self.models.compare_with(self._draw_captions())
@@ -134,11 +137,9 @@ class RaterRun:
             if progress.step % config.checkpointing_steps == 0:
                 self._save()
             on_progress(progress.step, total, note)
-        if progress.is_stopped and self.accelerator.is_main_process:
-            say(
-                f"Stopped early at step {progress.step:,} of {total:,}: the held-out loss was lowest at step {progress.best_step:,}, "
-                "whose rater is kept."
-            )
+        if progress.n_worse > 0 and self.accelerator.is_main_process:
+            ended = f"Stopped early at step {progress.step:,} of {total:,}: the" if progress.is_stopped else "The"
+            say(f"{ended} held-out loss was lowest at step {progress.best_step:,}, whose rater is kept.")
 
     def finish(self) -> dict[str, Any]:
         """Write the folder and return its metrics; every process waits for the first."""
@@ -148,7 +149,8 @@ class RaterRun:
         return checkpoints.read_json(self.out / "metrics.json")
 
     def _write(self) -> None:
-        if self.progress.is_stopped and self.progress.best_rater is not None:
+        # The last validation was worse than the best one, or than several.
+        if self.progress.n_worse > 0 and self.progress.best_rater is not None:
             self.models.scoring_rater.load_state_dict(self.progress.best_rater)
         folder = checkpoints.partial_folder(self.out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +177,7 @@ class RaterRun:
             self.models.end_warmup()
         n_before = step - config.proxy_warmup_steps
         validation_A = batch_index(self.n_validation, n_before, batch_size=config.batch_size, seed=config.seed + 1)
-        both = zip(self._parts(validation_A + self.n_held_out), self._parts(self._train_index(step)), strict=True)
+        both = zip(self._parts(self.validation_row_V[validation_A]), self._parts(self._train_index(step)), strict=True)
         parts = [self._batch(torch.cat(indices)) for indices in both]
         epoch = n_before * config.batch_size // self.n_validation
         measured = self.models.step(parts, parts[0].n_samples // 2, epoch=epoch)
@@ -187,7 +189,7 @@ class RaterRun:
     def _draw_captions(self) -> TextFeatures:
         """Draw different captions of the validation samples that are not held out, by the seed."""
         drawn_M = np.random.default_rng([self.config.seed, 2]).permutation(self.n_validation)[:_MOST_DRAWN]
-        text = self.data.captions.rows(torch.from_numpy(drawn_M) + self.n_held_out)
+        text = self.data.captions.rows(self.validation_row_V[torch.from_numpy(drawn_M)])
         return choose_captions(text, self.config.pmi_captions)
 
     def _parts(self, index_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -196,7 +198,7 @@ class RaterRun:
 
     def _train_index(self, step: int) -> torch.Tensor:
         index_B = batch_index(self.n_train, step, batch_size=self.config.batch_size, seed=self.config.seed)
-        return index_B + self.n_held_out + self.n_validation
+        return index_B + self.n_all_validation
 
     def _batch(self, index_B: torch.Tensor) -> Batch:
         return self.data.rows(index_B).to(self.accelerator.device)
@@ -227,7 +229,7 @@ class RaterRun:
     @torch.no_grad()
     def _metrics(self) -> dict[str, Any]:
         """Return the metrics, including the controls that show whether the score is more than a ranking by loss."""
-        start, generator = self.n_held_out + self.n_validation, np.random.default_rng(self.config.seed)
+        start, generator = self.n_all_validation, np.random.default_rng(self.config.seed)
         index_B = torch.from_numpy(np.sort(generator.permutation(self.n_train)[:N_EVALUATED])) + start
         rater = self.models.scoring_rater
         score_B, held_out_B = (
@@ -289,6 +291,21 @@ def make_models(
 def samples_per_forward(config: TokenizerConfig) -> int:
     """Return how many samples an evaluation reads at a time, so that their logits fit into memory."""
     return max(1, _MOST_LOGITS // (config.n_tokens * config.n_codes))
+
+
+def _rows_to_train(kept_V: NDArray[np.int64], image_key_N32: NDArray[np.uint8] | None, n_held_out: int) -> torch.Tensor:
+    """Return the validation rows behind the held-out ones, without further captions of held-out images.
+
+    Args:
+        kept_V: Place in the dataset of each row, the held-out ones first.
+        image_key_N32: The sha256 of the image of each place; None if images cannot be told apart.
+        n_held_out: Number of held-out rows.
+    """
+    row_V = np.arange(n_held_out, len(kept_V))
+    if image_key_N32 is not None:
+        held_out = {key.tobytes() for key in image_key_N32[kept_V[:n_held_out]]}
+        row_V = row_V[[key.tobytes() not in held_out for key in image_key_N32[kept_V[n_held_out:]]]]
+    return torch.from_numpy(row_V)
 
 
 def _require_several(**n_of: int) -> None:

@@ -1,50 +1,20 @@
 -- Purpose: Return the metrics of each subset version and of its controls, with confidence intervals over seeds.
 -- One row is: an arm of a subset version under the newest evaluation protocol of a metric: the mean over seeds, and its gains over
 --   random and over the full corpus, paired by seed. A positive gain is better for every metric. Intervals are Student's t at 95%
---   (30 degrees of freedom stand for more); null with one common seed. The full corpus is an arm of every version of its rater. Of
---   several models of one arm and seed the newest counts.
--- Relies on: ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
+--   (30 degrees of freedom stand for more); null with one common seed. `compared_models` has the models.
+-- Relies on: compared_models.
 CREATE VIEW alchemist.subset_comparisons AS
-WITH own AS (
-    SELECT
-        models.subset_id, models.model_id, evaluations.metric, models.arm, models.seed, evaluations.value, evaluations.protocol_id,
-        max(evaluations.protocol_id) OVER (PARTITION BY models.subset_id, evaluations.metric) AS newest_protocol_id
-    FROM alchemist.models
-    INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
-    WHERE models.subset_id IS NOT NULL
-),
-
-measured AS (
-    SELECT subset_id, model_id, metric, protocol_id, arm, seed, value FROM own WHERE protocol_id = newest_protocol_id
-    UNION ALL
-    SELECT compared.subset_id, models.model_id, compared.metric, compared.protocol_id, models.arm, models.seed, evaluations.value
-    FROM (SELECT DISTINCT subset_id, metric, newest_protocol_id AS protocol_id FROM own) AS compared
-    INNER JOIN alchemist.subsets ON compared.subset_id = subsets.subset_id
-    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
-    INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
-    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
-    INNER JOIN alchemist.models ON models.arm = 'full' AND models.config ->> 'rater' = raters.name
-    INNER JOIN alchemist.evaluations
-        ON
-            models.model_id = evaluations.model_id AND compared.metric = evaluations.metric
-            AND compared.protocol_id = evaluations.protocol_id
-),
-
-newest AS (
-    SELECT DISTINCT ON (subset_id, metric, arm, seed) *
-    FROM measured
-    ORDER BY subset_id ASC, metric ASC, arm ASC, seed ASC, model_id DESC
-),
+WITH compared AS (SELECT * FROM alchemist.compared_models),
 
 paired AS (
     SELECT
         mine.*,
         CASE WHEN mine.arm <> 'random' THEN alchemist.gain_over(mine.metric, mine.value, random.value) END AS gain,
         CASE WHEN mine.arm <> 'full' THEN alchemist.gain_over(mine.metric, mine.value, whole.value) END AS gain_over_full
-    FROM newest AS mine
-    LEFT JOIN newest AS random
+    FROM compared AS mine
+    LEFT JOIN compared AS random
         ON mine.subset_id = random.subset_id AND mine.metric = random.metric AND mine.seed = random.seed AND random.arm = 'random'
-    LEFT JOIN newest AS whole
+    LEFT JOIN compared AS whole
         ON mine.subset_id = whole.subset_id AND mine.metric = whole.metric AND mine.seed = whole.seed AND whole.arm = 'full'
 ),
 

@@ -1,29 +1,16 @@
 -- Purpose: Return the subset versions with their held-out losses.
--- One row is: a subset version; the losses are means over seeds under the newest evaluation protocol of its models, for models
---   trained on it and on a random subset of the same size; null before they are evaluated.
--- Relies on: uq_subsets_name_version, ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric; reads all audit events.
+-- One row is: a subset version; the losses are means over the seeds of `compared_models`, for models trained on it and on a random
+--   subset of the same size; null before they are evaluated.
+-- Relies on: uq_subsets_name_version, compared_models; reads all audit events.
 CREATE VIEW alchemist.subset_overview AS
-WITH measured AS (
-    SELECT
-        models.subset_id,
-        models.arm,
-        models.seed,
-        evaluations.value,
-        evaluations.protocol_id,
-        max(evaluations.protocol_id) OVER (PARTITION BY models.subset_id) AS newest_protocol_id
-    FROM alchemist.models
-    INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
-    WHERE evaluations.metric = 'heldout_loss'
-),
-
-valued AS (
+WITH valued AS (
     SELECT
         subset_id,
         avg(value) FILTER (WHERE arm = 'subset') AS subset_heldout_loss,
         avg(value) FILTER (WHERE arm = 'random') AS random_heldout_loss,
         count(DISTINCT seed) AS n_seeds
-    FROM measured
-    WHERE protocol_id = newest_protocol_id
+    FROM alchemist.compared_models
+    WHERE metric = 'heldout_loss' AND arm <> 'full'
     GROUP BY subset_id
 ),
 

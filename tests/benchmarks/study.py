@@ -685,9 +685,12 @@ def _cells(trials: Iterable[Mapping[str, Any]]) -> list[Cell]:
 
 
 def _best(rows: Sequence[ArmRow]) -> str:
-    """Return the arm with the largest gain whose interval excludes 0; random if there is none. Controls with a truth do not count."""
+    """Return the arm with the largest gain that is above 0 with 95% confidence for all arms together; random if there is none.
+
+    Controls with a truth do not count.
+    """
     others = [row for row in rows if row.gain is not None and not row.arm.endswith(("full", "planted", "validation"))]
-    better = [row for row in others if row.gain is not None and row.gain.is_positive]
+    better = [row for row in others if row.gain is not None and row.gain.among(len(others)).is_positive]
     return max(better, key=lambda row: row.gain.mean if row.gain else 0.0).arm if better else "random"
 
 

@@ -16,6 +16,7 @@ from alchemist_core.experiments.results import (
     compare_cells,
     conclude,
     csv_table,
+    has_better,
     state_detectable,
     verdict,
 )
@@ -111,6 +112,17 @@ def test_the_best_of_several_arms_is_said_to_be_that() -> None:
         for seed in range(3)
     ]
     assert conclude(compare_cells(given)).endswith("nats per token, the largest of 2 gains")
+
+
+def test_a_gain_among_many_has_to_be_larger_than_one_alone() -> None:
+    def given(n_arms: int) -> list[Cell]:
+        # A gain of 0.10 ± 0.07 over three seeds.
+        losses = {"random": (3.0, 3.0, 3.0), "a": (2.93, 2.9, 2.87)}
+        losses |= {f"b{number}": (2.9, 3.0, 3.1) for number in range(1, n_arms)}
+        return [Cell(arm, 0.2, seed, 9, 9, loss) for arm, of in losses.items() for seed, loss in enumerate(of)]
+
+    assert has_better(compare_cells(given(1)))
+    assert not has_better(compare_cells(given(20)))
 
 
 @pytest.mark.parametrize("question", ["rank_window", "retention_sweep"])

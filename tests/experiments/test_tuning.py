@@ -54,6 +54,13 @@ def selected_windows() -> list[dict[str, float]]:
         ]
 
 
+def test_a_tuning_on_one_evaluation_dataset_says_what_its_interval_does_not_contain(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    probe(dry_run=True)
+    assert "All seeds are measured on t: the samples that choose also report" in "".join(capsys.readouterr())
+
+
 @pytest.mark.slow
 def test_a_probe_is_stored_with_its_rater_and_repeats_nothing() -> None:
     found = probe()

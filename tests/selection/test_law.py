@@ -131,6 +131,21 @@ def test_a_large_retention_saturates_and_reports_it():
     assert not selection_curve(rank_N, small_K, strategy=Gsample()).is_saturated
 
 
+def test_a_threshold_leaves_the_curve_of_what_it_accepts():
+    rank_N = (np.arange(10_000) + 0.5) / 10_000
+    is_accepted_N = rank_N < 0.4
+    accepted_K = np.flatnonzero(is_accepted_N)
+    member_K = accepted_K[sample_members(rank_N[accepted_K], accepted_K, k=2_000, strategy=Random(), noise=Noise(0))]
+    curve = selection_curve(rank_N, member_K, strategy=Random(), is_accepted_N=is_accepted_N)
+    assert curve.n_pool.tolist() == [250] * 40
+    assert np.allclose(curve.expected, np.repeat([0.5, 0.0], [16, 24]))
+    assert np.allclose(curve.target, curve.expected)
+    # All that it accepts, which an epoch repeats: no rank is short of samples, whatever the strategy prefers.
+    curve = selection_curve(rank_N, accepted_K, strategy=ShiftGsample(), is_accepted_N=is_accepted_N)
+    assert np.allclose(curve.expected, np.repeat([1.0, 0.0], [16, 24]))
+    assert not curve.is_saturated
+
+
 def test_without_sampling_the_curve_is_the_selection_itself():
     rank_N = np.random.default_rng(1).uniform(size=1_200)
     member_K = sample_members(rank_N, np.arange(1_200), k=240, strategy=TopK(), noise=Noise(0))

@@ -16,9 +16,9 @@ from tests.trained_store import TrainedStore, select_subset
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
 
-def train() -> TrainDownstreamResult:
+def train(arms: str = "minus_loss") -> TrainDownstreamResult:
     model = {"max_train_steps": 1, "batch_size": 32, "width": 16, "depth": 1}
-    return train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": "minus_loss", "model": model}))
+    return train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": arms, "model": model}))
 
 
 def move_corpus(root: Path) -> tuple[Path, int, int]:
@@ -54,3 +54,17 @@ def test_an_image_that_is_lost_after_it_was_scored_refuses_the_ranking_and_leave
     tar.write_bytes(whole)
     assert not list((scored_store.home / "artifacts" / "loss_rankings").glob("*"))
     assert len(train().identities) == 1
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_the_ranking_by_loss_knows_no_threshold_of_the_rater() -> None:
+    with open_store().connect() as connection:
+        median = connection.execute(
+            text("SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY score) FROM alchemist.current_scores")
+        ).scalar_one()
+    # All accepted samples are members; the ranking by loss chooses as many from all.
+    select_subset(retention="auto", min_score=median)
+    train("subset,minus_loss")
+    with open_store().connect() as connection:
+        members = connection.execute(text("SELECT config ->> 'members' FROM alchemist.models")).scalars().all()
+    assert len(set(members)) == 2

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alchemist_core.experiments.arms import RATERS
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import load_text_encoder
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
@@ -44,6 +45,24 @@ def warmed_up() -> Learnability:
         learnability.warmup_step([draw_batch(8, seed)])
     learnability.end_warmup()
     return learnability
+
+
+def test_two_steps_on_validation_data_go_where_they_point_and_not_where_the_warm_up_went() -> None:
+    size = SMALL.proxy(TOKENIZER, TEXT_DIM)
+    assert RATERS["two_steps"]["reset_moments"]
+    moved = []
+    for n_before in (0, 3):
+        config = SMALL.model_copy(update={"reset_moments": True, "proxy_learning_rate": 1e-9 if n_before else 1e-4})
+        learnability = Learnability(config, make_accelerator(), (size, size))
+        for seed in range(n_before):
+            learnability.warmup_step([draw_batch(8, seed)])
+        learnability.end_warmup()
+        for group in learnability.optimizers["proxy"].param_groups:
+            group["lr"] = 1e-4
+        before = weights(learnability, "proxy")
+        learnability.step([joined(draw_batch(8, 7), draw_batch(8, 8))], 8)
+        moved.append(weights(learnability, "proxy") - before)
+    torch.testing.assert_close(moved[0], moved[1], atol=2e-6, rtol=0)
 
 
 def joined(first: Batch, last: Batch) -> Batch:

@@ -13,7 +13,7 @@ from alchemist_core.statistics import area_under_curve
 from alchemist_core.training import rater_training
 from alchemist_core.training.checkpoints import partial_folder
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.rater_training import train_rater
+from alchemist_core.training.rater_training import _rows_to_train, train_rater
 from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
 from tests.training.progress import KilledError, collect, ignore, kill_at, kill_at_any_step
@@ -151,6 +151,20 @@ def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
     assert metrics["n_steps"] < 660
     stopped = f"Stopped early at step {metrics['n_steps']:,} of "
     assert any(message.startswith(stopped) for message in caplog.messages)
+    # One that ends before its patience keeps the same rater.
+    n_left = metrics["best_step"] + config.validation_steps - config.proxy_warmup_steps
+    shorter = config.model_copy(update={"max_train_steps": n_left})
+    ended = train_rater(shorter, train_pairs, few, out=tmp_path / "shorter", on_progress=ignore)
+    assert (ended["stopped_early"], ended["best_step"]) == (False, metrics["best_step"])
+    best, kept = (load_file(tmp_path / name / "rater.safetensors") for name in ("rater", "shorter"))
+    assert all(torch.equal(best[key], kept[key]) for key in best)
+
+
+def test_further_captions_of_a_held_out_image_train_nothing() -> None:
+    key_N32 = np.repeat(np.arange(6, dtype=np.uint8)[:, None], 32, axis=1)[[0, 1, 0, 2, 3, 1]]
+    # The sample at place 3 cannot be decoded, so it has no row.
+    assert _rows_to_train(np.array([0, 1, 2, 4, 5]), key_N32, 2).tolist() == [3]
+    assert _rows_to_train(np.array([0, 1, 2, 4, 5]), None, 2).tolist() == [2, 3, 4]
 
 
 def test_a_batch_in_parts_takes_the_steps_of_the_whole_batch(
