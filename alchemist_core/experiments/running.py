@@ -26,8 +26,8 @@ from alchemist_core.experiments.trial import (
     named_rule,
     require_arms,
     require_evaluation,
-    warn_of_one_evaluation,
     tokenizer_sha256,
+    warn_of_one_evaluation,
 )
 from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule

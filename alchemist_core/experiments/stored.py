@@ -20,6 +20,8 @@ from alchemist_core.report.arm_names import arm_title, stored_arm
 
 OF_QUESTION = {"arms": "arms", "retentions": "retentions", "budget_multiples": "lengths"}
 """Options whose default is the question's, and the question's name for them."""
+OWN_COMMANDS: dict[str, type[TrialsConfig]] = {dynamics.NAME: DynamicsConfig, datasets.NAME: DatasetsConfig}
+"""Experiments with a command of their own, beside `experiment run`."""
 
 
 def title_of(config: dict[str, Any]) -> str:
@@ -36,8 +38,8 @@ def command_of(name: str, config: dict[str, Any]) -> str:
     'alchemist experiment dynamics --name fig3'
     """
     question = RunConfig.present(config)["experiment"]
-    model: type[TrialsConfig] = {dynamics.NAME: DynamicsConfig, datasets.NAME: DatasetsConfig}.get(question, RunConfig)
-    verb = question if question in (dynamics.NAME, datasets.NAME) else f"run --experiment {question}"
+    model = OWN_COMMANDS.get(question, RunConfig)
+    verb = question if question in OWN_COMMANDS else f"run --experiment {question}"
     return " ".join([f"alchemist experiment {verb} --name {name}", *_given(model, model.present(config))])
 
 

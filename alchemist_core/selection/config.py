@@ -228,8 +228,7 @@ class SelectionPolicy(Config):
 
     def without_threshold(self) -> "SelectionPolicy":
         """Return the policy for other ranks than those whose scores its threshold refers to."""
-        unset = {"min_score": None, "accept": "all", "accept_loss": 0.05, "fill": "none", "allow_fewer": True}
-        return self.model_copy(update=unset)
+        return self.model_copy(update={"min_score": None, "accept": "all", "accept_loss": 0.05})
 
     def eligible_options(self) -> EligibleOptions:
         """Return the options that determine the eligible samples."""

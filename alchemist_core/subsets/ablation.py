@@ -19,7 +19,7 @@ def members_without(drawn: Selected) -> dict[str, float]:
         return {}
     signals = signals_of(drawn.policy.rank_by)
     # A lowest fused score has no meaning for fewer scores: as many samples are selected, from all.
-    policy = drawn.policy.without_threshold()
+    policy = drawn.policy.without_threshold().model_copy(update={"fill": "none", "allow_fewer": True})
     found = {}
     for column, signal in enumerate(signals):
         score_N, rank_N = ranks_without(pairs.signal_N, column)
