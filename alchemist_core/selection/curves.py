@@ -15,7 +15,6 @@ from alchemist_core.selection.strategies import Strategy
 
 # Ranks are counted on a grid, so that the curve of 30 million samples costs one histogram.
 _GRID = 4_000
-_N_BINS = 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +56,7 @@ def read_curve(stored: dict[str, Any]) -> SelectionCurve:
     return SelectionCurve(n_pool, n_kept, *(np.array(stored[name], np.float64) for name in ("target", "expected")))
 
 
-def selection_curve(
+def selection_curve(  # noqa: PLR0913  each shapes the curve
     rank_N: NDArray[np.float64],
     member_K: NDArray[np.int64],
     *,
@@ -65,6 +64,7 @@ def selection_curve(
     p_rank: PRank = "per-draw",
     is_eligible_N: NDArray[np.bool_] | None = None,
     is_accepted_N: NDArray[np.bool_] | None = None,
+    n_bins: int = 40,
 ) -> SelectionCurve:
     """Bin the ranks of the eligible samples and of the members, with the strategy's target and expectation.
 
@@ -75,6 +75,7 @@ def selection_curve(
         p_rank: Meaning of p(rank), as in `keys.Noise`.
         is_eligible_N: Samples that are counted; None: all.
         is_accepted_N: The eligible samples that reach the policy's threshold, so that they alone can be selected; None: all of them.
+        n_bins: Bins of rank; must divide 4,000.
     """
     n_pool_G = count_ranks(rank_N, is_eligible_N)
     n_open_G = n_pool_G if is_accepted_N is None else count_ranks(rank_N, is_accepted_N)
@@ -83,7 +84,7 @@ def selection_curve(
         # All accepted samples are members, whatever the strategy prefers; an epoch may repeat them.
         target_G, expected_G = np.ones(_GRID), np.ones(_GRID)
 
-    n_kept_R, n_pool_R = (np.sum(n_G.reshape(_N_BINS, -1), axis=1) for n_G in (count_ranks(rank_N[member_K]), n_pool_G))
+    n_kept_R, n_pool_R = (np.sum(n_G.reshape(n_bins, -1), axis=1) for n_G in (count_ranks(rank_N[member_K]), n_pool_G))
     target_R, expected_R = (_mean_by_bin(share_G, n_open_G, n_pool_R) for share_G in (target_G, expected_G))
     return SelectionCurve(n_pool_R, n_kept_R, target_R, expected_R)
 
