@@ -358,6 +358,9 @@ def _make_current(
         raise DataError(f"{subset.title} was withdrawn while it was being published, so it was not published.")
     # Before the datasets are checked: this update waits for the removal of a dataset, which locks this table.
     connection.execute(update(Subset).where(*published).values(state="superseded"))
+    # A takedown either commits before its images are counted here, or waits and then finds this version published. It takes no lock of a
+    # name, so that neither waits for the other.
+    take_lock(connection, "takedowns")
     _require_publishable(connection, subset, f" v{before.version} stays published." if before else "")
     values: dict[str, Any] = {
         "state": "published", "published_at": func.clock_timestamp(),

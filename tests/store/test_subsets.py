@@ -12,7 +12,9 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
 from alchemist_core.store.engine import make_engine
+from alchemist_core.store.leases import take_lock
 from alchemist_core.store.manifests import Manifest, hash_rows, write_manifest
+from alchemist_core.store.samples import find_reach, take_down
 from alchemist_core.store.subsets import (
     SubsetRow,
     find_by_id,
@@ -256,6 +258,38 @@ def test_a_publish_waits_for_a_withdrawal_of_the_same_name_and_sees_it(versions:
         with pytest.raises(DataError, match="withdrawn while it was being published"):
             second.result()
     assert published_version(versions, "crawl") is None
+
+
+def test_a_publish_waits_for_a_takedown_that_has_begun_and_sees_it(versions: Engine) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        with versions.begin() as other:
+            take_lock(other, "takedowns")
+            insert_rows(
+                other, {"takedowns": [{"image_hash": sha256("image 7"), "reason": "asked", "requested_by": "bob"}]}
+            )
+            second = thread.submit(publish, versions, 1)
+            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+                assert not second.done(), "it did not wait"
+        with pytest.raises(DataError, match="1 of 300 members of crawl v1 were taken down"):
+            second.result()
+    assert published_version(versions, "crawl") is None
+
+
+def test_a_takedown_waits_for_a_publish_that_has_begun_and_finds_its_version(versions: Engine) -> None:
+    image = sha256("image 7")
+    with ThreadPoolExecutor(2) as threads:
+        with versions.begin() as other:
+            # The last update of a publish waits for this row.
+            other.execute(text("SELECT FROM alchemist.subsets WHERE subset_id = 1 FOR UPDATE"))
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            first = threads.submit(publish, versions, 1)
+            while other.execute(waiting).scalar_one() < 1:
+                assert not first.done(), "it did not wait"
+            second = threads.submit(take_down, versions, [image], "asked", actor="bob")
+            while other.execute(waiting).scalar_one() < 2:
+                assert not second.done(), "it did not wait"
+        assert (first.result(), second.result()) == (True, (1, 1))
+    assert [(row.name, row.version, row.state) for row in find_reach(versions, [image])] == [("crawl", 1, "published")]
 
 
 def test_a_version_that_is_published_again_does_not_show_its_withdrawal(versions: Engine) -> None:
