@@ -408,7 +408,7 @@ class GcSubsetConfig(Config):
         7,
         ge=0,
         le=36_500,
-        description="Days since a version was selected, published or first materialized before it is removed",
+        description="Days since a version was last selected, published, materialized or withdrawn before it is removed",
     )
     dry_run: bool = Field(True, description="Only list what would be removed; --no-dry-run removes it")
 

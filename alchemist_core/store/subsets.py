@@ -428,10 +428,11 @@ def forget_copy(engine: Engine, subset_id: int, uri: str) -> None:
 
 
 def mark_materialized(engine: Engine, subset_id: int, uri: str) -> None:
-    """Record the first complete materialized dataset of a version."""
-    statement = update(Subset).where(Subset.subset_id == subset_id, Subset.materialized_at.is_(None))
+    """Record the first complete materialized dataset of a version, and when one was last needed: garbage collection counts from then."""
+    first_uri = func.coalesce(Subset.materialized_uri, uri)
+    statement = update(Subset).where(Subset.subset_id == subset_id)
     with engine.begin() as connection:
-        connection.execute(statement.values(materialized_uri=uri, materialized_at=func.clock_timestamp()))
+        connection.execute(statement.values(materialized_uri=first_uri, materialized_at=func.clock_timestamp()))
 
 
 class SubsetRater(NamedTuple):

@@ -77,7 +77,7 @@ COMMENT ON COLUMN alchemist.subset_overview.published_by IS
 'Person or service account that published it last, also by a rollback; null if it never was';
 COMMENT ON COLUMN alchemist.subset_overview.approved_by IS
 'Person who approved that publication, in Airflow or the explorer; null if nobody was asked';
-COMMENT ON COLUMN alchemist.subset_overview.materialized_at IS 'When its first materialized dataset was complete';
+COMMENT ON COLUMN alchemist.subset_overview.materialized_at IS 'When a materialized dataset of it was last complete';
 COMMENT ON COLUMN alchemist.subset_overview.withdrawn_at IS 'When it was withdrawn; null in every other state';
 COMMENT ON COLUMN alchemist.subset_overview.withdrawn_by IS 'Person who withdrew it';
 COMMENT ON COLUMN alchemist.subset_overview.withdrawn_reason IS 'Why it was withdrawn';

@@ -18,7 +18,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.store import subsets
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.subsets import find_subset, note_copy, publish_subset, store_members
+from alchemist_core.store.subsets import find_subset, mark_materialized, note_copy, publish_subset, store_members
 from alchemist_core.subsets import materialized
 from alchemist_core.subsets.materialized import remove_materialized
 from alchemist_core.subsets.selected import load_manifest
@@ -90,6 +90,35 @@ def test_gc_leaves_alone_what_is_young_or_at_work(versions: Engine) -> None:
     with versions.begin() as connection:
         insert_rows(connection, {"runs": [{"run_id": 900, "stage": "train_downstream", "config": {"subset": NAME}}]})
     assert collect().removed == []
+
+
+def test_a_version_that_was_selected_or_materialized_again_is_young(versions: Engine) -> None:
+    with versions.begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.subsets SET created_at = now() - interval '8 days' WHERE version IN (1, 5)")
+        )
+        connection.execute(
+            text("UPDATE alchemist.subsets SET published_at = now() - interval '8 days' WHERE version = 1")
+        )
+        connection.execute(
+            text("""
+                UPDATE alchemist.runs SET
+                    started_at = started_at - interval '8 days', finished_at = finished_at - interval '8 days'
+            """)
+        )
+    assert [line.split(" (")[0] for line in collect(min_age_days=7).removed] == ["best v1", "best v5"]
+    assert select(retention=0.3).version == 5
+    assert [line.split(" (")[0] for line in collect(min_age_days=7).removed] == ["best v1"]
+    subset_id = find_subset(versions, NAME, version=1).subset_id
+    with versions.begin() as connection:
+        connection.execute(
+            text("""
+                UPDATE alchemist.subsets SET materialized_at = now() - interval '8 days', materialized_uri = 'tars' WHERE version = 1
+            """)
+        )
+    assert len(collect(min_age_days=7).removed) == 1
+    mark_materialized(versions, subset_id, "tars")
+    assert collect(min_age_days=7).removed == []
 
 
 def test_what_gc_removed_can_be_published_again(versions: Engine) -> None:

@@ -58,7 +58,7 @@ class Subset(Table):
     run_id: Typed[int | None] = column(BigInteger, comment="Run that selected")
     created_at: Typed[datetime] = created(comment="When it was selected")
     published_at: Typed[datetime | None] = column(comment="When it was published")
-    materialized_at: Typed[datetime | None] = column(comment="When its first materialized dataset was complete")
+    materialized_at: Typed[datetime | None] = column(comment="When a materialized dataset of it was last complete")
     materialized_uri: Typed[str | None] = column(comment="Folder of its first complete materialized dataset")
     all_materialized_uris: Typed[list[str]] = column(
         ARRAY(String),
