@@ -18,7 +18,7 @@ from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.shards.decode_versions import UNPINNED
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
+from alchemist_core.store.audit import APPROVAL, APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.flags import WORST, flagged_hashes
 from alchemist_core.store.manifests import hash_rows
@@ -318,6 +318,7 @@ class PromoteConfig(Config):
     )
     approved_by: str | None = Field(None, max_length=200, description=APPROVED_BY)
     comment: str | None = Field(None, max_length=2000, description=COMMENT)
+    approval: str | None = Field(None, max_length=200, description=APPROVAL)
 
 
 class PromoteResult(Result):
@@ -353,7 +354,7 @@ def promote(config: PromoteConfig) -> PromoteResult:
         )
     for warning in warnings_of(rater.acceptance_report):
         warn(f"{warning}.")
-    approved = approval(config.approved_by, config.comment)
+    approved = approval(engine, config.approved_by, config.comment, question=config.approval)
     promote_rater(engine, rater, actor=current_actor(), reason=config.without_acceptance, approved=approved)
     return PromoteResult(rater=rater.name, was=before.name if before else None)
 

@@ -18,7 +18,7 @@ from alchemist_core.report.versions import GAINS_NOTE, VersionComparison, read_v
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.differences import describe_reason
 from alchemist_core.store import subsets
-from alchemist_core.store.audit import APPROVED_BY, COMMENT, approval, current_actor
+from alchemist_core.store.audit import APPROVAL, APPROVED_BY, COMMENT, approval, current_actor
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_comparisons
 from alchemist_core.store.samples import read_sizes
@@ -241,6 +241,7 @@ class PublishSubsetConfig(Config):
     reinstate: bool = Field(False, description="Publish a withdrawn version again")
     approved_by: str | None = Field(None, max_length=200, description=APPROVED_BY)
     comment: str | None = Field(None, max_length=2000, description=COMMENT)
+    approval: str | None = Field(None, max_length=200, description=APPROVAL)
 
 
 class RollbackSubsetConfig(Config):
@@ -294,7 +295,7 @@ def publish(config: PublishSubsetConfig) -> PublishSubsetResult:
     subset = choose_version(
         engine, config.name, version=config.version, is_newest=True, may_be_withdrawn=config.version is not None
     )
-    approved = approval(config.approved_by, config.comment)
+    approved = approval(engine, config.approved_by, config.comment, question=config.approval)
     if subset.state != "withdrawn":
         return _publish(engine, subset, action="publish", approved=approved)
     if not config.reinstate:

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, Engine, insert, select
 
+from alchemist_core.errors import ConfigError
 from alchemist_core.store.tables import AuditEvent
 
 APPROVED_BY = "Name of the person who approved it; stored in the audit log"
 COMMENT = "Comment of that person; stored in the audit log"
+APPROVAL = "Task of this Airflow run, as DAG.TASK, whose stored answer approves it; gives approver and comment"
 
 
 _PERSON: ContextVar[str | None] = ContextVar("person", default=None)
@@ -57,7 +59,27 @@ def record_event(
     )
 
 
-def approval(approved_by: str | None, comment: str | None) -> dict[str, str]:
-    """Return the approver and the comment, as an event stores them; empty without an approval."""
+def approval(
+    engine: Engine, approved_by: str | None, comment: str | None, *, question: str | None = None
+) -> dict[str, str]:
+    """Return the approver and the comment, as an event stores them; empty without an approval.
+
+    Raises:
+        ConfigError: The newest answer to `question` that this Airflow run stored is not an approval, or there is none.
+    """
     given = {"approved_by": approved_by, "comment": comment}
+    if question is not None:
+        answers = (
+            select(AuditEvent.after)
+            .where(AuditEvent.action == "approval answered", AuditEvent.subject == question)
+            .where(AuditEvent.actor == current_actor())
+            .order_by(AuditEvent.audit_event_id.desc())
+        )
+        with engine.connect() as connection:
+            stored = connection.scalar(answers.limit(1)) or {}
+        if stored.get("answer") != "Approve":
+            raise ConfigError(
+                f"No approval of {question} is stored for this run. Clear this task in Airflow, and answer its question again."
+            )
+        given = {name: stored[name] for name in given}
     return {name: value for name, value in given.items() if value}

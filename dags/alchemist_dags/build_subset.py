@@ -15,7 +15,7 @@ from airflow.sdk import dag
 from alchemist_dags.assets import SUBSETS, updating_step
 from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import form, step
-from alchemist_dags.people import COMMON, answered, approve
+from alchemist_dags.people import COMMON, approve, approved
 
 ONLY_WHAT_RAN = "none_failed_min_one_success"
 SWITCHES = ("materialize", "dry_run", "approve")
@@ -52,7 +52,7 @@ def build_subset():
         return lambda run: alchemist(*words, operand=selected(run)["name"], version=selected(run)["version"], **flags)
 
     def publish_what_was_asked(run):
-        return of_selected("subset", "publish", **answered(run.result_of("approve")))(run)
+        return of_selected("subset", "publish", **approved(run, "build_subset.approve"))(run)
 
     def check(run):
         return alchemist("check", suite="subset", subset=selected(run)["name"], version=selected(run)["version"])

@@ -33,6 +33,8 @@ POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "alchemist-device-job")
 LONGEST = timedelta(days=3)
 LONGEST_VALUE = 10_000  # characters; Linux allows 131,071 bytes in one argument
 N_LINES_KEPT = 30
+# Keys of an item that is not a name: a night, or a slot of a night.
+ITEM = ("dataset", "crawl_date", "slot")
 # Choices of an option that is switched on or off; empty: as the project file says.
 SWITCH = [None, "yes", "no"]
 NOT_STARTED, FOUND_FAILED = 127, 5
@@ -78,6 +80,14 @@ def _unknown_keys(dag_id, keys, source):
         allowed = ", ".join(fields) or "none, this DAG has no form"
         return f"Unknown key in {source}: {', '.join(map(repr, unknown))}. Allowed: {allowed}."
     return None
+
+
+def as_flags(result, *allowed):
+    """Return the result of an earlier task, whose keys become flags; refuse keys that no such task returns: a user may have edited it."""
+    if unknown := sorted(set(result) - set(allowed), key=str):
+        reason = f"Unknown key in the result of an earlier task: {', '.join(map(repr, unknown))}. Allowed: {', '.join(allowed)}."
+        raise CommandFailed(reason, 2)
+    return result
 
 
 class CommandFailed(SystemExit):
@@ -148,6 +158,8 @@ class Run:
         if complaint := _unknown_keys(context["dag"].dag_id, dag_run.conf or {}, "the run's configuration"):
             raise CommandFailed(complaint, 2)
         given = {name: read_value(name, context["params"][name], field) for name, field in fields.items()}
+        if isinstance(item, dict):
+            item = as_flags(item, *ITEM)
         day = dag_run.partition_key or given.get("crawl_date") or dag_run.run_after.date().isoformat()
         return cls(given, item, day, context["ti"])
 

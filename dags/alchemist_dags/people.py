@@ -67,12 +67,18 @@ class NoteQuestion(BaseNotifier):
 
 
 def answered(given):
-    """Return who answered a question and with which comment, as flags of a command; no flags without a question."""
-    if not given:
-        return {}
+    """Return who answered a question and with which comment, as flags of a command."""
     user, fields = given.get("responded_by_user") or {}, given.get("params_input") or {}
     comment = str(fields.get("comment") or "").replace("\0", "")
     return {"approved_by": user.get("name") or user.get("id") or "unknown", "comment": comment}
+
+
+def approved(run, question):
+    """Return the flag that names a question (DAG.TASK) if it was answered.
+
+    The command reads approver and comment from the answer in the store: a user may edit the result of a task.
+    """
+    return {"approval": question} if run.result_of(question.rpartition(".")[2]) else {}
 
 
 class Question(ApprovalOperator):

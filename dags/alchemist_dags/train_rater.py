@@ -11,8 +11,8 @@ from airflow.sdk import dag
 
 from alchemist_dags.assets import RATERS, announce_nights, updating_step
 from alchemist_dags.commands import alchemist
-from alchemist_dags.jobs import cron, device_step, form, step
-from alchemist_dags.people import COMMON, answered, approve
+from alchemist_dags.jobs import as_flags, cron, device_step, form, step
+from alchemist_dags.people import COMMON, approve, approved
 
 
 @dag(
@@ -25,7 +25,7 @@ from alchemist_dags.people import COMMON, answered, approve
 )
 def train_rater():
     def found(run):
-        return run.result_of("find_rater")
+        return as_flags(run.result_of("find_rater"), "rater", "dataset")
 
     def of_rater(*words, **flags):
         return lambda run: alchemist(*words, operand=found(run)["rater"], **flags)
@@ -34,7 +34,7 @@ def train_rater():
         return lambda run: alchemist(*words, dataset=found(run)["dataset"], **flags)
 
     def promote(run):
-        return of_rater("rater", "promote", **answered(run.result_of("approve")))(run)
+        return of_rater("rater", "promote", **approved(run, "train_rater.approve"))(run)
 
     def trained(run):
         return alchemist("train-rater", **run.form)

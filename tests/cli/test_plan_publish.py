@@ -111,3 +111,30 @@ def test_approver_and_comment_are_in_the_audit_events(pool: Engine, capfd: pytes
             text("SELECT after FROM alchemist.audit_events WHERE action = 'publish'")
         ).scalar_one()
     assert after == {"version": 1, "approved_by": "ann", "comment": "looks; $(good)"}
+
+
+def test_an_approval_is_that_of_the_answer_which_this_airflow_run_stored(
+    pool: Engine, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user of Airflow may edit the result of the task that asks; a forged one names nobody."""
+    select()
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "build_subset")
+    publish = ["subset", "publish", "--approval=build_subset.approve", "--", NAME]
+    answer = ["note", "answer", "--subject=build_subset.approve", "--reason=Publish?"]
+
+    def in_run(run: str, *answers: str) -> int:
+        monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", run)
+        for at, given in enumerate(answers):
+            who = [f"--approved-by={run}", f"--comment={given} it", f"--answer={given}"]
+            assert main([*answer, f"--run={run}", f"--try-number={at}", *who]) == 0
+        return main(publish)
+
+    assert in_run("rejected", "Approve", "Reject") == 2
+    assert in_run("forged") == 2
+    assert "No approval of build_subset.approve is stored for this run" in capfd.readouterr().err
+    assert in_run("ann", "Reject", "Approve") == 0
+    with pool.connect() as connection:
+        after = connection.execute(
+            text("SELECT after FROM alchemist.audit_events WHERE action = 'publish'")
+        ).scalar_one()
+    assert after == {"version": 1, "approved_by": "ann", "comment": "Approve it"}

@@ -297,6 +297,27 @@ def test_a_key_that_the_form_does_not_have_is_refused_with_the_allowed_ones(dag)
     assert all(name in str(refused.value) for name in dag.params) if dag.params else "no form" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("dag_id", "task_id", "result"),
+    [
+        ("nightly_rescore", "ingest", {**NIGHT, "move_root": True}),
+        ("nightly_rescore", "publish", {**NIGHT, "rater": "another"}),
+        ("train_rater", "plan", {**RESULTS["find_rater"], "without_lease": "yes"}),
+        ("train_rater", "plan", ["crawl-loss-0a1b2c3d"]),
+    ],
+)
+def test_an_edited_result_of_a_task_adds_no_option_to_a_command(dags, monkeypatch, dag_id, task_id, result):
+    jobs, dag = ours("jobs"), dags[dag_id]
+    monkeypatch.setitem(RESULTS, "find_rater", result)
+    line = attribute(dag.get_task(task_id), "line")
+    item = result if dag_id == "nightly_rescore" else None
+    with pytest.raises(
+        jobs.CommandFailed, match=r"^Unknown key in the result of an earlier task: .*Allowed: "
+    ) as refused:
+        line(run_of(dag, form(dag, FILLED[dag_id]), item=item))
+    assert refused.value.exit_code == 2
+
+
 def test_a_former_key_of_a_form_is_refused_with_the_present_one(dags):
     jobs, given = ours("jobs"), {"dataset": "web", "validation": "goal"}
     with pytest.raises(jobs.CommandFailed, match="n_steps is now max_train_steps") as refused:
@@ -392,27 +413,23 @@ def test_the_night_is_the_partition_key_else_the_forms_else_the_day_of_the_run(d
 def test_the_rater_that_a_person_was_asked_about_is_promoted_and_no_newer_one(dags):
     dag = dags["train_rater"]
     words = command(dag.get_task("promote"), form(dag, FILLED["train_rater"]))
-    assert words == [
-        "alchemist",
-        "rater",
-        "promote",
-        "--approved-by=ann",
-        "--comment=fine; $(id)",
-        "--",
-        "crawl-loss-0a1b2c3d",
-    ]
+    said = ["--approval=train_rater.approve", "--", "crawl-loss-0a1b2c3d"]
+    assert words == ["alchemist", "rater", "promote", *said]
 
 
 def test_the_version_that_a_person_was_asked_about_is_published_and_no_newer_one(dags):
     dag = dags["build_subset"]
     words = command(dag.get_task("publish"), form(dag, FILLED["build_subset"]))
-    said = ["--version=3", "--approved-by=ann", "--comment=fine; $(id)"]
+    said = ["--version=3", "--approval=build_subset.approve"]
     assert words == ["alchemist", "subset", "publish", *said, "--", "best"]
 
 
 @pytest.mark.parametrize("given", [None, {}], ids=["skipped", "nothing"])
-def test_without_a_question_no_approver_is_named(dags, given):
-    assert ours("people").answered(given) == {}
+def test_without_a_question_no_approval_is_named(dags, monkeypatch, given):
+    monkeypatch.setitem(RESULTS, "approve", given)
+    for dag_id, task_id in (("train_rater", "promote"), ("build_subset", "publish")):
+        words = command(dags[dag_id].get_task(task_id), form(dags[dag_id], FILLED[dag_id]))
+        assert not [word for word in words if word.startswith("--appro")]
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ LINES = {
         plan plan score --json --dataset=crawl --rater=crawl-loss-0a1b2c3d
         score score --dataset=crawl --rater=crawl-loss-0a1b2c3d --slot=1
         plan_promote plan promote --json -- crawl-loss-0a1b2c3d
-        promote rater promote --approved-by=ann '--comment=fine; $(id)' -- crawl-loss-0a1b2c3d
+        promote rater promote --approval=train_rater.approve -- crawl-loss-0a1b2c3d
         check_scores check --suite=scores --dataset=crawl
         publish night publish --dataset=crawl
         announce night announce --json
@@ -50,7 +50,7 @@ LINES = {
         check_subset check --suite=subset --subset=best --version=3
         materialize materialize --version=3 -- best
         plan_publish plan publish --json --version=3 -- best
-        publish subset publish --version=3 --approved-by=ann '--comment=fine; $(id)' -- best
+        publish subset publish --version=3 --approval=build_subset.approve -- best
     """,
     "evaluate_subset": """
         plan plan evaluate --json --evaluation=heldout --protocol=heldout_loss,kid_offline --arms=subset,random,planted --seeds=0,1,2
