@@ -196,6 +196,7 @@ def try_commands(page: Page, text: str, work: Path, environment: dict[str, str])
         if line.startswith("export "):
             for word in shlex.split(line)[1:]:
                 name, _, value = word.partition("=")
+                value = value.replace("$PWD", str(work))
                 environment[name] = value if name != "PYTHONPATH" else f"{value}:{environment[name]}"
             continue
         if line.startswith("alchemist import scores"):

@@ -127,7 +127,7 @@ def psql(config: PsqlConfig) -> None:
 
 
 def migrate_schema(_config: NoConfig) -> None:
-    """Migrate the schema to the revision of this code. No other command changes an existing schema."""
+    """Migrate the schema to the revision of this code. Besides it, only db restore, stack up and demo change a schema."""
     from alchemist_core.store.engine import migrate as upgrade  # noqa: PLC0415
 
     create_store()
