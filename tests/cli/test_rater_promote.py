@@ -85,6 +85,14 @@ def test_a_shadow_needs_no_acceptance_report_and_a_production_rater_does(two_rat
         run(PromoteConfig(rater="new"))
 
 
+def test_an_approval_that_this_airflow_run_did_not_store_promotes_nothing(two_raters: Engine) -> None:
+    with pytest.raises(ConfigError, match=r"No approval of train_rater\.approve is stored for this run"):
+        promote(rater="new", approval="train_rater.approve", approved_by="ann")
+    production = find_rater(two_raters, "production")
+    assert production is not None
+    assert production.name == "old"
+
+
 def test_a_promoted_shadow_is_no_shadow_any_more(two_raters: Engine) -> None:
     promote(rater="new", shadow=True)
     promote(rater="new")
