@@ -20,7 +20,7 @@ from alchemist_core.shards.byte_ranges import ByteRange
 from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
 from alchemist_core.shards.faults import Reason
 from alchemist_core.shards.images import BadImageError, decode_views, explain_death, is_costly, one_image
-from alchemist_core.shards.storage import read_ranges, remedy_of
+from alchemist_core.shards.storage import is_s3, read_ranges, remedy_of
 from alchemist_core.shards.workers import Done, WorkerDiedError, Workers
 
 Bound = Callable[[], AbstractContextManager[None]]
@@ -147,9 +147,15 @@ class Decoders(Protocol):
         ...
 
 
-def open_decoders(n_workers: int, side: int) -> Decoders:
-    """Start worker processes; with `n_workers` 0, tasks are decoded in this process during `wait`."""
-    return ProcessDecoders(n_workers, side) if n_workers else InlineDecoders(side)
+def open_decoders(n_workers: int, side: int, *, uses_s3: bool = False) -> Decoders:
+    """Start worker processes; with `n_workers` 0, tasks are decoded in this process during `wait`.
+
+    Args:
+        n_workers: Number of processes.
+        side: Side of the decoded images in pixels.
+        uses_s3: Whether shards are in an object store, so that worker processes need its account.
+    """
+    return ProcessDecoders(n_workers, side, uses_s3=uses_s3) if n_workers else InlineDecoders(side)
 
 
 class InlineDecoders:
@@ -192,8 +198,11 @@ class InlineDecoders:
             yield DecodedPart(ticket, 0, view_images(self._place, len(task.ranges), task.side), decoded)
 
     def _decode_apart(self, task: DecodeTask, ticket: Any) -> Iterator[DecodedPart]:
+        if self._apart is not None and is_s3(task.uri) and not self._apart.uses_s3:
+            self._apart.close()
+            self._apart = None
         if self._apart is None:
-            self._apart = ProcessDecoders(1, self._side)
+            self._apart = ProcessDecoders(1, self._side, uses_s3=is_s3(task.uri))
         self._apart.submit(task, ticket)
         while not self._apart.is_idle():
             yield from self._apart.wait()
@@ -219,8 +228,9 @@ class _Sent:
 class ProcessDecoders:
     """Decodes in worker processes."""
 
-    def __init__(self, n_workers: int, side: int) -> None:
-        self._workers = Workers(n_workers, module=DecodeTask.__module__, place_bytes=TASK_IMAGES * side * side * 3)
+    def __init__(self, n_workers: int, side: int, *, uses_s3: bool = False) -> None:
+        self.uses_s3, place_bytes = uses_s3, TASK_IMAGES * side * side * 3
+        self._workers = Workers(n_workers, module=DecodeTask.__module__, place_bytes=place_bytes, uses_s3=uses_s3)
         self._again: deque[_Sent] = deque()
 
     @property

@@ -19,7 +19,7 @@ from alchemist_core.files import PICTURE_CACHE, artifact_path, atomic_write, shr
 from alchemist_core.shards.byte_ranges import ByteRange
 from alchemist_core.shards.faults import Reason
 from alchemist_core.shards.images import BadImageError, encode_picture, explain_death, one_image
-from alchemist_core.shards.storage import read_ranges, remedy_of
+from alchemist_core.shards.storage import is_s3, read_ranges, remedy_of
 from alchemist_core.shards.workers import Done, WorkerDiedError, Workers
 
 SIDES = {"thumbnail": 256, "full": 1600}
@@ -81,7 +81,10 @@ class PictureWorkers:
         """
         workers = self._free.get()
         try:
-            workers = workers or Workers(1, module=__name__)
+            if workers is not None and is_s3(task.uri) and not workers.uses_s3:
+                workers.close()
+                workers = None
+            workers = workers or Workers(1, module=__name__, uses_s3=is_s3(task.uri))
             done = _await(workers, task)
         except BaseException:
             # Its state is unknown: the next picture gets a new one.

@@ -16,7 +16,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.shards.faults import Fault, Reason
 from alchemist_core.shards.images import BadImageError, CostlyImageError, explain_death, is_costly, one_image
 from alchemist_core.shards.samples import Reading, RecordGuard, Sample, read_samples
-from alchemist_core.shards.storage import ShardFile, open_shard, remedy_of
+from alchemist_core.shards.storage import ShardFile, is_s3, open_shard, remedy_of
 from alchemist_core.shards.workers import Done, WorkerDiedError, Workers
 
 # Most finished shards that wait for their turn; all their samples are in memory.
@@ -105,7 +105,8 @@ class ReadShardTask:
 
 
 def _read_in_workers(tasks: Sequence[ReadShardTask], n_workers: int) -> Iterator[ShardContent | DataError]:
-    with Workers(n_workers, module=__name__, place_bytes=_RECORD.size) as workers:
+    uses_s3 = any(is_s3(task.file.uri) for task in tasks)
+    with Workers(n_workers, module=__name__, place_bytes=_RECORD.size, uses_s3=uses_s3) as workers:
         yield from _ReadInOrder(tasks, workers).contents()
 
 

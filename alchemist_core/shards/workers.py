@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,16 @@ from typing import IO, Any
 from alchemist_core.errors import AlchemistError
 from alchemist_core.shards.worker import N_PLACES, READY, Task, place_of
 
+# A worker decodes images that strangers made, so it gets these variables of its parent and no other: none of them is a secret.
+_PASSED = {
+    "PATH", "HOME", "TMPDIR", "LANG", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD", "GLIBC_TUNABLES", "PYDANTIC_DISABLE_PLUGINS",
+    # The settings that tasks read.
+    "ALCHEMIST_HOME", "ALCHEMIST_DECODE_LIMIT_S",
+}  # fmt: skip
+_PASSED_PREFIXES = ("LC_", "PYTHON", "MALLOC_", "OMP_", "OPENBLAS_", "MKL_", "ARROW_")
+# What a worker needs in addition that reads or writes an object store: the account among them.
+_PASSED_FOR_S3 = {"ALCHEMIST_S3_ENDPOINT_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE"}
+_PASSED_PREFIXES_FOR_S3 = ("AWS_", "SSL_")
 # Each worker computes on one thread. Large freed arrays stay with the process, which saves the page faults of the next one.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -51,6 +61,16 @@ class Done:
     error: Exception | None = None
 
 
+def own_environment(*, uses_s3: bool = False) -> dict[str, str]:
+    """Return the environment of a worker. The case of a variable's name does not matter, because settings are read so."""
+    names = _PASSED | _PASSED_FOR_S3 if uses_s3 else _PASSED
+    prefixes = (*_PASSED_PREFIXES, *_PASSED_PREFIXES_FOR_S3) if uses_s3 else _PASSED_PREFIXES
+    passed = {
+        name: value for name, value in os.environ.items() if name.upper() in names or name.upper().startswith(prefixes)
+    }
+    return passed | _ENVIRONMENT
+
+
 class Workers:
     """A number of worker processes; a task goes to the one with the fewest tasks.
 
@@ -59,10 +79,14 @@ class Workers:
         module: Name of the tasks' module; imported before a worker reports that it is ready.
         place_bytes: Shared memory per task, for results too large to be pickled.
         keep_open: File descriptors that the workers inherit, such as that of a lock, which is held until the last of them has exited.
+        uses_s3: Whether tasks read or write an object store: only then the workers get the variables of its account.
     """
 
-    def __init__(self, n_workers: int, *, module: str, place_bytes: int = 1, keep_open: Sequence[int] = ()) -> None:
-        self._start = partial(_Worker, module, N_PLACES * place_bytes, keep_open)
+    def __init__(
+        self, n_workers: int, *, module: str, place_bytes: int = 1, keep_open: Sequence[int] = (), uses_s3: bool = False
+    ) -> None:
+        self.uses_s3 = uses_s3
+        self._start = partial(_Worker, module, N_PLACES * place_bytes, keep_open, own_environment(uses_s3=uses_s3))
         self._workers = [self._start() for _ in range(n_workers)]
 
     @property
@@ -146,7 +170,7 @@ class Workers:
 class _Worker:
     """One process and the tickets of its tasks, in the order in which it works on them."""
 
-    def __init__(self, module: str, arena_bytes: int, keep_open: Sequence[int]) -> None:
+    def __init__(self, module: str, arena_bytes: int, keep_open: Sequence[int], environment: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
         with theirs, _anonymous_file() as file:
             file.truncate(arena_bytes)
@@ -154,7 +178,7 @@ class _Worker:
             fds = (theirs.fileno(), file.fileno())
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "alchemist_core.shards.worker", *map(str, fds), module],
-                pass_fds=(*fds, *keep_open), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, **_ENVIRONMENT},
+                pass_fds=(*fds, *keep_open), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment,
             )  # fmt: skip
         self.connection = Connection(ours.detach())
         self.tickets: deque[Any] = deque()

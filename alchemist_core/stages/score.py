@@ -31,7 +31,7 @@ from alchemist_core.scorers.catalogue import find_scorer, scorer_names
 from alchemist_core.scorers.registration import load_runner, needs_no_options, output_names, register
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.decode_versions import UNPINNED, canvas_side
-from alchemist_core.shards.storage import has_files
+from alchemist_core.shards.storage import has_files, is_s3
 from alchemist_core.stages.declared_scorers import follows, register_declared
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
@@ -39,7 +39,7 @@ from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.store import ledger
 from alchemist_core.store.ledger import ClaimedShard, Provenance, ScoringScope, ShardOutcome
 from alchemist_core.store.raters import NIGHTLY, RaterRow, find_named, find_outputs, find_raters, list_scorers
-from alchemist_core.store.registry import StoredShard, unreadable_shards
+from alchemist_core.store.registry import StoredShard, list_datasets, unreadable_shards
 from alchemist_core.store.samples import read_metadata
 from alchemist_core.store.tables import utc_now
 from alchemist_core.telemetry import say, warn
@@ -328,11 +328,19 @@ class Scoring:
                 yield None
                 return
             side = scorers[0].image_side
-            decoders = None if side is None else open_decoders(count_decode_workers(self.n_total), side)
+            decoders = (
+                None
+                if side is None
+                else open_decoders(count_decode_workers(self.n_total), side, uses_s3=self._uses_s3())
+            )
             names = [rater.name for rater in self.columns]
             pipeline = opened.enter_context(ScoringPipeline(scorers, decoders, self.commit, rater_names=names))
             self.failed = pipeline.failed
             yield pipeline
+
+    def _uses_s3(self) -> bool:
+        datasets = list_datasets(self.stage_run.engine)
+        return any(is_s3(dataset.root_uri) for dataset in datasets if dataset.dataset_id in self.scope.dataset_ids)
 
     def _load_all(self, opened: ExitStack, *, may_fail: bool) -> "list[BatchScorer]":
         """Load each rater, and each scorer once for all its outputs."""

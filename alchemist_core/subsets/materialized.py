@@ -478,7 +478,8 @@ class _Writing:
         """Do the same in processes that hold the lock, each for one tar at a time. A tar on which a process died is written again, once."""
         image_ext = self.members.commonest_image_ext()
         waiting, suspects, n_sent = deque(range(self.n_tars)), set[int](), 0
-        with Workers(n_workers, module=__name__, keep_open=(lock,)) as workers:
+        # They copy and decode nothing, and where they read and write is known only tar by tar.
+        with Workers(n_workers, module=__name__, keep_open=(lock,), uses_s3=True) as workers:
             while waiting or n_sent:
                 while waiting and n_sent < _TARS_A_WORKER * n_workers:
                     number = waiting.popleft()

@@ -17,7 +17,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
 from alchemist_core.shards.decoding import DecodeTask, ProcessDecoders
 from alchemist_core.shards.images import BadImageError, decode_image, is_costly
-from alchemist_core.shards.storage import join_uri, read_ranges
+from alchemist_core.shards.storage import is_s3, join_uri, read_ranges
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.store.sample_table import LocatedSample, SampleTable
 from alchemist_core.telemetry import OnProgress
@@ -166,7 +166,7 @@ class StoredSamples:
         if not row_of:
             return
         places = list(row_of)
-        with closing(ProcessDecoders(min(n_own_cores(), len(places)), self.side)) as decoders:
+        with closing(ProcessDecoders(min(n_own_cores(), len(places)), self.side, uses_s3=is_s3(uri))) as decoders:
             for at, row in enumerate(row_of.values()):
                 while not decoders.has_room():
                     yield from _good_images(decoders, places)

@@ -63,6 +63,24 @@ def test_only_migrate_reads_the_address_of_the_owner(compose: dict[str, Any]) ->
     assert reading == {"migrate"}
 
 
+def test_the_exporter_has_the_address_of_the_store_and_nothing_of_airflow(compose: dict[str, Any]) -> None:
+    exporter = compose["services"]["exporter"]
+    assert exporter["secrets"] == ["store_writer_url"]
+    assert exporter["environment"].keys() == {
+        "ALCHEMIST_DATABASE_URL_FILE",
+        "ALCHEMIST_PROJECT",
+        "ALCHEMIST_STATSD_PORT",
+    }
+    assert [mount.split(":")[-2] for mount in exporter["volumes"]] == ["/etc/alchemist/alchemist.toml"]
+
+
+def test_of_the_object_store_other_containers_reach_only_what_asks_for_an_account(compose: dict[str, Any]) -> None:
+    options = compose["services"]["objects"]["command"]
+    assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.ip.bind=0.0.0.0"} <= set(options)
+    # Further servers of the part that answers S3.
+    assert {"-s3.port.iceberg=0", "-s3.port.lance=0"} <= set(options)
+
+
 def test_migrate_and_accounts_prepare_both_databases_as_the_job_of_kubernetes_does(
     compose: dict[str, Any], tmp_path: Path
 ) -> None:

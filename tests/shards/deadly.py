@@ -64,6 +64,17 @@ class CutTask:
 
 
 @dataclass(frozen=True)
+class EnvironmentTask:
+    """Returns the variables that the process has."""
+
+    def read(self) -> None:
+        return None
+
+    def work(self, data: None, place: memoryview) -> dict[str, str]:
+        return dict(os.environ)
+
+
+@dataclass(frozen=True)
 class SleepTask:
     seconds: float
 

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.cli.sample import RetryQuarantineConfig, RetryQuarantineResult, retry_quarantine
 from alchemist_core.errors import CheckFailedError, DataError
 from alchemist_core.settings import load_settings
+from alchemist_core.shards import s3
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
@@ -21,6 +22,7 @@ from alchemist_core.store.backups import checksum, table_checksums
 from alchemist_core.store.engine import make_engine, open_store
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import take_snapshot
+from tests.object_store import BUCKET
 from tests.trained_store import TrainedStore, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -184,6 +186,19 @@ def copy_shards(corpus: Path, root: Path, *names: str) -> None:
     root.mkdir(exist_ok=True)
     for name, tar in zip(names, sorted((corpus / "train").rglob("*.tar")), strict=False):
         shutil.copy(tar, root / name)
+
+
+@pytest.mark.slow
+def test_worker_processes_score_the_shards_of_an_object_store(
+    trained_store: TrainedStore, corpus: Path, object_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_DECODE_WORKERS", "1")
+    load_settings.cache_clear()
+    tar = next((corpus / "train").rglob("*.tar"))
+    s3._client().upload_file(str(tar), BUCKET, "web/a.tar")
+    ingest(IngestConfig.model_validate({"dataset": "web", "root": f"{object_store}/web"}))
+    report = score(dataset="web")
+    assert (report.n_shards, report.n_quarantined) == (1, 0)
 
 
 def states() -> dict[str, str]:
