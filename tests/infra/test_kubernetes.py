@@ -174,6 +174,9 @@ def references_of(spec: Json) -> Iterator[tuple[str, str]]:
         if "persistentVolumeClaim" in volume:
             yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
     for container in containers_of(spec):
+        for entry in container.get("env", []):
+            if "secretKeyRef" in entry.get("valueFrom", {}):
+                yield "Secret", entry["valueFrom"]["secretKeyRef"]["name"]
         for source in container.get("envFrom", []):
             yield (
                 ("ConfigMap", source["configMapRef"]["name"])
@@ -235,6 +238,8 @@ def test_only_the_migration_sees_the_owners_secret_and_a_job_sees_none_of_airflo
     }
     assert {name for name, found in secrets.items() if "alchemist-store-owner" in found} == {"alchemist-migrate"}
     assert secrets["alchemist-device-job"] == secrets["alchemist-exporter"] == {"alchemist-store"}
+    (exporter,) = pod_specs(objects)["alchemist-exporter"]["containers"]
+    assert [source for source in exporter["envFrom"] if "secretRef" in source] == [], "it needs one value of that secret"
 
 
 def test_the_images_are_pinned_to_this_version(objects: list[Json]) -> None:
