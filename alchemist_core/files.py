@@ -144,7 +144,16 @@ def folder_sha256(folder: Path) -> bytes:
 
 
 def artifact_path(uri: str) -> Path:
-    """Return the path of an artifact. The store holds addresses relative to the home, so that a home can be moved."""
+    """Return the path of an artifact. The store holds addresses relative to the home, so that a home can be moved.
+
+    Raises:
+        DataError: The address is absolute or has `..`: whoever may change rows could name any file of the machine.
+    """
+    if uri.startswith("/") or ".." in uri.split("/"):
+        raise DataError(
+            f"{uri!r} is not an address of an artifact: it must be relative to the artifacts of the home, without '..'. "
+            "Find out who changed this row of the store."
+        )
     return load_settings().artifacts / uri
 
 

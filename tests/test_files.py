@@ -1,4 +1,5 @@
 import hashlib
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +55,12 @@ def test_an_artifact_that_was_changed_in_any_way_is_refused(rater: tuple[Path, b
 def test_an_artifact_that_is_gone_names_the_remedy(rater: tuple[Path, bytes]) -> None:
     with pytest.raises(DataError, match="Restore it from a backup, or run the stage"):
         require_artifact("raters/two", rater[1])
+
+
+@pytest.mark.parametrize("uri", ["/etc/passwd", "..", "raters/../../keys", "../artifacts/raters/one"])
+def test_an_address_outside_of_the_artifacts_is_refused_by_name(uri: str) -> None:
+    with pytest.raises(DataError, match=f"^{re.escape(repr(uri))} is not an address of an artifact"):
+        artifact_path(uri)
 
 
 def names(folder: Path) -> list[str]:

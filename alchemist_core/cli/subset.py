@@ -479,21 +479,21 @@ def gc(config: GcSubsetConfig) -> GcSubsetResult:
 
 
 def _holdings(engine: Engine, config: GcSubsetConfig) -> tuple[list[Holding], list[str]]:
-    """Return what may be removed, and a line for each version whose materialized dataset cannot be reached."""
+    """Return what may be removed, and a line for each version whose files cannot be reached or are not its own."""
     found, left = [], []
-    for row, *manifests in _free_rows(engine, config):
+    for row in _free_rows(engine, config):
         try:
-            found.append(_holding(row, *manifests))
+            found.append(_holding(row))
         except DataError as error:
             left.append(f"{row.name} v{row.version}: {error}")
     return [holding for holding in found if holding.n_bytes or holding.row.all_materialized_uris], left
 
 
-def _free_rows(engine: Engine, config: GcSubsetConfig) -> Iterator[tuple[Any, ...]]:
+def _free_rows(engine: Engine, config: GcSubsetConfig) -> Iterator[CollectableVersion | TaintedVersion]:
     with engine.connect() as connection:
         free = subsets.find_collectable(connection, config.name, config.min_age_days)
         tainted = subsets.find_tars_with_taken_down(connection, config.name)
-    yield from ((row, artifact_path(row.manifest_uri)) for row in free)
+    yield from free
     known = {row.subset_id for row in free}
     for row in tainted:
         if row.state == "published":
@@ -502,7 +502,7 @@ def _free_rows(engine: Engine, config: GcSubsetConfig) -> Iterator[tuple[Any, ..
                 "Publish a new version, then run alchemist subset gc again."
             )
         elif row.subset_id not in known:
-            yield (row,)
+            yield row
 
 
 def _members_bytes(row: CollectableVersion | TaintedVersion) -> int:
@@ -515,13 +515,34 @@ def _describe_copy(uri: str) -> str:
     return display_address(uri) if is_finished(uri) else f"{display_address(uri)} (not finished)"
 
 
-def _holding(row: CollectableVersion | TaintedVersion, *manifests: Path) -> Holding:
-    from alchemist_core.subsets.materialized import materialized_size  # noqa: PLC0415  loads the image libraries
+def _holding(row: CollectableVersion | TaintedVersion) -> Holding:
+    """Find the files of a version. Every address is compared first, so that of a version with a foreign one nothing is removed.
 
+    Raises:
+        DataError: An address is not one that select or materialize makes for the version, or its files cannot be reached.
+    """
+    from alchemist_core.subsets.materialized import (  # noqa: PLC0415  loads the image libraries
+        materialized_size,
+        require_own_address,
+    )
+
+    manifests = [_own_manifest(row)] if isinstance(row, CollectableVersion) else []
+    for uri in row.all_materialized_uris:
+        require_own_address(uri, row.name, row.version)
     there = tuple(path for path in manifests if path.exists())
     sizes = {uri: materialized_size(uri) for uri in row.all_materialized_uris}
     n_bytes = _members_bytes(row) + sum(path.stat().st_size for path in there) + sum(sizes.values())
     return Holding(row, there, tuple(uri for uri, size in sizes.items() if size), n_bytes)
+
+
+def _own_manifest(row: CollectableVersion) -> Path:
+    path, folder = artifact_path(row.manifest_uri), artifact_path(f"subsets/{row.name}")
+    if path.parent != folder:
+        raise DataError(
+            f"{row.manifest_uri!r} is not a manifest in {folder}, so nothing of this version is removed. "
+            "Find out who changed this row of the store."
+        )
+    return path
 
 
 def _collect(engine: Engine, holding: Holding, config: GcSubsetConfig) -> bool:

@@ -32,6 +32,20 @@ def file_uri(rater_id: int, name: str) -> str:
     return f"{FOLDER}/{rater_id}/{name}.arrow"
 
 
+def own_path(uri: str, rater_id: int) -> Path:
+    """Return the path of a file that may be deleted.
+
+    Raises:
+        DataError: It is not in the folder of its rater: whoever may change rows could name any file of the artifacts.
+    """
+    path, folder = artifact_path(uri), artifact_path(f"{FOLDER}/{rater_id}")
+    if path.parent != folder:
+        raise DataError(
+            f"{uri!r} is not a file in {folder}, so it is not removed. Find out who changed this row of the store."
+        )
+    return path
+
+
 def write_embeddings(uri: str, sample_id_N: NDArray[np.int64], embedding_ND: NDArray[np.float16]) -> EmbeddingFile:
     """Write a file as a whole, and return what its row says.
 

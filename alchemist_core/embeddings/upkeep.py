@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from alchemist_core.embeddings.files import file_uri, list_on_disk, write_embeddings
+from alchemist_core.embeddings.files import file_uri, list_on_disk, own_path, write_embeddings
 from alchemist_core.embeddings.reading import Embeddings, find
 from alchemist_core.errors import DataError
-from alchemist_core.files import artifact_path
 from alchemist_core.settings import load_settings
 from alchemist_core.store.embeddings import (
     StoredFile,
@@ -61,7 +60,7 @@ def _remove(engine: Engine, embeddings: Embeddings, file: StoredFile, taken_down
 
 def _rewrite(engine: Engine, embeddings: Embeddings, file: StoredFile, place_M: NDArray[np.int64]) -> bool:
     """Write a file again without some of its samples, let its row name the new file, and delete the old one."""
-    mapped = embeddings.map(file)
+    path, mapped = own_path(file.uri, embeddings.rater_id), embeddings.map(file)
     ids, kept = np.delete(mapped.sample_id_N, place_M), np.delete(mapped.embedding_ND, place_M, axis=0)
     new = None
     if len(ids):
@@ -70,7 +69,7 @@ def _rewrite(engine: Engine, embeddings: Embeddings, file: StoredFile, place_M: 
         new = write_embeddings(file_uri(embeddings.rater_id, name), ids, kept)
     is_replaced = replace_file(engine, file, new)
     if is_replaced:
-        artifact_path(file.uri).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     return is_replaced
 
 

@@ -126,9 +126,11 @@ def remove_objects(root_uri: str) -> None:
     """Delete every object under a prefix.
 
     Raises:
-        DataError: Access is denied, or the store cannot be reached.
+        DataError: The address is a whole bucket, access is denied, or the store cannot be reached.
     """
-    bucket, _ = _split(root_uri)
+    bucket, prefix = _split(root_uri)
+    if not prefix.strip("/"):
+        raise DataError(f"{root_uri!r} is a whole bucket: nothing is deleted. Name a prefix: s3://BUCKET/PREFIX.")
     keys = [_split(uri)[1] for uri, _, _ in find_objects(root_uri)]
     for start in range(0, len(keys), _KEYS_A_DELETE):
         wanted = [{"Key": key} for key in keys[start : start + _KEYS_A_DELETE]]

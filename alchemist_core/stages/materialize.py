@@ -24,9 +24,11 @@ from alchemist_core.store.subsets import (
     store_members,
 )
 from alchemist_core.subsets.materialized import (
+    DATASETS,
     FoundChecksums,
     Layout,
     Verify,
+    dataset_name,
     display_address,
     materialize_to,
     materialized_size,
@@ -122,10 +124,9 @@ def _keep_checksums(stage_run: StageRun, members: MemberTable, found: FoundCheck
 
 def copy_uri(config: MaterializeConfig, subset: SubsetRow) -> str:
     """Return the address of a version's materialized dataset; each layout has its own."""
-    order = "" if config.shuffle_seed is None else f"-s{config.shuffle_seed}"
-    name = f"{subset.name}/v{subset.version}-{config.shard_size}{order}"
+    name = dataset_name(subset.name, subset.version, Layout(config.shard_size, config.shuffle_seed))
     if config.to is None:
-        return f"materialized/{name}"
+        return f"{DATASETS}/{name}"
     return join_uri(config.to if is_s3(config.to) else str(Path(config.to).absolute()), name)
 
 

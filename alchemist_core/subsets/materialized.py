@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -58,6 +59,10 @@ Verify = Literal["read_back", "source"]
 """Called with the number of samples done, of all samples, and the name of a tar."""
 MANIFEST_NAME, INDEX_NAME, CARD_NAME, SUMS_NAME = "manifest.parquet", "wids.json", "README.md", "SHA256SUMS"
 JOURNAL_NAME = ".journal"
+DATASETS = "materialized"
+"""Folder of the artifacts."""
+# What can be before NAME/vVERSION-... in an address: the folder of the home, or that of --to, which is absolute or in a bucket.
+_ROOTS = rf"{DATASETS}|(?:/.*)?|s3://[^/]+(?:/.*)?"
 # Hugging Face's reader infers the columns from this many first samples if the dataset card does not declare them.
 _N_LEADING = 5
 # Half of the threads or worker processes wait for the disk while the others compute.
@@ -132,7 +137,7 @@ def materialize_to(
     """
     if not is_s3(uri):
         storage = FolderStorage(verify)
-        return materialize_folder(members, artifact_path(uri), layout, storage=storage, on_progress=on_progress)
+        return materialize_folder(members, dataset_folder(uri), layout, storage=storage, on_progress=on_progress)
     bucket = _ObjectStorage(uri.rstrip("/"), identify_dataset(members, layout), verify)
     if (shards := bucket.find_dataset()) is not None:
         return MaterializedDataset(Path(uri), shards, 0)
@@ -144,9 +149,41 @@ def materialize_to(
     return dataset._replace(n_bytes_written=n_bytes)
 
 
+def dataset_name(name: str, version: int, layout: Layout) -> str:
+    """Return the last two parts of the address of a version's dataset; each layout has its own.
+
+    >>> dataset_name("cats", 2, Layout(1000, shuffle_seed=7))
+    'cats/v2-1000-s7'
+    """
+    order = "" if layout.shuffle_seed is None else f"-s{layout.shuffle_seed}"
+    return f"{name}/v{version}-{layout.shard_size}{order}"
+
+
+def require_own_address(uri: str, name: str, version: int) -> None:
+    """Check that an address of the store is one that `materialize` makes for a version, before anything is deleted by it.
+
+    Raises:
+        DataError: It is not. Whoever may change rows could name any folder, or a whole bucket.
+
+    >>> require_own_address("s3://bucket/copies/cats/v2-1000-s7", "cats", 2)
+    """
+    own = rf"(?:{_ROOTS})/{re.escape(name)}/v{version}-[0-9]+(?:-s[0-9]+)?"
+    if ".." in name.split("/") or not re.fullmatch(own, uri, re.DOTALL):
+        raise DataError(
+            f"{uri!r} is not an address that alchemist materialize makes for this version "
+            f"({DATASETS}/{name}/v{version}-..., or {name}/v{version}-... under --to), so nothing of it is removed. "
+            "Find out who changed this row of the store."
+        )
+
+
+def dataset_folder(uri: str) -> Path:
+    """Return the folder of a dataset: in the home, or that of an absolute address, which --to allows and `artifact_path` refuses."""
+    return load_settings().artifacts / uri
+
+
 def display_address(uri: str) -> str:
     """Return a dataset's address for display. The store holds addresses relative to the home, so that a home can be moved."""
-    return uri if is_s3(uri) else str(artifact_path(uri))
+    return uri if is_s3(uri) else str(dataset_folder(uri))
 
 
 def require_reachable(uri: str) -> None:
@@ -162,7 +199,7 @@ def require_reachable(uri: str) -> None:
 def is_finished(uri: str) -> bool:
     """Return whether a dataset has its manifest. One whose object store cannot be reached counts as finished."""
     if not is_s3(uri):
-        return (artifact_path(uri) / MANIFEST_NAME).exists()
+        return (dataset_folder(uri) / MANIFEST_NAME).exists()
     try:
         s3.stat_object(f"{uri.rstrip('/')}/{MANIFEST_NAME}")
     except MissingShardError:
@@ -188,7 +225,7 @@ def materialized_size(uri: str) -> int:
 
 
 def remove_materialized(uri: str) -> None:
-    """Delete a dataset, finished or not.
+    """Delete a dataset, finished or not. An address that the store names is compared before (`require_own_address`).
 
     Raises:
         DataError: A part of it cannot be deleted and still exists.
@@ -269,7 +306,7 @@ def _staging(uri: str) -> Path:
 def _folders(uri: str) -> list[Path]:
     if is_s3(uri):
         return [_staging(uri)] if _staging(uri).exists() else []
-    return [folder for folder in (artifact_path(uri), partial_path(artifact_path(uri))) if folder.exists()]
+    return [folder for folder in (dataset_folder(uri), partial_path(dataset_folder(uri))) if folder.exists()]
 
 
 # --- A dataset in a folder ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.cli.subset import GcSubsetConfig, GcSubsetResult, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.shards import s3
 from alchemist_core.store import subsets
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset, mark_materialized, note_copy, publish_subset, store_members
@@ -24,8 +25,11 @@ from alchemist_core.subsets.materialized import remove_materialized
 from alchemist_core.subsets.selected import load_manifest
 from tests.drawn_versions import N_PAIRS, NAME, current, fill_pool, members, run_publish, select
 from tests.given import insert_rows
+from tests.object_store import BUCKET, endpoint, object_store
 from tests.subset_reader import reading
 from tests.trained_store import TrainedStore, copy_store, store_once, use_store, used
+
+__all__ = ["endpoint", "object_store"]
 
 pytestmark = pytest.mark.db
 
@@ -302,6 +306,80 @@ def test_a_copy_that_came_after_gc_had_looked_is_not_forgotten(
     ]
 
 
+def test_gc_obeys_no_address_that_materialize_does_not_make(
+    versions: Engine, copied: Callable[[int], Path], object_store: str, tmp_path: Path
+) -> None:
+    """Whoever may change rows may otherwise delete every file and bucket that the workers can delete."""
+    tars = copied(1)
+    others = [tmp_path / "photos", tmp_path / "photos" / NAME / "v1-1000", tars.parents[2] / "raters" / "r1"]
+    for folder in others:
+        folder.mkdir(parents=True)
+        (folder / "keep").write_bytes(b"mine")
+    client = s3._client()
+    client.put_object(Bucket=BUCKET, Key=f"{NAME}/000000.tar", Body=b"mine")
+    refused = (
+        str(others[0]),
+        str(others[1].with_name("v2-1000")),
+        f"{others[1]}/..",
+        "raters/r1",
+        f"materialized/../../photos/{NAME}/v1-1000",
+        f"materialized/{NAME}",
+        f"elsewhere/{NAME}/v1-1000",
+        object_store,
+        f"{object_store}/",
+        f"{object_store}/{NAME}",
+        f"s3://{NAME}/v1-1000",
+    )
+    for n_runs, uri in enumerate(refused):
+        note_addresses(versions, 1, f"materialized/{NAME}/v1-1000", uri)
+        report = collect(dry_run=False)
+        assert [line.split(" (")[0] for line in report.removed] == ([] if n_runs else ["best v5"])
+        assert [line for line in report.left if line.startswith("best v1: ") and repr(uri) in line], uri
+    assert all((folder / "keep").exists() for folder in others)
+    assert (tars / "000000.tar").exists(), "nothing of the version is deleted, its own tars neither"
+    assert s3.find_objects(object_store)
+    assert manifests(versions)[0]
+    # As --to makes them.
+    note_addresses(versions, 1, str(others[1]), f"{object_store}/copies/{NAME}/v1-1000-s7")
+    client.put_object(Bucket=BUCKET, Key=f"copies/{NAME}/v1-1000-s7/000000.tar", Body=b"tar")
+    assert [line.split(" (")[0] for line in collect(dry_run=False).removed] == ["best v1"]
+    assert [folder.exists() for folder in others] == [True, False, True]
+    assert [uri for uri, _, _ in s3.find_objects(object_store)] == [f"{object_store}/{NAME}/000000.tar"]
+
+
+@pytest.mark.parametrize("place", ["absolute", "above", "raters", "another subset"])
+def test_gc_removes_a_manifest_only_from_the_folder_of_its_subset(versions: Engine, tmp_path: Path, place: str) -> None:
+    artifacts = artifact_path("")
+    uri = {
+        "absolute": str(tmp_path / "notes"),
+        "above": f"subsets/{NAME}/../../../notes",
+        "raters": "raters/notes",
+        "another subset": "subsets/another/notes",
+    }[place]
+    path = artifacts / uri
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"mine")
+    with versions.begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.subsets SET manifest_uri = :uri WHERE name = :name AND version = 1"),
+            {"uri": uri, "name": NAME},
+        )
+    report = collect(dry_run=False)
+    assert [line.split(" (")[0] for line in report.removed if line.startswith(NAME)] == ["best v5"]
+    assert [line for line in report.left if line.startswith("best v1: ") and repr(uri) in line]
+    assert path.read_bytes() == b"mine"
+
+
+def note_addresses(engine: Engine, version: int, *uris: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE alchemist.subsets SET all_materialized_uris = :uris WHERE name = :name AND version = :version"
+            ),
+            {"uris": list(uris), "name": NAME, "version": version},
+        )
+
+
 @pytest.fixture
 def copied(versions: Engine) -> Callable[[int], Path]:
     """Let a version have tars."""
@@ -310,14 +388,7 @@ def copied(versions: Engine) -> Callable[[int], Path]:
         uri = f"materialized/{NAME}/v{version}-1000"
         artifact_path(uri).mkdir(parents=True)
         (artifact_path(uri) / "000000.tar").write_bytes(b"tar")
-        with versions.begin() as connection:
-            connection.execute(
-                text("""
-                    UPDATE alchemist.subsets SET all_materialized_uris = ARRAY[CAST(:uri AS varchar)]
-                    WHERE name = :name AND version = :version
-                """),
-                {"uri": uri, "name": NAME, "version": version},
-            )
+        note_addresses(versions, version, uri)
         return artifact_path(uri)
 
     return copy

@@ -275,6 +275,25 @@ def test_a_file_that_cannot_be_read_keeps_no_takedown_from_the_other_files(corpu
     answers.close()
 
 
+def test_a_takedown_deletes_no_file_outside_of_the_folder_of_embeddings(corpus_store: Path) -> None:
+    """Whoever may change rows could name any file of embeddings, of another scorer or an export."""
+    score("Colours")
+    first = str(ask("SELECT uri FROM alchemist.shard_embeddings ORDER BY first_sample_id LIMIT 1"))
+    mine = artifact_path("exports/mine.arrow")
+    mine.parent.mkdir()
+    artifact_path(first).rename(mine)
+    with open_store().begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.shard_embeddings SET uri = 'exports/mine.arrow' WHERE uri = :uri"), {"uri": first}
+        )
+        hashes = connection.execute(text("SELECT DISTINCT image_hash FROM alchemist.samples")).scalars().all()
+    take_down(open_store(), [bytes(image_hash) for image_hash in hashes], "asked", actor="ann")
+    with pytest.raises(DataError, match=r"'exports/mine\.arrow' (?s:.*)Everything else was done"):
+        takedowns(MaintainConfig())
+    assert mine.exists()
+    assert ask("SELECT string_agg(uri, '') FROM alchemist.shard_embeddings") == "exports/mine.arrow"
+
+
 @pytest.mark.slow
 def test_a_file_that_changed_or_is_missing_is_refused_by_name(corpus_store: Path) -> None:
     score("Colours")

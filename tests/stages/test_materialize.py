@@ -254,12 +254,12 @@ def test_gc_leaves_a_version_whose_copy_it_cannot_reach_and_does_not_forget_it(
         connection.execute(
             text("""
                 UPDATE alchemist.subsets
-                SET all_materialized_uris = all_materialized_uris || CAST('s3://no-such-bucket/copy' AS varchar)
+                SET all_materialized_uris = all_materialized_uris || CAST('s3://no-such-bucket/half/v1-10' AS varchar)
             """)
         )
     report = gc(GcSubsetConfig(min_age_days=0, dry_run=False))
     assert report.removed == []
-    assert "half v1: s3://no-such-bucket/copy cannot be read: NoSuchBucket" in report.left[0]
+    assert "half v1: s3://no-such-bucket/half/v1-10 cannot be read: NoSuchBucket" in report.left[0]
     assert len(find_subset(folder, NAME).all_materialized_uris) == 2
 
 
