@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import sqlite3
 import threading
 import time
@@ -57,6 +58,8 @@ MAX_PAUSE_S = 300.0
 """A server that asks for a longer pause is unavailable."""
 MAX_ANSWER_BYTES = 1 << 20
 MAX_CAPTION_CHARS = 10_000
+_READ_BYTES = 1 << 16
+_SIZE = re.compile(r"[0-9]{1,18}")
 _MAX_QUOTED = 200
 _JPEG_QUALITY = 95
 _BUSY_STATUS = frozenset({408, 425, 429, 503, 504})
@@ -600,7 +603,7 @@ class _Server:
         self._key = "" if secret is None else secret.get_secret_value().strip()
         if not self._key.isascii() or len(self._key.split()) > 1:
             raise ConfigError("ALCHEMIST_VLM_API_KEY must be one word of ASCII characters. Its value is not shown.")
-        self._headers = {"Content-Type": "application/json"}
+        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self._key:
             self._headers["Authorization"] = f"Bearer {self._key}"
         settings: dict[str, Any] = {"maxsize": options.concurrency, "timeout": options.timeout_s, "retries": False}
@@ -629,6 +632,8 @@ class _Server:
                 "POST", self._url, body=body, headers=headers, preload_content=False, redirect=False
             )
             data = self._read(response)
+        except InvalidHeader as error:
+            raise _RequestError("request", self._scrub(f"the answer has an invalid header: {error}")) from None
         except ProtocolError as error:
             text = self._scrub(f"the connection was cut: {error}")
             raise _RequestError("request", text) from None
@@ -647,15 +652,25 @@ class _Server:
         return completion
 
     def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
-        """Return the body; a timeout holds for all of it, and not for each part."""
+        """Return the body; a timeout holds for all of it, and not for each part.
+
+        It is never decompressed: a few bytes can hold more than all memory.
+        """
         deadline, data = time.monotonic() + self._timeout_s, bytearray()
-        while part := response.read1():
+        try:
+            n_announced = _announced_bytes(response)
+        except _RequestError:
+            response.close()
+            if response.status == 200:
+                raise
+            return b""  # The status says what happened.
+        while part := response.read1(_READ_BYTES, decode_content=False):
             data += part
             if len(data) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
                 response.close()
                 raise _RequestError("request", f"the answer has no end after {len(data):,} bytes")
         response.release_conn()
-        if len(data) < int(response.headers.get("Content-Length", 0)):
+        if len(data) < n_announced:
             raise _RequestError("request", f"the connection was cut after {len(data):,} bytes")
         return bytes(data)
 
@@ -688,11 +703,31 @@ def _find_proxy(url: str) -> str | None:
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
+def _announced_bytes(response: urllib3.BaseHTTPResponse) -> int:
+    """Return the size of a body; 0 if the server does not announce it.
+
+    Raises:
+        _RequestError: The body is compressed, or its size is not one number.
+    """
+    encoding, size = (
+        response.headers.get(name, none) for name, none in (("Content-Encoding", "identity"), ("Content-Length", "0"))
+    )
+    if encoding.strip().lower() != "identity":
+        raise _RequestError(
+            "request", f"the answer has Content-Encoding {_quote(encoding)}, but only identity was asked for"
+        )
+    if not _SIZE.fullmatch(size):
+        raise _RequestError(
+            "request", f"the answer has Content-Length {_quote(size)}, which is not one number of bytes"
+        )
+    return int(size)
+
+
 def _retry_after_s(header: str | None) -> float:
-    """Return the pause that a server asks for, in seconds; 0 if it asks for none."""
+    """Return the pause that a server asks for, in seconds; 0 if it asks for none, or for what is not a number of seconds or a date."""
     try:
         return urllib3.Retry().parse_retry_after(header) if header else 0.0
-    except InvalidHeader:
+    except (InvalidHeader, ValueError, OverflowError):
         return 0.0
 
 

@@ -24,7 +24,7 @@ from alchemist_core.scorers.scorer import ScorerUnavailableError, TransientFault
 from alchemist_core.scorers.vlm import ANSWERS, Answer, AnswerFile, forget_answers
 from alchemist_core.settings import load_settings
 from tests.scorers.score_by_vlm import make_batch, options, score
-from tests.scorers.vlm_server import INVALID, TRANSIENT, image_of, serving
+from tests.scorers.vlm_server import INVALID, LENGTHS, TRANSIENT, image_of, serving
 
 KEY = "sk-test-7531"
 ALWAYS = (*INVALID, "refusal", "content filter", "500", "400", "cut")
@@ -227,6 +227,7 @@ def test_a_jpeg_is_close_to_the_pixels() -> None:
     [
         ("500", 3, "status 500"), ("503", 3, "status 503"), ("429", 3, "status 429"), ("401", 1, "status 401"), ("404", 1, "status 404"),
         ("400", 1, "status 400"), ("cut", 3, "cut"), ("html", 3, "not a chat completion: '<html>"), ("302", 1, "status 302"),
+        ("429 bomb", 3, "status 429"), ("bomb", 3, "Content-Encoding 'gzip, gzip, gzip'"), ("two lengths", 3, "Content-Length '2, 2'"),
     ],
 )  # fmt: skip
 def test_a_server_that_answers_nobody_is_unavailable_and_nobody_is_refused(
@@ -241,7 +242,9 @@ def test_a_server_that_answers_nobody_is_unavailable_and_nobody_is_refused(
     assert not kept(range(2))
 
 
-@pytest.mark.parametrize(("behaviour", "is_transient"), [("400", False), ("500", True)])
+@pytest.mark.parametrize(
+    ("behaviour", "is_transient"), [("400", False), ("500", True), ("bomb", True), *((name, True) for name in LENGTHS)]
+)
 def test_a_bad_sample_alone_in_its_batch_is_quarantined_if_the_server_answered_others(
     behaviour: str, is_transient: bool
 ) -> None:
@@ -283,6 +286,21 @@ def test_every_connection_waits_as_long_as_the_server_asks() -> None:
     first, second = server.arrived_at
     assert second - first >= 0.95
     assert second - began < 10
+
+
+@pytest.mark.parametrize("pause", ["9" * 5000, "Tue, 01 Nov 99999 00:00:00 GMT", "-1", "later"])
+def test_a_pause_that_is_no_number_of_seconds_is_none(pause: str) -> None:
+    with serving(lambda _, n_before: "ok" if n_before > 2 else "429") as server:
+        server.retry_after = pause
+        assert not score(server.url, range(1)).faults
+    assert server.n_requests[0] == 4
+
+
+def test_an_answer_is_asked_for_without_compression() -> None:
+    """A few compressed bytes can fill all memory before anything can count them."""
+    with serving(lambda *_: "ok") as server:
+        score(server.url, range(1))
+    assert server.accepted == {"identity"}
 
 
 def test_a_server_that_asks_for_a_long_pause_is_unavailable_at_once() -> None:

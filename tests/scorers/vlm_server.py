@@ -5,6 +5,7 @@ is k % 11.
 """
 
 import base64
+import gzip
 import io
 import json
 import socket
@@ -15,6 +16,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -42,6 +44,8 @@ SLOW_S = 2.0
 DELAYS = {"slow": SLOW_S, "late": 0.03}
 """Seconds before an answer; the client gives up a slow one, and waits for a late one."""
 BODIES = {"html": b"<html>Bad gateway</html>", "no choices": b'{"choices": []}'}
+LENGTHS = {"two lengths": "2, 2", "unequal lengths": "2, 3", "a word for a length": "two", "5,000 digits": "9" * 5000}
+"""Headers Content-Length that are no number."""
 MESSAGES: dict[str, tuple[dict[str, Any], str]] = {
     "refusal": ({"content": None, "refusal": "I will not rate people."}, "stop"),
     "content filter": ({"content": ""}, "content_filter"),
@@ -64,6 +68,8 @@ class VlmServer(ThreadingHTTPServer):
         """Answers with tokens, valid or not, by sample."""
         self.bodies: dict[int, dict[str, Any]] = {}
         self.keys: set[str | None] = set()
+        self.accepted: set[str | None] = set()
+        """Encodings that clients accept."""
         self.arrived_at: list[float] = []
         self.n_open = self.most_open = 0
         self.retry_after = "0"
@@ -100,6 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.n_requests[sample] += 1
             self.server.bodies[sample] = body
             self.server.keys.add(self.headers["Authorization"])
+            self.server.accepted.add(self.headers["Accept-Encoding"])
             self.server.request_keys[sample].append(self.headers["Idempotency-Key"])
             self.server.n_open += 1
             self.server.most_open = max(self.server.most_open, self.server.n_open)
@@ -110,11 +117,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.n_open -= 1
 
     def _answer(self, sample: int, behaviour: str) -> None:
-        if behaviour.isdigit():
+        if behaviour == "429 bomb":
+            self._send(429, compress_thrice(), encoding="gzip, gzip, gzip")
+        elif behaviour.isdigit():
             said = f"no, {self.headers['Authorization']}"
             self._send(int(behaviour), json.dumps({"error": {"message": said}}).encode())
         elif behaviour in BODIES:
             self._send(200, BODIES[behaviour])
+        elif behaviour in LENGTHS:
+            self._send(200, b"{}", size=LENGTHS[behaviour])
+        elif behaviour == "bomb":
+            self._send(200, compress_thrice(), encoding="gzip, gzip, gzip")
         elif behaviour in {"cut", "reset", "drip"}:
             self._cut(behaviour)
         else:
@@ -152,9 +165,11 @@ class _Handler(BaseHTTPRequestHandler):
                 body = self.server.pay(sample, self.headers["Idempotency-Key"], body)
         self._send(200, body)
 
-    def _send(self, status: int, body: bytes, size: int | None = None) -> None:
+    def _send(self, status: int, body: bytes, size: int | str | None = None, encoding: str | None = None) -> None:
         with suppress(OSError):
             self.send_response(status)
+            if encoding is not None:
+                self.send_header("Content-Encoding", encoding)
             self.send_header("Content-Length", str(len(body) if size is None else size))
             self.send_header("Retry-After", self.server.retry_after)
             self.end_headers()
@@ -162,6 +177,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
+
+
+@cache
+def compress_thrice() -> bytes:
+    """16 MiB of zeros in some hundred bytes."""
+    body = bytes(1 << 24)
+    for _ in range(3):
+        body = gzip.compress(body)
+    return body
 
 
 @contextmanager
