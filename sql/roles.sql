@@ -1,4 +1,4 @@
--- The rights of the roles. migrate() runs this as the owner after every change of this folder; safe to re-run.
+-- The rights of the roles; `limits.sql` sets their limits. migrate() runs this as the owner after every change of this folder; safe to re-run.
 --   owner             the user who migrates: owns all objects; only this role creates, alters and drops them
 --   alchemist_writer  stages: changes rows, not the schema; partitions and statistics only through functions
 --   alchemist_reader  Grafana, analysts: SELECT only; a session can change its timeouts, so `end_long_reads` enforces the limit
@@ -17,7 +17,8 @@ BEGIN
     END IF;
     -- An administrator, or the embedded server, may have created the role before.
     IF pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION') AND NOT EXISTS (
-        SELECT FROM pg_db_role_setting WHERE setrole = to_regrole('alchemist_reader') AND setdatabase = 0
+        SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting
+        WHERE setrole = to_regrole('alchemist_reader') AND setdatabase = 0 AND setting NOT LIKE 'temp\_file\_limit=%'
     ) THEN
         ALTER ROLE alchemist_reader SET default_transaction_read_only = on;
         ALTER ROLE alchemist_reader SET statement_timeout = '60s';

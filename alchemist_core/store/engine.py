@@ -326,6 +326,7 @@ def _code_files() -> Iterator[Path]:
     yield from sorted((SQL / "functions").glob("*.sql"))
     yield from sorted((SQL / "views").glob("*.sql"))
     yield SQL / "roles.sql"
+    yield SQL / "limits.sql"
 
 
 def _state(connection: Connection) -> SchemaState:

@@ -34,6 +34,7 @@ from alchemist_core.extras import missing_library
 from alchemist_core.files import atomic_folder, atomic_write, partial_path
 from alchemist_core.log_files import MIB, rotate
 from alchemist_core.ports import PORTS, reserve_port
+from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
 
 # This folder survives a reboot, and every account can enter it.
@@ -331,8 +332,8 @@ LOGINS: dict[Role, str] = {
 """Names of the roles on the server. The owner may create roles and databases; writer and reader are described in
 `sql/roles.sql`; airflow owns Airflow's database and cannot read the store."""
 
-PASSWORDS_SET = "has_role_passwords"
-"""Entry of the record: the roles of the server have the passwords of the files."""
+PASSWORDS_SET = "has_role_passwords_and_limits"
+"""Entry of the record: the roles of the server have the passwords of the files, and the limits of `sql/limits.sql`."""
 
 # Older homes have one file, with one password for the owner and the superuser: it remains the owner's.
 _FILES = {"alchemist": "password", **{name: f"password-{name}" for name in (SUPERUSER, *list(LOGINS.values())[1:])}}
@@ -417,6 +418,8 @@ ALTER ROLE :"owner" CREATEDB CREATEROLE;
 GRANT pg_monitor TO :"owner";
 GRANT :"writer", :"reader" TO :"owner" WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
 """
+# Every role may connect to these databases too, and new ones have the rights of functions from template1.
+LIMIT_OTHERS = "{limits}\n\\connect template1\n{limits}"
 CREATE_DATABASE = r"""
 SELECT pg_advisory_lock(hashtext(:'name')) \g /dev/null
 SELECT format('CREATE DATABASE %I OWNER %I', :'name', :'owner')
@@ -448,7 +451,7 @@ class EmbeddedPostgres:
 
     def create_database(self, name: str, role: Role = "owner") -> str:
         """Create a database of this role unless it exists, and return its URL. The role becomes the owner of existing objects."""
-        self.run_sql(CREATE_DATABASE, name=name, owner=LOGINS[role])
+        self.run_sql(f"{CREATE_DATABASE}{_limits()}", name=name, owner=LOGINS[role])
         return self.url(name, role)
 
     def run_sql(self, script: str, *, secret: dict[str, str] | None = None, **variables: str) -> str:
@@ -526,7 +529,11 @@ def _set_passwords(server: EmbeddedPostgres) -> None:
     """Create missing roles, and set the password of each role."""
     verifiers = {login: scram_verifier(password) for login, password in server.passwords.items()}
     secret = {"ALCHEMIST_VERIFIERS": json.dumps(verifiers)}
-    _as_superuser(server).run_sql(BOOTSTRAP, secret=secret, **LOGINS)
+    _as_superuser(server).run_sql(f"{BOOTSTRAP}{LIMIT_OTHERS.format(limits=_limits())}", secret=secret, **LOGINS)
+
+
+def _limits() -> str:
+    return resource("sql", "limits.sql").read_text(encoding="utf-8")
 
 
 def _as_superuser(server: EmbeddedPostgres) -> EmbeddedPostgres:

@@ -1,5 +1,6 @@
 """The writer changes rows but not the schema; the reader only reads."""
 
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 import alchemist_core
@@ -20,6 +21,7 @@ from alchemist_core.store.leases import take_lock, try_lock
 from alchemist_core.store.maintenance import MANY_ROWS, MOST_READ_S, end_long_reads, refresh_statistics
 from alchemist_core.store.samples import find_duplicates
 from alchemist_core.store.subsets import lock_name
+from tests.conftest import GIVEN_SERVER
 from tests.given import insert_rows
 from tests.scored_nights import add_rater
 
@@ -110,6 +112,52 @@ def test_the_reader_reads_everything_and_writes_nothing(log_in: Callable[[str], 
         refused(reader, "SELECT alchemist.analyze_table('scores')", "permission denied")
         refused(reader, "SELECT alchemist.order_highest_scores(1, 0, 10)", "permission denied")
         refused(reader, "SELECT nextval('alchemist.fencing_tokens')", "permission denied")
+
+
+def test_only_owner_and_writer_make_temporary_tables(
+    log_in: Callable[[str], Connection], database_url: str, engine: Engine
+) -> None:
+    """A reader could fill the disk with them: it can lift its own read-only setting."""
+    # Rights of a database are not copied with it, and this one is a copy.
+    migrate(database_url, should_reapply=True)
+    with log_in("alchemist_reader") as reader:
+        reader.execute(text("SET default_transaction_read_only = off"))
+        reader.commit()
+        refused(
+            reader, "CREATE TEMPORARY TABLE hoard AS SELECT generate_series(1, 9)", "permission denied to create temp"
+        )
+    with log_in("alchemist_writer") as writer, engine.connect() as owner:
+        for connection in (writer, owner):
+            connection.execute(text("CREATE TEMPORARY TABLE wanted (number integer) ON COMMIT DROP"))
+
+
+HOARDING = {
+    "lo_from_bytea": "SELECT lo_from_bytea(0, repeat('x', 1000)::bytea)",
+    "lo_create": "SELECT lo_create(0)",
+    "lo_creat": "SELECT lo_creat(-1)",
+    "lo_import": "SELECT lo_import('/etc/hostname')",
+    "pg_logical_emit_message": "SELECT pg_logical_emit_message(true, 'x', repeat('x', 1000))",
+}
+
+
+@pytest.mark.skipif(GIVEN_SERVER in os.environ, reason="only a superuser limits a server; the embedded one has one")
+@pytest.mark.parametrize("database", ["alchemist", "postgres", "template1"])
+def test_a_reader_cannot_fill_the_disk_of_the_embedded_server(
+    server_url: str, log_in_at: Callable[[str, str], str], database: str
+) -> None:
+    """Every role may connect to each of these databases."""
+    url = make_url(server_url).set(database=database).render_as_string(hide_password=False)
+    engine = make_engine(log_in_at(url, "alchemist_reader"))
+    with engine.connect() as reader:
+        reader.execute(text("SET default_transaction_read_only = off"))
+        reader.commit()
+        for name, statement in HOARDING.items():
+            refused(reader, statement, f"permission denied for function {name}")
+        refused(reader, "CREATE TEMPORARY TABLE hoard (n integer)", "permission denied to create temp")
+        assert reader.execute(text("SHOW temp_file_limit")).scalar_one() == "10GB"
+        reader.rollback()
+        refused(reader, "SET temp_file_limit = -1", "permission denied to set parameter")
+    engine.dispose()
 
 
 def test_the_writer_drops_no_partition_that_a_reader_may_use(
