@@ -124,7 +124,11 @@ class Settings(BaseModel):
         "json://HOST/PATH or any other that Apprise supports; unset: no address",
     )
     vlm_api_key: SecretStr | None = Field(
-        None, description="Key of the server that the scorer vlm asks; unset: requests carry none"
+        None,
+        description="Key of the server that the scorer vlm asks, by https or on this machine; unset: requests carry none",
+    )
+    vlm_api_key_host: str | None = Field(
+        None, description="Host that alone may get ALCHEMIST_VLM_API_KEY; unset: that of the scorer's endpoint"
     )
     airflow_users: str = Field(
         "admin:admin",

@@ -19,7 +19,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -40,7 +42,7 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from urllib3.exceptions import HTTPError, InvalidHeader, ProtocolError
+from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, ProtocolError
 
 from alchemist_core.config import Config, fingerprint
 from alchemist_core.errors import ConfigError
@@ -102,7 +104,7 @@ class ServerOptions(Config):
     endpoint: str = Field(
         pattern=r"^https?://[^\s@?#]+$",
         description="Base URL of the server with its version, such as http://localhost:8000/v1; requests go to its chat/completions. The "
-        "key is the secret ALCHEMIST_VLM_API_KEY",
+        "key is the secret ALCHEMIST_VLM_API_KEY, which is sent by https or to this machine",
         json_schema_extra=NOT_IDENTITY,
     )
     model: str = Field(min_length=1, description="Model, as the server names it")
@@ -599,10 +601,7 @@ class _Server:
             options.timeout_s,
             counts,
         )
-        secret = load_settings().vlm_api_key
-        self._key = "" if secret is None else secret.get_secret_value().strip()
-        if not self._key.isascii() or len(self._key.split()) > 1:
-            raise ConfigError("ALCHEMIST_VLM_API_KEY must be one word of ASCII characters. Its value is not shown.")
+        self._key = _read_key(options.endpoint)
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self._key:
             self._headers["Authorization"] = f"Bearer {self._key}"
@@ -697,8 +696,54 @@ class _Server:
         self._pool.clear()
 
 
+def _read_key(endpoint: str) -> str:
+    """Return the key for a server; empty without one.
+
+    Raises:
+        ConfigError: No header can carry the key, or this server must not get it.
+    """
+    settings = load_settings()
+    key = "" if settings.vlm_api_key is None else settings.vlm_api_key.get_secret_value().strip()
+    if not key.isascii() or len(key.split()) > 1:
+        raise ConfigError("ALCHEMIST_VLM_API_KEY must be one word of ASCII characters. Its value is not shown.")
+    if not key:
+        return ""
+    if not endpoint.startswith("https:") and not _is_loopback(endpoint):
+        raise ConfigError(
+            f"{endpoint} would get ALCHEMIST_VLM_API_KEY in plain text. Use an https:// address, or a server on this machine such as "
+            "http://localhost:8000/v1; unset the key if the server needs none."
+        )
+    only = settings.vlm_api_key_host
+    if only is not None and _host_of(endpoint) != only.lower():
+        raise ConfigError(
+            f"{endpoint} must not get ALCHEMIST_VLM_API_KEY: ALCHEMIST_VLM_API_KEY_HOST allows only the host {only.lower()}. Correct the "
+            "endpoint, or that variable."
+        )
+    return key
+
+
+def _host_of(url: str) -> str:
+    # By the same rules as the connection: other parsers find another host in some addresses.
+    try:
+        return (urllib3.util.parse_url(url).host or "").strip("[]")
+    except LocationParseError:
+        raise ConfigError(f"The endpoint {url} is not a valid URL. Write it as http://localhost:8000/v1.") from None
+
+
+def _is_loopback(url: str) -> bool:
+    host = _host_of(url)
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def _find_proxy(url: str) -> str | None:
-    """Return the proxy that the environment names for a URL, as other clients read HTTPS_PROXY and NO_PROXY."""
+    """Return the proxy that the environment names for a URL, as other clients read HTTPS_PROXY and NO_PROXY.
+
+    There is none for this machine, so that its key does not reach a proxy in plain text.
+    """
+    if _is_loopback(url):
+        return None
     parts = urlsplit(url)
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 

@@ -337,6 +337,57 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(monkeypatc
     assert "sk two" not in str(refused.value)
 
 
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The key of the server, in the environment."""
+    monkeypatch.setenv("ALCHEMIST_VLM_API_KEY", KEY)
+    load_settings.cache_clear()
+    return KEY
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://192.0.2.7:8000/v1", "http://vllm.example/v1", "http://localhost.example/v1", "http://127.0.0.1.example/v1",
+        "http://vllm.example\\.localhost/v1",
+    ],
+)  # fmt: skip
+def test_a_key_is_not_sent_in_plain_text_to_another_machine(key: str, endpoint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(endpoint)) as refused:
+        open_scorer("vlm", options(endpoint))
+    assert "Use an https:// address" in str(refused.value)
+    assert key not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://vllm.example/v1", "http://localhost:8000/v1", "http://127.0.0.2/v1", "http://[::1]:8000/v1"]
+)
+def test_a_key_may_be_sent_encrypted_or_to_this_machine(key: str, endpoint: str) -> None:
+    assert key
+    open_scorer("vlm", options(endpoint)).close()
+
+
+def test_a_setting_names_the_only_host_that_gets_the_key(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may change a project file could otherwise have the key sent anywhere."""
+    monkeypatch.setenv("ALCHEMIST_VLM_API_KEY_HOST", "API.example")
+    load_settings.cache_clear()
+    open_scorer("vlm", options("https://api.example/v1")).close()
+    with pytest.raises(
+        ConfigError, match=r"https://other\.example/v1 .* ALCHEMIST_VLM_API_KEY_HOST .*api\.example"
+    ) as refused:
+        open_scorer("vlm", options("https://other.example/v1"))
+    assert key not in str(refused.value)
+
+
+def test_a_key_for_this_machine_goes_through_no_proxy(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda *_: "ok") as server, serving(lambda *_: "ok") as proxy:
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        score(server.url, range(1))
+    assert server.keys == {f"Bearer {key}"}
+    assert not proxy.keys
+
+
 def test_its_identity_is_the_question_and_neither_the_server_nor_the_speed() -> None:
     spec = describe(open_scorer("vlm", options("http://one/v1")))
     other = describe(
@@ -355,6 +406,7 @@ def test_its_identity_is_the_question_and_neither_the_server_nor_the_speed() -> 
     [
         ({"endpoint": "localhost:8000"}, "endpoint: String should match pattern"),
         ({"endpoint": "https://me:secret@host/v1"}, "endpoint: String should match pattern"),
+        ({"endpoint": "http://[::1/v1"}, r"http://\[::1/v1/chat/completions is not a valid URL"),
         ({"outputs": "quality:0"}, "write NAME:LOW:HIGH"),
         ({"outputs": "quality:5:5"}, "low 5.0 must be below high 5.0"),
         ({"outputs": "a:0:1 a:0:2"}, "a name occurs twice"),
