@@ -6,6 +6,7 @@ first request.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from inspect import iscoroutinefunction
 from types import ModuleType
 from typing import cast
 from urllib.parse import unquote
@@ -37,6 +38,7 @@ from alchemist_core.explorer import (
 from alchemist_core.explorer.markup import CSP, Tab, render, send_static
 from alchemist_core.explorer.people import READING, Guard, is_from_own_page
 from alchemist_core.explorer.pictures import Pictures
+from alchemist_core.explorer.turns import Turns
 from alchemist_core.store.engine import DatabaseError
 
 PAGES: Sequence[ModuleType] = (
@@ -60,6 +62,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
+N_AT_ONCE, MOST_WAITING = 8, 64
+"""Pages that run at a time, fewer than the reader has connections (15), and pages that may wait for their turn."""
 # Pages show what is in the store now; a browser may keep nothing of them on its disk.
 _NO_STORE = "private, no-store"
 
@@ -74,9 +78,10 @@ def make_app(guard: Guard, *, dags: str | None = None) -> Starlette:
         dags: Where Airflow shows a DAG, before its name; None: there is no Airflow.
     """
     tabs = [module.TAB for module in PAGES if hasattr(module, "TAB")]
+    turns = Turns(N_AT_ONCE, MOST_WAITING, "Too many pages are waiting. Reload the page in a few seconds.")
     routes = [Route("/", _go_to(tabs[0])), Route("/static/{version}/{name}", send_static)]
     for module in PAGES:
-        routes += module.ROUTES
+        routes += [_take_turns(route, turns) for route in module.ROUTES]
     app = Starlette(
         routes=routes,
         middleware=[Middleware(SafeHeaders), Middleware(Admission, guard=guard)],
@@ -86,7 +91,15 @@ def make_app(guard: Guard, *, dags: str | None = None) -> Starlette:
         },
     )
     app.state.tabs, app.state.pictures, app.state.dags = tabs, Pictures(), dags
+    app.state.searches = search.make_turns()
     return app
+
+
+def _take_turns(route: Route, turns: Turns) -> Route:
+    """Return the route; a page that is no coroutine runs when it is its turn."""
+    if iscoroutinefunction(route.endpoint):
+        return route
+    return Route(route.path, turns.take(route.endpoint), methods=sorted(route.methods or ()))
 
 
 class SafeHeaders:
@@ -143,7 +156,8 @@ def _go_to(tab: Tab) -> Callable[[Request], RedirectResponse]:
     return redirect
 
 
-def _show_refusal(request: Request, error: Exception) -> Response:
+# A coroutine, because Starlette would run a function in the threads that pages leave to Airflow.
+async def _show_refusal(request: Request, error: Exception) -> Response:
     refused = cast("HTTPException", error)
     return _error_page(request, refused.status_code, refused.detail, refused.headers)
 

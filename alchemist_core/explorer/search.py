@@ -5,16 +5,12 @@ images runs here, in two threads at most.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-import anyio
-import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 from sqlalchemy import Engine
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -26,6 +22,7 @@ from alchemist_core.embeddings.text_service import MAX_TEXT, EmbeddedText, embed
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.explorer.faults import describe_faults
 from alchemist_core.explorer.markup import render
+from alchemist_core.explorer.turns import Turns
 from alchemist_core.settings import load_settings
 from alchemist_core.store import browsing
 from alchemist_core.store.browsing import Conditions, Shown
@@ -115,30 +112,13 @@ def _samples(engine: Engine, sample_ids: list[int]) -> list[Shown]:
 
 async def show_search(request: Request) -> Response:
     """Return the samples that were searched for, when it is their turn: those that wait hold no thread that other pages need."""
-    turns = _turns_of(request.app.state)
-    if turns.n_asked >= N_AT_ONCE + MOST_WAITING:
-        raise HTTPException(503, "Other searches are running. Reload the page.")
-    turns.n_asked += 1
-    try:
-        return await anyio.to_thread.run_sync(_show, request, limiter=turns.limiter)
-    finally:
-        turns.n_asked -= 1
+    turns: Turns = request.app.state.searches
+    return await turns.run(_show, request)
 
 
-@dataclass(slots=True)
-class _Turns:
-    """The searches of one application that run or wait."""
-
-    limiter: anyio.CapacityLimiter
-    n_asked: int = 0
-
-
-def _turns_of(state: Any) -> _Turns:
-    if not hasattr(state, "searches"):
-        # Made at the first search, because a limiter belongs to the loop that serves.
-        state.searches = _Turns(anyio.CapacityLimiter(N_AT_ONCE))
-    turns: _Turns = state.searches
-    return turns
+def make_turns() -> Turns:
+    """Return the turns of the searches of one application."""
+    return Turns(N_AT_ONCE, MOST_WAITING, "Other searches are running. Reload the page.")
 
 
 def _show(request: Request) -> Response:
