@@ -53,6 +53,8 @@ class EligibleOptions:
     with_clusters: bool = False
     # Whether the sample with the best score is kept of each group of duplicates, instead of the first one.
     keeps_best: bool = False
+    # Whether the dataset of each sample matters, for --stratify and --max-share-of dataset.
+    with_datasets: bool = False
 
 
 class SelectionPolicy(Config):
@@ -238,6 +240,7 @@ class SelectionPolicy(Config):
             self.rank_by, _STORED_DEDUP[self.dedup], self.decontaminate, self.where, capped_by == "source",
             is_semantic=self.dedup == "semantic", semantic_threshold=self.semantic_threshold, semantic_scorer=self.semantic_scorer,
             with_clusters="cluster" in (capped_by, strata_by) or self.variety > 0, keeps_best=self.dedup_keep == "best",
+            with_datasets="dataset" in (capped_by, strata_by),
         )  # fmt: skip
 
     def noise(self) -> Noise:

@@ -69,6 +69,8 @@ class Moment:
     last_flag_id: int = 0
     # Rank scales of the scores that are fused, in their order; 0 in a preview for one that is not stored. Empty: none are fused.
     signal_scale_ids: tuple[int, ...] = ()
+    # Whether the dataset of each sample is part of the hash, for strata or a cap by dataset.
+    with_datasets: bool = False
 
     @property
     def is_fixed(self) -> bool:
@@ -150,8 +152,12 @@ class EligibleSamples:
         found = place_K[own_N[place_K] == wanted_K] if len(own_N) else np.empty(0, np.int64)
         return np.sort(found)
 
-    def sha256(self) -> str:
-        """Return the hash of all samples: hashes and scores, exclusions if there are any, sources and clusters if they were read."""
+    def sha256(self, dataset_N: NDArray[np.int64] | None = None) -> str:
+        """Return the hash of all samples: hashes and scores, exclusions if there are any, sources and clusters if they were read.
+
+        Args:
+            dataset_N: Number of each sample's dataset, if datasets decide what is selected.
+        """
         digest = hashlib.sha256(np.ascontiguousarray(self.pair_hash_N32).data)
         digest.update(np.ascontiguousarray(self.score_N, "<f8").data)
         if self.excluded_N.any():
@@ -161,6 +167,9 @@ class EligibleSamples:
         if self.cluster_N is not None:
             digest.update(b"clusters")
             digest.update(np.ascontiguousarray(self.cluster_N, "<i8").data)
+        if dataset_N is not None:
+            digest.update(b"datasets")
+            digest.update(np.ascontiguousarray(dataset_N, "<i8").data)
         return digest.hexdigest()
 
 
@@ -596,6 +605,20 @@ class NightFacts:
     bytes_per_pair: float | None
 
 
+def datasets_of(nights: Sequence[NightFacts], night_K: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the names of the nights' datasets, and the index of each sample's dataset in that list.
+
+    Args:
+        nights: Nights that the samples come from.
+        night_K: Night of each sample.
+    """
+    names = sorted({night.dataset for night in nights})
+    number = np.zeros(1 + max((night.night_id for night in nights), default=0), np.int64)
+    for night in nights:
+        number[night.night_id] = names.index(night.dataset)
+    return names, number[night_K]
+
+
 def frozen(engine: Engine) -> Connection:
     """Open a connection whose statements all see one snapshot of the store."""
     return engine.connect().execution_options(isolation_level="REPEATABLE READ")
@@ -636,13 +659,20 @@ class EligibleRequest:
         if kept is not None:
             return kept
         pairs = read_eligible(connection, self._moment, self._scales, should_verify=self._should_verify)
-        eligible_hash = pairs.sha256()
+        eligible_hash = pairs.sha256(self._dataset_numbers(pairs))
         keep_eligible(self._found, eligible_hash, pairs)
         return eligible_hash, pairs
 
     def rank(self, pairs: EligibleSamples, scale: RankScale) -> NDArray[np.float64]:
         """Return the ranks of the samples that `get` returned."""
         return rank_kept(self._found, pairs, scale, should_verify=self._should_verify)
+
+    def _dataset_numbers(self, pairs: EligibleSamples) -> NDArray[np.int64] | None:
+        """Return the number of each sample's dataset, from 1 in order of appearance, so that names do not matter; None without groups."""
+        if not self._moment.with_datasets:
+            return None
+        names, index_N = datasets_of(self._nights, pairs.night_N)
+        return _number(index_N + 1) if len(names) > 1 else None
 
     def _key(self, connection: Connection) -> str:
         # The times at which the nights were created are included, because ids repeat in every new database.

@@ -23,6 +23,7 @@ from alchemist_core.store.eligible import (
     EligibleSamples,
     Moment,
     NightFacts,
+    datasets_of,
     frozen,
     read_eligible,
     read_nights,
@@ -58,11 +59,7 @@ class Snapshot:
 
     def dataset_of(self, place: slice | NDArray[np.int64] = slice(None)) -> tuple[list[str], NDArray[np.int64]]:
         """Return the names of the datasets, and the index of each sample's dataset in that list."""
-        names = sorted({night.dataset for night in self.nights})
-        number = np.zeros(1 + max((night.night_id for night in self.nights), default=0), np.int64)
-        for night in self.nights:
-            number[night.night_id] = names.index(night.dataset)
-        return names, number[self.pairs.night_N[place]]
+        return datasets_of(self.nights, self.pairs.night_N[place])
 
 
 def take_snapshot(
@@ -177,7 +174,7 @@ def _moment(connection: Connection, rater_id: int, nights: Sequence[NightFacts],
         "near" if options.duplicates == "near" else "exact",
         options.decontaminate, _last_evaluation_shard(connection, options.decontaminate), options.where, options.with_sources,
         last_retirement_id=_last_retirement(connection), keeps_best=options.keeps_best,
-        last_flag_id=_last_flag(connection, options.where), **_semantic(connection, options),
+        last_flag_id=_last_flag(connection, options.where), with_datasets=options.with_datasets, **_semantic(connection, options),
     )  # fmt: skip
 
 

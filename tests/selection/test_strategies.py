@@ -210,6 +210,19 @@ def test_sources_are_read_for_a_cap_of_sources_alone():
     assert [SelectionPolicy(**cap).eligible_options().with_sources for cap in caps] == [False, False, False, True]
 
 
+def test_datasets_matter_for_strata_and_caps_of_datasets_alone():
+    grouped = (
+        {},
+        {"stratify": True},
+        {"max_share": 0.5},
+        {"stratify": True, "stratify_by": "cluster"},
+        {"max_share_of": "dataset"},
+    )
+    found = [SelectionPolicy(**options).eligible_options().with_datasets for options in grouped]
+    assert found == [False, True, True, False, False]
+    assert not SelectionPolicy(max_share=0.5, max_share_of="source").eligible_options().with_datasets
+
+
 def test_a_parameter_that_is_refused_is_answered_with_those_that_the_strategy_has():
     with pytest.raises(ConfigError, match=r"top_k does not use mean_rank, std_rank \(it has no parameters\)"):
         SelectionPolicy(strategy="top_k", std_rank=0.2, mean_rank=0.2).resolve("loss")

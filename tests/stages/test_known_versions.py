@@ -4,13 +4,17 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.store.datasets import rename
 from alchemist_core.store.subsets import find_subset, lock_name
-from tests.selectable_store import change, draw, fill
+from alchemist_core.subsets.selected import manifest_of, reselect
+from tests.scored_nights import add_dataset, add_night, add_rater
+from tests.selectable_store import BOOKS, WEB, change, draw, fill, normal
 
 pytestmark = pytest.mark.db
 
@@ -80,3 +84,53 @@ def test_a_selection_that_gives_other_members_leaves_no_manifest_of_them(store: 
     with pytest.raises(DataError, match="now give other members"):
         draw(0.2)
     assert not path.exists()
+
+
+@pytest.fixture
+def moving(engine: Engine) -> Engine:
+    """300 samples of web, of which the first 100 are in books too: in a night that began before that of web and is not decided."""
+    with engine.begin() as connection:
+        add_rater(connection)
+        for number, name in ((WEB, "web"), (BOOKS, "books")):
+            add_dataset(connection, dataset_id=number, name=name)
+    early = add_night(engine, "2026-01-01", {}, dataset_id=BOOKS)
+    scores = normal(np.random.default_rng(0), 300)
+    add_night(engine, "2026-01-02", {"a.tar": scores}, state="selectable", dataset_id=WEB)
+    change(engine, """
+        INSERT INTO alchemist.shards (dataset_id, uri, sha256, size_bytes, n_samples, crawl_date, state)
+        VALUES (:books, 'b.tar', sha256('b'), 1, 100, '2026-01-01', 'verified');
+        INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, file_exts, file_offsets, file_sizes)
+        SELECT (SELECT max(shard_id) FROM alchemist.shards), ordinal, sample_id, key, file_exts, file_offsets, file_sizes
+        FROM alchemist.sample_locations WHERE ordinal < 100;
+        INSERT INTO alchemist.shard_scores (
+            rater_id, shard_id, night_id, n_samples, n_scored, n_reused, n_quarantined, code_version, device, dtype, run_id
+        ) SELECT 1, max(shard_id), :night_id, 100, 100, 100, 0, '1', 'cpu', 'float32', 1 FROM alchemist.shards
+    """, books=BOOKS, night_id=early)  # fmt: skip
+    return engine
+
+
+@pytest.mark.parametrize("grouped", [{"stratify": True}, {"max_share": 0.6}], ids=["strata", "cap"])
+def test_samples_that_move_to_another_dataset_make_a_new_version_where_datasets_are_groups(
+    moving: Engine, grouped: dict[str, Any]
+) -> None:
+    options: dict[str, Any] = {"strategy": "top_k", "allow_fewer": True}
+    plain, before = draw(0.2, name="plain", **options), draw(0.2, **options, **grouped)
+    assert before.datasets == {"web": before.n_samples}
+    assert before.eligible_hash == plain.eligible_hash, "one dataset makes no groups"
+    change(moving, "UPDATE alchemist.nights SET state = 'selectable', decided_at = now() WHERE state = 'scored'")
+    after = draw(0.2, **options, **grouped)
+    assert (after.version, after.is_new, after.n_eligible) == (2, True, before.n_eligible)
+    assert set(after.datasets) == {"web", "books"}
+    assert draw(0.2, **options, **grouped).version == 2
+    again = draw(0.2, name="plain", **options)
+    assert (again.version, again.eligible_hash) == (1, plain.eligible_hash)
+    for version in (1, 2):
+        subset = find_subset(moving, "s", version=version)
+        assert manifest_of(reselect(moving, subset)).sha256() == subset.manifest_sha256
+
+
+def test_a_dataset_that_was_renamed_makes_no_new_version_of_its_strata(store: Engine) -> None:
+    draw(0.2, stratify=True)
+    rename(store, "web", "a-web")
+    again = draw(0.2, dataset="a-web,books", stratify=True)
+    assert (again.version, again.is_new) == (1, False)
