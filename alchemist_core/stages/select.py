@@ -154,7 +154,8 @@ def _use_again(known: SubsetRow, selection: "Selection") -> SelectResult:
             f"{known.title} has ({known.manifest_sha256}). Nothing was stored. Restore the database from a backup, or "
             "report this as a bug."
         )
-    path = artifact_path(f"subsets/{known.name}/{known.spec_hash}.parquet")
+    # Not by the hash of the specification: renaming a dataset changes that, but not where the manifest is.
+    path = artifact_path(known.manifest_uri)
     if not path.exists():
         write_manifest(path, selection.manifest)
     read_manifest(path, sha256=known.manifest_sha256)

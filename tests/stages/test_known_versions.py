@@ -86,6 +86,18 @@ def test_a_selection_that_gives_other_members_leaves_no_manifest_of_them(store: 
     assert not path.exists()
 
 
+def test_a_lost_manifest_is_restored_although_a_dataset_of_its_options_was_renamed(store: Engine) -> None:
+    draw(0.2, decontaminate="bench")
+    path = artifact_path(find_subset(store, "s").manifest_uri)
+    before = path.read_bytes()
+    path.unlink()
+    rename(store, "bench", "a-bench")
+    again = draw(0.2, decontaminate="a-bench")
+    assert (again.version, again.is_new) == (1, False)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
 @pytest.fixture
 def moving(engine: Engine) -> Engine:
     """300 samples of web, of which the first 100 are in books too: in a night that began before that of web and is not decided."""
