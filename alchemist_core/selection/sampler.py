@@ -43,6 +43,18 @@ def k_to_retention(k: int, n: int) -> float:
     return k * parts // n / parts
 
 
+def smallest_retention(n: int) -> float:
+    """Return the smallest retention, with three digits or more, that keeps one of n: the nearest integer is 1 just above 0.5/n.
+
+    >>> smallest_retention(400), smallest_retention(7)
+    (0.001251, 0.0715)
+    """
+    parts = 10_000
+    while parts < 1_000 * n:
+        parts *= 10
+    return (parts // (2 * n) + 1) / parts
+
+
 def sample_members(
     rank_N: NDArray[np.float64],
     pair_hash64_N: NDArray[np.int64],
@@ -180,7 +192,7 @@ def require_possible(k: int, n_possible: int, n: int, *, what: str) -> None:
         )
     if k < 1:
         raise ConfigError(
-            f"This retention keeps none of {n:,} eligible samples. The smallest that keeps one is {1 / n:.3g}."
+            f"This retention keeps none of {n:,} eligible samples. The smallest that keeps one is about {smallest_retention(n):.4g}."
         )
     if k > n_possible:
         raise ConfigError(

@@ -248,7 +248,7 @@ def test_a_sample_counts_as_possible_where_it_is_open_and_wanted():
     [
         (1, 0, 0, "No sample is eligible"),
         (1, 0, 2_000, "^Strategy x excludes all 2,000 eligible samples"),
-        (0, 5, 2_000, r"keeps none of 2,000 eligible samples\. The smallest that keeps one is 0\.0005"),
+        (0, 5, 2_000, r"keeps none of 2,000 eligible samples\. The smallest that keeps one is about 0\.0002501\."),
         (
             1_001,
             1_000,
@@ -262,6 +262,15 @@ def test_a_sample_counts_as_possible_where_it_is_open_and_wanted():
 def test_what_cannot_be_had_is_refused_with_its_bound(k, n_possible, n, message):
     with pytest.raises(ConfigError, match=message):
         require_possible(k, n_possible, n, what="strategy x")
+
+
+@pytest.mark.parametrize("n", [1, 7, 400, 2_000, 99_999, 30_000_000])
+def test_the_retention_that_is_named_for_one_sample_keeps_one_and_hardly_less_keeps_none(n):
+    with pytest.raises(ConfigError, match="keeps none") as refusal:
+        require_possible(0, 1, n, what="strategy x")
+    named = float(str(refusal.value).split("about ")[1].rstrip("."))
+    assert retention_to_k(named, n) == 1
+    assert retention_to_k(0.998 * named, n) == 0
 
 
 @pytest.mark.parametrize("n_possible", [1, 1_000])

@@ -214,9 +214,10 @@ def test_a_retention_that_keeps_none_is_refused_with_the_smallest_that_keeps_one
 ) -> None:
     for dry_run in (True, False):
         with pytest.raises(
-            ConfigError, match=r"keeps none of 400 eligible samples\. The smallest that keeps one is 0\.0025"
+            ConfigError, match=r"keeps none of 400 eligible samples\. The smallest that keeps one is about 0\.001251\."
         ):
             draw(retention=0.001, dry_run=dry_run, **options)
+    assert draw(retention=0.001251, **options).n_samples == 1
 
 
 def test_a_number_of_a_crawl_that_no_float_holds_counts_as_none(store: Engine) -> None:
