@@ -174,17 +174,21 @@ def references_of(spec: Json) -> Iterator[tuple[str, str]]:
         if "persistentVolumeClaim" in volume:
             yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
     for container in containers_of(spec):
-        for entry in container.get("env", []):
-            if "secretKeyRef" in entry.get("valueFrom", {}):
-                yield "Secret", entry["valueFrom"]["secretKeyRef"]["name"]
-        for source in container.get("envFrom", []):
-            yield (
-                ("ConfigMap", source["configMapRef"]["name"])
-                if "configMapRef" in source
-                else ("Secret", source["secretRef"]["name"])
-            )
+        yield from variables_of(container)
         mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
         assert mounted <= {volume["name"] for volume in spec.get("volumes", [])}
+
+
+def variables_of(container: Json) -> Iterator[tuple[str, str]]:
+    """The objects from which a container has its variables."""
+    for source in container.get("envFrom", []):
+        if "configMapRef" in source:
+            yield "ConfigMap", source["configMapRef"]["name"]
+        else:
+            yield "Secret", source["secretRef"]["name"]
+    for entry in container.get("env", []):
+        if "valueFrom" in entry:
+            yield "Secret", entry["valueFrom"]["secretKeyRef"]["name"]
 
 
 def test_a_selector_selects_the_pods_that_it_is_meant_for(objects: list[Json]) -> None:
@@ -239,7 +243,9 @@ def test_only_the_migration_sees_the_owners_secret_and_a_job_sees_none_of_airflo
     assert {name for name, found in secrets.items() if "alchemist-store-owner" in found} == {"alchemist-migrate"}
     assert secrets["alchemist-device-job"] == secrets["alchemist-exporter"] == {"alchemist-store"}
     (exporter,) = pod_specs(objects)["alchemist-exporter"]["containers"]
-    assert [source for source in exporter["envFrom"] if "secretRef" in source] == [], "it needs one value of that secret"
+    assert [source for source in exporter["envFrom"] if "secretRef" in source] == [], (
+        "it needs one value of that secret"
+    )
 
 
 def test_the_images_are_pinned_to_this_version(objects: list[Json]) -> None:
