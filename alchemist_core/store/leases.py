@@ -12,6 +12,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.errors import LeaseLostError
+from alchemist_core.store.queries import load_query
 
 
 def take_lock(connection: Connection, name: str) -> None:
@@ -83,15 +84,24 @@ def claim_together(engine: Engine, resources: Sequence[str], *, run_id: int, ttl
 
 
 def renew_leases(connection: Connection, run_id: int, *, ttl_s: float) -> set[int]:
-    """Extend every live lease of a run and return their tokens. An expired lease is lost even if no other run claimed it."""
+    """Extend every live lease of a run and return their tokens. An expired lease is lost even if no other run claimed it.
+
+    A lease that a commit of the run has locked is held, but not extended: nobody can claim it before the commit ends.
+    """
     # A process that is stopped before this commit would keep the rows locked, so the server ends its session.
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10s'"))
+    rows = connection.execute(load_query("renew_leases"), {"run_id": run_id, "ttl_s": ttl_s})
+    return set(rows.scalars())
+
+
+def extend_lease(connection: Connection, claim: LeaseClaim, *, ttl_s: float) -> None:
+    """Extend a live lease; does nothing if it was lost."""
     statement = text("""
-        SET LOCAL idle_in_transaction_session_timeout = '10s';
-        UPDATE alchemist.leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
-        WHERE run_id = :run_id AND expires_at > clock_timestamp()
-        RETURNING fencing_token
+        UPDATE alchemist.leases SET expires_at = greatest(expires_at, clock_timestamp() + make_interval(secs => :ttl_s))
+        WHERE resource = :resource AND fencing_token = :token AND expires_at > clock_timestamp()
     """)
-    return set(connection.execute(statement, {"run_id": run_id, "ttl_s": ttl_s}).scalars())
+    values = {"resource": claim.resource, "token": claim.fencing_token, "ttl_s": ttl_s}
+    connection.execute(statement, values)
 
 
 def consume_lease(connection: Connection, claim: LeaseClaim) -> None:

@@ -19,11 +19,12 @@ from sqlalchemy.exc import OperationalError
 from alchemist_core.code_version import code_version
 from alchemist_core.heuristics.measures import MEASURES
 from alchemist_core.lazy import NDArray, np
+from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.store.copy import copy_columns
 from alchemist_core.store.embeddings import EmbeddingFile, insert_file
-from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, lost, release_lease
+from alchemist_core.store.leases import LeaseClaim, claim_lease, consume_lease, extend_lease, lost, release_lease
 from alchemist_core.store.nights import hold_open_night
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.registry import StoredShard, insert_faults, mark_unreadable, read_shard
@@ -231,13 +232,21 @@ def store_outcome(
             with engine.begin() as connection:
                 return commit(connection, outcome)
         except UniqueViolation:
+            _extend(engine, claimed)
             # A shard with some of the same samples was committed first, so their scores are stored already, and are equal.
             outcome = without_scored(engine, claimed, scope, outcome)
         except (LockNotAvailable, OperationalError) as error:
             # Another transaction is storing some of these samples. COPY raises psycopg2's error, other statements SQLAlchemy's.
             if not isinstance(getattr(error, "orig", error), LockNotAvailable):
                 raise
+            _extend(engine, claimed)
             _end_stalled(engine)
+
+
+def _extend(engine: Engine, claimed: ClaimedShard) -> None:
+    """Extend the lease between two tries of a commit: the heartbeat could not while the first one locked it."""
+    with engine.begin() as connection:
+        extend_lease(connection, claimed.lease, ttl_s=load_settings().lease_ttl_s)
 
 
 def _commit(

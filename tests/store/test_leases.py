@@ -10,6 +10,7 @@ from alchemist_core.store.leases import (
     claim_lease,
     claim_together,
     consume_lease,
+    extend_lease,
     find_holder,
     is_held,
     list_holders,
@@ -107,6 +108,37 @@ def test_asking_in_vain_does_not_keep_the_holder_from_renewing(engine: Engine) -
         # The process that claims the lease is stopped here, inside its transaction.
         renewing.execute(text("SET LOCAL lock_timeout = '2s'"))
         assert renew_leases(renewing, 1, ttl_s=30.0) == {held.fencing_token}
+
+
+def test_a_lease_that_its_commit_has_locked_is_neither_lost_nor_waited_for(engine: Engine) -> None:
+    held = claim(engine, run_id=1)
+    with engine.begin() as connection:
+        device = claim_lease(connection, "device:GPU-1:0", run_id=1, ttl_s=60)
+    assert held is not None
+    assert device is not None
+    with engine.connect() as committing, engine.begin() as renewing:
+        consume_lease(committing, held)
+        renewing.execute(text("SET LOCAL lock_timeout = '2s'"))
+        assert renew_leases(renewing, 1, ttl_s=3000) == {held.fencing_token, device.fencing_token}
+    extended = "SELECT resource FROM alchemist.leases WHERE expires_at > clock_timestamp() + interval '2000 seconds'"
+    with engine.connect() as connection:
+        assert connection.execute(text(extended)).scalars().all() == [device.resource]
+
+
+def test_a_lease_is_extended_and_never_shortened_or_revived(engine: Engine) -> None:
+    held = claim(engine, run_id=1)
+    assert held is not None
+    left = text("SELECT round(extract(EPOCH FROM expires_at - clock_timestamp()) / 1000) FROM alchemist.leases")
+    with engine.begin() as connection:
+        for ttl_s in (3000, 60):
+            extend_lease(connection, held, ttl_s=ttl_s)
+            assert connection.execute(left).scalar_one() == 3
+        extend_lease(connection, LeaseClaim(held.resource, held.fencing_token - 1), ttl_s=6000)
+        assert connection.execute(left).scalar_one() == 3
+    expire(engine)
+    with engine.begin() as connection:
+        extend_lease(connection, held, ttl_s=3000)
+        assert find_holder(connection, held.resource) is None
 
 
 def test_several_resources_are_claimed_all_or_none(engine: Engine) -> None:

@@ -1,5 +1,7 @@
 """The ledger's transaction: fenced, exactly once, and correct if another shard scored the same sample first."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from alchemist_core.errors import LeaseLostError
 from alchemist_core.shards.faults import Reason, make_fault
 from alchemist_core.store import ledger
 from alchemist_core.store.engine import make_engine, read_clock
-from alchemist_core.store.leases import consume_lease
+from alchemist_core.store.leases import claim_lease, consume_lease
 from alchemist_core.store.ledger import (
     ClaimedShard,
     Provenance,
@@ -359,6 +361,73 @@ def test_a_claim_beside_another_ends_a_stopped_session_too(store: Engine, monkey
         assert claim_beside(store, claimed, 2, run_id=2, ttl_s=60) is not None
         copy.is_over.set()
         stopped.result(20)
+
+
+COMMITTER = """
+from alchemist_core.config import Config, Result
+from alchemist_core.stages.execution import execute
+from tests.store.test_ledger import PROVENANCE, SCOPE, claim, commit_shard, outcome
+
+class Nothing(Config):
+    pass
+
+def work(run):
+    claimed = claim(run.engine, run_id=run.run_id, ttl_s=3)
+    print("committing", flush=True)
+    commit_shard(run.engine, claimed, SCOPE, outcome=outcome(1, 2, 3), provenance=PROVENANCE)
+    return Result()
+
+execute("score", Nothing(), work, Result)
+"""
+EXPIRED = "SELECT count(*) FROM alchemist.leases WHERE resource LIKE 'shard:%' AND expires_at < clock_timestamp()"
+
+
+def test_a_commit_that_takes_longer_than_its_lease_keeps_its_run_and_stores_its_scores_once(
+    store: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "3")
+    monkeypatch.setattr(ledger, "END_SILENCE", "SET LOCAL lock_timeout = '300ms'")
+    command = [sys.executable, "-c", COMMITTER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, store.connect() as holder:
+        holder.execute(text("LOCK TABLE alchemist.heuristic_scores"))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "committing\n"
+        deadline = time.monotonic() + 8
+        while ask(store, EXPIRED) != [(1,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        # The run's heartbeats go on, and a run that waits for the shard takes its commit for no stalled one.
+        assert claim_unscored_shard(store, SCOPE, run_id=0, ttl_s=60) is None
+        time.sleep(2)
+        assert process.poll() is None
+        holder.rollback()
+        assert process.wait(30) == 0
+    assert ask(store, "SELECT shard_id, n_scored FROM alchemist.shard_scores") == [(1, 3)]
+    assert ask(store, "SELECT sample_id FROM alchemist.scores ORDER BY 1") == [(1,), (2,), (3,)]
+    assert ask(store, "SELECT state FROM alchemist.runs") == [("succeeded",)]
+
+
+@pytest.mark.parametrize(
+    ("expired_ago", "run_ttl_s", "is_ended"),
+    [("1 second", 60, False), ("59 minutes", 60, False), ("61 minutes", 60, True), ("1 second", -1, True)],
+)
+def test_a_commit_beyond_its_lease_is_ended_if_its_run_is_not_renewed_and_after_an_hour(
+    store: Engine, expired_ago: str, run_ttl_s: float, is_ended: bool
+) -> None:
+    held = claim(store)
+    with store.begin() as connection:
+        claim_lease(connection, "device:GPU-1:0", run_id=1, ttl_s=60)
+        claim_lease(connection, "run:score:c:0", run_id=1, ttl_s=run_ttl_s)
+        claim_lease(connection, "run:score:c:1", run_id=2, ttl_s=60)
+        expired = "UPDATE alchemist.leases SET expires_at = clock_timestamp() - CAST(:ago AS interval) WHERE resource = :resource"
+        connection.execute(text(expired), {"ago": expired_ago, "resource": held.lease.resource})
+    with store.connect() as committing:
+        locked = "SELECT FROM alchemist.leases WHERE resource = :resource FOR UPDATE"
+        committing.execute(text(locked), {"resource": held.lease.resource})
+        with store.begin() as other:
+            ended = other.execute(load_query("end_stalled_sessions")).all()
+        committing.invalidate()
+    assert bool(ended) is is_ended
 
 
 def test_the_speed_of_a_rater_is_its_own_or_that_of_the_trained_rater_that_scored_last(store: Engine) -> None:
