@@ -99,13 +99,7 @@ PAGES = (
             ),
         },
     ),
-    Page(
-        "docs/how-to/repeat-and-weigh.md",
-        left_out={
-            " auto": "the rater's rule has no natural 0", "find-semantic": "no scorer gives embeddings", "--variety": "as above",
-            "alchemist experiment": "trains for hours",
-        },
-    ),
+    Page("docs/how-to/repeat-and-weigh.md", left_out={"alchemist experiment": "trains for hours"}),
     Page("docs/how-to/held-night.md", left_out={"--reason": "no night is held"}),
     Page("docs/how-to/flag-samples.md", replaced={"1234 1235 web/2026-11-01/0001.tar/000017": "1 2 3"}),
     Page("docs/how-to/take-an-image-down.md", replaced={"--url https://example.com/a.jpg": f"--image-hash {AN_IMAGE}"}),
