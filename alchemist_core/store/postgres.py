@@ -526,10 +526,12 @@ def _start(home: Path, folder: Path) -> EmbeddedPostgres:
 
 
 def _set_passwords(server: EmbeddedPostgres) -> None:
-    """Create missing roles, and set the password of each role."""
+    """Create missing roles, set the password of each role, and limit them in the databases that every role may use."""
     verifiers = {login: scram_verifier(password) for login, password in server.passwords.items()}
     secret = {"ALCHEMIST_VERIFIERS": json.dumps(verifiers)}
-    _as_superuser(server).run_sql(f"{BOOTSTRAP}{LIMIT_OTHERS.format(limits=_limits())}", secret=secret, **LOGINS)
+    _as_superuser(server).run_sql(BOOTSTRAP, secret=secret, **LOGINS)
+    # With the superuser's new password, which a second connection needs.
+    server.run_sql(LIMIT_OTHERS.format(limits=_limits()))
 
 
 def _limits() -> str:
