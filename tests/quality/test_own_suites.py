@@ -101,7 +101,7 @@ def test_a_failing_suite_holds_the_night_names_rows_and_is_released_with_a_reaso
     name = f"{'samples_wide.json' if kind == 'json' else 'wide.py'}/expect_column_values_to_be_between(width)"
     (last,) = samples().splitlines()[1:]
     said = "expected column values to be between (width): at least 60; found 2 of 6 rows, such as "
-    assert last.startswith(f"  web: {name}: {said}")
+    assert last.startswith(f"  web {NIGHT}: {name}: {said}")
     assert "sample_id = 2" in last
     assert "sample_id = 3" in last
     assert "width = 18" in last
@@ -195,7 +195,7 @@ def test_a_suite_that_cannot_be_read_fails_the_check_with_a_line(
 ) -> None:
     (suites / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     (last,) = samples().splitlines()[1:]
-    assert f"web: {name}/can_be_run: " in last
+    assert f"web {NIGHT}: {name}/can_be_run: " in last
     assert said in last
 
 
