@@ -147,7 +147,7 @@ def artifact_path(uri: str) -> Path:
     """Return the path of an artifact. The store holds addresses relative to the home, so that a home can be moved.
 
     Raises:
-        DataError: The address is absolute or has `..`: whoever may change rows could name any file of the machine.
+        DataError: The address is absolute or has `..`: a person who may change rows could name any file of the machine.
     """
     if uri.startswith("/") or ".." in uri.split("/"):
         raise DataError(

@@ -36,7 +36,7 @@ def own_path(uri: str, rater_id: int) -> Path:
     """Return the path of a file that may be deleted.
 
     Raises:
-        DataError: It is not in the folder of its rater: whoever may change rows could name any file of the artifacts.
+        DataError: It is not in the folder of its rater: a person who may change rows could name any file of the artifacts.
     """
     path, folder = artifact_path(uri), artifact_path(f"{FOLDER}/{rater_id}")
     if path.parent != folder:

@@ -81,7 +81,7 @@ def selection_curve(  # noqa: PLR0913  each shapes the curve
     n_open_G = n_pool_G if is_accepted_N is None else count_ranks(rank_N, is_accepted_N)
     target_G, expected_G = _shares(strategy, p_rank, n_open_G, len(member_K))
     if is_accepted_N is not None and len(member_K) == n_open_G.sum():
-        # All accepted samples are members, whatever the strategy prefers; an epoch may repeat them.
+        # All accepted samples are members, with every strategy; an epoch may repeat them.
         target_G, expected_G = np.ones(_GRID), np.ones(_GRID)
 
     n_kept_R, n_pool_R = (np.sum(n_G.reshape(n_bins, -1), axis=1) for n_G in (count_ranks(rank_N[member_K]), n_pool_G))

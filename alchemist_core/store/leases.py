@@ -86,7 +86,7 @@ def claim_together(engine: Engine, resources: Sequence[str], *, run_id: int, ttl
 def renew_leases(connection: Connection, run_id: int, *, ttl_s: float) -> set[int]:
     """Extend every live lease of a run and return their tokens. An expired lease is lost even if no other run claimed it.
 
-    A lease that a commit of the run has locked is held, but not extended: nobody can claim it before the commit ends.
+    A lease that a commit of the run has locked is held, but not extended: no other run can claim it before the commit ends.
     """
     # A process that is stopped before this commit would keep the rows locked, so the server ends its session.
     connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10s'"))

@@ -163,7 +163,7 @@ def require_own_address(uri: str, name: str, version: int) -> None:
     """Check that an address of the store is one that `materialize` makes for a version, before anything is deleted by it.
 
     Raises:
-        DataError: It is not. Whoever may change rows could name any folder, or a whole bucket.
+        DataError: It is not. A person who may change rows could name any folder, or a whole bucket.
 
     >>> require_own_address("s3://bucket/copies/cats/v2-1000-s7", "cats", 2)
     """

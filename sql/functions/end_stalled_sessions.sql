@@ -1,6 +1,6 @@
 -- End sessions that still hold the row of an expired lease. Their process stopped during a commit; the server regards a COPY that waits
 -- for rows as active, so only the end of the session releases its locks. A process whose heartbeat renews the lease of its run has not
--- stopped: its commit only takes longer than the lease of the shard, which nobody can renew meanwhile. It has an hour, the longest lease.
+-- stopped: its commit only takes longer than the lease of the shard, which no run can renew meanwhile. It has an hour, the longest lease.
 --
 -- SECURITY DEFINER: a stage of the writer may wait for one of the owner. It ends only sessions of roles that the owner may act as
 -- (`roles.sql` grants it the writer) and that hold the row of a lease, which pg_locks shows.

@@ -116,7 +116,7 @@ def test_approver_and_comment_are_in_the_audit_events(pool: Engine, capfd: pytes
 def test_an_approval_is_that_of_the_answer_which_this_airflow_run_stored(
     pool: Engine, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user of Airflow may edit the result of the task that asks; a forged one names nobody."""
+    """A user of Airflow may edit the result of the task that asks; a forged one gives no approver."""
     select()
     monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "build_subset")
     publish = ["subset", "publish", "--approval=build_subset.approve", "--", NAME]

@@ -309,7 +309,7 @@ def test_a_copy_that_came_after_gc_had_looked_is_not_forgotten(
 def test_gc_obeys_no_address_that_materialize_does_not_make(
     versions: Engine, copied: Callable[[int], Path], object_store: str, tmp_path: Path
 ) -> None:
-    """Whoever may change rows may otherwise delete every file and bucket that the workers can delete."""
+    """A person who may change rows could otherwise delete every file and bucket that the workers can delete."""
     tars = copied(1)
     others = [tmp_path / "photos", tmp_path / "photos" / NAME / "v1-1000", tars.parents[2] / "raters" / "r1"]
     for folder in others:

@@ -100,7 +100,7 @@ def live(life: Life, airflow: Airflow, corpus: Path, folder: Path) -> Life:
     life.asked_at = airflow.tasks.get_task_instance("build_subset", asked, "approve").start_date
     if find_chromium():
         look(life, airflow, folder, asked)
-    # Nobody answers before the process that asked has ended; on a busy machine Airflow would end the task and ask again.
+    # No person answers before the process that asked has ended; on a busy machine Airflow would end the task and ask again.
     time.sleep(10)
     answer = airflow.client.UpdateHITLDetailPayload(chosen_options=["Approve"], params_input={"comment": COMMENT})
     airflow.tasks.update_hitl_detail("build_subset", asked, "approve", -1, answer)

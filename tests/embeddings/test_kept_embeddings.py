@@ -276,7 +276,7 @@ def test_a_file_that_cannot_be_read_keeps_no_takedown_from_the_other_files(corpu
 
 
 def test_a_takedown_deletes_no_file_outside_of_the_folder_of_embeddings(corpus_store: Path) -> None:
-    """Whoever may change rows could name any file of embeddings, of another scorer or an export."""
+    """A person who may change rows could name any file of embeddings, of another scorer or an export."""
     score("Colours")
     first = str(ask("SELECT uri FROM alchemist.shard_embeddings ORDER BY first_sample_id LIMIT 1"))
     mine = artifact_path("exports/mine.arrow")

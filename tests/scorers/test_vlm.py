@@ -368,7 +368,7 @@ def test_a_key_may_be_sent_encrypted_or_to_this_machine(key: str, endpoint: str)
 
 
 def test_a_setting_names_the_only_host_that_gets_the_key(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever may change a project file could otherwise have the key sent anywhere."""
+    """A person who may change a project file could otherwise have the key sent anywhere."""
     monkeypatch.setenv("ALCHEMIST_VLM_API_KEY_HOST", "API.example")
     load_settings.cache_clear()
     open_scorer("vlm", options("https://api.example/v1")).close()

@@ -140,7 +140,7 @@ def test_a_threshold_leaves_the_curve_of_what_it_accepts():
     assert curve.n_pool.tolist() == [250] * 40
     assert np.allclose(curve.expected, np.repeat([0.5, 0.0], [16, 24]))
     assert np.allclose(curve.target, curve.expected)
-    # All that it accepts, which an epoch repeats: no rank is short of samples, whatever the strategy prefers.
+    # All that it accepts, which an epoch repeats: no rank is short of samples, with any strategy.
     curve = selection_curve(rank_N, accepted_K, strategy=ShiftGsample(), is_accepted_N=is_accepted_N)
     assert np.allclose(curve.expected, np.repeat([1.0, 0.0], [16, 24]))
     assert not curve.is_saturated
