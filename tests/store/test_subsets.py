@@ -281,7 +281,12 @@ def test_a_takedown_waits_for_a_publish_that_has_begun_and_finds_its_version(ver
         with versions.begin() as other:
             # The last update of a publish waits for this row.
             other.execute(text("SELECT FROM alchemist.subsets WHERE subset_id = 1 FOR UPDATE"))
-            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            # Of this database alone: other tests wait on the same server.
+            waiting = text("""
+                SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND pid IN (
+                    SELECT own.pid FROM pg_locks AS own JOIN pg_database AS d ON d.oid = own.database
+                    WHERE d.datname = current_database())
+            """)
             first = threads.submit(publish, versions, 1)
             while other.execute(waiting).scalar_one() < 1:
                 assert not first.done(), "it did not wait"
