@@ -52,7 +52,7 @@ class EvaluateConfig(Config):
 
 
 class EvaluateResult(Result):
-    """Mean of the metric for each arm over its seeds."""
+    """Mean of the metric for each arm over its seeds, of models that were trained alike."""
 
     subset: str
     protocol_id: int
@@ -60,6 +60,8 @@ class EvaluateResult(Result):
     n_measured: int
     n_reused: int
     means: dict[str, float]
+    n_trained_otherwise: int | None = None
+    """Models of the version that are in no mean, because the means are of one training; None if there are none."""
     others: list["EvaluateResult"] = Field(default_factory=list)
     """Results under the other protocols, if several were given."""
 
@@ -206,17 +208,25 @@ def _average_arms(
     n_measured: int,
 ) -> EvaluateResult:
     _announce_if_worse(engine, subset, protocol_id, metric)
+    found = [
+        row
+        for row in models.read_evaluations(engine, [model.model_id for model in trained], protocol_id)
+        if row.metric == metric
+    ]
+    alike = {row.model_id for row in models.read_compared_models(engine, subset.subset_id) if row.metric == metric}
+    # The view compares under the newest protocol; models that it does not hold may have values under this one.
+    averaged = [row for row in found if row.model_id in alike] or found
     values: dict[str, list[float]] = {}
-    for row in models.read_evaluations(engine, [model.model_id for model in trained], protocol_id):
-        if row.metric == metric:
-            values.setdefault(row.arm, []).append(row.value)
+    for row in averaged:
+        values.setdefault(row.arm, []).append(row.value)
     return EvaluateResult(
         subset=subset.title,
         protocol_id=protocol_id,
         metric=metric,
         n_measured=n_measured,
         n_reused=len(trained) - n_measured,
-        means={arm_title(arm): round(sum(found) / len(found), 5) for arm, found in values.items()},
+        means={arm_title(arm): round(sum(each) / len(each), 5) for arm, each in values.items()},
+        n_trained_otherwise=len(found) - len(averaged) or None,
     )
 
 

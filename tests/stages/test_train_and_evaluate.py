@@ -59,6 +59,18 @@ def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, publishe
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("published_store")
+def test_means_are_of_models_that_were_trained_alike_and_the_others_are_counted(corpus: Path) -> None:
+    train(corpus, arms="subset,random")
+    before = evaluate(EvaluateConfig(subset="s"))
+    train(corpus, arms="subset", model={"num_train_epochs": 3, "batch_size": 32})
+    after = evaluate(EvaluateConfig(subset="s"))
+    assert (before.n_trained_otherwise, after.n_trained_otherwise, after.n_measured) == (None, 1, 1)
+    assert after.means == before.means
+    assert "trained otherwise: 1" in after.summary()
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_the_arms_of_a_repeated_subset_and_of_validation_data_make_the_same_number_of_steps(corpus: Path) -> None:
     chosen = select_subset("s", 0.5, strategy="shift_gsample", drop_top_ratio=0.75, mean_rank=0.9, fill="repeat")
