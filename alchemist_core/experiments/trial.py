@@ -16,6 +16,7 @@ from alchemist_core.experiments.scores import score_dataset
 from alchemist_core.files import artifact_path, file_sha256
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.metrics.heldout import HeldoutLoss
+from alchemist_core.project import load_project
 from alchemist_core.report.arm_names import ORACLE, arm_title
 from alchemist_core.selection.config import SelectionPolicy, policy_spec
 from alchemist_core.selection.fusion import JOIN, signals_of
@@ -169,6 +170,24 @@ def warn_of_one_evaluation(config: TrialsConfig) -> None:
         warn(
             f"All seeds are measured on {config.evaluation}: the samples that choose also report, and the interval covers only the chance "
             "of the training. Confirm the result on another evaluation dataset."
+        )
+
+
+def warn_of_unread_sections(config: TrialsConfig) -> None:
+    """Say which sections of the project file change nothing here, because the user may expect the models of the project's own commands."""
+    project = load_project()
+    unread = [
+        f"[{name}]"
+        for name, options, is_told in (
+            ("rater", project.rater, bool(config.training) or config.rater is not None),
+            ("downstream", project.downstream, bool(config.model)),
+        )
+        if options and not is_told
+    ]
+    if config.dataset is not None and unread:
+        warn(
+            f"{' and '.join(unread)} of {project.path} {'are' if len(unread) > 1 else 'is'} not read here: raters and models are trained "
+            f"with preset {config.preset} and with the options in --training and --model."
         )
 
 

@@ -1,5 +1,6 @@
 """From tuning to selection: models are trained on bands, the rank window is stored with the rater, and `select --strategy auto` uses it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ from sqlalchemy import text
 
 from alchemist_core.cli.tune_selection import ListConfig, RunConfig, RunResult, list_, run
 from alchemist_core.errors import ConfigError
+from alchemist_core.project import load_project
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow
+from alchemist_core.settings import load_settings
 from alchemist_core.stages.select import SelectConfig, SelectResult
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.engine import open_store
@@ -59,6 +62,21 @@ def test_a_tuning_on_one_evaluation_dataset_says_what_its_interval_does_not_cont
 ) -> None:
     probe(dry_run=True)
     assert "All seeds are measured on t: the samples that choose also report" in "".join(capsys.readouterr())
+
+
+def test_sections_of_the_project_file_that_a_tuning_does_not_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = tmp_path / "alchemist.toml"
+    project.write_text('[rater]\npreset = "gpu80"\n[downstream]\npreset = "gpu80"\n')
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(project))
+    load_settings.cache_clear()
+    load_project.cache_clear()
+    # The rater is named, so no section about its training matters.
+    probe(dry_run=True, model="")
+    assert f"[downstream] of {project} is not read here" in "".join(capsys.readouterr())
+    probe(dry_run=True)
+    assert "not read here" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.slow
