@@ -1,0 +1,134 @@
+"""The tables of the study `value`, as its research page shows them, from the trials that git keeps.
+
+`python -m tests.benchmarks.study_page` prints them. A test finds every line of them in the page, so no figure in its tables is typed by
+hand.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from alchemist_core.experiments.results import compare_cells, losses_by_arm
+from alchemist_core.experiments.trial import Cell
+from alchemist_core.statistics import Estimate, estimate, estimate_gain
+from tests.benchmarks.study import CONTROLS, FUSED, FUSION, KEPT, RECIPES, SIGNAL, mean_aucs
+
+WORLDS = {"scenes": "synthetic", "damaged": "damaged"}
+LEARNABILITY, _, ACCEPTED = RECIPES
+ARMS = {
+    "random": "random", "planted": "oracle", LEARNABILITY: "`learnability/auto`", FUSION: "fusion",
+    ACCEPTED: "fusion, accepted and repeated", CONTROLS[3]: "the same and the validation dataset", "validation": "validation dataset alone",
+}  # fmt: skip
+PAIRS = (
+    (FUSION, LEARNABILITY),
+    (ACCEPTED, FUSION),
+    (CONTROLS[3], ACCEPTED),
+    (CONTROLS[3], LEARNABILITY),
+    (ACCEPTED, "planted"),
+    (CONTROLS[3], "planted"),
+)
+SCORES = (SIGNAL, "trained_critic", "image_density", "+".join(FUSED))
+Trials = Sequence[dict[str, Any]]
+
+
+def read_trials(name: str = "value") -> list[dict[str, Any]]:
+    """Return the kept trials of a study, by world and seed."""
+    return [json.loads(path.read_text("utf-8")) for path in sorted((KEPT / name).glob("*.json"))]
+
+
+def tables(trials: Trials) -> Iterator[str]:
+    """Yield the lines of all tables: gains, differences of arms, areas under the curve, what is accepted, costs."""
+    for table in (gains, differences, areas, accepted, costs):
+        yield from (*table(trials), "")
+
+
+def gains(trials: Trials) -> Iterator[str]:
+    """Yield a line for each world, retention and arm."""
+    yield "| corpus | kept | arm | samples | steps | held-out loss | gain over random | gap closed |"
+    yield "| --- " * 8 + "|"
+    for world, title in WORLDS.items():
+        for row in compare_cells(_cells(trials, world)):
+            is_control = row.arm in ("random", "planted")
+            gain = "–" if row.gain is None or row.arm == "random" else _nats(row.gain)
+            gap = "–" if row.gap_closed is None or is_control else _percent(row.gap_closed)
+            sizes = f"{row.n_samples:,} | {row.n_steps:,}"
+            yield f"| {title} | {row.retention:.0%} | {ARMS[row.arm]} | {sizes} | {_nats(row.loss)} | {gain} | {gap} |"
+
+
+def differences(trials: Trials) -> Iterator[str]:
+    """Yield a line for each pair of arms: by how much the first has the lower loss, paired by seed."""
+    yield "| arm | against | synthetic 20% | synthetic 50% | damaged 20% | damaged 50% |"
+    yield "| --- " * 6 + "|"
+    cells = {world: _cells(trials, world) for world in WORLDS}
+    for arm, other in PAIRS:
+        found = []
+        for world in WORLDS:
+            for retention in (0.2, 0.5):
+                losses = losses_by_arm([cell for cell in cells[world] if cell.retention == retention])
+                gain = estimate_gain(losses[arm], losses[other])
+                found.append("–" if gain is None else _nats(gain))
+        yield f"| {ARMS[arm]} | {ARMS[other]} | {' | '.join(found)} |"
+
+
+def areas(trials: Trials) -> Iterator[str]:
+    """Yield a line for each kind of damage: the chance that a score ranks a good sample above it."""
+    yield "| corpus | damage | learnability | critic | density ratio | fusion |"
+    yield "| --- " * 6 + "|"
+    for world, title in WORLDS.items():
+        found = mean_aucs([trial for trial in trials if trial["world"] == world])[world]
+        for kind in sorted(found[SIGNAL]):
+            shown = " | ".join(_two(Estimate(**found[score][kind])) for score in SCORES)
+            yield f"| {title} | {kind.replace('_', ' ')} | {shown} |"
+
+
+def accepted(trials: Trials) -> Iterator[str]:
+    """Yield a line for each world: what the threshold of the fusion accepts."""
+    yield "| corpus | accepted share of the corpus | accepted share of the good samples | good share of the accepted samples |"
+    yield "| --- " * 4 + "|"
+    for world, title in WORLDS.items():
+        shown = " | ".join(
+            _percent(estimate([trial["accepted"][name] for trial in trials if trial["world"] == world]))
+            for name in ("share", "good_kept", "precision")
+        )
+        yield f"| {title} | {shown} |"
+
+
+def costs(trials: Trials) -> Iterator[str]:
+    """Yield a line for each world: seconds of work of the rater and of each other signal, training and scoring together."""
+    yield "| corpus | rater | critic | density ratio |"
+    yield "| --- " * 4 + "|"
+    for world, title in WORLDS.items():
+        here = [trial["costs"] for trial in trials if trial["world"] == world]
+        shown = " | ".join(_range([one[name] for one in here], "{:,.0f}") for name in FUSED)
+        yield f"| {title} | {shown} |"
+
+
+def _cells(trials: Trials, world: str) -> list[Cell]:
+    return [Cell(**cell) for trial in trials if trial["world"] == world for cell in trial["cells"]]
+
+
+def _nats(found: Estimate) -> str:
+    return _ends(found, lambda value: f"{value:.3f}")
+
+
+def _two(found: Estimate) -> str:
+    return _ends(found, lambda value: f"{value:.2f}")
+
+
+def _percent(found: Estimate) -> str:
+    # The ends have no sign of their own.
+    return _ends(found, lambda value: f"{value:.0%}").replace("%,", ",").replace("%]", "]")
+
+
+def _ends(found: Estimate, show: Callable[[float], str]) -> str:
+    ends = "" if found.low is None or found.high is None else f" [{show(found.low)}, {show(found.high)}]"
+    return f"{show(found.mean)}{ends}".replace("-", "−")
+
+
+def _range(values: Sequence[float], show: str) -> str:
+    return f"{show.format(min(values))}–{show.format(max(values))}"
+
+
+if __name__ == "__main__":
+    for line in tables(read_trials()):
+        print(line)
