@@ -65,7 +65,7 @@ class DecodeTask:
         luma_BHW = np.zeros((len(data), LUMA_SIDE, LUMA_SIDE), np.uint8) if any(self.is_measured_B) else None
         faults: dict[int, tuple[Reason, str]] = {}
         for at, image in enumerate(data):
-            self._require_registered(at, image)
+            require_registered(self.uri, self.ranges[at], self.image_hash_B[at], image)
             try:
                 luma_side = LUMA_SIDE if self.is_measured_B[at] else None
                 with bound():
@@ -77,19 +77,24 @@ class DecodeTask:
                 luma_BHW[at] = luma_HW
         return Decoded(faults, None if luma_BHW is None else self._measure(luma_BHW, faults))
 
-    def _require_registered(self, at: int, image: bytes) -> None:
-        if hashlib.sha256(image).digest() != self.image_hash_B[at]:
-            offset, size = self.ranges[at]
-            raise ChangedShardError(
-                f"Shard {self.uri} is not the tar that was registered (the image at bytes {offset} to {offset + size} has "
-                f"another sha256). {remedy_of(self.uri)}"
-            )
-
     def _measure(self, luma_BHW: NDArray[np.uint8], faults: dict[int, tuple[Reason, str]]) -> NDArray[np.float32]:
         wanted = [at for at, is_measured in enumerate(self.is_measured_B) if is_measured and at not in faults]
         measure_BM = np.full((len(luma_BHW), len(MEASURES)), np.nan, np.float32)
         measure_BM[wanted] = measure(luma_BHW[wanted])
         return measure_BM
+
+
+def require_registered(uri: str, place: ByteRange, image_hash: bytes, image: bytes) -> None:
+    """Compare the bytes that were read for an image with its registered SHA-256.
+
+    Raises:
+        ChangedShardError: They are other bytes.
+    """
+    if hashlib.sha256(image).digest() != image_hash:
+        raise ChangedShardError(
+            f"Shard {uri} is not the tar that was registered (the image at bytes {place[0]} to {sum(place)} has another sha256). "
+            f"{remedy_of(uri)}"
+        )
 
 
 def view_images(place: memoryview, n_images: int, side: int) -> NDArray[np.uint8]:

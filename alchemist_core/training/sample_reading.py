@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import DataError
 from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
-from alchemist_core.shards.decoding import DecodeTask, ProcessDecoders
+from alchemist_core.shards.decoding import DecodeTask, ProcessDecoders, require_registered
 from alchemist_core.shards.images import BadImageError, decode_image, is_costly
 from alchemist_core.shards.storage import is_s3, join_uri, read_ranges
 from alchemist_core.shards.tars import IMAGE_EXTS
@@ -126,6 +126,9 @@ class StoredSamples:
         """Yield the images of some samples in chunks, in the order of the shards.
 
         A sample whose image cannot be decoded is left out; scoring quarantines it.
+
+        Raises:
+            DataError: A shard is missing, or an image has another SHA-256 than registered: codes are cached under that hash.
         """
         places: list[int] = []
         images: list[Images] = []
@@ -156,7 +159,8 @@ class StoredSamples:
         files = dict(zip(row_of, data, strict=True))
         costly = {at: row_of[at] for at, file in files.items() if is_costly(file)}
         cheap = [at for at in files if at not in costly]
-        for place, image in zip(cheap, pool.map(self._decode_one, (files[at] for at in cheap)), strict=True):
+        decoded = pool.map(lambda at: self._decode_one(uri, row_of[at], files[at]), cheap)
+        for place, image in zip(cheap, decoded, strict=True):
             if image is not None:
                 yield place, image
         yield from self._decode_apart(uri, costly)
@@ -177,7 +181,8 @@ class StoredSamples:
             while not decoders.is_idle():
                 yield from _good_images(decoders, places)
 
-    def _decode_one(self, data: bytes) -> Images | None:
+    def _decode_one(self, uri: str, row: LocatedSample, data: bytes) -> Images | None:
+        require_registered(uri, image_member(row), bytes(row.image_hash), data)
         try:
             return decode_image(data, self.side, self.decode_version)
         except BadImageError:
@@ -207,6 +212,9 @@ def read_images(
         side: Side of the decoded images in pixels.
         on_progress: Called with the images done, the images requested, and a note.
         decode_version: Version of the decode.
+
+    Raises:
+        DataError: As `StoredSamples.read`.
     """
     image_of: dict[int, Images] = {}
     for places, images in StoredSamples(rows, side, on_progress, decode_version).read(np.arange(len(rows))):
