@@ -26,7 +26,19 @@ DOCUMENTED: dict[str, type] = {
     "data.metadataSecretName": str,
     "postgresql.enabled": bool,
     "statsd.enabled": bool,
+    "createUserJob.enabled": bool,
     "scheduler.replicas": int,
+    **dict.fromkeys(
+        [
+            "scheduler.resources",
+            "workers.kubernetes.resources",
+            "workers.celery.resources",
+            "apiServer.resources",
+            "dagProcessor.resources",
+            "triggerer.resources",
+        ],
+        dict,
+    ),
     "env": list,
     # A template: text that becomes a list.
     "extraEnvFrom": str,
@@ -46,9 +58,9 @@ def values() -> dict[str, Any]:
 
 
 def settings(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each parameter by its path; a list is one."""
+    """Each parameter by its path; a list is one, and so are the resources of a container."""
     for name, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name != "resources":
             yield from settings(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -91,6 +103,28 @@ def test_the_chart_is_fit_for_our_airflow(values: dict[str, Any]) -> None:
     assert tuple(map(int, pinned.groups())) >= FIRST_FOR_AIRFLOW_3
     constraints = (VALUES.parents[2] / "constraints.txt").read_text()
     assert f"apache-airflow=={values['airflowVersion']}\n" in constraints
+
+
+def test_the_chart_creates_no_account_with_a_known_password(values: dict[str, Any]) -> None:
+    """Its default is the administrator admin with the password admin."""
+    assert values["createUserJob"] == {"enabled": False}
+
+
+def test_each_part_of_the_chart_has_the_resources_of_our_own_manifests(values: dict[str, Any]) -> None:
+    """Without, the LimitRange gives 1 GiB. Light tasks run in the scheduler there, and in the worker here."""
+    own = {
+        container["name"]: container["resources"]
+        for part in yaml.safe_load_all((VALUES.parents[1] / "kubernetes" / "airflow.yaml").read_text())
+        if part["kind"] == "Deployment"
+        for container in part["spec"]["template"]["spec"]["containers"]
+    }
+    assert {name: values[name]["resources"] for name in ("apiServer", "scheduler", "dagProcessor", "triggerer")} == {
+        "apiServer": own["api"],
+        "scheduler": own["scheduler"],
+        "dagProcessor": own["dag-processor"],
+        "triggerer": own["triggerer"],
+    }
+    assert [values["workers"][kind]["resources"] for kind in ("kubernetes", "celery")] == [own["scheduler"]] * 2
 
 
 def test_files_and_secrets_that_the_values_name_are_documented(values: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 from alchemist_core import __version__
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
+ONE_SERVER = INFRA.parent / "docs" / "how-to" / "one-server.md"
 DOCKERFILES = sorted((INFRA / "docker").glob("*.Dockerfile"))
 
 
@@ -159,6 +160,53 @@ def test_files_that_compose_mounts_exist(compose: dict[str, Any]) -> None:
     local = {mount.split(":")[0] for mount in mounts if mount.startswith("./")}
     assert local
     assert all((INFRA / path).exists() for path in local)
+
+
+def test_the_page_explains_every_setting_of_compose() -> None:
+    rows = " ".join(re.findall(r"^\| (`[A-Z].*?) \|", ONE_SERVER.read_text(), flags=re.MULTILINE))
+    settings = set(re.findall(r"[^$]\$\{(\w+)", (INFRA / "compose.yaml").read_text()))
+    assert settings | {"COMPOSE_FILE"} == set(re.findall(r"`(\w+)`", rows))
+
+
+def test_no_page_starts_the_services_without_the_settings() -> None:
+    """Of compose's files, `-f` takes the place of COMPOSE_FILE, so the scheduler would start without GPUs; a shell forgets its exports."""
+    pages = {path: path.read_text() for path in [INFRA / "README.md", *(INFRA.parent / "docs").rglob("*.md")]}
+    assert [str(path) for path, text in pages.items() if re.search(r"-f infra/compose\S* up --", text)] == []
+    exported = r"export (PROJECT_FILE|POSTGRES_SHARED_BUFFERS|IMAGE_REGISTRY|COMPOSE_FILE)="
+    assert [str(path) for path, text in pages.items() if re.search(exported, text)] == []
+
+
+def test_compose_reads_the_settings_that_the_page_writes_in_a_new_shell(tmp_path: Path) -> None:
+    program = shutil.which("docker-compose") or pytest.skip("docker-compose is missing: make test-cluster installs it")
+    (folder := tmp_path / "infra").mkdir()
+    for name in ("compose.yaml", "compose.gpu.yaml"):
+        shutil.copy(INFRA / name, folder)
+    (block,) = re.findall(r"^```bash\n(cat > infra/\.env.*?)^```", ONE_SERVER.read_text(), re.MULTILINE | re.DOTALL)
+    gpus = "printf 'ALCHEMIST_SCORE_SLOTS=4\nCOMPOSE_FILE=compose.yaml:compose.gpu.yaml\n' >> infra/.env"
+    subprocess.run(["bash", "-euc", block + gpus], cwd=tmp_path, check=True)
+    shell = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run([program, "config", "--format=json"], cwd=folder, env=shell, check=True, capture_output=True)
+    services = json.loads(done.stdout)["services"]
+    scheduler = services["airflow-scheduler"]
+    mounted = {mount["target"]: mount["source"] for mount in scheduler["volumes"]}
+    assert mounted["/etc/alchemist/alchemist.toml"] == f"{tmp_path}/alchemist.toml"
+    assert "shared_buffers=4GB" in services["postgres"]["command"]
+    assert scheduler["environment"]["ALCHEMIST_SCORE_SLOTS"] == "4"
+    assert scheduler["deploy"]["resources"]["reservations"]["devices"]
+
+
+@pytest.mark.parametrize("page", [ONE_SERVER, INFRA / "RUNBOOK.md"], ids=lambda page: page.name)
+def test_after_a_change_of_the_project_file_every_service_that_mounts_it_is_restarted(
+    compose: dict[str, Any], page: Path
+) -> None:
+    """A container mounts the file that has the name when it starts, and many editors give the name to a new file."""
+    (restart,) = re.findall(r"`docker compose restart ([^`]*)`", page.read_text())
+    mounting = {
+        name
+        for name, service in compose["services"].items()
+        if service["restart"] != "no" and any("alchemist.toml" in mount for mount in service.get("volumes", []))
+    }
+    assert set(restart.split()) == mounting
 
 
 def test_compose_scrapes_what_this_machine_scrapes_by_other_names() -> None:

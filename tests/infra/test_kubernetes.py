@@ -82,16 +82,39 @@ def test_every_object_is_valid(objects: list[Json], version: str) -> None:
     assert [violation for found in objects for violation in violations(found, version)] == []
 
 
-def test_beside_the_official_chart_everything_but_airflows_own_parts_is_applied(objects: list[Json]) -> None:
+@pytest.fixture(scope="module")
+def beside_chart() -> list[Json]:
+    """What `kubectl apply -k infra/chart` would send."""
     command = [kubectl(), "kustomize", str(INFRA / "chart")]
-    beside = list(
-        yaml.load_all(subprocess.run(command, capture_output=True, check=True).stdout, Loader=yaml.CSafeLoader)
-    )
+    rendered = subprocess.run(command, capture_output=True, check=True).stdout
+    return list(yaml.load_all(rendered, Loader=yaml.CSafeLoader))
+
+
+def test_beside_the_official_chart_everything_but_airflows_own_parts_is_applied(
+    objects: list[Json], beside_chart: list[Json]
+) -> None:
     names = {(found["kind"], found["metadata"]["name"]) for found in objects}
-    left_out = names - {(found["kind"], found["metadata"]["name"]) for found in beside}
+    left_out = names - {(found["kind"], found["metadata"]["name"]) for found in beside_chart}
     parts = ("api", "scheduler", "dag-processor", "triggerer")
     assert left_out == {*(("Deployment", f"airflow-{part}") for part in parts), ("Service", "airflow-api")}
-    assert [violation for found in beside for violation in violations(found)] == []
+    assert [violation for found in beside_chart for violation in violations(found)] == []
+
+
+@pytest.mark.parametrize("part", ["api-server", "scheduler", "dag-processor", "triggerer", "worker"])
+def test_only_the_api_server_of_the_official_chart_is_reachable(beside_chart: list[Json], part: str) -> None:
+    """A pod that no policy selects accepts every connection, so each must be selected by one."""
+    labels = {"tier": "airflow", "component": part, "release": "airflow"}
+    ingress = {
+        name: found["spec"].get("ingress", [])
+        for name, found in of_kind(beside_chart, "NetworkPolicy").items()
+        if found["spec"]["podSelector"].get("matchLabels", {}).items() <= labels.items()
+    }
+    callers = [
+        {"podSelector": {"matchLabels": {"release": "airflow"}}},
+        {"namespaceSelector": {"matchLabels": {"alchemist/ingress": "true"}}},
+    ]
+    of_api = [{"from": callers, "ports": [{"port": 8080, "protocol": "TCP"}]}]
+    assert ingress == {"alchemist-default": []} | ({"alchemist-airflow-api": of_api} if part == "api-server" else {})
 
 
 def test_an_object_with_an_unknown_field_is_not_valid(objects: list[Json]) -> None:
