@@ -17,6 +17,7 @@ from alchemist_core.explorer.actions import Done, Form, action
 from alchemist_core.explorer.flags import own_path
 from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.explorer.people import Person
+from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.report import gathering
 from alchemist_core.report.comparison import compare_arms, compare_metrics, judge_worth
 from alchemist_core.report.content import SubsetContent
@@ -158,9 +159,13 @@ class Side(NamedTuple):
 
 
 def _side(engine: Engine, version: SubsetRow, other: SubsetRow, start: str | None) -> Side:
-    rater = rater_of_subset(engine, version)
-    scale_id = browsing.scale_of_snapshot(engine, version.snapshot_id)
-    conditions = Conditions(rater_id=rater.rater_id, rank_scale_id=scale_id, outside_subset_id=other.subset_id)
+    # Beside the rank by another score, such as --rank-by clip, the rater's own score would mislead.
+    is_ranked_by_rater = browsing.score_of_snapshot(engine, version.snapshot_id) == RATER_SCORE
+    conditions = Conditions(
+        rater_id=rater_of_subset(engine, version).rater_id if is_ranked_by_rater else None,
+        ranked_subset_id=version.subset_id,
+        outside_subset_id=other.subset_id,
+    )
     walk = browsing.members_of(version.subset_id)
     page = browsing.browse(engine, walk, conditions, start=read_place(start) if start else None)
     return Side(page, write_place(page.older) if page.older else None)

@@ -529,6 +529,8 @@ class Conditions:
     dataset_id: int | None = None
     crawl_date: date | None = None
     where: str | None = None
+    ranked_subset_id: int | None = None
+    """A version: the page shows the ranks that its members were selected by, instead of those on the scale."""
 
     @property
     def are_empty(self) -> bool:
@@ -637,7 +639,8 @@ def _keep(
 
 
 def _show(connection: Connection, sample_ids: Sequence[int], conditions: Conditions) -> list[Shown]:
-    given = {"rater_id": conditions.rater_id, "rank_scale_id": conditions.rank_scale_id}
+    names = ("rater_id", "rank_scale_id", "ranked_subset_id")
+    given = {name: getattr(conditions, name) for name in names}
     rows = connection.execute(load_query("show_samples"), {"sample_ids": list(sample_ids), **given})
     by_id = {row.sample_id: Shown._make(row) for row in rows}
     return [by_id[sample_id] for sample_id in sample_ids if sample_id in by_id]
@@ -711,9 +714,10 @@ def newest_scale(engine: Engine, rater: RaterRow) -> int | None:
         return connection.execute(statement.order_by(RankScale.rank_scale_id.desc()).limit(1)).scalar()
 
 
-def scale_of_snapshot(engine: Engine, snapshot_id: int) -> int:
-    """Return the rank scale of a snapshot: the ranks that a version was selected by."""
-    statement = select(RankSnapshot.rank_scale_id).where(RankSnapshot.snapshot_id == snapshot_id)
+def score_of_snapshot(engine: Engine, snapshot_id: int) -> str:
+    """Return the name of the score that a snapshot ranks by: `rater`, another score, or several joined by plus signs."""
+    scale = RankScale.rank_scale_id == RankSnapshot.rank_scale_id
+    statement = select(RankScale.score).join(RankSnapshot, scale).where(RankSnapshot.snapshot_id == snapshot_id)
     with engine.connect() as connection:
         return connection.execute(statement).scalar_one()
 

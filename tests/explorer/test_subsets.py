@@ -96,6 +96,32 @@ def test_a_difference_shows_what_entered_and_what_left(client: TestClient) -> No
     assert sections(client.get("/subsets/best/2/difference").text) == sections(page), "since the version before"
 
 
+def ranks_and_scores(page: str) -> dict[str, set[tuple[str | None, bool]]]:
+    """Of each side: the ranks of its samples, and whether they have a score beside them."""
+    parts = re.split(r'<h2 id="(\w+)">', page)
+    tiles = {
+        name: re.findall(r'<p class="figures">(.*?)</p>', text)
+        for name, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    ranks = {
+        name: [(re.search(r"rank ([\d.]+)<", tile), "score" in tile) for tile in found] for name, found in tiles.items()
+    }
+    return {name: {(rank and rank[1], has_score) for rank, has_score in found} for name, found in ranks.items()}
+
+
+def test_a_difference_shows_the_ranks_by_which_each_version_was_selected(client: TestClient, own_store: Engine) -> None:
+    with own_store.begin() as connection:
+        insert_rows(connection, {
+            # The knots of another score: the rater's scores, 1 to 82, lie all above them.
+            "rank_scales": [{"rank_scale_id": 7, "rater_id": 1, "score": "sharp", "knot_scores": [0.1, 0.9], "knot_ranks": [1.0, 0.0]}],
+            "rank_snapshots": [{"snapshot_id": 7, "rank_scale_id": 7, "dataset_names": ["web"]}],
+            "subsets": [{"subset_id": 4, "name": "best", "version": 4, "snapshot_id": 7, "strategy": "top_k"}],
+            "subset_samples": [{"subset_id": 4, "sample_id": i, "rank": 0.25} for i in NEW],
+        })  # fmt: skip
+    page = client.get("/subsets/best/4/difference?since=1").text
+    assert ranks_and_scores(page) == {"joined": {("0.250", False)}, "left": {("0.100", True)}}
+
+
 def test_a_version_shows_where_its_members_come_from(client: TestClient) -> None:
     assert 'href="/subsets/best/1/strata"' in client.get("/subsets/best/1").text
     page = html.unescape(client.get("/subsets/best/1/strata").text)
