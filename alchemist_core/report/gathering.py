@@ -74,7 +74,7 @@ def gather_content(
             for row in list_subsets(engine, state="withdrawn")
             if row.withdrawn_at and _is_of(engine, row, dataset)
         ],
-        sheets=_sheets(engine, snapshot, subsets, on_progress) if snapshot else (),
+        sheets=_sheets(engine, snapshot, subsets, on_progress),
         arms=[arm for row in subsets for arm in read_arms(engine, row)],
         metrics=[metric for row in subsets for metric in read_metrics(engine, row)],
         experiments=_experiments(engine, dataset),
@@ -211,11 +211,22 @@ def read_metrics(engine: Engine, row: SubsetRow) -> list[MetricRun]:
 
 
 def _sheets(
-    engine: Engine, snapshot: Snapshot, subsets: Sequence[SubsetRow], on_progress: Callable[[int, int, str], None]
+    engine: Engine,
+    snapshot: Snapshot | None,
+    subsets: Sequence[SubsetRow],
+    on_progress: Callable[[int, int, str], None],
 ) -> Sequence[ContactSheet]:
-    """Return the sheets of the bands; one is the range of the newest subset that the snapshot's rater ranked, if there is one."""
-    own = [row for row in subsets if rater_of_subset(engine, row).name == snapshot.rater.name]
-    newest = max(own, key=lambda row: row.subset_id, default=None)
+    """Return the sheets of the newest published subset, whose range is one of the bands; without one, of the given snapshot."""
+    newest = max(subsets, key=lambda row: row.subset_id, default=None)
+    if newest is not None:
+        try:
+            snapshot = reload_snapshot(engine, newest.snapshot_id)
+        except DataError as error:
+            # Captions or scores that it was selected by have changed since.
+            warn(f"{newest.title}: no images of its ranks are shown: {error}")
+            newest = None
+    if snapshot is None:
+        return ()
     selected = selected_range(_curve(engine, newest)) if newest else None
     bands = bands_around(selected) if selected else BANDS
     place_M = np.flatnonzero(snapshot.pairs.eligible_mask())

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import Engine, select, text
 
 from alchemist_core.prices import Prices
+from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.tables import AnyRow, RankSnapshot
@@ -122,11 +123,11 @@ def read_quarantine(engine: Engine, dataset: str | None) -> list[QuarantineReaso
 
 
 def newest_snapshot(engine: Engine, rater: RaterRow, dataset: str | None) -> int | None:
-    """Return the newest rank snapshot under a rater, of one dataset or of any."""
+    """Return the newest snapshot that ranks by a rater's own score, of one dataset or of any."""
     statement = (
         select(RankSnapshot.snapshot_id)
         .join(RankScaleTable, RankScaleTable.rank_scale_id == RankSnapshot.rank_scale_id)
-        .where(RankScaleTable.rater_id == rater.rater_id)
+        .where(RankScaleTable.rater_id == rater.rater_id, RankScaleTable.score == RATER_SCORE)
         .order_by(RankSnapshot.snapshot_id.desc())
         .limit(1)
     )
