@@ -1,18 +1,19 @@
 """Blind comparisons: random members of a subset version beside other samples, and what people prefer without knowing which is which."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from sqlalchemy import ARRAY, BigInteger, Connection, Engine, any_, cast, func, select
+from sqlalchemy import ARRAY, BigInteger, Engine, any_, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.store.queries import load_query
-from alchemist_core.store.subsets import SubsetRow, rater_of_subset
+from alchemist_core.store.strata import find_candidates, find_members
+from alchemist_core.store.subsets import SubsetRow
 from alchemist_core.store.tables import BlindJudgement, Sample, SubsetSample
 
 N_SHOWN = 8
-"""Samples of each side."""
+"""Most samples of each side."""
 _LEAST = 4
 # Ids that are tried, until enough of them are members: of a retention of 0.1%, 20,000 ids hold 20 members.
 _TRIES = (512, 4_096, 20_000)
@@ -28,7 +29,7 @@ class Pair(NamedTuple):
 
 
 def draw_pair(engine: Engine, subset: SubsetRow, other: SubsetRow | None, seed: int) -> Pair:
-    """Return random members of a version and of another one, each sample as likely as any other.
+    """Return as many random members of a version as of another one, each sample as likely as any other.
 
     Args:
         engine: The store.
@@ -40,27 +41,32 @@ def draw_pair(engine: Engine, subset: SubsetRow, other: SubsetRow | None, seed: 
         ConfigError: One side has fewer than four samples whose images can be read.
     """
     rng = np.random.default_rng(seed)
-    rater = rater_of_subset(engine, subset)
-    scope = {"rater_id": rater.rater_id, "dataset_names": rater.dataset_names}
     with engine.connect() as connection:
         last = connection.execute(select(func.max(Sample.sample_id))).scalar() or 0
-        own = _draw(connection, rng, last, {**scope, "subset_id": subset.subset_id})
-        others = _draw(connection, rng, last, {**scope, "subset_id": None if other is None else other.subset_id})
+        own = _draw(rng, last, lambda tried: find_members(connection, subset, tried))
+        others = _draw(
+            rng,
+            last,
+            lambda tried: (
+                find_members(connection, other, tried) if other else find_candidates(connection, subset, tried)
+            ),
+        )
     for side, of in ((own, subset.title), (others, other.title if other else "its corpus")):
         if len(side) < _LEAST:
             raise ConfigError(
                 f"Fewer than {_LEAST} samples of {of} were found that can be shown, so nothing can be compared."
             )
-    return Pair(own, others)
+    # Sides of different lengths would tell which is which.
+    n = min(len(own), len(others))
+    return Pair(own[:n], others[:n])
 
 
-def _draw(connection: Connection, rng: np.random.Generator, last: int, given: dict[str, object]) -> list[int]:
+def _draw(rng: np.random.Generator, last: int, find: Callable[[list[int]], list[int]]) -> list[int]:
     found: list[int] = []
     for n in _TRIES:
         # The order of the draw, not of the ids.
         tried = list(dict.fromkeys(rng.integers(1, last + 1, n).tolist()))
-        rows = connection.execute(load_query("draw_shown_samples"), {"sample_ids": tried, **given})
-        shown = set(rows.scalars())
+        shown = set(find(tried))
         found = list(dict.fromkeys([*found, *(one for one in tried if one in shown)]))
         if len(found) >= N_SHOWN:
             break

@@ -42,7 +42,7 @@ MOST_MS, MOST_COLD_S, MOST_MIB = 300.0, 1.0, 500.0
 # Two versions of a fifth of the samples, of which the later one has replaced a tenth.
 SUBSETS = """
 INSERT INTO alchemist.rank_snapshots (rank_scale_id, dataset_names, night_ids, n_eligible, eligible_hash)
-SELECT max(rank_scale_id), '{pool}', '{}', 1, 'e' FROM alchemist.rank_scales;
+SELECT max(rank_scale_id), '{pool}', ARRAY(SELECT night_id FROM alchemist.nights), 1, 'e' FROM alchemist.rank_scales;
 INSERT INTO alchemist.subsets (
     name, version, snapshot_id, strategy, retention, seed, spec, spec_hash, n_samples, manifest_sha256, manifest_uri, state, created_by,
     published_at

@@ -113,7 +113,7 @@ def fill(engine: Engine, root: Path) -> None:
             # An order of its own: scores 1 to n, none twice.
             "scores": [{"rater_id": 1, "sample_id": i, "score": 1 + (i * 29) % n} for i in range(1, n + 1)]
             + [{"rater_id": 2, "sample_id": i, "score": i / 10} for i in range(1, 11)],
-            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"], "night_ids": [1, 2]}],
             "subsets": [{"subset_id": 1, "name": "best", "snapshot_id": 1, "state": "published", "strategy": "top_k"}],
             "subset_samples": [{"subset_id": 1, "sample_id": i, "rank": 0.1} for i in range(2, n + 1, 4)],
             "distinct_images": [{"sample_id": 3}],

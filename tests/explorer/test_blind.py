@@ -148,6 +148,24 @@ def test_members_are_drawn_at_random_and_alike_for_a_seed(own_store: Engine) -> 
     assert {one for pair in pairs for one in pair.other_sample_ids} > MEMBERS
 
 
+def test_a_version_of_other_datasets_shows_its_own_members_and_no_side_shows_more(own_store: Engine) -> None:
+    others = range(101, 106)
+    with own_store.begin() as connection:
+        insert_rows(connection, {
+            "shards": [{"shard_id": 9, "dataset_id": 2, "crawl_date": "2026-01-01", "n_samples": 5}],
+            "samples": [{"sample_id": i} for i in others],
+            "sample_locations": [{"shard_id": 9, "ordinal": i, "sample_id": i} for i in others],
+            "rank_snapshots": [{"snapshot_id": 2, "rank_scale_id": 1, "dataset_names": ["books"]}],
+            "subsets": [{"subset_id": 4, "name": "best", "version": 4, "snapshot_id": 2}],
+            "subset_samples": [{"subset_id": 4, "sample_id": i, "rank": 0.1} for i in others],
+        })  # fmt: skip
+    web, books = (find_subset(own_store, "best", version=version) for version in (1, 4))
+    pair, turned = draw_pair(own_store, web, books, 0), draw_pair(own_store, books, web, 0)
+    assert set(pair.other_sample_ids) == set(turned.sample_ids) == set(others)
+    assert [len(side) for side in (*pair, *turned)] == [5] * 4
+    assert {*pair.sample_ids, *turned.other_sample_ids} <= MEMBERS
+
+
 def test_answers_are_append_only(own_store: Engine) -> None:
     subset = find_subset(own_store, "best", version=1)
     assert store_judgement(own_store, subset, None, Pair([2], [3]), seed=1, preferred="subset", judged_by="ann")

@@ -10,6 +10,8 @@ from starlette.testclient import TestClient
 from alchemist_core.explorer.app import make_app
 from alchemist_core.report.comparison import judge_worth
 from alchemist_core.store.overviews import Comparison
+from alchemist_core.store.strata import find_candidates
+from alchemist_core.store.subsets import find_subset
 from tests.explorer.conftest import N_NEW, N_OLD, Admits, run
 from tests.explorer.enriched import compared_arms, write_members
 from tests.explorer.test_samples import Elements, samples_of, title
@@ -133,6 +135,42 @@ def test_a_version_shows_where_its_members_come_from(client: TestClient) -> None
     assert float(shares["host0.example"]) == pytest.approx(100 * hosts.count(0) / len(OLD), abs=0.6)
     assert shares["web"] == "100"
     assert client.get("/subsets/best/3/strata").status_code == 400
+
+
+def test_candidates_are_the_samples_that_a_version_could_have_been_selected_from(own_store: Engine) -> None:
+    options = """{"where": "width >= 105 and not flagged_bad", "last_flag_id": 1, "duplicates": "near", "last_compared_id": 82}"""
+    with own_store.begin() as connection:
+        insert_rows(connection, {
+            "sample_flags": [
+                {"flag_id": i, "sample_id": 19 + i, "label": "bad", "is_set": True, "flagged_by": "ann"} for i in (1, 2)
+            ],
+            "distinct_images": [{"sample_id": 10}],
+            "duplicate_samples": [{"sample_id": 81, "first_sample_id": 10, "distance": 1, "is_same_image": False}],
+        })  # fmt: skip
+    run(own_store, "UPDATE alchemist.rank_snapshots SET options = :options", options=options)
+    # 9 was taken down; the flag of 21 came later; 81 is a near-duplicate of 10, and 80 of 3, which is too narrow.
+    narrow = {*range(1, 6), *range(N_OLD + 1, N_OLD + 6)}
+    expected = set(range(1, N + 1)) - narrow - {9, 20, 81}
+    assert candidates(own_store) == expected
+    run(own_store, "UPDATE alchemist.rank_scales SET score = 'sharp'")
+    assert candidates(own_store) == {6, 7, 8, 10}, "a scorer that only they have a score of"
+    run(own_store, "UPDATE alchemist.rank_scales SET score = 'rater'")
+    run(own_store, "UPDATE alchemist.rank_snapshots SET night_ids = '{2}'")
+    assert candidates(own_store) == {i for i in expected if i > N_OLD} | {81}, "without 10, 81 is no duplicate"
+
+
+def candidates(engine: Engine) -> set[int]:
+    subset = find_subset(engine, "best", version=1)
+    with engine.connect() as connection:
+        return set(find_candidates(connection, subset, range(1, N + 10)))
+
+
+def test_strata_leave_out_nights_that_were_not_selected_from(client: TestClient, own_store: Engine) -> None:
+    run(own_store, "DELETE FROM alchemist.subset_samples WHERE sample_id > :n", n=N_OLD)
+    run(own_store, "UPDATE alchemist.rank_snapshots SET night_ids = '{1}'")
+    page = html.unescape(client.get("/subsets/best/1/strata").text)
+    n_members = len([i for i in OLD if i <= N_OLD])
+    assert f"among {n_members} random members and among {N_OLD - 1} random samples" in page
 
 
 def test_members_that_are_not_in_the_store_are_copied_into_it(client: TestClient, own_store: Engine) -> None:

@@ -98,6 +98,14 @@ def test_a_page_of_samples_reads_them_by_their_ids(large: Connection, asked: dic
     assert "pk_samples" in {node.get("Index Name") for node in found}
 
 
+def test_candidates_of_a_version_are_read_by_their_ids(large: Connection) -> None:
+    join_by_keys(large)
+    found = nodes(large, query("draw_candidates"), sample_ids=list(range(1, 4_001)), snapshot_id=1)
+    scanned = {node.get("Relation Name", "") for node in found if node.get("Node Type") == "Seq Scan"}
+    assert not [name for name in scanned if name.startswith(("scores", "samples", "sample_locations"))]
+    assert {"ix_sample_locations_sample_id", "scores_1_pkey"} <= {node.get("Index Name") for node in found}
+
+
 def test_a_ledger_row_reads_one_shard(large: Connection) -> None:
     parameters = {
         "night_id": 1,
