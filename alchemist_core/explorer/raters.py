@@ -14,7 +14,7 @@ from alchemist_core.explorer.curves import training_curves
 from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.rating.acceptance import override_warning, warnings_of
 from alchemist_core.store import browsing
-from alchemist_core.store.browsing import Conditions, Shown
+from alchemist_core.store.browsing import Conditions, Ranking, Shown
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.raters import RaterRow, find_rater, list_all_raters, promotion_reason
 
@@ -90,13 +90,14 @@ def _moves(engine: Engine, rater: RaterRow, production: RaterRow | None, after: 
     """Return whom a rater moves against the production rater; None if one of them has no ranks."""
     if production is None or production.rater_id == rater.rater_id:
         return None
-    scale_id = browsing.newest_scale(engine, rater)
-    if scale_id is None or browsing.newest_scale(engine, production) is None:
+    scale_id, production_scale_id = (browsing.newest_scale(engine, one) for one in (rater, production))
+    if scale_id is None or production_scale_id is None:
         return None
     start = browsing.read_place(after)[0] if after else 0
     found = browsing.compare_ranks(
-        engine, production.rater_id, rater.rater_id, min_move=MIN_MOVE, after_sample_id=start
-    )
+        engine, Ranking(production.rater_id, production_scale_id), Ranking(rater.rater_id, scale_id), min_move=MIN_MOVE,
+        after_sample_id=start,
+    )  # fmt: skip
     ranked = Conditions(rater_id=rater.rater_id, rank_scale_id=scale_id)
     ends = [[one.sample_id for one in found.moved if one.is_up is is_up][:N_MOVED] for is_up in (True, False)]
     up, down = (browsing.show(engine, ids, ranked) for ids in ends)

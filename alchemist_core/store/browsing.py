@@ -672,16 +672,23 @@ class MovedSamples(NamedTuple):
     last_sample_id: int | None
 
 
+class Ranking(NamedTuple):
+    """A rater and the scale that ranks its scores."""
+
+    rater_id: int
+    rank_scale_id: int
+
+
 def compare_ranks(
-    engine: Engine, from_rater_id: int, to_rater_id: int, *, min_move: float, after_sample_id: int = 0
+    engine: Engine, before: Ranking, after: Ranking, *, min_move: float, after_sample_id: int = 0
 ) -> MovedSamples:
     """Return the samples that moved among the next `MOST_READ` that both raters have scored (query `compare_ranks`).
 
     Without any that moved, the last sample is not known, so there is no next page.
     """
     given = {
-        "from_rater_id": from_rater_id, "to_rater_id": to_rater_id, "min_move": min_move, "after_sample_id": after_sample_id,
-        "n_scanned": MOST_READ,
+        "from_rater_id": before.rater_id, "from_scale_id": before.rank_scale_id, "to_rater_id": after.rater_id,
+        "to_scale_id": after.rank_scale_id, "min_move": min_move, "after_sample_id": after_sample_id, "n_scanned": MOST_READ,
     }  # fmt: skip
     with engine.connect() as connection:
         rows = connection.execute(load_query("compare_ranks"), given).all()
@@ -707,9 +714,14 @@ def read_extremes(engine: Engine, dataset_id: int, crawl_date: date, rater_id: i
 
 
 def newest_scale(engine: Engine, rater: RaterRow) -> int | None:
-    """Return the newest rank scale of a rater's scores, or of the scores of a scorer by its name; None before the first."""
+    """Return the newest rank scale of a rater's scores; None before the first.
+
+    A scorer's is of a selection with it as the rater (`--rater NAME`), or by its scores (`--rank-by NAME`).
+    """
     own = (RankScale.rater_id == rater.rater_id) & (RankScale.score == RATER_SCORE)
-    statement = select(RankScale.rank_scale_id).where(own if rater.kind == "trained" else RankScale.score == rater.name)
+    statement = select(RankScale.rank_scale_id).where(
+        own if rater.kind == "trained" else own | (RankScale.score == rater.name)
+    )
     with engine.connect() as connection:
         return connection.execute(statement.order_by(RankScale.rank_scale_id.desc()).limit(1)).scalar()
 

@@ -1,17 +1,15 @@
 -- Purpose: Return samples whose rank differs between two rater versions, a keyset page over the samples that both have scored.
--- Parameters: from_rater_id and to_rater_id integer, min_move float8 (0 to 1), after_sample_id bigint (0: the first page),
---   n_scanned integer (samples to look at).
+-- Parameters: from_rater_id and to_rater_id integer, from_scale_id and to_scale_id integer (the rank scales of their scores), min_move
+--   float8 (0 to 1), after_sample_id bigint (0: the first page), n_scanned integer (samples to look at).
 -- One row is: a sample whose rank moved by at least min_move, up (towards 0) or down; last_sample_id is where the next page begins.
--- Relies on: both raters' partitions of pk_scores, merged in their order; ix_rank_scales_rater_id.
--- Safe to re-run: yes; no rows unless both raters have a rank scale.
+-- Relies on: both raters' partitions of pk_scores, merged in their order; pk_rank_scales.
+-- Safe to re-run: yes.
 WITH from_scale AS MATERIALIZED (
     SELECT
         knot_scores || '{}'::float8[] AS knot_scores,
         knot_ranks || '{}'::float8[] AS knot_ranks
     FROM alchemist.rank_scales
-    WHERE rater_id = :from_rater_id AND score = 'rater'
-    ORDER BY rank_scale_id DESC
-    LIMIT 1
+    WHERE rank_scale_id = :from_scale_id
 ),
 
 to_scale AS MATERIALIZED (
@@ -19,9 +17,7 @@ to_scale AS MATERIALIZED (
         knot_scores || '{}'::float8[] AS knot_scores,
         knot_ranks || '{}'::float8[] AS knot_ranks
     FROM alchemist.rank_scales
-    WHERE rater_id = :to_rater_id AND score = 'rater'
-    ORDER BY rank_scale_id DESC
-    LIMIT 1
+    WHERE rank_scale_id = :to_scale_id
 ),
 
 page AS MATERIALIZED (

@@ -1,6 +1,7 @@
 """What needs me?, raters and experiments."""
 
 import html
+import re
 
 import pytest
 from sqlalchemy import Engine
@@ -94,6 +95,31 @@ def test_raters_are_listed_and_shown(client: TestClient, own_store: Engine) -> N
     assert down == [i for i in moved if rank[i] < 0.5][:12]
     assert "has no acceptance checks" in client.get("/raters/sharp").text
     assert client.get("/raters/nobody").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [{"rater_id": 2, "score": "rater"}, {"rater_id": 1, "score": "sharp"}],
+    ids=["--rater sharp", "--rank-by sharp"],
+)
+def test_a_scorer_is_ranked_by_the_scale_of_either_form_of_selection(
+    client: TestClient, own_store: Engine, scale: dict[str, object]
+) -> None:
+    assert "up" not in moved(client.get("/raters/sharp").text), "no selection has made ranks of its scores yet"
+    with own_store.begin() as connection:
+        # Scores 0.1 to 1.0 of samples 1 to 10: sample 10 has rank 0.
+        insert_rows(connection, {"rank_scales": [{**scale, "knot_scores": [0.1, 1.0], "knot_ranks": [1.0, 0.0]}]})
+    move = {i: (10 - i) / 9 - (1 - (i * 29 % N) / (N - 1)) for i in range(1, 11)}
+    ups = sorted((i for i in move if move[i] <= -0.2), key=lambda i: move[i])
+    assert moved(client.get("/raters/sharp").text)["up"] == ups != []
+    ranked = html.unescape(client.get("/samples?rater=sharp&rank_to=.3").text)
+    assert samples_of(ranked) == [10, 9, 8]
+
+
+def moved(page: str) -> dict[str, list[int]]:
+    """The samples that a rater ranks higher and lower than the production rater."""
+    parts = re.split(r'<h3 id="(up|down)">', page)
+    return {name: samples_of(text) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def test_experiments_are_listed_and_shown(client: TestClient, own_store: Engine) -> None:

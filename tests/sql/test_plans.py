@@ -201,7 +201,7 @@ def test_the_top_and_bottom_of_a_date_read_that_night_alone(large: Connection) -
 
 
 def test_moves_between_two_raters_are_paged_by_both_indexes(large: Connection) -> None:
-    page = {"min_move": 0.1, "after_sample_id": 0, "n_scanned": 1_000}
+    page = {"from_scale_id": 1, "to_scale_id": 2, "min_move": 0.1, "after_sample_id": 0, "n_scanned": 1_000}
     used = indexes(large, query("compare_ranks"), from_rater_id=1, to_rater_id=2, **page)
     assert {"scores_1_pkey", "scores_2_pkey"} <= used
 
