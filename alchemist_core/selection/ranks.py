@@ -12,7 +12,8 @@ from alchemist_core.errors import DataError
 from alchemist_core.selection.chunks import map_chunks
 
 MAX_KNOTS = 65_536
-# If the share above the cut differs from the cut by more than this, scores have drifted and `--rescale` is due.
+# Scores have drifted and `--rescale` is due if the share above the cut differs from the cut by more than this, or if the share outside
+# the scale is larger.
 MAX_CUT_DRIFT = 0.02
 
 
@@ -71,6 +72,27 @@ class RankScale:
         rank_N[score_N > scores[-1]] = 0.0
         rank_N[i < 0] = 1.0
         return rank_N
+
+    def count_outside(
+        self, score_N: NDArray[np.floating], is_eligible_N: NDArray[np.bool_] | None = None
+    ) -> tuple[int, int]:
+        """Count the scores below and above the scale: all of them have rank 1, and all of them rank 0.
+
+        Args:
+            score_N: The scores.
+            is_eligible_N: Those that count; None: all.
+
+        >>> RankScale(np.array([1.0, 3.0]), np.array([1.0, 0.0])).count_outside(np.array([0.0, 1.0, 3.0, 4.0, 5.0]))
+        (1, 2)
+        """
+
+        def work(chunk: slice) -> tuple[int, int]:
+            chunk_N = score_N[chunk] if is_eligible_N is None else score_N[chunk][is_eligible_N[chunk]]
+            is_below_N, is_above_N = chunk_N < self.knot_scores[0], chunk_N > self.knot_scores[-1]
+            return int(np.count_nonzero(is_below_N)), int(np.count_nonzero(is_above_N))
+
+        found = map_chunks(work, len(score_N))
+        return sum(n_below for n_below, _ in found), sum(n_above for _, n_above in found)
 
 
 def fit_rank_scale(score_N: NDArray[np.floating], *, max_knots: int = MAX_KNOTS) -> RankScale:

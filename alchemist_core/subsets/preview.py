@@ -14,8 +14,8 @@ from alchemist_core.files import artifact_path
 from alchemist_core.rating.acceptance import failed_checks
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.curves import SelectionCurve
-from alchemist_core.selection.ranks import needs_rescale, share_above_cut
-from alchemist_core.selection.strategies import ShiftGsample, mixed_pairing_warning
+from alchemist_core.selection.ranks import MAX_CUT_DRIFT, needs_rescale, share_above_cut
+from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairing_warning
 from alchemist_core.store.embeddings import count_waiting
 from alchemist_core.store.manifests import read_first_bits
 from alchemist_core.store.raters import RaterRow
@@ -101,6 +101,7 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
         found.append(
             f"--drop-top-ratio {cut} drops {share:.3f} of the eligible samples: their scores have drifted. Consider --rescale."
         )
+    found.append(_scale_warning(drawn))
     if isinstance(drawn.strategy, ShiftGsample) and policy.retention > 1 - (usual := ShiftGsample().drop_top_ratio):
         found.append(
             f"Retention {policy.retention:g} needs a smaller drop-top ratio than the default {usual:g}: {cut:g}. Subsets with different "
@@ -132,6 +133,24 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
     found += _semantic_warnings(engine, drawn)
     found.append(_repeats_warning(drawn))
     return [warning for warning in found if warning]
+
+
+def _scale_warning(drawn: Selected) -> str | None:
+    """Return a warning if many scores lie outside the frozen scale, or if top_k cannot tell the highest of them apart."""
+    snapshot = drawn.snapshot
+    is_eligible_N = snapshot.pairs.eligible_mask() if snapshot.pairs.excluded_N.any() else None
+    n_below, n_above = snapshot.scale.count_outside(snapshot.pairs.score_N, is_eligible_N)
+    if isinstance(drawn.strategy, TopK) and n_above > len(drawn.member_K):
+        return (
+            f"{n_above:,} eligible samples score above the stored rank scale, so all of them have rank 0: top_k chooses "
+            f"{len(drawn.member_K):,} of these without regard to their scores. Consider --rescale."
+        )
+    if (share := (n_below + n_above) / max(snapshot.n_eligible, 1)) > MAX_CUT_DRIFT:
+        return (
+            f"{share:.3f} of the eligible samples score outside the stored rank scale, so all above it have rank 0 and all below it rank "
+            "1: their scores have drifted. Consider --rescale."
+        )
+    return None
 
 
 def _repeats_warning(drawn: Selected) -> str | None:

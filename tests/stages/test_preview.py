@@ -272,9 +272,39 @@ def test_a_preview_warns_where_the_corpus_has_moved_against_its_scale(store: Eng
     assert not any("rescale" in warning for warning in draw(dry_run=True).warnings)
     scores = np.linspace(3, 4, 100).astype(np.float32).tolist()
     add_night(store, "2026-01-09", {"a.tar": scores}, state="selectable", dataset_id=WEB)
-    (warning,) = [warning for warning in draw(dry_run=True).warnings if "rescale" in warning]
-    assert "drops 0.4" in warning
+    cut, outside = [warning for warning in draw(dry_run=True).warnings if "rescale" in warning]
+    assert "drops 0.4" in cut
+    assert "outside the stored rank scale" in outside
     assert not any("--rescale" in warning for warning in draw(dry_run=True, rescale=True).warnings)
+
+
+def rescale_warnings(report: SelectResult) -> list[str]:
+    return [warning for warning in report.warnings if "Consider --rescale" in warning]
+
+
+@pytest.mark.parametrize("strategy", ["top_k", "block", "gsample", "head_gsample"])
+def test_a_preview_warns_of_scores_that_have_run_past_the_scale(store: Engine, strategy: str) -> None:
+    """Scores all above the scale have rank 0, where these strategies cannot tell them apart."""
+    draw(strategy=strategy)
+    assert rescale_warnings(draw(dry_run=True, strategy=strategy)) == []
+    add_night(store, "2026-01-09", {"a.tar": [5.0 + i for i in range(8)]}, state="selectable", dataset_id=WEB)
+    assert rescale_warnings(draw(dry_run=True, strategy=strategy)) == [], "2% of them is not much"
+    add_night(store, "2026-01-10", {"a.tar": [-5.0, -6.0]}, state="selectable", dataset_id=WEB)
+    (warning,) = rescale_warnings(draw(dry_run=True, strategy=strategy))
+    assert warning.startswith("0.024 of the eligible samples score outside the stored rank scale")
+    assert rescale_warnings(draw(dry_run=True, strategy=strategy, rescale=True)) == []
+    assert rescale_warnings(draw(dry_run=True, strategy=strategy, where="sample_id <= 400")) == [], (
+        "only eligible ones count"
+    )
+
+
+def test_a_preview_warns_where_top_k_cuts_through_the_samples_above_the_scale(store: Engine) -> None:
+    draw(0.01, strategy="top_k")
+    add_night(store, "2026-01-09", {"a.tar": [5.0 + i for i in range(8)]}, state="selectable", dataset_id=WEB)
+    assert rescale_warnings(draw(0.02, dry_run=True, strategy="top_k")) == []
+    (warning,) = rescale_warnings(draw(0.01, dry_run=True, strategy="top_k"))
+    assert warning.startswith("8 eligible samples score above the stored rank scale")
+    assert "top_k chooses 4 of these without regard to their scores" in warning
 
 
 def test_a_preview_warns_where_retention_saturates_the_strategy(store: Engine) -> None:
