@@ -1,12 +1,13 @@
 """The ranking by loss ranks all eligible samples or none."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ChangedShardError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_downstream import run as train_downstream
@@ -37,6 +38,12 @@ def move_corpus(root: Path) -> tuple[Path, int, int]:
     return root / uri, offset, size
 
 
+def register(former: bytes, image_hash: bytes) -> None:
+    with open_store().begin() as connection:
+        statement = text("UPDATE alchemist.samples SET image_hash = :new WHERE image_hash = :old")
+        connection.execute(statement, {"old": former, "new": image_hash})
+
+
 def test_an_image_that_is_lost_after_it_was_scored_refuses_the_ranking_and_leaves_no_file(
     scored_store: TrainedStore, corpus: Path, tmp_path: Path
 ) -> None:
@@ -47,11 +54,17 @@ def test_an_image_that_is_lost_after_it_was_scored_refuses_the_ranking_and_leave
     tar, offset, size = move_corpus(tmp_path / "train")
     whole = tar.read_bytes()
     tar.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
+    with pytest.raises(ChangedShardError, match=rf"{tar.name} is not the tar that was registered"):
+        train()
+    # As if this decoder refused an image that another one had decoded.
+    image_hash = hashlib.sha256(whole[offset : offset + size]).digest()
+    register(image_hash, hashlib.sha256(bytes(size)).digest())
     with pytest.raises(
         DataError, match=r"^Arm minus_loss cannot rank 1 of \d+ samples: they have scores, but their images"
     ):
         train()
     tar.write_bytes(whole)
+    register(hashlib.sha256(bytes(size)).digest(), image_hash)
     assert not list((scored_store.home / "artifacts" / "loss_rankings").glob("*"))
     assert len(train().identities) == 1
 
