@@ -58,7 +58,8 @@ REMEDIES = {
     "few_captions_are_garbage": "Look at the samples. The text of another field of the page may have become the caption.",
     "images_have_enough_pixels": "Look at the samples. The crawl may have stored thumbnails.",
     "images_have_usual_shapes": "Look at the samples. Banners and screenshots are long or high.",
-    "few_samples_are_repeated": "The crawl may have brought an earlier one again. Repeated samples keep their scores.",
+    "few_samples_are_repeated": "The night has the same samples several times: look for shards that were uploaded twice. Each sample is "
+    "scored and selected once.",
     "most_locations_are_usable": "`alchemist shard show` lists the damaged records with reasons. Upload the shards again, or release "
     "the night: damaged records are never selected.",
     "few_locations_are_quarantined": "Nothing must be done. The reasons show whether one shard or the whole crawl is damaged.",
