@@ -1,7 +1,7 @@
 -- Purpose: Return the exporter's metrics of results: published subsets, evaluations, acceptance reports of raters.
 -- Parameters: none.
 -- One row is: a series with its label values and its value now; for the 20 last published subsets and the 3 newest raters.
--- Relies on: uq_subsets_one_published, ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
+-- Relies on: uq_subsets_one_published, compared_models.
 -- Safe to re-run: yes.
 WITH shown_subsets AS (
     SELECT subset_id, name, n_samples, retention, published_at
@@ -19,22 +19,13 @@ shown_raters AS (
     LIMIT 3
 ),
 
-measured AS (
-    SELECT
-        shown_subsets.name, shown_subsets.published_at, models.arm, evaluations.metric, evaluations.value, evaluations.protocol_id,
-        max(evaluations.protocol_id) OVER (PARTITION BY shown_subsets.name, evaluations.metric) AS newest_protocol_id
-    FROM shown_subsets
-    INNER JOIN alchemist.models ON shown_subsets.subset_id = models.subset_id
-    INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id
-    WHERE models.arm IN ('subset', 'random')
-),
-
 valued AS (
-    SELECT name, metric, arm, avg(value) AS value
-    FROM measured
-    WHERE protocol_id = newest_protocol_id
-    GROUP BY name, metric, arm, published_at
-    ORDER BY published_at DESC, name ASC, metric ASC, arm ASC
+    SELECT shown_subsets.name, compared_models.metric, compared_models.arm, avg(compared_models.value) AS value
+    FROM shown_subsets
+    INNER JOIN alchemist.compared_models ON shown_subsets.subset_id = compared_models.subset_id
+    WHERE compared_models.arm IN ('subset', 'random')
+    GROUP BY shown_subsets.name, compared_models.metric, compared_models.arm, shown_subsets.published_at
+    ORDER BY shown_subsets.published_at DESC, shown_subsets.name ASC, compared_models.metric ASC, compared_models.arm ASC
     LIMIT 100
 )
 
