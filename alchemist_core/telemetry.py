@@ -184,7 +184,7 @@ class Metric:
 
 CATALOGUE = (
     Metric("alchemist_store_up", "Whether the exporter could read the database: 1 or 0."),
-    Metric("alchemist_store_read_seconds", "Seconds that reading the database took at this scrape."),
+    Metric("alchemist_store_read_seconds", "Seconds that the newest read of the database took."),
     Metric("alchemist_store_size_bytes", "Size of the database on disk."),
     Metric("alchemist_stage_last_success_timestamp_seconds", "When a stage last succeeded, in unix time.", ("stage",)),
     Metric("alchemist_stage_runs_total", "Ended executions of a stage by outcome.", ("stage", "outcome")),

@@ -3,10 +3,10 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
 from prometheus_client import Metric as PrometheusMetric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -63,11 +63,11 @@ class StoreCollector(Collector):
 
     def __init__(self, read: Callable[[], Measurements], *others: Callable[[], Measurements]) -> None:
         self._read, self._others = read, others
-        # Concurrent scrapes read the database one after the other, to limit its load.
         self._reading = threading.Lock()
+        self._n_reads, self._newest = 0, Measurements()
 
     def collect(self) -> Iterator[PrometheusMetric]:
-        """Read the database once and yield every metric of the catalogue."""
+        """Yield every metric of the catalogue."""
         measured = self._measure()
         if unknown := measured.keys() - {metric.name for metric in CATALOGUE}:
             raise KeyError(f"not in the catalogue of telemetry.py: {', '.join(sorted(unknown))}")
@@ -79,17 +79,42 @@ class StoreCollector(Collector):
             yield family
 
     def _measure(self) -> Measurements:
+        n_reads = self._n_reads
+        # One scrape reads at a time. Those that waited use what it read: otherwise slow reads would form a queue that only grows.
+        with self._reading:
+            if self._n_reads == n_reads:
+                self._newest = self._read_store()
+                self._n_reads += 1
+            measured = self._newest
+        for read in self._others:
+            measured = measured | read()
+        return measured
+
+    def _read_store(self) -> Measurements:
         began, is_up = time.monotonic(), 1.0
         try:
-            with self._reading:
-                measured = self._read()
+            measured = self._read()
         except Exception as error:  # noqa: BLE001  alchemist_store_up reports any failure
             warn(f"The database does not answer: {type(error).__name__}: {error}")
             measured, is_up = {}, 0.0
         ours = {"alchemist_store_up": is_up, "alchemist_store_read_seconds": time.monotonic() - began}
-        for read in self._others:
-            measured = measured | read()
         return measured | {name: [((), value)] for name, value in ours.items()}
+
+
+HEALTH_PATH = "/-/healthy"
+"""Address for the health checks of containers, at which the store is not read; `alchemist_store_up` reports the store."""
+
+
+def answer_health(metrics: WSGIApplication) -> WSGIApplication:
+    """Return an application that answers health checks, and passes all other requests on."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != HEALTH_PATH:
+            return metrics(environ, start_response)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"OK\n"]
+
+    return answer
 
 
 def serve(config: MetricsConfig) -> None:
@@ -105,9 +130,10 @@ def serve(config: MetricsConfig) -> None:
     registry = CollectorRegistry()
     registry.register(StoreCollector(read, airflow.read, read_devices, lambda: described(settings)))
     registry.register(ForeignCollector(airflow.passed_on))
-    server: tuple[Any, threading.Thread] = start_http_server(config.port, addr=config.address, registry=registry)
+    server, thread = start_http_server(config.port, addr=config.address, registry=registry)
+    server.set_app(answer_health(make_wsgi_app(registry)))
     say(f"Metrics on http://{config.address}:{config.port}/metrics (stop: Ctrl-C)")
-    server[1].join()
+    thread.join()
 
 
 def with_expectations(measured: Measurements, project: Project) -> Measurements:

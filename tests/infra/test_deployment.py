@@ -17,6 +17,7 @@ import yaml
 from sqlalchemy import make_url
 
 from alchemist_core import __version__
+from alchemist_core.cli.exporter import HEALTH_PATH
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 ONE_SERVER = INFRA.parent / "docs" / "how-to" / "one-server.md"
@@ -71,8 +72,27 @@ def test_the_exporter_has_the_address_of_the_store_and_nothing_of_airflow(compos
         "ALCHEMIST_DATABASE_URL_FILE",
         "ALCHEMIST_PROJECT",
         "ALCHEMIST_STATSD_PORT",
+        "ALCHEMIST_DOCS_URL",
     }
     assert [mount.split(":")[-2] for mount in exporter["volumes"]] == ["/etc/alchemist/alchemist.toml"]
+
+
+def test_addresses_of_links_are_set_where_compose_runs(compose: dict[str, Any]) -> None:
+    """A variable without a value is passed on if it is set, and is not set otherwise."""
+    for name, service in compose["services"].items():
+        told = service.get("environment", {})
+        if name == "exporter" or name.startswith("airflow-"):
+            assert told["ALCHEMIST_DOCS_URL"] is None, name
+        if name.startswith("airflow-"):
+            assert told["ALCHEMIST_AIRFLOW_URL"] == "${ALCHEMIST_AIRFLOW_URL:-http://localhost:8080}", name
+            assert told["ALCHEMIST_EXPLORER_URL"] is told["ALCHEMIST_REPORTS_URL"] is None, name
+
+
+def test_health_checks_of_the_exporter_do_not_read_the_store(compose: dict[str, Any]) -> None:
+    assert compose["services"]["exporter"]["healthcheck"]["test"][-1] == f"http://localhost:9477{HEALTH_PATH}"
+    (pod, _) = yaml.safe_load_all((INFRA / "kubernetes" / "exporter.yaml").read_text())
+    (container,) = pod["spec"]["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == HEALTH_PATH
 
 
 def test_of_the_object_store_other_containers_reach_only_what_asks_for_an_account(compose: dict[str, Any]) -> None:

@@ -3,17 +3,26 @@
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app, start_http_server
 from sqlalchemy import Connection, Engine, text
 
-from alchemist_core.cli.exporter import ForeignCollector, StoreCollector, described, with_expectations
+from alchemist_core.cli.exporter import (
+    HEALTH_PATH,
+    ForeignCollector,
+    StoreCollector,
+    answer_health,
+    described,
+    with_expectations,
+)
 from alchemist_core.local.airflow_metrics import MAX_DAGS, MOST_SERIES, AirflowMetrics, listen
 from alchemist_core.notifications import runbook_page
 from alchemist_core.prices import Prices
@@ -132,6 +141,61 @@ def test_a_store_that_is_away_is_reported_and_does_not_break_the_scrape() -> Non
     assert "alchemist_store_up 0.0" in series
 
 
+@pytest.mark.parametrize("is_away", [False, True])
+def test_scrapes_that_waited_for_a_read_use_it_and_the_next_one_reads_again(is_away: bool) -> None:
+    began, may_end, n_reads = threading.Event(), threading.Event(), 0
+
+    def read() -> Measurements:
+        nonlocal n_reads
+        n_reads += 1
+        began.set()
+        may_end.wait(60)
+        if is_away:
+            raise ConnectionError("gone")
+        return {"alchemist_budget_per_day": [((), float(n_reads))]}
+
+    registry = CollectorRegistry()
+    registry.register(StoreCollector(read))
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(generate_latest, registry)
+        assert began.wait(60)
+        waiting = [pool.submit(generate_latest, registry) for _ in range(8)]
+        # Until all of them wait; one that comes late on a busy machine may read again.
+        time.sleep(1)
+        may_end.set()
+        pages = [one.result().decode() for one in (first, *waiting)]
+    expected = "alchemist_store_up 0.0" if is_away else "alchemist_budget_per_day 1.0"
+    assert expected in pages[0]
+    assert n_reads < 4, "each of 9 scrapes read for itself"
+    assert sum(expected in page for page in pages) > 5
+    n_before = n_reads
+    generate_latest(registry)
+    assert n_reads == n_before + 1
+
+
+def test_a_health_check_is_answered_without_reading_the_store() -> None:
+    n_reads = 0
+
+    def read() -> Measurements:
+        nonlocal n_reads
+        n_reads += 1
+        return {}
+
+    registry = CollectorRegistry()
+    registry.register(StoreCollector(read))
+    server, thread = start_http_server(port := free_port(socket.SOCK_STREAM), addr="127.0.0.1", registry=registry)
+    server.set_app(answer_health(make_wsgi_app(registry)))
+    try:
+        assert fetch(f"http://127.0.0.1:{port}{HEALTH_PATH}") == "OK\n"
+        assert n_reads == 0
+        assert "alchemist_store_up 1.0" in fetch(f"http://127.0.0.1:{port}/metrics")
+        assert n_reads == 1
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 def test_a_metric_that_is_not_in_the_catalogue_is_refused() -> None:
     with pytest.raises(KeyError, match="alchemist_invented"):
         scrape(lambda: {"alchemist_invented": [((), 1.0)]})
@@ -248,8 +312,10 @@ def test_the_exporter_serves_the_store_over_http(database_url: str) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         try:
             page = fetch(f"http://127.0.0.1:{port}/metrics")
+            healthy = fetch(f"http://127.0.0.1:{port}{HEALTH_PATH}")
         finally:
             process.kill()
+    assert healthy == "OK\n"
     assert "alchemist_store_up 1.0" in page
     assert {line.split()[2] for line in page.splitlines() if line.startswith("# HELP")} == {
         metric.name.removesuffix("_total") + "_total" * metric.name.endswith("_total") for metric in CATALOGUE
