@@ -7,6 +7,7 @@ belong to the user, nor what can be made again (materialized datasets, caches).
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,10 +17,17 @@ from pydantic import Field
 from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import ConfigError, DataError, StoreError
-from alchemist_core.files import BLOCK_CACHE, FEATURE_CACHE, atomic_folder, atomic_write, file_sha256
+from alchemist_core.files import (
+    BLOCK_CACHE,
+    FEATURE_CACHE,
+    PICTURE_CACHE,
+    atomic_folder,
+    atomic_write,
+    file_sha256,
+)
 from alchemist_core.local.processes import hold_lock
 from alchemist_core.settings import load_settings
-from alchemist_core.store.backups import checksum, clear_for_restore, export_snapshot
+from alchemist_core.store.backups import checksum, clear_for_restore, export_snapshot, list_artifacts
 from alchemist_core.store.eligible import forget_kept
 from alchemist_core.store.engine import (
     create_store,
@@ -185,7 +193,10 @@ def _require_embedded() -> None:
 
 
 _NOTE, _DATABASE, _ARTIFACTS = "backup.json", "database", "artifacts"
-_MADE_AGAIN = (BLOCK_CACHE, FEATURE_CACHE, "materialized", "reports")
+_MADE_AGAIN = (BLOCK_CACHE, FEATURE_CACHE, PICTURE_CACHE, "materialized", "reports")
+_TRIES = 3
+_FileState = tuple[int, int, int]
+"""Inode, size and time of change of a file."""
 
 
 class BackupConfig(Config):
@@ -229,6 +240,7 @@ def backup(config: BackupConfig) -> BackupResult:
 
     Raises:
         ConfigError: The folder exists.
+        DataError: The home lacks files that the store names. The backup was written without them.
     """
     # Absolute, because the programs of Postgres run in another working directory.
     folder = config.folder.absolute()
@@ -236,25 +248,86 @@ def backup(config: BackupConfig) -> BackupResult:
         raise ConfigError(f"{folder} exists. Give a new folder: a backup is never overwritten.")
     open_store().dispose()
     with atomic_folder(folder) as partial:
-        note = _fill(partial)
+        note, missing = _fill(partial)
+    if missing:
+        raise DataError(
+            f"{folder} was written without {len(missing):,} of the artifacts that the store names, because the home does not have "
+            f"them. The first is {missing[0]}. Copy them from an earlier backup into {load_settings().artifacts}, then make another one."
+        )
     return _result(folder, note)
 
 
-def _fill(folder: Path) -> dict[str, Any]:
-    url = database_url()
-    # The checksum is of the snapshot that is dumped. Artifacts are written before the rows that name them and never changed.
-    with export_snapshot(url) as pg_snapshot:
-        jobs = ("--format=directory", f"--jobs={n_own_cores()}", f"--snapshot={pg_snapshot}")
-        _run(
-            "pg_dump", url, *jobs, "--schema=alchemist", "--no-owner", "--no-privileges", f"--file={folder / _DATABASE}"
-        )
-        taken = checksum(url, pg_snapshot=pg_snapshot)
-    artifacts = load_settings().artifacts
-    if artifacts.is_dir():
-        shutil.copytree(artifacts, folder / _ARTIFACTS, ignore=lambda at, names: _left_out(Path(at), artifacts, names))
+def _fill(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Copy the artifacts, and dump a snapshot whose rows name only artifacts of the copy; return the note and what is missing.
+
+    An artifact is complete before a row names it, and deleted after no row does, so that those of a snapshot exist when it begins. One
+    that was deleted before it could be copied is not named by the next snapshot.
+    """
+    url, copied, taken = database_url(), dict[Path, _FileState](), ""
+    # Most are copied before the snapshot, which is then held for a shorter time.
+    _copy_artifacts(folder / _ARTIFACTS, copied)
+    for n_tries_left in reversed(range(_TRIES)):
+        with export_snapshot(url) as pg_snapshot:
+            _copy_artifacts(folder / _ARTIFACTS, copied)
+            named = list_artifacts(url, pg_snapshot=pg_snapshot)
+            missing = sorted(uri for uri in named if not (folder / _ARTIFACTS / uri).exists())
+            if not missing or not n_tries_left:
+                taken = _dump(url, folder / _DATABASE, pg_snapshot)
+                break
+    _drop_deleted(folder / _ARTIFACTS, copied, named)
     note = {"checksum": taken, "revision": current_revision(url), "files": _hash_files(folder)}
     (folder / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
-    return note
+    return note, missing
+
+
+def _dump(url: str, folder: Path, pg_snapshot: str) -> str:
+    """Dump a snapshot of the database; return its checksum."""
+    jobs = ("--format=directory", f"--jobs={n_own_cores()}", f"--snapshot={pg_snapshot}")
+    _run("pg_dump", url, *jobs, "--schema=alchemist", "--no-owner", "--no-privileges", f"--file={folder}")
+    return checksum(url, pg_snapshot=pg_snapshot)
+
+
+def _copy_artifacts(target: Path, copied: dict[Path, _FileState]) -> None:
+    """Copy the artifacts that are new or were replaced since the last call. One that is deleted meanwhile is left out."""
+    source = load_settings().artifacts
+    for path in _list_files(source):
+        name = path.relative_to(source)
+        try:
+            status = path.stat()
+            state = status.st_ino, status.st_size, status.st_mtime_ns
+            if copied.get(name) != state:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target / name)
+                copied[name] = state
+        except OSError:
+            # A network file system may report a deleted file as stale.
+            if path.exists():
+                raise
+            (target / name).unlink(missing_ok=True)
+
+
+def _list_files(folder: Path, left_out: tuple[str, ...] = _MADE_AGAIN) -> Iterator[Path]:
+    """Yield the files that a backup copies. Hidden ones, and those of trainings that have not ended, are not complete."""
+    try:
+        found = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return
+    for path in found:
+        if path.name.startswith(".") or path.name.endswith(".partial") or path.name in left_out:
+            continue
+        if path.is_dir():
+            yield from _list_files(path, ())
+        else:
+            yield path
+
+
+def _drop_deleted(target: Path, copied: dict[Path, _FileState], named: set[str]) -> None:
+    """Delete from the copy what was deleted from the home and is not named: a file with embeddings that were taken down."""
+    source = load_settings().artifacts
+    for name in copied:
+        is_named = any(part.as_posix() in named for part in (name, *name.parents))
+        if not is_named and not (source / name).exists():
+            (target / name).unlink(missing_ok=True)
 
 
 def restore(config: RestoreConfig) -> RestoreResult:
@@ -326,10 +399,6 @@ def _run(name: str, url: str, *arguments: str) -> None:
         raise StoreError(
             f"{str(error).partition(chr(10))[0]}. Remove the cause, then run the same command again."
         ) from error
-
-
-def _left_out(at: Path, artifacts: Path, names: list[str]) -> list[str]:
-    return [name for name in names if (at == artifacts and name in _MADE_AGAIN) or name.startswith(".")]
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

@@ -29,15 +29,21 @@ def checksum(url: str, *, pg_snapshot: str | None = None) -> str:
 
 def table_checksums(url: str, *, pg_snapshot: str | None = None) -> dict[str, str]:
     """Return a hash of each data table that has rows, so that two stores can be compared table by table."""
+    with _snapshot(url, pg_snapshot) as connection:
+        for setting in SETTINGS:
+            connection.execute(text(f"SET LOCAL {setting}"))
+        return {name: digest.hexdigest() for name, digest in _digests(connection).items()}
+
+
+@contextmanager
+def _snapshot(url: str, pg_snapshot: str | None) -> Iterator[Connection]:
+    """Yield a connection that reads one snapshot of all tables, even while stages write: that of another session, or a new one."""
     engine = make_engine(url)
     try:
-        # One snapshot of all tables, even while stages write.
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             if pg_snapshot is not None:
                 connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT {_quoted(pg_snapshot)}")
-            for setting in SETTINGS:
-                connection.execute(text(f"SET LOCAL {setting}"))
-            return {name: digest.hexdigest() for name, digest in _digests(connection).items()}
+            yield connection
     finally:
         engine.dispose()
 
@@ -66,12 +72,24 @@ TABLES = text("""
 @contextmanager
 def export_snapshot(url: str) -> Iterator[str]:
     """Hold a snapshot of a database; yield the id by which other sessions can read the same snapshot."""
-    engine = make_engine(url)
-    try:
-        with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            yield str(connection.scalar(text("SELECT pg_export_snapshot()")))
-    finally:
-        engine.dispose()
+    with _snapshot(url, None) as connection:
+        yield str(connection.scalar(text("SELECT pg_export_snapshot()")))
+
+
+# Imported scores have no checkpoint. Garbage collection removes the manifest of a version, which select can make again, and keeps its
+# row; it spares a version that is published or that a model was trained on.
+ARTIFACTS = text("""
+    SELECT uri FROM alchemist.shard_embeddings UNION SELECT uri FROM alchemist.cluster_centroids
+    UNION SELECT checkpoint_uri FROM alchemist.raters WHERE checkpoint_uri <> '' UNION SELECT checkpoint_uri FROM alchemist.models
+    UNION SELECT manifest_uri FROM alchemist.subsets
+    WHERE state = 'published' OR subset_id IN (SELECT subset_id FROM alchemist.models)
+""")
+
+
+def list_artifacts(url: str, *, pg_snapshot: str) -> set[str]:
+    """Return the addresses of the files and folders of the home without which rows of a snapshot cannot be used."""
+    with _snapshot(url, pg_snapshot) as connection:
+        return set(connection.execute(ARTIFACTS).scalars())
 
 
 def clear_for_restore(url: str) -> bool:

@@ -14,7 +14,7 @@ FIRST_DATE = "2020-01-01"
 SOURCES = """
 INSERT INTO alchemist.datasets (name, root_uri, role) VALUES ('pool', '/pool', 'train'), ('tonight', '/tonight', 'train');
 INSERT INTO alchemist.raters (name, rule, config, identity_hash, checkpoint_uri, checkpoint_sha256, state)
-SELECT 'r', 'loss', '{}', 'r', 'r', sha256('r'), 'production';
+SELECT 'r', 'loss', '{}', 'r', '', sha256('r'), 'production';
 SELECT alchemist.add_partition('scores', 1);
 """
 SHARDS = """

@@ -3,19 +3,23 @@
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from alchemist_core.cli.db import COMMANDS, BackupConfig, RestoreConfig, backup, restore
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
+from alchemist_core.embeddings.upkeep import remove_orphans
 from alchemist_core.errors import ConfigError, DataError, StoreError
-from alchemist_core.files import artifact_path
+from alchemist_core.files import PICTURE_CACHE, artifact_path, partial_path
 from alchemist_core.stages.select import SelectResult
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import current_revision, head_revision, make_engine, open_store
 from alchemist_core.store.subsets import find_subset
+from alchemist_core.training.checkpoints import finish, partial_folder
 from tests.trained_store import TrainedStore, copy_store, select_subset, store_once, use_store, used
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -112,6 +116,49 @@ def test_a_damaged_backup_is_refused_by_the_file_before_anything_is_restored(
     with pytest.raises(DataError, match=victim.name):
         restore(RestoreConfig(folder=backed_up))
     assert not elsewhere.home.joinpath("artifacts").exists()
+
+
+def test_a_backup_takes_no_harm_from_a_training_that_ends_and_from_orphans_that_are_deleted_beside_it(
+    trained_store: TrainedStore, tmp_path: Path
+) -> None:
+    folder, trained = tmp_path / "monday", artifact_path("raters/new")
+    for many in (partial_folder(trained) / "resume", artifact_path("embeddings/99")):
+        many.mkdir(parents=True)
+        for i in range(2000):
+            (many / f"{i:04}.arrow").write_bytes(b"x")
+    (partial_folder(trained) / "rater.safetensors").write_bytes(b"x")
+    artifact_path(PICTURE_CACHE).mkdir()
+    (artifact_path(PICTURE_CACHE) / "cached.jpg").write_bytes(b"x")
+
+    def delete() -> None:
+        deadline = time.monotonic() + 120
+        while not (partial_path(folder) / "artifacts").exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        finish(trained)
+        assert remove_orphans(open_store(), min_age_s=0) == 2000
+
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(delete)
+        backup(BackupConfig(folder=folder))
+        beside.result()
+    copied = {path.relative_to(folder / "artifacts") for path in (folder / "artifacts").rglob("*") if path.is_file()}
+    assert not [path for path in copied if PICTURE_CACHE in path.parts or "new.partial" in path.parts]
+    assert {path.name for path in copied if "new" in path.parts} <= {"rater.safetensors"}
+    assert [path for path in copied if path.parts[0] == "raters" and "new" not in path.parts]
+
+
+def test_a_backup_names_the_artifacts_that_the_home_lacks_and_has_the_rest(backed_up: Path, tmp_path: Path) -> None:
+    choose("second")
+    # As garbage collection does with a version that select can make again.
+    artifact_path(find_subset(open_store(), "second").manifest_uri).unlink()
+    backup(BackupConfig(folder=tmp_path / "tuesday"))
+    published = find_subset(open_store(), "first").manifest_uri
+    artifact_path(published).unlink()
+    with pytest.raises(DataError, match=f"without 1 of the artifacts(?s:.*) {published}"):
+        backup(BackupConfig(folder=tmp_path / "wednesday"))
+    files = (json.loads((tmp_path / day / "backup.json").read_text())["files"] for day in ("tuesday", "wednesday"))
+    whole, lacking = ({name for name in one if name.startswith("artifacts/")} for one in files)
+    assert whole - lacking == {f"artifacts/{published}"}
 
 
 def test_an_artifact_that_is_another_one_here_is_refused(

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli import db
 from alchemist_core.cli.export import ExportEmbeddingsConfig
 from alchemist_core.cli.export import embeddings as export_embeddings
 from alchemist_core.cli.maintain import MaintainConfig, takedowns
@@ -27,6 +29,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages.score import ScoreConfig, run
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.samples import take_down
+from tests.trained_store import TrainedStore, use_store
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -97,6 +100,19 @@ def corpus_store(
     monkeypatch.syspath_prepend(str(tmp_path))
     ingest_corpus()
     return tmp_path
+
+
+@pytest.fixture
+def restored(
+    make_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], None]:
+    """restored(folder): restore a backup into another database and home, and use them."""
+
+    def restore(folder: Path) -> None:
+        use_store(monkeypatch, TrainedStore(make_database(template=None), tmp_path / "restored"))
+        db.restore(db.RestoreConfig(folder=folder))
+
+    return restore
 
 
 def score(kind: str, name: str | None = None, **fields: object) -> None:
@@ -250,6 +266,58 @@ def test_a_taken_down_sample_is_returned_by_nothing_and_maintenance_removes_it_f
     assert len(again) == 239
     assert all_of(again) == kept
     assert remove_orphans(open_store(), min_age_s=0) == 0
+
+
+def take_down_and_maintain(sample_id: object) -> None:
+    image_hash = ask(f"SELECT image_hash FROM alchemist.samples WHERE sample_id = {sample_id}")
+    take_down(open_store(), [bytes(image_hash)], "asked", actor="ann")
+    takedowns(MaintainConfig())
+
+
+def test_a_takedown_after_the_dump_takes_no_embeddings_from_a_backup(
+    corpus_store: Path, restored: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score("Colours")
+    before, dump = all_of(open_embeddings(open_store(), None)), db._run
+
+    def dump_then_take_down(*arguments: str) -> None:
+        dump(*arguments)
+        take_down_and_maintain(min(before))
+
+    monkeypatch.setattr(db, "_run", dump_then_take_down)
+    db.backup(db.BackupConfig(folder=tmp_path / "monday"))
+    monkeypatch.setattr(db, "_run", dump)
+    assert min(before) not in all_of(open_embeddings(open_store(), None))
+    restored(tmp_path / "monday")
+    assert all_of(open_embeddings(open_store(), None)) == before
+
+
+def test_a_backup_takes_a_later_snapshot_if_a_takedown_deletes_embeddings_before_they_are_copied(
+    corpus_store: Path, restored: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two files that the takedown deletes, one was there before the backup, and one is as new as its snapshot."""
+    score("Colours", crawl_date="2026-01-01")
+    export, snapshots = db.export_snapshot, list[str]()
+
+    @contextmanager
+    def score_export_and_take_down(url: str) -> Iterator[str]:
+        if not snapshots:
+            score("Colours")
+        with export(url) as pg_snapshot:
+            snapshots.append(pg_snapshot)
+            if len(snapshots) == 1:
+                for which in ("min", "max"):
+                    take_down_and_maintain(ask(f"SELECT {which}(sample_id) FROM alchemist.scores"))
+            yield pg_snapshot
+
+    monkeypatch.setattr(db, "export_snapshot", score_export_and_take_down)
+    db.backup(db.BackupConfig(folder=tmp_path / "monday"))
+    assert len(snapshots) == 2
+    after = all_of(open_embeddings(open_store(), None))
+    assert len(after) == 238
+    restored(tmp_path / "monday")
+    assert all_of(open_embeddings(open_store(), None)) == after
+    assert len(list_on_disk()) == ask("SELECT count(*) FROM alchemist.shard_embeddings") == 6
 
 
 @pytest.mark.slow
