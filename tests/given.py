@@ -106,6 +106,7 @@ FILLERS: dict[str, Callable[[Row], dict[str, Any]]] = {
     "datasets": lambda row: {"root_uri": f"/data/{row['name']}", "role": "train"},
     "shards": _shard,
     "samples": _sample,
+    "sample_urls": lambda row: {"url_hash": sha256(row["source_url"])},
     "sample_locations": lambda row: {
         "key": f"{row['ordinal']:06d}",
         "file_exts": ["jpg", "txt"],

@@ -272,7 +272,7 @@ class TakedownConfig(Config):
     image_hash: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the bytes of the image, 64 hex digits"
     )
-    url: str | None = Field(None, min_length=1, description="URL from which a crawl downloaded it")
+    url: str | None = Field(None, min_length=1, description="A URL from which a crawl downloaded it")
     sample: str | None = Field(
         None, pattern=r"^[^/]+/.+/.+$", description="A sample with this image: DATASET/SHARD/KEY"
     )

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, 
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.shards.faults import Reason
 from alchemist_core.shards.tars import RecordFile
 from alchemist_core.store.audit import current_actor, record_event
@@ -391,6 +392,44 @@ _INSERT_SAMPLES = text(f"""
     SELECT DISTINCT ON (pair_hash) {_SAMPLE_NAMES} FROM incoming ORDER BY pair_hash, ordinal
     ON CONFLICT (pair_hash) DO NOTHING
 """)  # noqa: S608  names of columns that this code declares
+
+
+def _given(table: str, name: str) -> str:
+    """Return a column as SQL that is null where the crawl gives nothing."""
+    return f"nullif({table}.metadata, '{{}}')" if name == "metadata" else f"{table}.{name}"
+
+
+_FILLABLE = (*(attribute.name for attribute in CRAWL_ATTRIBUTES), "metadata")
+_FIRST_GIVEN = ", ".join(
+    f"(array_agg({one} ORDER BY ordinal) FILTER (WHERE {one} IS NOT NULL))[1] AS {name}"
+    for name, one in ((name, _given("incoming", name)) for name in _FILLABLE)
+)
+_IS_LACKING = " OR ".join(f"{_given('samples', name)} IS NULL AND given.{name} IS NOT NULL" for name in _FILLABLE)
+_FILLED = ", ".join(
+    f"{name} = coalesce({_given('samples', name)}, lacking.{name}, samples.{name})" for name in _FILLABLE
+)
+# Locked in the order of pair_hash too, and only the samples that lack something: a lock writes to the row.
+_FILL_ATTRIBUTES = text(f"""
+    WITH given AS MATERIALIZED (
+        SELECT pair_hash, {_FIRST_GIVEN} FROM incoming GROUP BY pair_hash
+    ),
+    lacking AS MATERIALIZED (
+        SELECT samples.sample_id, given.*
+        FROM given INNER JOIN alchemist.samples ON given.pair_hash = samples.pair_hash
+        WHERE {_IS_LACKING}
+        ORDER BY given.pair_hash
+        FOR NO KEY UPDATE OF samples
+    )
+    UPDATE alchemist.samples SET {_FILLED} FROM lacking WHERE samples.sample_id = lacking.sample_id
+""")  # noqa: S608  as above
+_INSERT_URLS = text("""
+    INSERT INTO alchemist.sample_urls (sample_id, url_hash, source_url)
+    SELECT DISTINCT samples.sample_id, sha256(convert_to(incoming.source_url, 'UTF8')) AS url_hash, incoming.source_url
+    FROM incoming INNER JOIN alchemist.samples ON incoming.pair_hash = samples.pair_hash
+    WHERE incoming.source_url <> samples.source_url
+    ORDER BY sample_id, url_hash
+    ON CONFLICT (sample_id, url_hash) DO NOTHING
+""")
 _INSERT_LOCATIONS = text(f"""
     INSERT INTO alchemist.sample_locations (shard_id, sample_id, {_LOCATION_NAMES})
     SELECT :shard_id, samples.sample_id, {", ".join(f"incoming.{name}" for name in _LOCATION_COLUMNS)}
@@ -398,10 +437,14 @@ _INSERT_LOCATIONS = text(f"""
 """)  # noqa: S608  as above
 
 
-def _insert_samples(connection: Connection, shard_id: int, samples: Iterable[Any]) -> int:
+def _insert_samples(connection: Connection, shard_id: int, samples: Sequence[Any]) -> int:
     connection.execute(_MAKE_INCOMING)
     copy_rows(connection, "incoming", tuple(_INCOMING_COLUMNS), (_incoming_row(sample) for sample in samples))
     n_new = connection.execute(_INSERT_SAMPLES).rowcount
+    if n_new < len(samples):
+        # The first crawl of a sample decides its attributes; a later one fills what is empty, and its URL is kept for takedowns.
+        connection.execute(_FILL_ATTRIBUTES)
+        connection.execute(_INSERT_URLS)
     connection.execute(_INSERT_LOCATIONS, {"shard_id": shard_id})
     return n_new
 

@@ -24,6 +24,10 @@ lines AS (
         )::text
     FROM alchemist.samples
     UNION ALL
+    SELECT 'sample_urls', ROW(samples.pair_hash, urls.source_url)::text
+    FROM alchemist.sample_urls AS urls
+    INNER JOIN alchemist.samples ON urls.sample_id = samples.sample_id
+    UNION ALL
     SELECT
         'sample_locations', ROW(
             located.shard, here.ordinal, samples.pair_hash, here.key, here.file_exts, here.file_offsets, here.file_sizes,
@@ -42,9 +46,7 @@ lines AS (
     LEFT JOIN alchemist.raters ON bad.rater_id = raters.rater_id
     UNION ALL
     SELECT
-        'heuristic_scores', ROW(
-            samples.pair_hash, plain.aesthetic, plain.clarity, plain.frequency, plain.edge_density, plain.imported
-        )::text
+        'heuristic_scores', ROW(samples.pair_hash, plain.aesthetic, plain.clarity, plain.frequency, plain.edge_density, plain.imported)::text
     FROM alchemist.heuristic_scores AS plain
     INNER JOIN alchemist.samples ON plain.sample_id = samples.sample_id
     UNION ALL

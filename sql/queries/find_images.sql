@@ -1,12 +1,17 @@
--- Purpose: Find images by their URL or by their location in a shard.
+-- Purpose: Find images by one of their URLs or by their location in a shard.
 -- Parameters: url text or null (where a crawl found the image), dataset text or null and place text or null (SHARD/KEY in it).
 -- One row is: an image, by the sha256 of its bytes.
--- Relies on: uq_shards_dataset_id_uri, uq_sample_locations_shard_id_key, pk_samples; a url reads all samples, because no index
---   has it.
+-- Relies on: uq_shards_dataset_id_uri, uq_sample_locations_shard_id_key, pk_samples; a url reads all samples and sample_urls,
+--   because no index has it.
 -- Safe to re-run: yes.
 SELECT image_hash
 FROM alchemist.samples
 WHERE CAST(:url AS text) IS NOT NULL AND source_url = :url
+UNION
+SELECT samples.image_hash
+FROM alchemist.sample_urls
+INNER JOIN alchemist.samples ON sample_urls.sample_id = samples.sample_id
+WHERE CAST(:url AS text) IS NOT NULL AND sample_urls.source_url = :url
 UNION
 SELECT samples.image_hash
 FROM alchemist.datasets

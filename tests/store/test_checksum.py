@@ -27,6 +27,7 @@ def every_table(
         "datasets": [{"dataset_id": k(1), "name": "web", "root_uri": f"{root}/web"}, {"dataset_id": k(2), "name": "b", "root_uri": root}],
         "shards": [{"shard_id": k(1), **night, "uri": "1.tar", "n_samples": 3}, {"shard_id": k(2), **night, "uri": "2.tar"}],
         "samples": [{"sample_id": k(1), "caption": "a cat"}, {"sample_id": k(2), "caption": "a dog"}],
+        "sample_urls": [{"sample_id": k(1), "source_url": "https://b.example"}],
         "sample_locations": [
             {"shard_id": k(1), "ordinal": 0, "sample_id": k(1)},
             {"shard_id": k(1), "ordinal": 1, "sample_id": k(2)},

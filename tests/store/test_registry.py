@@ -28,9 +28,17 @@ from alchemist_core.store.registry import (
     retire_shard,
     unreadable_shards,
 )
+from alchemist_core.store.samples import find_images
 from tests.given import insert_rows, sha256
 
 pytestmark = pytest.mark.db
+
+# Sessions of this database alone: other tests wait on the same server.
+WAITING = text("""
+    SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND pid IN (
+        SELECT own.pid FROM pg_locks AS own JOIN pg_database AS d ON d.oid = own.database WHERE d.datname = current_database()
+    )
+""")
 
 
 @pytest.mark.parametrize("role", ["train", "validation"])
@@ -186,13 +194,16 @@ def test_what_cannot_be_read_and_was_not_scored_is_named_by_dataset_and_address(
         assert named(1, DAY, 1, 2) == [3, 4]
 
 
-def pair(ordinal: int, word: str, *, repair: str | None = None) -> Any:
+def pair(
+    ordinal: int, word: str, *, repair: str | None = None, url: str | None = "https://a.example", licence: str | None = "CC0",
+    metadata: str = '{"likes": 3}',
+) -> Any:  # fmt: skip
     member = SimpleNamespace(ext="jpg", offset=512, size=9)
     return SimpleNamespace(
         record=SimpleNamespace(ordinal=ordinal, key=f"k{ordinal}", files=(member,)), image_hash=sha256(f"i{word}"),
         caption_hash=sha256(f"c{word}"), pair_hash=sha256(word), caption=word, width=4, height=3, format="JPEG",
-        perceptual_hash=7, attributes={"source_url": "https://a.example", "licence": "CC0"},
-        metadata='{"likes": 3}', content_hash=sha256("x"), content_checksum=bytes(16),
+        perceptual_hash=7, attributes={"source_url": url, "licence": licence},
+        metadata=metadata, content_hash=sha256("x"), content_checksum=bytes(16),
         repair=repair,
     )  # fmt: skip
 
@@ -228,6 +239,64 @@ def test_a_shard_is_registered_with_all_its_records(engine: Engine) -> None:
     assert not is_cut(engine, row.shard_id + 1)
     assert [(bad.key, bad.detail) for bad in quarantined_in(engine, row.shard_id, limit=5)] == [("k2", "cut")]
     assert quarantined_in(engine, row.shard_id, limit=0) == []
+
+
+def register(engine: Engine, name: str, *pairs: Any) -> int | None:
+    web = register_dataset(engine, "web", root_uri="/a", role="train")
+    return register_shard(engine, NewShard(web.dataset_id, name, sha256(name), 77, DAY, run_id=5), pairs, [])
+
+
+def attributes(engine: Engine) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        statement = text("SELECT source_url, licence, metadata FROM alchemist.samples ORDER BY caption")
+        return [tuple(row) for row in connection.execute(statement)]
+
+
+def test_an_image_is_found_by_each_url_that_a_crawl_gave_it(engine: Engine) -> None:
+    # Longer than an entry of an index may be, even compressed.
+    long_url = "https://c.example/" + "".join(sha256(n).hex() for n in range(200))
+    register(engine, "a.tar", pair(0, "cat"), pair(1, "cat", url="https://twin.example"), pair(2, "dog"))
+    assert register(engine, "b.tar", pair(0, "cat", url="https://b.example"), pair(1, "cat", url=long_url)) == 0
+    register(engine, "c.tar", pair(0, "cat", url="https://b.example"), pair(1, "cat", url=None), pair(2, "cat"))
+    for url in ("https://b.example", "https://twin.example", long_url):
+        assert find_images(engine, url=url) == [sha256("icat")], url
+    assert find_images(engine, url="https://a.example") == sorted([sha256("icat"), sha256("idog")])
+    assert attributes(engine)[0] == ("https://a.example", "CC0", {"likes": 3}), "the first crawl decides"
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.sample_urls")).scalar_one() == 3
+
+
+def test_a_later_crawl_fills_what_the_first_one_did_not_give(engine: Engine) -> None:
+    bare: dict[str, Any] = {"url": None, "licence": None, "metadata": "{}"}
+    register(
+        engine, "a.tar", pair(0, "cat", **bare), pair(1, "dog", **bare | {"licence": "MIT"}), pair(2, "emu", **bare)
+    )
+    register(
+        engine, "b.tar", pair(0, "cat", **bare), pair(1, "cat"), pair(2, "cat", url="https://b.example"), pair(3, "dog")
+    )
+    filled = ("https://a.example", "CC0", {"likes": 3})
+    assert attributes(engine) == [filled, (filled[0], "MIT", filled[2]), (None, None, {})]
+    assert find_images(engine, url="https://b.example") == [sha256("icat")]
+
+
+def test_two_ingests_of_the_same_samples_wait_for_each_other_in_one_order(engine: Engine) -> None:
+    words = [f"w{n}" for n in range(60)]
+    register(engine, "a.tar", *(pair(n, word, url=None) for n, word in enumerate(words)))
+    middle = sorted(sha256(word) for word in words)[30]
+    given = {
+        name: [pair(n, word, url=f"https://{name}.example/{word}") for n, word in enumerate(order)]
+        for name, order in {"b": words, "c": words[::-1]}.items()
+    }
+    with ThreadPoolExecutor(2) as threads:
+        with engine.begin() as other:
+            # Both stop in the middle of their samples, with what they have locked before.
+            other.execute(text("SELECT 1 FROM alchemist.samples WHERE pair_hash = :h FOR NO KEY UPDATE"), {"h": middle})
+            done = [threads.submit(register, engine, f"{name}.tar", *pairs) for name, pairs in given.items()]
+            while other.execute(WAITING).scalar_one() < 2:
+                assert not any(one.done() for one in done)
+        assert [one.result() for one in done] == [0, 0]
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.sample_urls")).scalar_one() == len(words)
 
 
 def test_a_revision_takes_the_place_of_the_shard_under_its_address(web: Engine) -> None:

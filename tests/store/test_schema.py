@@ -78,7 +78,7 @@ def test_migrations_make_the_declared_tables_to_the_last_constraint(
         Table.metadata.create_all(connection)
     assert definitions(engine) == definitions(declared)
     declared.dispose()
-    assert len(Table.metadata.tables) == 36
+    assert len(Table.metadata.tables) == 37
 
 
 UNCOMMENTED = """

@@ -39,6 +39,7 @@ from alchemist_core.store.tables.sources import (
     SampleColumn,
     SampleFlag,
     SampleLocation,
+    SampleUrl,
     Shard,
     Takedown,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "SampleColumn",
     "SampleFlag",
     "SampleLocation",
+    "SampleUrl",
     "Score",
     "ScoreDistribution",
     "SemanticDuplicate",

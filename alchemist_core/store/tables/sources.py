@@ -99,7 +99,7 @@ class Shard(Table):
 
 
 class Sample(Table):
-    """One distinct image-text sample, wherever its bytes are stored."""
+    """One distinct image-text sample, wherever its bytes are stored. The first crawl that gives one of its attributes decides it."""
 
     __tablename__ = "samples"
     __table_args__ = (
@@ -161,6 +161,20 @@ SAMPLE_COLUMNS = (
     *(SampleColumn(attribute.name, "text", str) for attribute in CRAWL_ATTRIBUTES),
     SampleColumn("metadata", "jsonb", str),
 )
+
+
+class SampleUrl(Table):
+    """Further URLs where crawls found a sample: those that differ from its `source_url`."""
+
+    __tablename__ = "sample_urls"
+    __table_args__ = (CheckConstraint("octet_length(url_hash) = 32", name="url_hash"),)
+
+    sample_id: Typed[int] = column(
+        BigInteger, ForeignKey("alchemist.samples.sample_id"), primary_key=True, comment="Sample that was found there"
+    )
+    # A URL can be longer than an entry of an index.
+    url_hash: Typed[bytes] = column(primary_key=True, comment="sha256 of the URL in UTF-8 (32 bytes)")
+    source_url: Typed[str] = column(comment="URL of the image, as the crawl gives it")
 
 
 class SampleLocation(Table):
