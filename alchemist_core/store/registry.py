@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, case, delete, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
@@ -230,8 +230,13 @@ def count_shards(engine: Engine, *, dataset: str | None = None) -> dict[str, int
 
 
 def confirm_shard(engine: Engine, shard_id: int, verified_at: datetime) -> None:
-    """Record that a shard was read again and is unchanged."""
-    values = {"verified_at": verified_at, "state": "verified", "state_reason": None, "state_changed_at": None}
+    """Record that a shard was read again and is unchanged.
+
+    If it was missing or changed, the time of its restoration is kept, because earlier checks did not read it.
+    """
+    is_restored = Shard.state != "verified"
+    restored_at = case((is_restored, func.clock_timestamp()), else_=Shard.state_changed_at)
+    values = {"verified_at": verified_at, "state": "verified", "state_reason": None, "state_changed_at": restored_at}
     statement = update(Shard).where(Shard.shard_id == shard_id, Shard.state.in_(READABLE)).values(values)
     with engine.begin() as connection:
         connection.execute(statement)
@@ -358,6 +363,9 @@ def register_shard(
         if imported and samples:
             connection.execute(load_query("import_scores"), {"names": list(imported)})
         insert_faults(connection, shard_id, faults, stage="ingest", rater_id=None, run_id=shard.run_id)
+        # Last: a check that reads while the rows above are written does not see them, so they must be newer than that check.
+        arrived = update(Shard).where(Shard.shard_id == shard_id).values(created_at=func.clock_timestamp())
+        connection.execute(arrived)
         return n_new
 
 
@@ -371,7 +379,7 @@ def _insert_shard(connection: Connection, shard: NewShard, **fields: Any) -> int
     values = {name: getattr(shard, name) for name in NewShard.__slots__}
     given = (
         insert(Shard)
-        .values(values | fields)
+        .values(values | fields | {"created_at": func.clock_timestamp()})
         .on_conflict_do_nothing(index_elements=[Shard.dataset_id, Shard.uri], index_where=text("state <> 'superseded'"))
     )
     return connection.execute(given.returning(Shard.shard_id)).scalar()

@@ -1,7 +1,7 @@
 -- Purpose: Return the suites that checked a night before the last of its data arrived: their results do not cover it.
 -- Parameters: night_id integer.
--- One row is: a suite whose newest result is older than the night's newest shard or, for `scores`, than the revision or the newest
---   scores of the production rater. Suites that never checked the night, releases and drift are left out, and so are results over all nights
+-- One row is: a suite whose newest result is older than the night's newest or last restored shard or, for `scores`, than the revision
+--   or the newest scores of the production rater. Suites that never checked the night, releases and drift are left out, and so are results over all nights
 --   together: a run without a date stores results of each undecided night too.
 -- Relies on: pk_nights, ix_check_results_suite_dataset_name_crawl_date, ix_shards_dataset_id_crawl_date, ix_shard_scores_night_id.
 -- Safe to re-run: yes.
@@ -10,7 +10,8 @@ WITH came AS (
         datasets.name AS dataset_name,
         nights.crawl_date,
         (
-            SELECT max(shards.created_at)
+            -- The state of a verified shard changes when its missing or changed file is restored.
+            SELECT max(greatest(shards.created_at, shards.state_changed_at))
             FROM alchemist.shards
             WHERE
                 shards.dataset_id = nights.dataset_id AND shards.crawl_date = nights.crawl_date

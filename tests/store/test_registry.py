@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.shards.faults import Reason, make_fault
+from alchemist_core.store.checks import read_time
 from alchemist_core.store.registry import (
     NewShard,
     await_shard,
@@ -109,8 +110,41 @@ def test_only_a_shard_whose_samples_are_registered_can_be_missing_or_confirmed(w
     assert list(states(web).values())[4:] == ["rejected", "growing", "retired", "superseded"]
     with web.connect() as connection:
         row = connection.execute(text("SELECT * FROM alchemist.shards WHERE shard_id = 2")).one()
-    assert (row.state_reason, row.state_changed_at) == (None, None)
+    assert row.state_reason is None
     assert row.verified_at == datetime(2026, 1, 5, tzinfo=UTC)
+
+
+def test_a_restored_shard_keeps_the_time_of_its_restoration(web: Engine) -> None:
+    def changed_at(shard_id: int) -> datetime | None:
+        with web.connect() as connection:
+            statement = text("SELECT state_changed_at FROM alchemist.shards WHERE shard_id = :id")
+            return connection.execute(statement, {"id": shard_id}).scalar_one()
+
+    mark_shard(web, 2, "missing", "no file")
+    missing_at = changed_at(2)
+    confirm_shard(web, 2, datetime(2026, 1, 5, tzinfo=UTC))
+    restored_at = changed_at(2)
+    assert missing_at is not None
+    assert restored_at is not None
+    assert missing_at < restored_at
+    confirm_shard(web, 2, datetime(2026, 1, 6, tzinfo=UTC))
+    assert changed_at(2) == restored_at, "it was only read again"
+
+
+def test_a_shard_is_newer_than_a_check_that_read_while_it_was_registered(engine: Engine) -> None:
+    register(engine, "a.tar", pair(0, "cat"))
+    with ThreadPoolExecutor(1) as thread:
+        with engine.begin() as other:
+            # The transaction of the second shard waits here for a sample of this one, and a check begins meanwhile.
+            other.execute(text("SELECT 1 FROM alchemist.samples FOR UPDATE"))
+            second = thread.submit(register, engine, "b.tar", pair(0, "cat"))
+            while not other.execute(WAITING).scalar_one():
+                assert not second.done()
+            checked_at = read_time(engine)
+        assert second.result() == 0
+    with engine.connect() as connection:
+        statement = text("SELECT created_at FROM alchemist.shards WHERE uri = 'b.tar'")
+        assert connection.execute(statement).scalar_one() > checked_at
 
 
 def test_what_is_missing_is_so_since_the_first_time_that_it_was_found(web: Engine) -> None:

@@ -92,7 +92,9 @@ class Shard(Table):
     created_at: Typed[datetime] = created(comment="When the shard was registered")
     verified_at: Typed[datetime | None] = column(comment="When the run that verified the shard began to read it")
     state_reason: Typed[str | None] = column(comment="Why the shard is not read")
-    state_changed_at: Typed[datetime | None] = column(comment="When the state last changed")
+    state_changed_at: Typed[datetime | None] = column(
+        comment="When the state last changed: of a verified shard, when its missing or changed file was restored"
+    )
     retirement_id: Typed[int | None] = column(
         comment="Number of the retirement, ascending; a snapshot excludes shards retired up to its own number"
     )
