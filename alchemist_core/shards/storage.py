@@ -79,7 +79,7 @@ def list_root(root_uri: str) -> RootListing:
     listing = RootListing()
     found = s3.list_objects(root_uri) if is_s3(root_uri) else _list_files(root_uri, listing)
     for entry in found:
-        why = _why_not_read(entry[0].removeprefix(root_uri.rstrip("/")).lstrip("/"))
+        why = _why_not_read(path_below(root_uri, entry[0]))
         if why is not None:
             listing.passed_over.append(PassedOver(entry[0], *why))
         elif entry[0].endswith(".tar"):
@@ -120,6 +120,9 @@ def _why_not_read(path: str) -> tuple[str, bool] | None:
         return "does not end in .tar in small letters. Rename it.", True
     if not is_storable(path):
         return "has a name that is not UTF-8, or contains NUL. Rename it.", True
+    if "//" in f"/{path}":
+        # Only an object can be called so. Joined to its root, the path would be the address of another object.
+        return "has an empty folder name (//). Rename it.", True
     return None
 
 
@@ -257,6 +260,15 @@ def join_uri(root_uri: str, path: str) -> str:
     if path.startswith("/") or "://" in path:
         return path
     return f"{root_uri.rstrip('/')}/{path}"
+
+
+def path_below(root_uri: str, uri: str) -> str:
+    """Return the path of an address below its root: the opposite of `join_uri`. It begins with / if a folder name of an object is empty.
+
+    >>> path_below("s3://crawls/", "s3://crawls/2026-01-01/000000.tar"), path_below("s3://crawls", "s3://crawls//a.tar")
+    ('2026-01-01/000000.tar', '/a.tar')
+    """
+    return uri.removeprefix(root_uri.rstrip("/")).removeprefix("/")
 
 
 def is_s3(uri: str) -> bool:

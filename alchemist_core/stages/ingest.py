@@ -23,6 +23,7 @@ from alchemist_core.shards.storage import (
     join_uri,
     list_root,
     list_shards,
+    path_below,
     remedy_of,
     sha256_of,
 )
@@ -218,7 +219,7 @@ def _datasets(config: IngestConfig, stage_run: StageRun) -> list[DatasetRow]:
 def _require_same_shards(stage_run: StageRun, name: str, root_uri: str) -> None:
     """Refuse a root that lacks a registered shard; their bytes are compared when they are read again."""
     dataset = registry.find_dataset(stage_run.engine, name)
-    sizes = {_below(root_uri, file.uri): file.size_bytes for file in list_shards(root_uri)}
+    sizes = {path_below(root_uri, file.uri): file.size_bytes for file in list_shards(root_uri)}
     known = registry.known_shards(stage_run.engine, dataset.dataset_id)
     readable = {uri: shard.size_bytes for uri, shard in known.items() if shard.state == "verified"}
     if lost := [uri for uri, size_bytes in readable.items() if sizes.get(uri) != size_bytes]:
@@ -226,10 +227,6 @@ def _require_same_shards(stage_run: StageRun, name: str, root_uri: str) -> None:
             f"--move-root: {len(lost):,} of {len(readable):,} shards of {name} are not under {root_uri}, or have another size "
             f"({_enumerate(lost).removesuffix(': ')}). Copy them there, or retire them first: alchemist shard retire."
         )
-
-
-def _below(root_uri: str, uri: str) -> str:
-    return uri.removeprefix(root_uri.rstrip("/")).lstrip("/")
 
 
 class _Ingestion:
@@ -286,12 +283,12 @@ class _Ingestion:
     def _print_skipped(self, listing: RootListing) -> None:
         """Print which files are skipped; those that lose data are recorded, so that the command ends with an error."""
         in_scope = [
-            other for other in listing.passed_over if self._is_in_scope(_below(self._dataset.root_uri, other.uri))
+            other for other in listing.passed_over if self._is_in_scope(path_below(self._dataset.root_uri, other.uri))
         ]
         self._tally.n_passed_over += len(in_scope)
         kept: dict[str, list[str]] = {}
         for other in in_scope:
-            name = _below(self._dataset.root_uri, other.uri)
+            name = path_below(self._dataset.root_uri, other.uri)
             if other.is_loss:
                 self._tally.leave(self._dataset.name, [name], other.why)
             else:
@@ -306,8 +303,8 @@ class _Ingestion:
     def _note_missing(self, listing: RootListing) -> None:
         """Mark shards whose files are missing; record the newly missing ones and those of the night that is ingested."""
         found = [*(file.uri for file in listing.shards), *(other.uri for other in listing.passed_over)]
-        there = {_below(self._dataset.root_uri, uri) for uri in found}
-        unread = tuple(f"{_below(self._dataset.root_uri, folder)}/" for folder in listing.unread_folders)
+        there = {path_below(self._dataset.root_uri, uri) for uri in found}
+        unread = tuple(f"{path_below(self._dataset.root_uri, folder)}/" for folder in listing.unread_folders)
         gone = [(uri, shard) for uri, shard in self._known.items() if uri not in there and not uri.startswith(unread)]
         self._delete_abandoned([(uri, shard.shard_id) for uri, shard in gone if shard.state in registry.UNREGISTERED])
         for uri, shard in gone:
@@ -336,7 +333,7 @@ class _Ingestion:
         if not listing.shards:
             say(f"No .tar under {root_uri}: nothing to ingest.")
         for file in listing.shards:
-            uri = _below(root_uri, file.uri)
+            uri = path_below(root_uri, file.uri)
             own_date = self._date_of(uri)
             known = self._known.get(uri)
             if own_date is None:

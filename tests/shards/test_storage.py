@@ -118,6 +118,19 @@ def test_what_is_not_read_is_named_and_only_what_was_meant_to_be_read_is_a_loss(
     assert len(list_root(folder).shards) == 3
 
 
+def test_an_object_with_an_empty_folder_name_is_named_and_not_read(bucket: str) -> None:
+    keys = ("laion//2026-01-03/a.tar", "laion/2026-01-03//a.tar", "laion//notes.txt", "laion//.part/b.tar")
+    for key in keys:
+        s3._client().put_object(Bucket=BUCKET, Key=key, Body=b"x")
+    found = {
+        other.uri.removeprefix(f"{bucket}/"): other.why for other in list_root(bucket).passed_over if other.is_loss
+    }
+    assert found == dict.fromkeys(
+        ["/2026-01-03/a.tar", "2026-01-03//a.tar"], "has an empty folder name (//). Rename it."
+    )
+    assert len(list_shards(bucket)) == 3
+
+
 def test_what_is_called_a_tar_but_is_no_file_or_was_never_written_is_named(folder: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.tar")
     (tmp_path / "unpacked.tar").mkdir()

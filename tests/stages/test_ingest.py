@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.project import read_project
 from alchemist_core.settings import load_settings
+from alchemist_core.shards import s3
 from alchemist_core.shards.storage import ShardFile
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages import ingest as ingest_stage
@@ -22,6 +23,7 @@ from alchemist_core.stages.ingest import IngestConfig, IngestResult, run
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.nights import late_nights
 from alchemist_core.store.registry import KnownShard, list_datasets
+from tests.object_store import BUCKET
 from tests.shards.conftest import draw_image, make_record, make_tar
 
 pytestmark = pytest.mark.db
@@ -53,6 +55,20 @@ def test_ingesting_again_changes_nothing(ingest_corpus: Callable[[], IngestResul
     report = ingest_corpus()
     assert (report.n_shards, report.n_known) == (0, 6)
     assert checksum(database_url) == before
+
+
+def test_an_object_with_an_empty_folder_name_is_reported_and_not_registered_under_another_address(
+    corpus: Path, engine: Engine, object_store: str
+) -> None:
+    shard = next((corpus / "train").rglob("*.tar")).read_bytes()
+    for key in ("crawl//2026-01-01/a.tar", "crawl/2026-01-02/b.tar"):
+        s3._client().put_object(Bucket=BUCKET, Key=key, Body=shard)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"/2026-01-01/a\.tar: has an empty folder name \(//\)\. Rename it\."):
+            ingest(dataset="web", root=f"{object_store}/crawl")
+    with engine.connect() as connection:
+        shards = connection.execute(text("SELECT uri, state FROM alchemist.shards"))
+        assert [tuple(row) for row in shards] == [("2026-01-02/b.tar", "verified")]
 
 
 def test_only_the_shards_of_the_crawl_date_are_ingested(corpus: Path, database_url: str) -> None:
