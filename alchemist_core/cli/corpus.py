@@ -3,20 +3,27 @@
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from alchemist_core.config import Command, Config, Result
+from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.local.corpus_marker import CorpusMarker
 from alchemist_core.local.scenes import ScenesConfig, draw_scenes
 from alchemist_core.project import load_project
 from alchemist_core.settings import find_project_file, load_settings
-from alchemist_core.shards.layouts.records import LayoutRecord, find_shards, first_unfinished, write_shards
+from alchemist_core.shards.layouts.records import (
+    ALL_CAPTIONS,
+    LayoutRecord,
+    find_shards,
+    first_unfinished,
+    write_shards,
+)
 from alchemist_core.shards.storage import is_s3
 from alchemist_core.telemetry import say
 
@@ -87,9 +94,23 @@ def import_layout(config: ImportConfig) -> CorpusResult:
     # Read one record first, so that an unreadable source is refused before anything is written.
     head = list(islice(records, 1))
     marker.start()
-    n_records = write_shards(chain(head, records), out, shard_size=config.shard_size, first_shard=first)
+    seen: Counter[str] = Counter()
+    counted_records = _count_lists(chain(head, records), seen)
+    n_records = write_shards(counted_records, out, shard_size=config.shard_size, first_shard=first)
     marker.finish()
-    return CorpusResult(folder=out, counts={"records": n_records})
+    if n_lists := seen["caption_lists"]:
+        say(
+            f"{counted(n_lists, 'record')} had a list of captions: the first one with text is the caption, and all of them are in the "
+            f"metadata, as {ALL_CAPTIONS}."
+        )
+    return CorpusResult(folder=out, counts={"records": n_records, **seen})
+
+
+def _count_lists(records: Iterable[LayoutRecord], seen: Counter[str]) -> Iterator[LayoutRecord]:
+    for record in records:
+        if ALL_CAPTIONS in record.metadata:
+            seen["caption_lists"] += 1
+        yield record
 
 
 def _marker_folder(out: str) -> Path:

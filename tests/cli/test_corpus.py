@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -41,6 +42,17 @@ def test_an_import_gives_the_same_shards_in_a_folder_and_in_an_object_store(
     assert tars(f"{object_store}/tars") == {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.tar")}
     assert run(f"{object_store}/set", f"{object_store}/tars").counts == {}
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("s3")]
+
+
+def test_lists_of_captions_are_counted_and_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captions = [["a cat", "a pet"], ["a dog"], None, ["a fox", "an animal"]]
+    table = pa.table({"image": [png(k) for k in range(4)], "caption": captions})
+    (tmp_path / "set").mkdir()
+    pq.write_table(table, tmp_path / "set" / "p.parquet")
+    assert run(tmp_path / "set", tmp_path / "out", shard_size=2).counts == {"records": 4, "caption_lists": 3}
+    said = [line for line in capsys.readouterr().err.splitlines() if "list of captions" in line]
+    assert len(said) == 1
+    assert "3 records had a list of captions: the first one with text is the caption" in said[0]
 
 
 def test_an_object_store_is_refused_clearly_where_a_layout_needs_files(tmp_path: Path) -> None:

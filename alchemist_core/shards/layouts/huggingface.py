@@ -7,7 +7,7 @@ from typing import Any
 
 from alchemist_core.errors import DataError, MissingDependencyError
 from alchemist_core.shards.layouts.parquet_images import CAPTION_COLUMNS
-from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below, read_named_image
+from alchemist_core.shards.layouts.records import LayoutRecord, read_caption, read_file_below, read_named_image
 
 
 def read_huggingface(source: str, split: str = "train", start: int = 0) -> Iterator[LayoutRecord]:
@@ -49,4 +49,5 @@ def _make_record(row: dict[str, Any], image: str, caption: str, folder: Path) ->
     if data is None:
         # Only below the source: the author of a dataset on the hub could name any file of this machine.
         read, note = read_named_image(found.get("path"), partial(read_file_below, folder))
-    return LayoutRecord(read, row.pop(caption) or "", row | note)
+    text, captions = read_caption(row.pop(caption))
+    return LayoutRecord(read, text, row | note | captions)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alchemist_core.errors import DataError, MissingShardError
-from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below, read_named_image
+from alchemist_core.shards.layouts.records import LayoutRecord, read_caption, read_file_below, read_named_image
 from alchemist_core.shards.storage import is_s3, join_uri, list_files, open_shard
 
 CAPTION_COLUMNS = ("caption", "caption_detail", "text", "TEXT", "prompt")
@@ -101,4 +101,5 @@ def _make_record(row: dict[str, Any], image: str, caption: str, read_beside: Cal
     else:
         data = found.get("bytes") if isinstance(found, dict) else found
         read, note = partial(bytes, data or b""), {}
-    return LayoutRecord(read, row.pop(caption) or "", row | note)
+    text, captions = read_caption(row.pop(caption))
+    return LayoutRecord(read, text, row | note | captions)

@@ -132,6 +132,22 @@ def read_file_below(root: Path, name: str) -> bytes:
     return path.read_bytes() if is_inside and path.is_file() else b""
 
 
+ALL_CAPTIONS = "all_captions"
+"""Key of a record's metadata for the list that its caption is the first of."""
+
+
+def read_caption(value: Any) -> tuple[str | bytes, dict[str, Any]]:
+    """Return a caption, and metadata to add to the record: of several captions in a list the first with text, and all of them.
+
+    >>> read_caption(["", "a cat", "a pet"])
+    ('a cat', {'all_captions': ['', 'a cat', 'a pet']})
+    """
+    if not isinstance(value, list | tuple):
+        return value or "", {}
+    texts = (text for text in value if isinstance(text, str | bytes) and text.strip())
+    return next(texts, ""), {ALL_CAPTIONS: list(value)}
+
+
 UNREAD_PATH = "unread_path"
 """Key of a record's metadata for the address of an image that cannot be read, such as `hf://…`."""
 

@@ -19,6 +19,7 @@ from alchemist_core.metrics.geneval import (
     write_images,
     write_results,
 )
+from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.layouts.hpdv3 import read_array, read_hpdv3
 from alchemist_core.shards.layouts.huggingface import _make_record as make_hub_record
 from alchemist_core.shards.layouts.huggingface import read_huggingface
@@ -51,6 +52,29 @@ def test_plain_bytes_are_images_too(tmp_path: Path) -> None:
     pq.write_table(pa.table({"jpg": [png(1)], "text": ["a caption"]}), tmp_path / "p.parquet")
     (record,) = read_parquet(tmp_path / "p.parquet")
     assert (record.caption, record.read_image()) == ("a caption", png(1))
+
+
+def test_of_a_list_of_captions_the_first_is_the_caption_and_all_are_kept(tmp_path: Path) -> None:
+    captions = [["", "a cat", "a pet"], ["a dog"], [], None]
+    images = [png(k) for k in range(len(captions))]
+    pq.write_table(pa.table({"image": images, "caption": captions, "id": [7, 8, 9, 10]}), tmp_path / "p.parquet")
+    hub = [
+        make_hub_record({"image": {"bytes": image}, "caption": caption}, "image", "caption", tmp_path)
+        for image, caption in zip(images, captions, strict=True)
+    ]
+    for found in (list(read_parquet(tmp_path)), hub):
+        assert [record.caption for record in found] == ["a cat", "a dog", "", ""]
+        assert [record.metadata.get("all_captions") for record in found] == captions
+    write_shards(read_parquet(tmp_path), tmp_path / "out", shard_size=10)
+    tar = tmp_path / "out" / "000000.tar"
+    with tar.open("rb") as file:
+        samples = list(read_samples(file, tar.stat().st_size, Reading(has_perceptual_hash=False)))
+    first, second, *rest = samples
+    assert isinstance(first, Sample)
+    assert isinstance(second, Sample)
+    assert (first.caption, second.caption) == ("a cat", "a dog")
+    assert first.metadata == {"id": 7, "all_captions": captions[0]}
+    assert [bad.reason for bad in rest if isinstance(bad, Fault)] == ["missing_caption"] * 2
 
 
 def test_an_image_may_be_a_path_beside_the_file(tmp_path: Path) -> None:
