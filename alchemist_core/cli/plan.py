@@ -20,6 +20,7 @@ from alchemist_core.store.ledger import count_unscored, scoring_speed
 from alchemist_core.store.nights import late_nights, read_night
 from alchemist_core.store.raters import RaterRow, find_raters
 from alchemist_core.store.registry import list_datasets
+from alchemist_core.telemetry import say
 from alchemist_core.training.gpus import CPU, DEFAULT_UTILISATION, GpuName
 
 
@@ -123,12 +124,18 @@ class NightPlan(Result):
     crawl_date: date
 
 
+MOST_ITEMS = 256
+"""Items of a mapped task. Airflow refuses lists of more than 1,024 (`core.max_map_length`)."""
+
+
 class PlanNightResult(Result):
     """Nights to ingest, check and score, each by itself."""
 
     datasets: list[str]
     nights: list[NightPlan]
-    """One night for each dataset, then earlier nights whose shards were still being uploaded when they ran."""
+    """One night for each dataset, then earlier nights with shards that arrived late, the newest first."""
+    n_waiting: int = 0
+    """Earlier nights that are left for the next runs."""
 
     def summary(self) -> str:
         """Return a line for each night."""
@@ -148,9 +155,15 @@ def plan_night(config: PlanNightConfig) -> PlanNightResult:
     late = late_nights(engine, [row.dataset_id for row in rows], config.crawl_date)
     # A night that a check has stopped waits until a person releases it.
     late = [row for row in late if not failed_checks(engine, row.dataset, row.crawl_date)]
+    late.sort(key=lambda row: row.crawl_date, reverse=True)
+    n_late = max(0, MOST_ITEMS - len(named))
     nights = [NightPlan(dataset=name, crawl_date=config.crawl_date) for name in named]
-    nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in late]
-    return PlanNightResult(datasets=named, nights=nights)
+    nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in late[:n_late]]
+    if waiting := late[n_late:]:
+        say(
+            f"Shards of {counted(len(late), 'earlier night')} arrived late. {len(waiting):,} are left for the next runs."
+        )
+    return PlanNightResult(datasets=named, nights=nights, n_waiting=len(waiting))
 
 
 def _declared(engine: Engine) -> list[str]:
@@ -172,10 +185,11 @@ def plan_score(config: PlanScoreConfig) -> PlanScoreResult:
     }
     n_slots = _count_slots(of_rater.values())
     of_night = {night: [counts for (_, other), counts in unscored.items() if other == night] for night in nights}
+    most_slots = max(1, MOST_ITEMS // max(1, len(nights)))
     work = [
         ScoreTask(dataset=night[0], crawl_date=night[1], slot=slot)
         for night in nights
-        for slot in range(_count_slots(of_night[night]))
+        for slot in range(min(most_slots, _count_slots(of_night[night])))
     ]
     n_shards, n_samples = _add(of_rater.values())
     return PlanScoreResult(

@@ -1,13 +1,13 @@
 """The items of mapped tasks: the datasets of a night, and one process for each dataset and slot."""
 
 import json
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 from sqlalchemy import Engine
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli.plan import PlanScoreConfig, plan_score
+from alchemist_core.cli.plan import MOST_ITEMS, PlanScoreConfig, plan_score
 from alchemist_core.errors import ConfigError
 from alchemist_core.settings import load_settings
 from tests.given import insert_rows
@@ -42,6 +42,7 @@ def test_a_night_is_planned_for_every_training_dataset_whatever_its_root_is_like
     assert last_line(capsys) == {
         "datasets": ["books", "web"],
         "nights": [{"dataset": name, "crawl_date": "2026-01-02"} for name in ("books", "web")],
+        "n_waiting": 0,
     }
 
 
@@ -82,6 +83,70 @@ def test_a_shard_that_was_ingested_late_brings_its_night_up_unless_a_check_has_s
         insert_rows(connection, {"check_results": [failed]})
     assert main(["plan", "night", "--crawl-date", "2026-01-03", "--json"]) == 0
     assert [night["crawl_date"] for night in last_line(capsys)["nights"]] == ["2026-01-03"]  # type: ignore[attr-defined]
+
+
+def test_more_late_nights_than_airflow_maps_are_divided_among_runs_the_newest_first(
+    engine: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive of a year that was ingested at once once failed every night from then on, for all datasets."""
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_dataset(connection, dataset_id=2, name="archive")
+        add_rater(connection)
+        connection.exec_driver_sql("UPDATE alchemist.raters SET promoted_at = '2025-01-01'")
+        days = [date(2026, 1, 1) - timedelta(days=number) for number in range(400)]
+        rows = [
+            {
+                "shard_id": 1000 * number + slot,
+                "dataset_id": 2,
+                "crawl_date": day,
+                "uri": f"{day}/{slot}.tar",
+                "n_samples": 5,
+            }
+            for number, day in enumerate(days)
+            for slot in range(4)
+        ]
+        insert_rows(connection, {"shards": rows})
+    monkeypatch.setenv("ALCHEMIST_SCORE_SLOTS", "4")
+    load_settings.cache_clear()
+    assert main(["plan", "night", "--crawl-date", "2026-01-02", "--json"]) == 0
+    said = capsys.readouterr()
+    plan = json.loads(said.out.splitlines()[-1])
+    nights = [(night["dataset"], night["crawl_date"]) for night in plan["nights"]]
+    late = [("archive", day.isoformat()) for day in days[: MOST_ITEMS - 2]]
+    assert nights == [("archive", "2026-01-02"), ("web", "2026-01-02"), *late]
+    assert plan["n_waiting"] == 400 - len(late)
+    assert "Shards of 400 earlier nights arrived late. 146 are left for the next runs." in said.err
+    scoring = plan_score(PlanScoreConfig(rater="nightly", nights=tuple(f"{name}:{day}" for name, day in nights)))
+    assert {(task.dataset, str(task.crawl_date)) for task in scoring.work} == set(nights)
+    assert len(scoring.work) <= MOST_ITEMS
+
+
+def test_a_few_nights_share_all_slots_and_many_nights_get_fewer_each(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+        days = [date(2026, 1, 1) + timedelta(days=number) for number in range(100)]
+        rows = [
+            {
+                "shard_id": 10 * number + slot,
+                "dataset_id": 1,
+                "crawl_date": day,
+                "uri": f"{day}/{slot}.tar",
+                "n_samples": 5,
+            }
+            for number, day in enumerate(days)
+            for slot in range(4)
+        ]
+        insert_rows(connection, {"shards": rows})
+    monkeypatch.setenv("ALCHEMIST_SCORE_SLOTS", "4")
+    load_settings.cache_clear()
+    n_items = {
+        n: len(plan_score(PlanScoreConfig(nights=tuple(f"web:{day}" for day in days[:n]))).work) for n in (1, 64, 100)
+    }
+    assert n_items == {1: 4, 64: 256, 100: 200}
 
 
 def test_scoring_is_planned_for_each_dataset_and_slot(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
