@@ -59,6 +59,8 @@ _DOWNSTREAM: dict[str, Any] = {
     "mixed_precision": "bf16",
     "learning_rate": 1e-4,
     "weight_decay": 0.05,
+    # The protocols sample images with guidance, as the paper does.
+    "proportion_empty_prompts": 0.1,
 }
 _STAR_NEEDS = {"train_rater": ("tokenizer_weights", "text_encoder"), "train_downstream": ("text_encoder",)}
 _PAPER_RATER = _RATER | {

@@ -182,6 +182,20 @@ def test_a_module_that_is_also_a_program_starts_it_after_its_last_definition(fol
     assert late == []
 
 
+OPEN_FILES = """
+import resource
+from alchemist_core.compute_defaults import set_compute_defaults
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1000))
+set_compute_defaults()
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def test_a_command_may_have_as_many_files_open_as_the_system_lets_it() -> None:
+    done = subprocess.run([sys.executable, "-c", OPEN_FILES], capture_output=True, text=True, check=True)
+    assert done.stdout == "(1000, 1000)\n"
+
+
 REUSE = """
 import resource
 import numpy as np

@@ -13,13 +13,15 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.store.embeddings import CentroidsRow, find_centroids, list_semantic_groups
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.samples import count_uncompared, find_duplicates, list_groups
-from alchemist_core.telemetry import ProgressLine
+from alchemist_core.telemetry import ProgressLine, warn
 
 if TYPE_CHECKING:
     from alchemist_core.embeddings.clusters import FirstRun
 
 SCORER_HELP = "Scorer by name; none: the only one that has embeddings"
 USUAL = {"probes": 4, "seed": 0}
+GROWN_BY = 0.1
+"""A difference of the usual threshold from the stored one that is told: ten times as many samples."""
 """Values of a first run that does not give them; those of the threshold and of the whitening depend on the embeddings."""
 
 
@@ -152,6 +154,8 @@ def find_semantic(config: FindSemanticConfig) -> FindSemanticResult:
         # All files wait to be compared now.
         embeddings = Embeddings(engine, rater_id)
     _require_same(scorer, config, centroids)
+    if config.threshold is None:
+        _warn_of_growth(len(embeddings), centroids)
     with ProgressLine("duplicates find-semantic") as line:
         counts = find_semantic_duplicates(
             engine, embeddings, centroids, memory_bytes=int(config.memory_gib * 2**30), on_progress=line.show
@@ -177,6 +181,18 @@ def _describe_whitening(config: FindSemanticConfig, centroids: CentroidsRow, *, 
     if is_first:
         return "no: that takes 1,000 different embeddings of at least 128 numbers"
     return "no, as in earlier runs. To whiten, and compare all samples again: --restart"
+
+
+def _warn_of_growth(n_embeddings: int, centroids: CentroidsRow) -> None:
+    """Say if the threshold of the first run was for far fewer samples: among many, it takes images that are not copies for copies."""
+    from alchemist_core.embeddings.clusters import usual_threshold  # noqa: PLC0415  imports faiss
+
+    usual = usual_threshold(n_embeddings, is_whitened=centroids.is_whitened)
+    if usual >= centroids.threshold + GROWN_BY:
+        warn(
+            f"Samples are compared with threshold {centroids.threshold:g}, as in the first run; for {n_embeddings:,} samples {usual:g} is "
+            "usual, because a lower one takes images that are not copies for copies. To take it and compare all samples again: --restart"
+        )
 
 
 def _require_same(scorer: str, config: FindSemanticConfig, centroids: CentroidsRow) -> None:

@@ -64,7 +64,7 @@ class Classifier(Scorer):
         located = locate_model(options.model)
         super().__init__(options.model_copy(update={"model": located.source}), device)
         self._sha256 = model_sha256(located.path)
-        self._dtype = torch.float16 if options.half and device == "cuda" else torch.float32
+        self._dtype = torch.float16 if options.half and torch.device(device).type == "cuda" else torch.float32
         self.dtype = str(self._dtype).removeprefix("torch.")
         self._network = load_pretrained(
             AutoModelForImageClassification, located.path, what="an image classifier",

@@ -8,8 +8,11 @@ from typing import Any
 
 from alchemist_core.errors import DataError
 from alchemist_core.lazy import NDArray, np
-from alchemist_core.scorers.scorer import Batch, Rated, Scorer
+from alchemist_core.scorers.scorer import Batch, Rated, Scorer, ScorerUnavailableError
 from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
+
+DEVICE_ERRORS = ("OutOfMemoryError", "AcceleratorError")
+"""Names of torch's errors of a device: this module does not import torch."""
 
 
 class BrokenScorerError(DataError):
@@ -58,8 +61,8 @@ class ScorerRunner:
 
     @property
     def device(self) -> str:
-        """Device type of its network; part of a score's provenance."""
-        return self.scorer.device
+        """Device type of its network, without its number; part of a score's provenance."""
+        return self.scorer.device.partition(":")[0]
 
     @property
     def dtype(self) -> str:
@@ -88,6 +91,7 @@ class ScorerRunner:
         except DataError:
             raise
         except Exception as error:  # noqa: BLE001  a scorer's code is not ours
+            self._refuse_shortage(error)
             return self._rate_alone(batch, part, error)
         if self._good is None:
             # A copy, because the pixels are overwritten later.
@@ -128,7 +132,16 @@ class ScorerRunner:
         except DataError:
             raise
         except Exception as error:  # noqa: BLE001  as above
+            self._refuse_shortage(error)
             return error
+
+    def _refuse_shortage(self, error: Exception) -> None:
+        """Stop the scorer at a shortage of memory or a fault of the device: no sample is to blame, and the next run may have more."""
+        if isinstance(error, MemoryError) or type(error).__name__ in DEVICE_ERRORS:
+            raise ScorerUnavailableError(
+                f"Scorer {self.name} stopped: {_describe(error)}. No sample is to blame: lower its batch size, or run fewer jobs on this "
+                "device (ALCHEMIST_JOBS_PER_DEVICE)."
+            ) from error
 
     def _cut(self, batch: Batch, part: slice) -> Batch:
         """Return a part of the batch, padded to the batch size if the scorer wants that."""

@@ -302,8 +302,9 @@ class Scoring:
                     # Other slots hold the remaining shards: they finish them, or their leases expire.
                     time.sleep(WAIT_S)
         for error in {id(error): error for error in self.failed.values()}.values():
-            names = ", ".join(self.columns[column].name for column in self.failed if self.failed[column] is error)
-            self._leave_out(names, error, may_fail=may_fail)
+            failed = [self.columns[column] for column in self.failed if self.failed[column] is error]
+            is_spared = may_fail and all(row.is_shadow for row in failed)
+            self._leave_out(", ".join(row.name for row in failed), error, may_fail=is_spared)
 
     def _has_unscored(self) -> bool:
         engine = self.stage_run.engine
@@ -334,7 +335,10 @@ class Scoring:
                 else open_decoders(count_decode_workers(self.n_total), side, uses_s3=self._uses_s3())
             )
             names = [rater.name for rater in self.columns]
-            pipeline = opened.enter_context(ScoringPipeline(scorers, decoders, self.commit, rater_names=names))
+            spared = [at for at, rater in enumerate(self.columns) if may_fail and rater.is_shadow]
+            pipeline = opened.enter_context(
+                ScoringPipeline(scorers, decoders, self.commit, rater_names=names, may_fail=spared)
+            )
             self.failed = pipeline.failed
             yield pipeline
 

@@ -1,5 +1,7 @@
 """Train a rater by bilevel optimization: it learns which training samples help a proxy model on the validation dataset."""
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,6 +27,8 @@ from alchemist_core.training.sample_reading import StoredSamples
 
 TRAIN_ROLES = ("train",)
 VALIDATION_ROLES = ("validation", "evaluation")
+MOST_STEPS = 2_000
+"""Steps of a training that the store keeps; a chart shows 100 points."""
 FEW_VALIDATION = 1_200
 """With fewer validation samples a rater alone misses defects. Source: research pages 008 and 031."""
 
@@ -181,8 +185,17 @@ def _register(config: TrainRaterConfig, stage_run: StageRun, name: str, identity
     raters.register_rater(
         stage_run.engine, name=name, rule=config.training.rule, config=config.as_json(), identity_hash=identity,
         checkpoint_uri=f"raters/{name}", checkpoint_sha256=folder_sha256(artifact_path(f"raters/{name}")),
-        acceptance_report=metrics, run_id=stage_run.run_id,
+        acceptance_report=metrics | {"history": _thin(metrics["history"])}, run_id=stage_run.run_id,
     )  # fmt: skip
+
+
+def _thin(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep as many steps as a report can use, and each that was validated: commands read the report of a rater often, and whole.
+
+    `metrics.json` in the folder of the rater keeps all steps.
+    """
+    every = math.ceil(len(history) / MOST_STEPS)
+    return [one for at, one in enumerate(history) if at % every == 0 or "held_out_loss" in one]
 
 
 def _read_pairs(config: TrainRaterConfig, engine: Engine, field: str, roles: tuple[str, ...]) -> SampleTable:

@@ -302,6 +302,13 @@ class DownstreamConfig(PinnedConfig):
     ema_decay: Annotated[float, Formerly("average")] = Field(
         0.0, ge=0, lt=1, description="Decay of the EMA of the weights; the EMA model is saved; 0: no EMA"
     )
+    proportion_empty_prompts: float = later_field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the captions that a step replaces with the empty one, so that images can be sampled with classifier-free "
+        "guidance; the published STAR was trained with 0.1",
+    )
     method: Literal["scratch", "finetune", "lora"] = Field(
         "scratch",
         description="What is trained. scratch: all weights, from random ones. finetune: all weights, from those of --base-model. lora: "
@@ -344,6 +351,9 @@ class DownstreamConfig(PinnedConfig):
     def _flux_is_adapted(self) -> "DownstreamConfig":
         if self.flux is not None and self.method != "lora":
             message = f"method {self.method}: a flow-matching transformer is trained by lora, as in preset flux_mini"
+            raise ValueError(message)
+        if self.flux is not None and self.proportion_empty_prompts:
+            message = f"proportion_empty_prompts {self.proportion_empty_prompts}: FLUX-mini has its guidance as an input, and needs no empty caption"
             raise ValueError(message)
         if self.flux is None and self.flux_components is not None:
             message = f"flux_components {self.flux_components} belongs to preset flux_mini"

@@ -5,6 +5,7 @@ It reads samples and writes a folder. It does not depend on the subset that they
 Letters: b samples of a part of a batch.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
 from alchemist_core.telemetry import OnProgress, say
 from alchemist_core.training import checkpoints
 from alchemist_core.training.averaging import average_of
@@ -94,6 +95,11 @@ class _Run:
         """Train until every epoch is done."""
         while self.step < self.n_steps:
             loss = self._descend()
+            if not math.isfinite(loss):
+                raise TrainingCollapsedError(
+                    f"The training stopped: its loss is not finite at step {self.step}. Lower --learning-rate, now "
+                    f"{self.config.learning_rate:g}, or use another --mixed-precision, now {self.config.mixed_precision}."
+                )
             self.step += 1
             self.losses.append(loss)
             if self.step % self.config.checkpointing_steps == 0:

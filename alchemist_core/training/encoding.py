@@ -93,6 +93,21 @@ class StepCaptions:
 
 
 @dataclass(frozen=True, slots=True)
+class EmptyCaptions:
+    """The empty caption in place of a share of a batch's captions, drawn by torch's generator: a step seeds it."""
+
+    features: TextFeatures
+    share: float
+
+    def draw(self, text: TextFeatures) -> TextFeatures:
+        """Replace each caption with the empty one by chance."""
+        n_captions = len(text.mask_BT)
+        is_empty_B = torch.rand(n_captions) < self.share
+        row_B = torch.where(is_empty_B, n_captions, torch.arange(n_captions))
+        return text.joined(self.features.to(text.mask_BT.device)).rows(row_B.to(text.mask_BT.device))
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedSamples:
     """Codes of images and features of captions, and the tokens' inputs where they fit into memory."""
 
@@ -101,6 +116,7 @@ class EncodedSamples:
     captions: StoredCaptions | StepCaptions
     tokenizer: Tokenizer
     tokens: ImageTokens | None
+    empty: EmptyCaptions | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -117,7 +133,8 @@ class EncodedSamples:
             if self.tokens is not None
             else _read_tokens(self.tokenizer, self.codes.rows(index_B))
         )
-        return Batch(tokens, self.captions.rows(index_B))
+        text = self.captions.rows(index_B)
+        return Batch(tokens, text if self.empty is None else self.empty.draw(text))
 
 
 def encode_samples(

@@ -35,7 +35,6 @@ from alchemist_core.models.lora import (
     adapter_weights,
     add_lora,
     load_lora,
-    merge_lora,
     put_adapters,
     save_lora,
 )
@@ -151,7 +150,9 @@ def encode_latents(
 
 
 def read_trained(model_path: Path, config: DownstreamConfig) -> nn.Module:
-    """Load a trained model: the base weights with its adapters merged.
+    """Load a trained model: the base weights, with its adapters beside them.
+
+    Merged into weights of 16 bits, adapters of a short training would be rounded away: another model would be evaluated than was trained.
 
     Raises:
         ConfigError: The base weights are not those of the training.
@@ -165,7 +166,8 @@ def read_trained(model_path: Path, config: DownstreamConfig) -> nn.Module:
         )
     transformer = load_flux(base, config.flux, DTYPES[config.flux.weight_dtype])
     adapted = load_lora(transformer, model_path / "adapters.safetensors", config.lora_rank, targets=FLUX_TARGETS)
-    return merge_lora(adapted)
+    adapted_flux: nn.Module = adapted.get_base_model()
+    return adapted_flux
 
 
 class FluxGenerator:

@@ -4,6 +4,7 @@ The loop in `downstream_training` handles batches, steps and checkpoints for all
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,9 +13,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from alchemist_core.errors import ConfigError
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.models.images import ImageArray
+from alchemist_core.models.published.sources import locate_file
 from alchemist_core.models.published.star import fill_star
 from alchemist_core.models.sampling import sample_codes
 from alchemist_core.models.star import Star
@@ -23,7 +26,7 @@ from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.telemetry import OnProgress
 from alchemist_core.training.checkpoints import read_json
 from alchemist_core.training.config import DownstreamConfig
-from alchemist_core.training.encoding import EncodedSamples, encode_samples
+from alchemist_core.training.encoding import EmptyCaptions, EncodedSamples, encode_samples, tokenizer_fingerprint
 from alchemist_core.training.pinning import open_text_encoder
 from alchemist_core.training.samples import SampleSource
 
@@ -93,6 +96,7 @@ class StarRecipe:
             with torch.device("meta"):
                 star = Star(self._size)
             fill_star(star, config.base_model)
+            _require_its_tokenizer(str(config.base_model), self._tokenizer)
 
     def encode(
         self,
@@ -102,9 +106,11 @@ class StarRecipe:
         on_progress: OnProgress | None = None,
     ) -> EncodedSamples:
         """Run the tokenizer and the text encoder."""
-        return encode_samples(
+        encoded = encode_samples(
             samples, self._tokenizer, self._encoder, cache=cache, accelerator=accelerator, on_progress=on_progress
         )
+        share = self._config.proportion_empty_prompts
+        return replace(encoded, empty=EmptyCaptions(self._encoder.encode([""]), share)) if share else encoded
 
     def make_model(self) -> nn.Module:
         """Build a new generator, or one with the weights of the base model; `lora` adds adapters to it."""
@@ -135,6 +141,20 @@ class StarRecipe:
             save_lora(model, folder / "adapters.safetensors")
             model = merge_lora(model)
         save_file(dict(model.state_dict()), folder / "model.safetensors")
+
+
+def _require_its_tokenizer(base_model: str, tokenizer: Tokenizer) -> None:
+    """Refuse a base model that was trained here on the codes of another tokenizer: the shapes are equal, the codes unrelated.
+
+    Raises:
+        ConfigError: The tokenizer beside the base model is another one.
+    """
+    beside = locate_file(base_model).path.with_name("tokenizer.safetensors")
+    if beside.is_file() and tokenizer_fingerprint(Tokenizer.load(beside)) != tokenizer_fingerprint(tokenizer):
+        raise ConfigError(
+            f"--base-model {base_model} was trained with the tokenizer {beside}, and the rater of this subset has another one: its codes "
+            "mean other image patches. Give a model that was trained under this rater, or train from scratch."
+        )
 
 
 def read_config(model_path: Path) -> DownstreamConfig:

@@ -4,6 +4,7 @@ It reads samples and writes a folder, and uses neither shards nor the database. 
 its slice of every batch, and the first process writes.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,13 @@ class RaterRun:
 
     def _warm_up(self) -> str:
         parts = [self._batch(index_B) for index_B in self._parts(self._train_index(self.progress.step))]
-        return f"warm-up, loss {self.models.warmup_step(parts):.3f}"
+        loss = self.models.warmup_step(parts)
+        if not math.isfinite(loss):
+            raise TrainingCollapsedError(
+                f"Rater training stopped: the loss of the warm-up is not finite at step {self.progress.step}. Lower the proxies' learning "
+                "rate."
+            )
+        return f"warm-up, loss {loss:.3f}"
 
     def _step(self) -> str:
         step, config = self.progress.step, self.config
@@ -324,11 +331,16 @@ def require_whole_groups(config: RaterTrainingConfig, n_processes: int) -> None:
     """
     n_whole = config.group_size * config.gradient_accumulation_steps
     if config.batch_size % (n_processes * n_whole):
-        most = max(2, config.batch_size // n_processes // config.gradient_accumulation_steps)
+        n_parts = n_processes * config.gradient_accumulation_steps
+        most, n_left = divmod(config.batch_size, n_parts)
+        remedy = (
+            f"set softmax_group_size to {most} or a divisor of it, at least 2"
+            if n_left == 0 and most > 1
+            else f"set batch_size to a multiple of {n_processes * n_whole}"
+        )
         raise ConfigError(
             f"batch_size {config.batch_size} does not split into {n_processes} processes of whole softmax groups of "
-            f"{config.group_size} × gradient_accumulation_steps {config.gradient_accumulation_steps}; "
-            f"set softmax_group_size to {most} or a divisor of it"
+            f"{config.group_size} × gradient_accumulation_steps {config.gradient_accumulation_steps}; {remedy}"
         )
 
 

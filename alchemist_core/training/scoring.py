@@ -14,7 +14,7 @@ Letters: N samples of a shard · B samples in a batch · P samples of a decoded 
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -71,12 +71,20 @@ class ScoringPipeline:
         commit: Stores a complete shard, or releases one that could not be read (its `error`); called in one thread, in the order
             in which shards are completed.
         rater_names: Name of each column, for the details of quarantined samples.
+        may_fail: Columns whose scorer stops alone at any error, such as too little memory; an error of the others ends the run.
     """
 
     def __init__(
-        self, scorers: Sequence["BatchScorer"], decoders: Decoders | None, commit: Commit, *, rater_names: Sequence[str]
+        self,
+        scorers: Sequence["BatchScorer"],
+        decoders: Decoders | None,
+        commit: Commit,
+        *,
+        rater_names: Sequence[str],
+        may_fail: Collection[int] = (),
     ) -> None:
         self._scorers, self._decoders, self._commit, self._rater_names = scorers, decoders, commit, rater_names
+        self._may_fail = may_fail
         ends = np.cumsum([scorer.n_outputs for scorer in scorers]).tolist()
         self._columns = [range(end - scorer.n_outputs, end) for scorer, end in zip(scorers, ends, strict=True)]
         self.failed: dict[int, DataError] = {}
@@ -203,8 +211,11 @@ class ScoringPipeline:
         if columns[0] not in self.failed:
             try:
                 rated = scorer.rate(batch.inputs(wanted_P))
-            except DataError as error:
-                self.failed |= dict.fromkeys(columns, error)
+            except Exception as error:
+                if not isinstance(error, DataError) and columns[0] not in self._may_fail:
+                    raise
+                failure = error if isinstance(error, DataError) else DataError(f"{type(error).__name__}: {error}")
+                self.failed |= dict.fromkeys(columns, failure)
         if columns[0] in self.failed:
             for shard, _ in batch.parts:
                 shard.fail(columns, self.failed[columns[0]])

@@ -139,6 +139,19 @@ def test_clusters_that_are_not_whitened_stay_so_until_a_restart(engine: Engine) 
 
 
 @pytest.mark.db
+def test_a_threshold_of_a_small_first_run_is_told_when_a_higher_one_is_usual(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_embeddings(engine, lookalikes(160))
+    find(clusters=2, threshold=0.25)
+    assert "is usual" not in capsys.readouterr().err
+    assert find(threshold=0.25).threshold == 0.25
+    assert "is usual" not in capsys.readouterr().err
+    assert find().threshold == 0.25
+    assert "threshold 0.25, as in the first run; for 160 samples 0.4 is usual" in capsys.readouterr().err
+
+
+@pytest.mark.db
 def test_few_or_short_embeddings_are_not_whitened_and_demanding_it_of_few_is_refused(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
-from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterResult
+from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterResult, _thin
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.flags import set_flags
@@ -223,6 +223,14 @@ def test_proxies_for_a_rater_score_and_are_selected_from_like_any_other(
     policy = SelectionPolicy.model_validate({"retention": 0.2})
     selected = select(SelectConfig(dataset=("scenes",), name="by-proxies", rater=rater, policy=policy))
     assert (selected.n_samples, selected.strategy) == (48, "head_gsample")
+
+
+def test_the_store_keeps_enough_steps_of_a_long_training_and_all_that_were_validated() -> None:
+    history = [{"step": step} | ({"held_out_loss": 1.0} if step % 999 == 7 else {}) for step in range(50_000)]
+    kept = _thin(history)
+    assert len(kept) < 2_100
+    assert [one for one in kept if "held_out_loss" in one] == [one for one in history if "held_out_loss" in one]
+    assert _thin(history[:1_500]) == history[:1_500]
 
 
 def test_a_small_validation_dataset_is_told_with_what_to_add_to_it() -> None:

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.errors import ConfigError, DataError, TrainingCollapsedError
 from alchemist_core.metrics.heldout import heldout_losses
 from alchemist_core.training.averaging import average_weights
 from alchemist_core.training.config import DownstreamConfig
@@ -32,6 +32,17 @@ def test_training_lowers_the_held_out_loss(
     assert after_N.mean() < before_N.mean() - 0.2
 
 
+def test_a_training_whose_loss_is_not_finite_stops_and_leaves_no_model(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples
+) -> None:
+    wild = CONFIG.model_copy(update={"learning_rate": 1e30, "num_train_epochs": 2, "lr_warmup_steps": 0})
+    with pytest.raises(TrainingCollapsedError, match=r"not finite at step \d+. Lower --learning-rate, now 1e\+30"):
+        train_downstream(
+            wild, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "model", on_progress=ignore
+        )
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.slow
 def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples) -> None:
     half = validation_pairs.rows(np.arange(100))
@@ -45,11 +56,11 @@ def test_all_arms_take_the_same_epochs(tmp_path: Path, tokenizer_from: Path, val
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("given", [{}, {"ema_decay": 0.9, "proportion_empty_prompts": 0.1}])
 def test_a_killed_run_resumes_to_bit_identical_weights(
-    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, average: float
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, given: dict[str, float]
 ) -> None:
-    config = CONFIG.model_copy(update={"ema_decay": average})
+    config = CONFIG.model_copy(update=given)
     train_downstream(
         config, validation_pairs, tokenizer_from=tokenizer_from, out=tmp_path / "whole", on_progress=ignore
     )

@@ -18,7 +18,7 @@ from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.sample_table import spool_samples
 from alchemist_core.training import encoding, samples
-from alchemist_core.training.encoding import EncodedSamples, encode_samples
+from alchemist_core.training.encoding import EmptyCaptions, EncodedSamples, encode_samples
 from alchemist_core.training.feature_cache import FeatureCache
 from alchemist_core.training.sample_reading import StoredSamples
 from alchemist_core.training.samples import ImagesOf, JoinedSamples, Samples
@@ -199,6 +199,21 @@ def test_captions_are_kept_if_the_distinct_ones_fit(
     assert 4 < n_words_B.min() <= n_words_B.max() <= 8, "each is stored as 8 tokens"
     monkeypatch.setattr(encoding, "MOST_TEXT_BYTES", most * 8 * WordVectors.dim * 4)
     assert isinstance(encode_samples(pairs, tokenizer, WordVectors()).captions, encoding.StoredCaptions) == is_table
+
+
+def test_a_share_of_the_captions_of_a_batch_is_empty_and_the_others_are_as_they_were() -> None:
+    encoder = WordVectors()
+    text = encoder.encode(["a red box on a blue box"] * 400)
+    empty = EmptyCaptions(encoder.encode([""]), 0.25)
+    torch.manual_seed(3)
+    drawn = empty.draw(text)
+    is_empty_B = (drawn.pooled_BD == empty.features.pooled_BD).all(1)
+    assert 70 < int(is_empty_B.sum()) < 130
+    assert torch.equal(drawn.token_BTD[~is_empty_B], text.token_BTD[~is_empty_B])
+    assert torch.equal(drawn.mask_BT[~is_empty_B], text.mask_BT[~is_empty_B])
+    assert (drawn.mask_BT[is_empty_B].sum(1) == empty.features.mask_BT.sum()).all()
+    torch.manual_seed(3)
+    assert torch.equal(empty.draw(text).mask_BT, drawn.mask_BT)
 
 
 @pytest.mark.parametrize("has_cache", [True, False])

@@ -74,6 +74,7 @@ def score(
     scorers: list[BatchScorer],
     picked: list[list[int]],
     edit: Callable[[PendingShard], PendingShard] | None = None,
+    may_fail: tuple[int, ...] = (),
 ) -> tuple[dict[tuple[int, int], list], dict[int, DataError]]:
     """Score shards; return what is stored for each shard and column, and why columns failed."""
     n_columns = sum(scorer.n_outputs for scorer in scorers)
@@ -89,7 +90,7 @@ def score(
             stored[shard.claimed.shard.shard_id, part.column] = [kept, faults, len(outcome.measured_id_N)]
 
     names = [f"s{n}" for n in range(n_columns)]
-    with ScoringPipeline(scorers, InlineDecoders(SIDE), commit, rater_names=names) as pipeline:
+    with ScoringPipeline(scorers, InlineDecoders(SIDE), commit, rater_names=names, may_fail=may_fail) as pipeline:
         pipeline.run(lambda: next(shards, None))
     return stored, dict(pipeline.failed)
 
@@ -225,6 +226,37 @@ def test_a_scorer_that_breaks_after_a_good_batch_refuses_no_sample(tmp_path: Pat
     together, failed = score(tmp_path, [PixelScorer(3), run_of(Worn)], [[0, 1, 2], [3]])
     assert {key: rows[1] for key, rows in together.items() if key[1] == 1} == {(0, 1): []}
     assert "out of memory" in str(failed[1])
+
+
+def test_a_shortage_of_memory_that_passes_refuses_no_sample(tmp_path: Path) -> None:
+    class Short(Redness):
+        n_calls = 0
+
+        def score(self, batch: Batch) -> np.ndarray:
+            type(self).n_calls += 1
+            if self.n_calls == 1:
+                raise MemoryError("for the other job")
+            return super().score(batch)
+
+    together, failed = score(tmp_path, [PixelScorer(3), run_of(Short)], [[0, 1, 2]])
+    assert [key for key, rows in together.items() if rows[1]] == []
+    assert isinstance(failed[1], ScorerUnavailableError)
+    assert "MemoryError: for the other job. No sample is to blame" in str(failed[1])
+
+
+def test_any_error_of_a_shadow_stops_the_shadow_alone_and_one_of_the_others_the_run(tmp_path: Path) -> None:
+    class Short(PixelScorer):
+        def rate(self, batch: Batch) -> Rated:
+            raise RuntimeError("CUDA error: out of memory")
+
+    stored, failed = score(tmp_path, [PixelScorer(3), Short(3)], PICKED, may_fail=(1,))
+    alone, _ = score(tmp_path, [PixelScorer(3)], PICKED)
+    assert {key: rows[0] for key, rows in stored.items() if key[1] == 0} == {
+        key: rows[0] for key, rows in alone.items()
+    }
+    assert str(failed[1]) == "RuntimeError: CUDA error: out of memory"
+    with pytest.raises(RuntimeError, match="out of memory"):
+        score(tmp_path, [Short(3), PixelScorer(3)], PICKED, may_fail=(1,))
 
 
 def test_embeddings_that_change_their_length_stop_their_scorer_alone(tmp_path: Path) -> None:

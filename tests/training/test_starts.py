@@ -16,6 +16,7 @@ from alchemist_core.models.published.star import export_star, rater_layout
 from alchemist_core.models.published.weights import export_weights
 from alchemist_core.models.star import Star
 from alchemist_core.models.text import WordVectors
+from alchemist_core.models.tokenizer import Tokenizer
 from alchemist_core.rating.config import RaterFeatures, ScoringRule
 from alchemist_core.rating.rater import Rater
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
@@ -186,6 +187,26 @@ def test_finetuning_moves_every_weight_and_lora_leaves_most(tmp_path: Path, toke
         moved[method] = {name for name in base if not torch.equal(model[name], base[name])}
     assert moved["finetune"] == set(Star(STAR).state_dict())
     assert 0 < len(moved["lora"]) < len(moved["finetune"])
+
+
+def test_a_base_model_that_was_trained_with_another_tokenizer_is_refused(
+    tmp_path: Path, tokenizer_from: Path, few: Samples
+) -> None:
+    own = tmp_path / "own"
+    train_downstream(downstream(), few, tokenizer_from=tokenizer_from, out=own, on_progress=ignore)
+    goes_on = downstream(method="finetune", base_model=own)
+    train_downstream(goes_on, few, tokenizer_from=tokenizer_from, out=tmp_path / "on", on_progress=ignore)
+    other = Tokenizer.load(own / "tokenizer.safetensors")
+    with torch.no_grad():
+        other.quantiser.codebook.weight.add_(1.0)
+    (tmp_path / "other").mkdir()
+    other.save(tmp_path / "other" / "tokenizer.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"was trained with the tokenizer .*, and the rater of this subset has another one"
+    ):
+        train_downstream(
+            goes_on, Unread(few.image_NHWC, few.captions), tokenizer_from=tmp_path / "other", out=tmp_path / "no", on_progress=ignore
+        )  # fmt: skip
 
 
 def test_a_base_model_of_another_size_is_refused_before_an_image_is_read(
