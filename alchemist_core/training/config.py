@@ -353,7 +353,7 @@ class DownstreamConfig(PinnedConfig):
             message = f"method {self.method}: a flow-matching transformer is trained by lora, as in preset flux_mini"
             raise ValueError(message)
         if self.flux is not None and self.proportion_empty_prompts:
-            message = f"proportion_empty_prompts {self.proportion_empty_prompts}: FLUX-mini has its guidance as an input, and needs no empty caption"
+            message = f"proportion_empty_prompts {self.proportion_empty_prompts}: FLUX-mini needs none, its guidance is an input"
             raise ValueError(message)
         if self.flux is None and self.flux_components is not None:
             message = f"flux_components {self.flux_components} belongs to preset flux_mini"
