@@ -483,7 +483,7 @@ def _holdings(engine: Engine, config: GcSubsetConfig) -> tuple[list[Holding], li
     found, left = [], []
     for row in _free_rows(engine, config):
         try:
-            found.append(_holding(row))
+            found.append(_holding(engine, row))
         except DataError as error:
             left.append(f"{row.name} v{row.version}: {error}")
     return [holding for holding in found if holding.n_bytes or holding.row.all_materialized_uris], left
@@ -515,11 +515,11 @@ def _describe_copy(uri: str) -> str:
     return display_address(uri) if is_finished(uri) else f"{display_address(uri)} (not finished)"
 
 
-def _holding(row: CollectableVersion | TaintedVersion) -> Holding:
+def _holding(engine: Engine, row: CollectableVersion | TaintedVersion) -> Holding:
     """Find the files of a version. Every address is compared first, so that of a version with a foreign one nothing is removed.
 
     Raises:
-        DataError: An address is not one that select or materialize makes for the version, or its files cannot be reached.
+        DataError: An address is not one that select or materialize makes for the version, or its files cannot be reached or recognised.
     """
     from alchemist_core.subsets.materialized import (  # noqa: PLC0415  loads the image libraries
         materialized_size,
@@ -529,10 +529,40 @@ def _holding(row: CollectableVersion | TaintedVersion) -> Holding:
     manifests = [_own_manifest(row)] if isinstance(row, CollectableVersion) else []
     for uri in row.all_materialized_uris:
         require_own_address(uri, row.name, row.version)
-    there = tuple(path for path in manifests if path.exists())
     sizes = {uri: materialized_size(uri) for uri in row.all_materialized_uris}
+    sizes = {uri: size for uri, size in sizes.items() if size and _is_own(engine, row, uri)}
+    there = tuple(path for path in manifests if path.exists())
     n_bytes = _members_bytes(row) + sum(path.stat().st_size for path in there) + sum(sizes.values())
-    return Holding(row, there, tuple(uri for uri, size in sizes.items() if size), n_bytes)
+    return Holding(row, there, tuple(sizes), n_bytes)
+
+
+def _is_own(engine: Engine, row: CollectableVersion | TaintedVersion, uri: str) -> bool:
+    """Return whether the files at an address are a dataset of the version; False if they are another one, such as of another home.
+
+    Raises:
+        DataError: They carry no identity, or several, or the members of the version cannot be found.
+    """
+    from alchemist_core.subsets.materialized import (  # noqa: PLC0415  loads the image libraries
+        display_address,
+        find_identities,
+        identify_members,
+        is_in_home,
+        layout_of,
+    )
+
+    if is_in_home(uri) or not (found := find_identities(uri)):
+        return True
+    manifest = load_manifest(engine, subsets.find_by_id(engine, row.subset_id))
+    own = identify_members(manifest.pair_hash_K32, manifest.weight_K, layout_of(uri))
+    if found == {own}:
+        return True
+    if own in found or None in found:
+        raise DataError(
+            f"{display_address(uri)} holds files that are not part of this version's materialized dataset, so nothing of this version "
+            "is removed. Move or remove them, then run again."
+        )
+    say(f"{display_address(uri)} holds another dataset than that of {row.name} v{row.version}. It is not removed.")
+    return False
 
 
 def _own_manifest(row: CollectableVersion) -> Path:

@@ -30,6 +30,7 @@ from alchemist_core.subsets.materialized import (
     Verify,
     dataset_name,
     display_address,
+    is_in_home,
     materialize_to,
     materialized_size,
     remove_materialized,
@@ -95,10 +96,17 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
     store_members(engine, subset.subset_id, load_manifest(engine, subset))
     members, uri = locate_all(engine, subset), copy_uri(config, subset)
     require_reachable(uri)
-    note_copy(engine, subset.subset_id, uri)
     layout = Layout(config.shard_size, config.shuffle_seed)
+
+    def note(has_files: bool) -> None:  # noqa: FBT001  an `OnFound`
+        if has_files:
+            _require_own(subset, uri)
+        note_copy(engine, subset.subset_id, uri)
+
     try:
-        dataset = materialize_to(members, uri, layout, verify=config.verify, on_progress=stage_run.report)
+        dataset = materialize_to(
+            members, uri, layout, verify=config.verify, on_found=note, on_progress=stage_run.report
+        )
     except Exception:
         _forget_if_empty(stage_run, subset, uri)
         raise
@@ -128,6 +136,18 @@ def copy_uri(config: MaterializeConfig, subset: SubsetRow) -> str:
     if config.to is None:
         return f"{DATASETS}/{name}"
     return join_uri(config.to if is_s3(config.to) else str(Path(config.to).absolute()), name)
+
+
+def _require_own(subset: SubsetRow, uri: str) -> None:
+    """Refuse a dataset that this store has not recorded: the same members and layout do not show whose it is.
+
+    A recorded one is deleted when the version is garbage-collected or an image of it is taken down.
+    """
+    if not (is_in_home(uri) or uri in subset.all_materialized_uris):
+        raise DataError(
+            f"{display_address(uri)} exists and was not written for {subset.title} of this store: it may belong to another home. "
+            "Name another address, or remove it."
+        )
 
 
 def _forget_if_empty(stage_run: StageRun, subset: SubsetRow, uri: str) -> None:

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -56,6 +56,9 @@ from alchemist_core.telemetry import OnProgress
 
 Verify = Literal["read_back", "source"]
 """source: compare each record read from its source with what ingest registered; read_back: also read each written tar again."""
+OnFound = Callable[[bool], None]
+"""Called before the first byte is written, with whether files are at the address already. They are those of the same dataset: others were
+refused. It may refuse these too, because another store can have made them."""
 """Called with the number of samples done, of all samples, and the name of a tar."""
 MANIFEST_NAME, INDEX_NAME, CARD_NAME, SUMS_NAME = "manifest.parquet", "wids.json", "README.md", "SHA256SUMS"
 JOURNAL_NAME = ".journal"
@@ -128,6 +131,7 @@ def materialize_to(
     layout: Layout,
     *,
     verify: Verify = "read_back",
+    on_found: OnFound | None = None,
     on_progress: OnProgress | None = None,
 ) -> MaterializedDataset:
     """Copy records to a folder or an `s3://` prefix. Correct parts that are there already are not written again.
@@ -136,10 +140,16 @@ def materialize_to(
         DataError: As `materialize_folder`; or the object store refuses, or the prefix holds something else.
     """
     if not is_s3(uri):
-        storage = FolderStorage(verify)
-        return materialize_folder(members, dataset_folder(uri), layout, storage=storage, on_progress=on_progress)
+        return materialize_folder(
+            members,
+            dataset_folder(uri),
+            layout,
+            storage=FolderStorage(verify),
+            on_found=on_found,
+            on_progress=on_progress,
+        )
     bucket = _ObjectStorage(uri.rstrip("/"), identify_dataset(members, layout), verify)
-    if (shards := bucket.find_dataset()) is not None:
+    if (shards := bucket.find_dataset(on_found)) is not None:
         return MaterializedDataset(Path(uri), shards, 0)
     local = _staging(uri) / bucket.uri.rpartition("/")[2]
     dataset = materialize_folder(members, local, layout, storage=bucket, on_progress=on_progress)
@@ -174,6 +184,16 @@ def require_own_address(uri: str, name: str, version: int) -> None:
             f"({DATASETS}/{name}/v{version}-..., or {name}/v{version}-... under --to), so nothing of it is removed. "
             "Find out who changed this row of the store."
         )
+
+
+def layout_of(uri: str) -> Layout:
+    """Return the layout that an address of `dataset_name` is for.
+
+    >>> layout_of("s3://bucket/copies/cats/v2-1000-s7")
+    Layout(shard_size=1000, shuffle_seed=7)
+    """
+    _, shard_size, *seed = uri.rpartition("/")[2].split("-")
+    return Layout(int(shard_size), int(seed[0].removeprefix("s")) if seed else None)
 
 
 def dataset_folder(uri: str) -> Path:
@@ -224,17 +244,52 @@ def materialized_size(uri: str) -> int:
         ) from error
 
 
+def is_in_home(uri: str) -> bool:
+    """Return whether an address is in the home, where no other store writes."""
+    return not is_s3(uri) and not Path(uri).is_absolute()
+
+
+def find_identities(uri: str) -> set[str | None]:
+    """Return the identities (`identify_dataset`) of the files at an address outside the home; None for files without one.
+
+    A folder has that of its manifest, an unfinished one that of its journal. An unfinished one without a journal has none to compare and is
+    not counted: it is empty, or what an interrupted removal left. Each object has its own.
+
+    Raises:
+        DataError: The object store cannot be read.
+    """
+    if is_s3(uri):
+        objects = [found for found, _, _ in s3.find_objects(uri)]
+        with ThreadPoolExecutor(_N_REQUESTS) as pool:
+            return {label.get(_IDENTITY_LABEL) for _, label in pool.map(s3.read_labels, objects)}
+    folder, partial = dataset_folder(uri), partial_path(dataset_folder(uri))
+    found: set[str | None] = {_identity_in(folder)} if folder.exists() else set()
+    if partial.exists() and (identity := _identity_in(partial)) is not None:
+        found.add(identity)
+    return found
+
+
+def _identity_in(folder: Path) -> str | None:
+    if (manifest := read_dataset_manifest(folder)) is not None:
+        return manifest[0]
+    try:
+        return (folder / JOURNAL_NAME).read_text(encoding="utf-8", errors="replace").partition("\n")[0] or None
+    except OSError:
+        return None
+
+
 def remove_materialized(uri: str) -> None:
-    """Delete a dataset, finished or not. An address that the store names is compared before (`require_own_address`).
+    """Delete a dataset, finished or not. The caller has compared the address (`require_own_address`) and what is there (`find_identities`).
 
     Raises:
         DataError: A part of it cannot be deleted and still exists.
     """
     if is_s3(uri):
         s3.remove_objects(uri)
-    for folder in _folders(uri):
+    # The unfinished one first, whose name the finished one then takes: what an interrupted removal leaves has no manifest to be found by.
+    for folder in reversed(_folders(uri)):
         try:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder if is_s3(uri) else folder.replace(partial_path(dataset_folder(uri))))
         except OSError as error:
             raise DataError(
                 f"{folder} cannot be removed ({error.strerror or error}). Correct the folder's permissions, then run again."
@@ -318,6 +373,7 @@ def materialize_folder(
     layout: Layout,
     *,
     storage: "TarStorage | None" = None,
+    on_found: OnFound | None = None,
     on_progress: OnProgress | None = None,
 ) -> MaterializedDataset:
     """Copy the records into `out_dir/NNNNNN.tar`, with a manifest and the files that readers of datasets expect.
@@ -333,7 +389,10 @@ def materialize_folder(
     storage = storage or FolderStorage("read_back")
     identity, partial = identify_dataset(members, layout), partial_path(out_dir)
     with _sole_writer(out_dir.parent) as lock, ThreadPoolExecutor(_WRITERS_A_CORE * n_own_cores()) as pool:
-        if (shards := _find_dataset(out_dir, identity)) is not None:
+        shards = _find_dataset(out_dir, identity)
+        if on_found is not None:
+            on_found(out_dir.exists() or partial.exists())
+        if shards is not None:
             if all(pool.map(lambda shard: storage.has(out_dir, shard), shards)) and _has_right_sums(out_dir, shards):
                 return MaterializedDataset(out_dir, shards, 0)
             # Reuse the correct parts of a damaged dataset.
@@ -362,17 +421,26 @@ def identify_dataset(members: MemberTable, layout: Layout) -> str:
     Raises:
         DataError: A sample occurs twice.
     """
-    pair_hash_N32 = sort_hashes(hash_column(members.table.column("pair_hash")))
-    is_again_N = (pair_hash_N32[1:] == pair_hash_N32[:-1]).all(axis=1)
+    return identify_members(hash_column(members.table.column("pair_hash")), members.weights(), layout)
+
+
+def identify_members(pair_hash_N32: NDArray[np.uint8], weight_N: NDArray[np.float64] | None, layout: Layout) -> str:
+    """Return the same hash of members in any order, and of their weights if the version has any.
+
+    Raises:
+        DataError: A sample occurs twice.
+    """
+    sorted_N32 = sort_hashes(pair_hash_N32)
+    is_again_N = (sorted_N32[1:] == sorted_N32[:-1]).all(axis=1)
     if is_again_N.any():
-        again = pair_hash_N32[1:][is_again_N][0].tobytes()
+        again = sorted_N32[1:][is_again_N][0].tobytes()
         raise DataError(
             f"{int(is_again_N.sum())} samples occur twice among the members, the first is {again.hex()[:16]}. Select again."
         )
     digest = hashlib.sha256(f"1 {layout.shard_size} {layout.shuffle_seed} ".encode())
-    digest.update(np.ascontiguousarray(pair_hash_N32).data)
-    if (weight_N := members.weights()) is not None:
-        digest.update(hashes_sha256(hash_column(members.table.column("pair_hash")), weight_N).encode())
+    digest.update(np.ascontiguousarray(sorted_N32).data)
+    if weight_N is not None:
+        digest.update(hashes_sha256(pair_hash_N32, weight_N).encode())
     return digest.hexdigest()
 
 
@@ -636,7 +704,7 @@ class _ObjectStorage:
             raise DataError(f"{to} differs from what was uploaded. Check the object store, then run again.")
         return size_bytes
 
-    def find_dataset(self) -> list[MaterializedShard] | None:
+    def find_dataset(self, on_found: OnFound | None = None) -> list[MaterializedShard] | None:
         """Return the tars of a finished and undamaged dataset; None if it must be written or completed.
 
         Raises:
@@ -650,6 +718,8 @@ class _ObjectStorage:
                     f"{strange[0]} exists and belongs to something else. Remove everything under {self.uri}, or name another "
                     "address."
                 )
+            if on_found is not None:
+                on_found(bool(sizes))
             shards = self._read_manifest() if f"{self.uri}/{MANIFEST_NAME}" in labels else None
             if shards is None:
                 return None

@@ -21,7 +21,7 @@ from alchemist_core.store import subsets
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset, mark_materialized, note_copy, publish_subset, store_members
 from alchemist_core.subsets import materialized
-from alchemist_core.subsets.materialized import remove_materialized
+from alchemist_core.subsets.materialized import identify_members, layout_of, remove_materialized
 from alchemist_core.subsets.selected import load_manifest
 from tests.drawn_versions import N_PAIRS, NAME, current, fill_pool, members, run_publish, select
 from tests.given import insert_rows
@@ -237,7 +237,7 @@ def test_tars_that_cannot_be_removed_are_left_with_their_membership_so_that_a_ta
         report = collect(dry_run=False)
     assert [line for line in report.left if "best v1: " in line and "cannot be removed (Permission denied)" in line]
     assert [line.split(" (")[0] for line in report.removed] == ["best v5"]
-    assert tars.exists()
+    assert (tars.with_name(f".{tars.name}.part") / "000000.tar").exists()
     assert find_subset(versions, NAME, version=1).all_materialized_uris != []
     assert partitions(versions) == {1, 2, 3}
 
@@ -340,8 +340,12 @@ def test_gc_obeys_no_address_that_materialize_does_not_make(
     assert s3.find_objects(object_store)
     assert manifests(versions)[0]
     # As --to makes them.
-    note_addresses(versions, 1, str(others[1]), f"{object_store}/copies/{NAME}/v1-1000-s7")
-    client.put_object(Bucket=BUCKET, Key=f"copies/{NAME}/v1-1000-s7/000000.tar", Body=b"tar")
+    uris = str(others[1]), f"{object_store}/copies/{NAME}/v1-1000-s7"
+    note_addresses(versions, 1, *uris)
+    here, there = (identity(versions, 1, uri) for uri in uris)
+    (others[1] / ".journal").write_text(f"{here}\n")
+    key = f"copies/{NAME}/v1-1000-s7/000000.tar"
+    client.put_object(Bucket=BUCKET, Key=key, Body=b"tar", Metadata={"alchemist-copy": there})
     assert [line.split(" (")[0] for line in collect(dry_run=False).removed] == ["best v1"]
     assert [folder.exists() for folder in others] == [True, False, True]
     assert [uri for uri, _, _ in s3.find_objects(object_store)] == [f"{object_store}/{NAME}/000000.tar"]
@@ -368,6 +372,11 @@ def test_gc_removes_a_manifest_only_from_the_folder_of_its_subset(versions: Engi
     assert [line.split(" (")[0] for line in report.removed if line.startswith(NAME)] == ["best v5"]
     assert [line for line in report.left if line.startswith("best v1: ") and repr(uri) in line]
     assert path.read_bytes() == b"mine"
+
+
+def identity(engine: Engine, version: int, uri: str) -> str:
+    manifest = load_manifest(engine, find_subset(engine, NAME, version=version))
+    return identify_members(manifest.pair_hash_K32, manifest.weight_K, layout_of(uri))
 
 
 def note_addresses(engine: Engine, version: int, *uris: str) -> None:

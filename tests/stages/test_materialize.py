@@ -4,7 +4,7 @@ import io
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 import webdataset
 from sqlalchemy import Engine, text
 
+from alchemist_core.__main__ import main
 from alchemist_core.cli.export import ExportLocationsConfig, locations
 from alchemist_core.cli.subset import GcSubsetConfig, gc
 from alchemist_core.errors import DataError
@@ -23,8 +24,9 @@ from alchemist_core.stages import materialize as stage
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.materialize import MaterializeConfig, MaterializeResult
+from alchemist_core.store.engine import open_store
 from alchemist_core.store.samples import find_reach, take_down
-from alchemist_core.store.subsets import find_subset
+from alchemist_core.store.subsets import find_subset, note_copy
 from alchemist_core.subsets import materialized
 from alchemist_core.subsets.blocks import BlockShuffle
 from alchemist_core.subsets.dataset import Reader, SubsetDataset
@@ -32,6 +34,7 @@ from alchemist_core.subsets.materialized import RepeatSamples
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.object_store import BUCKET
 from tests.stored_version import add_version, share_of
+from tests.trained_store import TrainedStore, used
 
 pytestmark = pytest.mark.db
 NAME, N_PAIRS = "half", 60
@@ -58,10 +61,34 @@ def bucket(engine: Engine, crawl: Path, object_store: str) -> Engine:
     return ingested(engine, f"{object_store}/crawl")
 
 
-def ingested(engine: Engine, root: str) -> Engine:
+def ingested(engine: Engine, root: str, share: float = 0.5) -> Engine:
     ingest(IngestConfig(dataset="crawl", root=root, perceptual_hash=False))
-    add_version(engine, NAME, share_of(engine, "crawl", 0.5))
+    add_version(engine, NAME, share_of(engine, "crawl", share))
     return engine
+
+
+@pytest.fixture(params=["folder", "object store"])
+def shared(request: pytest.FixtureRequest, object_store: str, tmp_path: Path) -> "Shared":
+    """An address outside the home."""
+    return Shared(str(tmp_path / "shared") if request.param == "folder" else f"{object_store}/shared")
+
+
+@dataclass(frozen=True)
+class Shared:
+    to: str
+
+    @property
+    def address(self) -> str:
+        return f"{self.to}/{NAME}/v1-10"
+
+    def files(self) -> dict[str, bytes]:
+        return objects("shared/") if self.to.startswith("s3://") else files(self.address)
+
+    def fill_elsewhere(self, make_database: Callable[..., str], home: Path, crawl: Path, share: float) -> None:
+        """Let another home materialize its version of the same name there."""
+        with used(TrainedStore(make_database(), home)):
+            ingested(open_store(), str(crawl), share)
+            assert run(to=self.to).folder == self.address
 
 
 def run(**fields: object) -> MaterializeResult:
@@ -197,6 +224,74 @@ def test_a_prefix_that_holds_something_else_is_left_alone(folder: Engine, object
     ):
         run(to=f"{object_store}/copies")
     assert list(objects("copies/").values()) == [b"mine"]
+
+
+@pytest.mark.parametrize("share", [0.7, 0.5], ids=["other members", "equal members"])
+def test_a_dataset_of_another_home_is_refused_and_neither_a_takedown_nor_gc_removes_it(
+    folder: Engine, crawl: Path, shared: Shared, make_database: Callable[..., str], tmp_path: Path, share: float
+) -> None:
+    shared.fill_elsewhere(make_database, tmp_path / "elsewhere", crawl, share)
+    before = shared.files()
+    with pytest.raises(DataError, match=r"exists and .* another"):
+        run(to=shared.to)
+    assert find_subset(folder, NAME).all_materialized_uris == []
+    own = run()
+    take_down(folder, [an_image(folder)], "asked for", actor="ann")
+    gc(GcSubsetConfig(min_age_days=7, dry_run=False))
+    assert not Path(own.folder).exists()
+    assert gc(GcSubsetConfig(min_age_days=0, dry_run=False)).left == []
+    assert shared.files() == before
+
+
+def test_an_address_that_was_recorded_before_it_was_refused_is_forgotten_and_its_files_stay(
+    folder: Engine,
+    crawl: Path,
+    shared: Shared,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """As version 0.1 recorded it."""
+    shared.fill_elsewhere(make_database, tmp_path / "elsewhere", crawl, 0.7)
+    before = shared.files()
+    note_copy(folder, find_subset(folder, NAME).subset_id, shared.address)
+    assert main(["subset", "gc", "--min-age-days", "0", "--no-dry-run"]) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith("half v1 (selected): membership, ")
+    assert f"{shared.address} holds another dataset than that of half v1. It is not removed." in err
+    assert shared.files() == before
+    assert find_subset(folder, NAME).all_materialized_uris == []
+
+
+def test_gc_leaves_a_version_beside_whose_dataset_somebody_put_files(folder: Engine, object_store: str) -> None:
+    run(to=f"{object_store}/shared")
+    s3._client().put_object(Bucket=BUCKET, Key=f"shared/{NAME}/v1-10/notes.txt", Body=b"mine")
+    before = objects("shared/")
+    report = gc(GcSubsetConfig(min_age_days=0, dry_run=False))
+    assert [line for line in report.left if "holds files that are not part of this version's" in line]
+    assert report.removed == []
+    assert objects("shared/") == before
+    assert len(find_subset(folder, NAME).all_materialized_uris) == 1
+
+
+def test_gc_recognises_a_dataset_with_weights_and_a_seed_and_what_an_interrupted_removal_left(
+    folder: Engine, tmp_path: Path
+) -> None:
+    plain = share_of(folder, "crawl", 0.5)
+    add_version(folder, NAME, replace(plain, weight_K=np.resize([0.5, 1.5], len(plain))))
+    made = Path(run(newest=True, shuffle_seed=3, to=str(tmp_path / "out")).folder)
+
+    def break_off(folder: Path) -> None:
+        (folder / "manifest.parquet").unlink()
+        raise OSError("the disk is away")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", break_off)
+        report = gc(GcSubsetConfig(min_age_days=0, dry_run=False))
+    assert "v2-10-s3 cannot be removed (the disk is away)" in report.left[0]
+    report = gc(GcSubsetConfig(min_age_days=0, dry_run=False))
+    assert [line.split(" (")[0] for line in report.removed] == ["half v2"]
+    assert list(made.parent.iterdir()) == []
 
 
 def test_a_version_in_an_object_store_is_read_without_a_copy(bucket: Engine) -> None:
