@@ -9,12 +9,15 @@ from pydantic import Field
 
 from alchemist_core.config import Command, Config, Result
 from alchemist_core.local.airflow_environment import task_log_path
-from alchemist_core.notifications import Event, Kind, runbook_page, task_page
+from alchemist_core.notifications import Event, Kind, runbook_page, send_announced, task_page
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.notifications import announce, deliver, is_delivered, settle_failures
+from alchemist_core.store.notifications import announce, is_delivered, settle_failures
 
-LONGEST_REASON = 4000  # characters at the end of a log
+LONGEST_FIRST_LINE = 1000
+"""Characters of the first line of a reason, the headline: from its start."""
+LONGEST_REST = 4000
+"""Characters of the other lines, such as a log: from their end."""
 
 
 class TaskConfig(Config):
@@ -95,8 +98,8 @@ def _note(
     **more: Any,
 ) -> NoteResult:
     """Record an event once, so that a repeated callback sends no second notification."""
-    reason = reason[-LONGEST_REASON:]
-    first, _, rest = reason.partition("\n")
+    first, line_end, rest = reason.partition("\n")
+    first, rest = first[:LONGEST_FIRST_LINE], rest[-LONGEST_REST:]
     # Without a run id, a repeated event cannot be recognised, so each call is an event of its own.
     run = config.run or uuid4().hex
     event = Event(
@@ -110,9 +113,10 @@ def _note(
     engine = open_store()
     with engine.begin() as connection:
         if announce(connection, event):
-            after = {"reason": reason, "run": config.run, **more}
+            after = {"reason": first + line_end + rest, "run": config.run, **more}
             record_event(connection, current_actor(), action, config.subject, after=after)
-    deliver(engine)
+    # Not `deliver`: the command would send again at its end, and that is another of the few attempts of an event.
+    send_announced()
     return NoteResult(subject=config.subject, is_notified=is_delivered(engine, event.key))
 
 

@@ -1,5 +1,6 @@
 """Maintenance removes what dead processes left and nothing in use; failures and questions of Airflow reach a person."""
 
+import json
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -167,6 +168,25 @@ def test_a_failure_has_the_end_of_its_log_for_a_reason(
     failure(NoteConfig(subject="d.t", reason="exit code 9", run="r1", try_number=3))
     (reason,) = values(engine, "SELECT after ->> 'reason' FROM alchemist.audit_events")
     assert reason == "exit code 9\n  a loss is not finite"
+
+
+def test_the_headline_of_a_failure_is_its_error_however_long_its_log_is(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "airflow" / "logs" / "dag_id=d" / "run_id=r1" / "task_id=t" / "attempt=3.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(json.dumps({"event": f"step {step} " + "x" * 280}) + "\n" for step in range(40)))
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    failure(NoteConfig(subject="d.t", reason="exit code 9", run="r1", try_number=3))
+    (event,) = values(engine, "SELECT event FROM alchemist.notifications")
+    assert event["what_happened"] == "d.t: exit code 9"
+    assert len(event["facts"]["details"]) == 4000
+    assert event["facts"]["details"].rstrip("x").endswith("step 39 ")
+    (reason,) = values(engine, "SELECT after ->> 'reason' FROM alchemist.audit_events")
+    assert reason == f"exit code 9\n{event['facts']['details']}"
+    failure(NoteConfig(subject="d.long", reason="disk full " * 1500))
+    headlines = values(engine, "SELECT event ->> 'what_happened' FROM alchemist.notifications ORDER BY notification_id")
+    assert headlines[-1] == "d.long: " + "disk full " * 100
 
 
 def test_a_program_that_fails_stops_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

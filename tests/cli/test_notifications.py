@@ -234,6 +234,22 @@ def test_an_unreachable_receiver_fails_no_command(
     assert capfd.readouterr().err.count("error: ") == 1
 
 
+def test_a_note_is_one_attempt_to_send_so_that_an_outage_of_two_failures_loses_no_notification(
+    engine: Engine, receiver: Receiver
+) -> None:
+    receiver.statuses = [503] * 100
+    for run in ("r1", "r2"):
+        assert main(["note", "failure", "--subject", "d.t", "--run", run, "--reason", "no memory"]) == 0
+    with engine.connect() as connection:
+        attempts = connection.execute(
+            text("SELECT state, n_attempts FROM alchemist.notifications ORDER BY notification_id")
+        )
+        assert attempts.all() == [("waiting", 2), ("waiting", 0)]
+    receiver.statuses.clear()
+    assert main(["note", "failure", "--subject", "d.t", "--run", "r3", "--reason", "no memory"]) == 0
+    assert len(receiver.posts) == 3
+
+
 def test_a_failed_task_that_was_cleared_and_succeeded_waits_for_nobody(engine: Engine) -> None:
     for map_index in ("0", "1"):
         task = ("--subject", "nightly_rescore.score", "--run", "r:1", "--map-index", map_index)
