@@ -15,8 +15,16 @@ from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.store.audit import current_actor, record_event
-from alchemist_core.store.checks import FailedCheck, failed_checks, reject_checks, release_checks
+from alchemist_core.store.checks import (
+    SUITES,
+    FailedCheck,
+    failed_checks,
+    reject_checks,
+    release_checks,
+    released_checks,
+)
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.ledger import ScoringScope, count_unscored
 from alchemist_core.store.nights import (
     NightRow,
     held_nights,
@@ -69,7 +77,8 @@ class ReleaseNightResult(Result):
 def release(config: ReleaseNightConfig) -> ReleaseNightResult:
     """Make a night selectable that was held (drift), rejected, or stopped by a check; then score, check and publish a stopped one.
 
-    The audit log stores who released it and why. Checks that fail for the first time stop the night again.
+    The audit log stores who released it and why. Checks that fail for the first time stop the night again. If the command is interrupted,
+    run it again: it scores, checks and publishes what is left.
     """
     engine, actor = open_store(), current_actor()
     failed = failed_checks(engine, config.dataset, config.crawl_date)
@@ -77,23 +86,34 @@ def release(config: ReleaseNightConfig) -> ReleaseNightResult:
     if rater is None and not failed:
         raise ConfigError("There is no rater in production, so no night is held. Give a rater: --rater NAME.")
     held, rejected = _find(engine, config, rater, "held"), _find(engine, config, rater, "rejected")
-    if not (held or rejected or failed):
+    is_unfinished = not (held or rejected or failed) and _is_unfinished(engine, config, rater)
+    if not (held or rejected or failed or is_unfinished):
         raise ConfigError(
             f"No night of {config.dataset} {config.crawl_date} is held or rejected, or was stopped by a check. "
             "Show the state of all nights: alchemist night list."
         )
     _release(engine, config, {"held": held, "rejected": rejected}, failed, actor=actor)
-    n_scored = _finish_night(config) if failed else 0
+    n_scored = _finish_night(config) if failed or is_unfinished else 0
     return ReleaseNightResult(
         nights=[night_title(row) for row in [*held, *rejected]] or [f"{config.dataset} {config.crawl_date}"],
         state_before=[
             *(f"held: {row.reason}" for row in held),
             *(f"rejected: {row.reason}" for row in rejected),
             *(f"{'rejected' if row.is_rejected else 'stopped'}: {row.suite}.{row.expectation}" for row in failed),
+            *(["released, but not published"] if is_unfinished else []),
         ],
         released_by=actor,
         n_scored=n_scored,
     )
+
+
+def _is_unfinished(engine: Engine, config: ReleaseNightConfig, rater: RaterRow | None) -> bool:
+    """Return whether failed checks of a night were released, and the night not finished since: a release was interrupted."""
+    if rater is None or not any(released_checks(engine, suite, config.dataset, config.crawl_date) for suite in SUITES):
+        return False
+    dataset_id = find_dataset(engine, config.dataset).dataset_id
+    n_unscored, _ = count_unscored(engine, ScoringScope(rater.rater_id, (dataset_id,), config.crawl_date))
+    return n_unscored > 0 or bool(_find(engine, config, rater, "scored"))
 
 
 def _find(engine: Engine, config: DecideNightConfig, rater: RaterRow | None, state: NightState) -> Sequence[NightRow]:

@@ -167,6 +167,8 @@ def release(person: Person, form: Form) -> str:
     dataset, crawl_date = _night_of(form)
     if failed_checks(open_reader(), dataset, crawl_date):
         raise ConfigError(f"A check stopped {dataset}, {crawl_date}: release it by the command, which also scores it.")
+    # A night with nothing to release would be scored if an earlier release of it was interrupted.
+    decide_release(open_reader(), form)
     config = _config(ReleaseNightConfig, dataset=dataset, crawl_date=crawl_date, reason=_reason(form))
     with acting_as(person.name):
         release_night(config)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from sqlalchemy import text
 
+from alchemist_core.cli import held_nights
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
 from alchemist_core.cli.held_nights import ReleaseNightConfig, release
@@ -149,6 +150,30 @@ def test_a_night_that_was_released_passes_the_same_check_again(bad_night: str) -
     assert report.warnings[0].startswith(
         "crawl 2026-01-02: most_locations_are_usable: expected share of quarantined locations: at most 0.2; found 0.29"
     )
+
+
+@pytest.mark.parametrize("step", ["score", "publish_night"])
+def test_a_release_that_was_interrupted_is_repeated_by_the_same_command(
+    bad_night: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    stop(bad_night)
+    before, config = count(SELECTABLE), ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON)
+
+    def break_off(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(held_nights, step, break_off)
+        with pytest.raises(KeyboardInterrupt):
+            release(config)
+    assert count(SELECTABLE) == before
+    report = release(config)
+    assert report.state_before == ["released, but not published"]
+    assert (report.n_scored > 0) == (step == "score")
+    assert count(SELECTABLE) > before
+    assert count("SELECT count(*) FROM alchemist.audit_events WHERE action = 'release'") == 1
+    with pytest.raises(ConfigError, match="held or rejected, or was stopped"):
+        release(config)
 
 
 def test_a_night_that_nothing_stopped_cannot_be_released(bad_night: str) -> None:
