@@ -160,7 +160,7 @@ def retire(config: ChangeConfig) -> RetireResult:
 
 
 def reread(config: ChangeConfig) -> RereadResult:
-    """Read a changed or repaired shard again; new bytes become its next revision."""
+    """Read a shard again; new bytes, or records that are read differently now, become its next revision."""
     from alchemist_core.stages.execution import execute  # noqa: PLC0415  the other commands execute no stage
 
     return execute("shard_reread", config, lambda stage_run: _reread(config, stage_run), RereadResult)
@@ -175,9 +175,11 @@ def _reread(config: ChangeConfig, stage_run: "StageRun") -> RereadResult:
         began_at = read_clock(connection)
     content, size_bytes = _read(_address(row), row.dataset)
     subject = {"dataset": row.dataset, "uri": row.uri, "state": "verified"}
-    if content.sha256 == bytes(row.sha256) and row.state in registry.READABLE:
+    if _is_registered(engine, row, content):
         registry.confirm_shard(engine, row.shard_id, began_at)
-        return RereadResult(**subject, shard_id=row.shard_id, note="Its bytes are those that were registered.")
+        return RereadResult(
+            **subject, shard_id=row.shard_id, note="Its bytes and records are those that were registered."
+        )
     dataset_id = registry.find_dataset(engine, row.dataset).dataset_id
     new = NewShard(dataset_id, row.uri, content.sha256, size_bytes, row.crawl_date, stage_run.run_id, began_at)
     imported = IngestConfig.model_fields["imported_scores"].default
@@ -197,6 +199,16 @@ def _reread(config: ChangeConfig, stage_run: "StageRun") -> RereadResult:
         n_new_pairs=n_new or 0,
         n_quarantined=now.n_quarantined,
     )
+
+
+def _is_registered(engine: Engine, row: ShardRow, content: "ShardContent") -> bool:
+    """Whether the bytes and the records are the registered ones: more memory, time or repairs can make other records readable."""
+    if content.sha256 != bytes(row.sha256) or row.state not in registry.READABLE:
+        return False
+    repairs = {sample.record.ordinal: sample.repair for sample in content.samples}
+    reasons = {fault.ordinal: fault.reason for fault in content.faults}
+    is_same = (repairs, reasons) == registry.read_findings(engine, row.shard_id)
+    return is_same and row.n_samples == len(repairs) + len(reasons)
 
 
 def _read(address: str, dataset: str) -> "tuple[ShardContent, int]":
@@ -260,8 +272,8 @@ def _title(row: ShardRow) -> str:
 def _next_show(_config: ShowConfig, result: ShowResult) -> str | None:
     if result.state == "verified" and result.n_quarantined:
         return (
-            f"quarantined samples are not used, all others are; to use them, repair the tar, then run "
-            f"alchemist shard reread {result.shard_id} --reason WHY"
+            f"quarantined samples are not used, all others are; to use them, repair the tar, or give the machine more memory "
+            f"(decoder_died) or time (too_slow: ALCHEMIST_DECODE_LIMIT_S), then run alchemist shard reread {result.shard_id} --reason WHY"
         )
     return None
 

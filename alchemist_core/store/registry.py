@@ -18,7 +18,7 @@ from alchemist_core.store.copy import copy_rows
 from alchemist_core.store.engine import read_clock
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import SAMPLE_COLUMNS, Dataset, QuarantinedSample, Shard, ShardScore
+from alchemist_core.store.tables import SAMPLE_COLUMNS, Dataset, QuarantinedSample, SampleLocation, Shard, ShardScore
 
 READABLE = ("verified", "missing", "changed")
 """States of a shard whose samples are registered and that is neither retired nor superseded."""
@@ -218,6 +218,16 @@ def quarantined_in(engine: Engine, shard_id: int, *, limit: int) -> list[Quarant
     )
     with engine.connect() as connection:
         return [QuarantinedRecord._make(row) for row in connection.execute(statement)]
+
+
+def read_findings(engine: Engine, shard_id: int) -> tuple[dict[int, str | None], dict[int, str]]:
+    """Return what ingest found at each position of a shard: the repairs of readable records, and the reasons of the others."""
+    location, bad = SampleLocation, QuarantinedSample
+    readable = select(location.ordinal, location.repair).where(location.shard_id == shard_id)
+    quarantined = select(bad.ordinal, bad.reason).where(bad.shard_id == shard_id, bad.rater_id.is_(None))
+    with engine.connect() as connection:
+        repairs = {row[0]: row[1] for row in connection.execute(readable)}
+        return repairs, {row[0]: row[1] for row in connection.execute(quarantined)}
 
 
 def count_shards(engine: Engine, *, dataset: str | None = None) -> dict[str, int]:

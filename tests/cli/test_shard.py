@@ -10,6 +10,7 @@ from sqlalchemy import text
 from alchemist_core.cli.shard import ChangeConfig, ListConfig, ShowConfig, list_, reread, retire, show
 from alchemist_core.errors import ConfigError
 from alchemist_core.settings import load_settings
+from alchemist_core.shards import reading
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
@@ -18,7 +19,8 @@ from alchemist_core.stages.score import run as score
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot, take_snapshot
-from tests.shards.conftest import draw_image, make_tar
+from tests.shards.conftest import draw_image, make_record, make_tar
+from tests.shards.deadly import DeadlyRecordTask
 from tests.trained_store import TrainedStore, copy_store, store_once, use_store, used
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -142,9 +144,52 @@ def test_a_shard_that_holds_what_was_registered_is_only_confirmed(published: Pat
         connection.execute(
             text("UPDATE alchemist.shards SET state = 'missing', state_reason = 'x' WHERE uri = 'a.tar'")
         )
-    assert reread(change("a.tar")).note == "Its bytes are those that were registered."
+    assert reread(change("a.tar")).note == "Its bytes and records are those that were registered."
     assert show(ShowConfig(shard="a.tar")).state == "verified"
     assert ask("SELECT count(*) FROM alchemist.shards WHERE uri = 'a.tar'") == [(1,)]
+
+
+@pytest.fixture
+def repairable(database_url: str, tmp_path: Path) -> Path:
+    """The folder of a shard of two records; the second has a caption in a legacy encoding."""
+    (tmp_path / "crawl").mkdir()
+    odd = [("b.png", draw_image(2)), ("b.txt", "Un café crème".encode("latin-1"))]
+    (tmp_path / "crawl" / "a.tar").write_bytes(make_tar([*make_record("a", 1), *odd]))
+    return tmp_path / "crawl"
+
+
+def test_the_same_bytes_are_registered_again_if_their_records_are_read_differently_now(repairable: Path) -> None:
+    assert ingest(IngestConfig(dataset="web", root=str(repairable), repair=False)).n_quarantined == 1
+    report = reread(change("a.tar", "repairs are on again"))
+    assert (report.n_locations, report.n_new_pairs, report.n_quarantined, report.note) == (2, 1, 0, None)
+    assert ask("SELECT state, n_repaired FROM alchemist.shards ORDER BY shard_id") == [
+        ("superseded", 0),
+        ("verified", 1),
+    ]
+    assert ask("SELECT key FROM alchemist.live_locations ORDER BY key") == [("a",), ("b",)]
+    assert reread(change("a.tar")).note == "Its bytes and records are those that were registered."
+
+
+def test_rows_of_a_shard_that_were_lost_come_back_by_reading_it_again(repairable: Path) -> None:
+    ingest(IngestConfig(dataset="web", root=str(repairable)))
+    with open_store().begin() as connection:
+        connection.execute(text("DELETE FROM alchemist.sample_locations WHERE key = 'a'"))
+    report = reread(change("a.tar", "rows were lost"))
+    assert (report.n_locations, report.n_new_pairs) == (2, 0)
+    assert ask("SELECT key FROM alchemist.live_locations ORDER BY key") == [("a",), ("b",)]
+
+
+@pytest.mark.slow
+def test_a_record_on_which_two_workers_died_is_read_when_there_is_more_memory(
+    repairable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_DECODE_WORKERS", "1")
+    load_settings.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "ReadShardTask", DeadlyRecordTask)
+        assert ingest(IngestConfig(dataset="web", root=str(repairable))).quarantined == {"decoder_died": 1}
+    report = reread(change("a.tar", "more memory"))
+    assert (report.n_locations, report.n_new_pairs, report.n_quarantined) == (2, 1, 0)
 
 
 def test_a_retired_shard_comes_back_by_being_read_again(published: Path) -> None:
