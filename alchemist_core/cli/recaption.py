@@ -31,7 +31,7 @@ from alchemist_core.stages import ingest
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.embeddings import read_matching
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.registry import find_dataset, known_shards
+from alchemist_core.store.registry import find_dataset, known_shards, superseded_bytes
 from alchemist_core.store.sample_table import LocatedSample, SampleTable
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.subsets.member_table import MemberLocation
@@ -131,9 +131,9 @@ class Recaptioning:
     def __init__(self, config: RecaptionConfig, stage_run: StageRun) -> None:
         self._config, self._stage_run = config, stage_run
         self._dataset_id = find_dataset(stage_run.engine, config.dataset).dataset_id
-        self._dates = {
-            shard.shard_id: shard.crawl_date for shard in known_shards(stage_run.engine, self._dataset_id).values()
-        }
+        self._shards = {shard.shard_id: shard for shard in known_shards(stage_run.engine, self._dataset_id).values()}
+        self._n_former = Counter(superseded_bytes(stage_run.engine, self._dataset_id))
+        self._revised = {uri for uri, _ in self._n_former}
         self._captioner = Captioner(config)
         self._reasons: Counter[str] = Counter()
 
@@ -146,7 +146,7 @@ class Recaptioning:
         try:
             for shard in shards:
                 name = self._name(shard[0])
-                if name in known:
+                if not known.isdisjoint({name, self._former_name(shard[0])}):
                     n["n_known"] += 1
                 else:
                     for count, number in self._recaption(shard, name).items():
@@ -177,7 +177,7 @@ class Recaptioning:
             sample_id_N = np.array([row.sample_id for row in rows], np.int64)
             is_wanted_N &= read_matching(self._stage_run.engine, self._config.where, sample_id_N)
         if self._config.crawl_date is not None:
-            is_wanted_N &= [self._dates[row.shard_id] == self._config.crawl_date for row in rows]
+            is_wanted_N &= [self._shards[row.shard_id].crawl_date == self._config.crawl_date for row in rows]
         rows = rows.take(np.flatnonzero(is_wanted_N))
         if "{caption}" not in self._config.prompt and len(rows):
             order_N = np.concatenate(rows.by_shard())
@@ -187,11 +187,23 @@ class Recaptioning:
         return rows
 
     def _name(self, first: LocatedSample) -> str:
-        """Return the address of a shard's tar under the root; the dated folder gives it the crawl date of its source."""
+        """Return the address of a shard's tar under the root; a moved root keeps it, and each revision of the shard has its own.
+
+        A revision may have the bytes of the one before: records that were quarantined can become readable.
+        """
+        file_hash = bytes(self._shards[first.shard_id].sha256)
+        return self._name_by(first, f"{first.uri}\n{file_hash.hex()}\n{self._n_former[first.uri, file_hash]}")
+
+    def _former_name(self, first: LocatedSample) -> str | None:
+        """Return the name by which earlier versions wrote the tar; None after a revision, which they gave the same name."""
+        return None if first.uri in self._revised else self._name_by(first, f"{first.root_uri}\n{first.uri}")
+
+    def _name_by(self, first: LocatedSample, source: str) -> str:
+        """Return the name for a source and what is asked; the dated folder gives the tar the crawl date of its source."""
         asked = self._config.model_dump(mode="json", include={"model", "prompt", "where", "image_side", "image_format"})
         what = fingerprint(asked | self._config.request_fields())
-        digest = sha256(f"{first.root_uri}\n{first.uri}\n{what}".encode()).hexdigest()
-        return f"{self._dates[first.shard_id]}/{PurePosixPath(first.uri).stem}-{digest[:16]}.tar"
+        digest = sha256(f"{source}\n{what}".encode()).hexdigest()
+        return f"{self._shards[first.shard_id].crawl_date}/{PurePosixPath(first.uri).stem}-{digest[:16]}.tar"
 
     def _recaption(self, shard: SampleTable, name: str) -> dict[str, int]:
         """Ask about the samples of one shard, and write its tar if every one of them has an answer."""

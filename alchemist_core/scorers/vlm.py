@@ -49,7 +49,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer, ScorerUnavailableError, TransientFault
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import is_storable
-from alchemist_core.shards.images import decode_covering, read_header
+from alchemist_core.shards.images import BadImageError, decode_covering, read_header
 from alchemist_core.telemetry import on_one_line, say
 
 ANSWERS = "scorer_answers"
@@ -386,8 +386,14 @@ class Asker:
         self.counts.add(n_kept=len(found))
         asked: dict[Key, Future[Answer | str]] = {}
         for at, key in enumerate(keys):
-            if key not in found and key not in asked:
+            if key in found or key in asked:
+                continue
+            try:
                 asked[key] = self._threads.submit(self._ask, key, question(at))
+            except BadImageError as error:
+                # A later run cannot decode it either: without an answer it would hold its shard back for ever.
+                found[key] = refused = Answer(refusal=f"its image cannot be sent: {error}")
+                self.answers.keep(key, refused)
         found |= _results(asked)
         errors = [one for one in found.values() if isinstance(one, str)]
         if errors and len(errors) == len(found) and not self._are_bad(errors):

@@ -171,6 +171,13 @@ def known_shards(engine: Engine, dataset_id: int) -> dict[str, KnownShard]:
         return {row[0]: KnownShard(*row[1:]) for row in connection.execute(statement)}
 
 
+def superseded_bytes(engine: Engine, dataset_id: int) -> list[tuple[str, bytes]]:
+    """Return the address and sha256 of every former revision of a shard."""
+    statement = select(Shard.uri, Shard.sha256).where(Shard.dataset_id == dataset_id, Shard.state == "superseded")
+    with engine.connect() as connection:
+        return [(row[0], bytes(row[1])) for row in connection.execute(statement)]
+
+
 class ShardRow(NamedTuple):
     """A registered shard with its dataset and its counts (query `find_shards`)."""
 

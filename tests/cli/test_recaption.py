@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ from sqlalchemy import text
 from alchemist_core.cli.duplicates import FindConfig, find
 from alchemist_core.cli.recaption import RecaptionConfig, RecaptionResult, run
 from alchemist_core.cli.sample import TakedownConfig, takedown
+from alchemist_core.cli.shard import ChangeConfig, reread
+from alchemist_core.config import fingerprint
 from alchemist_core.errors import DataError
 from alchemist_core.scorers import vlm
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
@@ -29,6 +34,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 from tests.scorers.vlm_server import VlmServer, serving
+from tests.shards.conftest import draw_image, make_record, make_tar
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -41,12 +47,16 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vlm, "BACKOFF_S", 0.001)
 
 
-def recaption(server: VlmServer, **fields: Any) -> RecaptionResult:
+def options(server: VlmServer, **fields: Any) -> RecaptionConfig:
     given = {
         "dataset": "scenes", "endpoint": server.url, "model": "painter-1", "prompt": PROMPT, "concurrency": 4, "timeout_s": 60,
         "retries": 1, "image_side": 32,
     }  # fmt: skip
-    return run(RecaptionConfig.model_validate(given | fields))
+    return RecaptionConfig.model_validate(given | fields)
+
+
+def recaption(server: VlmServer, **fields: Any) -> RecaptionResult:
+    return run(options(server, **fields))
 
 
 def well(_sample: int, _n_before: int) -> str:
@@ -153,6 +163,66 @@ def test_a_takedown_of_an_image_reaches_its_new_caption_and_deletes_the_answer(
         # Its answer is gone, and nothing asks about it any more.
         again = recaption(server, root=str(tmp_path / "other"), into="other")
         assert (again.n_samples, again.n_requests) == (N - 1, 0)
+
+
+def write_web(folder: Path, *entries: tuple[str, bytes]) -> Path:
+    """Write a root of one shard."""
+    folder.mkdir(exist_ok=True)
+    (folder / "a.tar").write_bytes(make_tar(entries))
+    return folder
+
+
+@pytest.mark.usefixtures("database_url")
+def test_samples_of_a_later_revision_get_captions_and_a_root_that_moved_changes_nothing(tmp_path: Path) -> None:
+    odd = ("b.png", draw_image(2)), ("b.txt", "Un café crème".encode("latin-1"))
+    web = write_web(tmp_path / "web", *make_record("a", 1), *odd)
+    ingest(IngestConfig(dataset="web", root=str(web), repair=False))
+    with serving(well) as server:
+        given = {"dataset": "web", "root": str(tmp_path / "new")}
+        assert recaption(server, **given).n_new_pairs == 1
+        # The same bytes, of which one more record can be read.
+        reread(ChangeConfig(shard="a.tar", reason="repairs are on again"))
+        assert recaption(server, **given).n_new_pairs == 1
+        write_web(web, *make_record("a", 1), *odd, *make_record("c", 3))
+        reread(ChangeConfig(shard="a.tar", reason="it has grown"))
+        grown = recaption(server, **given)
+        assert (grown.n_shards, grown.n_known, grown.n_new_pairs) == (1, 0, 1)
+        assert server.n_paid.total() == 3
+        written = tars(grown.root)
+        web.rename(tmp_path / "moved")
+        ingest(IngestConfig(dataset="web", root=str(tmp_path / "moved"), move_root=True))
+        moved = recaption(server, **given)
+    assert (moved.n_shards, moved.n_known) == (0, 1)
+    assert tars(moved.root) == written
+
+
+@pytest.mark.usefixtures("database_url")
+def test_a_tar_that_an_earlier_version_named_by_its_root_is_not_written_again(tmp_path: Path) -> None:
+    web = write_web(tmp_path / "web", *make_record("a", 1))
+    ingest(IngestConfig(dataset="web", root=str(web)))
+    with serving(well) as server:
+        config = options(server, dataset="web", root=str(tmp_path / "new"))
+        run(config)
+        asked = config.model_dump(mode="json", include={"model", "prompt", "where", "image_side", "image_format"})
+        what = fingerprint(asked | config.request_fields())
+        digest = sha256(f"{web}\na.tar\n{what}".encode()).hexdigest()
+        (written,) = (tmp_path / "new").rglob("*.tar")
+        former = written.with_name(f"a-{digest[:16]}.tar")
+        assert written.rename(former) != written
+        again = run(config)
+    assert (again.n_known, again.n_shards) == (1, 0)
+
+
+@pytest.mark.usefixtures("database_url")
+def test_an_image_that_cannot_be_decoded_counts_as_refused_and_holds_no_shard_back(tmp_path: Path) -> None:
+    cut = ("b.png", draw_image(2)[:-300]), ("b.txt", b"picture number 2")
+    web = write_web(tmp_path / "web", *make_record("a", 1), *cut)
+    ingest(IngestConfig(dataset="web", root=str(web), perceptual_hash=False))
+    with serving(well) as server:
+        found = recaption(server, dataset="web", root=str(tmp_path / "new"))
+        assert (found.n_shards, found.n_samples, found.n_refused, found.n_failed) == (1, 1, 1, 0)
+        assert "its image cannot be sent: truncated_image" in found.reasons[0]
+        assert recaption(server, dataset="web", root=str(tmp_path / "new")).n_known == 1
 
 
 def processes(server: VlmServer, root: Path) -> list[str]:
