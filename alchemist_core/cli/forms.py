@@ -36,7 +36,7 @@ SWITCH = [None, "yes", "no"]
 EMPTY_TEXTS = {
     ("ingest", "dataset"): "all training datasets, registered ones and those of the project file",
     # As `Run.of` of dags/alchemist_dags/jobs.py reads it.
-    ("ingest", "crawl_date"): "today (UTC); if the schedule starts the run, the day before",
+    ("ingest", "crawl_date"): "today in the time zone of the schedule; if the schedule starts the run, the day before",
     ("ingest", "root"): "as [datasets.NAME] of the project file says",
 }
 """What an empty field means where the option's own text does not say it."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
@@ -239,6 +240,11 @@ class _Ingestion:
         self._engine, self._began_at = stage_run.engine, began_at
         self._known: Mapping[str, KnownShard] = registry.known_shards(self._engine, dataset.dataset_id)
 
+    @property
+    def _today(self) -> date:
+        """The crawl date of shards without a dated folder, in the time zone of the schedules."""
+        return self._began_at.astimezone(ZoneInfo(load_project().schedule.timezone)).date()
+
     def run(self) -> None:
         """Ingest the new shards.
 
@@ -357,8 +363,8 @@ class _Ingestion:
 
     def _print_other_days(self, counts: Mapping[date, int]) -> None:
         """Print the crawl dates whose shards were not ingested: they arrived late, or their folder has a wrong date."""
-        night, today = self._config.crawl_date, self._began_at.date()
-        days = [day for day in sorted(counts) if night is not None and (day < night or day > today)]
+        night = self._config.crawl_date
+        days = [day for day in sorted(counts) if night is not None and (day < night or day > self._today)]
         self._tally.n_of_other_days += sum(counts[day] for day in days)
         if days:
             named = _enumerate([f"{counts[day]:,} of {day}" for day in days]).removesuffix(": ")
@@ -372,7 +378,7 @@ class _Ingestion:
         """Return the crawl date of a shard; None if its folder names an invalid date."""
         folder = DATED_FOLDER.search(uri)
         if folder is None:
-            return self._config.crawl_date or self._began_at.date()
+            return self._config.crawl_date or self._today
         try:
             return date.fromisoformat(folder[1])
         except ValueError:

@@ -4,7 +4,7 @@ FORMS = {
     "nightly_rescore": {
         "dataset": {'type': ['string', 'null'], 'default': None, 'title': 'Dataset', 'description': 'Dataset to ingest; empty: all training datasets, registered ones and those of the project file'},
         "root": {'type': ['string', 'null'], 'default': None, 'title': 'Root', 'description': 'Folder or s3:// address of the shards; required when the dataset is new; empty: as [datasets.NAME] of the project file says'},
-        "crawl_date": {'type': ['string', 'null'], 'default': None, 'title': 'Crawl date', 'format': 'date', 'description': "Ingest only shards of this crawl date (YYYY-MM-DD): the dated folder in a shard's path, or this date if there is none; empty: today (UTC); if the schedule starts the run, the day before"},
+        "crawl_date": {'type': ['string', 'null'], 'default': None, 'title': 'Crawl date', 'format': 'date', 'description': "Ingest only shards of this crawl date (YYYY-MM-DD): the dated folder in a shard's path, or this date if there is none; empty: today in the time zone of the schedule; if the schedule starts the run, the day before"},
     },
     "train_rater": {
         "dataset": {'type': 'string', 'title': 'Dataset', 'description': 'Training dataset that the rater learns to rate', 'minLength': 1},

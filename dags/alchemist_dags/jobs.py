@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from airflow.sdk import BaseOperator, CronTriggerTimetable, Param, RetryPolicy
 from airflow.sdk.definitions.retry_policy import RetryDecision
@@ -160,7 +161,8 @@ class Run:
         given = {name: read_value(name, context["params"][name], field) for name, field in fields.items()}
         if isinstance(item, dict):
             item = as_flags(item, *ITEM)
-        day = dag_run.partition_key or given.get("crawl_date") or dag_run.run_after.date().isoformat()
+        today = dag_run.run_after.astimezone(ZoneInfo(TIMEZONE)).date().isoformat()
+        day = dag_run.partition_key or given.get("crawl_date") or today
         return cls(given, item, day, context["ti"])
 
     def result_of(self, task_id):

@@ -410,6 +410,15 @@ def test_the_night_is_the_partition_key_else_the_forms_else_the_day_of_the_run(d
     assert f"--crawl-date={night}" in line
 
 
+def test_the_day_of_a_run_is_that_of_the_time_zone_of_the_schedule(dags, monkeypatch):
+    monkeypatch.setattr(ours("jobs"), "TIMEZONE", "Asia/Tokyo")
+    late = datetime(2026, 1, 3, 17, tzinfo=UTC)
+    line = command(
+        dags["nightly_rescore"].get_task("plan_night"), {"dataset": "", "root": "", "crawl_date": ""}, run_after=late
+    )
+    assert "--crawl-date=2026-01-04" in line
+
+
 def test_the_rater_that_a_person_was_asked_about_is_promoted_and_no_newer_one(dags):
     dag = dags["train_rater"]
     words = command(dag.get_task("promote"), form(dag, FILLED["train_rater"]))
