@@ -46,6 +46,10 @@ CLOCK_SLACK = timedelta(seconds=2)
 TAR_BLOCK_BYTES = 512
 REST_INGESTED = "Everything else was ingested."
 """Last line of the error of an incomplete ingest."""
+REMEDY_OF_UNKNOWN = (
+    "Remove the file, correct its permissions, or give the machine more memory; the next ingest reads it again."
+)
+"""What to do about a file that could not be read and is not registered yet."""
 MAX_NAMED = 5
 """Number of shards that a message names per reason; it counts the others."""
 
@@ -441,7 +445,11 @@ class _Ingestion:
 
     def _store(self, shard: WantedShard, content: "ShardContent | DataError") -> None:
         if isinstance(content, DataError):
-            self._tally.leave(self._dataset.name, [shard.uri], str(content))
+            why = str(content)
+            if shard.uri not in self._known:
+                # The commands for shards find registered ones only.
+                why = why.replace(remedy_of(shard.file.uri), REMEDY_OF_UNKNOWN)
+            self._tally.leave(self._dataset.name, [shard.uri], why)
             return
         new = NewShard(
             self._dataset.dataset_id, shard.uri, content.sha256, shard.file.size_bytes, shard.crawl_date,
