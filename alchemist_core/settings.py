@@ -76,8 +76,8 @@ class Settings(BaseModel):
     upload_settle_s: float = Field(
         3600.0,
         ge=0,
-        description="Seconds for which a tar without an end mark must stay unchanged before it is read; until then it counts as "
-        "still being uploaded",
+        description="Seconds for which a tar without an end mark, or with an unwritten end, must stay unchanged before it is read; until "
+        "then it counts as still being uploaded",
     )
     decode_limit_s: float = Field(
         10.0,

@@ -38,7 +38,7 @@ class ShardContent:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the tar lacks its end mark, like one that is still being uploaded."""
+        """Whether the tar lacks its end mark, or ends in too many zeros, like one that is still being uploaded."""
         return any(fault.reason == Reason.TRUNCATED_TAR.value for fault in self.faults)
 
 

@@ -24,6 +24,8 @@ _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz)$", re.IGNO
 _UNFINISHED = re.compile(
     r"\.tar\.(part|partial|tmp|temp|filepart|crdownload|download|aria2|upload|uploading)$", re.IGNORECASE
 )
+# While aria2 downloads a file, whose size it sets first, a file with this suffix is beside it.
+_ARIA2 = ".aria2"
 _LINK = "is a symbolic link to a folder, which is not followed. Put the folder itself there, or let the link's name start with a dot."
 _FOLDER = "is a folder with the name of a shard. Pack its files into a plain .tar, or rename it."
 _SPECIAL = "is not a regular file but a pipe, a device or a socket. Remove it."
@@ -77,9 +79,12 @@ def list_root(root_uri: str) -> RootListing:
         DataError: The root does not exist or cannot be listed.
     """
     listing = RootListing()
-    found = s3.list_objects(root_uri) if is_s3(root_uri) else _list_files(root_uri, listing)
+    found = list(s3.list_objects(root_uri) if is_s3(root_uri) else _list_files(root_uri, listing))
+    downloads = {uri.removesuffix(_ARIA2) for uri, _, _ in found if uri.endswith(_ARIA2)}
     for entry in found:
         why = _why_not_read(path_below(root_uri, entry[0]))
+        if why is None and entry[0] in downloads:
+            why = f"has a file {_ARIA2} beside it: an unfinished download", False
         if why is not None:
             listing.passed_over.append(PassedOver(entry[0], *why))
         elif entry[0].endswith(".tar"):
@@ -333,7 +338,9 @@ def _find_files(root: Path, listing: RootListing) -> Iterator[Path]:
 def _why_no_tar(path: Path, stat: os.stat_result) -> str | None:
     if not S_ISREG(stat.st_mode):
         return _SPECIAL
-    if stat.st_size > _HOLE_BYTES and (n_bytes := _hole_of(path, stat.st_size)):
+    if stat.st_size <= _HOLE_BYTES or path.with_name(f"{path.name}{_ARIA2}").exists():
+        return None
+    if n_bytes := _hole_of(path, stat.st_size):
         return f"has {n_bytes:,} bytes in a row that were never written. Complete its download, or remove it."
     return None
 

@@ -252,6 +252,8 @@ _CHECKSUM = slice(148, 156)
 
 # Longer names and attributes occur only in malicious files.
 MAX_EXTENSION_BYTES = 1 << 16
+# No program pads a tar with more zeros than this. An upload that sets the size of its file first ends in zeros until it is complete.
+MAX_PADDING_BYTES = 1 << 20
 IGNORED_TYPES = (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK)
 EXTENSION_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, *IGNORED_TYPES)
 
@@ -285,8 +287,10 @@ class _Walk:
         self._is_closed = False
 
     def steps(self) -> Iterator[Entry | Damage]:
+        last = 0
         while self._offset + _BLOCK <= self._size_bytes:
-            block = _read_at(self._file, self._offset, _BLOCK)
+            last = self._offset
+            block = _read_at(self._file, last, _BLOCK)
             if not block.strip(b"\0"):
                 self._offset = _skip_zeros(self._file, self._offset, self._size_bytes)
                 self._is_closed = True
@@ -300,6 +304,18 @@ class _Walk:
             yield Damage(
                 self._size_bytes, Reason.TRUNCATED_TAR, f"the tar ends at byte {self._size_bytes} without an end mark"
             )
+        elif self._has_unwritten_end(last):
+            yield Damage(
+                self._size_bytes,
+                Reason.TRUNCATED_TAR,
+                "the tar ends in more zeros than any padding: its rest was not written",
+            )
+
+    def _has_unwritten_end(self, last: int) -> bool:
+        """Whether too many zeros follow the last place of a header; `tar` writes an archive without files as one record of zeros."""
+        n_bytes = 1 + (MAX_PADDING_BYTES if last else tarfile.RECORDSIZE)
+        start = self._size_bytes - n_bytes
+        return start >= last and not _read_at(self._file, start, n_bytes).strip(b"\0")
 
     def _report_damage(self) -> Damage:
         damage = Damage(self._offset, Reason.CORRUPT_HEADER, f"no tar header at byte {self._offset}")

@@ -466,14 +466,16 @@ class _Ingestion:
             self._register(shard, new, content)
 
     def _is_growing(self, file: ShardFile, content: "ShardContent") -> bool:
-        """Whether a tar without an end mark is an upload in progress: it was modified less than the settle time ago."""
+        """Whether an incomplete tar is an upload in progress: it was modified less than the settle time ago."""
         is_cut = content.is_cut or file.size_bytes < TAR_BLOCK_BYTES
         settle = timedelta(seconds=load_settings().upload_settle_s)
         return is_cut and file.changed_at > self._began_at - settle
 
     def _await(self, shard: WantedShard, new: NewShard) -> None:
         settle_s = load_settings().upload_settle_s
-        reason = f"{shard.file.size_bytes:,} bytes without an end mark, last modified {shard.file.changed_at:%Y-%m-%d %H:%M:%S} UTC"
+        reason = (
+            f"{shard.file.size_bytes:,} bytes, incomplete, last modified {shard.file.changed_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
         if shard.supersedes is None:
             registry.await_shard(self._engine, new, reason)
         self._tally.n_growing += 1

@@ -274,7 +274,7 @@ def mark_unreadable(connection: Connection, shard_id: int, state: str, reason: s
 
 
 def is_cut(engine: Engine, shard_id: int) -> bool:
-    """Return whether a registered shard had no end mark, so that it may have been an unfinished upload."""
+    """Return whether a registered shard had no end mark, or ended in zeros, so that it may have been an unfinished upload."""
     bad = QuarantinedSample
     where = (bad.shard_id == shard_id, bad.rater_id.is_(None), bad.reason == Reason.TRUNCATED_TAR.value)
     with engine.connect() as connection:

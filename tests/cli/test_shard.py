@@ -209,7 +209,7 @@ def test_shards_that_need_attention_are_listed_with_their_reasons(
     report = list_(ListConfig())
     assert report.counts == {"growing": 1, "rejected": 1, "verified": 2}
     assert [(shard.uri, shard.state) for shard in report.shards] == [("c.tar", "rejected"), ("d.tar", "growing")]
-    assert "30,000 bytes without an end mark" in report.summary()
+    assert "30,000 bytes, incomplete" in report.summary()
     assert [shard.uri for shard in list_(ListConfig(state="verified")).shards] == ["a.tar", "b.tar"]
 
 

@@ -150,6 +150,19 @@ def test_what_is_called_a_tar_but_is_no_file_or_was_never_written_is_named(folde
     assert "large.tar" in {Path(shard.uri).name for shard in list_root(folder).shards}
 
 
+def test_a_download_of_aria2_is_not_read_before_its_control_file_is_removed(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "b.tar").write_bytes(bytes(5000))
+    with (tmp_path / "large.tar").open("wb") as file:
+        file.truncate(1 << 31)
+    for name in ("b.tar.aria2", "large.tar.aria2"):
+        (tmp_path / name).write_bytes(b"x")
+    found = {Path(other.uri).name: (other.why, other.is_loss) for other in list_root(folder).passed_over}
+    assert found["b.tar"] == found["large.tar"] == ("has a file .aria2 beside it: an unfinished download", False)
+    assert len(list_root(folder).shards) == 3
+    (tmp_path / "b.tar.aria2").unlink()
+    assert len(list_root(folder).shards) == 4
+
+
 def test_what_a_file_system_keeps_for_itself_stops_no_listing(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, scan = list_shards(folder), os.scandir
     (Path(folder) / "lost+found").mkdir()

@@ -7,7 +7,7 @@ import pytest
 
 from alchemist_core.errors import DataError
 from alchemist_core.shards.faults import Fault, Reason, make_fault
-from alchemist_core.shards.tars import MAX_FILES, Record, index_tar, is_clutter
+from alchemist_core.shards.tars import MAX_FILES, MAX_PADDING_BYTES, Record, index_tar, is_clutter
 
 BLOCK = 512
 
@@ -315,6 +315,31 @@ def test_one_block_of_zeros_ends_a_tar_and_a_block_of_anything_else_does_not(tar
     assert reasons(whole + bytes(BLOCK)) == {"a": "ok", "b": "ok"}
     assert reasons(whole + bytes(BLOCK - 1)) == {"a": "ok", "b": "ok", f"offset-{end}": "truncated_tar"}
     assert reasons(bytes(3 * BLOCK)) == {}
+
+
+@pytest.mark.parametrize("n_written", [12 * BLOCK, 12 * BLOCK + 100, 13 * BLOCK, 13 * BLOCK + 1, 14 * BLOCK + 200])
+def test_a_tar_whose_size_was_set_before_its_bytes_were_written_is_cut(tar, n_written: int) -> None:
+    found = index(bytes(small(tar)[:n_written]) + bytes(2 * MAX_PADDING_BYTES))
+    assert [record.key for record in found[:2]] == ["a", "b"]
+    assert isinstance(found[-1], Fault)
+    assert (found[-1].reason, found[-1].is_transient) == ("truncated_tar", True)
+
+
+def test_zeros_that_a_program_may_have_put_at_the_end_or_that_a_file_holds_do_not_cut_a_tar(tar) -> None:
+    whole = bytes(small(tar, "ab")[: 12 * BLOCK])
+    assert reasons(whole + bytes(MAX_PADDING_BYTES)) == {"a": "ok", "b": "ok"}
+    longer = len(whole) + MAX_PADDING_BYTES + BLOCK
+    assert reasons(whole + bytes(MAX_PADDING_BYTES + BLOCK)) == {
+        "a": "ok",
+        "b": "ok",
+        f"offset-{longer}": "truncated_tar",
+    }
+    assert reasons(tar([("a.bmp", bytes(2 * MAX_PADDING_BYTES))])) == {"a": "ok"}
+
+
+def test_a_file_of_nothing_but_zeros_is_an_empty_tar_up_to_the_size_that_programs_write() -> None:
+    assert reasons(bytes(tarfile.RECORDSIZE)) == {}
+    assert reasons(bytes(2 * tarfile.RECORDSIZE)) == {f"offset-{2 * tarfile.RECORDSIZE}": "truncated_tar"}
 
 
 @pytest.mark.parametrize("n_blocks", [1, 2047, 2048, 2049, 5000])

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.project import read_project
 from alchemist_core.settings import load_settings
-from alchemist_core.shards import s3
+from alchemist_core.shards import reading, s3
 from alchemist_core.shards.storage import ShardFile
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages import ingest as ingest_stage
@@ -25,6 +25,7 @@ from alchemist_core.store.nights import late_nights
 from alchemist_core.store.registry import KnownShard, list_datasets
 from tests.object_store import BUCKET
 from tests.shards.conftest import draw_image, make_record, make_tar
+from tests.shards.deadly import DeadlyShardTask
 
 pytestmark = pytest.mark.db
 
@@ -337,6 +338,66 @@ def test_a_file_that_has_only_begun_is_an_upload_under_way(tmp_path: Path, corpu
     assert ingest(dataset="web", root=str(tmp_path)).n_growing == 1
     (tmp_path / "a.tar").write_bytes(cut_tar(corpus)[0])
     assert ingest(dataset="web").n_locations == 40
+
+
+def test_an_upload_that_set_the_size_of_its_file_first_is_waited_for_and_replaced_if_it_was_registered_as_it_was(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [[(f"{n}.png", draw_image(n, size=(600, 600))), (f"{n}.txt", b"noise %d" % n)] for n in range(4)]
+    whole = make_tar([entry for record in pictures for entry in record])
+    (tmp_path / "a.tar").write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    (tmp_path / "b.tar").write_bytes(bytes(20 << 10))
+    report = ingest(dataset="web", root=str(tmp_path))
+    assert (report.n_shards, report.n_growing) == (0, 2)
+    assert states(engine) == {"a.tar": "growing", "b.tar": "growing"}
+    settle_at_once(monkeypatch)
+    assert ingest(dataset="web").quarantined["truncated_tar"] == 2
+    for name in ("a.tar", "b.tar"):
+        (tmp_path / name).write_bytes(whole)
+    report = ingest(dataset="web")
+    assert (report.n_shards, report.n_locations, report.n_quarantined) == (2, 8, 0)
+    assert states(engine) == {"a.tar": "verified", "b.tar": "verified"}
+
+
+@pytest.mark.slow
+def test_a_shard_that_could_not_be_read_at_first_is_not_referred_to_commands_that_do_not_know_it(
+    tmp_path: Path, corpus: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(next((corpus / "train").rglob("*.tar")), tmp_path / "a.tar")
+    monkeypatch.setenv("ALCHEMIST_DECODE_WORKERS", "1")
+    load_settings.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "ReadShardTask", DeadlyShardTask)
+        with pytest.raises(DataError, match=r"Two worker processes died .*the next ingest reads it again\.") as caught:
+            ingest(dataset="web", root=str(tmp_path))
+    assert "alchemist shard" not in str(caught.value)
+    assert ingest(dataset="web").n_locations == 40
+
+
+def set_time_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    """Let it be 17:00 UTC on 2026-01-01, when it is the next day in Tokyo, and a project file name the time zone."""
+    (tmp_path / "alchemist.toml").write_text(f"[schedule]\ntimezone = '{zone}'\n")
+    monkeypatch.setattr(ingest_stage, "load_project", lambda: read_project(tmp_path / "alchemist.toml"))
+    monkeypatch.setattr(ingest_stage, "read_clock", lambda _: datetime(2026, 1, 1, 17, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(("zone", "day"), [("UTC", date(2026, 1, 1)), ("Asia/Tokyo", date(2026, 1, 2))])
+def test_a_shard_without_a_dated_folder_is_of_the_day_in_the_time_zone_of_the_schedule(
+    tmp_path: Path, corpus: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, zone: str, day: date
+) -> None:
+    set_time_zone(tmp_path, monkeypatch, zone)
+    shutil.copy(next((corpus / "train").rglob("*.tar")), tmp_path / "a.tar")
+    ingest(dataset="web", root=str(tmp_path))
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT crawl_date FROM alchemist.shards")).scalar_one() == day
+
+
+def test_the_folder_of_today_in_the_time_zone_of_the_schedule_is_not_of_a_later_day(
+    tmp_path: Path, corpus: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_time_zone(tmp_path, monkeypatch, "Asia/Tokyo")
+    by_day(tmp_path, corpus, "2026-01-01", "2026-01-02", "2026-01-03")
+    assert ingest(dataset="web", root=str(tmp_path), crawl_date="2026-01-01").n_of_other_days == 1
 
 
 def test_a_cut_tar_that_nothing_changes_any_more_is_read_as_it_is(
