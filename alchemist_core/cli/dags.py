@@ -239,7 +239,7 @@ def _write_whole(path: Path, content: bytes) -> None:
 def _next_step(config: DagsInstallConfig, result: DagsInstallResult) -> str | None:
     """Return the command that creates the pool of device tasks; without it Airflow never starts them."""
     is_first = "jobs.py" in result.added and not config.dry_run
-    return "airflow pools set gpu 1 'One slot per device'" if is_first else None
+    return "airflow pools set --include-deferred gpu 1 'One slot per device'" if is_first else None
 
 
 COMMANDS = {

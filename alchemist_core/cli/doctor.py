@@ -312,14 +312,19 @@ def check_pool(site: Site) -> Iterator[Finding]:
     if tables is None:
         yield from _without_tables(site, "pool")
         return
-    slots = tables.pools.get(POOL)
-    remedy = "alchemist stack up" if site.is_local else f"airflow pools set {POOL} 1 'One slot per device'"
-    if slots is None:
+    pool = tables.pools.get(POOL)
+    n_slots = pool.n_slots if pool else 0
+    command = f"airflow pools set --include-deferred {POOL} {n_slots or 1} 'One slot per device'"
+    remedy = "alchemist stack up" if site.is_local else command
+    if pool is None:
         yield missing("pool", f"Airflow has no pool {POOL}, so it never starts tasks that use a device.", remedy)
-    elif slots == 0:
+    elif n_slots == 0:
         yield missing("pool", f"Airflow's pool {POOL} has no slots, so tasks that use a device never start.", remedy)
+    elif site.has_pods and not pool.counts_deferred:
+        what = f"Airflow's pool {POOL} does not count deferred tasks, so it does not limit how many pods use devices."
+        yield missing("pool", what, remedy)
     else:
-        yield ok("pool", f"Airflow's pool {POOL} has {slots} slot{'s' * (slots != 1)}.")
+        yield ok("pool", f"Airflow's pool {POOL} has {n_slots} slot{'s' * (n_slots != 1)}.")
     logs = site.environment.get("AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID")
     if logs and logs not in tables.connections and f"AIRFLOW_CONN_{logs.upper()}" not in site.environment:
         remedy = f"airflow connections add {logs} --conn-type aws, or set AIRFLOW_CONN_{logs.upper()}"

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, text
 
 from alchemist_core.errors import StoreError
 from alchemist_core.store.engine import DatabaseError, make_engine
 
-_POOLS = text("SELECT pool, slots FROM slot_pool")
+_POOLS = text("SELECT pool, slots, include_deferred FROM slot_pool")
 _DAGS = text("""
     SELECT dag_id, is_paused, next_dagrun_create_after IS NOT NULL OR asset_expression IS NOT NULL AS is_scheduled
     FROM dag
@@ -28,12 +29,20 @@ class KnownDag:
     """Whether a schedule or an asset starts it."""
 
 
+class Pool(NamedTuple):
+    """A pool of Airflow."""
+
+    n_slots: int
+    counts_deferred: bool
+    """Whether a deferred task holds its slot. The task of a pod is deferred while its pod runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class AirflowTables:
     """What Airflow has stored about pools, DAGs and connections."""
 
-    pools: dict[str, int]
-    """Slots by name."""
+    pools: dict[str, Pool]
+    """Pools by name."""
     dags: tuple[KnownDag, ...]
     import_errors: tuple[str, ...]
     """A line for each DAG file that Airflow cannot import."""
@@ -63,7 +72,7 @@ def read_airflow(url: str, dag_ids: Sequence[str]) -> AirflowTables:
 def _read(connection: Connection, dag_ids: Sequence[str]) -> AirflowTables:
     errors = connection.execute(_IMPORT_ERRORS)
     return AirflowTables(
-        pools={row.pool: row.slots for row in connection.execute(_POOLS)},
+        pools={row.pool: Pool(row.slots, row.include_deferred) for row in connection.execute(_POOLS)},
         dags=tuple(KnownDag(*row) for row in connection.execute(_DAGS, {"names": list(dag_ids)})),
         import_errors=tuple(f"{row.filename}: {_last_line(row.stacktrace)}" for row in errors),
         connections=frozenset(connection.execute(_CONNECTIONS).scalars()),

@@ -199,7 +199,7 @@ def test_the_table_names_each_part_and_its_remedy(
     assert lines[0].startswith("ok       store  Postgres answers, and the schema is at revision")
     assert lines[1:] == [
         "missing  pool   Airflow has no pool gpu, so it never starts tasks that use a device.",
-        "                → airflow pools set gpu 1 'One slot per device'",
+        "                → airflow pools set --include-deferred gpu 1 'One slot per device'",
         "1 missing, 0 warnings",
     ]
 
@@ -308,9 +308,20 @@ def test_a_component_without_heartbeat_is_named(installed: Path, check: Check, s
 
 def test_a_missing_pool_is_named(installed: Path, check: Check, in_airflow: Callable[[str], None]) -> None:
     in_airflow("UPDATE slot_pool SET slots = 0")
-    assert says(check("pool"), "missing", "pool gpu has no slots", "airflow pools set gpu 1")
+    assert says(check("pool"), "missing", "pool gpu has no slots", "airflow pools set --include-deferred gpu 1")
     in_airflow("DELETE FROM slot_pool")
-    assert says(check("pool"), "missing", "no pool gpu", "airflow pools set gpu 1")
+    assert says(check("pool"), "missing", "no pool gpu", "airflow pools set --include-deferred gpu 1")
+
+
+def test_a_pool_that_does_not_limit_pods_is_named(
+    installed: Path, check: Check, in_airflow: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_airflow("UPDATE slot_pool SET slots = 3, include_deferred = false")
+    assert check("pool") == (0, [])
+    monkeypatch.setenv("ALCHEMIST_JOB_RUNNER", "kubernetes")
+    assert says(check("pool"), "missing", "does not count deferred tasks", "pools set --include-deferred gpu 3")
+    in_airflow("UPDATE slot_pool SET include_deferred = true")
+    assert check("pool") == (0, [])
 
 
 def test_a_missing_connection_of_the_logs_is_named(

@@ -122,7 +122,7 @@ def test_migrate_and_accounts_prepare_both_databases_as_the_job_of_kubernetes_do
     *prepared, first_user = (tmp_path / "asked").read_text().splitlines()
     assert prepared == [
         "alchemist db migrate", "alchemist db provision", "airflow db migrate", f"alchemist dags install --to {tmp_path}/dags",
-        "airflow pools set gpu 1 One slot per device",
+        "airflow pools set --include-deferred gpu 1 One slot per device",
     ]  # fmt: skip
     assert first_user.startswith("airflow users create --username admin ")
     assert (tmp_path / "typed").read_text() == "hunter2\nhunter2\n"
