@@ -161,14 +161,15 @@ def _options(home: Path, base_url: str, keys: dict[str, str]) -> dict[str, str]:
         "WORKERS__EXECUTION_API_RETRIES": "40",
         "WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "5",
         "WORKERS__EXECUTION_API_TIMEOUT": "20",
-        # Short periods, so that a dead scheduler is noticed within seconds.
+        # Longer than a silent API server takes to be restarted: the commands of tasks that count as dead are stopped.
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
+        # Short periods, so that a dead scheduler is noticed within seconds; the tasks that it leaves are reset by the look for orphans.
         "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
         "SCHEDULER__JOB_HEARTBEAT_SEC": "2",
         "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "12",
         "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
-        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",

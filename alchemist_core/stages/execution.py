@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -56,6 +57,7 @@ def count_processes() -> int:
 FOLLOW_INTERVAL_S = 1.0
 RENEWAL_POLL_S = 0.05
 ENDED = ("succeeded", "failed")
+STOPPED_FROM = 128
 
 R = TypeVar("R", bound=Result)
 
@@ -68,7 +70,7 @@ class StageRun:
         self.run_id = claim.run_id
         self.claim = claim
         self.progress: dict[str, Any] = {}
-        # Waiting for other runs is not counted as work, so it costs nothing.
+        # Waiting for other runs and for the catalog is not counted as work, so it costs nothing.
         self.waited_seconds = 0.0
         # Leases of the devices that the run uses; they are released when it ends.
         self.devices: list[LeaseClaim] = []
@@ -179,7 +181,7 @@ def _end_process(message: str) -> None:
 
 
 def execute(stage: str, config: Config, work: Callable[[StageRun], R], report_type: type[R], *, slot: int = 0) -> R:
-    """Run a stage's work under its run key, or follow the live run of the same key to its end.
+    """Run a stage's work under its run key, or follow the live run of the same key to its end, and take over if a signal ended it.
 
     Raises:
         AlchemistError: The work raised it, or the followed run failed.
@@ -188,16 +190,24 @@ def execute(stage: str, config: Config, work: Callable[[StageRun], R], report_ty
     key = RunKey(stage, config.as_json(), config.fingerprint(), slot)
     ttl_s = load_settings().lease_ttl_s
     while (claim := claim_run(engine, key, ttl_s=ttl_s, code_version=code_version())) is None:
-        if (ended := _follow(engine, key)) is not None:
+        ended = _follow(engine, key)
+        # A run that was stopped by a signal has not failed by itself: this run takes over.
+        if ended is not None and (ended.exit_code or 0) < STOPPED_FROM:
             return _outcome(ended, report_type)
     with named_run(stage, claim.run_id), ProgressLine(stage) as line:
         return _work_and_send_lineage(key, StageRun(engine, claim, line), work, ttl_s)
 
 
 def _work_and_send_lineage(key: RunKey, run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
-    lineage.send_start(key.stage, run.run_id, key.config)
+    def announced(run: StageRun) -> R:
+        # While the heartbeat runs, because a catalog that does not answer takes longer than a lease.
+        began = time.monotonic()
+        lineage.send_start(key.stage, run.run_id, key.config)
+        run.waited_seconds += time.monotonic() - began
+        return work(run)
+
     try:
-        result = _work(run, work, ttl_s)
+        result = _work(run, announced, ttl_s)
     except BaseException as error:
         lineage.send_failure(key.stage, run.run_id, key.config, f"{type(error).__name__}: {error}")
         raise
@@ -220,7 +230,7 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
         result = _explained(run, work)
     except BaseException as error:
         heartbeat.stop()
-        code = error.exit_code if isinstance(error, AlchemistError) else 1
+        code = _exit_code(error)
         # File names can contain characters that Postgres cannot store.
         fields = {
             "error": escape_unstorable(f"{type(error).__name__}: {error}"),
@@ -236,6 +246,15 @@ def _work(run: StageRun, work: Callable[[StageRun], R], ttl_s: float) -> R:
         run.engine, run.claim, state="succeeded", **fields, **spent(time.monotonic() - began - run.waited_seconds)
     )
     return result
+
+
+def _exit_code(error: BaseException) -> int:
+    """Return the exit code that a run's error gives its process; a signal gives 128 and its number."""
+    if isinstance(error, AlchemistError):
+        return error.exit_code
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    return STOPPED_FROM + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _explained(run: StageRun, work: Callable[[StageRun], R]) -> R:

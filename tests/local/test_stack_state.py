@@ -12,6 +12,7 @@ import yaml
 
 from alchemist_core.__main__ import main
 from alchemist_core.errors import ConfigError
+from alchemist_core.local import supervisor
 from alchemist_core.local.airflow_client import AirflowError
 from alchemist_core.local.airflow_environment import (
     build_environment,
@@ -249,6 +250,16 @@ def test_a_task_waits_for_an_api_server_that_restarts_as_long_as_on_a_server(tmp
     waits = [line for line in of_servers if line.startswith("AIRFLOW__WORKERS__EXECUTION_API_")]
     assert len(waits) == 3
     assert [line for line in waits if line not in {f"{name}={value}" for name, value in found.items()}] == []
+
+
+def test_no_task_counts_as_dead_before_the_supervisor_has_restarted_a_silent_api_server(tmp_path):
+    """The scheduler ends the attempts of tasks without a heartbeat, and their commands are stopped."""
+    found = build_environment(tmp_path, port=8081, metadata_url="postgresql://m", store_url="postgresql://store")
+    until_killed_s = (
+        supervisor.LOOK_EVERY_S + supervisor.HUNG_AFTER_S + int(found["AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT"])
+    )
+    restart_s = 120
+    assert int(found["AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT"]) > until_killed_s + restart_s
 
 
 def test_tasks_see_this_home_and_this_store(tmp_path):

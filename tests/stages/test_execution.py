@@ -1,5 +1,6 @@
 """A stage claims its run key: one live run, followed by others, taken over only when its lease has expired."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -100,6 +101,29 @@ def test_a_follower_ends_with_the_failure_of_the_run_it_followed(database_url: s
     with pytest.raises(AlchemistError, match="the shard is gone"):
         run_number(6, work)
     first.join()
+
+
+@pytest.mark.parametrize("stop", [SystemExit(128 + signal.SIGTERM), KeyboardInterrupt()], ids=["SIGTERM", "SIGINT"])
+def test_a_follower_takes_over_a_run_that_a_signal_ended(engine: Engine, stop: BaseException) -> None:
+    """As the retry of a task does, whose first command Airflow stops."""
+    is_working, may_end = threading.Event(), threading.Event()
+
+    def stopped(_run: StageRun) -> NumberResult:
+        is_working.set()
+        may_end.wait(30)
+        raise stop
+
+    def first_run() -> None:
+        with pytest.raises(type(stop)):
+            run_number(8, stopped)
+
+    first = threading.Thread(target=first_run)
+    first.start()
+    assert is_working.wait(30)
+    threading.Timer(1, may_end.set).start()
+    assert run_number(8, lambda _run: NumberResult(number=8)) == NumberResult(number=8)
+    first.join()
+    assert states(engine) == ["failed", "succeeded"]
 
 
 def test_other_slots_and_other_configs_work_beside(engine: Engine) -> None:

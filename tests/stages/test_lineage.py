@@ -2,11 +2,14 @@
 
 import itertools
 import json
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, text
 
 from alchemist_core.settings import load_settings
 from alchemist_core.stages import lineage
@@ -119,6 +122,44 @@ def test_a_catalogue_that_is_away_stops_nothing(
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", "/proc/no/such/place")
     lineage.send_end("score", 7, {"dataset": "web"}, {"rater": "r1"})
     assert "Lineage was not sent" in capsys.readouterr().err
+
+
+SILENTLY_WATCHED = """
+import sys, time
+sys.path.insert(0, "{folder}")
+from test_execution import NumberConfig, NumberResult
+from alchemist_core.stages.execution import execute
+def work(run):
+    time.sleep(1)
+    return NumberResult(number=1)
+execute("select", NumberConfig(number=1), work, NumberResult)
+"""
+
+
+@pytest.mark.db
+def test_a_stage_outlives_a_catalogue_that_accepts_and_never_answers(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own: one that loses its lease ends itself."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("ALCHEMIST_OPENLINEAGE", "true")
+        monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "2")
+        transport = {
+            "TYPE": "http",
+            "URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "TIMEOUT": "5",
+            "RETRY": '{"total": 0}',
+        }
+        for name, value in transport.items():
+            monkeypatch.setenv(f"OPENLINEAGE__TRANSPORT__{name}", value)
+        code = SILENTLY_WATCHED.format(folder=Path(__file__).parent)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Lineage was not sent") == 2
+    with engine.connect() as connection:
+        row = connection.execute(text("SELECT state, work_seconds FROM alchemist.runs")).one()
+    assert row.state == "succeeded"
+    assert row.work_seconds < 5, "waiting for the catalogue is no work"
 
 
 def test_without_the_extra_nothing_is_sent_and_the_extra_is_named(
