@@ -60,7 +60,8 @@ class ScheduleSection(Section):
     """When the DAGs start. `alchemist dags install` and `alchemist stack up` write it into the DAGs."""
 
     nightly: str = Field(
-        "0 2 * * *", description="Start of nightly_rescore, for the crawl date of the day before: cron, or none"
+        "0 2 * * *",
+        description="Start of nightly_rescore, for the crawl date of the day before: cron that starts once a day, @daily, or none",
     )
     train: str = Field(
         NEVER, description="Start of train_rater with the values of [rater]: cron such as 0 8 * * SUN, @weekly, or none"
@@ -76,6 +77,16 @@ class ScheduleSection(Section):
     def _is_cron(cls, value: str) -> str:
         if value != NEVER and value not in _CRON_PRESETS:
             _check_cron(value)
+        return value
+
+    @field_validator("nightly")
+    @classmethod
+    def _is_daily(cls, value: str) -> str:
+        if value not in (NEVER, "@daily") and not re.fullmatch(r"\d+ \d+ \* \* \*", " ".join(value.split())):
+            raise ValueError(
+                "a night is the day before its start, so nightly must start once on each day: MINUTE HOUR * * *, @daily, or none; "
+                "a night without new shards does nothing"
+            )
         return value
 
     @field_validator("timezone")

@@ -163,7 +163,7 @@ class Run:
             item = as_flags(item, *ITEM)
         today = dag_run.run_after.astimezone(ZoneInfo(TIMEZONE)).date().isoformat()
         day = dag_run.partition_key or given.get("crawl_date") or today
-        return cls(given, item, day, context["ti"])
+        return cls(given, item, scheduled_day(dag_run) or day, context["ti"])
 
     def result_of(self, task_id):
         """Return the result of a task of this run."""
@@ -175,6 +175,17 @@ class Run:
         states = here.get_task_states(here.dag_id, map_index=map_index, task_ids=task_ids, run_ids=[here.run_id])
         ended = states.get(here.run_id, {})
         return sorted(name for name, state in ended.items() if state in ("failed", "upstream_failed"))
+
+
+def scheduled_day(dag_run):
+    """Return the crawl date of a night that the schedule started: the day before, in its time zone; None for any other run.
+
+    The partition is the day of the previous start. That is the wrong day where a start time does not exist, because the clocks go
+    forward: Airflow moves this start and the one that it takes for the previous one to the same hour.
+    """
+    if dag_run.partition_key is None or dag_run.run_type != "scheduled":
+        return None
+    return (dag_run.run_after.astimezone(ZoneInfo(TIMEZONE)).date() - timedelta(days=1)).isoformat()
 
 
 class CommandTask(BaseOperator):

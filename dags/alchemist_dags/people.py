@@ -9,7 +9,15 @@ from airflow.sdk import BaseNotifier, Param
 from airflow.sdk.exceptions import AirflowSkipException
 
 from alchemist_dags.commands import alchemist, environment_of
-from alchemist_dags.jobs import LIGHT, LONGEST_VALUE, CommandFailed, GiveUpOnFinalErrors, NotRun, Run
+from alchemist_dags.jobs import (
+    FOUND_FAILED,
+    LIGHT,
+    LONGEST_VALUE,
+    CommandFailed,
+    GiveUpOnFinalErrors,
+    NotRun,
+    Run,
+)
 
 PATIENCE = timedelta(days=7)
 COMMENT = Param("", type=["string", "null"], maxLength=2000, title="Comment", description="Stored in the audit log")
@@ -73,14 +81,6 @@ def answered(given):
     return {"approved_by": user.get("name") or user.get("id") or "unknown", "comment": comment}
 
 
-def approved(run, question):
-    """Return the flag that names a question (DAG.TASK) if it was answered.
-
-    The command reads approver and comment from the answer in the store: a user may edit the result of a task.
-    """
-    return {"approval": question} if run.result_of(question.rpartition(".")[2]) else {}
-
-
 class Question(ApprovalOperator):
     """Wait for a person's answer to the question (subject and text) that `ask(run)` returns; skip if `when(run)` is false.
 
@@ -106,7 +106,11 @@ class Question(ApprovalOperator):
         return super().execute(context)
 
     def execute_complete(self, context, event):
-        """Store the answer, then continue, or skip the following tasks."""
+        """Store the answer, then continue, or skip the following tasks. Without an answer, fail and do not ask again."""
+        if event.get("error_type") == "timeout":
+            raise CommandFailed(
+                f"error: No answer within {PATIENCE.days} days. Clear this task to ask again.", FOUND_FAILED
+            )
         if "error" not in event:
             fields = {**answered(event), "answer": event["chosen_options"][0]}
             one = context["task_instance"]

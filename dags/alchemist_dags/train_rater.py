@@ -12,7 +12,7 @@ from airflow.sdk import dag
 from alchemist_dags.assets import RATERS, announce_nights, updating_step
 from alchemist_dags.commands import alchemist
 from alchemist_dags.jobs import as_flags, cron, device_step, form, step
-from alchemist_dags.people import COMMON, approve, approved
+from alchemist_dags.people import COMMON, approve
 
 
 @dag(
@@ -33,9 +33,6 @@ def train_rater():
     def of_dataset(*words, **flags):
         return lambda run: alchemist(*words, dataset=found(run)["dataset"], **flags)
 
-    def promote(run):
-        return of_rater("rater", "promote", **approved(run, "train_rater.approve"))(run)
-
     def trained(run):
         return alchemist("train-rater", **run.form)
 
@@ -55,6 +52,8 @@ def train_rater():
         when=lambda run: run.result_of("plan_promote")["is_approval_needed"],
     )
     updates = {"outlets": [RATERS], "updates": lambda run, _: [(RATERS, None, {"rater": found(run)["rater"]})]}
+    # The command reads the answer from the store and decides if it needs one: a user may mark a task as successful, or edit results.
+    promote = of_rater("rater", "promote", approval="train_rater.approve")
     promoted = updating_step("promote", promote, trigger_rule="none_failed", **updates)
     checked = step("check_scores", of_dataset("check", suite="scores"))
     train >> find >> certify >> plan >> score >> plan_promote >> approval >> promoted >> checked

@@ -202,6 +202,10 @@ def test_every_option_of_a_stage_is_a_key_of_its_section_except_those_of_one_run
         ("[downstream]\npreset = 'tiny'\nmethod = 'lora'\n", r"\[downstream\] is not allowed: .*lora and finetune require"),
         ("[schedule]\nnightly = '2 o clock'\n", r"a cron expression has 5 fields .*this one has 3"),
         ("[schedule]\nnightly = '0 25 * * *'\n", r"'25' is not a hour \(0 to 23\)"),
+        ("[schedule]\nnightly = '0 2 * * 1-5'\n", r"'nightly' = '0 2 \* \* 1-5' is not .*must start once on each day: MINUTE HOUR"),
+        ("[schedule]\nnightly = '@weekly'\n", r"must start once on each day"),
+        ("[schedule]\nnightly = '0 2,14 * * *'\n", r"must start once on each day"),
+        ("[schedule]\nnightly = '*/30 2 * * *'\n", r"must start once on each day"),
         ("[schedule]\ntrain = '@yesterday'\n", r"'train' = '@yesterday' is not allowed"),
         ("[schedule]\ntimezone = 'Mars/Base'\n", r"there is no time zone 'Mars/Base'"),
         ("[prices]\ngpu_hours = 3\n", r"\[prices\] 'gpu_hours' is not a known key. Did you mean gpu_hour\?"),
@@ -219,6 +223,12 @@ def test_what_is_wrong_is_refused_with_file_key_value_and_what_is_allowed(folder
 
 @pytest.mark.parametrize("value", ["0 2 * * *", "*/15 0-6,22 1 JAN SUN", "@weekly", "none"])
 def test_a_schedule_is_cron_a_preset_or_none(folder: Path, value: str) -> None:
+    write(folder, f'[schedule]\nmaintenance = "{value}"\n')
+    assert load_project().schedule.maintenance == value
+
+
+@pytest.mark.parametrize("value", ["0 2 * * *", "30  1 * * *", "@daily", "none"])
+def test_a_night_starts_once_on_each_day_or_by_hand_only(folder: Path, value: str) -> None:
     write(folder, f'[schedule]\nnightly = "{value}"\n')
     assert load_project().schedule.nightly == value
 

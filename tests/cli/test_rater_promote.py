@@ -93,6 +93,14 @@ def test_an_approval_that_this_airflow_run_did_not_store_promotes_nothing(two_ra
     assert production.name == "old"
 
 
+def test_the_first_rater_and_the_one_in_production_need_no_answer(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection, name="first", state="candidate")
+    for was in (None, "first"):
+        assert promote(rater="first", approval="train_rater.approve").was == was
+
+
 def test_a_promoted_shadow_is_no_shadow_any_more(two_raters: Engine) -> None:
     promote(rater="new", shadow=True)
     promote(rater="new")

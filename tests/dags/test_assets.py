@@ -41,7 +41,8 @@ def run_task(dags, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))
         dag = dags[dag_id]
         task = dag.get_task(task_id).prepare_for_execution()
-        run = SimpleNamespace(conf={}, partition_key="2026-01-03", run_after=datetime(2026, 1, 4, tzinfo=UTC))
+        about = {"partition_key": "2026-01-03", "run_type": "manual", "run_after": datetime(2026, 1, 4, tzinfo=UTC)}
+        run = SimpleNamespace(conf={}, **about)
         needed = {"retention": 0.2} if dag_id == "build_subset" else {}
         context = {"params": form(dag, needed), "dag_run": run, "dag": dag, "ti": PLANNED, "outlet_events": accessors()}
         task.execute(context)

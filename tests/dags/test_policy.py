@@ -101,7 +101,8 @@ def attribute(operator, name):
 
 def run_of(dag, params, *, item="best", **about):
     """Return what a task's command line is made of."""
-    about = {"partition_key": None, "conf": params, "run_after": datetime(2026, 1, 3, tzinfo=UTC), **about}
+    about = {"partition_key": None, "run_type": "manual", "conf": params, **about}
+    about = {"run_after": datetime(2026, 1, 3, tzinfo=UTC), **about}
     context = {"params": params, "dag_run": SimpleNamespace(**about), "dag": dag, "ti": PLANNED}
     return ours("jobs").Run.of(context, item)
 
@@ -433,12 +434,26 @@ def test_the_version_that_a_person_was_asked_about_is_published_and_no_newer_one
     assert words == ["alchemist", "subset", "publish", *said, "--", "best"]
 
 
-@pytest.mark.parametrize("given", [None, {}], ids=["skipped", "nothing"])
-def test_without_a_question_no_approval_is_named(dags, monkeypatch, given):
+@pytest.mark.parametrize("given", [None, {}, ANSWER], ids=["skipped or marked as successful", "nothing", "answered"])
+def test_the_command_looks_for_an_answer_whatever_the_result_of_the_question_says(dags, monkeypatch, given):
     monkeypatch.setitem(RESULTS, "approve", given)
     for dag_id, task_id in (("train_rater", "promote"), ("build_subset", "publish")):
         words = command(dags[dag_id].get_task(task_id), form(dags[dag_id], FILLED[dag_id]))
-        assert not [word for word in words if word.startswith("--appro")]
+        assert f"--approval={dag_id}.approve" in words
+
+
+def test_a_subset_that_nobody_is_asked_about_is_published_without_an_approval(dags):
+    dag = dags["build_subset"]
+    words = command(dag.get_task("publish"), form(dag, {**FILLED["build_subset"], "approve": False}))
+    assert not [word for word in words if word.startswith("--appro")]
+
+
+def test_a_question_without_an_answer_is_not_asked_again(dags):
+    event = {"error": "The timeout was reached.", "error_type": "timeout"}
+    with pytest.raises(ours("jobs").CommandFailed, match=r"No answer within 7 days\. Clear this task") as failed:
+        dags["train_rater"].get_task("approve").execute_complete({}, event)
+    decision = ours("jobs").GiveUpOnFinalErrors().evaluate(failed.value, 1, 2)
+    assert decision.action.value == "fail"
 
 
 @pytest.fixture

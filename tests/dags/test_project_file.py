@@ -270,7 +270,7 @@ class Scheduler:
         return self.results["plan_night" if of_nights else source.task_id]
 
     def _run_task(self, task, params, item, day):
-        run = SimpleNamespace(conf={}, partition_key=day, run_after=datetime(2026, 1, 3, tzinfo=UTC))
+        run = SimpleNamespace(conf={}, run_type="manual", partition_key=day, run_after=datetime(2026, 1, 3, tzinfo=UTC))
         here = SimpleNamespace(xcom_pull=lambda task_ids: self.results[task_ids])
         values = ours("jobs").Run.of({"params": params, "dag_run": run, "dag": task.dag, "ti": here}, item)
         when, returns = attribute(task, "when"), attribute(task, "returns")

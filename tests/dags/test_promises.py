@@ -6,7 +6,7 @@ import logging
 import re
 import shlex
 import subprocess
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -193,6 +193,31 @@ def test_the_night_begins_at_two_and_is_of_the_day_before_and_upkeep_comes_after
         assert (next_run.run_after.hour, next_run.run_after.minute) == at
         if name == "nightly_rescore":
             assert next_run.partition_key == (next_run.run_after.date() - timedelta(days=1)).isoformat()
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * *", "30 2 * * *", "0 3 * * *", "@daily", "59 23 * * *"])
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Africa/Cairo", "Australia/Lord_Howe"])
+def test_a_year_of_scheduled_nights_takes_each_crawl_date_once(dags, monkeypatch, zone, cron):
+    """Also where the clocks change at the hour of the start, which then exists never or twice."""
+    jobs = ours("jobs")
+    monkeypatch.setitem(jobs.CRON, "nightly_rescore", cron)
+    monkeypatch.setattr(jobs, "TIMEZONE", zone)
+    serialization = importlib.import_module("airflow.serialization.serialized_objects").DagSerialization
+    restrict = importlib.import_module("airflow.timetables.base").TimeRestriction
+    dag = load("nightly_rescore", monkeypatch).nightly_rescore()
+    timetable = serialization.from_dict(serialization.to_dict(dag)).timetable
+    first = importlib.import_module("pendulum").datetime(2026, 1, 1)
+    params, crawl_dates, info = form(dag, {}), [], None
+    while not crawl_dates or crawl_dates[-1] < "2026-12-31":
+        info = timetable.next_dagrun_info_v2(last_dagrun_info=info, restriction=restrict(first, None, True))
+        about = {"run_type": "scheduled", "run_after": info.run_after, "partition_key": info.partition_key}
+        (given,) = [
+            word for word in command(dag.get_task("plan_night"), params, **about) if word.startswith("--crawl-date=")
+        ]
+        crawl_dates.append(given.partition("=")[2])
+    walked = [(date(2027, 1, 1) - timedelta(days=n)).isoformat() for n in range(len(crawl_dates), 0, -1)]
+    assert crawl_dates == walked
+    assert len(walked) >= 365
 
 
 @pytest.mark.parametrize(

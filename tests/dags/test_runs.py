@@ -128,7 +128,7 @@ def test_a_new_rater_is_certified_and_scores_the_pool_before_it_is_promoted(runs
     certified, scored, promoted = (
         commands.index("rater certify -- crawl-loss-1"),
         commands.index("score --slot=0 --rater=crawl-loss-1 --dataset=crawl"),
-        commands.index("rater promote -- crawl-loss-1"),
+        commands.index("rater promote --approval=train_rater.approve -- crawl-loss-1"),
     )
     assert certified < scored < promoted
 

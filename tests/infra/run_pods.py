@@ -89,7 +89,7 @@ def context_of(task: Any) -> dict[str, Any]:
         get_task_states=lambda *_, **__: {},
     )  # fmt: skip
     dag = SimpleNamespace(dag_id="train_rater", parent_dag=None)
-    run = SimpleNamespace(partition_key="2026-01-02", conf={}, run_after=datetime.now(UTC))
+    run = SimpleNamespace(partition_key="2026-01-02", run_type="manual", conf={}, run_after=datetime.now(UTC))
     return {"ti": ti, "run_id": "manual__1", "dag": dag, "dag_run": run, "params": {}}
 
 
