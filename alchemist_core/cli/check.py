@@ -57,7 +57,7 @@ class CheckConfig(Config):
     crawl_date: date | None = Field(
         None,
         description="Crawl date (YYYY-MM-DD); none: each night that is not decided yet, where a failure stops this night alone, "
-        "and then all nights together, where it stops none",
+        "and then all nights together, where checks only warn; of these, scores that do not add up fail the command, but stop no night",
     )
     subset: str | None = Field(None, description="Name of the subset, for the suites subset and evaluation")
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)

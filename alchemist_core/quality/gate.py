@@ -1,6 +1,7 @@
 """The gate: run a suite of checks on the stored rows of a night or a subset, and store every outcome.
 
-Without a date, each night that is not decided yet is checked, and then all nights together: only an outcome with a date stops a night.
+Without a date, each night that is not decided yet is checked, and then all nights together, which only warns and recounts: only an
+outcome with a date stops a night.
 A night without rows passes. Checks that a person has released still run, but a failure is only a warning.
 The caller decides the effect of a failure.
 """
@@ -116,8 +117,8 @@ def _check_nights(
             # What arrives while the check reads must make its results outdated.
             began_at = read_time(engine)
             found = _check_night(engine, suite, name, day, limits_of(name))
-            if day in undecided:
-                found = [_without_unscored(outcome) for outcome in found]
+            if crawl_date is None:
+                found = [_milder(outcome) for outcome in found]
             store_check_results(
                 engine, [_row(suite, outcome, {"crawl_date": day, "created_at": began_at}) for outcome in found]
             )
@@ -125,9 +126,14 @@ def _check_nights(
     return outcomes
 
 
-def _without_unscored(outcome: CheckOutcome) -> CheckOutcome:
-    """Only warn of unscored shards: a run over all nights meets nights that are being scored, which are not published before they are."""
-    return replace(outcome, severity=WARN) if outcome.expectation == suites.SCORED else outcome
+def _milder(outcome: CheckOutcome) -> CheckOutcome:
+    """Only warn, in a run over all nights, of what is not finished or is decided for each night by itself.
+
+    Nights that are being scored are not published before every shard is scored. All nights together contain released, rejected and
+    stopped ones, which a person decides or has decided: only a recount that does not add up still fails.
+    """
+    is_mild = outcome.expectation == suites.SCORED if outcome.crawl_date else outcome.expectation != suites.RECOUNTED
+    return replace(outcome, severity=WARN) if is_mild else outcome
 
 
 def _check_night(

@@ -14,6 +14,7 @@ from alchemist_core.selection.ranks import MAX_CUT_DRIFT
 
 FAIL, WARN = "fail", "warn"
 SCORED = "every_shard_is_scored"
+RECOUNTED = "locations_are_scored_or_quarantined"
 # What each check looks at, and what a row of its frame is.
 WORDS = {
     "shards_are_verified_or_rejected": ("state of a shard", "shards"),
@@ -144,7 +145,7 @@ def scores(limits: CheckLimits) -> list[Check]:
     differ = _above("scores_differ", FAIL, frame, "night_spread", limits.min_night_spread)
     return [
         _in_set(SCORED, FAIL, "check_ledger", "is_scored", [True]),
-        _equal("locations_are_scored_or_quarantined", "check_ledger", "n_samples", "n_accounted"),
+        _equal(RECOUNTED, "check_ledger", "n_samples", "n_accounted"),
         _equal("scores_are_finite", frame, "n_scores", "n_finite"),
         replace(constant, settings=("min_shard_scores",)),
         replace(differ, settings=("min_night_spread", "min_night_scores")),

@@ -78,9 +78,10 @@ CHECKS_HEAD = """# Data checks
 
 `alchemist check` runs these checks. One that *stops* ends the pipeline of its night or subset: no sample of the night can be selected
 until the data is repaired, or a person [releases or rejects the night](../how-to/held-night.md), and a subset is not published. One that
-*warns* is only counted. `--crawl-date` names the night. Without it, each night of the dataset that is not decided yet is checked, and then
-all nights together: a failure stops the nights that fail by themselves, and one that only all nights together show stops none, but the
-command fails. The limits are keys of [`[checks]`](project-file.md#checks), or of `[datasets.NAME.checks]` for one dataset; the
+*warns* is only counted. `--crawl-date` names the night. Without it, each night of the dataset that is not decided yet is checked, and a
+failure stops this night. Then all nights together are checked, which stops none, and where checks only warn, because they also meet nights
+that a person has decided or that are being scored; only `locations_are_scored_or_quarantined` fails the command. The limits are keys of
+[`[checks]`](project-file.md#checks), or of `[datasets.NAME.checks]` for one dataset; the
 bounds below are the default ones. Suites of your own: [runbook](../how-to/runbook.md#check).
 """
 REPAIRS_HEAD = """## Repairs
