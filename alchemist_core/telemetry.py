@@ -224,7 +224,8 @@ CATALOGUE = (
     Metric("alchemist_nights", "Nights of the production rater by state.", ("dataset", "outcome")),
     Metric(
         "alchemist_newest_night_timestamp_seconds",
-        "Newest crawl date that samples can be selected from, in unix time.",
+        "Newest crawl date that samples can be selected from, in unix time; without one, the day before the first crawl date, or the day "
+        "of the rater's promotion if that was later.",
         ("dataset",),
     ),
     Metric(
@@ -244,10 +245,14 @@ CATALOGUE = (
     ),
     Metric(
         "alchemist_ledger_mismatched_shards",
-        "Shards whose scores and quarantine rows did not match their ledger at the last recount.",
+        "Shards whose scores and quarantine rows did not match their ledger at the last recount of all nights.",
         ("dataset",),
     ),
-    Metric("alchemist_check_failures", "Failed data checks of the last day, by severity.", ("reason", "outcome")),
+    Metric(
+        "alchemist_check_failures",
+        "Failed data checks by severity: those that stop a night now, and failures of subsets and warnings of the last day.",
+        ("reason", "outcome"),
+    ),
     Metric("alchemist_task_failures", "Failed Airflow tasks of the last day, as dag.task.", ("stage",)),
     Metric(
         "alchemist_notifications",

@@ -274,7 +274,7 @@ def read_comparisons(engine: Engine, subset_id: int) -> list[Comparison]:
 
 
 QUERIES = (
-    "measure_stages", "measure_samples", "measure_nights", "measure_freshness", "measure_operations", "measure_subsets",
+    "measure_stages", "measure_samples", "measure_nights", "measure_freshness", "measure_checks", "measure_operations", "measure_subsets",
 )  # fmt: skip
 TIMEOUT_MS = 10_000
 """Far above the normal duration of a query. Without a limit, hanging scrapes would pile up."""

@@ -48,7 +48,8 @@ HEALTHY = Dashboard("alchemist-health", "Is the pipeline healthy?", (
           "Quarantined locations of the newest crawl date by reason code; table `quarantined_samples` lists them.",
           'sum by (dataset, reason) (alchemist_night_samples{dataset=~"$dataset", outcome="quarantined"})',
           legend="{{dataset}} {{reason}}"),
-    Panel("Failed data checks of the last day", "short", "A failed check of severity `fail` stopped its pipeline; `warn` is only counted.",
+    Panel("Failed data checks", "short",
+          "`fail` stops a night until it is repaired, released or rejected, or a subset (last day); `warn` is only counted (last day).",
           "alchemist_check_failures", legend="{{reason}} ({{outcome}})"),
     Panel("Score drift", "none",
           "PSI (population stability index) against the accepted nights; [drift] in alchemist.toml sets when a night is held.",
@@ -104,7 +105,7 @@ SCORING = Dashboard("alchemist-scoring", "How far is scoring?", (
     Panel("Nights by state", "short", "Samples are selected only from selectable and released nights.", "alchemist_nights" + OF_DATASET,
           legend="{{dataset}} {{outcome}}"),
     Panel("Age of the newest selectable night", "s",
-          "Age of the newest selectable crawl date; NightlyStale fires when two nights that were due are missing.",
+          "Age of the newest selectable crawl date, or the time without one; NightlyStale fires when two nights that were due are missing.",
           "time() - alchemist_newest_night_timestamp_seconds" + OF_DATASET, legend="{{dataset}}"),
     Panel("Last scoring runs", "none", "Samples, seconds and samples per second of each run, from its result.",
           sql="SELECT started_at, state, (result ->> 'n_scored')::bigint AS n_scored, "

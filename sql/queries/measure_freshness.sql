@@ -1,15 +1,51 @@
--- Purpose: Return the exporter's freshness metrics: each dataset's newest selectable crawl date, and the usual interval between
---   dates.
+-- Purpose: Return the exporter's freshness metrics: each dataset's newest selectable crawl date, and the usual interval between its
+--   crawl dates.
 -- Parameters: none.
--- One row is: a series with its label values and its value now; a dataset with only one selectable date has no interval.
--- Relies on: small tables: a night is one crawl date of a dataset under a rater.
+-- One row is: a series with its label values and its value now. A dataset without a selectable date has the day before its first crawl
+--   date, or the day of the production rater's promotion if that was later; one with a single crawl date has no interval.
+-- Relies on: ix_shards_dataset_id_crawl_date, read from one crawl date to the next; small tables otherwise.
 -- Safe to re-run: yes.
-WITH accepted_dates AS (
-    SELECT DISTINCT named.label, nights.crawl_date
-    FROM alchemist.nights
-    INNER JOIN alchemist.labelled_datasets AS named ON nights.dataset_id = named.dataset_id
-    INNER JOIN alchemist.raters ON nights.rater_id = raters.rater_id
-    WHERE raters.state = 'production' AND nights.state IN ('selectable', 'released')
+WITH RECURSIVE production AS (
+    SELECT rater_id, (promoted_at AT TIME ZONE 'UTC')::date AS promoted_on FROM alchemist.raters WHERE state = 'production'
+),
+
+newest AS (
+    SELECT
+        named.label,
+        coalesce(
+            (
+                SELECT max(nights.crawl_date) FROM alchemist.nights
+                WHERE
+                    nights.dataset_id = named.dataset_id AND nights.rater_id = production.rater_id
+                    AND nights.state IN ('selectable', 'released')
+            ),
+            (
+                SELECT greatest(shards.crawl_date - 1, production.promoted_on) FROM alchemist.shards
+                WHERE shards.dataset_id = named.dataset_id AND shards.state = 'verified'
+                ORDER BY shards.crawl_date LIMIT 1
+            )
+        ) AS crawl_date
+    FROM alchemist.labelled_datasets AS named CROSS JOIN production
+),
+
+-- The newest 15 crawl dates of each dataset.
+crawled AS (
+    SELECT named.dataset_id, named.label, newer.crawl_date, 1 AS place
+    FROM alchemist.labelled_datasets AS named
+    INNER JOIN LATERAL (
+        SELECT shards.crawl_date FROM alchemist.shards
+        WHERE shards.dataset_id = named.dataset_id AND shards.state = 'verified'
+        ORDER BY shards.crawl_date DESC LIMIT 1
+    ) AS newer ON TRUE
+    UNION ALL
+    SELECT crawled.dataset_id, crawled.label, older.crawl_date, crawled.place + 1
+    FROM crawled
+    INNER JOIN LATERAL (
+        SELECT shards.crawl_date FROM alchemist.shards
+        WHERE shards.dataset_id = crawled.dataset_id AND shards.crawl_date < crawled.crawl_date AND shards.state = 'verified'
+        ORDER BY shards.crawl_date DESC LIMIT 1
+    ) AS older ON TRUE
+    WHERE crawled.place < 15
 ),
 
 -- Days between neighbouring dates; the usual interval is taken from the newest ones.
@@ -18,14 +54,14 @@ gaps AS (
         label,
         crawl_date - lag(crawl_date) OVER (PARTITION BY label ORDER BY crawl_date) AS n_days,
         row_number() OVER (PARTITION BY label ORDER BY crawl_date DESC) AS place
-    FROM accepted_dates
+    FROM (SELECT DISTINCT label, crawl_date FROM crawled) AS dated
 )
 
 SELECT
     'alchemist_newest_night_timestamp_seconds' AS metric,
     ARRAY[label] AS labels,
     extract(EPOCH FROM max(crawl_date))::double precision AS value
-FROM accepted_dates GROUP BY label
+FROM newest WHERE crawl_date IS NOT NULL GROUP BY label
 UNION ALL
 SELECT 'alchemist_night_interval_seconds', ARRAY[label], 86400 * percentile_disc(0.5) WITHIN GROUP (ORDER BY n_days)::double precision
 FROM gaps WHERE place <= 14 AND n_days IS NOT NULL GROUP BY label

@@ -37,6 +37,8 @@ INSERT INTO alchemist.check_results (suite, expectation, severity, is_success, o
 SELECT 'scores', 'expectation ' || i % 60, 'warn', FALSE, '{}', 'web 1' FROM generate_series(1, 50000) AS i;
 INSERT INTO alchemist.check_results (suite, expectation, severity, is_success, observed, dataset_name)
 SELECT 'scores', 'locations_are_scored_or_quarantined', 'fail', FALSE, '{"unexpected_count": 1}', name FROM alchemist.datasets;
+INSERT INTO alchemist.check_results (suite, expectation, severity, is_success, observed, dataset_name, crawl_date)
+SELECT 'samples', 'most_locations_are_usable', 'fail', FALSE, '{}', name, DATE '2020-01-02' FROM alchemist.datasets;
 INSERT INTO alchemist.notifications (key, kind, event, state)
 SELECT 'failed_task:dag.task ' || i || ':r:-1:1', 'failed_task', '{"facts": {}}', 'delivered' FROM generate_series(1, 60) AS i;
 INSERT INTO alchemist.subsets (

@@ -93,9 +93,10 @@ def test_a_million_shards_are_fewer_than_500_series_and_the_newest_night_alone_i
     # Of fewer shards, the planner may read the whole table.
     fill(engine, 1_000_000)
     assert 200 < len(scrape(lambda: measure(engine), airflow_of_many_dags().read)) < 500
-    nodes_of_shards = [node for node in plan(engine, "measure_nights") if node.get("Relation Name") == "shards"]
-    assert nodes_of_shards
-    assert not [node for node in nodes_of_shards if node["Node Type"] == "Seq Scan"]
+    for name in ("measure_nights", "measure_freshness"):
+        nodes_of_shards = [node for node in plan(engine, name) if node.get("Relation Name") == "shards"]
+        assert nodes_of_shards, name
+        assert not [node for node in nodes_of_shards if node["Node Type"] == "Seq Scan"], name
 
 
 @pytest.mark.db
@@ -107,10 +108,10 @@ def test_no_shard_is_forgotten_where_labels_are_bounded(large: Engine) -> None:
 
 
 @pytest.mark.db
-@pytest.mark.parametrize("name", ["measure_samples", "measure_nights", "measure_operations"])
+@pytest.mark.parametrize("name", ["measure_samples", "measure_nights", "measure_checks", "measure_operations"])
 def test_a_scrape_reads_ledgers_and_never_scores(large: Engine, name: str) -> None:
     read = {node.get("Relation Name", "") for node in plan(large, name)}
-    assert read & {"shard_scores", "leases"}
+    assert read & {"shard_scores", "leases", "check_results"}
     assert not [table for table in read if table.startswith(("scores", "samples", "sample_locations"))]
 
 
