@@ -30,7 +30,7 @@ VALIDATION_ROLES = ("validation", "evaluation")
 MOST_STEPS = 2_000
 """Steps of a training that the store keeps; a chart shows 100 points."""
 FEW_VALIDATION = 1_200
-"""With fewer validation samples a rater alone misses defects. Source: research pages 008 and 031."""
+"""With fewer validation samples a rater alone misses defects. Source: research pages 008, 031 and 034."""
 
 
 METRIC_TEXTS = {
@@ -92,7 +92,7 @@ class TrainRaterResult(Result):
         return (
             f"{text}\n{self.n_validation:,} validation samples are few: below {FEW_VALIDATION:,} a rater alone misses wrong captions and "
             "damaged images. Add samples, or a critic and a density ratio: alchemist scorer train critic, then density --kind density, "
-            "and alchemist select --rank-by rater+critic+density."
+            "and alchemist select --rank-by rater+critic+density --accept auto --fill repeat."
         )
 
 

@@ -17,7 +17,7 @@ WORLDS = {"scenes": "synthetic", "damaged": "damaged"}
 LEARNABILITY, _, ACCEPTED = RECIPES
 ARMS = {
     "random": "random", "planted": "oracle", LEARNABILITY: "`learnability/auto`", FUSION: "fusion",
-    ACCEPTED: "fusion, accepted and repeated", CONTROLS[3]: "the same and the validation dataset", "validation": "validation dataset alone",
+    ACCEPTED: "fusion, accepted, repeated", CONTROLS[3]: "the same + validation dataset", "validation": "validation dataset alone",
 }  # fmt: skip
 PAIRS = (
     (FUSION, LEARNABILITY),
