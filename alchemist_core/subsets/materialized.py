@@ -59,7 +59,6 @@ Verify = Literal["read_back", "source"]
 OnFound = Callable[[bool], None]
 """Called before the first byte is written, with whether files are at the address already. They are those of the same dataset: others were
 refused. It may refuse these too, because another store can have made them."""
-"""Called with the number of samples done, of all samples, and the name of a tar."""
 MANIFEST_NAME, INDEX_NAME, CARD_NAME, SUMS_NAME = "manifest.parquet", "wids.json", "README.md", "SHA256SUMS"
 JOURNAL_NAME = ".journal"
 DATASETS = "materialized"
