@@ -69,8 +69,8 @@ LOG = logging.getLogger("alchemist")
 """Every line that a command prints while it works is a record of this logger."""
 
 LogFormat = Literal["text", "json"]
-# The run that this process works on: stage and run_id. Threads of the run share it.
-_run: dict[str, str | int] = {}
+# The runs that this process works on, the newest last: stage and run_id. Threads of a run share them.
+_runs: list[dict[str, str | int]] = []
 
 
 class _TextHandler(logging.Handler):
@@ -85,7 +85,12 @@ class _JsonHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"time": at, "level": record.levelname.lower(), "message": record.getMessage(), **_run}
+        line = {
+            "time": at,
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **(_runs[-1] if _runs else {}),
+        }
         # JSON escapes every control character; DEL, C1 and the marks of direction only as ASCII.
         _print(json.dumps(line))
 
@@ -104,13 +109,13 @@ def configure_logging(form: LogFormat = "text") -> None:
 @contextmanager
 def named_run(stage: str, run_id: int) -> Iterator[None]:
     """Name the run to which the records of this block belong."""
-    before = dict(_run)
-    _run.update(stage=stage, run_id=run_id)
+    own: dict[str, str | int] = {"stage": stage, "run_id": run_id}
+    _runs.append(own)
     try:
         yield
     finally:
-        _run.clear()
-        _run.update(before)
+        # Blocks of several threads may end in any order.
+        _runs.remove(own)
 
 
 def say(text: str, level: int = logging.INFO) -> None:

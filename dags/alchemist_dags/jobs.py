@@ -161,8 +161,7 @@ class Run:
         given = {name: read_value(name, context["params"][name], field) for name, field in fields.items()}
         if isinstance(item, dict):
             item = as_flags(item, *ITEM)
-        today = dag_run.run_after.astimezone(ZoneInfo(TIMEZONE)).date().isoformat()
-        day = dag_run.partition_key or given.get("crawl_date") or today
+        day = dag_run.partition_key or given.get("crawl_date") or day_of(dag_run).isoformat()
         return cls(given, item, scheduled_day(dag_run) or day, context["ti"])
 
     def result_of(self, task_id):
@@ -185,7 +184,12 @@ def scheduled_day(dag_run):
     """
     if dag_run.partition_key is None or dag_run.run_type != "scheduled":
         return None
-    return (dag_run.run_after.astimezone(ZoneInfo(TIMEZONE)).date() - timedelta(days=1)).isoformat()
+    return (day_of(dag_run) - timedelta(days=1)).isoformat()
+
+
+def day_of(dag_run):
+    """Return the day on which a run starts, in the time zone of the schedule."""
+    return dag_run.run_after.astimezone(ZoneInfo(TIMEZONE)).date()
 
 
 class CommandTask(BaseOperator):
