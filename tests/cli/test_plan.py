@@ -85,28 +85,32 @@ def test_a_shard_that_was_ingested_late_brings_its_night_up_unless_a_check_has_s
     assert [night["crawl_date"] for night in last_line(capsys)["nights"]] == ["2026-01-03"]  # type: ignore[attr-defined]
 
 
+def four_shards_each(days: list[date], *, dataset_id: int) -> list[dict[str, object]]:
+    """Rows of four shards for each crawl date."""
+    return [
+        {
+            "shard_id": 1000 * number + slot,
+            "dataset_id": dataset_id,
+            "crawl_date": day,
+            "uri": f"{day}/{slot}.tar",
+            "n_samples": 5,
+        }
+        for number, day in enumerate(days)
+        for slot in range(4)
+    ]
+
+
 def test_more_late_nights_than_airflow_maps_are_divided_among_runs_the_newest_first(
     engine: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An archive of a year that was ingested at once once failed every night from then on, for all datasets."""
+    """An archive of a year, ingested in one go, made every later night fail for all datasets."""
     with engine.begin() as connection:
         add_dataset(connection)
         add_dataset(connection, dataset_id=2, name="archive")
         add_rater(connection)
         connection.exec_driver_sql("UPDATE alchemist.raters SET promoted_at = '2025-01-01'")
         days = [date(2026, 1, 1) - timedelta(days=number) for number in range(400)]
-        rows = [
-            {
-                "shard_id": 1000 * number + slot,
-                "dataset_id": 2,
-                "crawl_date": day,
-                "uri": f"{day}/{slot}.tar",
-                "n_samples": 5,
-            }
-            for number, day in enumerate(days)
-            for slot in range(4)
-        ]
-        insert_rows(connection, {"shards": rows})
+        insert_rows(connection, {"shards": four_shards_each(days, dataset_id=2)})
     monkeypatch.setenv("ALCHEMIST_SCORE_SLOTS", "4")
     load_settings.cache_clear()
     assert main(["plan", "night", "--crawl-date", "2026-01-02", "--json"]) == 0
@@ -129,18 +133,7 @@ def test_a_few_nights_share_all_slots_and_many_nights_get_fewer_each(
         add_dataset(connection)
         add_rater(connection)
         days = [date(2026, 1, 1) + timedelta(days=number) for number in range(100)]
-        rows = [
-            {
-                "shard_id": 10 * number + slot,
-                "dataset_id": 1,
-                "crawl_date": day,
-                "uri": f"{day}/{slot}.tar",
-                "n_samples": 5,
-            }
-            for number, day in enumerate(days)
-            for slot in range(4)
-        ]
-        insert_rows(connection, {"shards": rows})
+        insert_rows(connection, {"shards": four_shards_each(days, dataset_id=1)})
     monkeypatch.setenv("ALCHEMIST_SCORE_SLOTS", "4")
     load_settings.cache_clear()
     n_items = {
