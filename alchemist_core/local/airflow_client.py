@@ -100,9 +100,8 @@ class AirflowClient:
                 msg = f"{dag_id} run {run_id} is still {state} after {timeout_s:.0f} s. See {self.url}/dags/{dag_id}/runs/{run_id}"
                 raise AirflowError(msg)
             if time.monotonic() > said + QUIET_S:
-                running = ", ".join(sorted(name for name, now in seen.items() if now == "running"))
                 on_progress(
-                    f"{dag_id}: {(time.monotonic() - began) / 60:.0f} min, {f'still running: {running}' if running else state}"
+                    f"{dag_id}: {(time.monotonic() - began) / 60:.0f} min, {self._what_it_waits_for(dag_id, state, seen)}"
                 )
                 said = time.monotonic()
             time.sleep(POLL_S)
@@ -190,6 +189,18 @@ class AirflowClient:
             found += page["task_instances"]
             if len(found) >= page["total_entries"] or not page["task_instances"]:
                 return found
+
+    def _what_it_waits_for(self, dag_id: str, state: str, tasks: dict[str, str]) -> str:
+        """Return the tasks that run; for a queued run, the runs of its DAG before it, such as one that a new subset started."""
+        if running := ", ".join(sorted(name for name, now in tasks.items() if now == "running")):
+            return f"still running: {running}"
+        if state != "queued":
+            return state
+        found = self.call("GET", f"/api/v2/dags/{dag_id}/dagRuns?state=running", patience_s=RESTART_PATIENCE_S)[
+            "dag_runs"
+        ]
+        before = ", ".join(run["dag_run_id"] for run in found)
+        return f"queued behind {before}" if before else state
 
     def _explain(self, dag_id: str, run_id: str, tasks: list[dict[str, Any]]) -> str:
         failed = [task for task in tasks if task["state"] == "failed"]

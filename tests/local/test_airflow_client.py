@@ -131,17 +131,20 @@ def test_each_change_of_a_task_is_reported_once(airflow):
 
 
 def test_a_long_silence_is_broken_by_what_the_run_waits_for(airflow, monkeypatch):
-    client, answers, _ = airflow
-    monkeypatch.setattr(airflow_client, "POLL_S", 0.01)
+    client, answers, seen = airflow
     monkeypatch.setattr(airflow_client, "QUIET_S", 0.0)
-    answers["GET", RUN] = [(200, {"state": state}) for state in ("queued", "running", "success")]
+    answers["GET", RUN] = [(200, {"state": state}) for state in ("queued", "queued", "running", "success")]
+    earlier = "asset_triggered__1"
+    answers["GET", "/api/v2/dags/d/dagRuns"] = [(200, {"dag_runs": found}) for found in ([{"dag_run_id": earlier}], [])]
     answers["GET", f"{RUN}/taskInstances"] = [
         (200, {"total_entries": len(tasks), "task_instances": tasks})
-        for tasks in ([], [task("score", "running")], [task("score", "success")])
+        for tasks in ([], [], [task("score", "running")], [task("score", "success")])
     ]
     lines = []
     client.wait("d", "r", timeout_s=5.0, on_progress=lines.append)
-    assert lines[:3] == ["d: 0 min, queued", "d.score: running", "d: 0 min, still running: score"]
+    waits = [f"d: 0 min, queued behind {earlier}", "d: 0 min, queued"]
+    assert lines[:4] == [*waits, "d.score: running", "d: 0 min, still running: score"]
+    assert ("GET", "/api/v2/dags/d/dagRuns?state=running") in [(method, path) for method, path, *_ in seen]
 
 
 def test_a_failed_task_is_named_with_the_end_of_its_log(airflow, tmp_path):
