@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
-from alchemist_core.config import BARE_WORD, Command, Config, Result
+from alchemist_core.config import BARE_WORD, Command, Config, Result, counted
 from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import (
@@ -40,7 +40,7 @@ from alchemist_core.store.engine import (
     role_url,
 )
 from alchemist_core.store.postgres import Role, client_program, environment, psql_path, run_program, stop_postgres
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import say, warn
 
 
 class NoConfig(Config):
@@ -233,6 +233,8 @@ class _Note(Result):
     checksum: str
     revision: str
     files: dict[str, str]
+    missing: list[str] = Field(default_factory=list)
+    """Artifacts that the store names and the home did not have."""
 
 
 def backup(config: BackupConfig) -> BackupResult:
@@ -251,7 +253,7 @@ def backup(config: BackupConfig) -> BackupResult:
         note, missing = _fill(partial)
     if missing:
         raise DataError(
-            f"{folder} was written without {len(missing):,} of the artifacts that the store names, because the home does not have "
+            f"{folder} was written without {counted(len(missing), 'artifact')} that the store names, because the home does not have "
             f"them. The first is {missing[0]}. Copy them from an earlier backup into {load_settings().artifacts}, then make another one."
         )
     return _result(folder, note)
@@ -275,7 +277,7 @@ def _fill(folder: Path) -> tuple[dict[str, Any], list[str]]:
                 taken = _dump(url, folder / _DATABASE, pg_snapshot)
                 break
     _drop_deleted(folder / _ARTIFACTS, copied, named)
-    note = {"checksum": taken, "revision": current_revision(url), "files": _hash_files(folder)}
+    note = {"checksum": taken, "revision": current_revision(url), "files": _hash_files(folder), "missing": missing}
     (folder / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
     return note, missing
 
@@ -357,6 +359,11 @@ def restore(config: RestoreConfig) -> RestoreResult:
     if is_same_code and (found := checksum(url)) != note["checksum"]:
         raise DataError(
             f"The restored data has checksum {found}, but the backup has {note['checksum']}. Do not use it: restore another backup."
+        )
+    if lacking := [uri for uri in note["missing"] if not (load_settings().artifacts / uri).exists()]:
+        warn(
+            f"The backup was written without {counted(len(lacking), 'artifact')} that the store names. The first is {lacking[0]}. Copy "
+            f"what you have of them from another backup into {load_settings().artifacts}."
         )
     migrated_from = None if is_same_code else note["revision"]
     written = _result(folder, note).model_dump() | {"revision": head_revision()}

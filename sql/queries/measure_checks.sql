@@ -33,7 +33,8 @@ counted AS (
     ORDER BY severity ASC, n_failed DESC, expectation ASC LIMIT 15
 ),
 
--- The suite `scores` without a date counts scores and quarantine rows of each shard of a dataset again; its newest result counts.
+-- The suite `scores` without a date counts scores and quarantine rows of each shard of a dataset again; its newest result counts. A
+-- dataset without verified shards is counted no more.
 recounts AS (
     SELECT DISTINCT ON (dataset_name)
         dataset_name,
@@ -47,4 +48,10 @@ SELECT 'alchemist_check_failures' AS metric, ARRAY[expectation, severity] AS lab
 UNION ALL
 SELECT 'alchemist_ledger_mismatched_shards', ARRAY[named.label], sum(recounts.n_shards)
 FROM recounts INNER JOIN alchemist.labelled_datasets AS named ON recounts.dataset_name = named.name
+WHERE
+    EXISTS (
+        SELECT FROM alchemist.shards
+        INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
+        WHERE datasets.name = named.name AND shards.state = 'verified'
+    )
 GROUP BY named.label

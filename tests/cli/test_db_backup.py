@@ -147,18 +147,32 @@ def test_a_backup_takes_no_harm_from_a_training_that_ends_and_from_orphans_that_
     assert [path for path in copied if path.parts[0] == "raters" and "new" not in path.parts]
 
 
-def test_a_backup_names_the_artifacts_that_the_home_lacks_and_has_the_rest(backed_up: Path, tmp_path: Path) -> None:
+def test_a_backup_and_its_restore_name_the_artifacts_that_the_home_lacked(
+    backed_up: Path,
+    elsewhere: TrainedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     choose("second")
     # As garbage collection does with a version that select can make again.
     artifact_path(find_subset(open_store(), "second").manifest_uri).unlink()
     backup(BackupConfig(folder=tmp_path / "tuesday"))
     published = find_subset(open_store(), "first").manifest_uri
     artifact_path(published).unlink()
-    with pytest.raises(DataError, match=f"without 1 of the artifacts(?s:.*) {published}"):
+    with pytest.raises(DataError, match=f"without 1 artifact that(?s:.*) {published}"):
         backup(BackupConfig(folder=tmp_path / "wednesday"))
     files = (json.loads((tmp_path / day / "backup.json").read_text())["files"] for day in ("tuesday", "wednesday"))
     whole, lacking = ({name for name in one if name.startswith("artifacts/")} for one in files)
     assert whole - lacking == {f"artifacts/{published}"}
+    use_store(monkeypatch, elsewhere)
+    restore(RestoreConfig(folder=tmp_path / "wednesday"))
+    assert f"without 1 artifact that the store names. The first is {published}" in capsys.readouterr().err
+    # With the file in place, as the warning advises, nothing is left to warn of.
+    artifact_path(published).parent.mkdir(parents=True)
+    shutil.copy2(tmp_path / "tuesday/artifacts" / published, artifact_path(published))
+    restore(RestoreConfig(folder=tmp_path / "wednesday"))
+    assert "without" not in capsys.readouterr().err
 
 
 def test_an_artifact_that_is_another_one_here_is_refused(
