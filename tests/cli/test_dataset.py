@@ -22,6 +22,7 @@ from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.selected import reselect
 from tests.given import insert_rows
 from tests.selectable_store import change, fill
+from tests.waiting import wait_until_blocked
 
 pytestmark = pytest.mark.db
 
@@ -190,8 +191,7 @@ def test_a_subset_is_not_published_past_the_removal_of_its_dataset(store: Engine
                 text("UPDATE alchemist.datasets SET removed_at = now(), removed_reason = 'why' WHERE name = 'web'")
             )
             publishing = pool.submit(publish, PublishSubsetConfig(name="s"))
-            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not publishing.done()
+            wait_until_blocked(other, publishing)
         with pytest.raises(ConfigError, match="was selected from web, which was removed"):
             publishing.result(timeout=60)
     assert find_subset(store, "s").state == "selected"

@@ -15,6 +15,7 @@ from alchemist_core.store.subsets import find_subset, lock_name
 from alchemist_core.subsets.selected import manifest_of, reselect
 from tests.scored_nights import add_dataset, add_night, add_rater
 from tests.selectable_store import BOOKS, WEB, change, draw, fill, normal
+from tests.waiting import wait_until_blocked
 
 pytestmark = pytest.mark.db
 
@@ -30,9 +31,7 @@ def started(connection: Connection, *works: Callable[[], Any]) -> list[Future[An
     threads = ThreadPoolExecutor(len(works))
     found = [threads.submit(work) for work in works]
     threads.shutdown(wait=False)
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-    while connection.execute(waiting).scalar_one() < len(works):
-        assert not any(one.done() for one in found), "it did not wait"
+    wait_until_blocked(connection, *found)
     return found
 
 

@@ -12,6 +12,7 @@ from alchemist_core.store.leases import take_lock
 from alchemist_core.store.samples import count_uncompared, find_duplicates, find_near_duplicates, list_groups
 from tests.given import insert_rows, sha256
 from tests.oracles.oracle_duplicates import oracle_firsts
+from tests.waiting import wait_until_blocked
 
 pytestmark = pytest.mark.db
 
@@ -149,8 +150,7 @@ def test_a_sample_that_is_being_ingested_with_a_lower_id_is_waited_for(engine: E
             insert_rows(ingesting, {"samples": [{"sample_id": 1, "perceptual_hash": 0}]})
             add(engine, [1], first_id=2)
             second = thread.submit(find_duplicates, engine)
-            while not ingesting.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not second.done(), "it compared without waiting for the pair 1"
+            wait_until_blocked(ingesting, second)
         counts = second.result()
     assert counts is not None
     assert (counts.n_pairs, counts.n_duplicates) == (2, 1)
@@ -164,8 +164,7 @@ def test_who_compares_waits_for_another_who_does(engine: Engine) -> None:
         with engine.begin() as other:
             take_lock(other, "duplicates")
             second = thread.submit(find_duplicates, engine)
-            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not second.done(), "it did not wait"
+            wait_until_blocked(other, second)
         assert second.result() is not None
 
 

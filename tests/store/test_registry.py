@@ -31,15 +31,9 @@ from alchemist_core.store.registry import (
 )
 from alchemist_core.store.samples import find_images
 from tests.given import insert_rows, sha256
+from tests.waiting import wait_until_blocked
 
 pytestmark = pytest.mark.db
-
-# Sessions of this database alone: other tests wait on the same server.
-WAITING = text("""
-    SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND pid IN (
-        SELECT own.pid FROM pg_locks AS own JOIN pg_database AS d ON d.oid = own.database WHERE d.datname = current_database()
-    )
-""")
 
 
 @pytest.mark.parametrize("role", ["train", "validation"])
@@ -48,8 +42,7 @@ def test_a_dataset_that_another_process_is_registering_is_found_once_it_has(engi
         with engine.begin() as other:
             other.execute(text("INSERT INTO alchemist.datasets (name, root_uri, role) VALUES ('web', '/a', 'train')"))
             second = thread.submit(register_dataset, engine, "web", root_uri="/a/", role=role)
-            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not second.done()
+            wait_until_blocked(other, second)
         if role == "train":
             assert second.result().root_uri == "/a"
         else:
@@ -68,8 +61,7 @@ def test_a_shard_that_another_process_is_registering_is_left_to_it(engine: Engin
                 {"shards": [{"shard_id": 1, "dataset_id": web.dataset_id, "uri": "a.tar", "crawl_date": "2026-01-01"}]},
             )
             second = thread.submit(register_shard, engine, shard, [], [])
-            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not second.done()
+            wait_until_blocked(other, second)
         assert second.result() is None
     assert list(known_shards(engine, web.dataset_id)) == ["a.tar"]
 
@@ -138,8 +130,7 @@ def test_a_shard_is_newer_than_a_check_that_read_while_it_was_registered(engine:
             # The transaction of the second shard waits here for a sample of this one, and a check begins meanwhile.
             other.execute(text("SELECT 1 FROM alchemist.samples FOR UPDATE"))
             second = thread.submit(register, engine, "b.tar", pair(0, "cat"))
-            while not other.execute(WAITING).scalar_one():
-                assert not second.done()
+            wait_until_blocked(other, second)
             checked_at = read_time(engine)
         assert second.result() == 0
     with engine.connect() as connection:
@@ -197,8 +188,7 @@ def test_two_retirements_at_once_get_numbers_in_the_order_of_their_commits(web: 
         with web.begin() as first:
             retire_shard(first, 2, reason="a")
             second = thread.submit(retire)
-            while not first.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not second.done(), "it did not wait for the first one's number"
+            wait_until_blocked(first, second)
         assert second.result()
     with web.connect() as connection:
         numbers = connection.execute(
@@ -326,8 +316,7 @@ def test_two_ingests_of_the_same_samples_wait_for_each_other_in_one_order(engine
             # Both stop in the middle of their samples, with what they have locked before.
             other.execute(text("SELECT 1 FROM alchemist.samples WHERE pair_hash = :h FOR NO KEY UPDATE"), {"h": middle})
             done = [threads.submit(register, engine, f"{name}.tar", *pairs) for name, pairs in given.items()]
-            while other.execute(WAITING).scalar_one() < 2:
-                assert not any(one.done() for one in done)
+            wait_until_blocked(other, *done)
         assert [one.result() for one in done] == [0, 0]
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alchemist.sample_urls")).scalar_one() == len(words)

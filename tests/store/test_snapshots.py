@@ -24,6 +24,7 @@ from alchemist_core.store.snapshots import Snapshot, read_dataset_names, reload_
 from tests.given import insert_rows
 from tests.scored_nights import add_night, add_rater
 from tests.selectable_store import WEB, change, fill, set_duplicates
+from tests.waiting import wait_until_blocked
 
 pytestmark = pytest.mark.db
 
@@ -239,8 +240,7 @@ def test_a_first_selection_waits_for_another_and_takes_its_scale(store: Engine) 
         with store.begin() as other:
             take_lock(other, "rank_scales")
             second = thread.submit(take, store)
-            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not second.done(), "it fitted a scale without waiting"
+            wait_until_blocked(other, second)
             insert_rows(
                 other,
                 {"rank_scales": [{"rank_scale_id": 7, "rater_id": 1, "knot_scores": [-9, 9], "knot_ranks": [1, 0]}]},

@@ -34,6 +34,7 @@ from alchemist_core.store.subsets import (
 )
 from tests.given import insert_rows, sha256
 from tests.subset_reader import reading
+from tests.waiting import wait_until_blocked
 
 pytestmark = pytest.mark.db
 
@@ -233,8 +234,7 @@ def test_two_who_store_a_version_at_once_get_numbers_of_their_own(versions: Engi
         with versions.begin() as other:
             lock_name(other, "crawl")
             second = thread.submit(store_subset, versions, **FIELDS)
-            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not second.done(), "it did not wait for the other's version"
+            wait_until_blocked(other, second)
             insert_rows(other, {"subsets": [{"subset_id": 90, "name": "crawl", "version": 4, "snapshot_id": 1}]})
         stored, is_new = second.result()
     assert (stored.version, is_new) == (5, True)
@@ -247,8 +247,7 @@ def test_a_publish_waits_for_a_withdrawal_of_the_same_name_and_sees_it(versions:
         with versions.begin() as other:
             lock_name(other, "crawl")
             second = thread.submit(publish, versions, 2)
-            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not second.done(), "it did not wait"
+            wait_until_blocked(other, second)
             other.execute(
                 text("""
                     UPDATE alchemist.subsets SET state = 'withdrawn', withdrawn_at = now(), withdrawn_by = 'bob',
@@ -268,8 +267,7 @@ def test_a_publish_waits_for_a_takedown_that_has_begun_and_sees_it(versions: Eng
                 other, {"takedowns": [{"image_hash": sha256("image 7"), "reason": "asked", "requested_by": "bob"}]}
             )
             second = thread.submit(publish, versions, 1)
-            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not second.done(), "it did not wait"
+            wait_until_blocked(other, second)
         with pytest.raises(DataError, match="1 of 300 members of crawl v1 were taken down"):
             second.result()
     assert published_version(versions, "crawl") is None
@@ -281,18 +279,10 @@ def test_a_takedown_waits_for_a_publish_that_has_begun_and_finds_its_version(ver
         with versions.begin() as other:
             # The last update of a publish waits for this row.
             other.execute(text("SELECT FROM alchemist.subsets WHERE subset_id = 1 FOR UPDATE"))
-            # Of this database alone: other tests wait on the same server.
-            waiting = text("""
-                SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND pid IN (
-                    SELECT own.pid FROM pg_locks AS own JOIN pg_database AS d ON d.oid = own.database
-                    WHERE d.datname = current_database())
-            """)
             first = threads.submit(publish, versions, 1)
-            while other.execute(waiting).scalar_one() < 1:
-                assert not first.done(), "it did not wait"
+            wait_until_blocked(other, first)
             second = threads.submit(take_down, versions, [image], "asked", actor="bob")
-            while other.execute(waiting).scalar_one() < 2:
-                assert not second.done(), "it did not wait"
+            wait_until_blocked(other, first, second)
         assert (first.result(), second.result()) == (True, (1, 1))
     assert [(row.name, row.version, row.state) for row in find_reach(versions, [image])] == [("crawl", 1, "published")]
 
@@ -383,8 +373,7 @@ def test_who_stores_a_membership_waits_for_another_who_does(versions: Engine) ->
         with versions.begin() as other:
             assert subsets.lock_members(other, 1)
             second = thread.submit(subsets.store_members, versions, 1, manifest(VERSIONS[1]))
-            while not other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
-                assert not second.done(), "it did not wait"
+            wait_until_blocked(other, second)
             assert not subsets.has_members(other, 1)
         second.result()
     with versions.begin() as connection:
