@@ -8,6 +8,7 @@ Letters: N samples of the corpus · B samples of a batch · D numbers of an embe
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -95,6 +96,8 @@ class ClusterResult(Result):
     """The scorer whose clusters the corpus has."""
 
     scorer: str
+    # Seconds in which images and captions were encoded, which methods need not repeat.
+    encoding_seconds: float = 0.0
 
 
 def cluster_corpus(config: ClusterConfig) -> str:
@@ -125,12 +128,14 @@ def _register(config: ClusterConfig, run: StageRun, name: str) -> ClusterResult:
     from alchemist_core.models.critic import load_encoders  # noqa: PLC0415  torch only when there is work
 
     rows = read_training_samples(run.engine, find_dataset(run.engine, config.dataset).dataset_id)
-    index_M, encoded = encode(run, rows, load_encoders(config.encoders, config.resolution), config.dataset)
+    encoders, began = load_encoders(config.encoders, config.resolution), time.monotonic()
+    index_M, encoded = encode(run, rows, encoders, config.dataset)
+    encoding_s = time.monotonic() - began
     file = f"clusters_of_experiments/{name}.npz"
     _write(artifact_path(file), rows.hashes("image_hash")[index_M], encoded.image_ND)
     use = f"{KeptEmbeddings.__module__}:{KeptEmbeddings.__qualname__}"
     register(run.engine, name, use, {"dataset": config.dataset, "file": file}, run_id=run.run_id, is_shadow=False)
-    return ClusterResult(scorer=name)
+    return ClusterResult(scorer=name, encoding_seconds=round(encoding_s, 2))
 
 
 def _write(path: Path, image_hash_N32: NDArray[np.uint8], embedding_ND: NDArray[np.float32]) -> None:

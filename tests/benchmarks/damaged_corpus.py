@@ -32,6 +32,7 @@ def make_corpus(
     is_damaged: bool,
     validation_share: float | None = None,
     n_train: int | None = None,
+    test_half: int | None = None,
 ) -> None:
     """Write train, validation and test (the `val-` tars: unseen concepts), with truth.parquet.
 
@@ -42,6 +43,7 @@ def make_corpus(
         is_damaged: Whether some samples are damaged.
         validation_share: Size of the validation dataset as a share of the corpus; None: a third of the training tars' pairs.
         n_train: Largest number of training samples; None: all others.
+        test_half: 0 or 1: this half of the test samples, so that seeds which choose and seeds which report share none; None: all.
     """
     if (out / "truth.parquet").exists():
         return
@@ -52,7 +54,7 @@ def make_corpus(
     chosen = order[n_validation:][:n_train]
     train, kinds = damage(pairs.rows(chosen), seed, SHARES if is_damaged else {})
     _write(out / "validation", pairs.rows(order[:n_validation]))
-    _write(out / "test", test)
+    _write(out / "test", test if test_half is None else test.rows(np.arange(test_half, len(test), 2)))
     hashes = _write(out / "train" / "2026-01-01", train)
     # The oracle arm uses the samples that the synthetic corpus marks as informative.
     words = ["informative" if kind == "clean" else str(kind) for kind in kinds]

@@ -1,6 +1,7 @@
 """The study counts its work, keeps each trial, reads tables without training, and judges by intervals."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from alchemist_core.config import fingerprint
+from alchemist_core.errors import DataError
 from alchemist_core.experiments.arms import parse_arm
 from alchemist_core.settings import load_settings
-from tests.benchmarks import study
+from alchemist_core.training.critic_training import hold_out
+from tests.benchmarks import study, worlds
 from tests.benchmarks.study import (
     FUSION,
     PLANS,
@@ -52,17 +55,17 @@ def five(world: str, gain: float, spread: float = 0.001) -> list[dict[str, Any]]
     ]
 
 
-def test_the_table_names_the_best_selection_of_each_world_or_random() -> None:
+def test_the_table_names_the_best_selection_of_each_world_if_it_is_shown_to_be_better() -> None:
     table = make_table([*five("scenes", 0.4), *five("real", 0.0, spread=0.01)])
-    assert table["best"] == {"scenes 50%": "learnability/auto", "real 50%": "random"}
+    assert table["best"] == {"scenes 50%": "learnability/auto", "real 50%": "not shown"}
     found = {(row["world"], row["arm"]): row for row in table["rows"]}
     assert found["scenes", "learnability/auto"]["gap_closed"]["mean"] == pytest.approx(1.0)
-    assert found["scenes", "learnability/auto"]["selection_core_seconds"] == 60.0
-    assert found["scenes", FUSION]["selection_core_seconds"] == 74.0
-    assert found["scenes", "random"]["selection_core_seconds"] == 0.0
+    assert found["scenes", "learnability/auto"]["selection_seconds"] == 60.0
+    assert found["scenes", FUSION]["selection_seconds"] == 74.0
+    assert found["scenes", "random"]["selection_seconds"] == 0.0
     json.dumps(table)
     text = "\n".join(lines_of(table["rows"]))
-    assert "0.4000 [0.39" in text
+    assert "5 0.4000 [0.39" in text
     assert "oracle" in text
 
 
@@ -119,7 +122,12 @@ def test_only_missing_trials_are_counted_and_an_unknown_source_is_left_out(
     made.keep()
     monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path / "another"))
     load_settings.cache_clear()
-    assert [one.seed for one in Study(plan, None, 2).missing()] == [31]
+    again = Study(plan, None, 2)
+    assert [one.seed for one in again.missing()] == [31]
+    # A file of another plan is not kept in its place.
+    again.trials[0].path.write_text(json.dumps(result | {"plan": "another"}))
+    again.keep()
+    assert [one.seed for one in again.missing()] == [31]
     load_settings.cache_clear()
 
 
@@ -135,7 +143,51 @@ def test_promises_are_compared_with_the_seeds_that_neither_chose_nor_tested() ->
     plan = PLANS["worlds"]
     assert not {*plan.seeds} & {*plan.search_seeds, *plan.confirmation_seeds}
     options = study.Trial(plan, "skewed", 30).search_options()
-    assert (options["dataset"], options["seeds"]) == ("worlds-skewed-s{seed}", "50,51,52,53")
+    assert options["dataset"].format(seed=30) == study.Trial(plan, "skewed", 30).dataset
+    assert options["seeds"] == "50,51,52,53"
+
+
+def test_another_plan_measures_another_experiment_and_another_size_another_corpus() -> None:
+    plan = PLANS["value"]
+    others = replace(plan, arms=plan.arms[:2]), replace(plan, n_train=400)
+    (own, fewer_arms, smaller) = (study.Trial(one, "scenes", 35) for one in (plan, *others))
+    assert fewer_arms.dataset == own.dataset != smaller.dataset
+    assert len({own.name, fewer_arms.name, smaller.name}) == 3
+
+
+def test_a_failed_trial_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path))
+    load_settings.cache_clear()
+    seen = []
+
+    def measure(trial: study.Trial, _corpus: Path | None) -> None:
+        seen.append(trial.seed)
+        if trial.seed < 32:
+            raise SystemExit(1) if trial.seed == 30 else DataError("too few captions")
+
+    monkeypatch.setattr(study, "_run_trial", measure)
+    monkeypatch.setattr(study, "create_store", lambda: None)
+    made = Study(replace(PLANS["methods"], worlds=("scenes",), seeds=(30, 31, 32, 33)), None, 2)
+    assert made.run(1.0) == [trial.name for trial in made.trials[:2]]
+    assert sorted(seen) == [30, 31, 32, 33]
+    assert f"{made.trials[1].name} failed: too few captions" in capsys.readouterr().out
+    assert made.run(-1.0) == []
+    load_settings.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_critic_can_be_trained_for_every_seed_of_the_world_with_the_fewest_captions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worlds, "_png", lambda _: b"")
+    plan = PLANS["worlds"]
+    for seed in (*plan.seeds, *plan.search_seeds, *plan.confirmation_seeds):
+        world = worlds.World("shifted", seed, plan.n_train, 12, plan.validation_share)
+        validation = worlds._shifted(world, random.Random(f"shifted {seed}"))["validation"]
+        train, heldout = hold_out([one.caption for one in validation], [bytes([n // 256, n % 256]) for n in range(300)])
+        assert len(train) > len(heldout) > 0
 
 
 @pytest.mark.slow

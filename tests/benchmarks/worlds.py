@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import random
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from alchemist_core.errors import DataError, MissingDependencyError
+from alchemist_core.files import atomic_folder
 from alchemist_core.local.corpus_marker import CorpusMarker
 from alchemist_core.local.scenes import COLOURS, SHAPES, Scene, draw_shape
 from alchemist_core.shards.tar_writer import write_tar
@@ -224,17 +226,19 @@ def fetch_drawings(folder: Path) -> Path:
     root = folder / "usr/share/openclipart/svg"
     if root.is_dir():
         return root
-    folder.mkdir(parents=True, exist_ok=True)
-    for words in (["apt-get", "download", "-qq", PACKAGE], ["sh", "-c", f"dpkg-deb -x {PACKAGE}_*.deb ."]):
-        try:
-            done = run(words, cwd=folder, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise MissingDependencyError(
-                f"{words[0]} is not installed, so the drawings of {PACKAGE} cannot be had."
-            ) from error
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise MissingDependencyError(f"Debian's package {PACKAGE} cannot be downloaded: {reason}")
+    # Half of the drawings would be taken for all of them, so the folder gets its name when it is complete.
+    shutil.rmtree(folder, ignore_errors=True)
+    with atomic_folder(folder) as partial:
+        for words in (["apt-get", "download", "-qq", PACKAGE], ["sh", "-c", f"dpkg-deb -x {PACKAGE}_*.deb ."]):
+            try:
+                done = run(words, cwd=partial, capture_output=True, text=True, check=False)
+            except OSError as error:
+                raise MissingDependencyError(
+                    f"{words[0]} is not installed, so the drawings of {PACKAGE} cannot be had."
+                ) from error
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise MissingDependencyError(f"Debian's package {PACKAGE} cannot be downloaded: {reason}")
     return root
 
 
