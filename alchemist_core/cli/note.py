@@ -10,7 +10,7 @@ from pydantic import Field
 from alchemist_core.config import Command, Config, Result
 from alchemist_core.local.airflow_environment import task_log_path
 from alchemist_core.notifications import Event, Kind, runbook_page, send_announced, task_page
-from alchemist_core.store.audit import current_actor, record_event
+from alchemist_core.store.audit import asked_about, current_actor, record_event
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.notifications import announce, is_delivered, settle_failures
 
@@ -38,6 +38,17 @@ class NoteConfig(TaskConfig):
         ...,
         max_length=20_000,
         description="Message of the event. failure: the error of the task. approval: the question",
+    )
+
+
+class QuestionConfig(NoteConfig):
+    """Which question, and what it is about."""
+
+    of: str | None = Field(
+        None,
+        min_length=1,
+        max_length=300,
+        description="What the answer approves, and nothing else: a subset version, such as best v3, or the name of a rater",
     )
 
 
@@ -76,14 +87,18 @@ def success(config: TaskConfig) -> NoteResult:
     return NoteResult(subject=config.subject, is_notified=False)
 
 
-def approval(config: NoteConfig) -> NoteResult:
-    """Record that a task waits for an answer."""
-    return _note("approval asked", "question", config, config.reason, to_do="Approve or reject it on that page.")
+def approval(config: QuestionConfig) -> NoteResult:
+    """Record that a task waits for an answer, and what the question is about."""
+    about = {"of": config.of, "try_number": config.try_number}
+    return _note(
+        "approval asked", "question", config, config.reason, to_do="Approve or reject it on that page.", **about
+    )
 
 
 def answer(config: AnswerConfig) -> NoteResult:
-    """Record the answer to a question: who answered, when, and with which comment."""
-    answered = {"answer": config.answer, "approved_by": config.approved_by, "comment": config.comment}
+    """Record the answer to a question: who answered, when, with which comment, and what the question was about when it was asked."""
+    of = asked_about(open_store(), config.subject, config.try_number)
+    answered = {"answer": config.answer, "approved_by": config.approved_by, "comment": config.comment, "of": of}
     reason = f"{config.answer} by {config.approved_by}" + (f": {config.comment}" if config.comment else "")
     return _note("approval answered", "answered", config, reason, to_do="Nothing.", asked=config.reason, **answered)
 
@@ -147,6 +162,6 @@ def _log_end(config: NoteConfig) -> str:
 COMMANDS = {
     "failure": Command(NoteConfig, failure),
     "success": Command(TaskConfig, success),
-    "approval": Command(NoteConfig, approval),
+    "approval": Command(QuestionConfig, approval),
     "answer": Command(AnswerConfig, answer),
 }

@@ -356,7 +356,8 @@ def promote(config: PromoteConfig) -> PromoteResult:
         warn(f"{warning}.")
     # As `plan promote` decides: train_rater asks nobody about the first rater, and about one that is in production already.
     is_asked = before is not None and before.rater_id != rater.rater_id
-    approved = approval(engine, config.approved_by, config.comment, question=config.approval if is_asked else None)
+    question = config.approval if is_asked else None
+    approved = approval(engine, config.approved_by, config.comment, of=rater.name, question=question)
     promote_rater(engine, rater, actor=current_actor(), reason=config.without_acceptance, approved=approved)
     return PromoteResult(rater=rater.name, was=before.name if before else None)
 

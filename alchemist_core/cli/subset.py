@@ -295,7 +295,7 @@ def publish(config: PublishSubsetConfig) -> PublishSubsetResult:
     subset = choose_version(
         engine, config.name, version=config.version, is_newest=True, may_be_withdrawn=config.version is not None
     )
-    approved = approval(engine, config.approved_by, config.comment, question=config.approval)
+    approved = approval(engine, config.approved_by, config.comment, of=subset.title, question=config.approval)
     if subset.state != "withdrawn":
         return _publish(engine, subset, action="publish", approved=approved)
     if not config.reinstate:

@@ -59,27 +59,62 @@ def record_event(
     )
 
 
+def asked_about(engine: Engine, question: str, try_number: int | None) -> str | None:
+    """Return what a question of this Airflow run was about when it was asked; None if that was not stored.
+
+    It is read from the store, because a user of Airflow may edit the results of tasks while the question waits.
+    """
+    asked = _newest(engine, "approval asked", question)
+    # The attempt tells a question whose event was lost from an earlier one of the same run.
+    return asked.get("of") if asked.get("try_number") == try_number else None
+
+
 def approval(
-    engine: Engine, approved_by: str | None, comment: str | None, *, question: str | None = None
+    engine: Engine, approved_by: str | None, comment: str | None, *, of: str, question: str | None = None
 ) -> dict[str, str]:
     """Return the approver and the comment, as an event stores them; empty without an approval.
 
+    Args:
+        engine: The store.
+        approved_by: Approver, where no question was asked.
+        comment: Comment of that approver.
+        of: What is to be published or promoted: the title of a subset version, or the name of a rater.
+        question: Task of this Airflow run, as DAG.TASK, whose stored answer approves it.
+
     Raises:
-        ConfigError: The newest answer to `question` that this Airflow run stored is not an approval, or there is none.
+        ConfigError: The newest answer to `question` that this Airflow run stored is not an approval of `of`, or there is none.
     """
     given = {"approved_by": approved_by, "comment": comment}
     if question is not None:
-        answers = (
-            select(AuditEvent.after)
-            .where(AuditEvent.action == "approval answered", AuditEvent.subject == question)
-            .where(AuditEvent.actor == current_actor())
-            .order_by(AuditEvent.audit_event_id.desc())
-        )
-        with engine.connect() as connection:
-            stored = connection.scalar(answers.limit(1)) or {}
-        if stored.get("answer") != "Approve":
-            raise ConfigError(
-                f"No approval of {question} is stored for this run. Clear this task in Airflow, and answer its question again."
-            )
+        stored = _newest(engine, "approval answered", question)
+        _require_approval(stored, question, of)
         given = {name: stored[name] for name in given}
     return {name: value for name, value in given.items() if value}
+
+
+def _newest(engine: Engine, action: str, subject: str) -> dict[str, Any]:
+    """Return what the newest event of this kind that the current actor stored contains; empty if there is none."""
+    events = (
+        select(AuditEvent.after)
+        .where(AuditEvent.action == action, AuditEvent.subject == subject, AuditEvent.actor == current_actor())
+        .order_by(AuditEvent.audit_event_id.desc())
+    )
+    with engine.connect() as connection:
+        return connection.scalar(events.limit(1)) or {}
+
+
+def _require_approval(stored: dict[str, Any], question: str, of: str) -> None:
+    if stored.get("answer") != "Approve":
+        raise ConfigError(
+            f"No approval of {question} is stored for this run. Clear this task in Airflow, and answer its question again."
+        )
+    if stored.get("of") is None:
+        raise ConfigError(
+            f"The answer that {stored['approved_by']} gave to {question} does not name what was approved: an earlier version stored "
+            f"it, or the question could not be stored. Clear {question} in Airflow, and answer the question about {of}."
+        )
+    if stored["of"] != of:
+        raise ConfigError(
+            f"{stored['approved_by']} approved {stored['of']} in this run, not {of}. In Airflow, clear the task before {question} with "
+            f"all tasks after it, and answer the question about {of}."
+        )

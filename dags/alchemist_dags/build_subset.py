@@ -36,7 +36,10 @@ def published(run, _result):
 
 
 def question(run):
-    return f"Publish subset {selected(run)['name']}?", run.result_of("plan_publish")["question"]
+    plan = run.result_of("plan_publish")
+    # As the command that publishes names it.
+    version = f"{plan['subset']} v{plan['version']}"
+    return version, f"Publish subset {version}?", plan["question"]
 
 
 @dag(

@@ -71,7 +71,7 @@ class NoteQuestion(BaseNotifier):
     def notify(self, context):
         """Send the question of the task."""
         task, one = context["task"], context["task_instance"]
-        send_note("approval", context, reason=f"{task.subject}\n{task.body}", try_number=one.try_number)
+        send_note("approval", context, reason=f"{task.subject}\n{task.body}", try_number=one.try_number, of=task.of)
 
 
 def answered(given):
@@ -82,10 +82,11 @@ def answered(given):
 
 
 class Question(ApprovalOperator):
-    """Wait for a person's answer to the question (subject and text) that `ask(run)` returns; skip if `when(run)` is false.
+    """Wait for a person's answer to the question that `ask(run)` returns; skip if `when(run)` is false.
 
-    The question is made when the task runs and is not a template, so a name that looks like a template stays a name. The answer is
-    stored here, because no command runs after a rejection.
+    The question is what it is about, its subject and its text. What it is about is stored when it is asked, and the answer approves
+    nothing else. It is made when the task runs and is not a template, so a name that looks like a template stays a name. The answer
+    is stored here, because no command runs after a rejection.
     """
 
     template_fields = ()
@@ -95,14 +96,14 @@ class Question(ApprovalOperator):
             subject="?", notifiers=[NoteQuestion()], response_timeout=PATIENCE,
             execution_timeout=None, **options,
         )  # fmt: skip
-        self.ask, self.when = ask, when
+        self.ask, self.when, self.of = ask, when, None
 
     def execute(self, context):
         """Ask the question, or skip if no approval is needed."""
         run = Run.of(context)
         if not self.when(run):
             raise AirflowSkipException("Skipped: no approval is needed.")
-        self.subject, self.body = self.ask(run)
+        self.of, self.subject, self.body = self.ask(run)
         return super().execute(context)
 
     def execute_complete(self, context, event):
@@ -113,10 +114,8 @@ class Question(ApprovalOperator):
             )
         if "error" not in event:
             fields = {**answered(event), "answer": event["chosen_options"][0]}
-            one = context["task_instance"]
-            send_note(
-                "answer", context, reason="\n".join(self.ask(Run.of(context))), try_number=one.try_number, **fields
-            )
+            one, (_, *question) = context["task_instance"], self.ask(Run.of(context))
+            send_note("answer", context, reason="\n".join(question), try_number=one.try_number, **fields)
         return super().execute_complete(context, event)
 
 

@@ -15,6 +15,11 @@ from alchemist_dags.jobs import as_flags, cron, device_step, form, step
 from alchemist_dags.people import COMMON, approve
 
 
+def question(run):
+    plan = run.result_of("plan_promote")
+    return plan["rater"], f"Promote rater {plan['rater']}?", plan["question"]
+
+
 @dag(
     schedule=cron("train_rater"),
     params=form("train_rater"),
@@ -48,7 +53,7 @@ def train_rater():
     plan_promote = step("plan_promote", of_rater("plan", "promote", json=True), returns="")
     approval = approve(
         "approve",
-        ask=lambda run: ("Promote the new rater?", run.result_of("plan_promote")["question"]),
+        ask=question,
         when=lambda run: run.result_of("plan_promote")["is_approval_needed"],
     )
     updates = {"outlets": [RATERS], "updates": lambda run, _: [(RATERS, None, {"rater": found(run)["rater"]})]}

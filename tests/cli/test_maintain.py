@@ -18,7 +18,7 @@ from alchemist_core.cli.maintain import (
     statistics,
     takedowns,
 )
-from alchemist_core.cli.note import NoteConfig, approval, failure
+from alchemist_core.cli.note import NoteConfig, QuestionConfig, approval, failure
 from alchemist_core.settings import load_settings
 from tests.given import Row, insert_rows, sha256
 
@@ -123,7 +123,7 @@ def test_a_failure_and_a_question_are_stored_and_reach_the_notification_program(
     monkeypatch.setenv("ALCHEMIST_NOTIFY_COMMAND", str(program))
     load_settings.cache_clear()
     assert failure(NoteConfig(subject="nightly_rescore.score", reason="the disk is full", run="r1")).is_notified
-    assert approval(NoteConfig(subject="train_rater.approve", reason="Promote?")).is_notified
+    assert approval(QuestionConfig(subject="train_rater.approve", reason="Promote?")).is_notified
     assert "the disk is full" in (tmp_path / "heard").read_text()
     assert values(engine, "SELECT action FROM alchemist.audit_events ORDER BY audit_event_id") == [
         "task failed",

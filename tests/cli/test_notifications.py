@@ -209,7 +209,7 @@ def test_a_task_that_failed_is_reported_once_with_its_page(engine: Engine, recei
 
 def test_a_question_and_its_answer_are_notified_and_stored(engine: Engine, receiver: Receiver) -> None:
     where = ["--subject", "train_rater.approve", "--run", "r1"]
-    assert main(["note", "approval", *where, "--reason", "Promote r2?"]) == 0
+    assert main(["note", "approval", *where, "--reason", "Promote r2?", "--of", "r2"]) == 0
     answer = ["--answer", "Reject", "--approved-by", "ann", "--comment", "not yet; $(id)", "--reason", "Promote r2?"]
     assert main(["note", "answer", *where, *answer]) == 0
     asked, answered = (post["message"].splitlines() for post in receiver.posts)
@@ -221,7 +221,7 @@ def test_a_question_and_its_answer_are_notified_and_stored(engine: Engine, recei
             text("SELECT after FROM alchemist.audit_events WHERE action = 'approval answered'")
         ).scalar_one()
     assert after.items() >= {
-        "approved_by": "ann", "answer": "Reject", "comment": "not yet; $(id)", "asked": "Promote r2?", "run": "r1",
+        "approved_by": "ann", "answer": "Reject", "comment": "not yet; $(id)", "asked": "Promote r2?", "run": "r1", "of": "r2",
     }.items()  # fmt: skip
 
 

@@ -113,6 +113,12 @@ def test_approver_and_comment_are_in_the_audit_events(pool: Engine, capfd: pytes
     assert after == {"version": 1, "approved_by": "ann", "comment": "looks; $(good)"}
 
 
+def approve_in(run: str, *words: str) -> int:
+    """Answer the question of a run of `build_subset`; its events are stored as that run stores them."""
+    where = ["--subject=build_subset.approve", f"--run={run}", "--reason=Publish?"]
+    return main(["note", *words[:1], *where, *words[1:]])
+
+
 def test_an_approval_is_that_of_the_answer_which_this_airflow_run_stored(
     pool: Engine, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,13 +126,13 @@ def test_an_approval_is_that_of_the_answer_which_this_airflow_run_stored(
     select()
     monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "build_subset")
     publish = ["subset", "publish", "--approval=build_subset.approve", "--", NAME]
-    answer = ["note", "answer", "--subject=build_subset.approve", "--reason=Publish?"]
 
     def in_run(run: str, *answers: str) -> int:
         monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", run)
         for at, given in enumerate(answers):
             who = [f"--approved-by={run}", f"--comment={given} it", f"--answer={given}"]
-            assert main([*answer, f"--run={run}", f"--try-number={at}", *who]) == 0
+            assert approve_in(run, "approval", f"--try-number={at}", f"--of={NAME} v1") == 0
+            assert approve_in(run, "answer", f"--try-number={at}", *who) == 0
         return main(publish)
 
     assert in_run("rejected", "Approve", "Reject") == 2
@@ -138,3 +144,43 @@ def test_an_approval_is_that_of_the_answer_which_this_airflow_run_stored(
             text("SELECT after FROM alchemist.audit_events WHERE action = 'publish'")
         ).scalar_one()
     assert after == {"version": 1, "approved_by": "ann", "comment": "Approve it"}
+
+
+def test_an_approval_holds_for_the_version_that_was_asked_about_and_for_no_other(
+    pool: Engine, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user of Airflow may edit the result of the task that selects, and clear only the task that publishes."""
+    select()
+    grow(pool, "2026-01-02", N_PAIRS // 10)
+    select()
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "build_subset")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "r")
+    ann = ["--answer=Approve", "--approved-by=ann"]
+
+    def publish(version: int) -> tuple[int, str]:
+        code = main(["subset", "publish", f"--version={version}", "--approval=build_subset.approve", "--", NAME])
+        return code, capfd.readouterr().err
+
+    assert approve_in("r", "approval", "--try-number=1", f"--of={NAME} v1") == 0
+    assert approve_in("r", "answer", "--try-number=1", *ann) == 0
+    code, said = publish(2)
+    assert code == 2
+    assert "ann approved best v1 in this run, not best v2" in said
+    assert (
+        "clear the task before build_subset.approve with all tasks after it, and answer the question about best v2"
+        in said
+    )
+    # The question about version 2 was asked, and its note was lost or its task was marked as successful.
+    assert approve_in("r", "answer", "--try-number=2", *ann) == 0
+    code, said = publish(2)
+    assert code == 2
+    assert "The answer that ann gave to build_subset.approve does not name what was approved" in said
+    assert approve_in("r", "approval", "--try-number=3", f"--of={NAME} v2") == 0
+    assert approve_in("r", "answer", "--try-number=3", *ann) == 0
+    assert publish(1)[0] == 2
+    assert publish(2)[0] == 0
+    with pool.connect() as connection:
+        (after,) = connection.execute(
+            text("SELECT after FROM alchemist.audit_events WHERE action = 'publish'")
+        ).scalars()
+    assert after == {"version": 2, "approved_by": "ann"}

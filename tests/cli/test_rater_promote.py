@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.cli import note
+from alchemist_core.cli.note import AnswerConfig, QuestionConfig
 from alchemist_core.cli.plan import PlanScoreConfig, plan_score
 from alchemist_core.cli.rater import PromoteConfig, PromoteResult, _remedy
 from alchemist_core.cli.rater import promote as run
@@ -91,6 +93,19 @@ def test_an_approval_that_this_airflow_run_did_not_store_promotes_nothing(two_ra
     production = find_rater(two_raters, "production")
     assert production is not None
     assert production.name == "old"
+
+
+def test_an_approval_of_another_rater_promotes_nothing(two_raters: Engine) -> None:
+    question = {"subject": "train_rater.approve", "run": "r", "reason": "Promote?"}
+    for at, name in enumerate(("older", "new")):
+        note.approval(QuestionConfig.model_validate({**question, "try_number": at, "of": name}))
+        note.answer(
+            AnswerConfig.model_validate({**question, "try_number": at, "answer": "Approve", "approved_by": "ann"})
+        )
+        if name == "older":
+            with pytest.raises(ConfigError, match="ann approved older in this run, not new"):
+                promote(rater="new", approval="train_rater.approve")
+    assert promote(rater="new", approval="train_rater.approve").was == "old"
 
 
 def test_the_first_rater_and_the_one_in_production_need_no_answer(engine: Engine) -> None:

@@ -155,9 +155,9 @@ NIGHT = {"dataset": "scenes", "crawl_date": "2026-01-02"}
 RESULTS = {
     "plan_night": [NIGHT],
     "find_rater": {"rater": "newest", "dataset": "scenes"},
-    "plan_promote": {"question": "?", "is_approval_needed": False},
+    "plan_promote": {"rater": "newest", "question": "?", "is_approval_needed": False},
     "select": {"name": "best", "version": 1},
-    "plan_publish": {"version": 1, "question": "?"},
+    "plan_publish": {"subset": "best", "version": 1, "question": "?"},
     "approve": None,
 }
 FORMS = {

@@ -33,9 +33,9 @@ NIGHT = {"dataset": "crawl", "crawl_date": "2026-01-02"}
 RESULTS = {
     "plan_night": [NIGHT],
     "find_rater": {"rater": "crawl-loss-0a1b2c3d", "dataset": "crawl"},
-    "plan_promote": {"question": "?", "is_approval_needed": True},
+    "plan_promote": {"rater": "crawl-loss-0a1b2c3d", "question": "?", "is_approval_needed": True},
     "select": {"name": "best", "version": 3},
-    "plan_publish": {"version": 3, "question": "?"},
+    "plan_publish": {"subset": "best", "version": 3, "question": "?"},
     "approve": ANSWER,
 }
 PLANNED = SimpleNamespace(
@@ -505,31 +505,45 @@ def test_a_task_that_was_not_run_since_another_failed_is_sent_to_no_receiver_aga
     assert not (tmp_path / "noted").exists()
 
 
+def asking(dag):
+    """Return the context in which a run of a DAG asks its question."""
+    about = {"dag_id": dag.dag_id, "task_id": "approve", "run_id": "r 1", "try_number": 1, "map_index": -1}
+    one = SimpleNamespace(**about, id="i", xcom_pull=PLANNED.xcom_pull, xcom_push=lambda **_: None)
+    run = SimpleNamespace(partition_key=None, conf={}, run_after=datetime(2026, 1, 3, tzinfo=UTC))
+    params = form(dag, FILLED[dag.dag_id])
+    return {
+        "task_instance": one, "ti": one, "params": params, "dag_run": run, "dag": dag, "task": dag.get_task("approve"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("dag_id", "of"), [("build_subset", "best v3"), ("train_rater", "crawl-loss-0a1b2c3d")])
+def test_a_question_is_noted_with_what_it_is_about_when_it_is_asked(dags, monkeypatch, noted, dag_id, of):
+    """Not when it is answered: a user may edit the results of earlier tasks while it waits."""
+    airflow = importlib.import_module("airflow.providers.standard.operators.hitl")
+    shown = {}
+    monkeypatch.setattr(airflow, "upsert_hitl_detail", lambda **detail: shown.update(detail))
+    with pytest.raises(importlib.import_module("airflow.sdk.exceptions").TaskAwaitingInput):
+        dags[dag_id].get_task("approve").execute(asking(dags[dag_id]))
+    words, config = noted()
+    assert words == ["note", "approval"]
+    assert (config.of, config.subject, config.run, config.try_number) == (of, f"{dag_id}.approve", "r 1", 1)
+    assert of in shown["subject"]
+    assert config.reason.startswith(shown["subject"])
+
+
 @pytest.mark.parametrize("option", ["Approve", "Reject"])
 def test_an_answer_is_noted_with_its_person_and_comment_also_a_rejection(dags, option, noted):
     dag = dags["build_subset"]
-    about = {"dag_id": "build_subset", "task_id": "approve", "run_id": "r 1", "try_number": 1, "map_index": -1}
-    one = SimpleNamespace(**about, xcom_pull=PLANNED.xcom_pull, xcom_push=lambda **_: None)
-    params = form(dag, FILLED["build_subset"])
-    run = SimpleNamespace(partition_key=None, conf={}, run_after=datetime(2026, 1, 3, tzinfo=UTC))
-    context = {
-        "task_instance": one,
-        "ti": one,
-        "params": params,
-        "dag_run": run,
-        "dag": dag,
-        "task": dag.get_task("approve"),
-    }
     event = {**ANSWER, "chosen_options": [option], "responded_at": datetime(2026, 1, 3, tzinfo=UTC)}
     with contextlib.ExitStack() as skipping:
         if option == "Reject":
             skipped = importlib.import_module("airflow.sdk.exceptions").DownstreamTasksSkipped
             skipping.enter_context(pytest.raises(skipped))
-        dag.get_task("approve").execute_complete(context, event)
+        dag.get_task("approve").execute_complete(asking(dag), event)
     words, config = noted()
     assert words == ["note", "answer"]
     assert (config.subject, config.run, config.answer) == ("build_subset.approve", "r 1", option)
-    assert (config.approved_by, config.comment) == ("ann", "fine; $(id)")
+    assert (config.approved_by, config.comment, config.try_number) == ("ann", "fine; $(id)", 1)
 
 
 def test_a_command_gets_the_run_that_it_belongs_to(dags, monkeypatch):

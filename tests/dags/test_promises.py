@@ -478,21 +478,25 @@ def test_who_answered_is_named_as_well_as_airflow_knows(dags, given, said):
 def test_the_approval_is_skipped_if_none_is_needed(dags, is_needed):
     skipped = importlib.import_module("airflow.sdk.exceptions").AirflowSkipException
     question = dags["train_rater"].get_task("approve")
-    plan = {"is_approval_needed": is_needed, "question": "Better?"}
+    plan = {"rater": "crawl-loss-1", "is_approval_needed": is_needed, "question": "Better?"}
     context = context_of(dags["train_rater"], xcom_pull=lambda task_ids: {"plan_promote": plan}[task_ids])
     run = ours("jobs").Run.of(context)
     assert question.when(run) is is_needed
-    assert question.ask(run) == ("Promote the new rater?", "Better?")
+    assert question.ask(run) == ("crawl-loss-1", "Promote rater crawl-loss-1?", "Better?")
     if not is_needed:
         with pytest.raises(skipped):
             question.execute(context)
 
 
-def test_a_person_is_asked_about_the_subset_that_select_named(dags):
-    results = {"plan_publish": {"question": "2 % differ."}, "select": {"name": "web+books-auto-r12.5", "version": 2}}
+def test_a_person_is_asked_about_the_version_that_the_plan_named(dags):
+    results = {"plan_publish": {"subset": "web+books-auto-r12.5", "version": 2, "question": "2 % differ."}}
     dag = dags["build_subset"]
     run = ours("jobs").Run({}, None, "2026-01-02", SimpleNamespace(xcom_pull=lambda task_ids: results[task_ids]))
-    assert dag.get_task("approve").ask(run) == ("Publish subset web+books-auto-r12.5?", "2 % differ.")
+    assert dag.get_task("approve").ask(run) == (
+        "web+books-auto-r12.5 v2",
+        "Publish subset web+books-auto-r12.5 v2?",
+        "2 % differ.",
+    )
 
 
 @pytest.mark.parametrize("name", ["nightly_rescore", "maintenance"])

@@ -229,7 +229,7 @@ def test_subsets_published_in_a_row_are_compared_by_the_scheduler_alone(life: Li
 def test_a_question_sends_a_notification(life: Life) -> None:
     (row,) = life.query("SELECT subject, after FROM alchemist.audit_events WHERE action = 'approval asked'")
     assert row.subject == "build_subset.approve"
-    assert "Publish subset asked?" in row.after["reason"]
+    assert "Publish subset asked v1?" in row.after["reason"]
     assert "- Compared with the published version: no version is published" in row.after["reason"]
 
 
@@ -237,7 +237,7 @@ def test_a_question_reaches_a_receiver_with_a_link_that_opens(life: Life) -> Non
     (at, post) = next(
         (at, post)
         for at, post in zip(life.receiver.arrived_at, life.receiver.posts, strict=True)
-        if "Publish subset asked?" in post["message"]
+        if "Publish subset asked v1?" in post["message"]
     )
     _, look, *_ = (line for line in post["message"].splitlines() if not line.startswith(" "))
     with urllib.request.urlopen(look.removeprefix("Look: "), timeout=30) as page:
@@ -249,7 +249,15 @@ def test_a_question_reaches_a_receiver_with_a_link_that_opens(life: Life) -> Non
 def test_who_approved_when_and_with_which_comment_is_kept_in_the_store(life: Life) -> None:
     (answered,) = life.query("SELECT after FROM alchemist.audit_events WHERE action = 'approval answered'")
     (published,) = life.query("SELECT after FROM alchemist.audit_events WHERE subject = 'subset asked'")
-    assert answered.after.items() >= {"answer": "Approve", "approved_by": "admin", "comment": COMMENT}.items()
+    assert (
+        answered.after.items()
+        >= {
+            "answer": "Approve",
+            "approved_by": "admin",
+            "comment": COMMENT,
+            "of": "asked v1",
+        }.items()
+    )
     assert published.after == {"version": 1, "approved_by": "admin", "comment": COMMENT}
 
 
