@@ -10,7 +10,7 @@ from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
 from alchemist_core.experiments.halving import HalvingPlan, afford_recipes, plan_halving
 from alchemist_core.experiments.recipes import BALANCED, RECIPES, RecipeSearch, flags_of, write_recipe
-from alchemist_core.experiments.trial import require_evaluation, warn_of_one_evaluation, warn_of_unread_sections
+from alchemist_core.experiments.trial import require_evaluation, warn_of_shared_evaluation, warn_of_unread_sections
 from alchemist_core.experiments.tuning import Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.store.engine import create_store, open_store
@@ -126,7 +126,7 @@ def search(config: SearchConfig) -> SearchResult:
     """Search for the best recipe: halve the recipes, double the seeds, and compare the winner with a random subset on other seeds."""
     recipes, plan = _plan_search(config)
     require_evaluation(config, (*config.seeds, *config.confirmation_seeds))
-    warn_of_one_evaluation(config)
+    warn_of_shared_evaluation(config, config.seeds, config.confirmation_seeds)
     warn_of_unread_sections(config)
     model = config.model_of(num_train_epochs=config.num_train_epochs)
     searching = RecipeSearch(config, recipes, config.retention, model)
@@ -182,7 +182,7 @@ def run(config: RunConfig) -> RunResult:
         _kind(config), config.n_bands, config.seeds, config.model_of(num_train_epochs=config.num_train_epochs)
     )
     require_evaluation(config, config.seeds)
-    warn_of_one_evaluation(config)
+    warn_of_shared_evaluation(config, config.seeds, config.seeds)
     warn_of_unread_sections(config)
     stated = _state_cost(config, plan)
     say(cost.describe_cost(stated))

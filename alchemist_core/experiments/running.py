@@ -27,7 +27,7 @@ from alchemist_core.experiments.trial import (
     require_arms,
     require_evaluation,
     tokenizer_sha256,
-    warn_of_one_evaluation,
+    warn_of_shared_evaluation,
     warn_of_unread_sections,
 )
 from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
@@ -146,7 +146,7 @@ class Experiment:
         self.scores = tuple(dict.fromkeys(score for arm, _ in self.arms for score in arm.scores))
         require_evaluation(config, (*config.tuning_seeds, *config.seeds))
         if any(arm.is_auto for arm, _ in self.arms):
-            warn_of_one_evaluation(config)
+            warn_of_shared_evaluation(config, config.tuning_seeds, config.seeds)
         warn_of_unread_sections(config)
         require_arms(config, (arm for arm, _ in self.arms))
         if others := set(self.scores) - {*methods_among(self.scores), *RATERS}:

@@ -24,10 +24,12 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages import evaluate, ingest, score, select, train_downstream, train_rater
 from alchemist_core.stages.evaluate import evaluation_dataset
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
+from alchemist_core.store.datasets import count_shared_images
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import score_name
 from alchemist_core.store.models import find_model, read_evaluations
 from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.subsets import find_by_id
 from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import DownstreamConfig
@@ -164,13 +166,38 @@ def require_evaluation(config: TrialsConfig, seeds: Iterable[int]) -> None:
             evaluation_dataset(open_store(), name)
 
 
-def warn_of_one_evaluation(config: TrialsConfig) -> None:
-    """Say what an interval does not contain where the same evaluation samples choose a setting and report on it."""
-    if config.evaluation is not None and "{seed}" not in config.evaluation:
+def warn_of_shared_evaluation(config: TrialsConfig, choosing: Sequence[int], reporting: Sequence[int]) -> None:
+    """Say what an interval does not contain where the same evaluation images choose a setting and report on it.
+
+    Args:
+        config: Its evaluation datasets are registered.
+        choosing: Seeds that choose the setting.
+        reporting: Seeds that report; the same ones where each reports what the others chose.
+    """
+    if config.evaluation is None:
+        return
+    if "{seed}" not in config.evaluation:
         warn(
             f"All seeds are measured on {config.evaluation}: the samples that choose also report, and the interval covers only the chance "
             "of the training. Confirm the result on another evaluation dataset."
         )
+        return
+    engine = open_store()
+    keys = [
+        [find_dataset(engine, Trial(config, seed).evaluation).dataset_id for seed in seeds]
+        for seeds in (choosing, reporting)
+    ]
+    n_shared, n_images = count_shared_images(engine, *keys)
+    if n_shared:
+        others = "another of them" if choosing == reporting else _name_seeds(choosing)
+        warn(
+            f"{n_shared:,} of {n_images:,} evaluation images of {_name_seeds(reporting)} are also evaluation images of {others}: the "
+            "images that choose also report, and no interval over seeds contains that. Confirm the result on other images."
+        )
+
+
+def _name_seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def warn_of_unread_sections(config: TrialsConfig) -> None:

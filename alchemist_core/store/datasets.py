@@ -1,5 +1,6 @@
 """Registered datasets: list them, set the default evaluation dataset, rename and remove them."""
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
@@ -61,6 +62,34 @@ def default_evaluation(engine: Engine) -> DatasetRow | None:
     with engine.connect() as connection:
         row = connection.execute(statement).one_or_none()
     return None if row is None else DatasetRow(*row)
+
+
+_SHARED_IMAGES = text("""
+    WITH images AS MATERIALIZED (
+        SELECT DISTINCT dataset_id, image_hash FROM alchemist.live_locations
+        WHERE dataset_id = ANY(:choosing) OR dataset_id = ANY(:reporting)
+    )
+    SELECT count(DISTINCT images.image_hash) FILTER (WHERE others.dataset_id IS NOT NULL), count(DISTINCT images.image_hash)
+    FROM images LEFT JOIN images AS others ON images.image_hash = others.image_hash
+        AND images.dataset_id <> others.dataset_id AND others.dataset_id = ANY(:choosing)
+    WHERE images.dataset_id = ANY(:reporting)
+""")
+
+
+def count_shared_images(engine: Engine, choosing: Sequence[int], reporting: Sequence[int]) -> tuple[int, int]:
+    """Return how many images of the reporting datasets are also in another dataset, which chooses; and how many images they have.
+
+    Images are the same if their files have the same sha256.
+
+    Args:
+        engine: The store.
+        choosing: Keys of the datasets on which a setting is chosen.
+        reporting: Keys of the datasets on which results are reported; a key may be in both.
+    """
+    with engine.connect() as connection:
+        given = {"choosing": list(choosing), "reporting": list(reporting)}
+        n_shared, n_images = connection.execute(_SHARED_IMAGES, given).one()
+    return n_shared, n_images
 
 
 def set_default(engine: Engine, name: str) -> str | None:
