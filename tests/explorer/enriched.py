@@ -62,6 +62,7 @@ def embeddings() -> np.ndarray:
 
 def enrich(engine: Engine) -> None:
     """Fill the copy of the small store that the settings name; files of embeddings are written to its home."""
+    write_manifest_of_first(engine)
     with engine.begin() as connection:
         insert_rows(connection, _rows_of_raters())
         insert_rows(connection, _rows_of_subsets())
@@ -86,14 +87,20 @@ def enrich(engine: Engine) -> None:
             "UPDATE alchemist.score_distributions SET explanation = "
             """'[{"kind": "shard", "name": "b.tar", "n": 12, "contribution": 0.3, "psi_without": 0.01, "samples": ["web/b/1"]}]'"""
         )
+        connection.exec_driver_sql(
+            "UPDATE alchemist.nights SET state = 'held', reason = 'scores drifted: PSI 0.31', decided_by = 'drift' WHERE night_id = 2"
+        )
+
+
+def write_manifest_of_first(engine: Engine) -> None:
+    """Write the manifest of version 1 into the home of the settings, as `select` does: a publication reads it."""
+    digest = write_members("best-1.parquet", list(range(2, N + 1, 4)))
+    with engine.begin() as connection:
         connection.execute(
             text(
                 "UPDATE alchemist.subsets SET manifest_uri = 'best-1.parquet', manifest_sha256 = :digest WHERE subset_id = 1"
             ),
-            {"digest": write_members("best-1.parquet", list(range(2, N + 1, 4)))},
-        )
-        connection.exec_driver_sql(
-            "UPDATE alchemist.nights SET state = 'held', reason = 'scores drifted: PSI 0.31', decided_by = 'drift' WHERE night_id = 2"
+            {"digest": digest},
         )
 
 

@@ -17,6 +17,7 @@ from alchemist_core.explorer.decisions import Condition
 from alchemist_core.explorer.people import Person
 from alchemist_core.store.flags import set_flags
 from tests.explorer.conftest import ANN, Admits, run
+from tests.explorer.enriched import write_members
 from tests.given import insert_rows
 from tests.written_commands import require_accepted
 
@@ -24,10 +25,10 @@ pytestmark = pytest.mark.db
 OWN = "http://127.0.0.1:9480"
 EDITOR = Person("eve", b"of eve's session", may_flag=True)
 RELEASE = {"dataset": "web", "night": "2026-01-02"}
-VERSION = {"subset": "best", "version": "1"}
+VERSION, NEXT = ({"subset": "best", "version": version} for version in ("1", "2"))
 PAGES = {
     "/decide/release": RELEASE, "/decide/reject": RELEASE, "/decide/withdraw": VERSION, "/decide/takedown": {"sample": "3"},
-    "/decide/promote": {"rater": "r2"}, "/decide/retry": {"reason": "too_slow"}, "/decide/select": VERSION,
+    "/decide/publish": NEXT, "/decide/promote": {"rater": "r2"}, "/decide/retry": {"reason": "too_slow"}, "/decide/select": VERSION,
 }  # fmt: skip
 REASON = "looked at it"
 
@@ -36,10 +37,20 @@ REASON = "looked at it"
 def browser(own_store: Engine) -> Iterator[TestClient]:
     run(own_store, "UPDATE alchemist.nights SET state = 'held', reason = 'drift', decided_by = NULL WHERE night_id = 2")
     with own_store.begin() as connection:
-        insert_rows(connection, {"raters": [{"rater_id": 7, "name": "r2"}]})
+        insert_rows(connection, {"raters": [{"rater_id": 7, "name": "r2"}], "subsets": [version_2()]})
     app = make_app(Admits(), dags="/dags/")
     yield TestClient(app, base_url=OWN, headers={"origin": OWN}, follow_redirects=False)
     app.state.pictures.close()
+
+
+def version_2() -> dict[str, Any]:
+    """Write the manifest of version 2 of best, which is not published; return its row."""
+    uri, members = "best-2.parquet", [2, 6, 7]
+    digest = write_members(uri, members)
+    return {
+        "subset_id": 2, "name": "best", "version": 2, "snapshot_id": 1, "strategy": "top_k", "n_samples": len(members),
+        "manifest_uri": uri, "manifest_sha256": digest,
+    }  # fmt: skip
 
 
 def rows(engine: Engine, sql: str) -> list[tuple[Any, ...]]:
@@ -84,6 +95,7 @@ def test_who_may_not_act_sees_no_decision_and_does_none(browser: TestClient, own
 def test_pages_lead_to_their_decisions(browser: TestClient) -> None:
     for page, path in (
         ("/samples/3", "takedown?sample=3"), ("/subsets/best/1", "withdraw?subset=best&amp;version=1"),
+        ("/subsets/best/2", "publish?subset=best&amp;version=2"),
         ("/nights/web/2026-01-02", "release?dataset=web&amp;night=2026-01-02"), ("/raters/r2", "promote?rater=r2"),
         ("/samples?quarantine=too_slow", "retry?reason=too_slow"),
     ):  # fmt: skip
@@ -138,9 +150,26 @@ def test_a_night_that_a_check_stopped_is_not_scored_by_this_server(browser: Test
     assert "web, 2026-01-02" not in browser.get("/needs").text
 
 
+def test_a_version_is_published_instead_of_the_one_that_was(browser: TestClient, own_store: Engine) -> None:
+    page = html.unescape(browser.get("/decide/publish", params=NEXT).text)
+    assert "Programs that read best get it from then on, instead of best v1." in page
+    assert decide(browser, "/decide/publish", **NEXT) == "/subsets/best/2"
+    assert rows(own_store, "SELECT version, state FROM alchemist.subsets ORDER BY 1") == [
+        (1, "superseded"),
+        (2, "published"),
+    ]
+    assert rows(own_store, "SELECT actor, action, after FROM alchemist.audit_events") == [
+        ("ann", "publish", {"version": 2, "approved_by": "ann", "comment": REASON})
+    ]
+    members = "SELECT sample_id FROM alchemist.subset_samples WHERE subset_id = 2 ORDER BY 1"
+    assert rows(own_store, members) == [(2,), (6,), (7,)]
+    again = browser.get("/decide/publish", params=NEXT)
+    assert (again.status_code, "best v2 is published already" in again.text) == (400, True)
+
+
 def test_a_version_is_withdrawn(browser: TestClient, own_store: Engine) -> None:
     assert decide(browser, "/decide/withdraw", **VERSION) == "/subsets/best/1"
-    found = rows(own_store, "SELECT state, withdrawn_by, withdrawn_reason FROM alchemist.subsets")
+    found = rows(own_store, "SELECT state, withdrawn_by, withdrawn_reason FROM alchemist.subsets WHERE version = 1")
     assert found == [("withdrawn", "ann", REASON)]
     page = html.unescape(browser.get("/decide/publish", params=VERSION).text)
     assert "It was withdrawn by ann: looked at it" in page
@@ -271,7 +300,7 @@ def test_a_version_is_selected_again_with_its_own_options(browser: TestClient, o
     [
         ("/decide/withdraw", {**VERSION, "reason": "x"}, "Give a reason of 3 to 500 characters"),
         ("/decide/withdraw", {**VERSION, "reason": "x" * 501}, "Give a reason of 3 to 500 characters"),
-        ("/decide/withdraw", {"subset": "best", "version": "2"}, "best"),
+        ("/decide/withdraw", {"subset": "best", "version": "9"}, "best"),
         ("/decide/withdraw", {"subset": "best", "version": "x"}, "'x' is not a version"),
         ("/decide/release", {"dataset": "web", "night": "x"}, "'x' is not a crawl date"),
         ("/decide/takedown", {"sample": "99999"}, "There is no sample 99999"),
