@@ -6,6 +6,7 @@ hand.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from alchemist_core.experiments.results import compare_cells, losses_by_arm
@@ -13,6 +14,7 @@ from alchemist_core.experiments.trial import Cell
 from alchemist_core.statistics import Estimate, estimate, estimate_gain
 from tests.benchmarks.study import CONTROLS, FUSED, FUSION, KEPT, RECIPES, SIGNAL, mean_aucs
 
+FIRST = Path(__file__).with_name("tables") / "study-value.json"
 WORLDS = {"scenes": "synthetic", "damaged": "damaged"}
 LEARNABILITY, _, ACCEPTED = RECIPES
 ARMS = {
@@ -32,6 +34,12 @@ Trials = Sequence[dict[str, Any]]
 def read_trials(name: str = "value") -> list[dict[str, Any]]:
     """Return the kept trials of a study, by world and seed."""
     return [json.loads(path.read_text("utf-8")) for path in sorted((KEPT / name).glob("*.json"))]
+
+
+def read_first_trials() -> list[dict[str, Any]]:
+    """Return the trials of the study's first seeds, those of page 031."""
+    found: list[dict[str, Any]] = json.loads(FIRST.read_text("utf-8"))["trials"]
+    return found
 
 
 def tables(trials: Trials) -> Iterator[str]:
@@ -90,6 +98,56 @@ def accepted(trials: Trials) -> Iterator[str]:
         yield f"| {title} | {shown} |"
 
 
+def kept_good(trials: Trials) -> dict[str, str]:
+    """Return for each world the share of the good samples that the threshold of the fusion keeps, as the pages quote it."""
+    return {
+        world: _percent(estimate([trial["accepted"]["good_kept"] for trial in trials if trial["world"] == world]))
+        for world in WORLDS
+    }
+
+
+def replication(first: Trials, second: Trials) -> Iterator[str]:
+    """Yield a line for each world and retention: the gap that the default rule closes on either set of seeds and on both together."""
+    sets = (first, second, [*first, *second])
+    names = [_name_seeds(trials) for trials in sets]
+    yield f"| corpus | kept | {names[0]} | {names[1]} | all |"
+    yield "| --- " * 5 + "|"
+    for world, title in WORLDS.items():
+        gaps = [default_gaps(trials, world) for trials in sets]
+        for retention in gaps[0]:
+            yield f"| {title} | {retention:.0%} | {' | '.join(of[retention] for of in gaps)} |"
+
+
+def default_gaps(trials: Trials, world: str) -> dict[float, str]:
+    """Return the gap that the default rule closes, by retention."""
+    rows = compare_cells(_cells(trials, world))
+    return {row.retention: _percent(row.gap_closed) for row in rows if row.arm == LEARNABILITY and row.gap_closed}
+
+
+def count_aims(trials: Trials) -> dict[str, tuple[int, int]]:
+    """Return for each world in how many selections the gap closed has a mean of 100% and a lower end of 90%, and how many there are.
+
+    Two arms of a retention with the same losses trained on the same samples: they are one selection.
+    """
+    found = {}
+    for world in WORLDS:
+        cells = _cells(trials, world)
+        aims = {
+            (row.retention, *(cell.loss for cell in cells if (cell.arm, cell.retention) == (row.arm, row.retention))): (
+                row.gap_closed.mean >= 1 and (row.gap_closed.low or 0) >= 0.9
+            )
+            for row in compare_cells(cells)
+            if row.arm in (*RECIPES, CONTROLS[3]) and row.gap_closed
+        }
+        found[world] = sum(aims.values()), len(aims)
+    return found
+
+
+def _name_seeds(trials: Trials) -> str:
+    seeds = sorted({trial["seed"] for trial in trials})
+    return f"seeds {seeds[0]}–{seeds[-1]}"
+
+
 def costs(trials: Trials) -> Iterator[str]:
     """Yield a line for each world: seconds of work of the rater and of each other signal, training and scoring together."""
     yield "| corpus | rater | critic | density ratio |"
@@ -127,5 +185,6 @@ def _range(values: Sequence[float], show: str) -> str:
 
 
 if __name__ == "__main__":
-    for line in tables(read_trials()):
+    for line in (*tables(read_trials()), *replication(read_first_trials(), read_trials())):
         print(line)
+    print(count_aims(read_trials()))
