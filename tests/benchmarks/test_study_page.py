@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from tests.benchmarks.study_page import kept_good, read_trials, tables
+from tests.benchmarks.study_page import (
+    count_aims,
+    default_gaps,
+    kept_good,
+    read_first_trials,
+    read_trials,
+    replication,
+    tables,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 RESEARCH = DOCS / "research"
@@ -28,3 +36,28 @@ def test_every_page_that_quotes_the_threshold_says_what_it_kept_of_the_good_samp
         text = (DOCS / name).read_text("utf-8")
         assert [shown for shown in kept.values() if shown not in text] == [], name
         assert "said nothing about its rank by another" in " ".join(text.split()), name
+
+
+def test_results_show_the_default_rule_on_both_sets_of_seeds() -> None:
+    first, second = read_first_trials(), read_trials()
+    assert {trial["seed"] for trial in first} & {trial["seed"] for trial in second} == set()
+    results = (RESEARCH / "results.md").read_text("utf-8")
+    assert "\n".join(replication(first, second)) in results
+
+
+def test_pages_that_sum_up_quote_all_ten_seeds_of_the_default_rule() -> None:
+    trials = [*read_first_trials(), *read_trials()]
+    quoted = [gap for world in ("scenes", "damaged") for gap in default_gaps(trials, world).values()]
+    assert len(quoted) == 4
+    for page in (DOCS.parent / "README.md", DOCS / "explanation" / "adopt.md", RESEARCH / "results.md"):
+        assert [gap for gap in quoted if gap not in page.read_text("utf-8")] == [], page
+
+
+def test_equal_selections_count_once_among_those_that_reach_the_aim() -> None:
+    aims = count_aims(read_trials())
+    n_met, n = (sum(counts) for counts in zip(*aims.values(), strict=True))
+    for page in ("034-fusion-threshold.md", "not-reproduced.md"):
+        assert f"in {n_met} of {n} cells" in (RESEARCH / page).read_text("utf-8"), page
+    text = " ".join((RESEARCH / "not-reproduced.md").read_text("utf-8").split())
+    assert f"{aims['scenes'][0]} on the synthetic corpus" in text
+    assert f"{aims['damaged'][0]} on damaged images" in text
