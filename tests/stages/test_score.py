@@ -5,6 +5,8 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -17,7 +19,7 @@ from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
-from alchemist_core.stages.score import ScoreConfig, ScoreResult, run
+from alchemist_core.stages.score import ScoreConfig, ScoreResult, Scoring, run
 from alchemist_core.store.backups import checksum, table_checksums
 from alchemist_core.store.engine import make_engine, open_store
 from alchemist_core.store.raters import find_rater
@@ -376,3 +378,53 @@ def test_a_shadow_that_cannot_be_loaded_costs_the_night_nothing(trained_store: T
     report = score(dataset="scenes", rater="nightly")
     assert (report.n_shards, report.n_scored) == (6, 240)
     assert "shadow scored nothing more: The artifact" in str(report.note)
+
+
+def break_forward(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    """Let the forward pass of one rater raise an error; everything else of it is real."""
+    load = Scoring._load
+
+    def fail(*_: object) -> None:
+        raise error
+
+    def load_broken(self: Scoring, rater: Any, *given: Any) -> Any:
+        scorer = load(self, rater, *given)
+        if rater.name == name:
+            scorer._rater = SimpleNamespace(score=fail)  # type: ignore[attr-defined]
+        return scorer
+
+    monkeypatch.setattr(Scoring, "_load", load_broken)
+
+
+def n_scores_of(name: str) -> int:
+    with open_store().connect() as connection:
+        statement = text(
+            "SELECT count(*) FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = :name"
+        )
+        return int(connection.execute(statement, {"name": name}).scalar_one())
+
+
+def test_a_shadow_whose_forward_pass_fails_is_a_warning_and_the_night_goes_on(
+    trained_store: TrainedStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_shadow()
+    break_forward(monkeypatch, "shadow", RuntimeError("out of memory"))
+    report = score(dataset="scenes", rater="nightly")
+    assert (report.n_shards, report.n_scored) == (6, 240)
+    told = "shadow scored nothing more: RuntimeError: out of memory"
+    assert told in str(report.note)
+    assert told in capsys.readouterr().err
+    assert n_scores_of("shadow") == 0
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, DataError])
+def test_a_production_rater_whose_forward_pass_fails_fails_the_night(
+    trained_store: TrainedStore, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    add_shadow()
+    rater = find_rater(open_store(), "production")
+    assert rater is not None
+    break_forward(monkeypatch, rater.name, kind("out of memory"))
+    with pytest.raises((RuntimeError, DataError), match="out of memory"):
+        score(dataset="scenes", rater="nightly")
+    assert n_scores_of(rater.name) == 0
