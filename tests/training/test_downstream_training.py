@@ -99,6 +99,24 @@ def test_averaging_changes_what_is_kept_and_not_how_it_is_trained(
     )
 
 
+def test_a_share_of_empty_captions_changes_the_training_and_no_evaluation_replaces_captions(
+    tmp_path: Path, tokenizer_from: Path, validation_pairs: Samples, heldout_pairs: Samples
+) -> None:
+    losses = {}
+    for share in (0.0, 0.5):
+        config = CONFIG.model_copy(update={"num_train_epochs": 1, "proportion_empty_prompts": share})
+        out = tmp_path / str(share)
+        found = train_downstream(config, validation_pairs, tokenizer_from=tokenizer_from, out=out, on_progress=ignore)
+        losses[share] = found["losses"]
+    # The first step has the same weights and samples in both trainings: only captions differ.
+    assert losses[0.0][0] != losses[0.5][0]
+    evaluated = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        evaluated.append(heldout_losses(tmp_path / "0.5", heldout_pairs))
+    np.testing.assert_array_equal(*evaluated)
+
+
 @pytest.mark.parametrize("longest", [0.5, 0.99])
 def test_the_average_of_constant_weights_equals_them(longest: float) -> None:
     mean, now = torch.tensor([0.0]), torch.tensor([1.0])

@@ -1,6 +1,5 @@
 """FLUX at tiny size works like every other model: trained on samples, killed and resumed, loaded, sampled from."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.flux_config import FlowSamplingConfig
 from alchemist_core.models.flux_encoders import FluxAutoencoder
-from alchemist_core.models.lora import FLUX_TARGETS, load_lora
 from alchemist_core.models.published.flux import export_flux, load_flux
 from alchemist_core.store.manifests import hash_rows
 from alchemist_core.training import flux
@@ -107,7 +105,7 @@ def test_a_killed_run_resumes_to_bit_identical_adapters(
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
-def test_adapters_are_all_that_is_written_and_merging_changes_no_output(
+def test_adapters_are_all_that_is_written_and_the_read_model_computes_what_merged_weights_do(
     config: DownstreamConfig, trained: Path
 ) -> None:
     assert {path.name for path in trained.iterdir()} == {
@@ -121,31 +119,37 @@ def test_adapters_are_all_that_is_written_and_merging_changes_no_output(
         "guidance": torch.full((2,), 4.0), "img_ids": torch.zeros(16, 3), "txt_ids": torch.zeros(12, 3),
     }  # fmt: skip
     assert config.base_model is not None
-    adapted = load_lora(load_flux(config.base_model, TINY), trained / "adapters.safetensors", 4, targets=FLUX_TARGETS)
-    read, plain = read_trained(trained, config), load_flux(config.base_model, TINY)
+    read, plain, merged = read_trained(trained, config), *(load_flux(config.base_model, TINY) for _ in range(2))
+    weights = merged.state_dict()
+    for name in [name for name in names if "lora_A" in name]:
+        # Hu et al. 2021: W + B A, where the rank equals alpha. In place, so that the model has the sum.
+        of = name.removeprefix("base_model.model.").replace("lora_A.", "")
+        weights[of] += names[name.replace("lora_A", "lora_B")] @ names[name]
     with torch.no_grad():
-        ours, theirs, before = (model(**given).sample for model in (read, adapted, plain))
+        ours, theirs, before = (model(**given).sample for model in (read, merged, plain))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(ours, before, atol=1e-2)
 
 
-def test_adapters_of_a_short_training_are_not_rounded_away_by_weights_of_16_bits(
-    config: DownstreamConfig, trained: Path, tmp_path: Path
+def test_weights_of_16_bits_are_read_as_they_are_with_the_trained_adapters_in_fp32_beside_them(
+    config: DownstreamConfig, trained: Path
 ) -> None:
-    folder = tmp_path / "short"
-    shutil.copytree(trained, folder)
-    adapters = load_file(folder / "adapters.safetensors")
-    save_file(
-        {name: value * (1e-3 if "lora_B" in name else 1) for name, value in adapters.items()},
-        folder / "adapters.safetensors",
-    )
     assert config.flux is not None
+    assert config.base_model is not None
     in_16_bits = config.model_copy(update={"flux": config.flux.model_copy(update={"weight_dtype": "bf16"})})
-    read = read_trained(folder, in_16_bits)
-    kept = {name: value for name, value in read.state_dict().items() if "lora_B" in name}
-    assert kept
-    assert {value.dtype for value in kept.values()} == {torch.float32}
-    assert any(value.abs().max() > 0 for value in kept.values())
+    read = read_trained(trained, in_16_bits).state_dict()
+    adapters = load_file(trained / "adapters.safetensors")
+    expected = {
+        name.removeprefix("base_model.model.").replace(".weight", ".default.weight"): value
+        for name, value in adapters.items()
+    }
+    found = {name: read.pop(name) for name in expected}
+    assert {value.dtype for value in found.values()} == {torch.float32}
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    base = load_flux(config.base_model, TINY, torch.bfloat16).state_dict()
+    kept = {name.replace(".base_layer", ""): value for name, value in read.items()}
+    assert kept.keys() == base.keys()
+    assert all(torch.equal(kept[name], value) for name, value in base.items())
 
 
 def test_an_image_that_cannot_be_decoded_changes_no_held_out_loss_of_the_others(
@@ -211,6 +215,7 @@ def test_an_image_depends_on_its_seed_and_prompt_only(trained: Path) -> None:
 
 @pytest.mark.parametrize(("changed", "message"), [
     ({"flux": None}, "belongs to preset flux_mini"), ({"method": "scratch"}, "is trained by lora"),
+    ({"proportion_empty_prompts": 0.1}, r"proportion_empty_prompts 0\.1: FLUX-mini needs none"),
 ])  # fmt: skip
 def test_flux_is_trained_by_adapters(config: DownstreamConfig, changed: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
