@@ -29,7 +29,7 @@ from alchemist_core.prices import Prices
 from alchemist_core.project import Project
 from alchemist_core.settings import SITE_OF_VERSION, Settings, load_settings
 from alchemist_core.store.engine import make_engine
-from alchemist_core.store.overviews import read_measurements
+from alchemist_core.store.overviews import QUERIES, read_measurements
 from alchemist_core.store.queries import load_query
 from alchemist_core.telemetry import CATALOGUE, Measurements
 from tests.sql.test_plans import nodes
@@ -67,8 +67,9 @@ def airflow_of_many_dags() -> AirflowMetrics:
 
 
 def plan(engine: Engine, name: str) -> list[dict[str, Any]]:
+    priced = {"price_per_gpu_hour": None, "price_per_core_hour": 0.1, "n_cores": 2} if name == "measure_stages" else {}
     with engine.connect() as connection:
-        return nodes(connection, load_query(name).text)
+        return nodes(connection, load_query(name).text, **priced)
 
 
 def scrape(*reads: Callable[[], Measurements]) -> list[str]:
@@ -108,10 +109,10 @@ def test_no_shard_is_forgotten_where_labels_are_bounded(large: Engine) -> None:
 
 
 @pytest.mark.db
-@pytest.mark.parametrize("name", ["measure_samples", "measure_nights", "measure_checks", "measure_operations"])
+@pytest.mark.parametrize("name", QUERIES)
 def test_a_scrape_reads_ledgers_and_never_scores(large: Engine, name: str) -> None:
     read = {node.get("Relation Name", "") for node in plan(large, name)}
-    assert read & {"shard_scores", "leases", "check_results"}
+    assert read & {"shard_scores", "leases", "check_results", "runs", "nights", "subsets"}
     assert not [table for table in read if table.startswith(("scores", "samples", "sample_locations"))]
 
 

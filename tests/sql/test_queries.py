@@ -1,6 +1,6 @@
 """Each view and query on a real Postgres: given.yaml is inserted, expect.yaml is the result, and everything is rolled back.
 
-A folder is named after its view or query; further cases have a suffix `-case`.
+A folder is named after its view or query; further cases have a suffix `-case`. A case that leaves out a column says so in `unchecked`.
 """
 
 import math
@@ -65,6 +65,8 @@ def test_given_rows_give_the_expected_ones(rolled_back: Connection, folder: Path
     result = rolled_back.execute(text(sql), expect.get("parameters", {}))
     wanted = expect["rows"]
     names = wanted[0] if wanted else {}
+    if wanted:
+        assert sorted([*names, *expect.get("unchecked", [])]) == sorted(result.keys())
     rows = [{name: plain(row[name]) for name in names} for row in result.mappings()]
     if expect.get("is_unordered"):
         rows.sort(key=str)
