@@ -45,5 +45,6 @@ def write_rows(bench: str, rows: Sequence[Row]) -> Path:
     path.write_text(json.dumps(listed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for row in rows:
         mark = "" if row.ok is None else ("ok  " if row.ok else "MISS")
-        print(f"{mark:4} {row.name:<44} {row.value:>12g} {row.unit:<12} {row.target or '':<10} {row.detail}")
+        value = f"{'–' if row.value is None else format(row.value, 'g'):>12}"
+        print(f"{mark:4} {row.name:<44} {value} {row.unit:<12} {row.target or '':<10} {row.detail}")
     return path

@@ -68,13 +68,17 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args()
     rows: list[Row] = []
+    failed: list[str] = []
     for world in given.worlds.split(","):
         bench = Bench(world, given)
         bench.state()
         if not given.dry_run:
             rows += bench.run()
+            failed += bench.failed
     if rows:
         write_rows("selection_parts", rows)
+    if failed:
+        raise SystemExit(f"Failed and left out: {', '.join(failed)}.")
 
 
 class Bench:
@@ -83,6 +87,8 @@ class Bench:
     def __init__(self, world: str, given: argparse.Namespace) -> None:
         self.world, self.given = world, given
         self.parts = WORLDS[world]
+        # Names of the experiments that failed; the others go on.
+        self.failed: list[str] = []
         self.seeds, self.choose = given.seeds.split(","), given.tuning_seeds.split(",")
         self.fields = {"experiment": "rank_window", "tuning-seeds": given.tuning_seeds}
         self.fields |= {"scenes": given.scenes, "training": given.training} if world == "scenes" else self._pictures()
@@ -107,7 +113,10 @@ class Bench:
         )
 
     def run(self) -> list[Row]:
-        """Measure the bands, then the probed regions, then every reported seed, then read each part whole."""
+        """Measure the bands, then the probed regions, then every reported seed, then read each part over the seeds that it has.
+
+        No rows if a part has no seed, because rows compare arms of several parts.
+        """
         began = time.perf_counter()
         self._together([[self._command("bands", seed)] for seed in self.choose])
         # Each process reports on its own seed, because one process makes a corpus.
@@ -115,12 +124,14 @@ class Bench:
         self._together([[self._command(f"probe-{kind}", seed)] for kind, seed in probes])
         # A seed's parts share its rater: one worker takes them one after another.
         self._together([[self._command(part, seed) for part in self.parts] for seed in self.seeds])
-        names = {part: self._name(part, self.given.seeds) for part in self.parts}
+        names = {}
         for part in self.parts:
-            print(_alchemist(self._command(part, self.given.seeds)), flush=True)
+            measured = [seed for seed in self.seeds if self._name(part, seed) not in self.failed]
+            if measured and self._lay_out(part, ",".join(measured)):
+                names[part] = self._name(part, ",".join(measured))
         minutes = (time.perf_counter() - began) / 60
         took = Row(f"{self.world}: minutes", round(minutes, 1), "min", None, None, "what was found is not repeated")
-        return [*ROWS_OF_WORLD[self.world](self.world, names), took]
+        return [*ROWS_OF_WORLD[self.world](self.world, names), took] if names.keys() == self.parts.keys() else [took]
 
     def _name(self, part: str, seeds: str) -> str:
         return f"value-{self.world}-{part}-s{seeds.replace(',', '-')}"
@@ -159,8 +170,19 @@ class Bench:
         return cost.work_of_cells(experiment.config, experiment.arms, experiment.models(), experiment.n_pairs)
 
     def _together(self, chains: Sequence[Sequence[list[str]]]) -> None:
+        """Run chains of commands beside one another; note those that fail, and go on."""
         with ThreadPoolExecutor(self.given.workers) as pool:
-            list(pool.map(_run_chain, chains))
+            self.failed += [name for names in pool.map(run_chain, chains) for name in names]
+
+    def _lay_out(self, part: str, seeds: str) -> bool:
+        """Print the table of a part over seeds that were measured; return whether that succeeded."""
+        try:
+            print(_alchemist(self._command(part, seeds)), flush=True)
+        except SystemExit as error:
+            print(f"{self._name(part, seeds)} failed: {error}", flush=True)
+            self.failed.append(self._name(part, seeds))
+            return False
+        return True
 
     def _pictures(self) -> dict[str, str]:
         if self.given.corpus is None:
@@ -182,10 +204,18 @@ class Bench:
         }
 
 
-def _run_chain(chain: Sequence[list[str]]) -> None:
+def run_chain(chain: Sequence[list[str]]) -> list[str]:
+    """Run commands one after another; return the names of those that failed, which are their last words. The others go on."""
+    failed = []
     for words in chain:
-        _alchemist(words)
-        print(f"{time.strftime('%H:%M:%S')} {words[-1]}", flush=True)
+        try:
+            _alchemist(words)
+        except SystemExit as error:
+            print(f"{time.strftime('%H:%M:%S')} {words[-1]} failed: {error}", flush=True)
+            failed.append(words[-1])
+        else:
+            print(f"{time.strftime('%H:%M:%S')} {words[-1]}", flush=True)
+    return failed
 
 
 def _alchemist(words: Sequence[str]) -> str:
