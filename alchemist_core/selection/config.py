@@ -169,8 +169,9 @@ class SelectionPolicy(Config):
         "all",
         description="Which samples may be selected. all: every eligible one. auto: those with a score above a threshold. For a rater of "
         "rule learnability it is 0: there, training on the validation dataset made the sample's loss no smaller. For rule pmi it is 0, "
-        "too: there, other captions predict the image as well as its own. For other rules, critics, density ratios and several scores "
-        "(--rank-by A+B) it is the score that a fraction (--accept-loss) of the validation samples that trained nothing does not reach. "
+        "too: there, other captions predict the image as well as its own. For other rules, critics and density ratios it is the score "
+        "that a fraction (--accept-loss) of the validation samples that trained nothing does not reach. For several scores (--rank-by "
+        "A+B) it is computed from theirs, as if they erred independently; if they do not, more good samples are rejected. "
         "--retention auto keeps every accepted sample",
     )
     accept_loss: float = later_field(
