@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -27,7 +28,16 @@ from alchemist_core.files import (
 )
 from alchemist_core.local.processes import hold_lock
 from alchemist_core.settings import load_settings
-from alchemist_core.store.backups import checksum, clear_for_restore, export_snapshot, list_artifacts
+from alchemist_core.store.backups import (
+    BEGIN_RESTORED,
+    checksum,
+    clear_for_restore,
+    export_snapshot,
+    last_restored,
+    list_artifacts,
+    names_of_restored,
+    record_restored,
+)
 from alchemist_core.store.eligible import forget_kept
 from alchemist_core.store.engine import (
     create_store,
@@ -39,7 +49,15 @@ from alchemist_core.store.engine import (
     refuse_newer,
     role_url,
 )
-from alchemist_core.store.postgres import Role, client_program, environment, psql_path, run_program, stop_postgres
+from alchemist_core.store.postgres import (
+    Role,
+    client_program,
+    environment,
+    pipe_programs,
+    psql_path,
+    run_program,
+    stop_postgres,
+)
 from alchemist_core.telemetry import say, warn
 
 
@@ -336,7 +354,7 @@ def restore(config: RestoreConfig) -> RestoreResult:
     """Restore a backup into an empty database, and compare its checksum. The same command resumes after a kill.
 
     It is atomic: the empty schema is dropped in one transaction, the backup is restored in another, and until `migrate` has
-    granted the roles, the schema counts as incomplete.
+    granted the roles, the schema counts as incomplete. The audit log says which backup was restored, and what it became.
 
     Raises:
         ConfigError: The database contains other data.
@@ -352,14 +370,16 @@ def restore(config: RestoreConfig) -> RestoreResult:
     with hold_lock(load_settings().home.resolve() / "restore.lock", should_wait=True):
         _restore_artifacts(folder / _ARTIFACTS)
         _restore_database(url, folder, note)
-        # A newer schema may have columns that the checksum of the backup did not cover.
-        is_same_code = current_revision(url) == note["revision"]
         # A restored database has no grants, even if its schema counts as complete.
         migrate(url, should_reapply=True)
-    if is_same_code and (found := checksum(url)) != note["checksum"]:
-        raise DataError(
-            f"The restored data has checksum {found}, but the backup has {note['checksum']}. Do not use it: restore another backup."
-        )
+        found = checksum(url)
+        # A newer schema may have columns that the checksum of the backup did not cover.
+        is_same_code = note["revision"] == head_revision()
+        if is_same_code and found != note["checksum"]:
+            raise DataError(
+                f"The restored data has checksum {found}, but the backup has {note['checksum']}. Do not use it: restore another backup."
+            )
+        record_restored(url, note["checksum"], found)
     if lacking := [uri for uri in note["missing"] if not (load_settings().artifacts / uri).exists()]:
         warn(
             f"The backup was written without {counted(len(lacking), 'artifact')} that the store names. The first is {lacking[0]}. Copy "
@@ -378,9 +398,20 @@ def _next_restore(_config: RestoreConfig, _result: RestoreResult) -> str:
 def _restore_database(url: str, folder: Path, note: dict[str, Any]) -> None:
     if clear_for_restore(url):
         forget_kept()
-        # One transaction excludes parallel jobs. Comments are omitted: the schema's would mark it as complete before it has its grants.
-        options = ("--format=directory", "--single-transaction", "--exit-on-error", "--no-owner", "--no-comments")
-        _run("pg_restore", url, *options, str(folder / _DATABASE))
+        # Comments are omitted: the schema's would mark it as complete before it has its grants.
+        options = ("--format=directory", "--file=-", "--no-owner", "--no-comments")
+        address, variables = _address(url)
+        # pg_restore would commit by itself, without the event. Here only this process does, after both.
+        names = {"ON_ERROR_STOP": "1", **names_of_restored(note["checksum"])}
+        loading = ("--no-psqlrc", "--quiet", "--output=/dev/null", *(f"--set={name}={names[name]}" for name in names))
+        with _refused():
+            pipe_programs(
+                [client_program("pg_restore"), *options, str(folder / _DATABASE)],
+                [client_program("psql"), address, *loading],
+                before="BEGIN;\n",
+                after=f"{BEGIN_RESTORED} COMMIT;\n",
+                env=variables,
+            )
     elif not _is_same(url, note):
         raise ConfigError(
             "The database contains data. Restore into a new ALCHEMIST_HOME or another database, then switch to it."
@@ -388,19 +419,33 @@ def _restore_database(url: str, folder: Path, note: dict[str, Any]) -> None:
 
 
 def _is_same(url: str, note: dict[str, Any]) -> bool:
-    """Return whether the database already contains the data of the backup: a restore was killed after its transaction."""
-    return bool(current_revision(url) == note["revision"] and checksum(url) == note["checksum"])
+    """Return whether the database contains the data of the backup, and no other: a restore was killed, or is repeated."""
+    is_head = current_revision(url) == head_revision()
+    restored = last_restored(url)
+    if note["revision"] == head_revision() or restored is None or restored.checksum != note["checksum"]:
+        return bool(is_head and note["revision"] == head_revision() and checksum(url) == note["checksum"])
+    # Of an older backup: it was killed before its migration was recorded, or nothing has changed since.
+    return restored.became is None or bool(is_head and checksum(url) == restored.became)
 
 
 def _run(name: str, url: str, *arguments: str) -> None:
+    address, variables = _address(url)
+    with _refused():
+        run_program([client_program(name), address, *arguments], env=variables)
+
+
+def _address(url: str) -> tuple[str, dict[str, str]]:
+    """Return the option that names a database, and the variables of the program that gets it."""
     # The password is passed by the environment, because arguments are visible in the list of processes.
     address = urlsplit(url)
     place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
+    return f"--dbname={place}", environment() | {"PGPASSWORD": unquote(address.password or "")}
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
     try:
-        run_program(
-            [client_program(name), f"--dbname={place}", *arguments],
-            env=environment() | {"PGPASSWORD": unquote(address.password or "")},
-        )
+        yield
     except StoreError as error:
         # Only the first line is the message; the SQL statement follows it.
         raise StoreError(

@@ -4,12 +4,15 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from alchemist_core.errors import StoreError
-from alchemist_core.store.engine import make_engine
+from alchemist_core.store.audit import current_actor, record_event
+from alchemist_core.store.engine import head_revision, make_engine
 from alchemist_core.store.queries import load_query
+from alchemist_core.store.tables import AuditEvent
 
 QUERIES = ("checksum_sources", "checksum_ratings", "checksum_embeddings", "checksum_subsets")
 # Excludes tables about runs and people.
@@ -90,6 +93,47 @@ def list_artifacts(url: str, *, pg_snapshot: str) -> set[str]:
     """Return the addresses of the files and folders of the home without which rows of a snapshot cannot be used."""
     with _snapshot(url, pg_snapshot) as connection:
         return set(connection.execute(ARTIFACTS).scalars())
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Which backup was restored last, by its checksum, and the checksum of the data after the migration; None before its end."""
+
+    checksum: str
+    became: str | None
+
+
+def names_of_restored(backup: str) -> dict[str, str]:
+    """Return the psql variables of `BEGIN_RESTORED`."""
+    return {"actor": current_actor(), "action": _RESTORE, "subject": f"{_BACKUP}{backup}"}
+
+
+BEGIN_RESTORED = "INSERT INTO alchemist.audit_events (actor, action, subject) VALUES (:'actor', :'action', :'subject');"
+"""Statement of psql that records which backup its transaction restored."""
+
+
+def record_restored(url: str, backup: str, became: str) -> None:
+    """Record that a backup was restored and migrated, and the checksum of its data now; nothing if that is recorded already."""
+    if last_restored(url) == Restored(backup, became):
+        return
+    after = {"checksum": became, "revision": head_revision()}
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        record_event(connection, current_actor(), _RESTORE, f"{_BACKUP}{backup}", after=after)
+    engine.dispose()
+
+
+def last_restored(url: str) -> Restored | None:
+    """Return the restore that was recorded last; None without one."""
+    events = select(AuditEvent.subject, AuditEvent.after).where(AuditEvent.action == _RESTORE)
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        row = connection.execute(events.order_by(AuditEvent.audit_event_id.desc()).limit(1)).first()
+    engine.dispose()
+    return None if row is None else Restored(row.subject.removeprefix(_BACKUP), (row.after or {}).get("checksum"))
+
+
+_RESTORE, _BACKUP = "restore", "backup "
 
 
 def clear_for_restore(url: str) -> bool:

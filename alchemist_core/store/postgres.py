@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal, TypedDict
 
 from alchemist_core.errors import StoreError
@@ -174,6 +175,35 @@ def run_program(
         msg = f"{Path(command[0]).name} failed with exit code {done.returncode}: {(done.stderr or done.stdout).strip()}"
         raise StoreError(msg)
     return done.stdout
+
+
+def pipe_programs(
+    source: Sequence[str | Path], target: Sequence[str | Path], *, before: str, after: str, env: dict[str, str]
+) -> None:
+    """Write the output of one client program, between two texts, into another.
+
+    The text `after` is written only if the first program succeeded. If this process dies, the second program reads an end without it.
+
+    Raises:
+        StoreError: One of them failed.
+    """
+    with TemporaryFile("w+") as said, TemporaryFile("w+") as refused:
+        reader = subprocess.Popen(source, stdout=subprocess.PIPE, stderr=said, cwd="/", env=env)
+        with reader, subprocess.Popen(target, stdin=subprocess.PIPE, stderr=refused, cwd="/", env=env) as writer:
+            assert reader.stdout is not None
+            assert writer.stdin is not None
+            # A broken pipe: the second program ended at an error, which it reports.
+            with suppress(BrokenPipeError), closing(writer.stdin) as pipe:
+                pipe.write(before.encode())
+                shutil.copyfileobj(reader.stdout, pipe, MIB)
+                if reader.wait() == 0:
+                    pipe.write(after.encode())
+        for ended, command, errors in ((writer, target, refused), (reader, source, said)):
+            if ended.returncode != 0:
+                errors.seek(0)
+                raise StoreError(
+                    f"{Path(command[0]).name} failed with exit code {ended.returncode}: {errors.read().strip()}"
+                )
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -9,15 +9,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import text
 
 from alchemist_core.cli.db import COMMANDS, BackupConfig, RestoreConfig, backup, restore
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.embeddings.upkeep import remove_orphans
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import PICTURE_CACHE, artifact_path, partial_path
+from alchemist_core.settings import load_settings
 from alchemist_core.stages.select import SelectResult
+from alchemist_core.store import engine as store_engine
 from alchemist_core.store.backups import checksum
-from alchemist_core.store.engine import current_revision, head_revision, make_engine, open_store
+from alchemist_core.store.engine import (
+    MIGRATIONS,
+    SQL,
+    close_stores,
+    current_revision,
+    head_revision,
+    make_engine,
+    open_store,
+    schema_state,
+)
+from alchemist_core.store.postgres import client_program, run_program
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.training.checkpoints import finish, partial_folder
 from tests.trained_store import TrainedStore, copy_store, select_subset, store_once, use_store, used
@@ -198,11 +213,82 @@ def test_a_backup_of_newer_code_is_refused_before_anything_is_written(
         restore(RestoreConfig(folder=backed_up))
     assert current_revision(elsewhere.url) is None
     assert not elsewhere.home.joinpath("artifacts").exists()
-    # Of older code it is restored and migrated, and the result names both revisions.
-    (backed_up / "backup.json").write_text(json.dumps(note | {"revision": "0001"}))
-    report = restore(RestoreConfig(folder=backed_up))
-    assert (report.revision, report.migrated_from) == (head_revision(), "0001")
-    assert "migrated from: 0001" in " ".join(report.summary().split())
+
+
+@pytest.fixture
+def older(backed_up: Path) -> Path:
+    """The backup as code of an earlier revision made it: its dump has the schema of then, and its checksum is that of then."""
+    url = load_settings().database_url.get_secret_value()  # type: ignore[union-attr]
+    close_stores()
+    downgrade(url)
+    shutil.rmtree(backed_up / "database")
+    options = ("--format=directory", "--schema=alchemist", "--no-owner", "--no-privileges")
+    run_program([client_program("pg_dump"), f"--dbname={url}", *options, f"--file={backed_up / 'database'}"])
+    note = json.loads((backed_up / "backup.json").read_text())
+    files = [name for name in note["files"] if not name.startswith("database/")]
+    files += [f"database/{path.name}" for path in (backed_up / "database").iterdir()]
+    note |= {"revision": EARLIER, "checksum": "0" * 64, "files": dict.fromkeys(files)}
+    (backed_up / "backup.json").write_text(json.dumps(note))
+    seal(backed_up)
+    return backed_up
+
+
+EARLIER = f"{int(head_revision()) - 3:04}"
+
+
+def downgrade(url: str) -> None:
+    """Downgrade a store to an earlier revision; views depend on its columns, so they are dropped first."""
+    engine, config = make_engine(url), Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        for path in sorted((SQL / "views").glob("*.sql"), reverse=True):
+            connection.exec_driver_sql(f"DROP VIEW IF EXISTS alchemist.{path.stem}")
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, EARLIER)
+    engine.dispose()
+
+
+RESTORES = text("SELECT subject, after FROM alchemist.audit_events WHERE action = 'restore' ORDER BY audit_event_id")
+
+
+def test_a_backup_of_older_code_is_restored_and_migrated_and_may_be_restored_again_until_the_store_is_used(
+    older: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_store(monkeypatch, elsewhere)
+    report = restore(RestoreConfig(folder=older))
+    assert (report.revision, report.migrated_from) == (head_revision(), EARLIER)
+    assert f"migrated from: {EARLIER}" in " ".join(report.summary().split())
+    assert current_revision(elsewhere.url) == head_revision()
+    assert find_subset(open_store(), "first").state == "published"
+    assert restore(RestoreConfig(folder=older)) == report
+    with open_store().connect() as connection:
+        events = [tuple(row) for row in connection.execute(RESTORES)]
+    name = f"backup {'0' * 64}"
+    assert events == [(name, None), (name, {"checksum": checksum(elsewhere.url), "revision": head_revision()})]
+    choose("second")
+    with pytest.raises(ConfigError, match="contains data"):
+        restore(RestoreConfig(folder=older))
+
+
+@pytest.mark.parametrize("step", ["_upgrade", "_apply_code"])
+def test_a_restore_of_an_older_backup_that_was_killed_while_it_migrated_is_completed_by_the_next(
+    older: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    use_store(monkeypatch, elsewhere)
+    with monkeypatch.context() as killed:
+        killed.setattr(store_engine, step, die)
+        with pytest.raises(KeyboardInterrupt):
+            restore(RestoreConfig(folder=older))
+    assert current_revision(elsewhere.url) == (EARLIER if step == "_upgrade" else head_revision())
+    assert not schema_state(elsewhere.url).is_created
+    report = restore(RestoreConfig(folder=older))
+    assert (report.revision, report.migrated_from) == (head_revision(), EARLIER)
+    assert schema_state(elsewhere.url).is_current
+    assert find_subset(open_store(), "first").state == "published"
 
 
 def test_a_folder_that_is_no_backup_reports_it(trained_store: TrainedStore, tmp_path: Path) -> None:

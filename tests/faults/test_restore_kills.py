@@ -69,7 +69,7 @@ def kill_restore(folder: Path, store: TrainedStore, *, after_s: float, from_load
 
 def wait_for_load(process: subprocess.Popen[str], store: TrainedStore) -> None:
     loading = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pg_restore'"
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'psql'"
     )
     engine = make_engine(store.url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
