@@ -3,12 +3,12 @@
 import importlib
 import os
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import folder_of_run
 from tests.trained_store import copy_trained, corpus, scored_once, scored_store, trained_once, trained_store
 
 __all__ = ["copy_trained", "corpus", "dag", "dags", "scored_once", "scored_store", "trained_once", "trained_store"]
@@ -16,9 +16,12 @@ __all__ = ["copy_trained", "corpus", "dag", "dags", "scored_once", "scored_store
 DAGS = Path(__file__).resolve().parents[2] / "dags" / "alchemist_dags"
 NAMES = ("build_subset", "crawl_arrived", "evaluate_subset", "maintenance", "nightly_rescore", "train_rater")
 
-# Airflow reads its environment once, when it is first imported.
-os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-of-tests-")
-os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure() -> None:
+    """Set Airflow's environment, which it reads once, when it is first imported; the folder of the run was made before."""
+    os.environ["AIRFLOW_HOME"] = str(folder_of_run("airflow"))
+    os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import os
 import re
 import ssl
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -54,7 +53,7 @@ def expanded(text: str, variables: Mapping[str, str]) -> str:
 class Cluster:
     """The objects of the server by kind and name, and the process of each pod."""
 
-    def __init__(self, templates: list[Json], secrets: Mapping[str, str] | None = None) -> None:
+    def __init__(self, templates: list[Json], *, logs: Path, secrets: Mapping[str, str] | None = None) -> None:
         self.objects: dict[str, dict[str, Json]] = {"pods": {}, "jobs": {}, "podtemplates": {}}
         for template in templates:
             self.objects["podtemplates"][template["metadata"]["name"]] = template
@@ -63,7 +62,8 @@ class Cluster:
         self.created: list[Json] = []
         """Every object that was posted, as it was posted."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.logs = Path(tempfile.mkdtemp(prefix="alchemist-pods-"))
+        self.logs = logs
+        logs.mkdir()
 
     def create(self, kind: str, namespace: str, posted: Json) -> Json:
         kubernetes_validate.validate(posted, KUBERNETES, strict=True)

@@ -8,11 +8,13 @@ A program of its own, because Airflow reads its environment only once, when it i
 """
 
 import asyncio
+import atexit
 import contextlib
 import io
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -30,9 +32,12 @@ warnings.simplefilter("ignore")
 from pod_server import Cluster, serve  # noqa: E402  the path was set above
 
 HOME = Path(tempfile.mkdtemp(prefix="alchemist-airflow-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 SECRET = "postgresql://alchemist_writer:hunter2@postgres/alchemist"
 CLUSTER = Cluster(
-    [found for found in OBJECTS if found["kind"] == "PodTemplate"], secrets={"ALCHEMIST_DATABASE_URL": SECRET}
+    [found for found in OBJECTS if found["kind"] == "PodTemplate"],
+    logs=HOME / "pods",
+    secrets={"ALCHEMIST_DATABASE_URL": SECRET},
 )
 ACCOUNT = HOME / "account"
 SERVER = serve(CLUSTER, ACCOUNT)
