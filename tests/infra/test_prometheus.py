@@ -23,10 +23,12 @@ DOCS = (
     + SITE_OF_VERSION
     + "{{ end }}"
 )
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None,
-    reason="promtool is not installed: apt-get install prometheus (make test-e2e does)",
-)
+
+
+def needs_promtool(test):
+    """Mark a test that runs promtool; without it the test is skipped."""
+    reason = "no promtool: apt-get install promtool (make test does as root), or prometheus (make test-e2e does)"
+    return pytest.mark.prometheus(pytest.mark.skipif(shutil.which("promtool") is None, reason=reason)(test))
 
 
 def rules(name):

@@ -26,7 +26,10 @@ from .test_prometheus import ALERTS, PROMETHEUS, rules
 
 pytestmark = [
     pytest.mark.db,
-    pytest.mark.skipif(shutil.which("prometheus") is None, reason="apt-get install prometheus (make test-e2e does)"),
+    pytest.mark.prometheus,
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None, reason="no Prometheus: apt-get install prometheus (make test-e2e does)"
+    ),
 ]
 
 PROMQL_PANELS = [panel for panel in PANELS if panel.promql]

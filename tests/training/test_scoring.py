@@ -9,10 +9,9 @@ import torch
 
 from alchemist_core.errors import DataError
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.launching import own_device
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
-from alchemist_core.training.scoring import BF16_TOLERANCE, Scorer
+from alchemist_core.training.scoring import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +94,6 @@ def test_an_image_of_noise_beside_a_sample_changes_no_bit_of_its_score(scorer: S
     alone = scorer.score_batch(buffer, captions)
     buffer[10:] = np.random.default_rng(0).integers(0, 256, buffer[10:].shape, np.uint8)
     np.testing.assert_array_equal(scorer.score_batch(buffer, captions), alone)
-
-
-@pytest.mark.gpu
-def test_bf16_scores_of_a_gpu_are_within_the_declared_tolerance(
-    rater: Path, train_pairs: Samples, together_N: np.ndarray
-) -> None:
-    on_gpu = Scorer.load(rater, own_device())
-    assert (on_gpu.device, on_gpu.dtype) == ("cuda", "bfloat16")
-    difference_N = np.abs(score(on_gpu, train_pairs) - together_N)
-    assert difference_N.max() <= BF16_TOLERANCE * together_N.std()
 
 
 def test_a_score_is_fp32_one_a_sample_and_varied(together_N: np.ndarray) -> None:
