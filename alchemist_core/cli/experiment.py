@@ -92,7 +92,13 @@ def run(config: RunConfig) -> RunResult:
     begun = store.begin_experiment(engine, name, config.identity(), config.present)
     experiment.fit_windows()
     before = store.state_beforehand(engine, name, experiment.state_beforehand())
-    cells = experiment.measure()
+    cells = experiment.measure(
+        lambda found, n_total: store.store_so_far(
+            engine,
+            name,
+            {"cells": [cell.as_json() for cell in found], "n_cells": n_total, "rank_windows": experiment.windows()},
+        )
+    )
     result = {
         "before": before,
         "cells": [cell.as_json() for cell in cells],
@@ -117,16 +123,32 @@ def list_(_config: ListConfig) -> ListResult:
 
 
 def show(config: ShowConfig) -> RunResult:
-    """Show a finished experiment: write its table and figures again from the database, or compare its arms with one of them."""
+    """Show an experiment: write its table and figures again from the database, or compare its arms with one of them.
+
+    Of one that is not finished, print the table of what is measured.
+    """
     row = store.find_experiment(open_store(), config.name)
-    if row.result is None or row.finished_at is None:
-        raise ConfigError(
-            f"Experiment {row.name!r} is not finished. Resume it: {stored.command_of(row.name, row.config)}"
-        )
-    result = {key: value for key, value in row.result.items() if key != "sheet"}
+    result = {key: value for key, value in (row.result or {}).items() if key != "sheet"}
+    if row.finished_at is None:
+        return _show_so_far(row, result, config.against)
     if config.against is not None:
         return RunResult(name=row.name, cost=None, table=stored.compare_with(row.config, result, config.against))
     return _result(row.name, row.config, result)
+
+
+def _show_so_far(row: store.ExperimentRow, result: dict[str, Any], against: str | None) -> RunResult:
+    cells, command = result.get("cells"), stored.command_of(row.name, row.config)
+    if not cells:
+        raise ConfigError(
+            f"Experiment {row.name!r} has no losses of its reported seeds yet. It may still run; if it was stopped, resume it: {command}"
+        )
+    table = (
+        stored.sheet_of(row.config, result).as_text()
+        if against is None
+        else stored.compare_with(row.config, result, against)
+    )
+    note = f"Not finished: {len(cells)} of {result['n_cells']} losses are measured. If it was stopped, resume it: {command}"
+    return RunResult(name=row.name, cost=None, before=result.get("before"), table=f"{note}\n\n{table}")
 
 
 def delete(config: DeleteConfig) -> DeleteResult:

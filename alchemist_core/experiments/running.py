@@ -3,7 +3,7 @@
 A cell is one arm at one retention and length. The stages run it and reuse finished runs, so a killed experiment resumes where it stopped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -219,13 +219,18 @@ class Experiment:
         say(describe_detectable(before))
         return before
 
-    def measure(self) -> list[Cell]:
-        """Measure every cell of every reported seed."""
+    def measure(self, on_cells: Callable[[list[Cell], int], None] = lambda _cells, _n_total: None) -> list[Cell]:
+        """Measure every cell of every reported seed.
+
+        Args:
+            on_cells: Called after each cell with all cells so far and the number that there will be.
+        """
         cells: list[Cell] = []
         n_total = len(self.arms) * len(self.config.question_lengths) * len(self.config.seeds)
         for seed in self.config.seeds:
             for cell in self._measure_seed(seed):
                 cells.append(cell)
+                on_cells(cells, n_total)
                 say(
                     f"{len(cells)}/{n_total} seed {seed}: {arm_title(cell.arm)} at {cell.retention:.0%}: loss {cell.loss:.4f}"
                 )

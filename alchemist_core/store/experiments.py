@@ -108,6 +108,13 @@ def state_beforehand(engine: Engine, name: str, before: dict[str, Any]) -> dict[
     return stated
 
 
+def store_so_far(engine: Engine, name: str, so_far: dict[str, Any]) -> None:
+    """Add to an unfinished experiment what is measured so far, so that it can be shown while it runs; it replaces what was added before."""
+    with engine.begin() as connection:
+        statement = update(Experiment).where(Experiment.name == name, Experiment.finished_at.is_(None))
+        connection.execute(statement.values(result=Experiment.result.concat(so_far)))
+
+
 def finish_experiment(engine: Engine, name: str, result: dict[str, Any]) -> None:
     """Store the result; if it is stored again, the first time is kept.
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from alchemist_core.cli.experiment import ShowConfig, show
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import QUESTIONS
 from alchemist_core.experiments.stored import compare_with, markdown_of, title_of
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.experiments import begin_experiment, finish_experiment
+from alchemist_core.store.experiments import begin_experiment, finish_experiment, state_beforehand, store_so_far
 from tests.benchmarks.tables import FOLDER, keep, page_of
 from tests.experiments.test_sheets import cells, result
 
@@ -43,6 +44,28 @@ def test_a_kept_page_shows_every_row_and_what_was_asked(tmp_path: Path) -> None:
         title = arm if arm == "full" else f"{arm.replace('planted', 'oracle')}, {retention:.0%}"
         assert (title, *(f"{of[seed]:.4f}" for seed in (3, 4, 5))) in losses
     assert "sheet" not in json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))["result"]
+
+
+@pytest.mark.db
+@pytest.mark.usefixtures("database_url")
+def test_an_experiment_that_is_not_finished_shows_the_losses_that_are_measured() -> None:
+    asked = {"experiment": "rank_window", "seeds": [3, 4, 5], "dataset": None}
+    begin_experiment(engine := open_store(), "mine", asked)
+    with pytest.raises(ConfigError, match=r"no losses of its reported seeds yet.*alchemist experiment run"):
+        show(ShowConfig(name="mine"))
+    whole = result()
+    state_beforehand(engine, "mine", whole["before"])
+    for n_cells in (1, len(cells()) - 1):
+        store_so_far(engine, "mine", {**whole, "cells": whole["cells"][:n_cells], "n_cells": len(cells())})
+    for against in (None, "random"):
+        shown = show(ShowConfig(name="mine", against=against))
+        assert f"Not finished: {len(cells()) - 1} of {len(cells())} losses are measured." in shown.summary()
+        assert "learnability" in shown.summary() or "loss/" in shown.summary() or "alignment" in shown.summary()
+        assert shown.folder is None
+    finish_experiment(engine, "mine", whole)
+    # A process that was slow to notice changes nothing any more.
+    store_so_far(engine, "mine", {"cells": []})
+    assert "Not finished" not in show(ShowConfig(name="mine")).summary()
 
 
 def test_two_arms_of_a_kept_table_are_compared_as_the_pages_say() -> None:
