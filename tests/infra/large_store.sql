@@ -18,6 +18,8 @@ INSERT INTO alchemist.shards (dataset_id, uri, sha256, size_bytes, n_samples, cr
 SELECT 1 + i % 30, i || '.tar', sha256('s'), 1, 10000, DATE '2020-01-01' + i / 1000, 'verified' FROM generate_series(1, N_SHARDS) AS i;
 INSERT INTO alchemist.nights (dataset_id, crawl_date, rater_id, revision, state, decided_at)
 SELECT d, DATE '2020-01-01' + i, 1, 1, 'selectable', now() FROM generate_series(1, 30) AS d, generate_series(0, 1000) AS i;
+-- Without a partition, no plan names the table of scores.
+SELECT alchemist.add_partition('scores', rater_id) FROM alchemist.raters WHERE state = 'production';
 INSERT INTO alchemist.shard_scores (
     rater_id, shard_id, night_id, n_samples, n_scored, n_reused, n_quarantined, code_version, device, dtype, run_id
 ) SELECT 1, shard_id, night_id, 10000, 9900, 0, 100, '1', 'cpu', 'float32', 1
