@@ -354,7 +354,7 @@ def promote(config: PromoteConfig) -> PromoteResult:
         )
     for warning in warnings_of(rater.acceptance_report):
         warn(f"{warning}.")
-    # As `plan promote` decides: train_rater asks nobody about the first rater, and about one that is in production already.
+    # As `plan promote` decides: train_rater does not ask about the first rater, nor about one that is in production already.
     is_asked = before is not None and before.rater_id != rater.rater_id
     question = config.approval if is_asked else None
     approved = approval(engine, config.approved_by, config.comment, of=rater.name, question=question)

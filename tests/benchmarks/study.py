@@ -228,7 +228,8 @@ class Trial:
         plan, own = self.plan, self.options(Path())
         shared = ("trainings", "num-train-epochs", "method-resolution", "training", "model")
         return {
-            "name": f"{self.name}-search", "dataset": self.any_seed, "validation": f"{self.any_seed}-validation",
+            "name": f"{plan.name}-{self.world}-search-{fingerprint(plan.measured())[:6]}",
+            "dataset": self.any_seed, "validation": f"{self.any_seed}-validation",
             "evaluation": f"{self.any_seed}-test", "recipes": ",".join(RECIPES), "retention": str(plan.retentions[-1]),
             "seeds": ",".join(map(str, plan.search_seeds)), "confirmation-seeds": ",".join(map(str, plan.confirmation_seeds)),
             **{name: own[name] for name in shared},
@@ -383,14 +384,15 @@ class Study:
         def attempt(measure: Callable[[Trial, Path | None], None], trial: Trial) -> None:
             if time.monotonic() > until:
                 return
+            name = trial.name if measure is _run_trial else f"search of {trial.world}"
             try:
                 measure(trial, self._corpus)
             except MissingDependencyError as error:
-                print(f"{trial.name} is left out: {error}", flush=True)
+                print(f"{name} is left out: {error}", flush=True)
             except (SystemExit, AlchemistError) as error:
                 # The other trials go on: one arm that fails must not cost a night.
-                print(f"{trial.name} failed: {error}", flush=True)
-                failed.append(trial.name)
+                print(f"{name} failed: {error}", flush=True)
+                failed.append(name)
 
         with ThreadPoolExecutor(self._workers) as pool:
             list(pool.map(partial(attempt, _run_trial), self.missing()))

@@ -145,6 +145,22 @@ def test_promises_are_compared_with_the_seeds_that_neither_chose_nor_tested() ->
     options = study.Trial(plan, "skewed", 30).search_options()
     assert options["dataset"].format(seed=30) == study.Trial(plan, "skewed", 30).dataset
     assert options["seeds"] == "50,51,52,53"
+    # A search is of its world: it is found whichever seeds are measured.
+    assert study.Trial(plan, "skewed", 31).search_options() == options
+
+
+def test_the_search_of_a_world_is_kept_and_found_by_every_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path))
+    load_settings.cache_clear()
+    monkeypatch.setattr(study, "KEPT", tmp_path / "trials")
+    made = Study(replace(PLANS["worlds"], worlds=("skewed",), seeds=(30, 31)), None, 2)
+    first = made.trials[0]
+    first.search_path.write_text(json.dumps({"winner": "random", "plan": fingerprint(first.search_options())}))
+    made.keep()
+    first.search_path.unlink()
+    assert [trial.find_search() is not None for trial in made.trials] == [True, True]
+    assert made.missing_searches() == []
+    load_settings.cache_clear()
 
 
 def test_another_plan_measures_another_experiment_and_another_size_another_corpus() -> None:

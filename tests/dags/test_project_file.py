@@ -170,7 +170,7 @@ def test_a_form_is_a_valid_form_of_airflow_also_with_a_project_file(project, dag
         for each in fields.values():
             for field in each.values():
                 if "default" in field:
-                    Param(**field).resolve()
+                    assert Param(**field).resolve() == field["default"]
 
 
 def test_schedules_are_written_from_the_file(project):
@@ -271,7 +271,13 @@ class Scheduler:
 
     def _run_task(self, task, params, item, day):
         run = SimpleNamespace(conf={}, run_type="manual", partition_key=day, run_after=datetime(2026, 1, 3, tzinfo=UTC))
-        here = SimpleNamespace(xcom_pull=lambda task_ids: self.results[task_ids])
+        # Every task before it succeeded, or this test has failed.
+        here = SimpleNamespace(
+            xcom_pull=lambda task_ids: self.results[task_ids],
+            dag_id=task.dag.dag_id,
+            run_id="r",
+            get_task_states=lambda *_, **__: {},
+        )
         values = ours("jobs").Run.of({"params": params, "dag_run": run, "dag": task.dag, "ti": here}, item)
         when, returns = attribute(task, "when"), attribute(task, "returns")
         if when is not None and not when(values):

@@ -1,4 +1,4 @@
-"""A setting that is chosen on images that also report is warned of, whatever the evaluation datasets are called."""
+"""A setting that is chosen on images that also report is warned of, by any names of the evaluation datasets."""
 
 import shutil
 from pathlib import Path
