@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from alchemist_core.resources import resource
 from tests.trained_store import select_subset
 
-from .test_policy import FILLED, REQUIRED, attribute, command, command_tasks, form, ours
+from .test_policy import FILLED, PLANNED, REQUIRED, attribute, command, command_tasks, form, ours
 
 ROOT = resource("sql").parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -180,7 +180,7 @@ def test_every_command_that_needs_no_device_runs_without_torch(dags, scored_stor
         item = NIGHT if task.dag.dag_id == "nightly_rescore" else "best"
         run = ours("jobs").Run(
             form(task.dag, FORMS[task.dag.dag_id]), item, NIGHT["crawl_date"],
-            SimpleNamespace(xcom_pull=lambda task_ids: RESULTS[task_ids]),
+            SimpleNamespace(**vars(PLANNED) | {"xcom_pull": lambda task_ids: RESULTS[task_ids]}),
         )  # fmt: skip
         lines[f"{task.dag.dag_id}.{task.task_id}"] = attribute(task, "line")(run)[1:]
     ends = dict(zip(lines, run_in("airflow", list(lines.values()), kind=RUN), strict=True))
