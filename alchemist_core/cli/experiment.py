@@ -84,6 +84,7 @@ def run(config: RunConfig) -> RunResult:
     """Run an experiment, or resume an interrupted one; finished arms are reused."""
     _create_for_scenes(config)
     experiment, name = Experiment(config), config.name or config.experiment
+    say(experiment.describe_plan())
     stated = experiment.state_cost()
     say(cost.describe_cost(stated))
     if config.dry_run:

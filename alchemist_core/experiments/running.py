@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from alchemist_core.config import Formerly, Seeds, Words
+from alchemist_core.config import Formerly, Seeds, Words, counted
 from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import DEFAULT_RATER, QUESTIONS, RATERS, Arm, first_rater, parse_arm
@@ -164,6 +164,14 @@ class Experiment:
             return model
         return model.model_copy(update={"max_train_steps": model.steps(self.n_pairs)})
 
+    def describe_plan(self) -> str:
+        """Describe in one sentence what is compared, and on which seeds."""
+        config = self.config
+        retentions = ", ".join(f"{retention:.0%}" for retention in config.question_retentions)
+        tuning = f"; rank windows are tuned on seeds {_listed(config.tuning_seeds)}" if self.auto_kinds() else ""
+        arms = f"{counted(len(config.question_arms), 'arm')} at a retention of {retentions}"
+        return f"{arms}, compared on seeds {_listed(config.seeds)}{tuning}."
+
     def state_cost(self) -> dict[str, Any]:
         """Count and time the work."""
         config = self.config
@@ -214,7 +222,7 @@ class Experiment:
     def state_beforehand(self) -> dict[str, Any]:
         """Return the smallest gain that the reported seeds can show, from the spread over the tuning seeds."""
         spread = next((tuned.spread for tuned in self.tuned.values() if tuned.spread is not None), None)
-        source = f"seeds {', '.join(map(str, self.config.tuning_seeds))}" if spread is not None else "not measured"
+        source = f"seeds {_listed(self.config.tuning_seeds)}" if spread is not None else "not measured"
         before = state_detectable(spread, len(self.config.seeds), source=source)
         say(describe_detectable(before))
         return before
@@ -262,6 +270,10 @@ class Experiment:
         # Only the tuning seeds decide whether `auto` uses a rank window, never the reported seeds.
         small = self.config.model_of(num_train_epochs=self.config.tuning_epochs)
         return Tuning(self.config, TuningPlan(kind, self.config.n_bands, self.config.tuning_seeds, small))
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _require_one_tokenizer(raters: Sequence[RaterRow]) -> None:

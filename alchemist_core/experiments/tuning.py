@@ -85,9 +85,12 @@ class Tuning:
         self.config, self.plan = config, plan
         self._raters: dict[int, RaterRow] = {}
         self._trials: dict[int, Trial] = {}
+        self._n_done = self._n_total = 0
 
     def run(self, retentions: Sequence[float]) -> list[TunedWindow]:
         """Measure the bands once; for each retention fit a rank window, try it, and store it for every rater."""
+        n_seeds, n_of_windows = len(self.plan.seeds), 2 * len(retentions)
+        self._n_total = n_seeds * (len(self.plan.band_arms()) + n_of_windows)
         cells = [cell for seed in self.plan.seeds for cell in self._measure_bands(seed)]
         return [self._tune(retention, cells) for retention in retentions]
 
@@ -120,7 +123,9 @@ class Tuning:
         trial, rater = self._trial(seed)
         assert arm.policy is not None
         cell = measure_cell(trial, arm, arm.policy, rater, retention=retention, model=self.plan.model)
-        say(f"tune-selection {self.plan.kind} seed {seed}: {arm.word} at {retention:.0%} {cell.loss:.4f}")
+        self._n_done += 1
+        count = f"{self._n_done}/{self._n_total}"
+        say(f"tune-selection {self.plan.kind} {count} seed {seed}: {arm.word} at {retention:.0%}: loss {cell.loss:.4f}")
         return cell
 
     def _trial(self, seed: int) -> tuple[Trial, RaterRow]:

@@ -42,10 +42,12 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     lines = (said.out + said.err).splitlines()
     found = {path.name: path.read_bytes() for path in Path(str(first.folder)).iterdir()}
     assert {"table.txt", "table.csv", "result.json", "index.html", "arms-r30.svg"} <= found.keys()
-    # Cost, then what can be seen, then cells.
-    order = [
-        next(i for i, line in enumerate(lines) if word in line) for word in ("At most", "seeds would show", "1/10 seed")
-    ]
+    # The plan, its cost, the tuning, then what can be seen, then cells.
+    words = (
+        "5 arms at a retention of 30%, compared on seeds 2, 3; rank windows are tuned on seeds 0, 1.",
+        "At most", "tune-selection alignment 1/10 seed 0: random", "alignment 10/10 seed 1: window", "seeds would show", "1/10 seed 2: random",
+    )  # fmt: skip
+    order = [next(i for i, line in enumerate(lines) if word in line) for word in words]
     assert any("seed 2: oracle at 30%" in line for line in lines), "progress names arms as the table does"
     assert not any("planted at" in line for line in lines)
     assert order == sorted(order)
