@@ -87,7 +87,10 @@ class StoreCollector(Collector):
                 self._n_reads += 1
             measured = self._newest
         for read in self._others:
-            measured = measured | read()
+            try:
+                measured = measured | read()
+            except Exception as error:  # noqa: BLE001  one source, such as the driver of a GPU, must not hide the others
+                warn(f"Some metrics are missing, because they cannot be read: {type(error).__name__}: {error}")
         return measured
 
     def _read_store(self) -> Measurements:

@@ -10,22 +10,29 @@ from alchemist_core.telemetry import Measurements
 def read_devices() -> Measurements:
     """Return utilisation and memory of each GPU by its UUID; nothing where there is no driver or no GPU.
 
-    The driver gives no utilisation of a MIG instance, so that of its GPU is absent too.
+    What the driver refuses is absent: all of a GPU that is lost, the memory of some, and the utilisation of a divided GPU (MIG).
     """
     found: Measurements = {}
     with _driver() as nvml:
         if nvml is None:
             return found
-        for number in range(nvml.nvmlDeviceGetCount()):
-            device = nvml.nvmlDeviceGetHandleByIndex(number)
-            labels = (str(nvml.nvmlDeviceGetUUID(device)),)
-            memory = nvml.nvmlDeviceGetMemoryInfo(device)
-            found.setdefault("alchemist_device_memory_used_bytes", []).append((labels, float(memory.used)))
-            found.setdefault("alchemist_device_memory_total_bytes", []).append((labels, float(memory.total)))
-            with suppress(nvml.NVMLError):
-                ratio = nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100
-                found.setdefault("alchemist_device_utilization_ratio", []).append((labels, ratio))
+        with suppress(nvml.NVMLError):
+            for number in range(nvml.nvmlDeviceGetCount()):
+                with suppress(nvml.NVMLError):
+                    _read_device(nvml, number, found)
     return found
+
+
+def _read_device(nvml: ModuleType, number: int, found: Measurements) -> None:
+    device = nvml.nvmlDeviceGetHandleByIndex(number)
+    labels = (str(nvml.nvmlDeviceGetUUID(device)),)
+    with suppress(nvml.NVMLError):
+        memory = nvml.nvmlDeviceGetMemoryInfo(device)
+        found.setdefault("alchemist_device_memory_used_bytes", []).append((labels, float(memory.used)))
+        found.setdefault("alchemist_device_memory_total_bytes", []).append((labels, float(memory.total)))
+    with suppress(nvml.NVMLError):
+        ratio = nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100
+        found.setdefault("alchemist_device_utilization_ratio", []).append((labels, ratio))
 
 
 @contextmanager
@@ -44,4 +51,5 @@ def _driver() -> Iterator[ModuleType | None]:
     try:
         yield pynvml
     finally:
-        pynvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()

@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,16 @@ def test_a_store_that_is_away_is_reported_and_does_not_break_the_scrape() -> Non
 
     series = scrape(away)
     assert "alchemist_store_up 0.0" in series
+
+
+def test_a_source_that_fails_hides_no_other_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    def lost() -> Measurements:
+        raise RuntimeError("GPU is lost")
+
+    listening = partial(described, Settings())
+    series = scrape(dict, lost, listening)
+    assert {"alchemist_store_up 1.0", "alchemist_airflow_listening 0.0"} <= set(series)
+    assert "RuntimeError: GPU is lost" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("is_away", [False, True])
