@@ -6,6 +6,7 @@ It does not depend on what the processes do.
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -14,10 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from alchemist_core.code_version import code_version
 from alchemist_core.files import atomic_write
 from alchemist_core.settings import find_project_file
+from alchemist_core.telemetry import warn
 
 PROC = Path("/proc")
 POLL_S = 0.1
@@ -175,11 +178,21 @@ def state_path(home: Path) -> Path:
 
 
 def read_state(home: Path) -> StackState:
-    """Return the state as last written. It is empty for a new home, and for a copied home, whose file names the original's processes."""
+    """Return the state as last written. It is empty for a new home, and for a copied home, whose file names the original's processes.
+
+    It is empty too if the file is unreadable: `stack up` writes it again, and finds the processes of this home by their environment.
+    """
+    path = state_path(home)
     try:
-        raw = json.loads(state_path(home).read_text())
+        return _parse_state(home, json.loads(path.read_text()))
     except FileNotFoundError:
         return StackState()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _warn_unreadable(path, f"{type(error).__name__}: {error}")
+        return StackState()
+
+
+def _parse_state(home: Path, raw: dict[str, Any]) -> StackState:
     owner = Path(raw.get("home", home))
     if owner.exists() and not owner.samefile(home):
         return StackState()
@@ -189,6 +202,12 @@ def read_state(home: Path) -> StackState:
     endings = {name: Ending(**ending) for name, ending in raw.get("endings", {}).items()}
     installation = Installation(**raw["installation"]) if raw.get("installation") else None
     return StackState(ports, raw["supervisor_pid"], children, programs, raw.get("project"), endings, installation)
+
+
+@functools.cache
+def _warn_unreadable(path: Path, why: str) -> None:
+    # Once: a command reads the state several times.
+    warn(f"{path} is unreadable ({why}), so it is ignored. Write it again: alchemist stack up.")
 
 
 def forgotten_project(home: Path) -> str | None:
@@ -213,8 +232,8 @@ OTHER_INSTALLATION_REMEDY = "alchemist stack down, then alchemist stack up"
 
 
 def write_state(home: Path, state: StackState) -> None:
-    """Write the state atomically."""
-    with atomic_write(state_path(home), is_durable=False) as partial:
+    """Write the state atomically; a power cut leaves the former state or this one."""
+    with atomic_write(state_path(home)) as partial:
         partial.write_text(json.dumps({"home": str(home.resolve()), **asdict(state)}, indent=1))
 
 

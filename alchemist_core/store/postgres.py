@@ -546,7 +546,11 @@ def _start(home: Path, folder: Path) -> EmbeddedPostgres:
         _make_cluster(place, account, passwords[SUPERUSER])
     _launch(place, account, recorded_port(home))
     server = _running(home)
-    assert server is not None, f"PostgreSQL ended right after it started in {place}"
+    if server is None:
+        raise StoreError(
+            f"PostgreSQL ended right after it started in {place}, for example because the disk is full. See {place / 'log'}. "
+            f"Its last lines:\n{log_tail(place)}"
+        )
     if not are_set(record_path(home)):
         _set_passwords(server)
         server.create_database(OWNER)

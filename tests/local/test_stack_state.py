@@ -158,6 +158,18 @@ def test_the_state_of_older_code_is_read(tmp_path):
     assert read_state(tmp_path) == StackState()
 
 
+@pytest.mark.parametrize("torn", ["", '{"home": "/', "[]", "{}", '{"ports": {"port": 1}, "children": {}}'])
+def test_a_state_that_a_power_cut_tore_is_ignored_with_one_warning(tmp_path, monkeypatch, capsys, torn):
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path))
+    load_settings.cache_clear()
+    (tmp_path / "stack.json").write_text(torn)
+    assert read_state(tmp_path) == StackState()
+    assert main(["stack", "status"]) == 0
+    assert capsys.readouterr().err.count("stack.json is unreadable") == 1
+    write_state(tmp_path, StackState(ports=Ports(1, 2)))
+    assert read_state(tmp_path).ports == Ports(1, 2)
+
+
 @pytest.mark.slow
 def test_airflows_command_line_gets_the_stacks_environment(tmp_path):
     server = start_postgres(tmp_path)

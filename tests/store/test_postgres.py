@@ -13,11 +13,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
 
 from alchemist_core.errors import StoreError
+from alchemist_core.store import postgres
 from alchemist_core.store.engine import migrate
 from alchemist_core.store.postgres import (
     LOGINS,
@@ -174,6 +176,24 @@ def test_a_taken_port_is_left_alone(used_home: Path) -> None:
     stop_postgres(used_home)
     with socket.create_server(("127.0.0.1", port)):
         assert start_postgres(used_home).port != port
+
+
+def test_a_server_that_ends_right_after_its_start_is_an_error_of_the_store_and_the_next_start_works(
+    used_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_postgres(used_home)
+    launch = postgres._launch
+
+    def launch_and_end(place: Path, account: Any, port: int) -> None:
+        launch(place, account, port)
+        postgres._stop(place, account, mode="fast")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(postgres, "_launch", launch_and_end)
+        # The supervisor tries again after an error of the store, and ended after any other.
+        with pytest.raises(StoreError, match=r"ended right after it started(.|\n)*database system is shut down"):
+            start_postgres(used_home)
+    assert ask(start_postgres(used_home).url(), "SELECT 1") == "1"
 
 
 def test_login_requires_the_password(used_home: Path) -> None:
