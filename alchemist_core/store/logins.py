@@ -5,6 +5,7 @@ The embedded server does this itself (`store.postgres`). Migrations create the r
 """
 
 from psycopg2 import sql
+from psycopg2.extensions import encrypt_password
 
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.postgres import LOGINS, Role
@@ -15,19 +16,22 @@ AIRFLOW_DATABASE = "airflow"
 def set_passwords(url: str, passwords: dict[Role, str]) -> None:
     """Let each role log in with its password; create Airflow's role if it does not exist. Safe to repeat.
 
+    Only the verifiers are sent, because the server may log the statement.
+
     Args:
         url: URL of the store for the owner of its schema, who may create roles.
         passwords: The password of each role.
     """
     engine = make_engine(url)
     with engine.begin() as connection:
-        cursor = connection.connection.cursor()
+        cursor, scope = connection.connection.cursor(), connection.connection.driver_connection
         for role, password in passwords.items():
             login = sql.Identifier(LOGINS[role])
             cursor.execute("SELECT to_regrole(%s) IS NULL", [LOGINS[role]])
             if cursor.fetchone() == (True,):
                 cursor.execute(sql.SQL("CREATE ROLE {}").format(login))
-            cursor.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(login, sql.Literal(password)))
+            verifier = encrypt_password(password, LOGINS[role], scope, "scram-sha-256")
+            cursor.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(login, sql.Literal(verifier)))
     engine.dispose()
 
 

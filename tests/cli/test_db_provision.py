@@ -10,6 +10,7 @@ from sqlalchemy import make_url, text
 from alchemist_core.__main__ import main
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import make_engine
+from alchemist_core.store.logins import set_passwords
 from alchemist_core.store.postgres import SUPERUSER, start_postgres
 from tests.conftest import GIVEN_SERVER, ROLE_PASSWORD, SERVER_HOME
 
@@ -68,6 +69,18 @@ def test_each_role_logs_in_with_its_password_and_a_second_run_changes_nothing(
         assert user_of(own_server, "alchemist_reader") == "alchemist_reader"
         assert user_of(own_server, "alchemist_writer") == "alchemist_writer"
         assert user_of(own_server, "alchemist_airflow", "airflow") == "alchemist_airflow"
+
+
+@pytest.mark.usefixtures("role_lock")
+def test_no_password_reaches_the_servers_log_whatever_it_logs(own_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = start_postgres(Path(os.environ[SERVER_HOME])).data_dir.parent / "log"
+    n_before = log.stat().st_size
+    logged = make_url(own_server).update_query_dict({"options": "-c log_statement=ddl"})
+    set_passwords(logged.render_as_string(hide_password=False), {"reader": ROLE_PASSWORD})
+    said = log.read_bytes()[n_before:].decode()
+    assert 'ALTER ROLE "alchemist_reader" LOGIN PASSWORD' in said
+    assert ROLE_PASSWORD not in said
+    assert user_of(own_server, "alchemist_reader") == "alchemist_reader"
 
 
 def test_a_missing_password_is_named(
