@@ -45,7 +45,8 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     # The plan, its cost, the tuning, then what can be seen, then cells.
     words = (
         "5 arms at a retention of 30%, compared on seeds 2, 3; rank windows are tuned on seeds 0, 1.",
-        "At most", "tune-selection alignment 1/10 seed 0: random", "alignment 10/10 seed 1: window", "seeds would show", "1/10 seed 2: random",
+        "At most", "tune-selection alignment 1/10 seed 0: random", "alignment 10/10 seed 1: window", "seeds would show",
+        "1/10 seed 2: random",
     )  # fmt: skip
     order = [next(i for i, line in enumerate(lines) if word in line) for word in words]
     assert any("seed 2: oracle at 30%" in line for line in lines), "progress names arms as the table does"
