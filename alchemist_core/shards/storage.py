@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -222,11 +222,8 @@ def read_into(uri: str, runs: Sequence[tuple[int, memoryview]]) -> None:
         for (_, buffer), view in zip(runs, view_ranges(uri, [(at, len(buffer)) for at, buffer in runs]), strict=True):
             buffer[:] = view
         return
-    with _open_file(uri) as file:
-        try:
-            n_missing = [_fill(file.fileno(), group) for group in _groups_of(runs)]
-        except OSError as error:
-            raise DataError(f"Shard {uri} cannot be read ({error.strerror}). {remedy_of(uri)}") from error
+    with _open_file(uri) as file, _as_data_error(uri):
+        n_missing = [_fill(file.fileno(), group) for group in _groups_of(runs)]
     if any(n_missing):
         at, buffer = max(runs, key=lambda run: run[0])
         raise _shortened(uri, at + len(buffer))
@@ -242,15 +239,23 @@ def remedy_of(uri: str) -> str:
 
 
 def sha256_of(uri: str) -> bytes:
-    """Return the SHA-256 of a whole shard."""
-    with open_shard(uri) as file:
+    """Return the SHA-256 of a whole shard.
+
+    Raises:
+        DataError: The shard is missing, or cannot be read.
+    """
+    with open_shard(uri) as file, _as_data_error(uri):
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def checksum_of(uri: str) -> bytes:
-    """Return the XXH3-128 of a whole file."""
+    """Return the XXH3-128 of a whole file.
+
+    Raises:
+        DataError: The file is missing, or cannot be read.
+    """
     digest = xxh3_128()
-    with open_shard(uri) as file:
+    with open_shard(uri) as file, _as_data_error(uri):
         while block := file.read(_READ_BYTES):
             digest.update(block)
     return digest.digest()
@@ -369,13 +374,18 @@ def _open_file(uri: str) -> io.BufferedReader:
         raise DataError(f"Shard {uri} cannot be opened ({error.strerror}). {remedy_of(uri)}") from error
 
 
+@contextmanager
+def _as_data_error(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"Shard {uri} cannot be read ({error.strerror}). {remedy_of(uri)}") from error
+
+
 def _view_ranges(uri: str, ranges: Sequence[ByteRange]) -> list[memoryview]:
     spans = merge_ranges(ranges, _MAX_GAP_BYTES)
-    with _open_file(uri) as file:
-        try:
-            blocks = [_read_span(file.fileno(), offset, size) for offset, size in spans]
-        except OSError as error:
-            raise DataError(f"Shard {uri} cannot be read ({error.strerror}). {remedy_of(uri)}") from error
+    with _open_file(uri) as file, _as_data_error(uri):
+        blocks = [_read_span(file.fileno(), offset, size) for offset, size in spans]
     return cut_ranges(blocks, spans, ranges)
 
 

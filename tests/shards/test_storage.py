@@ -2,6 +2,7 @@ import errno
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards import s3
 from alchemist_core.shards.samples import Sample, read_samples
-from alchemist_core.shards.storage import list_root, list_shards, open_shard, read_ranges, sha256_of
+from alchemist_core.shards.storage import checksum_of, list_root, list_shards, open_shard, read_ranges, sha256_of
 from tests.object_store import BUCKET
 from tests.shards.faulty_proxy import faulty_proxy
 
@@ -195,6 +196,15 @@ def test_what_is_not_there_is_refused_by_name(root: str) -> None:
             read(f"{root}/absent.tar")
     with pytest.raises(DataError, match="absent"):
         list_shards(f"{root}/absent")
+
+
+@pytest.mark.parametrize("read", [sha256_of, checksum_of, lambda uri: read_ranges(uri, [(0, 1)])])
+def test_a_file_that_can_be_opened_but_not_read_is_refused_by_name(
+    tmp_path: Path, read: Callable[[str], object]
+) -> None:
+    (tmp_path / "bad.tar").symlink_to("/proc/self/mem")
+    with pytest.raises(DataError, match=r"bad\.tar cannot be read \(Input/output error\)\. Restore its bytes"):
+        read(f"{tmp_path}/bad.tar")
 
 
 def test_far_ranges_of_an_object_are_fetched_apart_and_near_ones_together(

@@ -135,6 +135,21 @@ def test_a_dataset_that_goes_away_while_it_is_read_stops_no_other(
     assert ingest(dataset="other").n_known == 1
 
 
+def test_a_file_that_cannot_be_read_while_its_hash_is_compared_stops_no_other(
+    tmp_path: Path, corpus: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.tar").touch()
+    settle_at_once(monkeypatch)
+    assert ingest(dataset="web", root=str(tmp_path)).n_rejected == 1
+    (tmp_path / "a.tar").unlink()
+    # It has 0 bytes too, and can be opened but not read.
+    (tmp_path / "a.tar").symlink_to("/proc/self/mem")
+    shutil.copy(next((corpus / "train").rglob("*.tar")), tmp_path / "b.tar")
+    with pytest.raises(DataError, match=r"web: a\.tar: Shard .*/a\.tar cannot be read \(Input/output error\)"):
+        ingest(dataset="web")
+    assert states(engine) == {"a.tar": "rejected", "b.tar": "verified"}
+
+
 def test_a_root_as_seen_from_here_is_found_from_elsewhere(
     corpus: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
