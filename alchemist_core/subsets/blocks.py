@@ -35,6 +35,8 @@ MOST_BYTES = 1 << 33
 _N_AHEAD = 16
 _MOST_APART = 1 << 14
 """Reads between two of one block for which the block is kept: two buffers of the default."""
+# Blocks are written without fsync, so that a power cut can leave an empty file, which mmap refuses with a ValueError.
+_UNREADABLE = (OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class BlockCache:
             DataError: A source is missing or too short.
         """
         path = self._path(records)
-        with suppress(OSError):
+        with suppress(*_UNREADABLE):
             return _map(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,12 +134,12 @@ class BlockCache:
         try:
             # The system releases it when a process dies.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with suppress(OSError):
+            with suppress(*_UNREADABLE):
                 return _map(path)
             data = _fetch(records)
             self._keep(path, data)
             # The file's pages belong to all processes.
-            with suppress(OSError):
+            with suppress(*_UNREADABLE):
                 return _map(path)
             return data
         finally:
