@@ -17,6 +17,7 @@ from alchemist_core.shards.faults import Fault, Reason
 from alchemist_core.shards.images import BadImageError, CostlyImageError, explain_death, is_costly, one_image
 from alchemist_core.shards.samples import Reading, RecordGuard, Sample, read_samples
 from alchemist_core.shards.storage import ShardFile, is_s3, open_shard, remedy_of
+from alchemist_core.shards.tars import NotATarError
 from alchemist_core.shards.workers import Done, WorkerDiedError, Workers
 
 # Most finished shards that wait for their turn; all their samples are in memory.
@@ -78,7 +79,7 @@ class ReadShardTask:
         """Read the tar in a worker process.
 
         Raises:
-            DataError: The tar is missing.
+            DataError: The tar is missing, or its storage fails.
         """
         _RECORD.pack_into(place, 0, 0)
         return self.read_content(MayDie(place, self.lost))
@@ -87,7 +88,7 @@ class ReadShardTask:
         """Read the tar.
 
         Raises:
-            DataError: The tar is missing.
+            DataError: The tar is missing, or its storage fails.
             CostlyImageError: The guard refused an image.
         """
         size_bytes = self.file.size_bytes
@@ -95,9 +96,7 @@ class ReadShardTask:
             reader = OnePassReader(file, size_bytes)
             try:
                 records = list(read_samples(cast("BinaryIO", reader), size_bytes, self.reading, guard))
-            except CostlyImageError:
-                raise
-            except DataError as error:
+            except NotATarError as error:
                 return ShardContent(reader.sha256(), [], [], rejection=str(error))
             samples = [record for record in records if isinstance(record, Sample)]
             faults = [record for record in records if isinstance(record, Fault)]

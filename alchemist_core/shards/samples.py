@@ -105,7 +105,7 @@ def read_samples(
     """Yield a sample or a fault for every record of a shard, in its order.
 
     Raises:
-        DataError: The file is not a tar: it holds no valid header.
+        NotATarError: The file holds no valid header.
     """
     for record in index_tar(file, size_bytes):
         if isinstance(record, Fault):

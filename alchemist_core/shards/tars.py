@@ -32,6 +32,10 @@ _NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
+class NotATarError(DataError):
+    """Refuse a file that is not a tar; other errors of a reader come from its storage."""
+
+
 class RecordFile(NamedTuple):
     """One file of a record: its extension, and the location of its bytes in the tar."""
 
@@ -52,7 +56,7 @@ def index_tar(file: BinaryIO, size_bytes: int) -> Iterator[Record | Fault]:
     """Yield every record of a shard, or a fault in its place.
 
     Raises:
-        DataError: The file is not a tar: it holds no valid header.
+        NotATarError: The file holds no valid header.
     """
     seen: set[str] = set()
     for ordinal, group in enumerate(_clear_suspects(_group_entries(walk_tar(file, size_bytes)))):
@@ -271,7 +275,7 @@ def walk_tar(file: BinaryIO, size_bytes: int) -> Iterator[Entry | Damage]:
     """Yield entries and damage in the order of the file; folders are skipped.
 
     Raises:
-        DataError: The file is not a tar: it holds no valid header.
+        NotATarError: The file holds no valid header.
     """
     _require_tar(file, size_bytes)
     yield from _Walk(file, size_bytes).steps()
@@ -356,11 +360,13 @@ def _require_tar(file: BinaryIO, size_bytes: int) -> None:
     """Refuse a file without a valid header. If only the first header of a tar is damaged, one record is lost."""
     block = _read_at(file, 0, _BLOCK)
     if not block:
-        raise DataError("the file is empty, so it is not a tar; upload it again")
+        raise NotATarError("the file is empty, so it is not a tar; upload it again")
     is_tar = len(block) == _BLOCK and (not block.strip(b"\0") or _parse_header(block) is not None)
     if not is_tar and _find_header(file, _BLOCK, size_bytes) >= size_bytes:
         kind = "gzip" if block.startswith(b"\x1f\x8b") else f"a file that starts with {block[:8]!r}"
-        raise DataError(f"expected an uncompressed tar, found {kind}; unpack it, or remove it from the dataset's root")
+        raise NotATarError(
+            f"expected an uncompressed tar, found {kind}; unpack it, or remove it from the dataset's root"
+        )
 
 
 def _parse_header(block: bytes) -> tarfile.TarInfo | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alchemist_core.errors import DataError, MissingShardError
-from alchemist_core.shards import reading
+from alchemist_core.errors import DataError, MissingShardError, ReplacedObjectError
+from alchemist_core.shards import reading, s3
 from alchemist_core.shards.faults import Reason
 from alchemist_core.shards.images import BadImageError
-from alchemist_core.shards.reading import MayDie, OnePassReader, ReadShardTask, ShardContent, _ReadInOrder, read_shards
+from alchemist_core.shards.reading import (
+    CheapOnly,
+    MayDie,
+    OnePassReader,
+    ReadShardTask,
+    ShardContent,
+    _ReadInOrder,
+    read_shards,
+)
 from alchemist_core.shards.samples import Reading, Sample, read_samples
 from alchemist_core.shards.storage import list_shards
 from alchemist_core.shards.workers import Workers
+from tests.object_store import BUCKET
 from tests.shards.deadly import DeadlyShardTask
 
 
@@ -135,6 +144,31 @@ def test_what_is_not_a_tar_is_rejected_with_its_hash_and_a_reason(tmp_path: Path
     assert content.sha256 == hashlib.sha256(b"<html>" * 999).digest()
     assert (content.samples, content.faults, content.is_cut) == ([], [], False)
     assert str(content.rejection).startswith("expected an uncompressed tar")
+
+
+class Replacing(CheapOnly):
+    """Stores another object under the address when the first record is read."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def one_record(self, ordinal: int) -> AbstractContextManager[None]:
+        s3._client().put_object(Bucket=BUCKET, Key=self._key, Body=b"another object")
+        return super().one_record(ordinal)
+
+
+def test_an_error_of_the_storage_does_not_make_a_shard_what_is_not_a_tar(
+    object_store: str, tar, record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image is fetched a second time, because much lies between it and the caption, and the hash needs nothing more."""
+    monkeypatch.setattr(reading, "_BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(s3, "_PART_BYTES", 1 << 14)
+    image, *others = record("a", 1)
+    s3._client().put_object(Bucket=BUCKET, Key="a.tar", Body=tar([image, ("a.bin", bytes(1 << 18)), *others]))
+    (file,) = list_shards(object_store)
+    assert len(ReadShardTask(file, Reading()).read_content(CheapOnly()).samples) == 1
+    with pytest.raises(ReplacedObjectError, match=r"a\.tar was replaced while it was read"):
+        ReadShardTask(file, Reading()).read_content(Replacing("a.tar"))
 
 
 def test_a_place_is_sought_from_the_beginning_from_here_or_from_the_end() -> None:
