@@ -138,7 +138,7 @@ class ImageMetric(ABC):
         """The protocol's extractor, on this process's device.
 
         Raises:
-            ConfigError: A head was trained on images of another size than the protocol's resolution.
+            ConfigError: The network reads images of another size than the protocol's resolution.
         """
         extractor, resolution = self.protocol.extractor, self.protocol.resolution
         assert self.weights is not None, f"no weights are known for {extractor}"
@@ -147,6 +147,11 @@ class ImageMetric(ABC):
             raise ConfigError(
                 f"resolution is {resolution}, but the head in {self.weights} was trained on images of {network.side} px. "
                 f"Train one with alchemist image-text-head --resolution {resolution}."
+            )
+        if extractor == "clip" and network.side != resolution:
+            raise ConfigError(
+                f"resolution is {resolution}, but the CLIP in {self.weights} reads images of {network.side} px. Give another CLIP, or set "
+                f"resolution = {network.side} in a copy of the protocol under another name."
             )
         return network
 
@@ -225,6 +230,21 @@ class Kid(ImageMetric):
     """
 
     has_references = True
+
+    def load(self) -> None:
+        """Load the network and the features of the references.
+
+        Raises:
+            DataError: Fewer references can be decoded than a subset has.
+        """
+        super().load()
+        subset_size = self.protocol.subset_size
+        assert subset_size is not None
+        if (n_references := len(self.references)) < subset_size:
+            raise DataError(
+                f"Evaluation protocol {self.protocol_name} has subset_size {subset_size}, but only {n_references} reference images can be "
+                "decoded. Ingest the evaluation dataset again, or lower subset_size in a copy of the protocol under another name."
+            )
 
     def compare(self, feature_ND: Features) -> dict[str, float]:
         """Average over the protocol's number of subsets."""

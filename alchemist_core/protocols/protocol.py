@@ -160,6 +160,15 @@ class ImageProtocol(Config):
         return self
 
     @model_validator(mode="after")
+    def _subsets_are_no_larger_than_the_set(self) -> "ImageProtocol":
+        if self.subset_size is not None and self.subset_size > self.n_images:
+            message = (
+                f"subset_size {self.subset_size} is larger than n_images {self.n_images}: a subset is of these images"
+            )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
     def _only_fid_has_categories(self) -> "ImageProtocol":
         if self.categories is not None and self.metric != "fid":
             message = f"categories is a field of metric fid only; this one is {self.metric}"

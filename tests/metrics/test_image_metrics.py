@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.metrics.image_sets import ImageSet
 from alchemist_core.protocols.protocol import ImageProtocol
 from tests.metrics.given_metric import metric_of
@@ -53,3 +53,17 @@ def test_another_number_of_images_than_the_protocol_s_is_refused(clip_folder: Pa
     shard = ImageSet(some_images(3, 32), ["a"] * 3, [0] * 3)
     with pytest.raises(DataError, match="3 images were given, but the protocol has n_images 2"):
         metric_of(protocol, clip_folder, [some_images(2, 32)]).measure_images([shard])
+
+
+def test_a_clip_that_reads_images_of_another_side_is_refused_before_any_is_generated(clip_folder: Path) -> None:
+    fields = {"metric": "clip_score", "extractor": "clip", "resolution": 64, "n_images": 2}
+    with pytest.raises(ConfigError, match=r"resolution is 64, but the CLIP in .* reads images of 32 px"):
+        metric_of(ImageProtocol.model_validate(fields), clip_folder).load()
+
+
+def test_too_few_references_for_a_subset_are_refused_before_any_image_is_generated(clip_folder: Path) -> None:
+    fields = {"metric": "kid", "extractor": "clip", "resolution": 32, "n_images": 6, "n_subsets": 2, "subset_size": 5}
+    protocol = ImageProtocol.model_validate(fields)
+    metric_of(protocol, clip_folder, [some_images(5, 32)]).load()
+    with pytest.raises(DataError, match="has subset_size 5, but only 4 reference images can be decoded"):
+        metric_of(protocol, clip_folder, [some_images(4, 32)]).load()

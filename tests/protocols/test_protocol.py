@@ -163,6 +163,12 @@ def test_draws_belong_to_a_kid_alone(changed: dict[str, Any]) -> None:
         ImageProtocol.model_validate(FIELDS | changed)
 
 
+def test_a_subset_of_images_is_at_most_as_large_as_the_set() -> None:
+    assert ImageProtocol.model_validate(FIELDS | {"n_images": 50}).subset_size == 50
+    with pytest.raises(ValidationError, match="subset_size 50 is larger than n_images 49"):
+        ImageProtocol.model_validate(FIELDS | {"n_images": 49})
+
+
 def test_prompts_are_hashed_with_their_borders() -> None:
     assert texts_sha256(["ab", "c"]) != texts_sha256(["a", "bc"])
 
@@ -175,11 +181,13 @@ def test_prompts_are_hashed_with_their_borders() -> None:
     ],
 )  # fmt: skip
 def test_a_number_may_be_as_small_or_large_as_its_bounds(field: str, least: int, most: int) -> None:
+    # A subset of images is at most as large as the set.
+    given = FIELDS | {"n_images": 1_000_000, "subset_size": 2}
     for allowed in (least, most):
-        assert getattr(ImageProtocol.model_validate(FIELDS | {field: allowed}), field) == allowed
+        assert getattr(ImageProtocol.model_validate(given | {field: allowed}), field) == allowed
     for refused in (least - 1, most + 1):
         with pytest.raises(ValidationError, match=field):
-            ImageProtocol.model_validate(FIELDS | {field: refused})
+            ImageProtocol.model_validate(given | {field: refused})
 
 
 def test_a_network_without_a_least_side_takes_eight_pixels() -> None:
