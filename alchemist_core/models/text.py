@@ -106,6 +106,8 @@ class WordVectors:
 
     word_dim, place_dim, n_tokens = 64, 16, 16
     dim = 2 * word_dim + place_dim
+    n_most_known = 200_000
+    """Vectors that are kept, about 100 MB: in scripts without spaces nearly every caption has a new word."""
 
     def __init__(self) -> None:
         self._known: dict[str, Tensor] = {}
@@ -124,11 +126,14 @@ class WordVectors:
         return TextFeatures(token_BTD, mask_BT, token_BTD.sum(1) / mask_BT.sum(1, keepdim=True).sqrt())
 
     def _vector(self, word: str) -> Tensor:
-        if word not in self._known:
-            digest = hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()
-            normals = np.random.default_rng(int.from_bytes(digest[:8], "big")).standard_normal(self.word_dim)
-            self._known[word] = torch.from_numpy(normals).float() / self.word_dim**0.5
-        return self._known[word]
+        if (known := self._known.get(word)) is not None:
+            return known
+        digest = hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()
+        normals = np.random.default_rng(int.from_bytes(digest[:8], "big")).standard_normal(self.word_dim)
+        if len(self._known) >= self.n_most_known:
+            self._known.clear()
+        vector = self._known[word] = torch.from_numpy(normals).float() / self.word_dim**0.5
+        return vector
 
 
 def _places(n_tokens: int, dim: int) -> Tensor:

@@ -42,6 +42,17 @@ def test_captions_of_any_script_and_broken_ones_are_read() -> None:
     assert (text.mask_BT.sum(1) > 1).tolist() == [True] * 4
 
 
+def test_only_so_many_words_are_kept_and_the_features_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = [f"円{n} 赤い円 {n} circles" for n in range(50)]
+    expected = WordVectors().encode(captions)
+    monkeypatch.setattr(WordVectors, "n_most_known", 7)
+    encoder = WordVectors()
+    for _ in range(2):
+        text = encoder.encode(captions)
+        assert torch.equal(text.token_BTD, expected.token_BTD)
+        assert len(encoder._known) <= 7
+
+
 def test_an_unknown_encoder_is_refused_with_the_choices() -> None:
     with pytest.raises(ConfigError, match="'words', 'minilm', or 'clip:'"):
         load_text_encoder("clip")
