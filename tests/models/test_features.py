@@ -127,5 +127,24 @@ def test_the_hash_of_a_folder_changes_with_its_weights(tmp_path: Path) -> None:
     assert weights_sha256(tmp_path) != before
 
 
+def test_the_hash_of_a_folder_changes_with_the_older_format_of_weights_that_is_loaded_from_it(tmp_path: Path) -> None:
+    for name in ("config.json", "vocab.txt", "pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"1")
+    before = weights_sha256(tmp_path)
+    (tmp_path / "README.md").write_text("of no account")
+    assert weights_sha256(tmp_path) == before
+    for name in ("config.json", "vocab.txt", "pytorch_model.bin"):
+        (tmp_path / name).write_bytes(b"2")
+        assert weights_sha256(tmp_path) != before
+        (tmp_path / name).write_bytes(b"1")
+    # Of both formats the newer one is loaded; its hash is as before.
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    both = weights_sha256(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"2")
+    assert weights_sha256(tmp_path) == both
+    (tmp_path / "pytorch_model.bin").unlink()
+    assert weights_sha256(tmp_path) == both
+
+
 def test_an_extractor_that_is_not_ours_brings_its_own_weights() -> None:
     assert find_weights("drawn_shapes", None) is None
