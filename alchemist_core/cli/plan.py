@@ -10,16 +10,17 @@ from sqlalchemy import Engine
 from alchemist_core.config import Command, Config, Result, Words, counted
 from alchemist_core.presets import gigabytes
 from alchemist_core.prices import cost_at
-from alchemist_core.project import effective_prices, load_project
+from alchemist_core.project import NEVER, effective_prices, load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.scope import datasets_in_scope, scoring_scope
+from alchemist_core.store.audit import current_airflow_run
 from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.datasets import describe_datasets
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.ledger import count_unscored, scoring_speed
-from alchemist_core.store.nights import late_nights, read_night
+from alchemist_core.store.nights import EarlierNight, late_nights, missed_nights, read_night
 from alchemist_core.store.raters import RaterRow, find_raters
-from alchemist_core.store.registry import list_datasets
+from alchemist_core.store.registry import DatasetRow, list_datasets
 from alchemist_core.telemetry import say
 from alchemist_core.training.gpus import CPU, DEFAULT_UTILISATION, GpuName
 
@@ -133,7 +134,7 @@ class PlanNightResult(Result):
 
     datasets: list[str]
     nights: list[NightPlan]
-    """One night for each dataset, then earlier nights with shards that arrived late, the newest first."""
+    """One night for each dataset, then earlier nights: those that were missed, and those with shards that arrived late."""
     n_waiting: int = 0
     """Earlier nights that are left for the next runs."""
 
@@ -152,18 +153,40 @@ def plan_night(config: PlanNightConfig) -> PlanNightResult:
     rows = [row for row in list_datasets(engine, role="train") if config.dataset in (None, row.name)]
     # A dataset that is given, or that the project file declares, may not be registered yet: its first ingest registers it.
     named = [row.name for row in rows] + _declared(engine) if config.dataset is None else [config.dataset]
-    late = late_nights(engine, [row.dataset_id for row in rows], config.crawl_date)
-    # A night that a check has stopped waits until a person releases it.
-    late = [row for row in late if not failed_checks(engine, row.dataset, row.crawl_date)]
-    late.sort(key=lambda row: row.crawl_date, reverse=True)
-    n_late = max(0, MOST_ITEMS - len(named))
+    earlier = _earlier_nights(engine, rows, config.crawl_date)
+    n_earlier = max(0, MOST_ITEMS - len(named))
     nights = [NightPlan(dataset=name, crawl_date=config.crawl_date) for name in named]
-    nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in late[:n_late]]
-    if waiting := late[n_late:]:
+    nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in earlier[:n_earlier]]
+    if waiting := earlier[n_earlier:]:
         say(
-            f"Shards of {counted(len(late), 'earlier night')} arrived late. {len(waiting):,} are left for the next runs."
+            f"{counted(len(earlier), 'earlier night')} were missed, or have shards that arrived late. {len(waiting):,} are left for "
+            "the next runs."
         )
     return PlanNightResult(datasets=named, nights=nights, n_waiting=len(waiting))
+
+
+def _earlier_nights(engine: Engine, rows: list[DatasetRow], before: date) -> list[EarlierNight]:
+    """Return the earlier nights to take: those whose start was missed, the oldest first, then those with late shards, the newest first.
+
+    A night that a check has stopped waits until a person releases it.
+    """
+    missed = _missed_nights(engine, rows, before)
+    if missed:
+        say(
+            f"No ingest was started for {counted(len(missed), 'earlier night')}, because the start of the run was missed."
+        )
+    late = [one for one in late_nights(engine, [row.dataset_id for row in rows], before) if one not in missed]
+    late.sort(key=lambda one: one.crawl_date, reverse=True)
+    return [one for one in [*missed, *late] if not failed_checks(engine, one.dataset, one.crawl_date)]
+
+
+def _missed_nights(engine: Engine, rows: list[DatasetRow], before: date) -> list[EarlierNight]:
+    """Return the nights whose start was missed: none without a schedule, and none of datasets whose crawl has ended."""
+    project = load_project()
+    if project.schedule.nightly == NEVER:
+        return []
+    ids = [row.dataset_id for row in rows if project.of_dataset(row.name).ingest.crawl_interval_days != 0]
+    return missed_nights(engine, ids, before, timezone=project.schedule.timezone, airflow_run=current_airflow_run())
 
 
 def _declared(engine: Engine) -> list[str]:

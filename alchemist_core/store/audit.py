@@ -39,9 +39,14 @@ def current_actor() -> str:
     """Return who acts: the person of `acting_as`, the Airflow run that started this process, or the user of the operating system."""
     if (person := _PERSON.get()) is not None:
         return person
+    return current_airflow_run() or getpass.getuser()
+
+
+def current_airflow_run() -> str | None:
+    """Return the Airflow run that started this process, as `current_actor` names it; None for any other process."""
     if dag_id := os.environ.get("AIRFLOW_CTX_DAG_ID"):
         return f"airflow:{dag_id}:{os.environ.get('AIRFLOW_CTX_DAG_RUN_ID', '')}"
-    return getpass.getuser()
+    return None
 
 
 def record_event(

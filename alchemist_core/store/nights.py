@@ -158,18 +158,43 @@ def _find_nights(
         return [NightRow._make(row) for row in connection.execute(statement)]
 
 
-class LateNight(NamedTuple):
-    """A night with shards that arrived late."""
+class EarlierNight(NamedTuple):
+    """A night before that of a run, which the run takes too."""
 
     dataset: str
     crawl_date: date
 
 
-def late_nights(engine: Engine, dataset_ids: Sequence[int], before: date) -> list[LateNight]:
+LOOK_BACK_DAYS = 60
+"""How many days back a missed night is found; `alchemist stack airflow backfill create` runs older ones."""
+
+
+def missed_nights(
+    engine: Engine, dataset_ids: Sequence[int], before: date, *, timezone: str, airflow_run: str | None
+) -> list[EarlierNight]:
+    """Return the earlier nights of the last `LOOK_BACK_DAYS` that no ingest was started for, the oldest first.
+
+    Args:
+        engine: The store.
+        dataset_ids: Their datasets.
+        before: The night of the run that asks.
+        timezone: Time zone of crawl dates.
+        airflow_run: The run that asks, so that it gets the same nights when it is cleared.
+    """
+    parameters = {
+        "dataset_ids": list(dataset_ids), "before": before, "n_days": LOOK_BACK_DAYS, "timezone": timezone, "airflow_run": airflow_run,
+    }  # fmt: skip
+    return _earlier_nights(engine, "missed_nights", parameters)
+
+
+def late_nights(engine: Engine, dataset_ids: Sequence[int], before: date) -> list[EarlierNight]:
     """Return the earlier nights with shards that arrived late."""
-    parameters = {"dataset_ids": list(dataset_ids), "before": before}
+    return _earlier_nights(engine, "late_nights", {"dataset_ids": list(dataset_ids), "before": before})
+
+
+def _earlier_nights(engine: Engine, query: str, parameters: dict[str, Any]) -> list[EarlierNight]:
     with engine.connect() as connection:
-        return [LateNight._make(row) for row in connection.execute(load_query("late_nights"), parameters)]
+        return [EarlierNight._make(row) for row in connection.execute(load_query(query), parameters)]
 
 
 def decide_night(connection: Connection, night_id: int, *, state: str, actor: str, reason: str | None = None) -> bool:

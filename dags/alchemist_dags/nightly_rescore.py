@@ -10,8 +10,8 @@
     score → summary
     publish → summary
 
-A night is one crawl date of one dataset. Each night is a mapped task, so a night that fails does not stop the others. A night that
-fails a check or drifts waits for `alchemist night release`. The run fails if any task failed; `summary` lists what was left out.
+A night is one crawl date of one dataset; missed ones and those with late shards are taken too. Each is a mapped task: one that fails does
+not stop the others. One that fails a check or drifts waits for `alchemist night release`. `summary` fails the run if any task failed.
 Safe to re-run: yes, every task skips finished work. Without a production rater nothing is scored. Shadow raters score too.
 Runbook: alchemist docs runbook#nightly_rescore (in the repository: infra/RUNBOOK.md#nightly_rescore)
 """

@@ -124,7 +124,7 @@ def approve(task_id, **options):
     return Question(task_id=task_id, queue=LIGHT, params={"comment": COMMENT}, **options)
 
 
-# Arguments of every DAG: no runs for past dates, and a notification for each failure.
+# Arguments of every DAG: no runs for past dates (`plan night` lists missed nights), and a notification for each failure.
 COMMON = {
     "catchup": False,
     "default_args": {

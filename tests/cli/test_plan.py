@@ -2,6 +2,8 @@
 
 import json
 from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -9,6 +11,7 @@ from sqlalchemy import Engine
 from alchemist_core.__main__ import main
 from alchemist_core.cli.plan import MOST_ITEMS, PlanScoreConfig, plan_score
 from alchemist_core.errors import ConfigError
+from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_rater
@@ -85,6 +88,107 @@ def test_a_shard_that_was_ingested_late_brings_its_night_up_unless_a_check_has_s
     assert [night["crawl_date"] for night in last_line(capsys)["nights"]] == ["2026-01-03"]  # type: ignore[attr-defined]
 
 
+def add_ingests(engine: Engine, dataset: str, *crawl_dates: str, actor: str | None = None) -> None:
+    """Store that a crawl date was ingested in the night after it."""
+    with engine.begin() as connection:
+        for crawl_date in crawl_dates:
+            at = date.fromisoformat(crawl_date) + timedelta(days=1)
+            run = {"stage": "ingest", "config": {"dataset": dataset, "crawl_date": crawl_date}, "state": "succeeded"}
+            times = {"started_at": f"{at}T02:00:00Z", "finished_at": f"{at}T03:00:00Z", "actor": actor}
+            run_id = connection.exec_driver_sql("SELECT 1 + count(*) FROM alchemist.runs").scalar_one()
+            insert_rows(connection, {"runs": [{**run, **times, "run_id": run_id}]})
+
+
+def planned(capsys: pytest.CaptureFixture[str], crawl_date: str, *options: str) -> list[tuple[str, str]]:
+    assert main(["plan", "night", "--crawl-date", crawl_date, "--json", *options]) == 0
+    nights: list[dict[str, str]] = last_line(capsys)["nights"]  # type: ignore[assignment]
+    return [(night["dataset"], night["crawl_date"]) for night in nights]
+
+
+def add_dataset_of_january(engine: Engine, **options: Any) -> None:
+    with engine.begin() as connection:
+        insert_rows(connection, {"datasets": [{"dataset_id": 1, "name": "web", "created_at": "2026-01-01"} | options]})
+
+
+def test_nights_whose_start_was_missed_are_taken_by_the_next_run_of_each_dataset_once(
+    engine: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow starts only the newest of the runs that were due while it was down."""
+    add_dataset_of_january(engine)
+    add_dataset_of_january(engine, dataset_id=2, name="books")
+    add_ingests(engine, "web", "2026-01-02", "2026-01-04")
+    add_ingests(engine, "books", "2026-01-04")
+    missed = [("web", "2026-01-03"), ("books", "2026-01-05"), ("web", "2026-01-05")]
+    assert planned(capsys, "2026-01-06") == [("books", "2026-01-06"), ("web", "2026-01-06"), *missed]
+    assert planned(capsys, "2026-01-06", "--dataset", "web") == [
+        ("web", "2026-01-06"), ("web", "2026-01-03"), ("web", "2026-01-05")
+    ]  # fmt: skip
+    # The same run of Airflow gets the same nights after Clear, the next one does not.
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "nightly_rescore")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "a")
+    for dataset, day in [("books", "2026-01-06"), ("web", "2026-01-06"), *missed]:
+        add_ingests(engine, dataset, day, actor="airflow:nightly_rescore:a")
+    assert planned(capsys, "2026-01-06")[2:] == missed
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "b")
+    assert planned(capsys, "2026-01-07") == [("books", "2026-01-07"), ("web", "2026-01-07")]
+
+
+def test_a_run_for_an_old_date_takes_no_later_night_and_adds_no_missed_ones(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_dataset_of_january(engine)
+    add_ingests(engine, "web", "2026-01-04")
+    assert planned(capsys, "2025-12-20") == [("web", "2025-12-20")]
+    add_ingests(engine, "web", "2025-12-20")
+    assert planned(capsys, "2026-01-05") == [("web", "2026-01-05")]
+
+
+def test_a_missed_night_with_late_shards_is_taken_once_and_one_that_a_check_has_stopped_waits(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_dataset_of_january(engine)
+    add_ingests(engine, "web", "2026-01-01")
+    add_shards(engine, 1, "a.tar", crawl_date="2026-01-02")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alchemist.shards SET state = 'growing'")
+        failed = {"suite": "samples", "dataset_name": "web", "crawl_date": "2026-01-03", "is_success": False}
+        shard = {"shard_id": 1, "dataset_id": 1, "crawl_date": "2026-01-03", "n_samples": 5}
+        insert_rows(connection, {"shards": [shard], "check_results": [failed]})
+    assert planned(capsys, "2026-01-04") == [("web", "2026-01-04"), ("web", "2026-01-02")]
+
+
+def test_without_a_schedule_and_after_the_end_of_a_crawl_no_night_is_missed(
+    engine: Engine, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_dataset_of_january(engine)
+    add_ingests(engine, "web", "2026-01-01")
+    (tmp_path / "alchemist.toml").write_text("")
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(tmp_path / "alchemist.toml"))
+    for text, n_missed in (
+        ("[datasets.web.ingest]\ncrawl_interval_days = 7\n", 2),
+        ("[datasets.web.ingest]\ncrawl_interval_days = 0\n", 0),
+        ('[schedule]\nnightly = "none"\n', 0),
+    ):
+        (tmp_path / "alchemist.toml").write_text(text)
+        load_project.cache_clear()
+        load_settings.cache_clear()
+        assert len(planned(capsys, "2026-01-04")) == 1 + n_missed
+
+
+def test_missed_nights_of_many_datasets_are_divided_among_runs_the_oldest_first(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(1, 8):
+        add_dataset_of_january(engine, dataset_id=number, name=f"d{number}")
+        add_ingests(engine, f"d{number}", "2026-01-01")
+    assert main(["plan", "night", "--crawl-date", "2026-02-10", "--json"]) == 0
+    plan = last_line(capsys)
+    nights: list[dict[str, str]] = plan["nights"]  # type: ignore[assignment]
+    assert len(nights) == MOST_ITEMS
+    assert (nights[7]["crawl_date"], nights[-1]["crawl_date"]) == ("2026-01-02", "2026-02-06")
+    assert plan["n_waiting"] == 7 * 39 - (MOST_ITEMS - 7)
+
+
 def four_shards_each(days: list[date], *, dataset_id: int) -> list[dict[str, object]]:
     """Rows of four shards for each crawl date."""
     return [
@@ -120,7 +224,9 @@ def test_more_late_nights_than_airflow_maps_are_divided_among_runs_the_newest_fi
     late = [("archive", day.isoformat()) for day in days[: MOST_ITEMS - 2]]
     assert nights == [("archive", "2026-01-02"), ("web", "2026-01-02"), *late]
     assert plan["n_waiting"] == 400 - len(late)
-    assert "Shards of 400 earlier nights arrived late. 146 are left for the next runs." in said.err
+    assert (
+        "400 earlier nights were missed, or have shards that arrived late. 146 are left for the next runs." in said.err
+    )
     scoring = plan_score(PlanScoreConfig(rater="nightly", nights=tuple(f"{name}:{day}" for name, day in nights)))
     assert {(task.dataset, str(task.crawl_date)) for task in scoring.work} == set(nights)
     assert len(scoring.work) <= MOST_ITEMS

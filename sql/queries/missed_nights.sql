@@ -1,0 +1,68 @@
+-- Purpose: Return earlier nights that no ingest was started for, because the start of their run was missed.
+-- Parameters: dataset_ids integer[], before date (nights of earlier crawl dates), n_days integer (how many days back), timezone text (of
+--   crawl dates), airflow_run text or null (the asking run: its own ingests do not count, so that it gets the same nights when cleared).
+-- One row is: a dataset and a crawl date from its first ingest on. An ingest counts for the dates before the day on which it started:
+--   one of a date also if it failed, because `night list` reports that, but not if it was refused; one of all dates if it succeeded.
+-- Relies on: ix_runs_stage_config_hash; reads the runs of one stage.
+-- Safe to re-run: yes.
+WITH ingests AS (
+    SELECT
+        datasets.name AS dataset,
+        runs.run_id,
+        runs.state,
+        CAST(runs.config ->> 'crawl_date' AS date) AS crawl_date,
+        CAST(runs.started_at AT TIME ZONE :timezone AS date) AS started_on,
+        (
+            runs.state = 'succeeded'
+            OR (
+                runs.exit_code IS DISTINCT FROM 2
+                AND rtrim(coalesce(runs.config ->> 'root', datasets.root_uri), '/') = rtrim(datasets.root_uri, '/')
+            )
+        ) AS is_valid
+    FROM alchemist.runs
+    INNER JOIN alchemist.datasets
+        ON
+            coalesce(runs.config ->> 'dataset', datasets.name) = datasets.name
+            -- An earlier dataset may have had the name, and an ingest of all datasets did not know those that came later.
+            AND coalesce(runs.finished_at, 'infinity') > datasets.created_at
+    WHERE
+        runs.stage = 'ingest'
+        AND datasets.dataset_id = any(:dataset_ids)
+        AND (runs.actor = CAST(:airflow_run AS text)) IS NOT TRUE
+),
+
+begun AS (
+    SELECT
+        dataset,
+        greatest(
+            (array_agg(coalesce(crawl_date, started_on) ORDER BY run_id))[1],
+            max(started_on) FILTER (WHERE crawl_date IS NULL AND state = 'succeeded'),
+            CAST(:before AS date) - CAST(:n_days AS integer)
+        ) AS first_date
+    FROM ingests
+    GROUP BY dataset
+),
+
+dated AS (
+    SELECT
+        begun.dataset,
+        begun.first_date + day.n AS crawl_date
+    FROM begun
+    CROSS JOIN LATERAL generate_series(0, CAST(:before AS date) - begun.first_date - 1) AS day (n)
+)
+
+SELECT
+    dated.dataset,
+    dated.crawl_date
+FROM dated
+WHERE
+    NOT EXISTS (
+        SELECT 1
+        FROM ingests
+        WHERE
+            ingests.dataset = dated.dataset
+            AND ingests.crawl_date = dated.crawl_date
+            AND ingests.started_on > dated.crawl_date
+            AND ingests.is_valid
+    )
+ORDER BY dated.crawl_date, dated.dataset
