@@ -340,6 +340,7 @@ class _Ingestion:
     def _wanted(self, listing: RootListing) -> Iterator[WantedShard]:
         root_uri, crawl_date, n_wanted = self._dataset.root_uri, self._config.crawl_date, 0
         of_other_days: Counter[date] = Counter()
+        completed = self._find_completed(listing)
         if not listing.shards:
             say(f"No .tar under {root_uri}: nothing to ingest.")
         for file in listing.shards:
@@ -353,7 +354,7 @@ class _Ingestion:
                 yield WantedShard(file, uri, known.crawl_date if known and known.state == "growing" else own_date)
             elif known is None:
                 of_other_days[own_date] += 1
-            elif self._may_be_readable_now(known, file):
+            elif self._may_be_readable_now(known, file) or known.shard_id in completed:
                 yield WantedShard(file, uri, known.crawl_date)
         if listing.shards and not n_wanted and crawl_date is not None:
             say(f"{counted(len(listing.shards), 'shard')} under {root_uri}, none of {crawl_date}.")
@@ -364,6 +365,14 @@ class _Ingestion:
         """Whether to read an unread shard of another night again: an upload, or a shard that was restored or replaced."""
         is_touched = file.changed_at > known.noted_at - CLOCK_SLACK
         return known.state in ("growing", "missing") or (known.state in ("changed", "rejected") and is_touched)
+
+    def _find_completed(self, listing: RootListing) -> set[int]:
+        """Return the shards that were registered without their end and may have been completed since, with one query for all nights."""
+        found = ((self._known.get(path_below(self._dataset.root_uri, file.uri)), file) for file in listing.shards)
+        touched = [
+            known.shard_id for known, file in found if known and known.state == "verified" and _is_touched(known, file)
+        ]
+        return registry.find_cut(self._engine, touched) if touched else set()
 
     def _print_other_days(self, counts: Mapping[date, int]) -> None:
         """Print the crawl dates whose shards were not ingested: they arrived late, or their folder has a wrong date."""
@@ -406,7 +415,7 @@ class _Ingestion:
         except DataError as error:
             self._tally.leave(self._dataset.name, [shard.uri], str(error))
             return None
-        if registry.is_cut(self._engine, known.shard_id):
+        if registry.find_cut(self._engine, [known.shard_id]):
             # The shard was read during its upload; the file is longer now.
             self._tally.n_known -= 1
             return replace(shard, supersedes=known.shard_id)
@@ -433,8 +442,7 @@ class _Ingestion:
         """Return whether a registered shard is unchanged; read it to compare its hash only if it was modified since the last read."""
         if known.size_bytes != file.size_bytes:
             return False
-        is_untouched = known.verified_at is None or file.changed_at < known.verified_at - CLOCK_SLACK
-        if is_untouched and known.state == "verified":
+        if known.state == "verified" and not _is_touched(known, file):
             return True
         is_same = sha256_of(file.uri) == known.sha256
         if is_same and (known.state != "verified" or known.verified_at is None or file.changed_at > known.verified_at):
@@ -499,6 +507,12 @@ class _Ingestion:
         tally.repaired.update(names_of(pair.repair for pair in pairs))
         for fault in faults:
             tally.quarantined[fault.reason] = tally.quarantined.get(fault.reason, 0) + 1
+
+
+def _is_touched(known: KnownShard, file: ShardFile) -> bool:
+    """Return whether a file may have been modified since it was last read."""
+    is_later = known.verified_at is not None and file.changed_at >= known.verified_at - CLOCK_SLACK
+    return is_later or known.size_bytes != file.size_bytes
 
 
 def _count_readers(files: Sequence[ShardFile]) -> int:

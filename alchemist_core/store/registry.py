@@ -6,7 +6,22 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, case, delete, exists, func, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    any_,
+    case,
+    cast,
+    delete,
+    exists,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
@@ -273,12 +288,16 @@ def mark_unreadable(connection: Connection, shard_id: int, state: str, reason: s
     )
 
 
-def is_cut(engine: Engine, shard_id: int) -> bool:
-    """Return whether a registered shard had no end mark, or ended in zeros, so that it may have been an unfinished upload."""
+def find_cut(engine: Engine, shard_ids: Sequence[int]) -> set[int]:
+    """Return which of some registered shards had no end mark, or ended in zeros, so that they may have been unfinished uploads."""
     bad = QuarantinedSample
-    where = (bad.shard_id == shard_id, bad.rater_id.is_(None), bad.reason == Reason.TRUNCATED_TAR.value)
+    where = (
+        bad.shard_id == any_(cast(list(shard_ids), ARRAY(BigInteger))),
+        bad.rater_id.is_(None),
+        bad.reason == Reason.TRUNCATED_TAR.value,
+    )
     with engine.connect() as connection:
-        return connection.execute(select(bad.quarantine_id).where(*where).limit(1)).scalar() is not None
+        return set(connection.execute(select(bad.shard_id).where(*where)).scalars())
 
 
 class UnreadableShard(NamedTuple):

@@ -443,6 +443,30 @@ def test_a_cut_tar_that_was_registered_and_is_completed_later_becomes_a_revision
         assert connection.execute(text("SELECT count(*) FROM alchemist.live_locations")).scalar_one() == 40
 
 
+def test_a_cut_tar_that_was_registered_and_is_completed_after_its_night_is_read_by_the_ingest_of_a_later_one(
+    tmp_path: Path, corpus: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars = by_day(tmp_path, corpus, "2026-01-01", "2026-01-02")
+    shard = tmp_path / "2026-01-01" / "a.tar"
+    shard.write_bytes(tars[0].read_bytes()[:30_000])
+    settle_at_once(monkeypatch)
+    for day in ("2026-01-01", "2026-01-02"):
+        ingest(dataset="web", root=str(tmp_path), crawl_date=day)
+    shutil.copy(tars[0], shard)
+    report = ingest(dataset="web", crawl_date="2026-01-03")
+    assert (report.n_shards, report.n_locations, report.n_quarantined) == (1, 40, 0)
+    with engine.connect() as connection:
+        statement = text(
+            "SELECT state, crawl_date, n_samples FROM alchemist.shards WHERE uri = '2026-01-01/a.tar' ORDER BY shard_id"
+        )
+        (_, *former), (state, *later) = map(tuple, connection.execute(statement))
+    assert (former[0], state, later) == (date(2026, 1, 1), "verified", [date(2026, 1, 1), 40])
+    # Both files were modified less than two seconds before they were read, but neither lacks its end.
+    read = count_calls(monkeypatch, ingest_stage, "sha256_of")
+    assert ingest(dataset="web", crawl_date="2026-01-03").n_known == 0
+    assert not read
+
+
 def test_a_shard_whose_file_is_gone_is_noticed_and_stops_no_other(tmp_path: Path, corpus: Path, engine: Engine) -> None:
     tars = sorted((corpus / "train").rglob("*.tar"))
     for number in range(2):

@@ -16,9 +16,9 @@ from alchemist_core.store.registry import (
     await_shard,
     confirm_shard,
     count_shards,
+    find_cut,
     find_dataset,
     forget_unread,
-    is_cut,
     known_shards,
     list_datasets,
     mark_shard,
@@ -259,8 +259,8 @@ def test_a_shard_is_registered_with_all_its_records(engine: Engine) -> None:
         assert (place.file_exts, place.file_offsets, place.file_sizes) == (["jpg"], [512], [9])
         imported = connection.execute(text("SELECT imported FROM alchemist.heuristic_scores")).scalars().all()
         assert imported == [{"likes": 3}] * 2
-    assert is_cut(engine, row.shard_id)
-    assert not is_cut(engine, row.shard_id + 1)
+    assert find_cut(engine, [row.shard_id + 1, row.shard_id]) == {row.shard_id}
+    assert find_cut(engine, [row.shard_id + 1]) == set()
     assert [(bad.key, bad.detail) for bad in quarantined_in(engine, row.shard_id, limit=5)] == [("k2", "cut")]
     assert quarantined_in(engine, row.shard_id, limit=0) == []
 
