@@ -188,7 +188,8 @@ def require_artifact(uri: str, sha256: bytes) -> Path:
     folder = artifact_path(uri)
     if not folder.is_dir():
         raise DataError(
-            f"The artifact {folder} is missing. Restore it from a backup, or run the stage that made it again."
+            f"The artifact {folder} is missing. Restore it from a backup: "
+            "its row is in the store, so the stage that made it makes no other."
         )
     if (found := folder_sha256(folder)) != sha256:
         raise DataError(

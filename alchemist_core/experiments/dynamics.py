@@ -188,10 +188,11 @@ def follow_training(
         cache: Folder of cached outputs of the frozen encoders.
         on_progress: Called with the steps done, the steps planned, and a note.
     """
-    from alchemist_core.training.checkpoints import read_json  # noqa: PLC0415  torch
+    from alchemist_core.training.checkpoints import read_finished, read_json  # noqa: PLC0415  torch
 
-    if not (out / "course.json").exists():
-        _Repeated(rater, samples, followed, out=out, cache=cache).run(followed["n_marks"], on_progress)
+    if (finished := read_finished(out, "course.json")) is not None:
+        return finished
+    _Repeated(rater, samples, followed, out=out, cache=cache).run(followed["n_marks"], on_progress)
     return read_json(out / "course.json")
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of a run. A kill at any moment leaves either the state before or the state after.
 
-A run writes to `<out>.partial`, which is renamed to `<out>` at the end. So a folder that exists is complete.
+A run writes to `<out>.partial`, which is renamed to `<out>` at the end. So a folder that exists is complete. The checkpoint is moved
+out of the folder just before, and deleted after.
 """
 
 import json
@@ -12,7 +13,7 @@ import torch
 
 from alchemist_core.config import Config, current_names
 from alchemist_core.errors import ConfigError
-from alchemist_core.files import atomic_write, sync_file
+from alchemist_core.files import atomic_write, sync_file, sync_folder
 from alchemist_core.training.pinning import without_places
 
 
@@ -21,9 +22,14 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
+def _checkpoint_folders(out: Path) -> tuple[Path, Path]:
+    """Return the folder of a run's checkpoint, and the folder that it is moved to when the run ends."""
+    return partial_folder(out) / "resume", out.with_name(out.name + ".resume.partial")
+
+
 def save_state(out: Path, config: Config, state: dict[str, Any]) -> None:
     """Replace the checkpoint of an unfinished run of a config."""
-    folder = partial_folder(out) / "resume"
+    folder, _ = _checkpoint_folders(out)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "state.pt", is_sole_writer=True) as partial, partial.open("wb") as file:
         torch.save({"config": json.dumps(config.hashed_json()), **state}, file)
@@ -35,8 +41,8 @@ def load_state(out: Path, config: Config) -> dict[str, Any] | None:
     Raises:
         ConfigError: The checkpoint belongs to another config.
     """
-    path = partial_folder(out) / "resume" / "state.pt"
-    if not path.exists():
+    path = next(filter(Path.exists, (folder / "state.pt" for folder in _checkpoint_folders(out))), None)
+    if path is None:
         return None
     # Load to the CPU: by default each of several processes would load it onto the GPU that wrote it.
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -50,13 +56,29 @@ def _compared(config: Config, stored: dict[str, Any]) -> dict[str, Any]:
     return without_places(type(config), current_names(type(config), stored))
 
 
+def read_finished(out: Path, name: str = "metrics.json") -> dict[str, Any] | None:
+    """Return what a finished run wrote to a file; None if the run is not finished."""
+    if not (out / name).exists():
+        return None
+    # A kill after the rename leaves the checkpoint.
+    shutil.rmtree(_checkpoint_folders(out)[1], ignore_errors=True)
+    return read_json(out / name)
+
+
 def finish(out: Path) -> None:
-    """Delete the checkpoint and rename the folder; the run is complete then."""
-    partial = partial_folder(out)
-    shutil.rmtree(partial / "resume", ignore_errors=True)
+    """Rename the folder and delete the checkpoint; the run is complete then, also on the disk."""
+    partial, (checkpoint, ended) = partial_folder(out), _checkpoint_folders(out)
     for path in partial.iterdir():
-        sync_file(path)
+        if path.is_file():
+            sync_file(path)
+    sync_folder(partial)
+    if checkpoint.exists():
+        shutil.rmtree(ended, ignore_errors=True)
+        checkpoint.rename(ended)
     partial.rename(out)
+    # Without it, a power cut could undo the rename after the store has committed the row that names the folder.
+    sync_folder(out.parent)
+    shutil.rmtree(ended, ignore_errors=True)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -46,8 +46,8 @@ def train_downstream(
         ConfigError: The number format or the number of processes does not fit, or a checkpoint is of another config.
         DataError: There is no sample, or a sample's image cannot be decoded.
     """
-    if (out / "metrics.json").exists():
-        return checkpoints.read_json(out / "metrics.json")
+    if (finished := checkpoints.read_finished(out)) is not None:
+        return finished
     if not len(samples):
         raise DataError("No samples to train on. Select at least 1.")
     run = _Run(config, samples, tokenizer_from=tokenizer_from, out=out, cache=cache, on_progress=on_progress)

@@ -81,8 +81,8 @@ def train_rater(
         DataError: Fewer than two training or two validation images can be decoded.
         TrainingCollapsedError: A loss is not finite, or the weights collapsed to single samples.
     """
-    if (out / "metrics.json").exists():
-        return checkpoints.read_json(out / "metrics.json")
+    if (finished := checkpoints.read_finished(out)) is not None:
+        return finished
     run = RaterRun(config, train, validation, out=out, cache=cache, on_progress=on_progress)
     run.train(on_progress)
     return run.finish()

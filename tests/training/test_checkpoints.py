@@ -1,4 +1,7 @@
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,3 +36,85 @@ def test_a_checkpoint_of_0_1_is_resumed_though_its_fields_have_other_names(tmp_p
     assert state["step"] == 7
     with pytest.raises(ConfigError):
         checkpoints.load_state(tmp_path / "run", config.model_copy(update={"batch_size": 32}))
+
+
+class KilledError(Exception):
+    """Stands in for a signal or a power cut."""
+
+
+def begin_run(out: Path) -> None:
+    """Write what a run has written when it calls `finish`: its last checkpoint, then its files."""
+    checkpoints.save_state(out, DownstreamConfig(), {"step": 7})
+    for name in ("model.safetensors", "metrics.json"):
+        checkpoints.write_json(checkpoints.partial_folder(out) / name, {"of": name})
+
+
+def note_operations(patch: pytest.MonkeyPatch, note: Callable[[str, Path], None]) -> None:
+    """Call `note` with the name and the path of each operation on the disk before it happens, and with `after` when it has."""
+
+    def noting(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def run(path: Path, *args: Any, **options: Any) -> Any:
+            note(name, path)
+            found = operation(path, *args, **options)
+            note("after", path)
+            return found
+
+        return run
+
+    patch.setattr(checkpoints, "sync_file", noting("sync", checkpoints.sync_file))
+    patch.setattr(checkpoints, "sync_folder", noting("sync", checkpoints.sync_folder))
+    patch.setattr(shutil, "rmtree", noting("delete", shutil.rmtree))
+    patch.setattr(Path, "rename", noting("rename", Path.rename))
+
+
+def test_a_kill_at_any_moment_of_the_end_leaves_the_checkpoint_or_the_complete_folder(tmp_path: Path) -> None:
+    states = []
+    for n_before in range(100):
+        out, done = tmp_path / str(n_before) / "run", list[str]()
+
+        def kill_after(name: str, _path: Path, done: list[str] = done, n_before: int = n_before) -> None:
+            if len(done) == n_before:
+                raise KilledError
+            done.append(name)
+
+        begin_run(out)
+        with pytest.MonkeyPatch.context() as patch:
+            note_operations(patch, kill_after)
+            try:
+                checkpoints.finish(out)
+            except KilledError:
+                is_killed = True
+            else:
+                is_killed = False
+        if (metrics := checkpoints.read_finished(out)) is None:
+            state = checkpoints.load_state(out, DownstreamConfig())
+            assert state is not None, f"killed after {done}"
+            assert state["step"] == 7
+            # The next try writes its files and ends.
+            begin_run(out)
+            checkpoints.finish(out)
+            assert checkpoints.read_finished(out) == {"of": "metrics.json"}
+        else:
+            assert metrics == {"of": "metrics.json"}
+        assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "model.safetensors"]
+        assert [path.name for path in out.parent.iterdir()] == ["run"]
+        states.append(metrics is None)
+        if not is_killed:
+            break
+    assert states == sorted(states, reverse=True)
+    assert (states[0], states[-1], is_killed) == (True, False, False)
+
+
+def test_a_run_is_on_the_disk_before_its_folder_is_renamed_and_the_rename_is_flushed_after_it(tmp_path: Path) -> None:
+    """Checks the order of disk operations, because a power cut cannot be tested here."""
+    asked: list[tuple[str, str]] = []
+    begin_run(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        note_operations(patch, lambda name, path: asked.append((name, path.name)))
+        checkpoints.finish(tmp_path / "run")
+    order = [one for one in asked if one[0] != "after"]
+    assert set(order[:3]) == {("sync", "metrics.json"), ("sync", "model.safetensors"), ("sync", "run.partial")}
+    assert order[2] == ("sync", "run.partial")
+    at = order.index(("rename", "run.partial"))
+    assert order[at + 1] == ("sync", tmp_path.name)
+    assert all(name != "delete" or path != "run.partial" for name, path in order)
