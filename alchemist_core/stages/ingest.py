@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
-from alchemist_core.config import Command, Config, Result, Words, counted, lay_out
+from alchemist_core.config import Command, Config, Result, Words, counted, later_field, lay_out
 from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
 from alchemist_core.project import ROLE_HELP, Role, load_project, train_rater_command
@@ -69,6 +69,11 @@ class IngestConfig(Config):
     crawl_date: date | None = Field(
         None,
         description="Ingest only shards of this crawl date (YYYY-MM-DD): the dated folder in a shard's path, or this date if there is none",
+    )
+    undated: bool = later_field(
+        default=True,
+        description="Also ingest new shards outside of dated folders, which get --crawl-date, else today. nightly_rescore leaves them out "
+        "(--no-undated) for nights before that of the run",
     )
     perceptual_hash: bool = Field(
         True,
@@ -308,7 +313,9 @@ class _Ingestion:
 
     def _is_in_scope(self, uri: str) -> bool:
         folder = DATED_FOLDER.search(f"{uri}/")
-        return self._config.crawl_date is None or folder is None or folder[1] == self._config.crawl_date.isoformat()
+        if folder is None:
+            return self._config.undated
+        return self._config.crawl_date is None or folder[1] == self._config.crawl_date.isoformat()
 
     def _note_missing(self, listing: RootListing) -> None:
         """Mark shards whose files are missing; record the newly missing ones and those of the night that is ingested."""
@@ -388,8 +395,11 @@ class _Ingestion:
             )
 
     def _date_of(self, uri: str) -> date | None:
-        """Return the crawl date of a shard; None if its folder names an invalid date."""
+        """Return the crawl date of a shard; None if its folder names an invalid date, or if this ingest must not give it one."""
         folder = DATED_FOLDER.search(uri)
+        if folder is None and not self._config.undated:
+            known = self._known.get(uri)
+            return known and known.crawl_date
         if folder is None:
             return self._config.crawl_date or self._today
         try:

@@ -164,6 +164,11 @@ class Run:
         day = dag_run.partition_key or given.get("crawl_date") or day_of(dag_run).isoformat()
         return cls(given, item, scheduled_day(dag_run) or day, context["ti"])
 
+    @property
+    def is_own_night(self):
+        """Whether the item is of the run's crawl date: its ingest takes undated shards, and those of earlier nights run beside it."""
+        return self.item.get("crawl_date") == self.day
+
     def result_of(self, task_id):
         """Return the result of a task of this run."""
         return self.task_instance.xcom_pull(task_ids=task_id)

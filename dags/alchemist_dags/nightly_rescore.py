@@ -26,14 +26,6 @@ from alchemist_dags.people import COMMON
 LATE = {"trigger_rule": "all_done"}  # runs after all upstream tasks, failed or not
 
 
-def night(*words, **flags):
-    return lambda run: alchemist(*words, **flags, **run.item)
-
-
-def names(run):
-    return ",".join(f"{one['dataset']}:{one['crawl_date']}" for one in run.result_of("plan_night") or ())
-
-
 @dag(
     schedule=cron(
         "nightly_rescore", CronPartitionTimetable, run_offset=-1, key_format="%Y-%m-%d", run_immediately=False
@@ -45,8 +37,14 @@ def names(run):
     **COMMON,
 )
 def nightly_rescore():
-    def each(task_id, line, **options):
-        return mapped_step(task_id, line, over=nights, **{"trigger_rule": "all_done", **options})
+    def night(*words, **flags):
+        return lambda run: alchemist(*words, **flags, **run.item)
+
+    def names(run):
+        return ",".join(f"{one['dataset']}:{one['crawl_date']}" for one in run.result_of("plan_night") or ())
+
+    def each(task_id, line, rule="all_done", **options):
+        return mapped_step(task_id, line, over=nights, trigger_rule=rule, **options)
 
     def of_form(run):
         return alchemist("plan", "night", json=True, dataset=run.form["dataset"], crawl_date=run.day)
@@ -59,7 +57,9 @@ def nightly_rescore():
         return alchemist("night", "list", nights=names(run), require_scored=not run.unsuccessful() or None)
 
     nights = (planned := step("plan_night", of_form, returns="nights")).output
-    ingest = each("ingest", lambda run: night("ingest", root=run.form["root"])(run), trigger_rule="all_success")
+    ingest = each(
+        "ingest", lambda run: night("ingest", root=run.form["root"], undated=run.is_own_night)(run), "all_success"
+    )
     shards, samples = (each(f"check_{suite}", night("check", suite=suite)) for suite in ("shards", "samples"))
     # `plan score` without nights would plan every unscored shard, including those of nights that a check stopped.
     plan = step("plan", waiting, returns="work", when=lambda run: run.result_of("plan_night") is not None, **LATE)

@@ -12,14 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from alchemist_core.cli.command_line import build_parser, read_config
+
 from .conftest import DAGS
-from .test_policy import FILLED, NIGHT, attribute, command, command_tasks, form, ours
+from .test_policy import FILLED, NIGHT, attribute, command, command_tasks, form, ours, run_of
 
 # By hand, for the forms of test_policy.FILLED. `nightly` is the production rater and its shadows.
 LINES = {
     "nightly_rescore": """
         plan_night plan night --json --dataset=crawl --crawl-date=2026-01-02
-        ingest ingest --dataset=crawl --crawl-date=2026-01-02 --root=/data/crawl
+        ingest ingest --dataset=crawl --crawl-date=2026-01-02 --root=/data/crawl --undated
         check_shards check --suite=shards --dataset=crawl --crawl-date=2026-01-02
         check_samples check --suite=samples --dataset=crawl --crawl-date=2026-01-02
         plan plan score --json --rater=nightly --nights=crawl:2026-01-02 --crawl-date=2026-01-02
@@ -117,6 +119,20 @@ def test_each_task_calls_its_own_command(dag):
     for name, *line in wanted:
         verb = [word for word in line[:2] if not word.startswith("-")]
         assert said[name][: len(verb)] == verb
+
+
+def test_only_the_ingest_of_the_runs_own_night_takes_shards_without_a_dated_folder(dags):
+    """Ingests of several nights run side by side: the first to commit such a shard would decide its crawl date."""
+    ingest, params = dags["nightly_rescore"].get_task("ingest"), form(dags["nightly_rescore"], {})
+    nights = [{**NIGHT, "crawl_date": day} for day in ("2026-01-02", "2026-01-01")]
+    about = {"run_type": "scheduled", "partition_key": "2026-01-02", "run_after": datetime(2026, 1, 3, 2, tzinfo=UTC)}
+    lines = [attribute(ingest, "line")(run_of(ingest.dag, params, item=item, **about))[1:] for item in nights]
+    options = [vars(build_parser(words).parse_args(words)) for words in lines]
+    configs = [read_config(one["command"].config, one) for one in options]
+    assert [(str(config.crawl_date), config.undated) for config in configs] == [
+        ("2026-01-02", True),
+        ("2026-01-01", False),
+    ]
 
 
 def test_a_task_waits_for_what_it_needs_and_no_longer(dag):

@@ -331,6 +331,24 @@ def test_an_upload_under_way_is_taken_up_when_it_is_whole_without_a_verb(
         assert tuple(connection.execute(statement).one()) == (date(2026, 1, 1), 40, "verified")
 
 
+def test_an_earlier_night_completes_its_own_undated_upload_and_leaves_new_ones_to_the_night_of_the_run(
+    tmp_path: Path, corpus: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, part = cut_tar(corpus)
+    (tmp_path / "a.tar").write_bytes(part)
+    assert ingest(dataset="web", root=str(tmp_path), crawl_date="2026-01-01").n_growing == 1
+    for name in ("a.tar", "b.tar"):
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / "c.tar.gz").write_bytes(b"")
+    late = ingest(dataset="web", crawl_date="2026-01-01", undated=False)
+    assert (late.n_shards, states(engine)) == (1, {"a.tar": "verified"})
+    with pytest.raises(DataError, match=r"c\.tar\.gz"):
+        ingest(dataset="web", crawl_date="2026-01-02")
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT uri, crawl_date FROM alchemist.shards ORDER BY uri"))
+        assert [tuple(row) for row in rows] == [("a.tar", date(2026, 1, 1)), ("b.tar", date(2026, 1, 2))]
+
+
 def test_an_upload_that_is_given_up_is_waited_for_no_longer(
     tmp_path: Path, corpus: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
