@@ -165,14 +165,10 @@ class EarlierNight(NamedTuple):
     crawl_date: date
 
 
-LOOK_BACK_DAYS = 60
-"""How many days back a missed night is found; `alchemist stack airflow backfill create` runs older ones."""
-
-
 def missed_nights(
     engine: Engine, dataset_ids: Sequence[int], before: date, *, timezone: str, airflow_run: str | None
 ) -> list[EarlierNight]:
-    """Return the earlier nights of the last `LOOK_BACK_DAYS` that no ingest was started for, the oldest first.
+    """Return the earlier nights that no ingest was started for although a schedule was in use, the oldest first.
 
     Args:
         engine: The store.
@@ -182,7 +178,7 @@ def missed_nights(
         airflow_run: The run that asks, so that it gets the same nights when it is cleared.
     """
     parameters = {
-        "dataset_ids": list(dataset_ids), "before": before, "n_days": LOOK_BACK_DAYS, "timezone": timezone, "airflow_run": airflow_run,
+        "dataset_ids": list(dataset_ids), "before": before, "timezone": timezone, "airflow_run": airflow_run,
     }  # fmt: skip
     return _earlier_nights(engine, "missed_nights", parameters)
 

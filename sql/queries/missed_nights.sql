@@ -1,15 +1,16 @@
--- Purpose: Return earlier nights that no ingest was started for, because the start of their run was missed.
--- Parameters: dataset_ids integer[], before date (nights of earlier crawl dates), n_days integer (how many days back), timezone text (of
---   crawl dates), airflow_run text or null (the asking run: its own ingests do not count, so that it gets the same nights when cleared).
--- One row is: a dataset and a crawl date from its first ingest on. An ingest counts for the dates before the day on which it started:
---   one of a date also if it failed, because `night list` reports that, but not if it was refused; one of all dates if it succeeded.
+-- Purpose: Return earlier nights that no ingest was started for, because the scheduled start of their run was missed.
+-- Parameters: dataset_ids integer[], before date (nights of earlier crawl dates), timezone text (of crawl dates), airflow_run text or null
+--   (the asking run: its own ingests do not count, so that it gets the same nights when cleared).
+-- One row is: a dataset and a crawl date, from the day of its first scheduled run on. An ingest counts for the dates before the day on
+--   which it started: one of a date also if it failed, because `night list` reports that, but not if it was refused; one of all dates
+--   if it succeeded.
 -- Relies on: ix_runs_stage_config_hash; reads the runs of one stage.
 -- Safe to re-run: yes.
 WITH ingests AS (
     SELECT
         datasets.name AS dataset,
-        runs.run_id,
         runs.state,
+        runs.actor,
         CAST(runs.config ->> 'crawl_date' AS date) AS crawl_date,
         CAST(runs.started_at AT TIME ZONE :timezone AS date) AS started_on,
         (
@@ -23,7 +24,7 @@ WITH ingests AS (
     INNER JOIN alchemist.datasets
         ON
             coalesce(runs.config ->> 'dataset', datasets.name) = datasets.name
-            -- An earlier dataset may have had the name, and an ingest of all datasets did not know those that came later.
+            -- A removed dataset may have had the same name.
             AND coalesce(runs.finished_at, 'infinity') > datasets.created_at
     WHERE
         runs.stage = 'ingest'
@@ -35,12 +36,12 @@ begun AS (
     SELECT
         dataset,
         greatest(
-            (array_agg(coalesce(crawl_date, started_on) ORDER BY run_id))[1],
-            max(started_on) FILTER (WHERE crawl_date IS NULL AND state = 'succeeded'),
-            CAST(:before AS date) - CAST(:n_days AS integer)
+            min(started_on) FILTER (WHERE starts_with(actor, 'airflow:nightly_rescore:scheduled__')),
+            max(started_on) FILTER (WHERE crawl_date IS NULL AND state = 'succeeded')
         ) AS first_date
     FROM ingests
     GROUP BY dataset
+    HAVING bool_or(starts_with(actor, 'airflow:nightly_rescore:scheduled__'))
 ),
 
 dated AS (

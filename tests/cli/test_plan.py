@@ -88,7 +88,10 @@ def test_a_shard_that_was_ingested_late_brings_its_night_up_unless_a_check_has_s
     assert [night["crawl_date"] for night in last_line(capsys)["nights"]] == ["2026-01-03"]  # type: ignore[attr-defined]
 
 
-def add_ingests(engine: Engine, dataset: str, *crawl_dates: str, actor: str | None = None) -> None:
+SCHEDULED = "airflow:nightly_rescore:scheduled__"
+
+
+def add_ingests(engine: Engine, dataset: str, *crawl_dates: str, actor: str = SCHEDULED + "z") -> None:
     """Store that a crawl date was ingested in the night after it."""
     with engine.begin() as connection:
         for crawl_date in crawl_dates:
@@ -116,7 +119,7 @@ def test_nights_whose_start_was_missed_are_taken_by_the_next_run_of_each_dataset
     """Airflow starts only the newest of the runs that were due while it was down."""
     add_dataset_of_january(engine)
     add_dataset_of_january(engine, dataset_id=2, name="books")
-    add_ingests(engine, "web", "2026-01-02", "2026-01-04")
+    add_ingests(engine, "web", "2026-01-01", "2026-01-02", "2026-01-04")
     add_ingests(engine, "books", "2026-01-04")
     missed = [("web", "2026-01-03"), ("books", "2026-01-05"), ("web", "2026-01-05")]
     assert planned(capsys, "2026-01-06") == [("books", "2026-01-06"), ("web", "2026-01-06"), *missed]
@@ -125,11 +128,11 @@ def test_nights_whose_start_was_missed_are_taken_by_the_next_run_of_each_dataset
     ]  # fmt: skip
     # The same run of Airflow gets the same nights after Clear, the next one does not.
     monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "nightly_rescore")
-    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "a")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "scheduled__a")
     for dataset, day in [("books", "2026-01-06"), ("web", "2026-01-06"), *missed]:
-        add_ingests(engine, dataset, day, actor="airflow:nightly_rescore:a")
+        add_ingests(engine, dataset, day, actor=SCHEDULED + "a")
     assert planned(capsys, "2026-01-06")[2:] == missed
-    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "b")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "scheduled__b")
     assert planned(capsys, "2026-01-07") == [("books", "2026-01-07"), ("web", "2026-01-07")]
 
 
@@ -139,8 +142,19 @@ def test_a_run_for_an_old_date_takes_no_later_night_and_adds_no_missed_ones(
     add_dataset_of_january(engine)
     add_ingests(engine, "web", "2026-01-04")
     assert planned(capsys, "2025-12-20") == [("web", "2025-12-20")]
-    add_ingests(engine, "web", "2025-12-20")
-    assert planned(capsys, "2026-01-05") == [("web", "2026-01-05")]
+    add_ingests(engine, "web", "2025-12-20", actor="airflow:nightly_rescore:manual__a")
+    assert planned(capsys, "2026-01-06") == [("web", "2026-01-06"), ("web", "2026-01-05")]
+
+
+def test_dates_before_the_first_scheduled_run_are_not_missed(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_dataset_of_january(engine)
+    add_ingests(engine, "web", "2026-01-01", actor="ann")
+    add_ingests(engine, "web", "2026-01-05", actor="airflow:nightly_rescore:manual__a")
+    assert planned(capsys, "2026-01-09") == [("web", "2026-01-09")]
+    add_ingests(engine, "web", "2026-01-09")
+    assert planned(capsys, "2026-01-11") == [("web", "2026-01-11"), ("web", "2026-01-10")]
 
 
 def test_a_missed_night_with_late_shards_is_taken_once_and_one_that_a_check_has_stopped_waits(
