@@ -356,7 +356,7 @@ class _Ingestion:
             known = self._known.get(uri)
             if own_date is None:
                 continue
-            if crawl_date in (None, own_date):
+            if self._is_of_this_ingest(own_date, known):
                 n_wanted += 1
                 yield WantedShard(file, uri, known.crawl_date if known and known.state == "growing" else own_date)
             elif known is None:
@@ -366,6 +366,12 @@ class _Ingestion:
         if listing.shards and not n_wanted and crawl_date is not None:
             say(f"{counted(len(listing.shards), 'shard')} under {root_uri}, none of {crawl_date}.")
         self._print_other_days(of_other_days)
+
+    def _is_of_this_ingest(self, own_date: date, known: KnownShard | None) -> bool:
+        """Whether a shard has the date that is ingested; without one, only a new shard of a later day has not."""
+        if self._config.crawl_date is None:
+            return known is not None or own_date <= self._today
+        return own_date == self._config.crawl_date
 
     @staticmethod
     def _may_be_readable_now(known: KnownShard, file: ShardFile) -> bool:
@@ -384,12 +390,13 @@ class _Ingestion:
     def _print_other_days(self, counts: Mapping[date, int]) -> None:
         """Print the crawl dates whose shards were not ingested: they arrived late, or their folder has a wrong date."""
         night = self._config.crawl_date
-        days = [day for day in sorted(counts) if night is not None and (day < night or day > self._today)]
+        days = [day for day in sorted(counts) if night is None or day < night or day > self._today]
         self._tally.n_of_other_days += sum(counts[day] for day in days)
         if days:
             named = _enumerate([f"{counts[day]:,} of {day}" for day in days]).removesuffix(": ")
+            why = f"later than today ({self._today})" if night is None else f"not of {night}"
             say(
-                f"{self._dataset.name}: not ingested, because they are not of {night}: shards {named}. To ingest a date: trigger "
+                f"{self._dataset.name}: not ingested, because they are {why}: shards {named}. To ingest a date: trigger "
                 f"nightly_rescore with that crawl_date, or alchemist ingest --dataset {self._dataset.name} --crawl-date {days[0]}. "
                 "If the date is wrong: rename the folder."
             )

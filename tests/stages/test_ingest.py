@@ -576,6 +576,24 @@ def test_shards_of_days_that_were_not_ingested_are_named_with_what_to_do(
     assert ingest(dataset="web", crawl_date="2026-01-02").n_of_other_days == 1
 
 
+def test_an_ingest_without_a_date_leaves_a_new_folder_of_a_later_day_out_and_names_it(
+    tmp_path: Path, corpus: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its date may be mistyped, and would be the newest night for years."""
+    set_time_zone(tmp_path, monkeypatch, "Asia/Tokyo")
+    tars = by_day(tmp_path, corpus, "2026-01-01", "2026-01-02", "2062-01-01")
+    report = ingest(dataset="web", root=str(tmp_path))
+    assert (report.n_shards, report.n_of_other_days) == (2, 1)
+    said = capsys.readouterr().err
+    assert "web: not ingested, because they are later than today (2026-01-02): shards 1 of 2062-01-01. " in said
+    assert "alchemist ingest --dataset web --crawl-date 2062-01-01. If the date is wrong: rename the folder." in said
+    assert ingest(dataset="web", crawl_date="2062-01-01").n_shards == 1
+    # Now it is registered, and its changes are noticed.
+    shutil.copy(tars[3], tmp_path / "2062-01-01" / "a.tar")
+    with pytest.raises(DataError, match=r"2062-01-01/a\.tar: replaced under the same address"):
+        ingest(dataset="web")
+
+
 def test_a_name_with_a_line_break_stays_one_line_and_is_named_by_its_id(
     tmp_path: Path, corpus: Path, engine: Engine
 ) -> None:
