@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
@@ -22,7 +23,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_measurements
 from alchemist_core.telemetry import CATALOGUE, ForeignMetric, Measurements, say, warn
 
-INTERVAL = "alchemist_night_interval_seconds"
+NEWEST, INTERVAL = "alchemist_newest_night_timestamp_seconds", "alchemist_night_interval_seconds"
 
 
 class MetricsConfig(Config):
@@ -140,14 +141,26 @@ def serve(config: MetricsConfig) -> None:
 
 
 def with_expectations(measured: Measurements, project: Project) -> Measurements:
-    """Replace the measured interval between crawls by that of the project file; 0 removes it."""
-    found = dict(measured.get(INTERVAL, []))
-    for labels, _ in measured.get("alchemist_newest_night_timestamp_seconds", []):
-        days = project.of_dataset(labels[0]).ingest.crawl_interval_days
+    """Replace the measured interval between crawls by that of the project file, where 0 removes it; then keep one dataset of each label.
+
+    Of datasets that share the label `other`, the one counts whose night is most overdue, as the alert NightlyStale judges it.
+    """
+    newest, intervals = dict(measured.get(NEWEST, [])), dict(measured.get(INTERVAL, []))
+    for labels in newest:
+        days = project.of_dataset(labels[1]).ingest.crawl_interval_days
         if days is not None:
-            found.pop(labels, None)
-            found |= {labels: days * 86_400.0} if days else {}
-    return {**measured, INTERVAL: list(found.items())}
+            intervals.pop(labels, None)
+            intervals |= {labels: days * 86_400.0} if days else {}
+
+    def due(labels: tuple[str, ...]) -> tuple[float, float]:
+        return newest[labels] + 2 * intervals.get(labels, inf), newest[labels]
+
+    kept = {labels[0]: labels for labels in sorted(newest, key=due, reverse=True)}
+    return {
+        **measured,
+        NEWEST: [((label,), newest[labels]) for label, labels in kept.items()],
+        INTERVAL: [((label,), intervals[labels]) for label, labels in kept.items() if labels in intervals],
+    }
 
 
 def described(settings: Settings) -> Measurements:

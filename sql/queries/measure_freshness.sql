@@ -1,7 +1,7 @@
 -- Purpose: Return the exporter's freshness metrics: each dataset's newest selectable crawl date, and the usual interval between its
---   crawl dates.
+--   crawl dates. The exporter chooses among datasets that share a label, after it has applied the intervals of the project file.
 -- Parameters: none.
--- One row is: a series with its label values and its value now. A dataset without a selectable date has the day before its first crawl
+-- One row is: a dataset with its label and its name, and its value now. A dataset without a selectable date has the day before its first crawl
 --   date, or the day of the production rater's promotion if that was later; one with a single crawl date has no interval.
 -- Relies on: ix_shards_dataset_id_crawl_date, read from one crawl date to the next; small tables otherwise.
 -- Safe to re-run: yes.
@@ -12,6 +12,7 @@ WITH RECURSIVE production AS (
 newest AS (
     SELECT
         named.label,
+        named.name,
         coalesce(
             (
                 SELECT max(nights.crawl_date) FROM alchemist.nights
@@ -30,7 +31,7 @@ newest AS (
 
 -- The newest 15 crawl dates of each dataset.
 crawled AS (
-    SELECT named.dataset_id, named.label, newer.crawl_date, 1 AS place
+    SELECT named.dataset_id, named.label, named.name, newer.crawl_date, 1 AS place
     FROM alchemist.labelled_datasets AS named
     INNER JOIN LATERAL (
         SELECT shards.crawl_date FROM alchemist.shards
@@ -38,7 +39,7 @@ crawled AS (
         ORDER BY shards.crawl_date DESC LIMIT 1
     ) AS newer ON TRUE
     UNION ALL
-    SELECT crawled.dataset_id, crawled.label, older.crawl_date, crawled.place + 1
+    SELECT crawled.dataset_id, crawled.label, crawled.name, older.crawl_date, crawled.place + 1
     FROM crawled
     INNER JOIN LATERAL (
         SELECT shards.crawl_date FROM alchemist.shards
@@ -52,16 +53,16 @@ crawled AS (
 gaps AS (
     SELECT
         label,
-        crawl_date - lag(crawl_date) OVER (PARTITION BY label ORDER BY crawl_date) AS n_days,
-        row_number() OVER (PARTITION BY label ORDER BY crawl_date DESC) AS place
-    FROM (SELECT DISTINCT label, crawl_date FROM crawled) AS dated
+        name,
+        crawl_date - lag(crawl_date) OVER (PARTITION BY dataset_id ORDER BY crawl_date) AS n_days
+    FROM crawled
 )
 
 SELECT
     'alchemist_newest_night_timestamp_seconds' AS metric,
-    ARRAY[label] AS labels,
-    extract(EPOCH FROM max(crawl_date))::double precision AS value
-FROM newest WHERE crawl_date IS NOT NULL GROUP BY label
+    ARRAY[label, name] AS labels,
+    extract(EPOCH FROM crawl_date)::double precision AS value
+FROM newest WHERE crawl_date IS NOT NULL
 UNION ALL
-SELECT 'alchemist_night_interval_seconds', ARRAY[label], 86400 * percentile_disc(0.5) WITHIN GROUP (ORDER BY n_days)::double precision
-FROM gaps WHERE place <= 14 AND n_days IS NOT NULL GROUP BY label
+SELECT 'alchemist_night_interval_seconds', ARRAY[label, name], 86400 * percentile_disc(0.5) WITHIN GROUP (ORDER BY n_days)::double precision
+FROM gaps WHERE n_days IS NOT NULL GROUP BY label, name

@@ -12,9 +12,11 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Engine, text
 
-from alchemist_core.cli.exporter import StoreCollector
+from alchemist_core.cli.exporter import StoreCollector, with_expectations
 from alchemist_core.prices import Prices
+from alchemist_core.project import Project
 from alchemist_core.store.overviews import read_measurements
+from alchemist_core.telemetry import Measurements
 from tests.benchmarks.picture_store import own_store
 from tests.benchmarks.rows import Row, write_rows
 
@@ -50,7 +52,11 @@ def fill(engine: Engine, n_pairs: int, n_shards: int) -> None:
 def measure(engine: Engine, detail: str) -> list[Row]:
     """Scrape some times, as Prometheus would."""
     registry = CollectorRegistry()
-    registry.register(StoreCollector(lambda: read_measurements(engine, Prices(core_hour=0.1), n_cores=2)))
+
+    def read() -> Measurements:
+        return with_expectations(read_measurements(engine, Prices(core_hour=0.1), n_cores=2), Project())
+
+    registry.register(StoreCollector(read))
     seconds, page = [], b""
     for _ in range(N_SCRAPES):
         began = time.perf_counter()

@@ -56,7 +56,8 @@ def fill(engine: Engine, n_shards: int) -> None:
 
 
 def measure(engine: Engine) -> Measurements:
-    return read_measurements(engine, Prices(core_hour=0.1, budget_per_day=9.0), n_cores=2)
+    measured = read_measurements(engine, Prices(core_hour=0.1, budget_per_day=9.0), n_cores=2)
+    return with_expectations(measured, Project())
 
 
 def airflow_of_many_dags() -> AirflowMetrics:
@@ -286,10 +287,10 @@ def test_alerts_link_to_the_runbook_where_people_read_it(monkeypatch: pytest.Mon
 
 
 def test_the_project_file_sets_the_crawl_interval_of_a_dataset_or_that_crawls_ended() -> None:
-    newest = [((name,), 0.0) for name in ("daily", "weekly", "ended", "new")]
+    names = ("daily", "weekly", "ended", "new")
     measured = {
-        "alchemist_newest_night_timestamp_seconds": newest,
-        "alchemist_night_interval_seconds": [((name,), 86400.0) for name in ("daily", "weekly", "ended")],
+        "alchemist_newest_night_timestamp_seconds": [((name, name), 0.0) for name in names],
+        "alchemist_night_interval_seconds": [((name, name), 86400.0) for name in names[:3]],
     }
     days = {"weekly": 7, "ended": 0, "new": 1}
     datasets = {name: {"ingest": {"crawl_interval_days": n}} for name, n in days.items()}
@@ -298,7 +299,29 @@ def test_the_project_file_sets_the_crawl_interval_of_a_dataset_or_that_crawls_en
     assert dict(found["alchemist_night_interval_seconds"]) == {
         ("daily",): 86400.0, ("weekly",): 604800.0, ("new",): 86400.0,
     }  # fmt: skip
-    assert found["alchemist_newest_night_timestamp_seconds"] == newest
+    assert dict(found["alchemist_newest_night_timestamp_seconds"]) == {(name,): 0.0 for name in names}
+
+
+def test_of_datasets_that_share_a_label_the_one_whose_night_is_most_overdue_counts() -> None:
+    """The freshest one counted, so that the main crawl could stop unseen; and the project file was asked for a dataset `other`."""
+    day = 86400.0
+    newest = {"stopped": 10.0, "fresh": 30.0, "weekly": 8.0, "ended": 1.0, "single": 2.0}
+    measured = {
+        "alchemist_newest_night_timestamp_seconds": [
+            (("other", name), n_days * day) for name, n_days in newest.items()
+        ],
+        "alchemist_night_interval_seconds": [(("other", name), day) for name in ("stopped", "fresh", "ended")],
+    }
+    days = {"weekly": 7, "ended": 0}
+    datasets = {name: {"ingest": {"crawl_interval_days": n}} for name, n in days.items()}
+    found = with_expectations(measured, Project.model_validate({"datasets": datasets}))
+    # A weekly crawl of the 8th is due later than a daily one of the 10th.
+    assert found["alchemist_newest_night_timestamp_seconds"] == [(("other",), 10 * day)]
+    assert found["alchemist_night_interval_seconds"] == [(("other",), day)]
+    ended = {name: rows[-2:] for name, rows in measured.items()}
+    found = with_expectations(ended, Project.model_validate({"datasets": datasets}))
+    assert found["alchemist_newest_night_timestamp_seconds"] == [(("other",), day)]
+    assert found["alchemist_night_interval_seconds"] == []
 
 
 def test_dags_beyond_the_bound_are_left_out() -> None:
