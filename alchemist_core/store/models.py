@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, Text, cast, func, insert, literal, or_, select, text
+from sqlalchemy import ColumnElement, Engine, Text, and_, cast, func, insert, literal, or_, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from alchemist_core.config import fingerprint
 from alchemist_core.protocols.protocol import refuse_differences
 from alchemist_core.store.leases import take_lock
-from alchemist_core.store.tables import Evaluation, EvaluationProtocol, Model, Subset
+from alchemist_core.store.tables import Evaluation, EvaluationProtocol, Model, RankSnapshot, Subset
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,22 @@ def find_model(engine: Engine, identity_hash: str) -> ModelRow | None:
 
 
 def stored_configs(engine: Engine, arm: str, *, subset_id: int, rater: str) -> list[dict[str, Any]]:
-    """Return the training options of the models of an arm of a subset, as they are stored; arm `full` belongs to its rater."""
-    is_of = (Model.config["rater"].astext == rater) if arm == "full" else (Model.subset_id == subset_id)
+    """Return the training options of the models of an arm of a subset, as they are stored."""
+    is_of = _is_full_of(subset_id, rater) if arm == "full" else (Model.subset_id == subset_id)
     statement = select(Model.config["model"]).where(Model.arm == arm, is_of)
     with engine.connect() as connection:
         return list(connection.execute(statement).scalars())
+
+
+def _is_full_of(subset_id: int, rater_name: str) -> ColumnElement[bool]:
+    """Return the condition of arm `full` of a subset: under its rater, and of as many samples as the subset was selected from.
+
+    The view `compared_models` has the same condition.
+    """
+    snapshot = select(RankSnapshot.n_eligible).join(Subset, Subset.snapshot_id == RankSnapshot.snapshot_id)
+    n_eligible = snapshot.where(Subset.subset_id == subset_id).scalar_subquery()
+    is_of_rater = Model.config["rater"].astext == rater_name
+    return and_(Model.arm == "full", is_of_rater, Model.n_samples == n_eligible)
 
 
 def store_model(engine: Engine, **fields: Any) -> None:
@@ -55,8 +66,8 @@ def store_model(engine: Engine, **fields: Any) -> None:
 
 
 def models_to_compare(engine: Engine, subset_id: int, rater_name: str, *, is_flux: bool = False) -> list[ModelRow]:
-    """Return the models of a subset's arms, and those of the full eligible set under the same rater, all of one family."""
-    is_full = (Model.arm == "full") & (Model.config["rater"].astext == rater_name)
+    """Return the models of a subset's arms, and those of all samples that it was selected from, all of one family."""
+    is_full = _is_full_of(subset_id, rater_name)
     has_flux = Model.config["model"]["flux"].astext.is_not(None)
     family = has_flux if is_flux else ~has_flux
     statement = select(*COLUMNS).where(or_(Model.subset_id == subset_id, is_full), family).order_by(Model.model_id)

@@ -2,7 +2,8 @@
 -- One row is: a model of an arm of a subset version and its value of a metric under the newest evaluation protocol of the metric. One
 --   training counts for a version: the one by which the version and its random samples have the most common seeds, the newest of equals.
 --   Models are trained alike if all options but the seed are equal, or all but the length and the number of steps is equal. The full
---   corpus is an arm of every version of its rater. Of several models of one arm and seed the newest counts.
+--   corpus is an arm of every version of its rater that was selected from as many samples: those of another corpus, or of another
+--   time, are other samples. Of several models of one arm and seed the newest counts.
 -- Relies on: ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
 CREATE VIEW alchemist.compared_models AS
 WITH trained AS (
@@ -60,7 +61,8 @@ alike AS (
     INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
     INNER JOIN trained AS whole
         ON
-            whole.arm = 'full' AND whole.rater = raters.name AND whole.recipe = trainings.recipe
+            whole.arm = 'full' AND whole.rater = raters.name AND whole.n_samples = rank_snapshots.n_eligible
+            AND whole.recipe = trainings.recipe
             AND (whole.max_steps IS NOT DISTINCT FROM trainings.max_steps OR whole.n_steps = trainings.n_steps)
     INNER JOIN alchemist.evaluations
         ON
