@@ -22,6 +22,8 @@ asked AS (
             FROM alchemist.notifications AS answered
             WHERE
                 answered.kind = 'answered'
+                -- A question that was cleared after its answer is asked again.
+                AND answered.notification_id > asking.notification_id
                 AND split_part(answered.key, ':', 2) = split_part(asking.key, ':', 2)
                 AND answered.event #>> '{facts,run}' = asking.event #>> '{facts,run}'
         )
