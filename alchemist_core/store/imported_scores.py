@@ -42,7 +42,7 @@ class Key(NamedTuple):
     join: str
     """Join of the temporary table with `found`, which has their sample_id."""
     is_shared: bool = False
-    """Whether several samples can have one key: its score is stored for each of them."""
+    """Whether several samples can have one key: its score is stored for each of them. A sample can have several URLs, too."""
 
 
 KEYS: dict[KeyName, Key] = {
@@ -60,7 +60,10 @@ KEYS: dict[KeyName, Key] = {
     ),
     "source_url": Key(
         {"source_url": KeyColumn(TEXT, (_URL.name, *_URL.keys))}, "source_url text",
-        "INNER JOIN alchemist.samples AS found ON incoming.source_url = found.source_url", is_shared=True,
+        """INNER JOIN (
+            SELECT sample_id, source_url FROM alchemist.samples UNION ALL SELECT sample_id, source_url FROM alchemist.sample_urls
+        ) AS found ON incoming.source_url = found.source_url""",
+        is_shared=True,
     ),
     "shard+key": Key(
         {"shard": KeyColumn(TEXT, ("shard",), is_file_name=True), "key": KeyColumn(TEXT, ("key",))}, "shard_id bigint, key text",
@@ -78,6 +81,16 @@ COUNT_ROWS = """
     SELECT count(*) AS n_keys, coalesce(sum(n_rows - 1) FILTER (WHERE score = highest), 0) AS n_doubled,
         coalesce(sum(n_rows - 1) FILTER (WHERE score <> highest), 0) AS n_in_conflict
     FROM {matched}
+"""
+# The same where rows of several keys name one sample. A row is in conflict if it contradicts the first row of any of its samples.
+COUNT_EACH_ROW = """
+    SELECT count(*) FILTER (WHERE is_first AND NOT is_in_conflict) AS n_keys,
+        count(*) FILTER (WHERE NOT is_first AND NOT is_in_conflict) AS n_doubled, count(*) FILTER (WHERE is_in_conflict) AS n_in_conflict
+    FROM (
+        SELECT bool_or(matched.place = incoming.ctid) AS is_first,
+            bool_or(matched.place <> incoming.ctid AND matched.score <> matched.highest) AS is_in_conflict
+        FROM incoming {join} INNER JOIN matched ON found.sample_id = matched.sample_id GROUP BY incoming.ctid
+    ) AS each_row
 """
 KEEP_FIRST = """
     UPDATE matched SET score = incoming.score FROM incoming
@@ -234,10 +247,8 @@ class _Loading:
         """
         self._connection.execute(text(MATCH.format(join=self._key.join)))
         self._connection.execute(text("ANALYZE matched"))
-        keys = "(SELECT DISTINCT place, n_rows, score, highest FROM matched) AS keys"
-        found = self._connection.execute(text(COUNT_ROWS.format(matched=keys if self._key.is_shared else "matched")))
         counts = self.counts
-        counts.n_matched, counts.n_doubled, counts.n_in_conflict = (int(n) for n in found.one())
+        counts.n_matched, counts.n_doubled, counts.n_in_conflict = self._count_rows()
         n_used = counts.n_matched + counts.n_doubled + counts.n_in_conflict
         counts.n_unmatched = counts.n_rows - counts.n_non_finite - n_used
         if not counts.n_matched:
@@ -250,6 +261,16 @@ class _Loading:
             self._refuse("the file has different scores", "matched.score <> matched.highest")
         if counts.n_in_conflict:
             self._connection.execute(text(KEEP_FIRST))
+
+    def _count_rows(self) -> tuple[int, int, int]:
+        """Return the numbers of rows that count, that repeat an earlier one, and that contradict it."""
+        keys = "(SELECT DISTINCT place, n_rows, score, highest FROM matched) AS keys"
+        counted_from = COUNT_ROWS.format(matched=keys if self._key.is_shared else "matched")
+        n_matched, n_doubled, n_in_conflict = self._connection.execute(text(counted_from)).one()
+        if self._key.is_shared and (n_doubled or n_in_conflict):
+            each_row = text(COUNT_EACH_ROW.format(join=self._key.join))
+            n_matched, n_doubled, n_in_conflict = self._connection.execute(each_row).one()
+        return int(n_matched), int(n_doubled), int(n_in_conflict)
 
     def compare(self, rater: RaterRow | None) -> None:
         """Compare the scores with those that are stored under the name.

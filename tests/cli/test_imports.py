@@ -35,12 +35,16 @@ __all__ = ["endpoint", "object_store"]
 pytestmark = pytest.mark.db
 
 # Each test imports under a name of its own, so they share a store.
+FIRST_URL, LATER_URL = "https://h20.example/p.jpg", "https://again.example/20.jpg"
 N_SAMPLES, HOSTILE_URL = 400, 'https://h.example/a,"b"\\.\n\'é\u2028.jpg'
 
 
 @pytest.fixture(scope="module")
 def filled(make_database: Callable[..., str]) -> Iterator[tuple[str, Engine]]:
-    """400 samples; 4 and 5 have one image; sample 6 has an odd URL; the shards of two nights have the same file name."""
+    """400 samples; 4 and 5 have one image; sample 6 has an odd URL; the shards of two nights have the same file name.
+
+    Sample 20 was first found at FIRST_URL and later at LATER_URL too, sample 25 later at FIRST_URL.
+    """
     url = make_database()
     engine = make_engine(url)
     fill(engine)
@@ -52,6 +56,8 @@ def filled(make_database: Callable[..., str]) -> Iterator[tuple[str, Engine]]:
         connection.execute(
             text("UPDATE alchemist.samples SET source_url = :url WHERE sample_id = 6"), {"url": HOSTILE_URL}
         )
+        found = [{"sample_id": 20, "source_url": LATER_URL}, {"sample_id": 25, "source_url": FIRST_URL}]
+        insert_rows(connection, {"sample_urls": found})
         insert_rows(connection, {"raters": [{"rater_id": 70, "name": "clip", "kind": "scorer"}]})
         connection.execute(text("SELECT setval(pg_get_serial_sequence('alchemist.raters', 'rater_id'), 100)"))
     yield url, engine
@@ -176,6 +182,39 @@ def test_a_row_counts_once_even_if_several_samples_have_its_key(store: Engine, t
     rows = {"image_hash": [image, image, "0" * 64], "score": [0.5, 0.5, 1.0]}
     result = bring(write(tmp_path / "a.csv", rows), "shared", "image_hash")
     assert (result.n_rows, result.n_matched, result.n_doubled, result.n_unmatched, result.n_new) == (3, 1, 1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "counts", "expected"),
+    [
+        ("later", {LATER_URL: 1.0}, (1, 0, 0), {20: 1.0}),
+        ("several", {FIRST_URL: 1.0}, (1, 0, 0), {20: 1.0, 25: 1.0}),
+        ("doubled", {FIRST_URL: 1.0, LATER_URL: 1.0}, (1, 1, 0), {20: 1.0, 25: 1.0}),
+        # The second row is the first one of sample 25.
+        ("first_of_one", {LATER_URL: 1.0, FIRST_URL: 1.0}, (2, 0, 0), {20: 1.0, 25: 1.0}),
+        ("torn_later", {FIRST_URL: 1.0, LATER_URL: 2.0}, (1, 0, 1), {20: 1.0, 25: 1.0}),
+        ("torn_of_one", {LATER_URL: 2.0, FIRST_URL: 1.0}, (1, 0, 1), {20: 2.0, 25: 1.0}),
+    ],
+)  # fmt: skip
+def test_a_score_reaches_a_sample_by_every_url_that_a_crawl_gave_and_each_row_counts_once(
+    store: Engine,
+    tmp_path: Path,
+    name: str,
+    rows: dict[str, float],
+    counts: tuple[int, ...],
+    expected: dict[int, float],
+) -> None:
+    given = {"https://nowhere.example": 0.0, **rows}
+    path = write(tmp_path / "a.csv", {"url": list(given), "score": list(given.values())})
+    if "torn" in name:
+        with pytest.raises(
+            DataError, match=rf"for 1 sample the file has different scores; .* by source_url: {next(iter(rows))}\."
+        ):
+            bring(path, f"url_{name}", "source_url")
+    result = bring(path, f"url_{name}", "source_url", on_conflict="keep")
+    assert (result.n_rows, result.n_unmatched) == (len(given), 1)
+    assert (result.n_matched, result.n_doubled, result.n_in_conflict) == counts
+    assert stored(store, f"url_{name}") == expected
 
 
 def test_a_second_import_changes_nothing_and_reports_that(store: Engine, tmp_path: Path) -> None:
