@@ -1,5 +1,5 @@
--- Purpose: Return what waits for a person beside nights: open questions and tasks of Airflow that failed and have not succeeded since, certified raters that are not in
---   production, and published subsets without proof (fewer than two seeds evaluated).
+-- Purpose: Return what waits for a person beside nights: questions that were not answered after they were asked, tasks of Airflow that
+--   failed and have not succeeded since, certified raters that are not in production, published subsets with fewer than two seeds evaluated.
 -- Parameters: n_each integer (rows of each kind), since timestamptz (questions and failed tasks from then on).
 -- One row is: a matter of one kind: its subject (a task, a rater or a subset), the crawl date or the version it is about, the deciding facts in words,
 --   and a page of Airflow.
@@ -18,11 +18,9 @@ asked AS (
         asking.kind = 'question'
         AND asking.created_at >= :since
         AND NOT EXISTS (
-            SELECT 1
-            FROM alchemist.notifications AS answered
+            SELECT FROM alchemist.notifications AS answered
             WHERE
                 answered.kind = 'answered'
-                -- A question that was cleared after its answer is asked again.
                 AND answered.notification_id > asking.notification_id
                 AND split_part(answered.key, ':', 2) = split_part(asking.key, ':', 2)
                 AND answered.event #>> '{facts,run}' = asking.event #>> '{facts,run}'
