@@ -134,7 +134,7 @@ class PlanNightResult(Result):
 
     datasets: list[str]
     nights: list[NightPlan]
-    """One night for each dataset, then earlier nights: those that were missed, and those with shards that arrived late."""
+    """One night for each dataset, then earlier nights: those that were missed, and those with shards that lack scores."""
     n_waiting: int = 0
     """Earlier nights that are left for the next runs."""
 
@@ -159,14 +159,14 @@ def plan_night(config: PlanNightConfig) -> PlanNightResult:
     nights += [NightPlan(dataset=row.dataset, crawl_date=row.crawl_date) for row in earlier[:n_earlier]]
     if waiting := earlier[n_earlier:]:
         say(
-            f"{counted(len(earlier), 'earlier night')} were missed, or have shards that arrived late. {len(waiting):,} are left for "
+            f"{counted(len(earlier), 'earlier night')} were missed, or have shards that lack scores. {len(waiting):,} are left for "
             "the next runs."
         )
     return PlanNightResult(datasets=named, nights=nights, n_waiting=len(waiting))
 
 
 def _earlier_nights(engine: Engine, rows: list[DatasetRow], before: date) -> list[EarlierNight]:
-    """Return the earlier nights to take: those whose start was missed, the oldest first, then those with late shards, the newest first.
+    """Return the earlier nights to take: those whose start was missed, the oldest first, then late ones, the newest first.
 
     A night that a check has stopped waits until a person releases it.
     """

@@ -184,7 +184,7 @@ def missed_nights(
 
 
 def late_nights(engine: Engine, dataset_ids: Sequence[int], before: date) -> list[EarlierNight]:
-    """Return the earlier nights with shards that arrived late."""
+    """Return the earlier nights with an upload in progress, or with shards that lack scores."""
     return _earlier_nights(engine, "late_nights", {"dataset_ids": list(dataset_ids), "before": before})
 
 

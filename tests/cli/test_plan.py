@@ -13,8 +13,9 @@ from alchemist_core.cli.plan import MOST_ITEMS, PlanScoreConfig, plan_score
 from alchemist_core.errors import ConfigError
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
+from alchemist_core.store.raters import find_named, promote_rater
 from tests.given import insert_rows
-from tests.scored_nights import add_dataset, add_rater
+from tests.scored_nights import add_dataset, add_night, add_rater
 
 pytestmark = pytest.mark.db
 
@@ -77,7 +78,6 @@ def test_a_shard_that_was_ingested_late_brings_its_night_up_unless_a_check_has_s
     with engine.begin() as connection:
         add_dataset(connection)
         add_rater(connection)
-        connection.exec_driver_sql("UPDATE alchemist.raters SET promoted_at = '2026-01-01'")
     add_shards(engine, 1, "a.tar", crawl_date="2026-01-01")
     assert main(["plan", "night", "--crawl-date", "2026-01-03", "--json"]) == 0
     assert [night["crawl_date"] for night in last_line(capsys)["nights"]] == ["2026-01-03", "2026-01-01"]  # type: ignore[attr-defined]
@@ -86,6 +86,26 @@ def test_a_shard_that_was_ingested_late_brings_its_night_up_unless_a_check_has_s
         insert_rows(connection, {"check_results": [failed]})
     assert main(["plan", "night", "--crawl-date", "2026-01-03", "--json"]) == 0
     assert [night["crawl_date"] for night in last_line(capsys)["nights"]] == ["2026-01-03"]  # type: ignore[attr-defined]
+
+
+def test_a_rater_that_is_promoted_or_comes_back_takes_the_nights_that_only_another_one_has_scored(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whole nights were in no selection: those of the days of an approval, of every other dataset, and since a promotion that is undone."""
+    with engine.begin() as connection:
+        for dataset_id, name in ((1, "web"), (2, "books")):
+            add_dataset(connection, dataset_id=dataset_id, name=name)
+        add_rater(connection, rater_id=1, name="before")
+        add_rater(connection, rater_id=2, name="after", state="candidate")
+    for dataset_id in (1, 2):
+        add_night(engine, "2026-01-01", {"a.tar": [0.5]}, dataset_id=dataset_id, rater_id=1, state="selectable")
+    own = [("books", "2026-01-05"), ("web", "2026-01-05")]
+    assert planned(capsys, "2026-01-05") == own
+    promote_rater(engine, find_named(engine, ["after"])[0], actor="ann")
+    assert planned(capsys, "2026-01-05") == [*own, ("books", "2026-01-01"), ("web", "2026-01-01")]
+    add_night(engine, "2026-01-02", {"a.tar": [0.5]}, dataset_id=1, rater_id=2, state="selectable")
+    promote_rater(engine, find_named(engine, ["before"])[0], actor="ann")
+    assert planned(capsys, "2026-01-05") == [*own, ("web", "2026-01-02")]
 
 
 SCHEDULED = "airflow:nightly_rescore:scheduled__"
@@ -226,7 +246,6 @@ def test_more_late_nights_than_airflow_maps_are_divided_among_runs_the_newest_fi
         add_dataset(connection)
         add_dataset(connection, dataset_id=2, name="archive")
         add_rater(connection)
-        connection.exec_driver_sql("UPDATE alchemist.raters SET promoted_at = '2025-01-01'")
         days = [date(2026, 1, 1) - timedelta(days=number) for number in range(400)]
         insert_rows(connection, {"shards": four_shards_each(days, dataset_id=2)})
     monkeypatch.setenv("ALCHEMIST_SCORE_SLOTS", "4")
@@ -239,7 +258,7 @@ def test_more_late_nights_than_airflow_maps_are_divided_among_runs_the_newest_fi
     assert nights == [("archive", "2026-01-02"), ("web", "2026-01-02"), *late]
     assert plan["n_waiting"] == 400 - len(late)
     assert (
-        "400 earlier nights were missed, or have shards that arrived late. 146 are left for the next runs." in said.err
+        "400 earlier nights were missed, or have shards that lack scores. 146 are left for the next runs." in said.err
     )
     scoring = plan_score(PlanScoreConfig(rater="nightly", nights=tuple(f"{name}:{day}" for name, day in nights)))
     assert {(task.dataset, str(task.crawl_date)) for task in scoring.work} == set(nights)
