@@ -75,12 +75,17 @@ HEALTHY = Dashboard("alchemist-health", "Is the pipeline healthy?", (
     Panel("Failed runs", "none", "Stage runs that failed, with the error. Run the same command again to resume.",
           sql="SELECT started_at, stage, state, left(error, 200) AS error, host FROM alchemist.runs "
               "WHERE state IN ('failed', 'lost') ORDER BY run_id DESC LIMIT 20", kind="table", is_wide=True),
-    Panel("Decisions that are pending", "none", "Held nights with their reason, and approvals that Airflow asked for in the last 7 days.",
+    Panel("Decisions that are pending", "none",
+          "Held nights of the production rater with their reason, and approvals of the last 7 days without an answer.",
           sql="SELECT 'held night' AS what, datasets.name || ' ' || nights.crawl_date AS subject, nights.reason, "
               "nights.decided_at AS since FROM alchemist.nights INNER JOIN alchemist.datasets USING (dataset_id) "
-              "WHERE nights.state = 'held' UNION ALL "
-              "SELECT action, subject, after ->> 'reason', happened_at FROM alchemist.audit_events "
-              "WHERE action = 'approval asked' AND happened_at > now() - make_interval(days => 7) ORDER BY since DESC LIMIT 20",
+              "INNER JOIN alchemist.raters USING (rater_id) "
+              "WHERE nights.state = 'held' AND raters.state = 'production' AND datasets.removed_at IS NULL UNION ALL "
+              "SELECT action, subject, after ->> 'reason', happened_at FROM alchemist.audit_events AS asked "
+              "WHERE action = 'approval asked' AND happened_at > now() - make_interval(days => 7) AND NOT EXISTS ("
+              "SELECT FROM alchemist.audit_events AS answered WHERE answered.action = 'approval answered' "
+              "AND answered.subject = asked.subject AND answered.after ->> 'run' = asked.after ->> 'run' "
+              "AND answered.audit_event_id > asked.audit_event_id) ORDER BY since DESC LIMIT 20",
           kind="table", is_wide=True),
 ))  # fmt: skip
 
@@ -156,6 +161,7 @@ SUBSET = Dashboard("alchemist-subset", "Was the subset worth it?", (
           kind="table", is_wide=True),
 ))  # fmt: skip
 
+# Both tables limit each kind by itself, so that nights do not crowd out subset versions.
 COST = Dashboard("alchemist-cost", "What does it cost?", (
     Panel("Cost of the last day by stage", "none", "Time × ALCHEMIST_PRICE_PER_GPU_HOUR or …_PER_CORE_HOUR; empty without prices.",
           "stage:alchemist_cost:increase1d", legend="{{stage}}"),
@@ -177,17 +183,24 @@ COST = Dashboard("alchemist-cost", "What does it cost?", (
           kind="table", is_wide=True),
     Panel("Cost of nights and subset versions", "none",
           "own: work for this item alone. shared: crawls, rater and scores that other items use too. Empty if a part has no price.",
-          sql="SELECT kind, name, round(sum(seconds)::numeric, 1) AS seconds, "
+          sql="SELECT kind, name, seconds, own, shared, cost FROM ("
+              "SELECT kind, name, round(sum(seconds)::numeric, 1) AS seconds, "
               "round((CASE WHEN bool_and(cost IS NOT NULL OR is_shared) "
               "THEN sum(cost) FILTER (WHERE NOT is_shared) END)::numeric, 4) AS own, "
               "round((CASE WHEN bool_and(cost IS NOT NULL OR NOT is_shared) "
               "THEN sum(cost) FILTER (WHERE is_shared) END)::numeric, 4) AS shared, "
-              "round((CASE WHEN bool_and(cost IS NOT NULL) THEN sum(cost) END)::numeric, 4) AS cost "
-              "FROM alchemist.costs WHERE kind IN ('night', 'subset') GROUP BY kind, name ORDER BY kind, name DESC LIMIT 60",
+              "round((CASE WHEN bool_and(cost IS NOT NULL) THEN sum(cost) END)::numeric, 4) AS cost, "
+              "row_number() "
+              "OVER (PARTITION BY kind ORDER BY substring(name FROM ' v([0-9]+)$')::integer DESC NULLS LAST, name DESC) AS place "
+              "FROM alchemist.costs WHERE kind IN ('night', 'subset') GROUP BY kind, name"
+              ") AS listed WHERE place <= 30 ORDER BY kind, place",
           kind="table", is_wide=True),
     Panel("Cost by stage and device", "none", "The rows above split by stage and device, and the cost of each evaluated value.",
           sql="SELECT kind, name, stage, is_shared, device, round(seconds::numeric, 1) AS seconds, round(cost::numeric, 4) AS cost "
-              "FROM alchemist.costs ORDER BY kind, name DESC, is_shared, stage, device LIMIT 200", kind="table", is_wide=True),
+              "FROM (SELECT *, dense_rank() "
+              "OVER (PARTITION BY kind ORDER BY substring(name FROM ' v([0-9]+)$')::integer DESC NULLS LAST, name DESC) AS place "
+              "FROM alchemist.costs) AS listed "
+              "WHERE place <= 30 ORDER BY kind, place, is_shared, stage, device", kind="table", is_wide=True),
 ))  # fmt: skip
 
 DASHBOARDS = (HEALTHY, SCORING, RATER, SUBSET, COST)

@@ -5,9 +5,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -177,6 +179,79 @@ def test_no_panel_names_a_limit_that_a_user_can_set() -> None:
     assert not any(re.search(r"\d", text) for text in texts.values())
 
 
+def rows_of(reader: Connection, title: str) -> list[Any]:
+    (panel,) = [one for one in SQL_PANELS if one.title == title]
+    return list(reader.exec_driver_sql(panel.sql).all())
+
+
+@pytest.mark.db
+def test_the_newest_nights_and_versions_have_their_costs_shown_whatever_other_kinds_there_are(
+    engine: Engine, reader: Connection
+) -> None:
+    """After two months of nights, no subset version was shown."""
+    days = [date(2026, 1, 1) + timedelta(days=number) for number in range(70)]
+    done = {"work_seconds": 1, "cost": 1, "state": "succeeded", "finished_at": "2026-01-02T03:00:00Z"}
+    scored = [
+        {"run_id": number, "stage": "score", "config": {"crawl_date": str(day)}, **done}
+        for number, day in enumerate(days, 1)
+    ]
+    versions = [{"subset_id": n, "name": "best", "version": n, "snapshot_id": 1, "run_id": 100} for n in range(1, 41)]
+    models = [{"model_id": n, "arm": "subset", "subset_id": n, "identity_hash": str(n)} for n in range(1, 41)]
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "runs": [*scored, {"run_id": 100, "stage": "select", **done}, {"run_id": 101, "stage": "evaluate", **done}],
+            "raters": [{"rater_id": 1, "name": "r"}],
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "subsets": versions,
+            "models": models,
+            "evaluation_protocols": [{"protocol_id": 1}],
+            "evaluations": [{"model_id": n, "protocol_id": 1, "value": 1, "run_id": 101} for n in range(1, 41)],
+        })  # fmt: skip
+    newest = [*map(str, days[:39:-1]), *(f"best v{n}" for n in range(40, 10, -1))]
+    assert [row.name for row in rows_of(reader, "Cost of nights and subset versions")] == newest
+    by_stage = rows_of(reader, "Cost by stage and device")
+    assert [row.name for row in by_stage if row.kind == "night"] == newest[:30]
+    assert [row.name for row in by_stage if (row.kind, row.stage) == ("subset", "select")] == newest[30:]
+    assert len({row.name for row in by_stage if row.kind == "metric point"}) == 30
+
+
+@pytest.mark.db
+def test_decisions_that_are_pending_are_of_the_production_rater_and_not_answered(
+    engine: Engine, reader: Connection
+) -> None:
+    asked, answered = ({"action": f"approval {word}", "actor": "airflow:a:b"} for word in ("asked", "answered"))
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "datasets": [
+                {"dataset_id": 1, "name": "web"},
+                {"dataset_id": 2, "name": "gone", "removed_at": "now", "removed_reason": "old"},
+            ],
+            "raters": [
+                {"rater_id": 1, "name": "r", "state": "production"},
+                {"rater_id": 2, "name": "former", "state": "retired", "retired_at": "now"},
+            ],
+            "nights": [
+                {"dataset_id": dataset, "crawl_date": "2026-01-02", "rater_id": rater, "state": "held", "reason": "drift"}
+                for dataset, rater in ((1, 1), (1, 2), (2, 1))
+            ],
+            "audit_events": [
+                {"subject": "build.approve", "after": {"reason": "v1?", "run": "a"}, **asked},
+                {"subject": "build.approve", "after": {"reason": "yes", "run": "a"}, **answered},
+                {"subject": "build.approve", "after": {"reason": "v2?", "run": "a"}, **asked},
+                {"subject": "build.approve", "after": {"reason": "v3?", "run": "b"}, **asked},
+                {"subject": "train.approve", "after": {"reason": "yes", "run": "b"}, **answered},
+                {"subject": "build.approve", "after": {"reason": "old?", "run": "c"}, "happened_at": "2026-01-01", **asked},
+            ],
+        })  # fmt: skip
+    rows = rows_of(reader, "Decisions that are pending")
+    assert sorted((row.what, row.subject, row.reason) for row in rows) == [
+        ("approval asked", "build.approve", "v2?"),
+        ("approval asked", "build.approve", "v3?"),
+        ("held night", "web 2026-01-02", "drift"),
+    ]
+
+
 @pytest.mark.db
 def test_the_reader_sees_what_a_night_and_a_version_cost_with_all_that_led_to_it(
     engine: Engine, reader: Connection
@@ -184,8 +259,7 @@ def test_the_reader_sees_what_a_night_and_a_version_cost_with_all_that_led_to_it
     given = yaml.safe_load((COSTS / "given.yaml").read_text())
     with engine.begin() as connection:
         insert_rows(connection, given)
-    (panel,) = [one for one in SQL_PANELS if one.title == "Cost of nights and subset versions"]
-    night, version = [tuple(row) for row in reader.exec_driver_sql(panel.sql)]
+    night, version = [tuple(row) for row in rows_of(reader, "Cost of nights and subset versions")]
     assert night == ("night", "2026-01-02", Decimal("5.0"), Decimal("0.5"), None, Decimal("0.5"))
     # Select, tars, two models and their evaluation, which had no price; then the crawl, three of four shards' scoring, the rater.
     assert version == ("subset", "best v1", Decimal("37.0"), None, Decimal("30.8"), None)
