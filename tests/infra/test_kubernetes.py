@@ -20,6 +20,7 @@ import yaml
 from alchemist_core.cli.command_line import build_parser
 from alchemist_core.local.airflow_environment import build_environment
 from alchemist_core.settings import VARIABLES
+from alchemist_core.store.engine import migrate
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 GOLDEN = Path(__file__).with_name("golden") / "score-pod.json"
@@ -70,7 +71,7 @@ def containers_of(spec: Json) -> list[Json]:
 def lines_of(objects: list[Json]) -> list[list[str]]:
     """Every command line of the manifests; $(NAME) is a variable that Kubernetes fills in."""
     lines = [one["command"] for spec in pod_specs(objects).values() for one in containers_of(spec) if "command" in one]
-    return [line[2].split(" && exec ")[1].split() if line[0] == "sh" else line for line in lines]
+    return [re.split("^until | && exec |; do ", line[2])[1].split() if line[0] == "sh" else line for line in lines]
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
@@ -293,6 +294,36 @@ def test_every_container_has_requests_and_a_memory_limit_and_all_fit_into_the_qu
 def test_a_job_pod_waits_for_a_node_with_a_device_and_is_never_restarted(objects: list[Json]) -> None:
     job = pod_specs(objects)["alchemist-device-job"]
     assert (job["nodeSelector"], job["restartPolicy"]) == ({"alchemist/device": "gpu"}, "Never")
+
+
+@pytest.mark.db
+def test_the_parts_that_run_tasks_wait_until_the_store_is_migrated(
+    objects: list[Json], make_database: Callable[..., str]
+) -> None:
+    waits = {
+        name: [one["command"] for one in spec.get("initContainers", []) if one["name"] == "wait-store"]
+        for name, spec in pod_specs(objects).items()
+        if name.startswith("airflow-") and ("Secret", "alchemist-store") in references_of(spec)
+    }
+    assert waits.keys() == {"airflow-scheduler", "airflow-dag-processor"}
+    (command,), (other,) = waits.values()
+    assert command == other
+    url = make_database(template=None)
+    environment = os.environ | {
+        "ALCHEMIST_DATABASE_URL": url,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as waiting:
+        try:
+            assert waiting.stdout is not None
+            while "has no complete schema yet" not in (line := waiting.stdout.readline()):
+                assert line, "it ended before the store was migrated"
+            migrate(url)
+            said, _ = waiting.communicate(timeout=60)
+        finally:
+            waiting.kill()
+    assert waiting.returncode == 0
+    assert "the schema is at revision" in said
 
 
 def settings_of(objects: list[Json], name: str) -> dict[str, str]:
