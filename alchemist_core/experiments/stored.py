@@ -142,7 +142,7 @@ def write_files(name: str, config: dict[str, Any], result: dict[str, Any]) -> Pa
     sheet, folder = sheet_of(config, result), artifact_path(f"experiments/{name}")
     texts = {
         "table.txt": f"{sheet.as_text()}\n",
-        "table.md": sheet.as_markdown(name, config),
+        "table.md": markdown_of(name, config, result),
         "result.json": json.dumps(result, indent=2, ensure_ascii=False, sort_keys=True) + "\n",
         "index.html": sheet.as_page(name),
         **({"table.csv": sheet.csv} if sheet.csv is not None else {}),

@@ -42,6 +42,7 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     lines = (said.out + said.err).splitlines()
     found = {path.name: path.read_bytes() for path in Path(str(first.folder)).iterdir()}
     assert {"table.txt", "table.csv", "result.json", "index.html", "arms-r30.svg"} <= found.keys()
+    assert "| arm | seed 2 | seed 3 |" in found["table.md"].decode(), "the loss of each seed, to compare any two arms"
     # The plan, its cost, the tuning, then what can be seen, then cells.
     words = (
         "5 arms at a retention of 30%, compared on seeds 2, 3; rank windows are tuned on seeds 0, 1.",
