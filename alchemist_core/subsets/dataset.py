@@ -1,14 +1,16 @@
 """A subset version as a torch dataset that reads byte ranges from the source tars, ahead of the loop, and resumes exactly.
 
-Batches are the same with any number of workers, if the loader's batch size is the dataset's. With buckets, the dataset yields batches of
-images of one shape itself. From top to bottom: the order of an epoch and its shares, reading ahead, the dataset. Letters: N members of the
-subset · M that one rank reads · K that one worker reads.
+Batches are the same with any number of workers. With buckets, the dataset yields batches of images of one shape itself. From top to
+bottom: the order of an epoch and its shares, reading ahead, the dataset. Letters: N members of the subset · M that one rank reads · K
+that one worker reads.
 """
 
+import inspect
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -157,7 +159,7 @@ class SubsetDataset(IterableDataset[Any]):
     weight says, rounded up or down by chance, and as many samples in all as the version's epoch has.
 
     Samples that were taken down are skipped; `n_taken_down` counts them. Call `set_epoch` before every epoch, as with torch's
-    DistributedSampler. Ranks may differ by one sample, because no sample is repeated to make them equal.
+    DistributedSampler, also before one that is resumed. Ranks may differ by one sample, because no sample is repeated to make them equal.
 
     With `buckets` it yields batches: lists of samples of one bucket, which each sample has as `bucket` (width, height). The loader then
     gets `batch_size=None`. Every sample is still read once per epoch, so the last batch of a bucket may be smaller.
@@ -167,8 +169,9 @@ class SubsetDataset(IterableDataset[Any]):
             `.parquet`), which is read without Postgres; or its located members.
         version: Version number. None means the published version, or the newest if none is published; the choice is printed.
         seed: Seed of the order.
-        reader: The share and the batch size of this process. None means its rank in torch's process group, and batch size 1.
-        transform: Function applied to each sample in the worker that read it.
+        reader: The share of this process, and with buckets its batch size. None means its rank in torch's process group, and batch
+            size 1. Without buckets, the batch size is that of the loader.
+        transform: Function applied to each sample in the worker that read it; it returns one sample.
         shuffle: For sources that answer slowly, such as object stores: a shuffle by blocks of neighbours with a buffer. None: any
             order is equally likely, and each member is fetched by itself. It does not combine with `buckets`, which choose their order.
         buckets: Sizes to which the images are to be cropped, which decide about the batches; nothing is decoded unless the transform does
@@ -209,15 +212,41 @@ class SubsetDataset(IterableDataset[Any]):
         self._blocks = None if shuffle is None else _open_blocks(shuffle, located)
         self._buckets = buckets
         self._assigned = None if buckets is None else _assign(buckets, located)
-        # Shared memory, because persistent workers have their own copy of everything else.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without types
-        self.set_epoch(0)
+        # The number of the position, and whether it was loaded and no epoch was set since.
+        self._shared, self._awaits_epoch = _Shared(), False
+        self._nth = self._shared.add_position(is_loaded=False)
+        self._begin(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Start an epoch from its beginning."""
-        self._epoch.fill_(epoch)
+        """Start an epoch: from the position in it that was loaded before, else from its beginning.
+
+        Raises:
+            DataError: The loaded position is in another epoch, so that samples would be read twice or not at all.
+        """
+        place = self._resume
+        is_unread = self._nth == int(self._shared.loaded) > int(self._shared.begun)
+        is_resumed = (self._awaits_epoch or is_unread) and epoch == place.epoch
+        if not is_resumed and ((self._awaits_epoch and epoch < place.epoch) or (is_unread and self._n_left())):
+            unit = "samples" if self._assigned is None else "batches"
+            raise DataError(
+                f"The loaded state is of epoch {place.epoch}, of which {self._n_left()} {unit} are left, not of epoch {epoch}. "
+                'Start with its epoch: for epoch in range(state["epoch"], …).'
+            )
+        self._awaits_epoch, self._nth = False, self._shared.add_position(is_loaded=is_resumed)
+        if not is_resumed:
+            self._begin(epoch)
+
+    def _begin(self, epoch: int) -> None:
+        self._shared.epoch.fill_(epoch)
         self._resume = _Place(epoch, taken_down=np.flatnonzero(self._row_N < 0).tolist())
         self._n_read = 0
+
+    def _n_left(self) -> int:
+        """Return the number of samples from the position to the end of the epoch; with buckets, of batches."""
+        place = self._resume
+        if self._assigned is not None:
+            return sum(bool(self._is_live(part).any()) for part in self._batches(place)[place.n_read :])
+        return int(self._is_live(self._planned(place)[place.n_read :]).sum())
 
     def __len__(self) -> int:
         """Return the number of samples that this rank reads in the epoch; with buckets, the number of batches."""
@@ -227,21 +256,22 @@ class SubsetDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         """Read this worker's share of the epoch, from the current position."""
-        if (epoch := int(self._epoch)) != self._resume.epoch:
-            self.set_epoch(epoch)
+        self._follow()
         worker = get_worker_info()
         number, n_workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        place, self._n_read = self._resume, self._resume.n_read
-        if place.n_read and place.n_workers != n_workers:
-            raise DataError(
-                f"The state was saved with {place.n_workers} workers, not with {n_workers}. "
-                f"Give the loader num_workers={place.n_workers}."
-            )
-        self._resume = replace(place, n_workers=n_workers)
+        batch_size = _loader_batch_size()
+        self._shared.begin(self._nth, n_workers=n_workers if worker else 0, batch_size=batch_size or 0)
+        self._resume = place = self._share_out(n_workers, batch_size)
+        self._n_read = place.n_read
+        share = partial(
+            worker_share, reader=replace(self.reader, batch_size=place.at_a_time), worker=number, n_workers=n_workers
+        )
         if self._assigned is not None:
-            yield from self._read_batches(self._batches(place)[number::n_workers][place.n_read :], self._assigned)
+            batches = self._batches(place)
+            own = share(np.arange(len(batches)))[place.n_read :]
+            yield from self._read_batches([batches[at] for at in own.tolist()], self._assigned)
             return
-        number_K = worker_share(self._planned(place), self.reader, worker=number, n_workers=n_workers)[place.n_read :]
+        number_K = share(self._planned(place))[place.n_read :]
         # Samples taken down since the state was saved are skipped, but keep their turn in the order.
         is_live_K = self._row_N[number_K] >= 0
         n_read_of_sample = (place.n_read + 1 + np.flatnonzero(is_live_K)).tolist()
@@ -249,8 +279,41 @@ class SubsetDataset(IterableDataset[Any]):
         samples = (
             read_ahead(self._members, row_K) if self._blocks is None else map(_as_sample, self._blocks.read(row_K))
         )
-        for self._n_read, sample in zip(n_read_of_sample, samples, strict=True):
+        for n_taken, (self._n_read, sample) in enumerate(zip(n_read_of_sample, samples, strict=True), 1):
+            if not number:
+                self._shared.take(n_taken)
             yield sample if self._transform is None else self._transform(sample)
+
+    def _follow(self) -> None:
+        """Go to the position that the training loop has set since this copy of the dataset was made for a persistent worker."""
+        nth, epoch = int(self._shared.position), int(self._shared.epoch)
+        if (nth, epoch) == (self._nth, self._resume.epoch):
+            return
+        if self._nth != nth == int(self._shared.loaded):
+            raise DataError(
+                "The state was loaded after the persistent workers of the loader had started. Load it before the loader's first "
+                "batch, or make another loader."
+            )
+        self._nth = nth
+        self._begin(epoch)
+
+    def _share_out(self, n_workers: int, batch_size: int | None) -> "_Place":
+        """Return the position, with how the loader divides what follows: for a position within a worker's share, as before.
+
+        Raises:
+            DataError: The loader has other workers or batches than the one whose worker saved the position.
+        """
+        place = self._resume
+        at_a_time = batch_size or (self.reader.batch_size if self._assigned is None else 1)
+        if n_workers == 1:
+            # A single worker reads everything in order.
+            at_a_time = 1
+        if place.n_read and (place.n_workers, place.at_a_time) != (n_workers, at_a_time):
+            raise DataError(
+                f"The state was saved with {place.n_workers} workers and batches of {place.at_a_time}, not with {n_workers} and "
+                f"{at_a_time}. Give the loader num_workers={place.n_workers} and batch_size={place.at_a_time}."
+            )
+        return replace(place, n_workers=n_workers, at_a_time=at_a_time)
 
     def _read_batches(self, batches: list[Numbers], assigned: Assigned) -> Iterator[list[Any]]:
         """Read batches; those of which every sample was taken down since the state was saved are left out."""
@@ -278,16 +341,29 @@ class SubsetDataset(IterableDataset[Any]):
         return plan_batches(order_N, self._assigned.bucket_N, self.reader, seed=seed).parts()[place.start :]
 
     def state_dict(self) -> State:
-        """Return the position of this process. torchdata's StatefulDataLoader calls it in each worker."""
+        """Return the position of this process. torchdata's StatefulDataLoader calls it in each worker.
+
+        Raises:
+            DataError: Workers read, and this is not one of them.
+        """
+        if int(self._shared.n_workers) and get_worker_info() is None:
+            raise DataError(
+                "The workers of the loader read ahead, so that the dataset cannot know which samples have arrived. "
+                "Save dataset.state_after(n_samples)."
+            )
         return self._state(replace(self._resume, n_read=self._n_read))
 
     def state_after(self, n_samples: int) -> State:
-        """Return the position after this rank received `n_samples` since the start of the epoch or the loaded state.
+        """Return the position after this rank received `n_samples` since the last `set_epoch` or `load_state_dict`.
 
-        For loaders without a state of their own: workers read ahead, so that only the training loop knows what arrived.
+        For loaders without a state of their own: workers read ahead, so that only the training loop knows what arrived. The loader
+        returns batches in order, which is torch's default.
+
+        Args:
+            n_samples: Number of samples that the loader took for the batches that arrived.
 
         Raises:
-            DataError: With buckets, the samples are not whole batches.
+            DataError: The samples are not whole batches, or cannot have arrived.
         """
         place = self._resume
         if not n_samples:
@@ -300,11 +376,29 @@ class SubsetDataset(IterableDataset[Any]):
             return self._state(replace(place, start=place.start + place.n_read + int(ends[0]) + 1, n_read=0))
         number_M = self._rank_numbers()[place.start :]
         coming_M = np.flatnonzero(~np.isin(number_M, place.taken_down))[place.n_read :]
-        had_M = coming_M[self._row_N[number_M[coming_M]] >= 0][:n_samples]
-        return self._state(replace(place, start=place.start + int(had_M[-1]) + 1, n_read=0))
+        live_M = coming_M[self._is_live(number_M[coming_M])]
+        self._check_count(n_samples, n_left=len(live_M))
+        return self._state(replace(place, start=place.start + int(live_M[n_samples - 1]) + 1, n_read=0))
+
+    def _check_count(self, n_samples: int, *, n_left: int) -> None:
+        most, batch_size = n_left, 0
+        if self._nth == int(self._shared.begun):
+            # The first worker is the first to deliver, and never has fewer samples than another one.
+            most = min(n_left, int(self._shared.n_taken) * max(int(self._shared.n_workers), 1))
+            batch_size = int(self._shared.batch_size)
+        if n_samples > most:
+            raise DataError(
+                f"{n_samples} samples cannot have arrived: at most {most} were read since the last set_epoch or load_state_dict. "
+                "Count from 0 there."
+            )
+        if batch_size and n_samples % batch_size and n_samples != n_left:
+            raise DataError(
+                f"{n_samples} samples are not whole batches of {batch_size}. Count all samples that the loader took, also those "
+                "that its collate_fn left out."
+            )
 
     def load_state_dict(self, state: State) -> None:
-        """Resume from a saved position.
+        """Resume from a saved position. Load it before the loader's first batch, and then begin with `set_epoch(state["epoch"])`.
 
         Raises:
             DataError: The position belongs to another subset, order or share.
@@ -314,8 +408,11 @@ class SubsetDataset(IterableDataset[Any]):
             raise DataError(
                 f"The state is not of this dataset: its {wrong[0]} is {state.get(wrong[0])!r}, but {about[wrong[0]]!r} here."
             )
-        self._resume = _Place(**{name: state[name] for name in _Place.__slots__})
-        self._epoch.fill_(self._resume.epoch)
+        self._resume = _Place(**{name: state[name] for name in _Place.__slots__ if name in state})
+        self._shared.epoch.fill_(self._resume.epoch)
+        # The states of a loader's workers are theirs alone.
+        if get_worker_info() is None:
+            self._awaits_epoch, self._nth = True, self._shared.add_position(is_loaded=True)
         if not self._resume.n_read and self._assigned is None:
             self._resume = replace(self._resume, taken_down=np.flatnonzero(self._row_N < 0).tolist())
         self._n_read = self._resume.n_read
@@ -355,14 +452,72 @@ class SubsetDataset(IterableDataset[Any]):
 class _Place:
     """A position: `start` members of the rank's epoch were read, then `n_read` of one worker's share; with buckets, batches.
 
-    `taken_down` lists the members that were left out when the workers' shares were computed.
+    The share is of a loader with `n_workers` that takes `at_a_time` samples from each in turn; with buckets, batches. `taken_down` lists
+    the members that were left out when the shares were computed.
     """
 
     epoch: int
     start: int = 0
     n_read: int = 0
     n_workers: int = 1
+    at_a_time: int = 1
     taken_down: list[int] = field(default_factory=list)
+
+
+class _Shared:
+    """What a dataset and its copies in the loader's workers know of each other, in shared memory.
+
+    Persistent workers learn nothing else. Positions are numbered in the order in which `set_epoch` and `load_state_dict` set them.
+    """
+
+    def __init__(self) -> None:
+        numbers = torch.zeros(7, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without types
+        # The epoch; the last position, the last one that was loaded, and the last one that a reader began with.
+        self.epoch, self.position, self.loaded, self.begun = numbers[:4].unbind()
+        # Of the readers of the last position: the workers, if it is workers that read; how many samples the loader takes at a time, 0 if
+        # unknown; and how many the first worker has read.
+        self.n_workers, self.batch_size, self.n_taken = numbers[4:].unbind()
+
+    def add_position(self, *, is_loaded: bool) -> int:
+        """Return the number of a new position."""
+        nth = int(self.position.add_(1))
+        if is_loaded:
+            self.loaded.fill_(nth)
+        for value in (self.n_workers, self.batch_size, self.n_taken):
+            value.zero_()
+        return nth
+
+    def begin(self, nth: int, *, n_workers: int, batch_size: int) -> None:
+        """Note that a reader begins with a position, unless the training loop has set another one since.
+
+        The training loop may also look at a few samples while its workers read.
+        """
+        if nth != int(self.position):
+            return
+        is_first = int(self.begun) < nth
+        self.batch_size.fill_(batch_size if is_first or batch_size == int(self.batch_size) else 0)
+        self.n_workers.fill_(max(n_workers, int(self.n_workers)))
+        self.begun.fill_(nth)
+
+    def take(self, n_taken: int) -> None:
+        """Note how many samples the first worker has read."""
+        if n_taken > int(self.n_taken):
+            self.n_taken.fill_(n_taken)
+
+
+def _loader_batch_size() -> int | None:
+    """Return how many samples the loader takes at a time from the dataset that is being read, or None if it is not torch's.
+
+    The order in which the samples of several workers arrive depends on it. torch tells a dataset the number of workers, but the batch
+    size only to the loader's fetcher, which is one of the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if (name := "possibly_batched_index") in frame.f_code.co_varnames:
+            index = frame.f_locals[name]
+            return 1 if index is None else len(index)
+        frame = frame.f_back
+    return None
 
 
 def _assign(buckets: Buckets, located: LocatedSubset) -> Assigned:

@@ -162,6 +162,11 @@ def test_ranks_share_an_epoch_without_loss(crawl: Path) -> None:
     assert sorted(sum(map(len, share)) for share in shares) == [25, 25, 25]
 
 
+def test_a_loader_that_takes_several_batches_at_a_time_gets_them_in_the_order_of_the_epoch(crawl: Path) -> None:
+    taken = DataLoader(dataset_of(located(crawl)), batch_size=3, num_workers=2, collate_fn=list)
+    assert [keys(batch) for part in taken for batch in part] == read(dataset_of(located(crawl)))
+
+
 @pytest.mark.parametrize("n_workers", [0, 2])
 @pytest.mark.parametrize("n_batches", [0, 1, 7, 20])
 def test_a_broken_off_epoch_resumes_after_its_last_batch(crawl: Path, n_batches: int, n_workers: int) -> None:

@@ -3,19 +3,22 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from alchemist_core.errors import DataError
 from alchemist_core.selection.weights import reads_of_epoch
 from alchemist_core.store.manifests import Manifest, hash_rows
-from alchemist_core.subsets.dataset import Reader, SubsetDataset, epoch_order, rank_share, worker_share
+from alchemist_core.subsets.dataset import Reader, State, SubsetDataset, epoch_order, rank_share, worker_share
 from alchemist_core.subsets.member_table import first_64_bits
 from alchemist_core.subsets.members import LocatedSubset, table_of
 from tests.subsets.given_subset import find_sources
@@ -181,6 +184,179 @@ def test_it_has_the_form_that_stateful_loaders_ask_for(located: LocatedSubset) -
     assert list(ended) == []
 
 
+N_EPOCHS = 3
+
+
+def train(
+    subset: LocatedSubset, *, n_workers: int, state: State | None = None, most_batches: int = 99, **options: Any
+) -> tuple[list[list[str]], State]:
+    """Read all epochs as users write it, with a loader of its own batch size; returns the batches and the state after the last one."""
+    dataset = SubsetDataset(subset, seed=7)
+    batches = DataLoader(dataset, BATCH, num_workers=n_workers, collate_fn=captions, **options)
+    if state is not None:
+        dataset.load_state_dict(state)
+    read: list[list[str]] = []
+    for epoch in range(state["epoch"] if state is not None else 0, N_EPOCHS):
+        dataset.set_epoch(epoch)
+        n_samples = 0
+        for batch in batches:
+            n_samples += len(batch)
+            read.append(batch)
+            if len(read) == most_batches:
+                return read, json.loads(json.dumps(dataset.state_after(n_samples)))
+    return read, dataset.state_after(n_samples)
+
+
+@pytest.mark.parametrize(("n_workers", "n_workers_after"), [(0, 2), (2, 0), (2, 1)])
+@pytest.mark.parametrize("options", [{}, {"persistent_workers": True}, {"drop_last": True}])
+def test_a_loop_that_sets_every_epoch_resumes_exactly_with_a_loader_that_the_dataset_was_not_told_of(
+    crawl: Path, n_workers: int, n_workers_after: int, options: dict[str, bool]
+) -> None:
+    located = locate(crawl, (3, 40))
+    given = [options if n else {"drop_last": options.get("drop_last", False)} for n in (n_workers, n_workers_after)]
+    whole, _ = train(located, n_workers=0, **given[0] | {"persistent_workers": False})
+    for n_before in (1, 18, 19, 30):
+        before, state = train(located, n_workers=n_workers, most_batches=n_before, **given[0])
+        between, state = train(located, n_workers=n_workers_after, state=state, most_batches=3, **given[1])
+        after, _ = train(located, n_workers=n_workers, state=state, **given[0])
+        assert before + between + after == whole
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 3, 6])
+def test_the_order_is_that_of_the_epoch_whatever_batch_size_the_dataset_was_told(
+    located: LocatedSubset, batch_size: int | None
+) -> None:
+    found = []
+    for n_workers in (0, 2):
+        dataset = SubsetDataset(located, seed=7, reader=Reader(batch_size=BATCH), transform=itemgetter("txt"))
+        taken = DataLoader(dataset, batch_size, num_workers=n_workers)
+        found.append([caption for part in taken for caption in ([part] if batch_size is None else part)])
+    assert found[0] == found[1]
+    assert len(found[0]) == N
+
+
+def test_a_loaded_position_stays_until_it_was_read_however_often_its_epoch_is_set(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    dataset.set_epoch(1)
+    whole = read_all(dataset)
+    for n_workers in (0, 2):
+        resumed = dataset_of(located)
+        resumed.load_state_dict(dataset.state_after(5 * BATCH))
+        resumed.set_epoch(1)
+        assert read_all(resumed, n_workers) == whole[5:]
+        resumed.set_epoch(1)
+        assert read_all(resumed, n_workers) == whole
+
+
+def test_a_look_at_a_few_samples_moves_no_position(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    dataset.set_epoch(1)
+    whole = read_all(dataset)
+    resumed = dataset_of(located)
+    resumed.load_state_dict(dataset.state_after(2 * BATCH))
+    next(iter(loader(resumed, 2)))
+    next(iter(resumed))
+    resumed.set_epoch(1)
+    batches = iter(loader(resumed, 2))
+    assert [next(batches) for _ in range(9)] == whole[2:11]
+    assert next(iter(resumed))["txt"].decode() == whole[2][0]
+    assert len(next(iter(DataLoader(resumed, 5, collate_fn=captions)))) == 5
+    assert resumed.state_after(9 * BATCH)["start"] == 11 * BATCH
+
+
+def test_an_epoch_that_is_not_the_loaded_one_is_refused_while_samples_are_left(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    dataset.set_epoch(1)
+    middle, end = dataset.state_after(BATCH), dataset.state_after(N)
+    for state, epoch, n_left in ((middle, 0, N - BATCH), (middle, 2, N - BATCH), (end, 0, 0)):
+        resumed = dataset_of(located)
+        resumed.load_state_dict(state)
+        with pytest.raises(DataError, match=f"of epoch 1, of which {n_left} samples are left, not of epoch {epoch}"):
+            resumed.set_epoch(epoch)
+    resumed.load_state_dict(end)
+    resumed.set_epoch(2)
+    assert sorted(flat(read_all(resumed))) == EVERY
+    for n_workers in (0, 2):
+        # A loop may break off an epoch that it has read from.
+        resumed.load_state_dict(middle)
+        resumed.set_epoch(1)
+        next(iter(loader(resumed, n_workers)))
+        resumed.set_epoch(2)
+        assert sorted(flat(read_all(resumed, n_workers))) == EVERY
+        # One that sets no epoch after loading goes on with the next one.
+        resumed.load_state_dict(middle)
+        assert len(flat(read_all(resumed, n_workers))) == N - BATCH
+        with pytest.raises(DataError, match="not of epoch 0"):
+            resumed.set_epoch(0)
+        resumed.set_epoch(2)
+        assert sorted(flat(read_all(resumed, n_workers))) == EVERY
+
+
+def test_a_state_that_persistent_workers_would_not_see_is_refused(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    living = DataLoader(dataset, BATCH, num_workers=2, collate_fn=captions, persistent_workers=True)
+    assert sorted(flat(list(living))) == EVERY
+    dataset.load_state_dict(dataset.state_after(BATCH))
+    dataset.set_epoch(0)
+    with pytest.raises(DataError, match="after the persistent workers of the loader had started"):
+        next(iter(living))
+    assert len(list(loader(dataset, 2))) == len(read_all(dataset_of(located))) - 1
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_count_that_cannot_be_what_arrived_is_refused(located: LocatedSubset, n_workers: int) -> None:
+    dataset = SubsetDataset(located, seed=7)
+    batches = iter(DataLoader(dataset, BATCH, num_workers=n_workers, collate_fn=captions))
+    assert len(next(batches) + next(batches)) == 2 * BATCH
+    with pytest.raises(DataError, match="7 samples are not whole batches of 4"):
+        dataset.state_after(7)
+    with pytest.raises(DataError, match=r"68 samples cannot have arrived: at most \d+ were read"):
+        dataset.state_after(68)
+    for batch in batches:
+        last = len(batch)
+    assert last == N % BATCH
+    assert dataset.state_after(N)["start"] == N
+    with pytest.raises(DataError, match=f"{N + 1} samples cannot have arrived"):
+        dataset.state_after(N + 1)
+
+
+def test_a_state_is_refused_where_only_the_workers_know_their_positions(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    batches = iter(loader(dataset, 2))
+    next(batches)
+    with pytest.raises(DataError, match=r"Save dataset\.state_after\(n_samples\)"):
+        dataset.state_dict()
+    assert dataset.state_after(BATCH)["start"] == BATCH
+
+
+class WithStates(IterableDataset[tuple[str, int, State]]):
+    """Yields each caption with the worker and its state, as loaders with a state of their own ask for it."""
+
+    def __init__(self, dataset: SubsetDataset, states: dict[int, State] | None = None) -> None:
+        self.dataset, self.states = dataset, states or {}
+
+    def __iter__(self) -> Iterator[tuple[str, int, State]]:
+        info = get_worker_info()
+        assert info is not None
+        if info.id in self.states:
+            self.dataset.load_state_dict(self.states[info.id])
+        for sample in self.dataset:
+            yield sample["txt"].decode(), info.id, self.dataset.state_dict()
+
+
+def test_the_states_of_workers_resume_with_the_batch_size_of_their_loader_and_no_other(located: LocatedSubset) -> None:
+    whole = read_all(SubsetDataset(located, seed=7, reader=Reader(batch_size=BATCH)))
+    started = iter(DataLoader(WithStates(SubsetDataset(located, seed=7)), BATCH, num_workers=2, collate_fn=list))
+    before = [next(started) for _ in range(4)]
+    states = {worker: state for batch in before for _, worker, state in batch}
+    assert set(states) == {0, 1}
+    resumed = WithStates(SubsetDataset(located, seed=7), states)
+    after = list(DataLoader(resumed, BATCH, num_workers=2, collate_fn=list))
+    assert [[caption for caption, _, _ in batch] for batch in before + after] == whole
+    with pytest.raises(DataError, match="saved with 2 workers and batches of 4, not with 2 and 3"):
+        next(iter(DataLoader(resumed, 3, num_workers=2, collate_fn=list)))
+
+
 def test_samples_that_were_taken_down_are_skipped_and_counted_and_do_not_move_others(crawl: Path) -> None:
     whole = flat(read_all(dataset_of(locate(crawl))))
     dataset = dataset_of(locate(crawl, (0, 1, 50)))
@@ -200,7 +376,8 @@ def test_a_takedown_in_mid_epoch_loses_and_repeats_nothing_else(crawl: Path, n_w
     for number, dataset in enumerate(datasets):
         part = worker(dataset, number, n_workers)
         read += [next(part) for _ in range(9)]
-        states.append(dataset.state_dict())
+        with as_worker(number, n_workers):
+            states.append(dataset.state_dict())
     for number, state in enumerate(states):
         resumed = dataset_of(after)
         resumed.load_state_dict(state)
@@ -210,11 +387,17 @@ def test_a_takedown_in_mid_epoch_loses_and_repeats_nothing_else(crawl: Path, n_w
     assert without <= set(read) <= everybody
 
 
-def worker(dataset: SubsetDataset, number: int, n_workers: int) -> Iterator[str]:
-    """Read as one of several workers does."""
+@contextmanager
+def as_worker(number: int, n_workers: int) -> Iterator[None]:
     info = type("Info", (), {"id": number, "num_workers": n_workers})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alchemist_core.subsets.dataset.get_worker_info", lambda: info)
+        yield
+
+
+def worker(dataset: SubsetDataset, number: int, n_workers: int) -> Iterator[str]:
+    """Read as one of several workers does."""
+    with as_worker(number, n_workers):
         iterator = iter(dataset)
         first = next(iterator, None)
     if first is not None:
@@ -239,8 +422,10 @@ def test_a_state_of_more_workers_is_refused(located: LocatedSubset) -> None:
     dataset = dataset_of(located)
     part = worker(dataset, 1, 2)
     next(part)
+    with as_worker(1, 2):
+        state = dataset.state_dict()
     resumed = dataset_of(located)
-    resumed.load_state_dict(dataset.state_dict())
+    resumed.load_state_dict(state)
     with pytest.raises(DataError, match="with 2 workers"):
         next(iter(resumed))
 
