@@ -200,7 +200,9 @@ CATALOGUE = (
     Metric("alchemist_stage_work_seconds_total", "Seconds of work of a stage's ended runs.", ("stage",)),
     Metric("alchemist_stage_last_work_seconds", "Seconds of work of a stage's newest successful run.", ("stage",)),
     Metric(
-        "alchemist_stage_cost_total", "Cost of a stage's ended runs, in the currency of the prices set.", ("stage",)
+        "alchemist_stage_cost_total",
+        "Cost of a stage's ended runs, as stored at the prices of their day; those without a price cost 0.",
+        ("stage",),
     ),
     Metric("alchemist_budget_per_day", "Budget per day, in the currency of the prices set."),
     Metric(

@@ -1,6 +1,5 @@
 """Serve Prometheus metrics: a long-lived exporter that reads the database at every scrape and receives Airflow's statsd metrics."""
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -124,12 +123,12 @@ def answer_health(metrics: WSGIApplication) -> WSGIApplication:
 def serve(config: MetricsConfig) -> None:
     """Serve /metrics until stopped."""
     engine, settings, airflow = open_store(), load_settings(), AirflowMetrics()
-    n_cores, project, prices = len(os.sched_getaffinity(0)), load_project(), effective_prices()
+    project, prices = load_project(), effective_prices()
     if settings.statsd_port is not None:
         listen(airflow, config.address, settings.statsd_port)
 
     def read() -> Measurements:
-        return with_expectations(read_measurements(engine, prices, n_cores=n_cores), project)
+        return with_expectations(read_measurements(engine, prices), project)
 
     registry = CollectorRegistry()
     registry.register(StoreCollector(read, airflow.read, read_devices, lambda: described(settings)))

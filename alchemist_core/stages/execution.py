@@ -107,22 +107,30 @@ class Heartbeat(threading.Thread):
         super().__init__(daemon=True, name="heartbeat")
         self._run, self._ttl_s = run, ttl_s
         self._stopped = threading.Event()
-        self._renewed_at = time.monotonic()
+        self._began = self._renewed_at = time.monotonic()
 
     def run(self) -> None:
         """Renew three times per lease period until stopped."""
         while not self._stopped.wait(self._ttl_s / 3):
             # Read the claims before the query: the query does not return leases that are claimed after it.
-            held, sent_at = [self._run.claim.lease, *self._run.devices], time.monotonic()
+            held, spent_by_now, sent_at = [self._run.claim.lease, *self._run.devices], self._spent(), time.monotonic()
             try:
                 with self._run.engine.begin() as connection:
                     tokens = renew_leases(connection, self._run.run_id, ttl_s=self._ttl_s)
-                    beat(connection, self._run.run_id, self._run.progress)
+                    beat(connection, self._run.run_id, self._run.progress, **spent_by_now)
             except DatabaseError:
                 self._judge(held, None, sent_at)
             else:
                 self._judge(held, tokens, sent_at)
                 self._end_long_reads()
+
+    def _spent(self) -> dict[str, Any]:
+        """Return device and cost so far, which a killed process does not store at its end; waiting that is not over counts too."""
+        try:
+            found = spent(time.monotonic() - self._began - self._run.waited_seconds)
+        except Exception:  # noqa: BLE001  a driver that fails, or torch while it is imported, must not end the heartbeat
+            return {}
+        return {"device": found["device"], "cost": found["cost"]}
 
     def _end_long_reads(self) -> None:
         # A long read can block this stage with its lock, and readers may have turned off their own timeouts.

@@ -14,12 +14,14 @@ MOST_READ_S = 90.0
 
 
 def remove_expired_leases(engine: Engine) -> tuple[int, int]:
-    """Delete leases that expired an hour ago, and mark the runs that held them as lost; return both counts."""
+    """Delete leases that expired an hour ago, and mark the runs that held them as lost, as `mark_lost_runs` does; return both counts."""
     leases = text(
         "DELETE FROM alchemist.leases WHERE expires_at < clock_timestamp() - make_interval(hours => 1) RETURNING run_id"
     )
     runs = text("""
-        UPDATE alchemist.runs SET state = 'lost', finished_at = clock_timestamp(), error = 'its lease expired: the process died or hung'
+        UPDATE alchemist.runs SET
+            state = 'lost', finished_at = clock_timestamp(), error = 'its lease expired: the process died or hung',
+            work_seconds = nullif(round(extract(EPOCH FROM heartbeat_at - started_at)), 0)
         WHERE state = 'running' AND heartbeat_at < clock_timestamp() - make_interval(hours => 1)
           AND NOT EXISTS (SELECT FROM alchemist.leases WHERE leases.run_id = runs.run_id)
     """)

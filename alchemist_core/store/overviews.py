@@ -280,21 +280,14 @@ TIMEOUT_MS = 10_000
 """Far above the normal duration of a query. Without a limit, hanging scrapes would pile up."""
 
 
-def read_measurements(
-    engine: Engine, prices: Prices, *, n_cores: int
-) -> dict[str, list[tuple[tuple[str, ...], float]]]:
+def read_measurements(engine: Engine, prices: Prices) -> dict[str, list[tuple[tuple[str, ...], float]]]:
     """Return the labels and value of every series by metric name, from one snapshot of the store.
 
     Args:
         engine: The store.
-        prices: Prices of devices, and the budget per day.
-        n_cores: Number of cores that a run on the CPU is charged for.
+        prices: Prices of devices, and the budget per day; costs are returned if a price is set.
     """
-    parameters = {
-        "price_per_gpu_hour": prices.gpu_hour,
-        "price_per_core_hour": prices.core_hour,
-        "n_cores": n_cores,
-    }
+    is_priced = prices.gpu_hour is not None or prices.core_hour is not None
     found: dict[str, list[tuple[tuple[str, ...], float]]] = {}
     if prices.budget_per_day is not None:
         found["alchemist_budget_per_day"] = [((), prices.budget_per_day)]
@@ -303,6 +296,8 @@ def read_measurements(
         size_bytes = connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()
         found["alchemist_store_size_bytes"] = [((), float(size_bytes))]
         for name in QUERIES:
-            for row in connection.execute(load_query(name), parameters if name == "measure_stages" else {}):
+            for row in connection.execute(
+                load_query(name), {"is_priced": is_priced} if name == "measure_stages" else {}
+            ):
                 found.setdefault(row.metric, []).append((tuple(row.labels), float(row.value)))
     return found

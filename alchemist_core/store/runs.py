@@ -69,9 +69,14 @@ def claim_run(engine: Engine, key: RunKey, *, ttl_s: float, code_version: str) -
 
 
 def mark_lost_runs(connection: Connection, key: RunKey) -> None:
-    """Mark the runs of this key as lost whose lease was just taken over."""
+    """Mark the runs of this key as lost whose lease was just taken over.
+
+    They worked until their last heartbeat, which stored their cost; a run without one has neither.
+    """
     statement = text("""
-        UPDATE alchemist.runs SET state = 'lost', finished_at = clock_timestamp(), error = 'its lease expired: the process died or hung'
+        UPDATE alchemist.runs SET
+            state = 'lost', finished_at = clock_timestamp(), error = 'its lease expired: the process died or hung',
+            work_seconds = nullif(round(extract(EPOCH FROM heartbeat_at - started_at)), 0)
         WHERE stage = :stage AND config_hash = :config_hash AND slot = :slot AND state = 'running'
           AND run_id <> (SELECT run_id FROM alchemist.leases WHERE resource = :resource)
     """)
@@ -93,9 +98,9 @@ def read_run(connection: Connection, run_id: int) -> RunState:
     return RunState(*row)
 
 
-def beat(connection: Connection, run_id: int, progress: dict[str, Any]) -> None:
-    """Store a heartbeat and the progress of a run."""
-    values = {"heartbeat_at": text("clock_timestamp()"), "progress": progress}
+def beat(connection: Connection, run_id: int, progress: dict[str, Any], **spent: Any) -> None:
+    """Store a heartbeat and the progress of a run, with its `device` and `cost` so far if they are known."""
+    values = {"heartbeat_at": text("clock_timestamp()"), "progress": progress, **spent}
     connection.execute(update(Run).where(Run.run_id == run_id).values(values))
 
 

@@ -1,7 +1,6 @@
 -- Purpose: Return the exporter's metrics of stages: successes, runs, work, progress, cost. telemetry.py declares names and labels.
--- Parameters: price_per_gpu_hour double precision or null, price_per_core_hour double precision or null, n_cores integer of a CPU
---   run.
--- One row is: a series with its label values and its value now; without a price there is no cost.
+-- Parameters: is_priced boolean (whether a price is set; without one there is no cost).
+-- One row is: a series with its label values and its value now. A cost is the stored one of an ended run: it never changes with a price.
 -- Relies on: pk_runs; reads the whole run ledger, which grows by a few rows per night.
 -- Safe to re-run: yes.
 WITH summed AS (
@@ -10,14 +9,7 @@ WITH summed AS (
         state,
         count(*)::double precision AS n_runs,
         coalesce(sum(work_seconds), 0) AS work_seconds,
-        -- A run without a stored cost had no price on its day; it is counted at today's price.
-        coalesce(sum(coalesce(
-            cost,
-            work_seconds / 3600 * CASE
-                WHEN device = 'cpu' THEN CAST(:price_per_core_hour AS double precision) * CAST(:n_cores AS integer)
-                ELSE CAST(:price_per_gpu_hour AS double precision)
-            END
-        )), 0) AS cost,
+        coalesce(sum(cost) FILTER (WHERE state <> 'running'), 0) AS cost,
         extract(EPOCH FROM max(finished_at))::double precision AS finished_at
     FROM alchemist.runs
     GROUP BY stage, state
@@ -51,9 +43,7 @@ SELECT 'alchemist_stage_runs_total', ARRAY[stage, state], n_runs FROM summed WHE
 UNION ALL
 SELECT 'alchemist_stage_work_seconds_total', ARRAY[stage], sum(work_seconds) FROM summed GROUP BY stage
 UNION ALL
-SELECT 'alchemist_stage_cost_total', ARRAY[stage], sum(cost) FROM summed
-WHERE coalesce(CAST(:price_per_core_hour AS double precision), CAST(:price_per_gpu_hour AS double precision)) IS NOT NULL
-GROUP BY stage
+SELECT 'alchemist_stage_cost_total', ARRAY[stage], sum(cost) FROM summed WHERE CAST(:is_priced AS boolean) GROUP BY stage
 UNION ALL
 SELECT 'alchemist_stage_last_work_seconds', ARRAY[stage], work_seconds FROM newest
 UNION ALL

@@ -54,7 +54,7 @@ def measure(engine: Engine, detail: str) -> list[Row]:
     registry = CollectorRegistry()
 
     def read() -> Measurements:
-        return with_expectations(read_measurements(engine, Prices(core_hour=0.1), n_cores=2), Project())
+        return with_expectations(read_measurements(engine, Prices(core_hour=0.1)), Project())
 
     registry.register(StoreCollector(read))
     seconds, page = [], b""

@@ -83,7 +83,7 @@ PARTS: dict[str, Part] = {
     "selection": Part(_select, streams=False),
     "publishing": Part(lambda _engine: publish(PublishSubsetConfig(name=NAME)), streams=False),
     "explorer: page of ranks": Part(_explore, streams=True),
-    "exporter: a scrape": Part(lambda engine: read_measurements(engine, Prices(), n_cores=2), streams=True),
+    "exporter: a scrape": Part(lambda engine: read_measurements(engine, Prices()), streams=True),
     "list of nights": Part(lambda engine: read_nights(engine, None), streams=True),
     "backup": Part(_backup, streams=True),
 }

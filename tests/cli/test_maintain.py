@@ -39,7 +39,7 @@ def values(engine: Engine, sql: str) -> list[object]:
 
 
 def test_leases_of_the_dead_go_with_their_runs_and_live_ones_stay(engine: Engine) -> None:
-    old = {"heartbeat_at": NOW - timedelta(days=1), "stage": "score"}
+    old = {"started_at": NOW - timedelta(hours=25), "heartbeat_at": NOW - timedelta(days=1), "stage": "score"}
     store(
         engine,
         runs=[{"run_id": 1, **old}, {"run_id": 2, "stage": "score"}],
@@ -52,6 +52,7 @@ def test_leases_of_the_dead_go_with_their_runs_and_live_ones_stay(engine: Engine
     assert leases(MaintainConfig()).n_done == 1
     assert values(engine, "SELECT resource FROM alchemist.leases ORDER BY 1") == ["just expired", "live"]
     assert values(engine, "SELECT state FROM alchemist.runs ORDER BY run_id") == ["lost", "running"]
+    assert values(engine, "SELECT work_seconds FROM alchemist.runs ORDER BY run_id") == [3600.0, None]
 
 
 def test_a_takedown_is_done_when_nothing_published_and_no_tar_holds_the_image(engine: Engine) -> None:

@@ -183,7 +183,7 @@ def test_a_night_that_nothing_stopped_cannot_be_released(bad_night: str) -> None
 
 def firing(folder: Path) -> set[str]:
     """The alerts that our rules raise on what the exporter measures now, as promtool finds by listing none as expected."""
-    measured = read_measurements(open_store(), Prices(), n_cores=2)
+    measured = read_measurements(open_store(), Prices())
     names = {
         "alchemist_check_failures": ("reason", "outcome"),
         "alchemist_night_samples": ("dataset", "outcome", "reason"),

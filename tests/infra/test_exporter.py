@@ -56,7 +56,7 @@ def fill(engine: Engine, n_shards: int) -> None:
 
 
 def measure(engine: Engine) -> Measurements:
-    measured = read_measurements(engine, Prices(core_hour=0.1, budget_per_day=9.0), n_cores=2)
+    measured = read_measurements(engine, Prices(core_hour=0.1, budget_per_day=9.0))
     return with_expectations(measured, Project())
 
 
@@ -69,7 +69,7 @@ def airflow_of_many_dags() -> AirflowMetrics:
 
 
 def plan(engine: Engine, name: str) -> list[dict[str, Any]]:
-    priced = {"price_per_gpu_hour": None, "price_per_core_hour": 0.1, "n_cores": 2} if name == "measure_stages" else {}
+    priced = {"is_priced": True} if name == "measure_stages" else {}
     with engine.connect() as connection:
         return nodes(connection, load_query(name).text, **priced)
 

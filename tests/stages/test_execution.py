@@ -1,5 +1,6 @@
 """A stage claims its run key: one live run, followed by others, taken over only when its lease has expired."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Engine, text
@@ -162,6 +164,50 @@ def test_a_killed_run_is_taken_over_when_its_lease_has_expired(engine: Engine, m
     assert run_number(9, lambda _run: NumberResult(number=9)).number == 9
     assert time.monotonic() - killed_at < 30
     assert states(engine) == ["lost", "succeeded"]
+
+
+def test_a_killed_run_costs_what_it_worked_until_its_last_heartbeat(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training of three days that was killed cost nothing."""
+    monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "3")
+    monkeypatch.setenv("ALCHEMIST_PRICE_PER_CORE_HOUR", "3600")
+    load_settings.cache_clear()
+    code = SLEEPER.format(folder=Path(__file__).parent)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    ledger = text(
+        "SELECT extract(EPOCH FROM heartbeat_at - started_at), work_seconds, cost, device FROM alchemist.runs ORDER BY run_id"
+    )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while (beaten := connection.execute(ledger).one())[0] < 1:
+            time.sleep(0.1)
+        assert beaten.work_seconds is None
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        run_number(9, lambda _run: NumberResult(number=9))
+        lost, _ = connection.execute(ledger)
+    assert lost.work_seconds == round(lost[0])
+    assert lost.device == "cpu"
+    assert lost.cost == pytest.approx(lost.work_seconds * len(os.sched_getaffinity(0)), rel=0.5)
+
+
+def test_a_heartbeat_survives_a_driver_that_fails(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "3")
+    load_settings.cache_clear()
+    broken = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: 1 / 0))
+
+    def work(run: StageRun) -> NumberResult:
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "torch", broken)
+            time.sleep(1.5)
+            assert run.heartbeat is not None
+            assert run.heartbeat.is_alive()
+        return NumberResult(number=1)
+
+    assert run_number(1, work).number == 1
 
 
 def test_a_run_that_lost_its_lease_stops_itself(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,9 @@ def test_the_run_of_an_expired_lease_is_lost_and_ends_at_once(engine: Engine) ->
     expire(engine)
     taken = claim(engine)
     assert runs(engine) == [(dead.run_id, "lost", True, True), (taken.run_id, "running", False, False)]
+    with engine.connect() as connection:
+        # It died before its first heartbeat: nothing is known of what it did.
+        assert connection.execute(text("SELECT work_seconds FROM alchemist.runs")).scalars().all() == [None, None]
     finish_run(engine, dead, state="succeeded", result={}, exit_code=0)
     assert [row[1] for row in runs(engine)] == ["lost", "running"], "who lost the key has no say any more"
     live = live_run(engine, KEY)
