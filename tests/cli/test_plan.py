@@ -156,6 +156,26 @@ def test_nights_whose_start_was_missed_are_taken_by_the_next_run_of_each_dataset
     assert planned(capsys, "2026-01-07") == [("books", "2026-01-07"), ("web", "2026-01-07")]
 
 
+def test_real_ingests_tell_which_nights_were_missed_also_those_of_dates_without_shards(
+    engine: Engine, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("AIRFLOW_CTX_DAG_ID", "nightly_rescore")
+        patch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "scheduled__2026-01-02T02:00:00+00:00__2026-01-01__x")
+        assert main(["ingest", "--dataset", "web", "--root", str(tmp_path), "--crawl-date", "2026-01-01"]) == 0
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alchemist.runs SET started_at = '2026-01-02T02:00:00Z'")
+    assert planned(capsys, "2026-01-04") == [
+        ("web", "2026-01-04"), ("web", "2026-01-02"), ("web", "2026-01-03")
+    ]  # fmt: skip
+    assert main(["ingest", "--dataset", "web", "--crawl-date", "2026-01-02"]) == 0
+    for suite in ("shards", "samples"):
+        assert main(["check", "--dataset", "web", "--crawl-date", "2026-01-02", "--suite", suite]) == 0
+    assert planned(capsys, "2026-01-04") == [("web", "2026-01-04"), ("web", "2026-01-03")]
+    assert main(["ingest"]) == 0
+    assert planned(capsys, "2026-01-04") == [("web", "2026-01-04")]
+
+
 def test_a_run_for_an_old_date_takes_no_later_night_and_adds_no_missed_ones(
     engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
