@@ -32,7 +32,7 @@ It may change after the registration. What lies at a path belongs into `identity
 
 
 class ScorerUnavailableError(DataError):
-    """A scorer cannot score now, such as when its server does not answer. Nothing is stored; the next run tries again."""
+    """A scorer cannot score now, such as when its server does not answer. Nothing is stored; a later run tries again."""
 
 
 class TransientFault(str):

@@ -179,7 +179,7 @@ class VisionLanguageModel(Scorer):
     """Asks a vision-language model for scores of each image and caption, by OpenAI's interface with a JSON schema.
 
     A sample is quarantined with the reason if the model refuses it, or if its answers do not fit the schema after all retries. If
-    the server does not answer, nothing is stored, and the next run asks again. Requests that fail are repeated after a pause, which
+    the server does not answer, nothing is stored, and a later run asks again. Requests that fail are repeated after a pause, which
     the server can set (Retry-After). Answers are kept in the home and never asked for twice.
 
     A model may change behind its name, and may answer the same question otherwise: give `model` a dated name where there is one.

@@ -1,31 +1,65 @@
--- Purpose: Return earlier nights that must run again, because uploads were in progress or shards have no scores of the production rater.
+-- Purpose: Return earlier nights that must run again, because uploads were in progress or shards lack scores.
 -- Parameters: dataset_ids integer[], before date (nights of earlier crawl dates).
--- One row is: a dataset and a crawl date with a growing shard, or with a verified shard that the production rater has not scored, whenever
---   it arrived: a rater that was promoted, or came back, lacks what only another one has scored. Not if a person has rejected its night.
--- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, ix_shard_scores_night_id; reads all shards.
+-- One row is: a dataset and a crawl date with a growing shard, or with a verified shard, of no rejected night, that a rater has not scored:
+--   the production rater, whenever the shard arrived; a shadow rater or a nightly scorer, if the shard arrived between the time since
+--   when it scores every night and its last scores of the dataset: the past is not its task, and one that is broken is not asked again
+--   before it works.
+-- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, ix_shard_scores_night_id; reads all shards and the ledger of these raters.
 -- Safe to re-run: yes.
-SELECT DISTINCT
+WITH nightly AS (
+    SELECT
+        raters.rater_id,
+        raters.state = 'production' AS is_production,
+        greatest(raters.created_at, max(began.happened_at)) AS began_at
+    FROM alchemist.raters
+    LEFT JOIN alchemist.audit_events AS began
+        ON began.action = 'shadow' AND began.subject = 'rater ' || raters.name AND began.after ->> 'is_shadow' = 'true'
+    WHERE
+        raters.kind <> 'imported'
+        AND (raters.state = 'production' OR (raters.state = 'candidate' AND raters.is_shadow))
+    GROUP BY raters.rater_id
+),
+
+worked AS (
+    SELECT
+        shard_scores.rater_id,
+        shards.dataset_id,
+        max(shard_scores.scored_at) AS worked_at
+    FROM nightly
+    INNER JOIN alchemist.shard_scores ON nightly.rater_id = shard_scores.rater_id
+    INNER JOIN alchemist.shards ON shard_scores.shard_id = shards.shard_id
+    WHERE NOT nightly.is_production
+    GROUP BY shard_scores.rater_id, shards.dataset_id
+),
+
+rejected AS (
+    SELECT shard_scores.shard_id
+    FROM alchemist.nights
+    INNER JOIN alchemist.shard_scores ON nights.night_id = shard_scores.night_id
+    WHERE nights.state = 'rejected'
+),
+
+late AS (
+    SELECT shards.dataset_id, shards.crawl_date
+    FROM alchemist.shards
+    WHERE shards.state = 'growing'
+    UNION
+    SELECT shards.dataset_id, shards.crawl_date
+    FROM alchemist.shards
+    CROSS JOIN nightly
+    LEFT JOIN worked ON nightly.rater_id = worked.rater_id AND shards.dataset_id = worked.dataset_id
+    LEFT JOIN alchemist.shard_scores ON nightly.rater_id = shard_scores.rater_id AND shards.shard_id = shard_scores.shard_id
+    WHERE
+        shards.state = 'verified'
+        AND shard_scores.shard_id IS NULL
+        AND (nightly.is_production OR shards.created_at BETWEEN nightly.began_at AND worked.worked_at)
+        AND shards.shard_id NOT IN (SELECT rejected.shard_id FROM rejected)
+)
+
+SELECT
     datasets.name AS dataset,
-    shards.crawl_date
-FROM alchemist.shards
-INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
-LEFT JOIN alchemist.raters ON raters.state = 'production'
-LEFT JOIN alchemist.shard_scores ON shards.shard_id = shard_scores.shard_id AND raters.rater_id = shard_scores.rater_id
-WHERE
-    shards.dataset_id = any(:dataset_ids)
-    AND shards.crawl_date < :before
-    AND (
-        shards.state = 'growing'
-        OR (
-            shards.state = 'verified'
-            AND raters.rater_id IS NOT NULL
-            AND shard_scores.shard_id IS NULL
-            AND NOT EXISTS (
-                SELECT 1
-                FROM alchemist.shard_scores AS of_rejected
-                INNER JOIN alchemist.nights ON of_rejected.night_id = nights.night_id
-                WHERE of_rejected.shard_id = shards.shard_id AND nights.state = 'rejected'
-            )
-        )
-    )
-ORDER BY datasets.name, shards.crawl_date
+    late.crawl_date
+FROM late
+INNER JOIN alchemist.datasets ON late.dataset_id = datasets.dataset_id
+WHERE late.dataset_id = any(:dataset_ids) AND late.crawl_date < :before
+ORDER BY datasets.name, late.crawl_date

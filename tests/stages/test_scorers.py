@@ -1,14 +1,16 @@
 """Scorers on the ledger of raters: a class of one's own in a package beside, several in one pass, each score exactly once."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.plan import PlanScoreConfig, plan_score
+from alchemist_core.cli.plan import PlanNightConfig, PlanScoreConfig, plan_night, plan_score
 from alchemist_core.cli.rater import PromoteConfig, promote
 from alchemist_core.cli.sample import RetryQuarantineConfig, retry_quarantine
 from alchemist_core.cli.scorer import (
@@ -26,6 +28,8 @@ from alchemist_core.project import load_project
 from alchemist_core.scorers.catalogue import find_scorer
 from alchemist_core.scorers.registration import load_runner
 from alchemist_core.settings import load_settings
+from alchemist_core.stages.ingest import IngestConfig
+from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.score import ScoreConfig, ScoreResult, run
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import open_store
@@ -208,6 +212,37 @@ def test_a_scorer_that_fails_leaves_the_night_to_the_others_and_alone_it_is_an_e
     assert ask("SELECT count(*) FROM alchemist.leases WHERE resource LIKE 'shard:%'") == 0
     with pytest.raises(DataError, match="OSError: the disk is gone"):
         score(scorer="gone")
+
+
+def test_a_nightly_scorer_gets_a_night_that_it_failed_on_when_it_works_again_and_never_the_nights_before_it(
+    database_url: str, corpus: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = [date(2026, 1, number) for number in range(1, 6)]
+
+    def crawl(day: date) -> None:
+        folder = package / "crawl" / day.isoformat()
+        folder.mkdir(parents=True)
+        shutil.copy(sorted((corpus / "train").rglob("*.tar"))[day.day], folder / "a.tar")
+        ingest(IngestConfig(dataset="web", root=str(package / "crawl"), crawl_date=day))
+
+    def night(day: date) -> list[date]:
+        """Run a night as its DAG does, and return the earlier nights that it takes."""
+        crawl(day)
+        nights = plan_night(PlanNightConfig(crawl_date=day)).nights
+        for one in nights:
+            score(rater="nightly", dataset=one.dataset, crawl_date=one.crawl_date)
+        return [one.crawl_date for one in nights[1:]]
+
+    crawl(days[0])
+    register("fragile", "other_scorers:Fragile", nightly=True)
+    assert night(days[1]) == []
+    monkeypatch.setenv("NO_WEIGHTS", "1")
+    assert night(days[2]) == []
+    monkeypatch.delenv("NO_WEIGHTS")
+    assert night(days[3]) == []
+    assert night(days[4]) == [days[2]]
+    assert ask("SELECT count(*) FROM alchemist.shard_scores") == 4 * 2, "both outputs, of all nights but the first"
+    assert plan_night(PlanNightConfig(crawl_date=date(2026, 1, 6))).nights[1:] == []
 
 
 @pytest.mark.slow
