@@ -159,7 +159,8 @@ class SubsetDataset(IterableDataset[Any]):
     weight says, rounded up or down by chance, and as many samples in all as the version's epoch has.
 
     Samples that were taken down are skipped; `n_taken_down` counts them. Call `set_epoch` before every epoch, as with torch's
-    DistributedSampler, also before one that is resumed. Ranks may differ by one sample, because no sample is repeated to make them equal.
+    DistributedSampler, also before one that is resumed. Ranks may have different numbers of batches, because no sample is repeated to
+    make them equal, and samples that were taken down belong to one rank: end their loops together, for example with torch's `Join`.
 
     With `buckets` it yields batches: lists of samples of one bucket, which each sample has as `bucket` (width, height). The loader then
     gets `batch_size=None`. Every sample is still read once per epoch, so the last batch of a bucket may be smaller.

@@ -1,6 +1,10 @@
 """Every member is read once per epoch by any number of readers; a resumed epoch reads exactly the remaining members."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +23,12 @@ from alchemist_core.errors import DataError
 from alchemist_core.selection.weights import reads_of_epoch
 from alchemist_core.store.manifests import Manifest, hash_rows
 from alchemist_core.subsets.dataset import Reader, State, SubsetDataset, epoch_order, rank_share, worker_share
+from alchemist_core.subsets.location_files import write_location_file
 from alchemist_core.subsets.member_table import first_64_bits
 from alchemist_core.subsets.members import LocatedSubset, table_of
 from tests.subsets.given_subset import find_sources
 
+CHECKOUT = Path(__file__).parents[2]
 N_SHARDS, N_RECORDS, BATCH = 3, 25, 4
 N = N_SHARDS * N_RECORDS
 
@@ -127,6 +133,26 @@ def test_ranks_share_an_epoch_without_loss_and_without_duplicates(located: Locat
     shares = [flat(read_all(dataset_of(located, rank=rank, world_size=4), n_workers)) for rank in range(4)]
     assert sorted(caption for share in shares for caption in share) == EVERY
     assert sorted(map(len, shares)) == [18, 19, 19, 19]
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_page_ends_where_one_rank_has_a_batch_and_the_other_has_none(
+    crawl: Path, tmp_path: Path
+) -> None:
+    order = epoch_order(first_64_bits(locate(crawl).manifest.pair_hash_K32), seed=0, epoch=0)
+    subset = locate(crawl, tuple(rank_share(order, Reader(0, 2))[4:]) + tuple(rank_share(order, Reader(1, 2))[3:]))
+    assert [len(dataset_of(subset, rank=rank, world_size=2, seed=0)) for rank in range(2)] == [BATCH, BATCH - 1]
+    subset = subset._replace(size_N2=np.full((N, 2), 16, np.int32), place_N=np.arange(N))
+    write_location_file(subset, str(tmp_path / "seven.parquet"), title="seven v1")
+    page = (CHECKOUT / "docs" / "how-to" / "train-on-a-subset.md").read_text(encoding="utf-8")
+    (loop,) = re.findall(r"^```python\n# train_ranks\.py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "train_ranks.py").write_text(loop.replace("good-half", "seven.parquet"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train_ranks.py"]
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
