@@ -13,7 +13,7 @@ WITH nightly AS (
         greatest(raters.created_at, max(began.happened_at)) AS began_at
     FROM alchemist.raters
     LEFT JOIN alchemist.audit_events AS began
-        ON began.action = 'shadow' AND began.subject = 'rater ' || raters.name AND began.after ->> 'is_shadow' = 'true'
+        ON began.action = 'shadow' AND began.subject = 'rater ' || raters.name
     WHERE
         raters.kind <> 'imported'
         AND (raters.state = 'production' OR (raters.state = 'candidate' AND raters.is_shadow))
