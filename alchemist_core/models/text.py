@@ -132,7 +132,8 @@ class WordVectors:
         normals = np.random.default_rng(int.from_bytes(digest[:8], "big")).standard_normal(self.word_dim)
         if len(self._known) >= self.n_most_known:
             self._known.clear()
-        vector = self._known[word] = torch.from_numpy(normals).float() / self.word_dim**0.5
+        vector: Tensor = torch.from_numpy(normals).float() / self.word_dim**0.5
+        self._known[word] = vector
         return vector
 
 

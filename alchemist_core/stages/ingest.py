@@ -406,7 +406,7 @@ class _Ingestion:
         folder = DATED_FOLDER.search(uri)
         if folder is None and not self._config.undated:
             known = self._known.get(uri)
-            return known and known.crawl_date
+            return None if known is None else known.crawl_date
         if folder is None:
             return self._config.crawl_date or self._today
         try:
