@@ -7,6 +7,7 @@ hand.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from alchemist_core.experiments.results import compare_cells, losses_by_arm
@@ -124,6 +125,33 @@ def default_gaps(trials: Trials, world: str) -> dict[float, str]:
     return {row.retention: _percent(row.gap_closed) for row in rows if row.arm == LEARNABILITY and row.gap_closed}
 
 
+def shared_seed(trials: Trials) -> Iterator[str]:
+    """Yield a line for each world and retention: how much more the rule gains with the seed of its rater than with others.
+
+    Networks of one size and seed start from the same weights, so a rater may suit the model of its own seed.
+    """
+    yield "| corpus | kept | more gain over random | more gain over the oracle |"
+    yield "| --- " * 4 + "|"
+    for world, title in WORLDS.items():
+        for retention in (0.2, 0.5):
+            found = [_more_in_first(trials, world, retention, other) for other in ("random", "planted")]
+            yield f"| {title} | {retention:.0%} | {' | '.join(map(_nats, found))} |"
+
+
+def _more_in_first(trials: Trials, world: str, retention: float, other: str) -> Estimate:
+    differences = []
+    for trial in trials:
+        if trial["world"] == world:
+            losses = {
+                cell["arm"]: cell["losses"]
+                for cell in trial["cells"]
+                if (cell["retention"], cell["length"]) == (retention, 1.0)
+            }
+            first, *others = (b - a for a, b in zip(losses[LEARNABILITY], losses[other], strict=True))
+            differences.append(first - fmean(others))
+    return estimate(differences)
+
+
 def count_aims(trials: Trials) -> dict[str, tuple[int, int]]:
     """Return for each world in how many selections the gap closed has a mean of 100% and a lower end of 90%, and how many there are.
 
@@ -185,6 +213,7 @@ def _range(values: Sequence[float], show: str) -> str:
 
 
 if __name__ == "__main__":
-    for line in (*tables(read_trials()), *replication(read_first_trials(), read_trials())):
+    both = [*read_first_trials(), *read_trials()]
+    for line in (*tables(read_trials()), *replication(read_first_trials(), read_trials()), "", *shared_seed(both)):
         print(line)
     print(count_aims(read_trials()))

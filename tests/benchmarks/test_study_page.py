@@ -9,6 +9,7 @@ from tests.benchmarks.study_page import (
     read_first_trials,
     read_trials,
     replication,
+    shared_seed,
     tables,
 )
 
@@ -43,6 +44,7 @@ def test_results_show_the_default_rule_on_both_sets_of_seeds() -> None:
     assert {trial["seed"] for trial in first} & {trial["seed"] for trial in second} == set()
     results = (RESEARCH / "results.md").read_text("utf-8")
     assert "\n".join(replication(first, second)) in results
+    assert "\n".join(shared_seed([*first, *second])) in results
 
 
 def test_pages_that_sum_up_quote_all_ten_seeds_of_the_default_rule() -> None:
