@@ -158,9 +158,10 @@ class SubsetDataset(IterableDataset[Any]):
     If the version repeats or weights its members (`select --fill repeat`, `--weight-by rank`), an epoch yields each as often as its
     weight says, rounded up or down by chance, and as many samples in all as the version's epoch has.
 
-    Samples that were taken down are skipped; `n_taken_down` counts them. Call `set_epoch` before every epoch, as with torch's
-    DistributedSampler, also before one that is resumed. Ranks may have different numbers of batches, because no sample is repeated to
-    make them equal, and samples that were taken down belong to one rank: end their loops together, for example with torch's `Join`.
+    Samples that were taken down before the dataset was created are skipped; `n_taken_down` counts them. To leave out one that is taken
+    down later, create the dataset again and load the state. Call `set_epoch` before every epoch, as with torch's DistributedSampler, also
+    before one that is resumed. Ranks may have different numbers of batches, because no sample is repeated to make them equal, and
+    samples that were taken down belong to one rank: end their loops together, for example with torch's `Join`.
 
     With `buckets` it yields batches: lists of samples of one bucket, which each sample has as `bucket` (width, height). The loader then
     gets `batch_size=None`. Every sample is still read once per epoch, so the last batch of a bucket may be smaller.
@@ -406,8 +407,10 @@ class SubsetDataset(IterableDataset[Any]):
         """
         about = self._about()
         if wrong := [name for name, value in about.items() if state.get(name) != value]:
+            is_other = wrong[0] == "members"
             raise DataError(
                 f"The state is not of this dataset: its {wrong[0]} is {state.get(wrong[0])!r}, but {about[wrong[0]]!r} here."
+                + is_other * " It was saved with another version; give its number: SubsetDataset(…, version=…)."
             )
         self._resume = _Place(**{name: state[name] for name in _Place.__slots__ if name in state})
         self._shared.epoch.fill_(self._resume.epoch)

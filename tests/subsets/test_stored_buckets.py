@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from alchemist_core import Buckets, SubsetDataset
 from alchemist_core.cli.sample import TakedownConfig, takedown
-from alchemist_core.cli.subset import BucketsConfig, count_buckets
+from alchemist_core.cli.subset import BucketsConfig, PublishSubsetConfig, count_buckets, publish
+from alchemist_core.errors import DataError
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
@@ -50,10 +51,15 @@ def test_a_stored_version_is_counted_and_read_by_buckets_also_after_a_takedown()
     batches = list(DataLoader(dataset, batch_size=None, collate_fn=list))
     assert sorted(map(len, batches)) == [24, 32, 32, 32]
     assert {sample["image"].shape for batch in batches for sample in batch} == {(16, 16, 3)}
+    publish(PublishSubsetConfig(name="s"))
     state, gone = dataset.state_after(32), batches[2][0]
     data = next(gone[ext] for ext in gone if ext in IMAGE_EXTS)
     takedown(TakedownConfig(image_hash=hashlib.sha256(data).hexdigest(), reason="asked"))
-    resumed = SubsetDataset("s", reader=Reader(batch_size=32), buckets=small)
+    # The running training does not learn of it; the published version is now the one without the image.
+    assert gone["pair_hash"] in [sample["pair_hash"] for batch in dataset for sample in batch]
+    with pytest.raises(DataError, match="saved with another version"):
+        SubsetDataset("s", reader=Reader(batch_size=32), buckets=small).load_state_dict(state)
+    resumed = SubsetDataset("s", version=1, reader=Reader(batch_size=32), buckets=small)
     resumed.load_state_dict(state)
     left = [
         [sample["pair_hash"] for sample in batch if sample["pair_hash"] != gone["pair_hash"]] for batch in batches[1:]
