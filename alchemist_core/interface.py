@@ -23,7 +23,7 @@ from alchemist_core.cli.flags import flag_fields, flag_of
 from alchemist_core.cli.verbs import VERBS, load_commands
 from alchemist_core.config import BARE_WORD, Command, Result
 from alchemist_core.errors import AlchemistError, ConfigError
-from alchemist_core.settings import Settings
+from alchemist_core.settings import load_settings
 from alchemist_core.store.arrow import read_table, table_of
 from alchemist_core.store.engine import check_schema, database_url, make_engine
 from alchemist_core.store.export import EXPORTED_COLUMNS, SCORE_COLUMNS, stream_rows
@@ -39,7 +39,8 @@ class Store:
     Convert a table to a data frame by `table.to_pandas()` or `polars.from_arrow(table)`.
 
     Args:
-        url: Postgres URL. None: `ALCHEMIST_DATABASE_URL`, else the embedded server of `home`, which is started if needed.
+        url: Postgres URL. None: `ALCHEMIST_DATABASE_URL` (or `ALCHEMIST_DATABASE_URL_FILE`), else the embedded server of `home`, which is
+            started if needed.
         home: Folder of artifacts and of the embedded server. None: `ALCHEMIST_HOME`, else `.alchemist` here.
 
     Raises:
@@ -53,7 +54,7 @@ class Store:
             given["database_url"] = SecretStr(url)
         if home is not None:
             given["home"] = Path(home)
-        settings = Settings(**given)
+        settings = load_settings().model_copy(update=given)
         self._url = database_url(settings)
         check_schema(self._url, may_create=False)
         self._engine: Engine = make_engine(self._url)

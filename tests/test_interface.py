@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core import Store
 from alchemist_core.errors import ConfigError
+from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import make_engine
 from tests.selectable_store import N_BOOKS, N_WEB, fill
@@ -123,6 +124,31 @@ def test_a_store_is_one_of_several_and_leaves_the_process_alone(store: Store) ->
     assert "ALCHEMIST_DATABASE_URL" not in os.environ
     assert store.samples().num_rows == N_WEB + N_BOOKS
     assert store.preview(dataset="web", retention=0.2, strategy="top_k").n_eligible == N_WEB
+
+
+@pytest.mark.parametrize("variable", ["ALCHEMIST_DATABASE_URL", "ALCHEMIST_DATABASE_URL_FILE"])
+def test_a_store_without_arguments_is_that_of_the_environment(
+    url: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "url").write_text(url)
+    monkeypatch.setenv(variable, f"{tmp_path}/url" if variable.endswith("_FILE") else url)
+    monkeypatch.setenv("ALCHEMIST_HOME", f"{tmp_path}/home")
+    load_settings.cache_clear()
+    with Store() as store:
+        assert store.samples().num_rows == N_WEB + N_BOOKS
+        report = store.run("select", dataset="web", retention=0.5, strategy="top_k", dry_run=True)
+        assert report.n_samples == N_WEB // 2
+
+
+@pytest.mark.usefixtures("own_store")
+def test_commands_of_a_store_use_the_home_of_the_environment_unless_another_one_is_given(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_HOME", f"{tmp_path}/exported")
+    load_settings.cache_clear()
+    for name, store in {"exported": Store(database_url), "given": Store(home=tmp_path / "given")}.items():
+        store.run("select", dataset="web", retention=0.5, strategy="top_k", name=name)
+        assert any((tmp_path / name).rglob("*.parquet"))
 
 
 @pytest.mark.slow
