@@ -17,8 +17,9 @@ from alchemist_core.scorers.trained import ARTIFACT
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.statistics import area_under_curve, quantiles_of
+from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import record_held_out
-from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.registry import find_dataset, refuse_evaluation
 from alchemist_core.store.samples import read_training_samples
 
 
@@ -90,9 +91,11 @@ def train_scorer(config: TrainScorerConfig) -> TrainScorerResult:
     A critic sees the validation dataset alone.
 
     Raises:
-        ConfigError: The held-out AUC of a critic is too low (nothing is written), or the name belongs to another scorer.
+        ConfigError: The validation dataset is an evaluation dataset, the held-out AUC of a critic is too low (nothing is written), or
+            the name belongs to another scorer.
         DataError: There are too few samples.
     """
+    refuse_evaluation(open_store(), config.validation)
     make = make_density if config.kind == "density" else make_critic
     return execute("train_scorer", config, lambda stage_run: make(config, stage_run), TrainScorerResult)
 

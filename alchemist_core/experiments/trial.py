@@ -156,14 +156,21 @@ class Trial:
 
 
 def require_evaluation(config: TrialsConfig, seeds: Iterable[int]) -> None:
-    """Refuse an evaluation dataset that models may have been trained on, before anything is trained.
+    """Refuse an evaluation dataset that raters or models may have learned from, before anything is trained.
 
     Raises:
-        ConfigError: A seed's dataset is not registered, or its role is not evaluation.
+        ConfigError: A seed's dataset is not registered, or its role is not evaluation, or it is the validation dataset, too.
     """
     if config.evaluation is not None:
-        for name in {Trial(config, seed).evaluation for seed in seeds}:
+        for name, validation in {
+            (trial.evaluation, trial.validation) for trial in (Trial(config, seed) for seed in seeds)
+        }:
             evaluation_dataset(open_store(), name)
+            if validation == name:
+                raise ConfigError(
+                    f"--validation and --evaluation are both {name}: raters and methods would learn from the samples that measure them. "
+                    "Give two datasets."
+                )
 
 
 def warn_of_shared_evaluation(config: TrialsConfig, choosing: Sequence[int], reporting: Sequence[int]) -> None:

@@ -28,6 +28,7 @@ from alchemist_core.store.registry import DatasetRow, find_dataset, list_dataset
 from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import VERSION_TEXT, SubsetRater, SubsetRow, choose_version, rater_of_subset
+from alchemist_core.telemetry import warn
 
 
 class EvaluateConfig(Config):
@@ -172,7 +173,14 @@ def _prepare_bench(config: EvaluateConfig, stage_run: StageRun, rater: SubsetRat
     engine = stage_run.engine
 
     def read_rows() -> SampleTable:
-        return read_training_samples(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
+        dataset = evaluation_dataset(engine, config.evaluation)
+        if rater.config.get("validation") == dataset.name:
+            # An earlier version trained it.
+            warn(
+                f"Rater {rater.name} has learned from {dataset.name}, its validation dataset, so its selection fits the samples that "
+                "measure it, and a gain shows nothing. Measure on another evaluation dataset, or train another rater."
+            )
+        return read_training_samples(engine, dataset.dataset_id)
 
     samples = EvaluationSamples(engine, read_rows, stage_run.report)
     return Bench(engine, rater, samples, config.weights, stage_run.report, partial(hold_resource, stage_run))

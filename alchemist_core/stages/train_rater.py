@@ -17,7 +17,7 @@ from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, count_processes
 from alchemist_core.store import raters
 from alchemist_core.store.manifests import find_hashes, hashes_sha256, sort_hashes
-from alchemist_core.store.registry import find_dataset
+from alchemist_core.store.registry import find_dataset, refuse_evaluation
 from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.telemetry import say, warn
@@ -25,8 +25,8 @@ from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.pinning import before_hashes, pin, without_places
 from alchemist_core.training.sample_reading import StoredSamples
 
-TRAIN_ROLES = ("train",)
-VALIDATION_ROLES = ("validation", "evaluation")
+ROLES = {"dataset": "train", "validation": "validation"}
+"""Role that each dataset must have."""
 MOST_STEPS = 2_000
 """Steps of a training that the store keeps; a chart shows 100 points."""
 FEW_VALIDATION = 1_200
@@ -114,6 +114,7 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResu
         return TrainRaterResult(
             rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.acceptance_report), **n_pairs
         )
+    refuse_evaluation(stage_run.engine, config.validation)
     _state_overlap(config, **overlap)
     hold_device(stage_run)
     from alchemist_core.training.rater_training import train_rater as train  # noqa: PLC0415  torch is imported only when there is something to train
@@ -173,10 +174,7 @@ def read_both(config: TrainRaterConfig, engine: Engine) -> tuple[dict[str, Sampl
     Raises:
         ConfigError: A dataset is unknown, has another role, or has fewer samples than a batch.
     """
-    rows = {
-        name: _read_pairs(config, engine, name, roles)
-        for name, roles in (("dataset", TRAIN_ROLES), ("validation", VALIDATION_ROLES))
-    }
+    rows = {name: _read_pairs(config, engine, name) for name in ROLES}
     rows["dataset"], overlap = _keep_apart(config, rows["dataset"], rows["validation"])
     return rows, overlap
 
@@ -198,10 +196,11 @@ def _thin(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for at, one in enumerate(history) if at % every == 0 or "held_out_loss" in one]
 
 
-def _read_pairs(config: TrainRaterConfig, engine: Engine, field: str, roles: tuple[str, ...]) -> SampleTable:
+def _read_pairs(config: TrainRaterConfig, engine: Engine, field: str) -> SampleTable:
     dataset = find_dataset(engine, getattr(config, field))
-    if dataset.role not in roles:
-        raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}. Allowed: {' or '.join(roles)}.")
+    # Raters of earlier versions may have learned from an evaluation dataset; those are found again, and no new one is trained.
+    if dataset.role != ROLES[field] and (field, dataset.role) != ("validation", "evaluation"):
+        raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}. Allowed: {ROLES[field]}.")
     # Only as many samples as the steps read are located, not all of 30 million.
     n_read = config.training.n_read if field == "dataset" else None
     limits = [n for n in (config.max_samples, n_read) if n is not None]

@@ -83,6 +83,19 @@ class KnownShard:
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
+def refuse_evaluation(engine: Engine, name: str) -> None:
+    """Refuse to learn from a dataset that models are measured on.
+
+    Raises:
+        ConfigError: The dataset is unknown, or its role is evaluation.
+    """
+    if find_dataset(engine, name).role == "evaluation":
+        raise ConfigError(
+            f"--validation {name}: its role is evaluation. Models are measured on it, so nothing may learn from it. Give a dataset of role "
+            "validation: alchemist ingest --dataset NAME --root FOLDER --role validation."
+        )
+
+
 def register_dataset(
     engine: Engine, name: str, *, root_uri: str | None, role: str, move_root: bool = False
 ) -> DatasetRow:

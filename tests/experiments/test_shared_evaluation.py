@@ -10,6 +10,7 @@ from alchemist_core.cli.experiment import run as run_experiment
 from alchemist_core.cli.tune_selection import RunConfig as TuneConfig
 from alchemist_core.cli.tune_selection import SearchConfig, search
 from alchemist_core.cli.tune_selection import run as tune
+from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.stages.ingest import IngestConfig
@@ -98,3 +99,20 @@ def test_a_search_says_that_its_confirmation_sees_the_images_that_chose(capsys: 
     given = SMALL | {"recipes": "alignment/top_k,alignment/gsample", "name": "of-two"}
     search(SearchConfig.model_validate(given | {"seeds": "0", "confirmation_seeds": "2,3"}))
     assert "64 of 112 evaluation images of seeds 2, 3 are also evaluation images of seed 0:" in said(capsys)
+
+
+def test_a_dataset_that_raters_and_methods_learn_from_does_not_measure_them() -> None:
+    both = {"validation": "t-{seed}", "rater": None}
+    told = "--validation and --evaluation are both t-"
+    with pytest.raises(ConfigError, match=told):
+        experiment(tuning_seeds="0,1", seeds="3", **both)
+    with pytest.raises(ConfigError, match=told):
+        tune(TuneConfig.model_validate(SMALL | both | {"retentions": "0.3", "n_bands": 2, "seeds": "0,1"}))
+    with pytest.raises(ConfigError, match=told):
+        search(
+            SearchConfig.model_validate(
+                SMALL
+                | both
+                | {"recipes": "alignment/top_k,alignment/gsample", "seeds": "0", "confirmation_seeds": "1,3"}
+            )
+        )

@@ -1,6 +1,7 @@
 """The critic from validation samples to scores: trained by the command line's function, registered, checked, scored, ranked by."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import text
@@ -91,6 +92,16 @@ def test_a_density_ratio_is_fitted_to_both_datasets_registered_and_ranks_a_selec
     assert 0 < accepted.n_samples < 240
     other = train_scorer(TrainScorerConfig.model_validate(given | {"name": "d64", "resolution": 64}))
     assert other.sha256 != found.sha256
+
+
+@pytest.mark.parametrize("given", [{}, {"kind": "density", "dataset": "scenes"}])
+def test_no_scorer_is_trained_on_samples_that_measure_models(
+    given: dict[str, str], ingest_corpus: Callable[[], object]
+) -> None:
+    ingest_corpus()
+    with pytest.raises(ConfigError, match=r"--validation t: its role is evaluation"):
+        train_scorer(TrainScorerConfig.model_validate({"validation": "t", "resolution": 32} | given))
+    assert find_outputs(open_store(), "critic") == []
 
 
 def test_a_density_ratio_needs_a_corpus_and_a_critic_takes_none() -> None:

@@ -23,9 +23,12 @@ from alchemist_core.stages.report import ReportConfig
 from alchemist_core.stages.report import run as report
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_downstream import run as train_downstream
+from alchemist_core.stages.train_rater import TrainRaterConfig
+from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.queries import load_query
+from alchemist_core.store.raters import find_rater
 from tests.trained_store import TrainedStore, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -114,6 +117,23 @@ def test_several_protocols_are_measured_one_after_the_other_each_in_a_run_of_its
     with open_store().connect() as connection:
         runs = "SELECT config ->> 'protocol' FROM alchemist.runs WHERE stage = 'evaluate' ORDER BY run_id"
         assert connection.execute(text(runs)).scalars().all() == [str(mine), "heldout_loss"]
+
+
+@pytest.mark.usefixtures("modelled_store")
+def test_a_rater_that_has_learned_from_the_evaluation_dataset_is_found_again_and_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As an earlier version trained it."""
+    evaluate(EvaluateConfig(subset="s"))
+    assert "has learned from" not in capsys.readouterr().err
+    with open_store().begin() as connection:
+        connection.execute(text("UPDATE alchemist.datasets SET role = 'evaluation' WHERE name = 'v'"))
+    rater = find_rater(open_store(), "production")
+    assert rater is not None
+    again = train_rater(TrainRaterConfig.from_stored(rater.config))
+    assert (again.rater, again.is_new) == (rater.name, False)
+    assert evaluate(EvaluateConfig(subset="s", evaluation="v")).n_measured == 2
+    assert f"Rater {rater.name} has learned from v, its validation dataset" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("modelled_store")

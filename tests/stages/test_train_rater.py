@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from alchemist_core.cli.approvals import PlanPromoteConfig, plan_promote
 from alchemist_core.cli.rater import CertifyConfig, PromoteConfig, certify, promote
-from alchemist_core.errors import CheckFailedError
+from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.report.gathering import gather_content
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
@@ -90,6 +90,18 @@ def test_two_processes_train_one_rater_in_one_run(ingest_corpus: Callable[[], ob
         assert connection.execute(text("SELECT count(*) FROM alchemist.raters")).scalar() == 1
     assert runs == ["succeeded", "succeeded"]
     assert not train().is_new
+
+
+def test_no_rater_is_trained_on_samples_that_measure_models(ingest_corpus: Callable[[], object]) -> None:
+    ingest_corpus()
+    for validation, told in (
+        ("t", "Models are measured on it, so nothing may learn from it"),
+        ("scenes", "Allowed: validation"),
+    ):
+        given = {"dataset": "scenes", "validation": validation, "training": FEW}
+        with pytest.raises(ConfigError, match=rf"--validation {validation}: its role is .*{told}\."):
+            train_rater(TrainRaterConfig.model_validate(given))
+    assert find_rater(open_store(), "newest") is None
 
 
 def test_a_rater_without_an_acceptance_report_is_not_promoted(ingest_corpus: Callable[[], object]) -> None:
