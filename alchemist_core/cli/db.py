@@ -9,11 +9,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from alchemist_core.config import BARE_WORD, Command, Config, Result, counted
 from alchemist_core.cores import n_own_cores
@@ -253,6 +254,8 @@ class _Note(Result):
     files: dict[str, str]
     missing: list[str] = Field(default_factory=list)
     """Artifacts that the store names and the home did not have."""
+    made_at: AwareDatetime | None = None
+    """When the snapshot was taken, or shortly before; None in backups of versions before 0.2.0."""
 
 
 def backup(config: BackupConfig) -> BackupResult:
@@ -287,6 +290,7 @@ def _fill(folder: Path) -> tuple[dict[str, Any], list[str]]:
     # Most are copied before the snapshot, which is then held for a shorter time.
     _copy_artifacts(folder / _ARTIFACTS, copied)
     for n_tries_left in reversed(range(_TRIES)):
+        made_at = datetime.now(UTC)
         with export_snapshot(url) as pg_snapshot:
             _copy_artifacts(folder / _ARTIFACTS, copied)
             named = list_artifacts(url, pg_snapshot=pg_snapshot)
@@ -295,7 +299,10 @@ def _fill(folder: Path) -> tuple[dict[str, Any], list[str]]:
                 taken = _dump(url, folder / _DATABASE, pg_snapshot)
                 break
     _drop_deleted(folder / _ARTIFACTS, copied, named)
-    note = {"checksum": taken, "revision": current_revision(url), "files": _hash_files(folder), "missing": missing}
+    note = {
+        "checksum": taken, "revision": current_revision(url), "files": _hash_files(folder), "missing": missing,
+        "made_at": made_at.isoformat(),
+    }  # fmt: skip
     (folder / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
     return note, missing
 
@@ -385,6 +392,11 @@ def restore(config: RestoreConfig) -> RestoreResult:
             f"The backup was written without {counted(len(lacking), 'artifact')} that the store names. The first is {lacking[0]}. Copy "
             f"what you have of them from another backup into {load_settings().artifacts}."
         )
+    since = f"{note['made_at']:%Y-%m-%d %H:%M:%S} UTC" if note["made_at"] else "the backup was made"
+    warn(
+        f"Takedowns after {since} are not in the backup, so their images can be selected and published again. Repeat them: "
+        "alchemist sample takedown."
+    )
     migrated_from = None if is_same_code else note["revision"]
     written = _result(folder, note).model_dump() | {"revision": head_revision()}
     return RestoreResult(**written, migrated_from=migrated_from)

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages.select import SelectResult
 from alchemist_core.store import engine as store_engine
 from alchemist_core.store.backups import checksum
+from alchemist_core.store.embeddings import read_taken_down_hashes
 from alchemist_core.store.engine import (
     MIGRATIONS,
     SQL,
@@ -33,6 +36,7 @@ from alchemist_core.store.engine import (
     schema_state,
 )
 from alchemist_core.store.postgres import client_program, run_program
+from alchemist_core.store.samples import take_down
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.training.checkpoints import finish, partial_folder
 from tests.trained_store import TrainedStore, copy_store, select_subset, store_once, use_store, used
@@ -95,6 +99,31 @@ def test_a_restored_platform_selects_and_publishes_the_same_subset_bit_for_bit(
     assert (found.manifest_sha256, found.n_samples) == (expected.manifest_sha256, expected.n_samples)
     publish(PublishSubsetConfig(name="second"))
     assert find_subset(open_store(), "second").state == "published"
+
+
+def test_a_restore_names_the_time_after_which_takedowns_have_to_be_repeated(
+    backed_up: Path,
+    elsewhere: TrainedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, since = tmp_path / "tuesday", datetime.now(UTC).replace(microsecond=0)
+    take_down(open_store(), [b"1" * 32], "before", actor="ann")
+    backup(BackupConfig(folder=folder))
+    take_down(open_store(), [b"2" * 32], "after", actor="ann")
+    use_store(monkeypatch, elsewhere)
+    restore(RestoreConfig(folder=folder))
+    assert read_taken_down_hashes(open_store()) == [b"1" * 32]
+    said = capsys.readouterr().err
+    (named,) = re.findall(r"Takedowns after (.{19}) UTC are not in the backup", said)
+    assert since <= datetime.fromisoformat(f"{named}+00:00") <= datetime.now(UTC)
+    # A backup of a version that did not store the time.
+    note = json.loads((folder / "backup.json").read_text())
+    del note["made_at"]
+    (folder / "backup.json").write_text(json.dumps(note))
+    restore(RestoreConfig(folder=folder))
+    assert "Takedowns after the backup was made are not in the backup" in capsys.readouterr().err
 
 
 def test_restored_rows_are_granted_to_readers_again(
