@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import AlchemistError, DataError
+from alchemist_core.files import FEATURE_CACHE, artifact_path, clear_block_cache
 from alchemist_core.local.airflow_environment import airflow_home
 from alchemist_core.log_files import MIB, remove_old
 from alchemist_core.settings import load_settings
@@ -58,28 +59,40 @@ def leases(_config: MaintainConfig) -> MaintainResult:
 def takedowns(_config: MaintainConfig) -> MaintainResult:
     """Mark takedowns as complete when no published version and no materialized dataset contains the image.
 
-    Before that, what scorers computed from the images is deleted: embeddings, and answers of models that a run stored after the takedown.
+    Before that, what was computed from the images is deleted: embeddings, and what work that runs on has stored since the takedown, such
+    as answers of models, features, and pictures of the explorer.
 
     Raises:
         DataError: Files of embeddings cannot be read; everything else was done.
     """
     engine = open_store()
     taken_down = read_taken_down_hashes(engine)
-    n_embeddings, n_answers, failures = _forget_computed(engine, taken_down) if taken_down else (0, 0, [])
+    n_forgotten, failures = _forget_computed(engine, taken_down) if taken_down else ({}, [])
     n_done, n_left = maintenance.complete_takedowns(engine)
     if failures:
         raise DataError("\n".join([*map(str, failures), "Everything else was done."]))
-    removed = [counted(n, what) for n, what in ((n_embeddings, "embedding"), (n_answers, "answer")) if n]
-    return MaintainResult(n_done=n_done, n_left=n_left, note=f"Removed {' and '.join(removed)}." if removed else None)
+    removed = [counted(n, what) for what, n in n_forgotten.items() if n]
+    return MaintainResult(n_done=n_done, n_left=n_left, note=f"Removed {', '.join(removed)}." if removed else None)
 
 
-def _forget_computed(engine: Engine, image_hashes: Sequence[bytes]) -> tuple[int, int, list[DataError]]:
-    """Delete what was computed from images; return the numbers of embeddings and answers, and the files that cannot be read."""
+def _forget_computed(engine: Engine, image_hashes: Sequence[bytes]) -> tuple[dict[str, int], list[DataError]]:
+    """Delete what was computed from images; return how many of each kind, and the files of embeddings that cannot be read."""
     from alchemist_core.embeddings.upkeep import remove_taken_down  # noqa: PLC0415  imports pyarrow
     from alchemist_core.scorers.vlm import forget_answers  # noqa: PLC0415  imports the image libraries
+    from alchemist_core.shards.pictures import own_cache  # noqa: PLC0415  as above
+    from alchemist_core.training.feature_cache import forget  # noqa: PLC0415  imports numpy
 
     n_embeddings, failures = remove_taken_down(engine)
-    return n_embeddings, forget_answers(image_hashes), failures
+    n_forgotten = {
+        "embedding": n_embeddings,
+        "answer": forget_answers(image_hashes),
+        "cached feature": forget(artifact_path(FEATURE_CACHE), image_hashes),
+        "cached picture": own_cache().forget(image_hashes),
+    }
+    if maintenance.has_pending_takedown(engine):
+        # Nothing says which images a block holds.
+        clear_block_cache()
+    return n_forgotten, failures
 
 
 def embeddings(_config: MaintainConfig) -> MaintainResult:

@@ -36,6 +36,13 @@ def end_long_reads(connection: Connection, *, most_s: float = MOST_READ_S) -> in
     return len(connection.execute(sweep, {"most_s": most_s}).all())
 
 
+def has_pending_takedown(engine: Engine) -> bool:
+    """Return whether a takedown is not marked as complete."""
+    with engine.connect() as connection:
+        pending = text("SELECT EXISTS (SELECT FROM alchemist.takedowns WHERE bytes_removed_at IS NULL)")
+        return bool(connection.execute(pending).scalar_one())
+
+
 def complete_takedowns(engine: Engine) -> tuple[int, int]:
     """Mark takedowns as complete if no published version or materialized dataset has the image; return how many are done and pending."""
     with engine.connect() as connection:

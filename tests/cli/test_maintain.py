@@ -5,6 +5,7 @@ import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
@@ -19,7 +20,11 @@ from alchemist_core.cli.maintain import (
     takedowns,
 )
 from alchemist_core.cli.note import NoteConfig, QuestionConfig, approval, failure
+from alchemist_core.files import BLOCK_CACHE, FEATURE_CACHE, artifact_path
 from alchemist_core.settings import load_settings
+from alchemist_core.shards.pictures import own_cache
+from alchemist_core.store.manifests import hash_rows
+from alchemist_core.training.feature_cache import FeatureCache
 from tests.given import Row, insert_rows, sha256
 
 pytestmark = pytest.mark.db
@@ -80,6 +85,36 @@ def test_a_takedown_is_done_when_nothing_published_and_no_tar_holds_the_image(en
     )
     assert done == [sha256("image 3").hex()]
     assert takedowns(MaintainConfig()).n_done == 0
+
+
+def test_what_running_work_made_of_an_image_after_its_takedown_goes_before_the_takedown_is_done(engine: Engine) -> None:
+    gone, other = sha256("image 1"), sha256("image 2")
+    features = FeatureCache(artifact_path(FEATURE_CACHE) / "latents" / "vae")
+    blocks = artifact_path(BLOCK_CACHE) / "ab"
+    blocks.mkdir(parents=True)
+
+    def work() -> None:
+        features.add(hash_rows([gone, other]), {"latent": np.zeros((2, 4))})
+        for image_hash in (gone, other):
+            own_cache().add(image_hash, 256, b"jpeg")
+        (blocks / "abc.block").write_bytes(b"the bytes of some images")
+
+    def has_kept(image_hash: bytes) -> tuple[bool, bool]:
+        is_known = bool(features.find(hash_rows([image_hash])).is_known_N[0])
+        return is_known, own_cache().find(image_hash, 256) is not None
+
+    store(engine, takedowns=[{"image_hash": gone, "reason": "asked", "requested_by": "ann"}])
+    work()
+    report = takedowns(MaintainConfig())
+    assert (report.n_done, report.note) == (1, "Removed 1 cached feature, 1 cached picture.")
+    assert (has_kept(gone), has_kept(other)) == ((False, False), (True, True))
+    assert list(blocks.iterdir()) == []
+    # A training that goes on for days stores it again; blocks of other images stay once all takedowns are done.
+    work()
+    assert takedowns(MaintainConfig()).note == "Removed 1 cached feature, 1 cached picture."
+    assert (has_kept(gone), has_kept(other)) == ((False, False), (True, True))
+    assert [path.name for path in blocks.iterdir()] == ["abc.block"]
+    assert takedowns(MaintainConfig()).note is None
 
 
 def test_old_outcomes_go_but_the_newest_of_a_night_and_what_a_person_released_stay(engine: Engine) -> None:
