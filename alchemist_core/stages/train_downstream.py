@@ -29,7 +29,7 @@ from alchemist_core.store import models
 from alchemist_core.store.eligible import EligibleSamples
 from alchemist_core.store.manifests import find_hashes, hash_rows, read_manifest
 from alchemist_core.store.registry import find_dataset
-from alchemist_core.store.samples import read_first_locations, read_training_samples
+from alchemist_core.store.samples import read_first_locations, read_taken_down, read_training_samples
 from alchemist_core.store.snapshots import reload_snapshot
 from alchemist_core.store.subsets import (
     VERSION_TEXT,
@@ -320,15 +320,27 @@ class Comparison:
         rows = read_first_locations(stage_run.engine, members)
         place_K = find_hashes(rows.hashes("pair_hash"), members)
         if (missing_M32 := members[place_K < 0]).size:
-            raise DataError(
-                f"{len(missing_M32):,} of {len(members):,} members have no readable location, the first is sample "
-                f"{missing_M32[0].tobytes().hex()[:16]}. Restore the missing shards; list them: alchemist shard list."
-            )
+            raise _unreadable(stage_run.engine, missing_M32, n_members=len(members))
         flux = self.config.model.flux
         if flux is None:
             return StoredSamples.as_read_by(rater.config["training"], rows.take(place_K), stage_run.report)
         # FLUX-mini has encoders of its own, and does not read the rater's images.
         return StoredSamples(rows.take(place_K), flux.resolution, stage_run.report)
+
+
+def _unreadable(engine: Engine, missing_M32: NDArray[np.uint8], *, n_members: int) -> DataError:
+    """Return the error that says why samples of an arm cannot be read. Controls are drawn as of the selection of the version."""
+    missing, taken_down = [one.tobytes() for one in missing_M32], set(read_taken_down(engine))
+    lost = [pair_hash for pair_hash in missing if pair_hash not in taken_down]
+    if lost:
+        return DataError(
+            f"{len(lost):,} of {n_members:,} members have no readable location, the first is sample {lost[0].hex()[:16]}. "
+            "Restore the missing shards; list them: alchemist shard list."
+        )
+    return DataError(
+        f"{len(missing):,} of {n_members:,} samples of the arm were taken down after the version was selected, the first is sample "
+        f"{missing[0].hex()[:16]}. Select again, and train on the new version: its arms leave them out."
+    )
 
 
 def _next(config: TrainDownstreamConfig, _result: TrainDownstreamResult) -> str:

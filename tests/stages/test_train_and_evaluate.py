@@ -16,7 +16,7 @@ from alchemist_core.cli.subset import (
     publish,
     withdraw,
 )
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.stages.report import ReportConfig
@@ -206,6 +206,30 @@ def test_the_report_is_one_file_that_is_written_again_only_when_it_changes() -> 
     assert not report(ReportConfig(dataset="scenes")).is_new
     evaluate(EvaluateConfig(subset="s"))
     assert report(ReportConfig(dataset="scenes")).is_new
+
+
+@pytest.mark.usefixtures("published_store")
+def test_a_control_with_a_sample_that_was_taken_down_says_so_and_the_next_version_has_its_controls(
+    corpus: Path,
+) -> None:
+    with open_store().connect() as connection:
+        outside = """
+            SELECT encode(image_hash, 'hex') FROM alchemist.samples JOIN alchemist.sample_locations USING (sample_id)
+            JOIN alchemist.shards USING (shard_id) JOIN alchemist.datasets USING (dataset_id)
+            WHERE name = 'scenes' AND sample_id NOT IN (SELECT sample_id FROM alchemist.subset_samples) LIMIT 1
+        """
+        image_hash = connection.execute(text(outside)).scalar_one()
+    takedown(TakedownConfig(image_hash=image_hash, reason="asked", successors=False))
+    with pytest.raises(DataError, match=r"^1 of 240 samples of the arm were taken down .* Select again, and train on"):
+        train(corpus, arms="full")
+    select_subset("s", 0.5)
+    assert train(corpus, version=2, arms="full").n_trained == 1
+    # Where shards are missing, too, they are the remedy.
+    with open_store().begin() as connection:
+        first = "(SELECT min(shard_id) FROM alchemist.shards JOIN alchemist.datasets USING (dataset_id) WHERE name = 'scenes')"
+        connection.execute(text(f"UPDATE alchemist.shards SET state = 'missing' WHERE shard_id = {first}"))
+    with pytest.raises(DataError, match=r"of 240 members have no readable location.*alchemist shard list"):
+        train(corpus, version=1, arms="full")
 
 
 def test_a_report_can_be_made_before_anything_exists(database_url: str) -> None:
