@@ -35,6 +35,7 @@ from alchemist_core.store.samples import (
     FoundSample,
     find_images,
     find_near_duplicates,
+    find_possible_models,
     find_reach,
     find_sample,
     find_validation_models,
@@ -298,6 +299,7 @@ class TakedownResult(Result):
     successors: list[str] = Field(default_factory=list)
     models: list[str] = Field(default_factory=list)
     models_that_may: list[str] = Field(default_factory=list)
+    raters_that_may: list[str] = Field(default_factory=list)
     materialized: list[str] = Field(default_factory=list)
     near_duplicates: list[dict[str, Any]] = Field(default_factory=list)
     to_do: list[str] = Field(default_factory=list)
@@ -312,6 +314,7 @@ class TakedownResult(Result):
             "new versions published": self.successors,
             "models trained on it": self.models,
             "models possibly trained on it": self.models_that_may,
+            "raters possibly trained on it": self.raters_that_may,
             "materialized datasets that still contain it": self.materialized,
             "to do": self.to_do,
         })  # fmt: skip
@@ -326,6 +329,7 @@ def takedown(config: TakedownConfig) -> TakedownResult:
     own_cache().forget(images)
     clear_block_cache()
     reached, taught = find_reach(engine, images), find_validation_models(engine, images)
+    possible = find_possible_models(engine, images)
     published = sorted({row.name for row in reached if row.state == "published"})
     successors, to_do = _succeed(published) if config.successors else ([], [_commands(name) for name in published])
     near_duplicates = _near_duplicates(images)
@@ -338,7 +342,7 @@ def takedown(config: TakedownConfig) -> TakedownResult:
         image_hashes=[image.hex() for image in images], is_new=n_new > 0, n_pairs=n_pairs, n_forgotten=n_forgotten,
         published_subsets=published,
         successors=successors, models=sorted({*taught, *(model for row in reached for model in row.models)}),
-        models_that_may=sorted({model for row in reached for model in row.other_models}),
+        models_that_may=possible.models, raters_that_may=possible.raters,
         materialized=[display_address(uri) for row in reached for uri in row.all_materialized_uris],
         near_duplicates=near_duplicates, to_do=to_do,
     )  # fmt: skip

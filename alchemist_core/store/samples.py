@@ -257,7 +257,7 @@ def reason_of_takedown(engine: Engine, sample_id: int) -> str | None:
 
 
 class TakedownReach(NamedTuple):
-    """A subset version that contains images, the models trained on it, and models that it was compared with."""
+    """A subset version that contains images, and the models trained on it."""
 
     name: str
     version: int
@@ -265,7 +265,6 @@ class TakedownReach(NamedTuple):
     n_members: int
     all_materialized_uris: list[str]
     models: list[str]
-    other_models: list[str]
 
 
 def find_reach(engine: Engine, image_hashes: Sequence[bytes]) -> list[TakedownReach]:
@@ -280,6 +279,22 @@ def find_validation_models(engine: Engine, image_hashes: Sequence[bytes]) -> lis
     given = {"image_hashes": list(image_hashes)}
     with engine.connect() as connection:
         return list(connection.execute(load_query("find_validation_models"), given).scalars())
+
+
+class PossibleModels(NamedTuple):
+    """Checkpoints of models, and names of raters, that may have been trained on images."""
+
+    models: list[str]
+    raters: list[str]
+
+
+def find_possible_models(engine: Engine, image_hashes: Sequence[bytes]) -> PossibleModels:
+    """Return the models and raters whose training samples were drawn from samples with images: controls, arm full, raters."""
+    found = PossibleModels([], [])
+    with engine.connect() as connection:
+        for row in connection.execute(load_query("find_possible_models"), {"image_hashes": list(image_hashes)}):
+            (found.models if row.kind == "model" else found.raters).append(row.name)
+    return found
 
 
 MIN_DIGITS = 8

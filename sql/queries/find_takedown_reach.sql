@@ -1,7 +1,7 @@
 -- Purpose: Return the stored subset versions that contain given images, and the models trained on them.
 -- Parameters: image_hashes bytea[] (sha256 of each image's bytes).
--- One row is: a subset version with such a sample: the number of its samples, its models (arms subset and subset+validation: trained
---   on them), and the models of its other arms, which were selected from the same eligible samples and can contain them.
+-- One row is: a subset version with such a sample: the number of its samples, and its models (arms subset and subset+validation, which
+--   were trained on them). Models of other arms are those of the query find_possible_models.
 -- Relies on: ix_samples_image_hash, pk_subset_samples (one lookup per partition), ix_models_subset_id.
 -- Safe to re-run: yes.
 WITH pairs AS MATERIALIZED (
@@ -28,11 +28,7 @@ SELECT
     coalesce(
         array_agg(models.checkpoint_uri ORDER BY models.model_id)
         FILTER (WHERE models.arm IN ('subset', 'subset+validation')), '{}'
-    ) AS models,
-    coalesce(
-        array_agg(models.checkpoint_uri ORDER BY models.model_id)
-        FILTER (WHERE models.arm NOT IN ('subset', 'subset+validation', 'validation')), '{}'
-    ) AS other_models
+    ) AS models
 FROM reached
 INNER JOIN alchemist.subsets ON reached.subset_id = subsets.subset_id
 LEFT JOIN alchemist.models ON subsets.subset_id = models.subset_id

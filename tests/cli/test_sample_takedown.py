@@ -157,6 +157,24 @@ def test_models_and_tars_that_contain_the_image_are_named() -> None:
     assert [path.endswith(f"materialized/{NAME}/v1-1000") for path in report.materialized] == [True]
 
 
+def test_controls_and_raters_that_may_have_read_the_image_are_named_although_no_subset_has_it() -> None:
+    subset, rater = find_subset(open_store(), NAME), rows("SELECT name FROM alchemist.raters")[0][0]
+    with open_store().begin() as connection:
+        insert_rows(connection, {"models": [
+            {"model_id": 1, "arm": "subset", "subset_id": subset.subset_id},
+            {"model_id": 2, "arm": "random", "subset_id": subset.subset_id},
+            {"model_id": 3, "arm": "full", "config": {"rater": rater}},
+        ]})  # fmt: skip
+    (other,) = rows(
+        "SELECT image_hash FROM alchemist.samples JOIN alchemist.scores USING (sample_id) "
+        "WHERE sample_id NOT IN (SELECT sample_id FROM alchemist.subset_samples) ORDER BY pair_hash LIMIT 1"
+    )
+    report = takedown(image_hash=bytes(other.image_hash).hex())
+    assert (report.published_subsets, report.models) == ([], [])
+    assert report.models_that_may == ["models/full 0", "models/random 0"]
+    assert report.raters_that_may == [rater]
+
+
 @pytest.mark.slow
 def test_without_successors_the_exact_commands_are_offered() -> None:
     member = a_member()
