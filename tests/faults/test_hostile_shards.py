@@ -189,5 +189,6 @@ def test_a_million_empty_members_take_no_more_memory_than_time(tmp_path: Path, k
         [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=600
     )
     n_found, found_mib = map(int, done.stdout.split())
-    assert n_found == {"keys": 1_000_000, "members": 1, "zeros": 0}[kind]
+    # Nothing but zeros is one fault: a file whose bytes were not written yet.
+    assert n_found == {"keys": 1_000_000, "members": 1, "zeros": 1}[kind]
     assert found_mib < 1024
