@@ -346,15 +346,25 @@ def of_version(subset: str, version: int | None) -> str:
     return subset + ("" if version is None else f" --version {version}")
 
 
-def next_of_selected(subset: str, version: int) -> str:
+def next_of_selected(subset: str, version: int, *, scorer: str | None = None) -> str:
     """Return the commands after a selection: measure the version first, and publish it if it is better than a random subset.
+
+    A version that a scorer ranked cannot be measured with most models, which share the tokenizer of a trained rater.
 
     >>> next_of_selected("web-auto-r20", 2)  # doctest: +NORMALIZE_WHITESPACE
     'alchemist train-downstream web-auto-r20 --version 2 --preset PRESET --seeds 0,1,2, then alchemist evaluate web-auto-r20 --version 2;
     if it is better than random: alchemist subset publish web-auto-r20 --version 2'
+    >>> next_of_selected("web-auto-r20", 2, scorer="clip")  # doctest: +NORMALIZE_WHITESPACE
+    'alchemist subset publish web-auto-r20 --version 2; to compare it with a random subset, select under a trained rater:
+    alchemist select --rater RATER --rank-by clip'
     """
     seeds = "" if "seeds" in load_project().downstream else " --seeds 0,1,2"
     which = of_version(subset, version)
+    if scorer is not None:
+        return (
+            f"alchemist subset publish {which}; to compare it with a random subset, select under a trained rater: "
+            f"alchemist select --rater RATER --rank-by {scorer}"
+        )
     return (
         f"{train_downstream_command(subset, version)}{seeds}, then alchemist evaluate {which}; "
         f"if it is better than random: alchemist subset publish {which}"

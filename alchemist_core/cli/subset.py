@@ -164,7 +164,9 @@ def show(config: SubsetShowConfig) -> SubsetShowResult:
         manifest=str(artifact_path(subset.manifest_uri)),
         copies=[_describe_copy(uri) for uri in subset.all_materialized_uris],
         curves=subset.curves,
-        next=_next_of(subset.state, subset.name, subset.version),
+        next=_next_of(
+            subset.state, subset.name, subset.version, scorer=None if rater.kind == "trained" else rater.name
+        ),
     )
 
 
@@ -702,15 +704,15 @@ def _next_compare(config: CompareConfig, result: CompareResult) -> str:
     return f"{train_downstream_command(config.subset, config.version)} --seeds 0,1,2; one seed gives no interval"
 
 
-def _next_of(state: str, name: str, version: int) -> str:
-    """Return what can be done with a version in this state."""
+def _next_of(state: str, name: str, version: int, *, scorer: str | None = None) -> str:
+    """Return what can be done with a version in this state; `scorer` is the one that ranked it, if it was no rater."""
     if state == "published" and load_project().downstream:
         state = "published in a project"
     return NEXT[state].format(
         name=name,
         version=version,
         train=train_downstream_command(name, version),
-        measure=next_of_selected(name, version),
+        measure=next_of_selected(name, version, scorer=scorer),
     )
 
 

@@ -16,7 +16,7 @@ from alchemist_core.protocols.protocol import LossProtocol, ProtocolFile
 from alchemist_core.store.manifests import hashes_sha256
 from alchemist_core.store.models import ModelRow
 from alchemist_core.store.sample_table import SampleTable
-from alchemist_core.store.subsets import SubsetRater
+from alchemist_core.store.subsets import SubsetRater, require_tokenizer
 from alchemist_core.training.sample_reading import StoredSamples
 
 
@@ -70,6 +70,10 @@ class HeldoutLoss(_Heldout):
 
     title = "heldout_loss"
     sampler: Literal["star"] = "star"
+
+    def __init__(self, bench: Bench, file: ProtocolFile) -> None:
+        super().__init__(bench, file)
+        require_tokenizer(bench.rater)
 
     def pin(self) -> dict[str, Any]:
         """Return the hash of the samples and of the tokenizer."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alchemist_core.config import fingerprint
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, atomic_write, require_artifact
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.stages.arm_samples import ArmSamples
@@ -56,7 +56,7 @@ class LossRanking:
 
     def _losses(self, eligible: EligibleSamples, config: DownstreamConfig) -> NDArray[np.float64]:
         engine = self._stage_run.engine
-        dataset = find_dataset(engine, self._rater.config["validation"])
+        dataset = find_dataset(engine, require_validation(self._rater, MINUS_LOSS))
         rows = read_training_samples(engine, dataset.dataset_id)
         validation = rows.hashes("pair_hash")
         trained = fingerprint(
@@ -84,6 +84,20 @@ class LossRanking:
             on_progress=self._stage_run.report, cache=artifact_path(FEATURE_CACHE),
         )  # fmt: skip
         return artifact_path(uri)
+
+
+def require_validation(rater: SubsetRater, arm: str) -> str:
+    """Return the name of a rater's validation dataset, which an arm learns from.
+
+    Raises:
+        ConfigError: The rater names none, such as a scorer.
+    """
+    name: str | None = rater.config.get("validation")
+    if name is None:
+        raise ConfigError(
+            f"--arms {arm}: rater {rater.name} was trained without a validation dataset. Omit the arm, or select by another rater."
+        )
+    return name
 
 
 def _measure(path: Path, model: Path, pairs: Any, *, n_wanted: int) -> None:

@@ -91,6 +91,8 @@ class SelectResult(Result):
     accepted: str | None = None
     # With --rank-by A+B: which share of the members stays if one of the scores is left out; None without a fusion.
     fused: str | None = None
+    # Which models can be trained on it, if a scorer ranks it; None: all.
+    models: str | None = None
     # Samples that an epoch reads, if members are repeated or weighted; None: each member once.
     epoch_size: int | None = None
     warnings: list[str]
@@ -228,6 +230,7 @@ class Selection:
             retention=self.drawn.policy.retention, n_eligible=snapshot.n_eligible, n_samples=len(self.drawn.member_K),
             rater=snapshot.rater.name, eligible_hash=snapshot.eligible_hash, manifest_sha256=self.manifest_sha256,
             accepted=self.accepted, fused=describe_ablation(self.drawn), epoch_size=self.epoch_size,
+            models=None if snapshot.rater.kind == "trained" else f"FLUX-mini only: {snapshot.rater.name} has no tokenizer for others",
             rank_window=self.window.describe() if self.window else None,
             **_expectation(self.expected_gain), **self._description(),
         )  # fmt: skip
@@ -307,7 +310,7 @@ def _require_rater(config: SelectConfig) -> RaterRow:
 def _next(_config: SelectConfig, result: SelectResult) -> str:
     if result.version is None:
         return WITHOUT_DRY_RUN
-    return next_of_selected(result.name, result.version)
+    return next_of_selected(result.name, result.version, scorer=None if result.models is None else result.rater)
 
 
 COMMANDS = {"": Command(SelectConfig, run, _next)}

@@ -24,7 +24,7 @@ from alchemist_core.stages.arm_samples import ArmSamples
 from alchemist_core.stages.collective import execute_together, hold_together
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, count_processes
-from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking
+from alchemist_core.stages.loss_ranking import MINUS_LOSS, LossRanking, require_validation
 from alchemist_core.store import models
 from alchemist_core.store.eligible import EligibleSamples
 from alchemist_core.store.manifests import find_hashes, hash_rows, read_manifest
@@ -37,6 +37,7 @@ from alchemist_core.store.subsets import (
     SubsetRow,
     choose_version,
     rater_of_subset,
+    require_tokenizer,
     store_members,
 )
 from alchemist_core.subsets.selected import load_manifest
@@ -142,11 +143,7 @@ def read_validation(engine: Engine, rater: SubsetRater) -> NDArray[np.uint8]:
     Raises:
         ConfigError: The rater names no validation dataset, or none of its samples is readable.
     """
-    name = rater.config.get("validation")
-    if name is None:
-        raise ConfigError(
-            f"--arms validation: rater {rater.name} was trained without a validation dataset. Omit the arm, or select by another rater."
-        )
+    name = require_validation(rater, VALIDATION)
     members = read_training_samples(engine, find_dataset(engine, name).dataset_id).hashes("pair_hash")
     if not len(members):
         raise ConfigError(f"--arms validation: validation dataset {name} has no readable sample. Restore its shards.")
@@ -222,13 +219,19 @@ class Comparison:
         self.config, self.model = config, pin(config.model)
 
     def train(self, stage_run: StageRun) -> TrainDownstreamResult:
-        """Train the missing models."""
+        """Train the missing models.
+
+        Raises:
+            ConfigError: A scorer ranked the subset, and the models need a rater's tokenizer.
+        """
         config, n_trained, identities = self.config, 0, []
         subset = choose_version(stage_run.engine, config.subset, version=config.version)
         if stage_run.is_leader:
             # A takedown must find the models of unpublished versions too.
             store_members(stage_run.engine, subset.subset_id, load_manifest(stage_run.engine, subset))
         rater = rater_of_subset(stage_run.engine, subset)
+        if self.model.flux is None:
+            require_tokenizer(rater)
         eligible = reload_snapshot(stage_run.engine, subset.snapshot_id).pairs.open_pairs()
         arms = Arms(subset, eligible, config.truth, lambda: read_validation(stage_run.engine, rater))
         for seed in config.seeds:

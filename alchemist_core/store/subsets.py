@@ -447,6 +447,20 @@ class SubsetRater(NamedTuple):
     dataset_names: list[str]
     eligible_hash: str
     n_eligible: int
+    kind: str
+
+
+def require_tokenizer(rater: SubsetRater) -> None:
+    """Refuse a version whose models cannot share the tokenizer of its rater.
+
+    Raises:
+        ConfigError: A scorer ranked the version.
+    """
+    if rater.kind != "trained":
+        raise ConfigError(
+            f"Scorer {rater.name} ranked this version. It has no tokenizer, which models other than FLUX-mini share with a trained rater. "
+            f"Select under a rater: alchemist select --rater RATER --rank-by {rater.name}."
+        )
 
 
 def rater_of_subset(engine: Engine, subset: SubsetRow) -> SubsetRater:
@@ -462,6 +476,7 @@ def rater_of_subset(engine: Engine, subset: SubsetRow) -> SubsetRater:
             RankSnapshot.dataset_names,
             RankSnapshot.eligible_hash,
             RankSnapshot.n_eligible,
+            Rater.kind,
         )
         .join(RankScale, RankScale.rater_id == Rater.rater_id)
         .join(RankSnapshot, RankSnapshot.rank_scale_id == RankScale.rank_scale_id)

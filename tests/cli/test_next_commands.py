@@ -141,9 +141,14 @@ def test_a_published_subset_is_trained_on_in_a_project_and_its_tars_are_an_alter
     ("project", "options"), [("", " --preset PRESET --seeds 0,1,2"), (PROJECT + "seeds = [0, 1]\n", "")]
 )
 def test_a_new_version_is_measured_before_it_is_published(next_of: Next, project: str, options: str) -> None:
-    assert next_of("select", {}, {"name": "s", "version": 2}, project=project) == (
+    ranked = {"name": "s", "version": 2, "rater": "r"}
+    assert next_of("select", {}, {**ranked, "models": None}, project=project) == (
         f"alchemist train-downstream s --version 2{options}, then alchemist evaluate s --version 2; "
         "if it is better than random: alchemist subset publish s --version 2"
+    )
+    assert next_of("select", {}, {**ranked, "models": "FLUX-mini only"}, project=project) == (
+        "alchemist subset publish s --version 2; to compare it with a random subset, select under a trained rater: "
+        "alchemist select --rater RATER --rank-by r"
     )
 
 

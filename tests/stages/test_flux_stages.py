@@ -6,11 +6,17 @@ import pytest
 from safetensors.torch import save_file
 from sqlalchemy import text
 
+from alchemist_core.cli.scorer import RegisterConfig, register_scorer
 from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.catalogue import METRICS
 from alchemist_core.models.published.flux import export_flux
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
+from alchemist_core.stages.score import ScoreConfig
+from alchemist_core.stages.score import run as score
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
 from alchemist_core.stages.train_downstream import TrainDownstreamConfig, TrainDownstreamResult
 from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.engine import open_store
@@ -35,7 +41,7 @@ def selected(scored_store: TrainedStore) -> None:
     select_subset()
 
 
-def train(folder: Path) -> TrainDownstreamResult:
+def train(folder: Path, subset: str = "s", arms: str = "subset,random") -> TrainDownstreamResult:
     base = folder / "flux-tiny.safetensors"
     if not base.exists():
         save_file(export_flux(new_transformer().state_dict(), TINY), base)
@@ -44,7 +50,7 @@ def train(folder: Path) -> TrainDownstreamResult:
         "flux": TINY, "method": "lora", "base_model": base, "flux_components": folder / "parts", "lora_rank": 4, "max_train_steps": 4,
         "batch_size": 8,
     }  # fmt: skip
-    return train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "model": model}))
+    return train_downstream(TrainDownstreamConfig.model_validate({"subset": subset, "arms": arms, "model": model}))
 
 
 @pytest.mark.slow
@@ -71,3 +77,19 @@ def test_flux_is_trained_measured_and_compared_apart_from_star(tmp_path: Path, m
     with open_store().connect() as connection:
         rows = connection.execute(text("SELECT DISTINCT metric FROM alchemist.evaluations")).scalars()
     assert set(rows) > {"heldout_loss", "heldout_flow_loss", "geneval_scenes"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_flux_is_trained_and_measured_on_a_version_that_a_scorer_ranked(tmp_path: Path) -> None:
+    """It reads no tokenizer of a rater."""
+    register_scorer(RegisterConfig(name="pixels"))
+    score(ScoreConfig(scorer="pixels"))
+    publish_night(PublishNightConfig(dataset="scenes", rater="pixels_clarity"))
+    given = {"dataset": "scenes", "name": "clear", "rater": "pixels_clarity", "policy": {"retention": 0.5}}
+    select(SelectConfig.model_validate(given))
+    assert train(tmp_path, "clear").n_trained == 2
+    assert evaluate(EvaluateConfig(subset="clear", protocol="heldout_flow_loss")).n_measured == 2
+    for arm in ("minus_loss", "validation"):
+        with pytest.raises(ConfigError, match=f"--arms {arm}: rater pixels_clarity was trained without a validation"):
+            train(tmp_path, "clear", arm)

@@ -23,14 +23,22 @@ from alchemist_core.cli.scorer import (
     register_scorer,
     retire,
 )
+from alchemist_core.cli.subset import SubsetShowConfig, show
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
 from alchemist_core.project import load_project
 from alchemist_core.scorers.catalogue import find_scorer
 from alchemist_core.scorers.registration import load_runner
 from alchemist_core.settings import load_settings
+from alchemist_core.stages.evaluate import EvaluateConfig
+from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
+from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig, ScoreResult, run
+from alchemist_core.stages.select import SelectConfig
+from alchemist_core.stages.select import run as select
+from alchemist_core.stages.train_downstream import TrainDownstreamConfig
+from alchemist_core.stages.train_downstream import run as train_downstream
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_outputs
@@ -172,6 +180,28 @@ def test_a_scorer_of_an_installed_package_scores_every_location_once_and_says_wh
     assert (
         ask("SELECT count(*) FROM alchemist.shard_scores JOIN alchemist.raters USING (rater_id) WHERE kind = 'scorer'")
         == 6
+    )
+
+
+def test_a_version_that_a_scorer_ranked_is_refused_where_models_share_the_tokenizer_of_a_rater(
+    ingest_corpus: Callable[[], object],
+) -> None:
+    ingest_corpus()
+    register("pixels")
+    score(scorer="pixels")
+    publish_night(PublishNightConfig(dataset="scenes", rater="pixels_clarity"))
+    given = {"dataset": "scenes", "name": "s", "rater": "pixels_clarity", "policy": {"retention": 0.5}}
+    selected = select(SelectConfig.model_validate(given))
+    assert selected.models == "FLUX-mini only: pixels_clarity has no tokenizer for others"
+    told = "Scorer pixels_clarity ranked this version.*alchemist select --rater RATER --rank-by pixels_clarity"
+    for arms in ("subset,random", "minus_loss"):
+        with pytest.raises(ConfigError, match=told):
+            train_downstream(TrainDownstreamConfig.model_validate({"subset": "s", "arms": arms}))
+    with pytest.raises(ConfigError, match=told):
+        evaluate(EvaluateConfig(subset="s"))
+    assert show(SubsetShowConfig(name="s")).next == (
+        "alchemist subset publish s --version 1; to compare it with a random subset, select under a trained rater: "
+        "alchemist select --rater RATER --rank-by pixels_clarity"
     )
 
 
