@@ -3,7 +3,7 @@
 from datetime import date
 
 from pydantic import Field
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import CheckFailedError
@@ -13,8 +13,10 @@ from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.checks import failed_checks, outdated_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.nights import (
+    EarlierRejection,
     NightRow,
     decide_night,
+    find_rejection,
     held_nights,
     night_title,
     open_nights,
@@ -45,7 +47,8 @@ def publish_night(config: PublishNightConfig) -> PublishNightResult:
     """Make scored nights selectable. An empty night has nothing to publish.
 
     A night is not published if it is held or incomplete, if it failed a check, or if it has grown since it was checked. A night that
-    was never checked is published.
+    was never checked is published. A rejection holds for every later rater: a night whose shards were all rejected under another one is
+    rejected, and held if some of them were.
 
     Raises:
         CheckFailedError: Some nights were not published; raised after the others were.
@@ -88,6 +91,9 @@ def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
     _refuse_failed(engine, night)
     _refuse_outdated(engine, night)
     with engine.begin() as connection:
+        if (rejection := find_rejection(connection, night.night_id)) is not None:
+            _repeat(connection, night, rejection, rater)
+            return 0
         if not decide_night(connection, night.night_id, state="selectable", actor=current_actor()):
             return 0
         subject = f"night {night_title(night)}"
@@ -95,6 +101,20 @@ def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
             connection, current_actor(), "publish", subject, after={"state": "selectable", "rater": rater.name}
         )
     return 1
+
+
+def _repeat(connection: Connection, night: NightRow, rejection: EarlierRejection, rater: RaterRow) -> None:
+    """Decide a night as a person has decided about its shards under another rater; hold it if that concerns only some of them."""
+    under = f"under rater {rejection.rater}, {rejection.decided_by} rejected"
+    if rejection.is_whole:
+        action, state, who, reason = "reject", "rejected", rejection.decided_by, rejection.reason
+        say(f"Night {night_title(night)} is rejected: {under} all of its shards: {rejection.reason}")
+    else:
+        action, state, who = "hold", "held", current_actor()
+        reason = f"{under} {rejection.n_rejected:,} of {counted(rejection.n_shards, 'shard')}: {rejection.reason}"
+    if decide_night(connection, night.night_id, state=state, actor=who, reason=reason):
+        after = {"state": state, "reason": reason, "rater": rater.name, "rejected_under": rejection.rater}
+        record_event(connection, current_actor(), action, f"night {night_title(night)}", after=after)
 
 
 def _refuse_failed(engine: Engine, night: NightRow) -> None:

@@ -194,7 +194,7 @@ def _earlier_nights(engine: Engine, query: str, parameters: dict[str, Any]) -> l
 
 
 def decide_night(connection: Connection, night_id: int, *, state: str, actor: str, reason: str | None = None) -> bool:
-    """Decide an open night (`selectable` or `held`); returns False if it was decided before.
+    """Decide an open night (`selectable`, `held` or `rejected`); returns False if it was decided before.
 
     The notification of a held night is stored in the same transaction; `deliver` sends it afterwards.
     """
@@ -237,6 +237,27 @@ def reject_command(night: NightRow) -> str:
 
 def _command(verb: str, night: NightRow) -> str:
     return f"alchemist night {verb} --dataset {shlex.quote(night.dataset)} --crawl-date {night.crawl_date} --reason WHY"
+
+
+class EarlierRejection(NamedTuple):
+    """The newest rejection, under another rater, of shards of a night."""
+
+    rater: str
+    decided_by: str
+    reason: str
+    n_rejected: int
+    n_shards: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every shard of the night was rejected."""
+        return self.n_rejected == self.n_shards
+
+
+def find_rejection(connection: Connection, night_id: int) -> EarlierRejection | None:
+    """Return the newest rejection by a person, under another rater, of shards of a night; None if no shard of it is rejected."""
+    row = connection.execute(load_query("rejected_elsewhere"), {"night_id": night_id}).one_or_none()
+    return None if row is None else EarlierRejection._make(row)
 
 
 def release_night(connection: Connection, night_id: int, *, actor: str, reason: str) -> bool:

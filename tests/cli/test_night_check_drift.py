@@ -55,6 +55,25 @@ def states() -> Sequence[object]:
     return column("SELECT state FROM alchemist.nights ORDER BY night_id")
 
 
+def promote_new_rater(engine: Engine) -> None:
+    """Promote a rater that has scored the shards of all nights, in one night of their date."""
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.raters SET state = 'candidate'"))
+        add_rater(connection, rater_id=2, name="new")
+        connection.execute(
+            text("""
+                INSERT INTO alchemist.nights (dataset_id, crawl_date, rater_id, revision)
+                SELECT DISTINCT dataset_id, crawl_date, 2, 1 FROM alchemist.shards;
+                INSERT INTO alchemist.shard_scores (
+                    rater_id, shard_id, night_id, n_samples, n_scored, n_reused, n_quarantined, code_version, device, dtype, run_id
+                )
+                SELECT 2, shard_id, night_id, n_samples, n_samples, 0, 0, '1', 'cpu', 'float32', 1
+                FROM alchemist.shards INNER JOIN alchemist.nights USING (dataset_id, crawl_date) WHERE rater_id = 2;
+                INSERT INTO alchemist.scores (rater_id, sample_id, score) SELECT 2, sample_id, score FROM alchemist.scores
+            """)
+        )
+
+
 def test_a_night_s_check_is_stored_although_a_later_one_is_not_complete(engine: Engine) -> None:
     accepted(engine)
     add_night(engine, "2026-01-03", {"a.tar": normal(600, mean=3, seed=3)})
@@ -123,6 +142,32 @@ def test_a_rejected_night_stops_nothing_and_is_never_selectable_until_it_is_rele
     assert states() == ["selectable", "selectable", "released"]
     events = column("SELECT action || ' ' || (before ->> 'state') FROM alchemist.audit_events ORDER BY audit_event_id")
     assert events[-2:] == ["reject held", "release rejected"]
+
+
+def test_a_rejection_holds_for_a_later_rater_too_until_a_person_releases_the_night(engine: Engine) -> None:
+    add_night(engine, "2026-01-01", {"a.tar": normal(20), "b.tar": normal(20)}, state="held")
+    night = {"dataset": "web", "crawl_date": date(2026, 1, 1)}
+    reject(RejectNightConfig.model_validate({**night, "reason": "captions of another crawl"}))
+    promote_new_rater(engine)
+    assert publish().n_nights == 0, "nothing waits, so the task does not fail"
+    assert column("SELECT state || ': ' || reason FROM alchemist.nights WHERE rater_id = 2") == [
+        "rejected: captions of another crawl"
+    ]
+    release(ReleaseNightConfig.model_validate({**night, "reason": "it was right"}))
+    assert states() == ["rejected", "released"], "of the rater in production"
+
+
+def test_a_night_of_which_only_some_shards_were_rejected_waits_for_a_person(engine: Engine) -> None:
+    add_night(engine, "2026-01-01", {"a.tar": normal(20)}, state="held")
+    night = {"dataset": "web", "crawl_date": date(2026, 1, 1)}
+    reject(RejectNightConfig.model_validate({**night, "reason": "captions of another crawl"}))
+    add_night(engine, "2026-01-01", {"b.tar": normal(20)}, state="selectable")
+    promote_new_rater(engine)
+    with pytest.raises(CheckFailedError, match=r"1 are held.*web 2026-01-01 r1"):
+        publish()
+    (held,) = column("SELECT state || ': ' || reason FROM alchemist.nights WHERE rater_id = 2")
+    assert str(held).startswith("held: under rater r")
+    assert str(held).endswith("rejected 1 of 2 shards: captions of another crawl")
 
 
 def test_the_explanation_names_shard_caption_lengths_and_samples_to_look_at(
