@@ -92,13 +92,14 @@ def release(config: ReleaseNightConfig) -> ReleaseNightResult:
             f"No night of {config.dataset} {config.crawl_date} is held or rejected, or was stopped by a check. "
             "Show the state of all nights: alchemist night list."
         )
-    _release(engine, config, {"held": held, "rejected": rejected}, failed, actor=actor)
+    settled = _release(engine, config, {"held": held, "rejected": rejected}, failed, actor=actor)
+    _require_settled([*held, *rejected], settled, failed, config)
     n_scored = _finish_night(config) if failed or is_unfinished else 0
     return ReleaseNightResult(
-        nights=[night_title(row) for row in [*held, *rejected]] or [f"{config.dataset} {config.crawl_date}"],
+        nights=[night_title(row) for row in settled] or [f"{config.dataset} {config.crawl_date}"],
         state_before=[
-            *(f"held: {row.reason}" for row in held),
-            *(f"rejected: {row.reason}" for row in rejected),
+            *(f"held: {row.reason}" for row in held if row in settled),
+            *(f"rejected: {row.reason}" for row in rejected if row in settled),
             *(f"{'rejected' if row.is_rejected else 'stopped'}: {row.suite}.{row.expectation}" for row in failed),
             *(["released, but not published"] if is_unfinished else []),
         ],
@@ -141,10 +142,11 @@ def reject(config: RejectNightConfig) -> RejectNightResult:
             "Show the state of all nights: alchemist night list."
         )
     # What was scored of a stopped night is open.
-    scored = _find(engine, config, rater, "scored") if failed else []
+    scored, settled = _find(engine, config, rater, "scored") if failed else [], list[NightRow]()
     with engine.begin() as connection:
         for state, row in [*(("held", row) for row in held), *(("scored", row) for row in scored)]:
             if reject_night(connection, row.night_id, actor=actor, reason=config.reason):
+                settled.append(row)
                 record_event(
                     connection, actor, "reject", f"night {night_title(row)}",
                     before={"state": state, "reason": row.reason}, after={"state": "rejected", "reason": config.reason},
@@ -152,10 +154,11 @@ def reject(config: RejectNightConfig) -> RejectNightResult:
         if failed:
             reject_checks(connection, failed, config.dataset, config.crawl_date, actor=actor, reason=config.reason)
             _record_checks(connection, config, failed, "reject", actor)
+    _require_settled(held, settled, failed, config)
     return RejectNightResult(
-        nights=[night_title(row) for row in [*held, *scored]] or [f"{config.dataset} {config.crawl_date}"],
+        nights=[night_title(row) for row in settled] or [f"{config.dataset} {config.crawl_date}"],
         state_before=[
-            *(f"held: {row.reason}" for row in held),
+            *(f"held: {row.reason}" for row in held if row in settled),
             *(f"stopped: {row.suite}.{row.expectation}" for row in failed),
         ],
         rejected_by=actor,
@@ -178,10 +181,13 @@ def _release(
     failed: Sequence[FailedCheck],
     *,
     actor: str,
-) -> None:
+) -> list[NightRow]:
+    """Release nights and failed checks; return the nights that nobody else had decided meanwhile."""
+    settled = list[NightRow]()
     with engine.begin() as connection:
         for state, row in [(state, row) for state, rows in stopped.items() for row in rows]:
             if release_night(connection, row.night_id, actor=actor, reason=config.reason):
+                settled.append(row)
                 record_event(
                     connection, actor, "release", f"night {night_title(row)}",
                     before={"state": state, "reason": row.reason}, after={"state": "released", "reason": config.reason},
@@ -189,6 +195,22 @@ def _release(
         if failed:
             release_checks(connection, failed, config.dataset, config.crawl_date, actor=actor, reason=config.reason)
             _record_checks(connection, config, failed, "release", actor)
+    return settled
+
+
+def _require_settled(
+    found: Sequence[NightRow], settled: Sequence[NightRow], failed: Sequence[FailedCheck], config: DecideNightConfig
+) -> None:
+    """Require that anything was decided.
+
+    Raises:
+        ConfigError: Another person has decided all of it meanwhile.
+    """
+    if found and not (settled or failed):
+        raise ConfigError(
+            f"Another person decided {config.dataset} {config.crawl_date} meanwhile, so nothing was done. "
+            f"Show its state: alchemist night list --dataset {config.dataset}."
+        )
 
 
 def _finish_night(config: ReleaseNightConfig) -> int:

@@ -31,13 +31,13 @@ from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.page import show_percent
 from alchemist_core.selection.config import SelectionPolicy, asked_options
 from alchemist_core.store import browsing
-from alchemist_core.store.audit import acting_as
+from alchemist_core.store.audit import AuditRow, acting_as, events_since, newest_event_id
 from alchemist_core.store.checks import failed_checks
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.flags import LABELS, PREFIX, WORST, count_flags_of_members, known_flags
-from alchemist_core.store.nights import NightRow, held_nights
+from alchemist_core.store.nights import NightRow, held_nights, read_revisions
 from alchemist_core.store.overviews import read_comparisons
-from alchemist_core.store.raters import find_rater
+from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import find_near_duplicates, find_reach
 from alchemist_core.store.snapshots import read_dataset_names
@@ -74,6 +74,13 @@ class Choice(NamedTuple):
     is_chosen: bool
 
 
+class Seen(NamedTuple):
+    """What a decision depends on: the state that its page shows, and the subjects of the audit log that change it."""
+
+    state: Mapping[str, Any]
+    subjects: Sequence[str]
+
+
 class Decision(NamedTuple):
     """What a page of a decision shows."""
 
@@ -91,6 +98,8 @@ class Decision(NamedTuple):
     caption: str = ""
     choices: Sequence[Choice] = ()
     """Flags whose samples can be left out."""
+    seen: Seen | None = None
+    """None: its form does the same in every state of the store, or refuses."""
 
 
 def _required(given: Given, name: str) -> str:
@@ -114,6 +123,48 @@ def _config(model: type[C], **values: Any) -> C:
         raise ConfigError(f"{faults}. Nothing was done.") from None
 
 
+def _as_field(engine: Engine, seen: Seen) -> str:
+    """Return what the form of a decision sends back: the state that its page shows, and the newest event of the audit log."""
+    return json.dumps({"event": newest_event_id(engine), "state": seen.state}, sort_keys=True)
+
+
+def _require_as_seen(engine: Engine, form: Form, seen: Seen) -> None:
+    """Require that a decision is still about the state that its page showed.
+
+    Raises:
+        ConfigError: Another person was faster, or the form does not say what was seen.
+    """
+    try:
+        shown = json.loads(form.get("seen", ""))
+        state, event = shown["state"], int(shown["event"])
+    except (ValueError, TypeError, KeyError):
+        raise ConfigError("The page was too old, so nothing was done. Go back, reload it, and try again.") from None
+    if state == json.loads(json.dumps(seen.state)):
+        return
+    events = events_since(engine, event, seen.subjects)
+    changed = "; ".join(map(_in_words, events)) or "What it shows has changed"
+    raise ConfigError(f"{changed} since this page was opened, so nothing was done. Reload the page to decide anew.")
+
+
+_DONE = {
+    "publish": "published", "rollback": "rolled back", "reinstate": "reinstated", "withdraw": "withdrawn", "release": "released",
+    "reject": "rejected", "promote": "promoted", "certify": "checked",
+}  # fmt: skip
+
+
+def _in_words(event: AuditRow) -> str:
+    """Return what somebody did.
+
+    >>> _in_words(AuditRow("bob", "withdraw", "subset best", {"version": 3, "state": "published"}, {"reason": "leaked"}))
+    'bob has withdrawn subset best v3 (leaked)'
+    """
+    before, after = event.before or {}, event.after or {}
+    version = before.get("version") if event.action == "withdraw" else after.get("version")
+    of = f" v{version}" if version else ""
+    why = f" ({reason})" if (reason := after.get("reason")) else ""
+    return f"{event.actor} has {_DONE.get(event.action, event.action)} {event.subject}{of}{why}"
+
+
 # --- A night ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -133,9 +184,23 @@ def _nights(engine: Engine, dataset: str, crawl_date: date, state: Literal["held
     return held_nights(engine, dataset_ids=[dataset_id], crawl_date=crawl_date, rater_id=rater.rater_id, state=state)
 
 
+def _seen_night(engine: Engine, dataset: str, crawl_date: date) -> Seen:
+    checks = sorted((one.suite, one.expectation, one.is_rejected) for one in failed_checks(engine, dataset, crawl_date))
+    state: dict[str, Any] = {"checks": checks}
+    for name in ("held", "rejected"):
+        state[name] = [row.night_id for row in _nights(engine, dataset, crawl_date, name)]
+    subjects, rater = [f"checks of {dataset} {crawl_date}"], find_rater(engine, "production")
+    if rater is not None:
+        dataset_id = find_dataset(engine, dataset).dataset_id
+        revisions = read_revisions(engine, dataset_id, crawl_date, rater.rater_id)
+        subjects += [f"night {dataset} {crawl_date} r{one.revision}" for one in revisions]
+    return Seen(state, subjects)
+
+
 def decide_release(engine: Engine, given: Given) -> Decision:
     """Return what a release of a night would do."""
     dataset, crawl_date = _night_of(given)
+    seen = _seen_night(engine, dataset, crawl_date)
     checks = failed_checks(engine, dataset, crawl_date)
     held = _nights(engine, dataset, crawl_date, "held")
     rejected = _nights(engine, dataset, crawl_date, "rejected")
@@ -155,7 +220,13 @@ def decide_release(engine: Engine, given: Given) -> Decision:
         else "After a failed check, the release also scores, checks and publishes the night."
     )
     return Decision(
-        f"Release {dataset}, {crawl_date}?", "Release", facts, effect, nights.path_of(dataset, crawl_date), start
+        f"Release {dataset}, {crawl_date}?",
+        "Release",
+        facts,
+        effect,
+        nights.path_of(dataset, crawl_date),
+        start,
+        seen=seen,
     )
 
 
@@ -165,11 +236,12 @@ def release(person: Person, form: Form) -> str:
     from alchemist_core.cli.held_nights import release as release_night  # noqa: PLC0415
 
     dataset, crawl_date = _night_of(form)
+    config = _config(ReleaseNightConfig, dataset=dataset, crawl_date=crawl_date, reason=_reason(form))
     if failed_checks(open_reader(), dataset, crawl_date):
         raise ConfigError(f"A check stopped {dataset}, {crawl_date}: release it by the command, which also scores it.")
+    _require_as_seen(open_reader(), form, _seen_night(open_reader(), dataset, crawl_date))
     # A night with nothing to release would be scored if an earlier release of it was interrupted.
     decide_release(open_reader(), form)
-    config = _config(ReleaseNightConfig, dataset=dataset, crawl_date=crawl_date, reason=_reason(form))
     with acting_as(person.name):
         release_night(config)
     return nights.path_of(dataset, crawl_date)
@@ -178,6 +250,7 @@ def release(person: Person, form: Form) -> str:
 def decide_rejection(engine: Engine, given: Given) -> Decision:
     """Return what the rejection of a night would do."""
     dataset, crawl_date = _night_of(given)
+    seen = _seen_night(engine, dataset, crawl_date)
     held = _nights(engine, dataset, crawl_date, "held")
     checks = [one for one in failed_checks(engine, dataset, crawl_date) if not one.is_rejected]
     if not (held or checks):
@@ -195,7 +268,9 @@ def decide_rejection(engine: Engine, given: Given) -> Decision:
         f"None of its samples is ever selected, and it no longer waits for a decision. {anew} "
         "If this was wrong, the night can still be released."
     )
-    return Decision(f"Reject {dataset}, {crawl_date}?", "Reject", facts, effect, nights.path_of(dataset, crawl_date))
+    return Decision(
+        f"Reject {dataset}, {crawl_date}?", "Reject", facts, effect, nights.path_of(dataset, crawl_date), seen=seen
+    )
 
 
 def reject(person: Person, form: Form) -> str:
@@ -205,6 +280,7 @@ def reject(person: Person, form: Form) -> str:
 
     dataset, crawl_date = _night_of(form)
     config = _config(RejectNightConfig, dataset=dataset, crawl_date=crawl_date, reason=_reason(form))
+    _require_as_seen(open_reader(), form, _seen_night(open_reader(), dataset, crawl_date))
     with acting_as(person.name):
         reject_night(config)
     return nights.path_of(dataset, crawl_date)
@@ -224,9 +300,19 @@ def _about(row: SubsetRow) -> list[tuple[str, str]]:
     return [("State", row.state), ("Samples", f"{row.n_samples:,}"), ("Retention", show_percent(row.retention))]
 
 
+def _seen_version(engine: Engine, row: SubsetRow) -> Seen:
+    now = published_version(engine, row.name)
+    before = find_predecessor(engine, row) if row.state == "published" else None
+    state = {
+        "state": row.state, "withdrawn": row.withdrawn_reason, "published": now and now.version, "before": before and before.version,
+    }  # fmt: skip
+    return Seen(state, [f"subset {row.name}"])
+
+
 def decide_publish(engine: Engine, given: Given) -> Decision:
     """Return what the publication of a version would do."""
     row = _version_of(engine, given)
+    seen = _seen_version(engine, row)
     if row.state == "published":
         raise ConfigError(f"{row.title} is published already.")
     now = published_version(engine, row.name)
@@ -241,8 +327,8 @@ def decide_publish(engine: Engine, given: Given) -> Decision:
     why = f"Copying more than {MOST_MEMBERS:,} members into the store takes minutes."
     start = Start(why, shlex.join(words)) if is_long else None
     return Decision(
-        f"Publish {row.title}?", "Publish", _about(row), effect, subsets.path_of(row.name, row.version), start, warnings
-    )
+        f"Publish {row.title}?", "Publish", _about(row), effect, subsets.path_of(row.name, row.version), start, warnings, seen=seen
+    )  # fmt: skip
 
 
 def publish(person: Person, form: Form) -> str:
@@ -252,6 +338,7 @@ def publish(person: Person, form: Form) -> str:
 
     engine = open_reader()
     row, reason = _version_of(engine, form), _reason(form)
+    _require_as_seen(engine, form, _seen_version(engine, row))
     if row.n_samples > MOST_MEMBERS and not has_stored_members(engine, row.subset_id):
         raise ConfigError(f"{row.title} has too many members to publish it here. Use the command.")
     config = _config(
@@ -266,6 +353,7 @@ def publish(person: Person, form: Form) -> str:
 def decide_withdraw(engine: Engine, given: Given) -> Decision:
     """Return what the withdrawal of a version would do."""
     row = _version_of(engine, given)
+    seen = _seen_version(engine, row)
     if row.state == "withdrawn":
         raise ConfigError(f"{row.title} is withdrawn already: {row.withdrawn_reason}")
     before = find_predecessor(engine, row) if row.state == "published" else None
@@ -276,7 +364,9 @@ def decide_withdraw(engine: Engine, given: Given) -> Decision:
             if before
             else f" No version of {row.name} is published then, so programs that read it get an error."
         )
-    return Decision(f"Withdraw {row.title}?", "Withdraw", _about(row), effect, subsets.path_of(row.name, row.version))
+    return Decision(
+        f"Withdraw {row.title}?", "Withdraw", _about(row), effect, subsets.path_of(row.name, row.version), seen=seen
+    )
 
 
 def withdraw(person: Person, form: Form) -> str:
@@ -286,6 +376,7 @@ def withdraw(person: Person, form: Form) -> str:
 
     row = _version_of(open_reader(), form)
     config = _config(WithdrawSubsetConfig, name=row.name, version=row.version, reason=_reason(form))
+    _require_as_seen(open_reader(), form, _seen_version(open_reader(), row))
     with acting_as(person.name):
         withdraw_subset(config)
     return subsets.path_of(row.name, row.version)
@@ -347,11 +438,25 @@ def _path_of_rater(name: str) -> str:
     return f"/raters/{quote(name, safe='')}"
 
 
-def decide_promotion(engine: Engine, given: Given) -> Decision:
-    """Return what the promotion of a rater would do."""
-    rater, now = find_rater(engine, _required(given, "rater")), find_rater(engine, "production")
+def _rater_of(engine: Engine, given: Given) -> RaterRow:
+    rater = find_rater(engine, _required(given, "rater"))
     if rater is None or rater.kind != "trained":
         raise ConfigError("Only a trained rater can be in production.")
+    return rater
+
+
+def _seen_rater(rater: RaterRow, now: RaterRow | None) -> Seen:
+    report = rater.acceptance_report
+    state = {
+        "state": rater.state, "is_certified": report.get("is_certified"), "warnings": list(warnings_of(report)),
+        "production": now and now.name,
+    }  # fmt: skip
+    return Seen(state, [f"rater {one.name}" for one in (rater, now) if one])
+
+
+def decide_promotion(engine: Engine, given: Given) -> Decision:
+    """Return what the promotion of a rater would do."""
+    rater, now = _rater_of(engine, given), find_rater(engine, "production")
     if rater.state == "production":
         raise ConfigError(f"{rater.name} is in production already.")
     report = rater.acceptance_report
@@ -364,7 +469,10 @@ def decide_promotion(engine: Engine, given: Given) -> Decision:
         ("In production now", now.name if now else "none"),
     ]  # fmt: skip
     effect = "It scores every night from then on" + (f", and {now.name} is retired." if now else ".")
-    return Decision(f"Promote {rater.name}?", "Promote", facts, effect, _path_of_rater(rater.name), warnings=warnings)
+    return Decision(
+        f"Promote {rater.name}?", "Promote", facts, effect, _path_of_rater(rater.name), warnings=warnings,
+        seen=_seen_rater(rater, now),
+    )  # fmt: skip
 
 
 def promote(person: Person, form: Form) -> str:
@@ -372,9 +480,8 @@ def promote(person: Person, form: Form) -> str:
     from alchemist_core.cli.rater import PromoteConfig  # noqa: PLC0415  as above
     from alchemist_core.cli.rater import promote as promote_rater  # noqa: PLC0415
 
-    rater, reason = find_rater(open_reader(), _required(form, "rater")), _reason(form)
-    if rater is None:
-        raise ConfigError("There is no such rater. Nothing was done.")
+    rater, reason = _rater_of(open_reader(), form), _reason(form)
+    _require_as_seen(open_reader(), form, _seen_rater(rater, find_rater(open_reader(), "production")))
     override = None if rater.acceptance_report.get("is_certified") else reason
     config = _config(
         PromoteConfig, rater=rater.name, without_acceptance=override, approved_by=person.name, comment=reason
@@ -537,8 +644,9 @@ def _page(path: str, decide: Callable[[Engine, Given], Decision]) -> Callable[[R
         if "chosen" in request.query_params:
             given["without"] = ",".join(request.query_params.getlist("without"))
         decision = decide(open_reader(), given)
+        seen = _as_field(open_reader(), decision.seen) if decision.seen else None
         return render(
-            request, "decision.html", title=decision.question, decision=decision, given=given, path=path, reason=REASON,
+            request, "decision.html", title=decision.question, decision=decision, given=given, seen=seen, path=path, reason=REASON,
             dags=request.app.state.dags, here=decision.back,
             # Airflow shows the explorer in a frame from which no link can open a new tab, nor replace Airflow's own page.
             is_framed=request.headers.get("sec-fetch-dest") != "document",

@@ -2,12 +2,12 @@
 
 import getpass
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, func, insert, select
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.store.tables import AuditEvent
@@ -62,6 +62,31 @@ def record_event(
     connection.execute(
         insert(AuditEvent).values(actor=actor, action=action, subject=subject, before=before, after=after)
     )
+
+
+class AuditRow(NamedTuple):
+    """Who did what to which subject, with the state before and after."""
+
+    actor: str
+    action: str
+    subject: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+def newest_event_id(engine: Engine) -> int:
+    """Return the key of the newest event; 0: there is none."""
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.coalesce(func.max(AuditEvent.audit_event_id), 0))).scalar_one())
+
+
+def events_since(engine: Engine, audit_event_id: int, subjects: Sequence[str]) -> list[AuditRow]:
+    """Return the events of some subjects after an event, oldest first."""
+    columns = [getattr(AuditEvent, name) for name in AuditRow._fields]
+    statement = select(*columns).where(AuditEvent.audit_event_id > audit_event_id, AuditEvent.subject.in_(subjects))
+    with engine.connect() as connection:
+        rows = connection.execute(statement.order_by(AuditEvent.audit_event_id))
+        return [AuditRow._make(row) for row in rows]
 
 
 def asked_about(engine: Engine, question: str, try_number: int | None) -> str | None:

@@ -1,6 +1,7 @@
 """`alchemist night list` shows the state of each night, what was left out, and the next step."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
 from alchemist_core.cli.drift import DriftConfig, check_drift
-from alchemist_core.cli.held_nights import RejectNightConfig, reject
+from alchemist_core.cli.held_nights import RejectNightConfig, ReleaseNightConfig, reject, release
 from alchemist_core.cli.night import NightListConfig, list_
 from alchemist_core.cli.plan import PlanScoreConfig, plan_score
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
@@ -25,6 +26,7 @@ from alchemist_core.store.overviews import read_nights
 from alchemist_core.store.runs import RunKey, claim_run, finish_run
 from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_rater
+from tests.waiting import wait_until_blocked
 
 pytestmark = pytest.mark.db
 
@@ -240,6 +242,38 @@ def test_the_scored_part_of_a_stopped_night_is_rejected_too(two_datasets: Engine
     assert done.nights == ["books 2026-01-02 r1"]
     with two_datasets.connect() as connection:
         assert connection.execute(text("SELECT state FROM alchemist.nights")).scalar_one() == "rejected"
+
+
+def test_who_is_slower_than_another_person_is_told_that_nothing_was_done(two_datasets: Engine) -> None:
+    night = {
+        "night_id": 5,
+        "dataset_id": 2,
+        "crawl_date": "2026-01-02",
+        "rater_id": 1,
+        "state": "held",
+        "reason": "drift",
+    }
+    which: dict[str, Any] = {"dataset": "books", "crawl_date": date(2026, 1, 2), "reason": "a broken crawl"}
+    with two_datasets.begin() as connection:
+        insert_rows(connection, {"nights": [night]})
+    for state, decide in (
+        ("released", lambda: reject(RejectNightConfig(**which))),
+        ("selectable", lambda: release(ReleaseNightConfig(**which))),
+    ):
+        with two_datasets.begin() as connection:
+            connection.execute(text("UPDATE alchemist.nights SET state = 'held'"))
+        with ThreadPoolExecutor(1) as pool:
+            with two_datasets.begin() as faster:
+                faster.execute(text("UPDATE alchemist.nights SET state = :state"), {"state": state})
+                slower = pool.submit(decide)
+                wait_until_blocked(faster, slower)
+            with pytest.raises(
+                ConfigError, match="Another person decided books 2026-01-02 meanwhile, so nothing was done"
+            ):
+                slower.result()
+        with two_datasets.connect() as connection:
+            assert connection.execute(text("SELECT state FROM alchemist.nights")).scalar_one() == state
+            assert connection.execute(text("SELECT count(*) FROM alchemist.audit_events")).scalar_one() == 0
 
 
 def test_quarantine_is_listed_by_reason_with_the_shard_to_look_at(two_datasets: Engine) -> None:

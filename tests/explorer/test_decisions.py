@@ -4,18 +4,25 @@ import html
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import date
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
+from alchemist_core.cli.held_nights import RejectNightConfig, ReleaseNightConfig, reject, release
+from alchemist_core.cli.rater import PromoteConfig, promote
+from alchemist_core.cli.subset import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
 from alchemist_core.explorer.actions import TOKEN_FIELD
 from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.decisions import Condition
 from alchemist_core.explorer.people import Person
+from alchemist_core.store.audit import acting_as
+from alchemist_core.store.engine import open_store
 from alchemist_core.store.flags import set_flags
+from alchemist_core.store.raters import find_named, record_acceptance_report
 from tests.explorer.conftest import ANN, Admits, run
 from tests.explorer.enriched import write_members
 from tests.given import insert_rows
@@ -62,9 +69,19 @@ EVENTS = "SELECT actor, action, subject FROM alchemist.audit_events ORDER BY aud
 
 
 def decide(browser: TestClient, path: str, **form: str) -> str:
-    answer = browser.post(path, data={TOKEN_FIELD: ANN.form_token, "reason": REASON, **form})
+    answer = browser.post(path, data=filled_in(browser, path, form))
     assert answer.status_code == 303, html.unescape(answer.text)
     return answer.headers["location"]
+
+
+def filled_in(browser: TestClient, path: str, given: dict[str, str]) -> dict[str, str]:
+    """What the form of a decision sends: the fields of its page as it is now, the hidden ones too, and a reason."""
+    page = browser.get(path, params=given).text
+    form = page.partition('<form class="decide"')[2]
+    fields = {
+        name: html.unescape(value) for name, value in re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form)
+    }
+    return {"reason": REASON, **fields}
 
 
 def test_looking_at_a_decision_changes_nothing(browser: TestClient, own_store: Engine) -> None:
@@ -306,7 +323,9 @@ def test_a_version_is_selected_again_with_its_own_options(browser: TestClient, o
         ("/decide/takedown", {"sample": "99999"}, "There is no sample 99999"),
         ("/decide/takedown", {}, "has no field sample"),
         ("/decide/promote", {"rater": "nobody"}, "There is no rater 'nobody'"),
-        ("/decide/promote", {"rater": "sharp"}, "no trained rater"),
+        ("/decide/promote", {"rater": "sharp"}, "Only a trained rater"),
+        ("/decide/promote", {"rater": "r2"}, "The page was too old"),
+        ("/decide/publish", {**NEXT, "seen": "[]"}, "The page was too old"),
     ],
 )
 def test_what_cannot_be_done_is_explained(
@@ -316,3 +335,81 @@ def test_what_cannot_be_done_is_explained(
     assert answer.status_code == 400
     assert words in html.unescape(answer.text)
     assert rows(own_store, EVENTS) == []
+
+
+def of_bob(decide: Callable[[], object]) -> None:
+    """Let another person decide by their command."""
+    with acting_as("bob"):
+        decide()
+
+
+NIGHT: dict[str, Any] = {"dataset": "web", "crawl_date": date(2026, 1, 2), "reason": "as it is"}
+MEANWHILE: list[tuple[str, dict[str, str], Callable[[], object], str]] = [
+    (
+        "/decide/publish", NEXT, lambda: withdraw(WithdrawSubsetConfig(name="best", version=2, reason="leaked")),
+        "bob has withdrawn subset best v2 (leaked) since this page was opened, so nothing was done",
+    ),
+    ("/decide/publish", NEXT, lambda: publish(PublishSubsetConfig(name="best", version=3)), "bob has published subset best v3 since"),
+    ("/decide/withdraw", VERSION, lambda: publish(PublishSubsetConfig(name="best", version=3)), "bob has published subset best v3 since"),
+    ("/decide/reject", RELEASE, lambda: release(ReleaseNightConfig(**NIGHT)), "bob has released night web 2026-01-02 r1 (as it is) since"),
+    ("/decide/release", RELEASE, lambda: reject(RejectNightConfig(**NIGHT)), "bob has rejected night web 2026-01-02 r1 (as it is) since"),
+    (
+        "/decide/promote", {"rater": "r2"},
+        lambda: record_acceptance_report(open_store(), find_named(open_store(), ["r2"])[0], [], is_certified=True, actor="bob"),
+        "bob has checked rater r2 since",
+    ),
+    (
+        "/decide/promote", {"rater": "r2"}, lambda: promote(PromoteConfig(rater="r3", without_acceptance="in a hurry")),
+        "bob has promoted rater r3 since",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "given", "meanwhile", "words"), MEANWHILE)
+def test_a_decision_about_a_state_that_its_person_did_not_see_is_not_made(
+    browser: TestClient,
+    own_store: Engine,
+    path: str,
+    given: dict[str, str],
+    meanwhile: Callable[[], object],
+    words: str,
+) -> None:
+    version_3 = {**version_2(), "subset_id": 3, "version": 3}
+    with own_store.begin() as connection:
+        insert_rows(connection, {"raters": [{"rater_id": 8, "name": "r3"}], "subsets": [version_3]})
+    form = filled_in(browser, path, given)
+    of_bob(meanwhile)
+    before = rows(own_store, EVENTS)
+    answer = browser.post(path, data=form)
+    assert answer.status_code == 400
+    assert words in html.unescape(answer.text)
+    assert rows(own_store, EVENTS) == before
+
+
+def test_a_revision_that_arrived_after_the_page_was_opened_is_not_released_with_the_others(
+    browser: TestClient, own_store: Engine
+) -> None:
+    form = filled_in(browser, "/decide/release", RELEASE)
+    night = {
+        "night_id": 3,
+        "dataset_id": 1,
+        "crawl_date": "2026-01-02",
+        "rater_id": 1,
+        "revision": 2,
+        "state": "held",
+        "reason": "drift",
+    }
+    with own_store.begin() as connection:
+        insert_rows(connection, {"nights": [night]})
+    answer = browser.post("/decide/release", data=form)
+    assert answer.status_code == 400
+    assert "What it shows has changed since this page was opened" in answer.text
+    assert rows(own_store, "SELECT state FROM alchemist.nights WHERE night_id IN (2, 3)") == [("held",), ("held",)]
+
+
+def test_a_withdrawn_version_is_published_again_by_who_saw_that_it_was_withdrawn(
+    browser: TestClient, own_store: Engine
+) -> None:
+    of_bob(lambda: withdraw(WithdrawSubsetConfig(name="best", version=2, reason="leaked")))
+    decide(browser, "/decide/publish", **NEXT)
+    assert ("ann", "reinstate", "subset best") in rows(own_store, EVENTS)
