@@ -253,6 +253,12 @@ class RollbackSubsetConfig(Config):
     version: int | None = Field(
         None, ge=1, description="Version number; none: the one that was published before the current one"
     )
+    from_: int | None = Field(
+        None,
+        ge=1,
+        description="Bad version to return from; if it is not published any more, nothing changes, so that a second person or a "
+        "retry does not go back one version further; none: whichever version is published",
+    )
 
 
 class WithdrawSubsetConfig(Config):
@@ -317,6 +323,12 @@ def rollback(config: RollbackSubsetConfig) -> PublishSubsetResult:
         find_subset(engine, config.name)
         raise ConfigError(
             f"No version of {config.name} is published, so there is none to roll back. Show the versions: alchemist subset list."
+        )
+    if config.from_ not in (None, published.version):
+        bad = find_subset(engine, config.name, version=config.from_)
+        say(f"{bad.title} is not published any more, but {published.title} is, so nothing was changed.")
+        return PublishSubsetResult(
+            subset=published.name, version=published.version, n_samples=published.n_samples, is_new=False
         )
     if config.version is not None:
         target = find_subset(engine, config.name, version=config.version)

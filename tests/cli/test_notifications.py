@@ -182,6 +182,8 @@ def test_a_subset_that_is_surely_worse_than_random_is_reported_once(
         )
         assert opens(look)
         assert "alchemist subset compare s --version 1" in do
+        assert "alchemist subset rollback s --from 1" in do
+        assert "alchemist subset withdraw s --version 1 --reason WHY" in do
 
 
 def test_a_task_that_failed_is_reported_once_with_its_page(engine: Engine, receiver: Receiver) -> None:

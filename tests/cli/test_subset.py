@@ -1,5 +1,6 @@
 """Versions of a subset: listed, shown, compared, published and rolled back."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,22 @@ def test_a_rollback_returns_to_what_was_published_before(pool: Engine) -> None:
     with pool.connect() as connection:
         actions = connection.execute(text("SELECT action FROM alchemist.audit_events ORDER BY 1")).scalars().all()
     assert actions == ["publish", "publish", "rollback"]
+
+
+def test_a_second_person_or_a_retry_rolls_back_no_further(pool: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    for version, retention in enumerate((0.1, 0.2, 0.3), 1):
+        select(retention=retention)
+        run_publish(version)
+    command = ["subset", "rollback", NAME, "--from", "3", "--json"]
+    found = []
+    for _ in range(2):
+        capsys.readouterr()
+        assert main(command) == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert [(one["version"], one["is_new"]) for one in found] == [(2, True), (2, False)]
+    assert current(pool).version == 2
+    with pytest.raises(ConfigError, match=r"There is no subset 'best' v9 \(versions: 1, 2, 3\)"):
+        rollback(RollbackSubsetConfig(name=NAME, from_=9))
 
 
 def test_a_version_that_was_never_published_is_nothing_to_go_back_to(pool: Engine) -> None:
