@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 
 from alchemist_core.explorer.markup import keep_said
 from alchemist_core.explorer.people import Person
+from alchemist_core.store.engine import was_migrated
 
 Form = dict[str, str]
 
@@ -51,7 +52,7 @@ def action(needs: Literal["flag", "act"]) -> Callable[[Change], Callable[[Reques
                 )
             if not (person.may_flag if needs == "flag" else person.may_act):
                 raise HTTPException(403, f"{person.name} may look, but not do this. Ask for a role that may.")
-            outcome = await anyio.to_thread.run_sync(change, person, form)
+            outcome = await anyio.to_thread.run_sync(_change_unless_migrated, change, person, form)
             done = Done(outcome, "") if isinstance(outcome, str) else outcome
             # The browser asks for the outcome with GET, so that a reload does not send the form again.
             response = RedirectResponse(request.scope.get("root_path", "") + done.path, 303)
@@ -62,6 +63,16 @@ def action(needs: Literal["flag", "act"]) -> Callable[[Change], Callable[[Reques
         return endpoint
 
     return decorate
+
+
+def _change_unless_migrated(change: Change, person: Person, form: Form) -> str | Done:
+    if was_migrated():
+        raise HTTPException(
+            503,
+            "The store was migrated since this server was started, so nothing was done. Whoever runs the server has to restart it: "
+            "`alchemist explore`, or Airflow's API server.",
+        )
+    return change(person, form)
 
 
 async def read_form(request: Request) -> Form:

@@ -152,7 +152,7 @@ def open_reader() -> Engine:
     limits = f"-c default_transaction_read_only=on -c statement_timeout={READ_LIMIT_MS}"
     bounded = make_url(url).update_query_dict({"options": limits}, append=True).render_as_string(hide_password=False)
     if bounded not in _OPEN:
-        check_schema(owner_url, may_create=settings.database_url is None)
+        _FOUND.setdefault(owner_url, check_schema(owner_url, may_create=settings.database_url is None))
         _OPEN[bounded] = make_engine(bounded)
     return _OPEN[bounded]
 
@@ -161,16 +161,30 @@ def close_stores() -> None:
     """Close the connections of every store that this process has opened; `open_store` opens them again."""
     while _OPEN:
         _OPEN.popitem()[1].dispose()
+    _FOUND.clear()
+
+
+def was_migrated() -> bool:
+    """Return whether the store was migrated since this process opened it; then this process has old code, and must not write.
+
+    The schema is compared with what was found then, not with this code's files: an upgrade replaces the files of a running process.
+    """
+    engine = open_store()
+    url = database_url()
+    state, found = schema_state(url, engine), _FOUND[url]
+    return (state.revision, state.applied[:1]) != (found.revision, found.applied[:1])
 
 
 _OPEN: dict[str, Engine] = {}
+_FOUND: dict[str, "SchemaState"] = {}
+"""The schema of each store, as this process found it when it opened the store."""
 
 
 def _open(url: str, *, is_embedded: bool) -> Engine:
     engine = make_engine(url)
     try:
         # An empty database of the embedded server gets its schema here. On a given server only `db migrate` creates it.
-        check_schema(url, may_create=is_embedded, engine=engine)
+        _FOUND.setdefault(url, check_schema(url, may_create=is_embedded, engine=engine))
     except BaseException:
         engine.dispose()
         raise
@@ -226,8 +240,8 @@ def migrate(url: str, *, should_reapply: bool = False) -> bool:
         return True
 
 
-def check_schema(url: str, *, may_create: bool = False, engine: Engine | None = None) -> None:
-    """Refuse a schema that does not match this code; an existing schema is never changed.
+def check_schema(url: str, *, may_create: bool = False, engine: Engine | None = None) -> SchemaState:
+    """Refuse a schema that does not match this code, else return its state; an existing schema is never changed.
 
     Args:
         url: Address of the database.
@@ -240,10 +254,10 @@ def check_schema(url: str, *, may_create: bool = False, engine: Engine | None = 
     state = schema_state(url, engine)
     _refuse_newer(state)
     if state.is_current:
-        return
+        return state
     if not state.is_created and may_create:
         migrate(url)
-        return
+        return schema_state(url, engine)
     if not state.is_created:
         raise StoreError(
             "The store has no complete schema yet. Run `alchemist db migrate` as the owner of the database."

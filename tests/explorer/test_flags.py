@@ -1,7 +1,9 @@
 """Flags by the forms of the explorer: of one sample, of many, undone, by those who may, and back on the page they came from."""
 
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
@@ -11,6 +13,8 @@ from alchemist_core.explorer.actions import TOKEN_FIELD
 from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.flags import own_path
 from alchemist_core.explorer.people import Person
+from alchemist_core.settings import load_settings
+from alchemist_core.store import engine as store_engine
 from alchemist_core.store.flags import read_flags_of, read_history, set_flags
 from tests.explorer.conftest import ANN, Admits
 from tests.explorer.test_samples import Elements, samples_of
@@ -121,3 +125,25 @@ def test_enter_in_a_field_flags_nothing(browser: TestClient) -> None:
             buttons = [attributes for tag, attributes in Elements(form).found if tag == "button"]
             assert "disabled" in buttons[0]
             assert not any("disabled" in button for button in buttons[1:])
+
+
+def test_an_explorer_that_was_left_open_writes_nothing_into_a_store_that_was_migrated(
+    browser: TestClient, own_store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade replaces the files of the running server too, so these files agree with the migrated store."""
+    assert browser.get("/samples").status_code == 200
+    newer = shutil.copytree(store_engine.SQL, tmp_path / "sql")
+    with (newer / "functions" / "hamming_distance.sql").open("a") as file:
+        file.write("-- Of the next version.\n")
+    monkeypatch.setattr(store_engine, "SQL", newer)
+    assert store_engine.migrate(load_settings().database_url.get_secret_value())
+    form = {TOKEN_FIELD: ANN.form_token, "one": "82:bad", "back": "/samples"}
+    answer = browser.post("/flags", data=form)
+    assert answer.status_code == 503
+    assert "was migrated since this server was started, so nothing was done" in answer.text
+    assert labels_of(own_store, 82) == []
+    store_engine.close_stores()
+    assert post(browser, **{name: form[name] for name in ("one", "back")}) == "/samples", (
+        "a server that was started again"
+    )
+    assert labels_of(own_store, 82) == ["bad"]
