@@ -22,13 +22,13 @@ class OwnMachine:
     processes. Other sites cannot send the cookie (SameSite), and cannot reach the explorer under a name of their own (Host).
     """
 
-    def __init__(self, port: int, name: str) -> None:
+    def __init__(self, port: int, name: str, *, may_write: bool = True) -> None:
         self._hosts = {f"{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]")}
         # Browsers send a cookie to every port of a host.
         self._cookie = f"alchemist_explorer_{port}"
         self._session = secrets.token_urlsafe(32)
         self._token: str | None = secrets.token_urlsafe(32)
-        self._person = Person(name, self._session.encode(), may_flag=True, may_act=True)
+        self._person = Person(name, self._session.encode(), may_flag=may_write, may_act=may_write)
 
     @property
     def query(self) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from alchemist_core.config import Command, Config
 from alchemist_core.errors import ConfigError
-from alchemist_core.store.engine import open_reader
+from alchemist_core.store.engine import can_write, database_url, open_reader
 from alchemist_core.telemetry import say
 
 
@@ -45,7 +45,9 @@ def serve(config: ExploreConfig) -> None:
     from alchemist_core.explorer.app import make_app  # noqa: PLC0415
 
     open_reader()
-    guard = OwnMachine(config.port, getpass.getuser())
+    guard = OwnMachine(config.port, getpass.getuser(), may_write=(may_write := can_write(database_url())))
+    if not may_write:
+        say("The user of ALCHEMIST_DATABASE_URL may only read the store, so the explorer offers no action.")
     host = f"[{config.host}]" if ":" in config.host else config.host
     with _listen(config.host, config.port) as listener:
         address = f"http://{host}:{config.port}/?{guard.query}"

@@ -2,7 +2,8 @@
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
@@ -14,8 +15,10 @@ from alchemist_core.explorer.actions import TOKEN_FIELD
 from alchemist_core.explorer.alone import OwnMachine
 from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.people import Person
-from tests.explorer.conftest import Admits, run
+from tests.explorer.conftest import Admits, run, serving
 from tests.explorer.enriched import write_manifest_of_first
+from tests.explorer.test_serving import get
+from tests.trained_store import TrainedStore
 
 pytestmark = pytest.mark.db
 OWN = "http://127.0.0.1:9480"
@@ -114,6 +117,23 @@ def test_every_action_is_allowed_or_refused_by_role(
     actions = [action for _, action in state(own_store)[1]]
     expected = {"editor": ["flag"], "user": ["publish", "takedown", "withdraw", "flag"]}
     assert actions == expected.get(role, [])
+
+
+def test_a_user_of_the_database_who_may_only_read_is_offered_no_action(
+    read_once: str, log_in_at: Callable[[str, str], str], tmp_path: Path, port: int
+) -> None:
+    reader = TrainedStore(log_in_at(read_once, "alchemist_reader"), tmp_path / "home")
+    with serving(reader, port) as entry:
+        cookie = get(port, entry)[1]["set-cookie"].partition(";")[0]
+        for path in ("/samples/3", "/subsets/best/1", "/raters/r1"):
+            status, _, page = get(port, path, Cookie=cookie)
+            assert status == 200, path
+            assert b"/decide/" not in page, path
+            assert b'name="form_token"' not in page, path
+            assert b"may look" in page, path
+        status, _, page = get(port, "/decide/withdraw?subset=best&version=1", Cookie=cookie)
+        assert status == 403
+        assert b"may look, but not do this" in page
 
 
 def state(engine: Engine) -> tuple[int, list[tuple[str, str]]]:
