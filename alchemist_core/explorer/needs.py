@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from alchemist_core.explorer import nights, subsets
 from alchemist_core.explorer.markup import Tab, render
-from alchemist_core.project import of_version
+from alchemist_core.project import of_version, train_downstream_command
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.matters import N_EACH, ORDER, Matter, read_matters
 
@@ -64,8 +64,8 @@ def _check(matter: Matter) -> str:
 
 
 def _measure(matter: Matter) -> str:
-    which = of_version(matter.subject, matter.version)
-    return f"alchemist train-downstream {which} --arms subset,random --seeds 0,1,2 && alchemist evaluate {which}"
+    train, which = train_downstream_command(matter.subject, matter.version), of_version(matter.subject, matter.version)
+    return f"{train} --arms subset,random --seeds 0,1,2 && alchemist evaluate {which}"
 
 
 KINDS = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from alchemist_core.project import of_version
+from alchemist_core.project import of_version, train_downstream_command
 from alchemist_core.report.arm_names import ORACLE, place_of_arm
 from alchemist_core.report.content import ArmRun, MetricRun
 from alchemist_core.statistics import Estimate, estimate, estimate_gain, gap_closed, is_lower_better
@@ -120,10 +120,8 @@ def judge_worth(losses: Sequence[ComparedArm], name: str, version: int) -> Worth
     'not shown'
     """
     own = next((one for one in losses if one.arm == "subset"), None)
-    which = of_version(name, version)
-    more_seeds = (
-        f"Next: alchemist train-downstream {which} --arms subset,random --seeds 0,1,2, then alchemist evaluate {which}."
-    )
+    train, which = train_downstream_command(name, version), of_version(name, version)
+    more_seeds = f"Next: {train} --arms subset,random --seeds 0,1,2, then alchemist evaluate {which}."
     if own is None:
         return Worth("not shown", f"no model was trained on it and evaluated. {more_seeds}")
     if own.gain is None:

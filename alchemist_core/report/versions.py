@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from sqlalchemy import Engine
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.project import of_version, train_downstream_command
 from alchemist_core.statistics import Estimate, ValueOfSeed, detectable_effect, estimate, estimate_gain, pooled_spread
 from alchemist_core.store.models import VersionLoss, read_version_losses
 from alchemist_core.store.subsets import SubsetRow, find_by_id
@@ -178,10 +179,10 @@ def _missing_commands(name: str, own: VersionSummary, other: VersionSummary, see
 
 
 def _commands(name: str, version: int, seeds: tuple[int, ...]) -> str:
-    which = f"{name} --version {version}"
+    train, which = train_downstream_command(name, version), of_version(name, version)
     return (
-        f"Next: alchemist train-downstream {which} --arms subset --seeds {','.join(map(str, seeds))}, "
-        f"then alchemist evaluate {which}."
+        f"Next, with the preset and the options of the former training: {train} --arms subset "
+        f"--seeds {','.join(map(str, seeds))}, then alchemist evaluate {which}."
     )
 
 

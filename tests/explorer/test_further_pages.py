@@ -39,10 +39,8 @@ def test_the_first_page_says_what_waits(client: TestClient, own_store: Engine) -
     looking = html.unescape(TestClient(make_app(Admits(Person("vic", b"s")))).get("/").text)
     assert "alchemist night release --dataset web --crawl-date 2026-01-01 --reason WHY" in looking
     assert 'href="/subsets/best/1"' in page
-    which = "best --version 1"
-    assert (
-        f"alchemist train-downstream {which} --arms subset,random --seeds 0,1,2 && alchemist evaluate {which}" in page
-    )
+    command = "alchemist train-downstream best --version 1 --preset PRESET --arms subset,random --seeds 0,1,2"
+    assert f"{command} && alchemist evaluate best --version 1" in page
 
 
 def test_a_link_of_an_event_leads_only_to_a_web_page(client: TestClient, own_store: Engine) -> None:

@@ -64,7 +64,9 @@ def test_a_version_says_first_what_it_is_worth(client: TestClient) -> None:
     assert "Not proven yet:" in unshown
     command = re.search(r"Next: (alchemist train-downstream [^.]+?), then (alchemist evaluate [^.]+)\.", unshown)
     assert command is not None
-    assert command[1] == "alchemist train-downstream best --version 3 --arms subset,random --seeds 0,1,2"
+    assert (
+        command[1] == "alchemist train-downstream best --version 3 --preset PRESET --arms subset,random --seeds 0,1,2"
+    )
     assert command[2] == "alchemist evaluate best --version 3"
 
 

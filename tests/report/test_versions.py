@@ -51,8 +51,8 @@ def test_one_common_seed_shows_nothing_and_names_what_is_missing() -> None:
     assert found.title == "v2: not known yet against v1"
     assert "at least 2 more seeds are needed" in found.text
     assert (
-        "alchemist train-downstream s --version 2 --arms subset --seeds 0,1,2, then alchemist evaluate s --version 2."
-        in found.text
+        "with the preset and the options of the former training: alchemist train-downstream s --version 2 --preset PRESET --arms subset "
+        "--seeds 0,1,2, then alchemist evaluate s --version 2." in found.text
     )
     assert "--version 1" not in found.text, "v1 has these seeds"
 
