@@ -11,6 +11,7 @@ from alchemist_core.experiments.trial import Cell
 from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.people import Person
 from tests.explorer.conftest import ATTACK, N_NEW, N_OLD, Admits, run
+from tests.explorer.enriched import enrich
 from tests.explorer.test_samples import Elements, samples_of, title
 from tests.given import insert_rows
 
@@ -118,6 +119,19 @@ def moved(page: str) -> dict[str, list[int]]:
     """The samples that a rater ranks higher and lower than the production rater."""
     parts = re.split(r'<h3 id="(up|down)">', page)
     return {name: samples_of(text) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def test_every_page_with_a_time_names_its_zone(client: TestClient, own_store: Engine) -> None:
+    enrich(own_store)
+    run(own_store, "UPDATE alchemist.nights SET state = 'released', decided_by = 'ann', decided_at = now()")
+    without = []
+    for path in ("/needs", "/nights/web/2026-01-02", "/raters", "/experiments", "/subsets", "/samples/3"):
+        page = client.get(path).text
+        times = re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d.{4}", page)
+        assert times, path
+        if not (re.search(r"<th[^>]*>[^<]+ \(UTC\)</th>", page) or all(time.endswith(" UTC") for time in times)):
+            without.append(path)
+    assert without == []
 
 
 def test_experiments_are_listed_and_shown(client: TestClient, own_store: Engine) -> None:
