@@ -319,7 +319,7 @@ def find_sample(engine: Engine, named: str) -> FoundSample:
         rows = [FoundSample._make(row) for row in connection.execute(load_query("find_samples"), _parameters(named))]
     if len(rows) > 1:
         raise ConfigError(
-            f"{named} matches the hashes of more than one sample, for example {rows[0].pair_hash.hex()}. Give more digits."
+            f"{named} matches more than one sample, for example that with the hash {rows[0].pair_hash.hex()}. Give more digits of the hash."
         )
     if not rows:
         raise ConfigError(f"There is no sample {named} in the store.{_describe_quarantine(engine, named)}")
@@ -356,14 +356,17 @@ def _parameters(named: str) -> dict[str, object]:
     if place:
         return nothing | {"dataset": dataset, "place": place}
     digits = named.lower()
-    if digits.isdecimal() and len(digits) < 2 * MIN_DIGITS:
-        return nothing | {"sample_id": int(digits)}
+    is_id = digits.isdecimal() and len(digits) < 2 * MIN_DIGITS
+    by_id = nothing | {"sample_id": int(digits)} if is_id else nothing
+    if is_id and len(digits) < MIN_DIGITS:
+        return by_id
+    # Longer ones may be the id of one sample and begin the hash of another.
     if len(digits) < MIN_DIGITS or len(digits) > 2 * HASH_BYTES or not set(digits) <= set("0123456789abcdef"):
         raise ConfigError(
             f"{named!r} is not a valid sample. Give DATASET/SHARD/KEY, a sample id, or at least {MIN_DIGITS} hex digits of its pair hash."
         )
     low, high = (bytes.fromhex(digits.ljust(2 * HASH_BYTES, end)) for end in "0f")
-    return nothing | {"low": low, "high": high}
+    return by_id | {"low": low, "high": high}
 
 
 def _describe_quarantine(engine: Engine, named: str) -> str:
