@@ -6,13 +6,14 @@ belong to the user, nor what can be made again (materialized datasets, caches).
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import AwareDatetime, Field
 
@@ -41,6 +42,7 @@ from alchemist_core.store.backups import (
 )
 from alchemist_core.store.eligible import forget_kept
 from alchemist_core.store.engine import (
+    connection_options,
     create_store,
     current_revision,
     database_url,
@@ -53,7 +55,6 @@ from alchemist_core.store.engine import (
 from alchemist_core.store.postgres import (
     Role,
     client_program,
-    environment,
     pipe_programs,
     psql_path,
     run_program,
@@ -140,17 +141,26 @@ def psql(config: PsqlConfig) -> None:
     """Open psql as the reader, or as --role; all other arguments are passed to psql unchanged."""
     # A given server has only the login of its URL, so the reader is that login in read-only transactions.
     is_given = load_settings().database_url is not None
-    address = urlsplit(database_url() if is_given else role_url(config.role))
-    # Names without a schema are those of alchemist.
-    options = [os.environ.get("PGOPTIONS", ""), "-c search_path=alchemist,public"]
+    given = connection_options(database_url() if is_given else role_url(config.role))
+    # Names without a schema are those of alchemist. Options of a URL would replace the variable.
+    options = [given.pop("options", os.environ.get("PGOPTIONS", "")), "-c search_path=alchemist,public"]
     if config.role == "reader":
         options.append("-c default_transaction_read_only=on")
     os.environ["PGOPTIONS"] = " ".join(options).strip()
-    # The password is passed by the environment, because arguments are visible in the list of processes.
-    os.environ["PGPASSWORD"] = unquote(address.password or "")
-    place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
+    os.environ.update(_password_of(given))
     # psql replaces this process, so that it controls the terminal and its exit code is returned.
-    os.execv(str(psql_path()), ["psql", place, *config.arguments])  # noqa: S606  no shell is meant
+    os.execv(str(psql_path()), ["psql", _place_of(given), *config.arguments])  # noqa: S606  no shell is meant
+
+
+def _password_of(options: dict[str, str]) -> dict[str, str]:
+    """Return the variable of the password, because arguments are visible in the list of processes; none: the caller's own holds."""
+    return {"PGPASSWORD": options["password"]} if "password" in options else {}
+
+
+def _place_of(options: dict[str, str]) -> str:
+    """Return the other options as one argument."""
+    quoted = {name: re.sub(r"([\\'])", r"\\\1", value) for name, value in options.items() if name != "password"}
+    return " ".join(f"{name}='{value}'" for name, value in quoted.items())
 
 
 def migrate_schema(_config: NoConfig) -> None:
@@ -448,10 +458,10 @@ def _run(name: str, url: str, *arguments: str) -> None:
 
 def _address(url: str) -> tuple[str, dict[str, str]]:
     """Return the option that names a database, and the variables of the program that gets it."""
-    # The password is passed by the environment, because arguments are visible in the list of processes.
-    address = urlsplit(url)
-    place = address._replace(netloc=address.netloc.replace(f":{address.password}@", "@")).geturl()
-    return f"--dbname={place}", environment() | {"PGPASSWORD": unquote(address.password or "")}
+    options = connection_options(url)
+    # As for all other commands, the caller's variables hold for what the URL leaves out.
+    variables = {name: value for name, value in os.environ.items() if name != "PGOPTIONS"}
+    return f"--dbname={_place_of(options)}", variables | _password_of(options)
 
 
 @contextmanager

@@ -59,6 +59,13 @@ def role_url(role: Role) -> str:
     return address.render_as_string(hide_password=False)
 
 
+def connection_options(url: str) -> dict[str, str]:
+    """Return the options that the driver gives libpq for a URL, so that programs of Postgres accept what all other commands accept."""
+    address = make_url(url).set(drivername="postgresql+psycopg2")
+    _, options = address.get_dialect()().create_connect_args(address)
+    return {name: " ".join(value) if isinstance(value, tuple) else str(value) for name, value in options.items()}
+
+
 def has_store() -> bool:
     """Whether there is a store to open: a server is given, or the home has one."""
     settings = load_settings()

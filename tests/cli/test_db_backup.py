@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from alchemist_core.cli.db import COMMANDS, BackupConfig, RestoreConfig, backup, restore
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
@@ -124,6 +124,21 @@ def test_a_restore_names_the_time_after_which_takedowns_have_to_be_repeated(
     (folder / "backup.json").write_text(json.dumps(note))
     restore(RestoreConfig(folder=folder))
     assert "Takedowns after the backup was made are not in the backup" in capsys.readouterr().err
+
+
+def test_a_url_of_sqlalchemy_whose_password_is_in_a_variable_is_backed_up_and_restored(
+    database_url: str, elsewhere: TrainedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", str(make_url(database_url).password))
+    use_store(monkeypatch, TrainedStore(without_password(database_url), tmp_path / "home"))
+    written = backup(BackupConfig(folder=tmp_path / "backup"))
+    use_store(monkeypatch, TrainedStore(without_password(elsewhere.url), elsewhere.home))
+    assert restore(RestoreConfig(folder=tmp_path / "backup")).checksum == written.checksum == checksum(elsewhere.url)
+
+
+def without_password(url: str) -> str:
+    given = make_url(url)
+    return f"postgresql+psycopg2://{given.username}@{given.host}:{given.port}/{given.database}"
 
 
 def test_restored_rows_are_granted_to_readers_again(

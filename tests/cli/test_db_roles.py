@@ -91,3 +91,11 @@ def test_psql_on_a_given_server_is_its_own_user_and_reads_only_unless_a_role_is_
     refused = alchemist("db", "psql", "-AXtc", "CREATE TABLE never (n int)", **given)
     assert "read-only transaction" in refused.stderr
     assert alchemist("db", "psql", "--role", "owner", *write, **given).stdout.strip() == "alchemist"
+
+
+def test_psql_accepts_a_url_of_sqlalchemy_whose_password_is_in_a_variable(home: Path) -> None:
+    own = make_url(start_postgres(home).url())
+    url = f"postgresql+psycopg2://{own.username}@{own.host}:{own.port}/{own.database}?options=-c%20statement_timeout%3D7654"
+    given = {"ALCHEMIST_DATABASE_URL": url, "PGPASSWORD": str(own.password)}
+    said = alchemist("db", "psql", "-AXtc", "SHOW statement_timeout", "-c", "SHOW transaction_read_only", **given)
+    assert said.stdout.split() == ["7654ms", "on"], said.stderr
