@@ -334,6 +334,7 @@ def test_a_mapped_stage_works_in_its_slot_and_any_other_verb_has_none() -> None:
 
 def test_a_report_is_its_summary_with_the_next_command_or_one_object() -> None:
     assert run_as("stack status", lambda _config: None) == ""
+    assert run_as("stack status", lambda _config: None, "--json") == "{}"
     assert (
         run_as("stack status", lambda _config: Said(), next_step="alchemist stack up")
         == "3 done.\nnext: alchemist stack up"

@@ -158,8 +158,11 @@ def run_command(parser: argparse.ArgumentParser, arguments: list[str]) -> Outcom
         send_announced()
     # Of several processes that compute together, the first one prints.
     is_helper = can_launch and int(os.environ.get("RANK", "0")) > 0
-    if result is None or is_helper:
+    if is_helper:
         return Outcome("")
+    if result is None:
+        # Programs parse the last line of every command.
+        return Outcome("{}" if options["json"] else "")
     if options["json"]:
         return Outcome(json.dumps(result.model_dump(mode="json")), result.exit_code)
     following = command.next_step(config, result)

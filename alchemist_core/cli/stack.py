@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from alchemist_core.cli.dags import PACKAGE, describe_stale, install_for_stack
-from alchemist_core.config import BARE_WORD, Command, Config, Formerly
+from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result
 from alchemist_core.local import stack
 from alchemist_core.local.airflow_environment import dags_folder
 from alchemist_core.local.processes import OTHER_INSTALLATION_REMEDY, describe_other_installation
@@ -43,7 +43,34 @@ class AirflowConfig(Config):
     )
 
 
-def up(_config: StackConfig) -> None:
+class StackResult(Result):
+    """State of the stack, for programs; people read it as messages."""
+
+    is_running: bool
+    is_postgres_running: bool
+    airflow_url: str | None
+    metrics_url: str | None
+    prometheus_url: str | None
+    # The pid of each process; None: it does not run.
+    processes: dict[str, int | None]
+    # What a process that is starting waits for, or what is wrong with one that runs.
+    waits: dict[str, str]
+    import_errors: list[str]
+
+    def summary(self) -> str:
+        """Return nothing: the messages say it all."""
+        return ""
+
+
+def _result_of(found: stack.StackStatus) -> StackResult:
+    return StackResult(
+        is_running=found.is_running, is_postgres_running=found.is_postgres_running, airflow_url=found.url,
+        metrics_url=found.metrics_url, prometheus_url=found.prometheus_url, processes=found.processes, waits=dict(found.waits),
+        import_errors=list(found.import_errors),
+    )  # fmt: skip
+
+
+def up(_config: StackConfig) -> StackResult:
     """Start the stack with the forms and schedules of the project file, and wait until Airflow schedules tasks; reuse a running one."""
     home = _home()
     install_for_stack(home)
@@ -51,6 +78,7 @@ def up(_config: StackConfig) -> None:
     say(started.describe())
     _say_note(home)
     say(_describe_nights(started.url))
+    return _result_of(started)
 
 
 def _describe_nights(url: str | None) -> str:
@@ -73,16 +101,18 @@ def down(_config: StackConfig) -> None:
     say("The stack is stopped. Its data is kept; alchemist stack up starts it again.")
 
 
-def status(_config: StackConfig) -> None:
+def status(_config: StackConfig) -> StackResult:
     """Print the addresses, the login and the processes of the stack: what a starting one waits for, how often each was restarted.
 
     Also prints which run holds which device.
     """
     home = _home()
-    say(stack.status(home).describe())
+    found = stack.status(home)
+    say(found.describe())
     _say_note(home)
     for line in _describe_devices(home):
         say(line)
+    return _result_of(found)
 
 
 def _say_note(home: Path) -> None:

@@ -1,5 +1,6 @@
 """`alchemist stack status` lists the devices in use and starts nothing."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,17 @@ def test_the_status_shows_which_run_holds_which_device(engine: Engine, capsys: p
 
 def test_the_status_of_a_home_without_a_server_starts_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stack", "status"]) == 0
-    assert "The stack of" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "The stack of" in printed.err
+    assert printed.out == ""
     assert not is_running(load_settings().home)
+
+
+def test_the_status_as_json_is_one_object_on_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stack", "status", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["is_running"], found["is_postgres_running"], found["airflow_url"]) == (False, False, None)
+    assert found["processes"]["scheduler"] is None
 
 
 def test_the_status_of_a_server_that_does_not_answer_is_shown_without_devices(
