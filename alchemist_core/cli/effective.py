@@ -130,6 +130,16 @@ def choices_of(command: str) -> list[str]:
     return [name for name, stages in (("preset", NETWORKS), ("recipe", RECIPE_STAGES)) if stage_of(command) in stages]
 
 
+def declared_names(command: str) -> set[str]:
+    """Return the options of a command that take a value of the project file, or of its recipe, if the command leaves them out.
+
+    Raises:
+        ConfigError: The project file is not valid.
+    """
+    found = compose(command, config_of(command), {}, declared_values(command, {}))
+    return {path.rpartition(".")[2] for path in found.origins}
+
+
 def check_project(project: Project) -> None:
     """Check the sections of all stages: each value, and the rules between the values of a stage.
 

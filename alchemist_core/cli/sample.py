@@ -1,6 +1,7 @@
 """Samples: explain why one was selected, flag them, take an image down, and retry quarantined samples."""
 
 import shlex
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from pydantic import Field
 from sqlalchemy import Engine
 
+from alchemist_core.cli.effective import declared_names
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.config import BARE_WORD, Command, Config, Result, counted, lay_out
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
@@ -399,14 +401,20 @@ def _select_config(name: str) -> SelectConfig:
 
 def _commands(name: str) -> str:
     config = _select_config(name)
-    policy = {"retention": config.policy.retention, **config.policy.model_dump(mode="json", exclude_defaults=True)}
+    try:
+        names: Collection[str] = declared_names("select")
+    except ConfigError:
+        # The file has to be mended before the command runs, and may then give any of them.
+        names = SelectionPolicy.model_fields
+    own = config.policy.model_dump(mode="json", exclude_defaults=True)
+    policy = {"retention": config.policy.retention, **config.policy.written_out(names), **own}
     if config.policy.keeps_all_accepted:
         policy["retention"] = "auto"
     words = ["alchemist", "select", "--dataset", ",".join(config.dataset)]
     for flag, value in {**policy, "rater": config.rater, "name": name}.items():
-        words.append(f"--{flag.replace('_', '-')}")
-        if value is not True:
-            words.append(",".join(value) if isinstance(value, list) else str(value))
+        words.append(f"--{'no-' if value is False else ''}{flag.replace('_', '-')}")
+        if not isinstance(value, bool):
+            words.append(",".join(value) if isinstance(value, (list, tuple)) else str(value))
     return f"{shlex.join(words)} && alchemist subset publish {name}"
 
 

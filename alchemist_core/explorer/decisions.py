@@ -29,7 +29,7 @@ from alchemist_core.explorer.people import Person
 from alchemist_core.explorer.subsets import MOST_MEMBERS
 from alchemist_core.rating.acceptance import warnings_of
 from alchemist_core.report.page import show_percent
-from alchemist_core.selection.config import SelectionPolicy, asked_options
+from alchemist_core.selection.config import NO_VALUE, SelectionPolicy, asked_options
 from alchemist_core.store import browsing
 from alchemist_core.store.audit import AuditRow, acting_as, events_since, newest_event_id
 from alchemist_core.store.checks import failed_checks
@@ -606,18 +606,27 @@ def _flags_to_leave_out(engine: Engine, row: SubsetRow, chosen: Collection[str])
 
 def _options_again(engine: Engine, row: SubsetRow, condition: str | None) -> dict[str, Any]:
     """Return the options of `select` that select a version again, so that the two differ by the condition alone."""
+    from alchemist_core.cli.effective import declared_names  # noqa: PLC0415  as above
+
     own = asked_options(row.spec)
     own.pop("where", None)
+    own |= {"strategy": row.strategy, "retention": own.get("retention", row.retention)}
+    # An option that the command leaves out would take the value of the project file.
+    declared = declared_names("select")
+    full = SelectionPolicy.model_validate(own | {"seed": row.seed}).written_out(declared)
     rater = rater_of_subset(engine, row).name
     production = find_rater(engine, "production")
+    is_default = production is not None and production.name == rater and "rater" not in declared
     options = {
         "dataset": list(read_dataset_names(engine, row.snapshot_id)), "name": row.name,
-        "rater": None if production is not None and production.name == rater else rater,
-        **own, "strategy": row.strategy, "retention": own.get("retention", row.retention), "seed": row.seed or None,
-        "where": condition,
+        "rater": None if is_default else rater,
+        **full, **own, "seed": row.seed or full.get("seed"), "where": condition or full.get("where"),
     }  # fmt: skip
     # Words as the command line takes them.
-    given = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in options.items()}
+    given = {
+        name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        for name, value in options.items()
+    }
     return {name: value for name, value in given.items() if value not in (None, "")}
 
 
@@ -626,6 +635,10 @@ def _run_of(options: Mapping[str, Any]) -> tuple[str, str] | tuple[()]:
     from alchemist_core.cli.forms import LAYOUT  # noqa: PLC0415  as above
 
     if options.keys() - {name for part in LAYOUT["build_subset"] for name in part.names}:
+        return ()
+    # A field of a number takes no word.
+    numbers = {name for name, field in SelectionPolicy.model_fields.items() if field.default is None} - {"where"}
+    if any(options.get(name) == NO_VALUE for name in numbers):
         return ()
     fields = {name: ("yes" if value else "no") if isinstance(value, bool) else value for name, value in options.items()}
     return "build_subset", json.dumps(fields)

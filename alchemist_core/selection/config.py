@@ -1,6 +1,6 @@
 """Options of a selection, a part of the config of the stage `select`. No numpy, no torch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -31,6 +31,8 @@ SCORE = f"^{_SCORE}$"
 """Form of the name of a score: `rater`, a heuristic, a scorer's output, imported scores, or a number that the crawl gives."""
 RANK_BY = rf"^{_SCORE}(\+{_SCORE}){{0,7}}$"
 """Form of what ranks samples: a score, or up to eight of them, joined by plus signs."""
+NO_VALUE = "none"
+"""The word for an option without a value: without it, the option would take the value of the project file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,26 @@ class SelectionPolicy(Config):
                 raise ValueError(message)
             return {"allow_fewer": True, **values, "accept": "auto", "retention": 1.0}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_no_value(cls, values: Any) -> Any:
+        """Read the word none, by which a command leaves out a value of the project file."""
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items() if field.default in (None, ())}
+        return {
+            name: defaults[name] if name in defaults and value == NO_VALUE else value for name, value in values.items()
+        }
+
+    def written_out(self, names: Collection[str]) -> dict[str, Any]:
+        """Return options with their values, also those at their default, as the command line takes them.
+
+        >>> SelectionPolicy(seed=3).written_out(("seed", "dedup", "where"))
+        {'seed': 3, 'dedup': 'exact', 'where': 'none'}
+        """
+        values = {name: getattr(self, name) for name in type(self).model_fields if name in names}
+        return {name: NO_VALUE if value in (None, ()) else value for name, value in values.items()}
 
     @property
     def keeps_all_accepted(self) -> bool:

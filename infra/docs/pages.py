@@ -36,7 +36,8 @@ checks it, `alchemist config show` prints each value that takes effect and where
 working directory and in
 the folders above it, or takes the path in `ALCHEMIST_PROJECT`. An option of a command has precedence over the file, the file over
 a recipe and a
-preset, and these over the default. An unknown key is refused. Relative paths start at the folder of the file.
+preset, and these over the default. For `select`, the word `none` leaves out a value of the file: `--where none`, `--max-share none`.
+An unknown key is refused. Relative paths start at the folder of the file.
 """
 PRESETS_HEAD = """# Presets and recipes
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.__main__ import main
+from alchemist_core.cli.command_line import build_parser, read_config
 from alchemist_core.cli.duplicates import FindConfig
 from alchemist_core.cli.duplicates import find as find_duplicates
 from alchemist_core.cli.sample import TakedownConfig, TakedownResult
@@ -26,10 +27,13 @@ from alchemist_core.cli.subset import (
 )
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path
+from alchemist_core.project import load_project
 from alchemist_core.scorers.vlm import ANSWERS, Answer, AnswerFile
+from alchemist_core.selection.config import policy_of
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.materialize import MaterializeConfig
 from alchemist_core.stages.materialize import run as materialize
+from alchemist_core.stages.select import SelectConfig
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.manifests import hash_rows, read_manifest
 from alchemist_core.store.subsets import find_subset
@@ -173,6 +177,29 @@ def test_controls_and_raters_that_may_have_read_the_image_are_named_although_no_
     assert (report.published_subsets, report.models) == ([], [])
     assert report.models_that_may == ["models/full 0", "models/random 0"]
     assert report.raters_that_may == [rater]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        '[selection]\nseed = 3\ndedup = "near"\nwhere = "width > 10"\nmax_share = 0.5\nstratify = true\ndrop_top_ratio = 0.1\n',
+        "[selection]\nno_such_key = 1\n",
+    ],
+)
+def test_the_project_file_changes_no_option_of_the_commands_that_are_offered(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alchemist.toml").write_text(file)
+    monkeypatch.chdir(tmp_path)
+    load_project.cache_clear()
+    (command,) = takedown(image_hash=bytes(a_member().image_hash).hex(), successors=False).to_do
+    words = shlex.split(command.partition(" && ")[0])[1:]
+    if "no_such_key" in file:
+        # It is mended before the command runs.
+        (tmp_path / "alchemist.toml").write_text("[selection]\nseed = 3\nmin_score = 0.1\nfill = 'repeat'\n")
+        load_project.cache_clear()
+    config = read_config(SelectConfig, vars(build_parser(words).parse_args(words)))
+    assert config.policy == policy_of(find_subset(open_store(), NAME, version=1).spec)
 
 
 @pytest.mark.slow

@@ -6,12 +6,14 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
+from alchemist_core.cli.command_line import build_parser, read_config
 from alchemist_core.cli.held_nights import RejectNightConfig, ReleaseNightConfig, reject, release
 from alchemist_core.cli.rater import PromoteConfig, promote
 from alchemist_core.cli.subset import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
@@ -19,6 +21,9 @@ from alchemist_core.explorer.actions import TOKEN_FIELD
 from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.decisions import Condition
 from alchemist_core.explorer.people import Person
+from alchemist_core.project import load_project
+from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.stages.select import SelectConfig
 from alchemist_core.store.audit import acting_as
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.flags import set_flags
@@ -310,6 +315,50 @@ def test_a_version_is_selected_again_with_its_own_options(browser: TestClient, o
     (command,) = shown(browser)
     assert "--rater r1" in command
     assert "--p-rank inclusion" in command, "for which the form of the DAG has no field"
+
+
+OTHER_SELECTION = """
+[selection]
+recipe = "paper"
+rater = "r2"
+seed = 3
+dedup = "near"
+decontaminate = ["books"]
+where = "width > 10"
+max_share = 0.5
+stratify = true
+fill = "repeat"
+"""
+
+
+def test_the_project_file_changes_no_option_of_a_version_that_is_selected_again(
+    browser: TestClient, own_store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"strategy": "top_k", "retention": 0.2, "seed": 0}
+    run(own_store, "UPDATE alchemist.subsets SET spec = CAST(:spec AS jsonb), seed = 0", spec=json.dumps(own))
+    (tmp_path / "alchemist.toml").write_text(OTHER_SELECTION)
+    monkeypatch.chdir(tmp_path)
+    load_project.cache_clear()
+    for chosen, condition in ({}, NO_FLAGS), ({"chosen": "1"}, None):
+        page = browser.get("/decide/select", params=VERSION | chosen).text
+        command, *dag = re.findall(r'<pre class="json">(.*?)</pre>', page, re.DOTALL)
+        assert not dag, "its form takes no word for a number"
+        words = shlex.split(html.unescape(command))[1:]
+        config = read_config(SelectConfig, vars(build_parser(words).parse_args(words)))
+        assert config.rater == "r1"
+        assert config.policy == SelectionPolicy.model_validate(own | {"where": condition})
+
+
+def test_the_dag_gets_the_options_that_its_project_file_would_change(
+    browser: TestClient, own_store: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alchemist.toml").write_text('[selection]\nseed = 3\nwhere = "width > 10"\nstratify = true\n')
+    monkeypatch.chdir(tmp_path)
+    load_project.cache_clear()
+    page = browser.get("/decide/select", params=VERSION | {"chosen": "1"}).text
+    _, conf = (html.unescape(found) for found in re.findall(r'<pre class="json">(.*?)</pre>', page, re.DOTALL))
+    fields = json.loads(conf)
+    assert (fields["seed"], fields["where"], fields["stratify"]) == (0, "none", "no")
 
 
 @pytest.mark.parametrize(
