@@ -25,7 +25,7 @@ from alchemist_core.config import BARE_WORD, Command, Result
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.store.arrow import read_table, table_of
-from alchemist_core.store.engine import check_schema, database_url, make_engine
+from alchemist_core.store.engine import check_schema, database_url, make_engine, read_only
 from alchemist_core.store.export import EXPORTED_COLUMNS, SCORE_COLUMNS, stream_rows
 from alchemist_core.store.raters import find_rater
 from alchemist_core.telemetry import OnProgress
@@ -57,7 +57,8 @@ class Store:
         settings = load_settings().model_copy(update=given)
         self._url = database_url(settings)
         check_schema(self._url, may_create=False)
-        self._engine: Engine = make_engine(self._url)
+        # Every transaction is read-only: a query of several statements can begin another one.
+        self._engine: Engine = make_engine(read_only(self._url))
         self._environment = {"ALCHEMIST_DATABASE_URL": self._url, "ALCHEMIST_HOME": str(settings.home.resolve())}
 
     def __enter__(self) -> "Store":

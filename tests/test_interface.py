@@ -73,6 +73,9 @@ def test_a_query_binds_its_values_and_cannot_write(store: Store, url: str) -> No
     before = checksum(url)
     with pytest.raises(ConfigError, match="would write"):
         store.query("DELETE FROM alchemist.datasets")
+    # A query ends the transaction that cannot write; the next one cannot write either.
+    with pytest.raises(ConfigError, match="would write"):
+        store.query("COMMIT; UPDATE alchemist.datasets SET name = 'another' WHERE name = 'web'; COMMIT")
     assert checksum(url) == before
 
 

@@ -140,6 +140,13 @@ def open_store() -> Engine:
     return _OPEN[url]
 
 
+def read_only(url: str, *limits: str) -> str:
+    """Return a URL whose transactions cannot write unless they say so, with further options of the server."""
+    options = " ".join(("-c default_transaction_read_only=on", *limits))
+    given = make_url(url).update_query_dict({"options": options}, append=True)
+    return given.render_as_string(hide_password=False)
+
+
 READ_LIMIT_MS = 10_000
 """Longest statement of a reader that people wait for, in milliseconds."""
 
@@ -156,8 +163,7 @@ def open_reader() -> Engine:
     settings = load_settings()
     owner_url = database_url(settings)
     url = role_url("reader") if settings.database_url is None else owner_url
-    limits = f"-c default_transaction_read_only=on -c statement_timeout={READ_LIMIT_MS}"
-    bounded = make_url(url).update_query_dict({"options": limits}, append=True).render_as_string(hide_password=False)
+    bounded = read_only(url, f"-c statement_timeout={READ_LIMIT_MS}")
     if bounded not in _OPEN:
         _FOUND.setdefault(owner_url, check_schema(owner_url, may_create=settings.database_url is None))
         _OPEN[bounded] = make_engine(bounded)
