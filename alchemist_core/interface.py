@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, get_type_hints
+from typing import IO, Any, get_args, get_type_hints
 
 import pyarrow as pa
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from sqlalchemy import Engine
 
 from alchemist_core.cli.flags import flag_fields, flag_of
@@ -112,13 +112,17 @@ class Store:
         """Return one row per arm and metric of each subset version: means over seeds, and gains with intervals."""
         return self._view("subset_comparisons", "name", name, "name, version")
 
-    def run(self, command: str, *, on_progress: OnProgress | None = None, **fields: Any) -> Result:
+    def run(self, command: str, *, on_progress: OnProgress | None = None, **fields: Any) -> Result | None:
         """Run a command, as on the command line, and return its result.
 
         Args:
             command: A verb, and its sub-verb if it has one: "score", "subset publish".
             on_progress: Called with (done, total, note) while the command works.
-            fields: The command's flags with underscores: `retention=0.2`, `dry_run=True`; a list is written with commas.
+            fields: The command's flags with underscores: `retention=0.2`, `dry_run=True`; a list is written with commas, or
+                word by word where the command takes words.
+
+        Returns:
+            The result, also one that is bad news, such as what `doctor` misses (its `exit_code`). None: the command has no result.
 
         Raises:
             ConfigError: The command or a flag does not exist, or a value breaks a bound.
@@ -130,17 +134,17 @@ class Store:
         # Standard output goes to a file: while this process follows the log lines, a full pipe would block the command.
         with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
             exit_code, lines = self._follow(line, printed, on_progress)
-            if exit_code != 0:
-                raise _error_of(exit_code, lines)
             printed.seek(0)
-            last = printed.read().strip().splitlines()[-1]
-        kind = get_type_hints(found.run)["return"]
-        result: Result = kind.model_validate_json(last)
+            result = _result_of(found, printed.read(), has_failed=exit_code != 0)
+        if exit_code != (0 if result is None else result.exit_code):
+            raise _error_of(exit_code, lines)
         return result
 
     def preview(self, *, on_progress: OnProgress | None = None, **fields: Any) -> Result:
         """Report what `select` would select: size, ranks, sources, expected gain. Nothing is written. See `run` for the arguments."""
-        return self.run("select", on_progress=on_progress, dry_run=True, **fields)
+        report = self.run("select", on_progress=on_progress, dry_run=True, **fields)
+        assert report is not None
+        return report
 
     def _follow(self, line: list[str], printed: IO[str], on_progress: OnProgress | None) -> tuple[int, list[str]]:
         # The lines are parsed here, so they must be text, even if the environment sets another log format.
@@ -175,7 +179,7 @@ def _find_command(command: str) -> Command:
 
 def _arguments(command: Command, fields: Mapping[str, Any], title: str) -> list[str]:
     known = {path[-1]: field for path, field in flag_fields(command.config)}
-    flags, words = [], []
+    flags, words = [], dict[str, list[str]]()
     for name, value in fields.items():
         if name not in known:
             near = get_close_matches(name, known, n=1)
@@ -184,12 +188,30 @@ def _arguments(command: Command, fields: Mapping[str, Any], title: str) -> list[
             continue
         flag = flag_of(name, known[name])
         if known[name].json_schema_extra == BARE_WORD:
-            words.append(_text(value))
+            words[name] = [str(one) for one in value] if isinstance(value, (list, tuple)) else [str(value)]
         elif isinstance(value, bool):
             flags.append(flag if value else f"--no-{flag.removeprefix('--')}")
         else:
             flags.append(f"{flag}={_text(value)}")
-    return [*flags, *(["--", *words] if words else [])]
+    # In the order in which the command takes them.
+    bare = [word for name in known for word in words.get(name, ())]
+    return [*flags, *(["--", *bare] if bare else [])]
+
+
+def _result_of(command: Command, printed: str, *, has_failed: bool) -> Result | None:
+    """Return the result that a command printed; None if it has none. One that failed may have printed no result, or something else."""
+    hint = get_type_hints(command.run)["return"]
+    kind = next((one for one in get_args(hint) or (hint,) if one is not type(None)), None)
+    last = printed.strip().rpartition("\n")[2]
+    if kind is None or not last:
+        return None
+    try:
+        result: Result = kind.model_validate_json(last)
+    except ValidationError:
+        if has_failed:
+            return None
+        raise
+    return result
 
 
 def _text(value: Any) -> str:

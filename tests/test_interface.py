@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core import Store
-from alchemist_core.errors import ConfigError
+from alchemist_core.cli.doctor import DoctorResult
+from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import make_engine
@@ -104,6 +105,27 @@ def test_a_stage_runs_and_its_report_comes_back(own_store: Store) -> None:
     assert (report.name, report.version, report.n_samples) == ("half", 1, 150)
     assert own_store.subsets("half")["n_samples"].to_pylist() == [150]
     assert own_store.run("subset list").model_dump()
+
+
+def test_a_command_without_a_result_returns_none(store: Store) -> None:
+    assert store.run("db migrate") is None
+
+
+def test_a_result_that_is_bad_news_comes_back_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMIST_PROJECT", "/no/such/alchemist.toml")
+    report = store.run("doctor", parts="project")
+    assert isinstance(report, DoctorResult)
+    assert report.exit_code == CheckFailedError.exit_code
+    assert ["/no/such/alchemist.toml" in one.what for one in report.findings] == [True]
+
+
+def test_bare_words_have_the_order_of_the_command_and_each_item_is_one_word(own_store: Store) -> None:
+    own_store.run("dataset rename", new_name="crawl", name="web")
+    assert set(own_store.nights()["dataset"].to_pylist()) == {"crawl", "books"}
+    sample_ids = own_store.samples()["sample_id"].to_pylist()[:2]
+    own_store.run("sample flag", sample=sample_ids, as_="bad")
+    flagged = own_store.query("SELECT sample_id FROM alchemist.sample_flags ORDER BY 1")
+    assert flagged["sample_id"].to_pylist() == sorted(sample_ids)
 
 
 @pytest.mark.parametrize(
