@@ -35,6 +35,8 @@ MOST_TEXT_BYTES = 2**32
 """Above this size a step encodes its own captions: 16 tokens of 768 numbers take 49 kB per caption."""
 TYPICAL_TOKENS = 32
 """Tokens of a caption in a plan, which has no captions."""
+IMAGES_ENCODED = "images encoded"
+"""The note of the progress of encoding, which comes before that of the steps."""
 _N_MEASURED = 256
 # Captions that are counted at a time.
 _HASHED = 2**20
@@ -217,7 +219,7 @@ def encode_images(
                 parts.append(rows.cpu().to(encoder.dtype).numpy())
                 n_done += len(rows)
                 if on_progress is not None:
-                    on_progress(n_done, len(index_M), "images encoded")
+                    on_progress(n_done, len(index_M), IMAGES_ENCODED)
             yield chunk, {encoder.name: np.concatenate(parts)}
 
     key_N32 = None if cache is None else samples.image_keys

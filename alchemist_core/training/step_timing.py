@@ -13,6 +13,7 @@ import numpy as np
 
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 from alchemist_core.training.downstream_training import train_downstream
+from alchemist_core.training.encoding import IMAGES_ENCODED
 from alchemist_core.training.pinning import pin
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
@@ -27,8 +28,10 @@ class _Clock:
     def __init__(self) -> None:
         self._ticks: list[float] = []
 
-    def __call__(self, _done: int, _total: int, _note: str) -> None:
-        self._ticks.append(time.perf_counter())
+    def __call__(self, _done: int, _total: int, note: str) -> None:
+        # A batch of encoded images is no step, and large images have more batches than are timed steps.
+        if note != IMAGES_ENCODED:
+            self._ticks.append(time.perf_counter())
 
     def seconds(self) -> float:
         """Return the median time between two steps, without the first, which warms up."""

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-ENCODED = "images encoded"
-"""The note of what is called before the first step, while images are encoded."""
+from alchemist_core.training.encoding import IMAGES_ENCODED
 
 
 class KilledError(Exception):
@@ -18,7 +17,7 @@ def collect(steps: list[int]) -> Callable[[int, int, str], None]:
     """Append each step to a list."""
 
     def append(done: int, _total: int, note: str) -> None:
-        if note != ENCODED:
+        if note != IMAGES_ENCODED:
             steps.append(done)
 
     return append
@@ -28,12 +27,12 @@ def kill_at(step: int) -> Callable[[int, int, str], None]:
     """End the process after this step."""
 
     def kill(done: int, _total: int, note: str) -> None:
-        if done == step and note != ENCODED:
+        if done == step and note != IMAGES_ENCODED:
             raise KilledError
 
     return kill
 
 
 def kill_at_any_step(_done: int, _total: int, note: str) -> None:
-    if note != ENCODED:
+    if note != IMAGES_ENCODED:
         raise KilledError
