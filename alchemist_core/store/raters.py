@@ -144,7 +144,7 @@ def find_trained(engine: Engine, identity_hash: str) -> RaterRow | None:
 
 
 def find_twin(engine: Engine, rater: RaterRow, present: Callable[[dict[str, Any]], dict[str, Any]]) -> RaterRow | None:
-    """Return the newest other rater whose config differs in nothing but the seed.
+    """Return the newest rater with another seed whose config differs in nothing else.
 
     Args:
         engine: The store.
@@ -159,7 +159,9 @@ def find_twin(engine: Engine, rater: RaterRow, present: Callable[[dict[str, Any]
     statement = select(*COLUMNS).where(*others).order_by(Rater.rater_id.desc())
     with engine.connect() as connection:
         rows = [RaterRow(*row) for row in connection.execute(statement)]
-    return next((row for row in rows if recipe(row.config) == recipe(rater.config)), None)
+    own, seed = recipe(rater.config), rater.config["training"]["seed"]
+    # A rater of the same seed, trained before the dataset grew, began with the same weights.
+    return next((row for row in rows if recipe(row.config) == own and row.config["training"]["seed"] != seed), None)
 
 
 def record_acceptance_report(

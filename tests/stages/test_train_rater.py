@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from alchemist_core.cli.approvals import PlanPromoteConfig, plan_promote
 from alchemist_core.cli.rater import CertifyConfig, PromoteConfig, certify, promote
@@ -25,7 +25,7 @@ from alchemist_core.stages.train_rater import TrainRaterConfig, TrainRaterResult
 from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.flags import set_flags
-from alchemist_core.store.raters import find_rater
+from alchemist_core.store.raters import RaterRow, find_rater, find_twin, register_rater
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 FEW = {"proxy_warmup_steps": 5, "max_train_steps": 5, "batch_size": 32, "softmax_group_size": 16}
@@ -70,6 +70,27 @@ def test_no_more_samples_are_held_than_all_steps_read(
     report = train(proxy_warmup_steps=1, max_train_steps=2)
     assert (report.n_train, report.n_validation) == (3 * 32, 200)
     assert "scenes: using the first 96 samples by hash" in capsys.readouterr().err
+
+
+def test_the_rater_of_another_seed_has_another_seed(engine: Engine) -> None:
+    def register(name: str, **training: object) -> RaterRow:
+        config = TrainRaterConfig.model_validate({"dataset": "t", "validation": "v", "training": FEW | training})
+        register_rater(
+            engine, name=name, rule="alignment", config=config.as_json(), identity_hash=name, checkpoint_uri="",
+            checkpoint_sha256=bytes(32), acceptance_report={}, run_id=None,
+        )  # fmt: skip
+        found = find_rater(engine, name)
+        assert found is not None
+        return found
+
+    register("last week")
+    now = register("now")
+    assert find_twin(engine, now, dict) is None, "the dataset has grown, the seed is the same"
+    register("other options", seed=1, max_train_steps=6)
+    assert find_twin(engine, now, dict) is None
+    other = register("other seed", seed=1)
+    assert find_twin(engine, now, dict) == other
+    assert find_twin(engine, other, dict) == now
 
 
 @pytest.mark.slow
