@@ -59,7 +59,7 @@ def main() -> int:
 @torch.no_grad()
 def scores_of(run: RaterRun) -> np.ndarray:
     """Return the scores of all training samples, in their order."""
-    start, rater = run.n_held_out + run.n_validation, run.models.scoring_rater
+    start, rater = run.n_all_validation, run.models.scoring_rater
     parts = torch.split(torch.arange(start, start + run.n_train), 256)
     score_N = torch.cat([rater.score(*run.data.rows(index_B).to(run.accelerator.device)) for index_B in parts])
     scores: np.ndarray = score_N.numpy(force=True)

@@ -1,19 +1,21 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.models.config import AutoencoderConfig, TokenizerConfig
 from alchemist_core.rating.config import Objective, PenaltySchedule, RaterFeatures, ScoringRule
 from alchemist_core.statistics import area_under_curve
 from alchemist_core.training import rater_training
 from alchemist_core.training.checkpoints import partial_folder
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.rater_training import _rows_to_train, train_rater
+from alchemist_core.training.rater_training import RaterRun, _hold_out, train_rater
 from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
 from tests.training.progress import KilledError, collect, ignore, kill_at, kill_at_any_step
@@ -160,11 +162,47 @@ def test_a_run_stops_when_the_held_out_loss_turns_and_keeps_the_best_rater(
     assert all(torch.equal(best[key], kept[key]) for key in best)
 
 
-def test_further_captions_of_a_held_out_image_train_nothing() -> None:
-    key_N32 = np.repeat(np.arange(6, dtype=np.uint8)[:, None], 32, axis=1)[[0, 1, 0, 2, 3, 1]]
+def image_keys(*numbers: int) -> NDArray[np.uint8]:
+    return np.repeat(np.array(numbers, np.uint8)[:, None], 32, axis=1)
+
+
+def test_images_are_held_out_with_all_their_captions() -> None:
     # The sample at place 3 cannot be decoded, so it has no row.
-    assert _rows_to_train(np.array([0, 1, 2, 4, 5]), key_N32, 2).tolist() == [3]
-    assert _rows_to_train(np.array([0, 1, 2, 4, 5]), None, 2).tolist() == [2, 3, 4]
+    place_V, key_N32 = np.array([0, 1, 2, 4, 5]), image_keys(0, 1, 0, 2, 3, 1)
+    assert np.flatnonzero(_hold_out(place_V, key_N32)).tolist() == [0, 2]
+    assert np.flatnonzero(_hold_out(place_V, None)).tolist() == [0]
+    # An image with many captions does not take more than a tenth.
+    assert np.flatnonzero(_hold_out(np.arange(100), image_keys(*range(9), *[9] * 91))).tolist() == [*range(9)]
+
+
+@pytest.mark.parametrize("n", [2, 9, 10, 19, 20, 200])
+def test_of_images_with_one_caption_each_the_first_tenth_is_held_out(n: int) -> None:
+    for keys in (None, image_keys(*range(n))):
+        assert np.flatnonzero(_hold_out(np.arange(n), keys)).tolist() == [*range(max(1, n // 10))]
+
+
+def test_nine_tenths_of_the_captions_train_where_each_image_has_five(
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
+) -> None:
+    place_N = np.random.default_rng(0).permutation(np.repeat(np.arange(40), 5))
+    five = replace(validation_pairs.rows(place_N), image_keys=image_keys(*place_N))
+    config = CONFIG.model_copy(update={"proxy_warmup_steps": 1, "max_train_steps": 1})
+    run = RaterRun(config, train_pairs, five, out=tmp_path / "run", cache=None)
+    assert (run.n_all_validation, run.n_validation, len(run.held_out_row_V)) == (200, 180, 20)
+    images = [set(place_N[rows.numpy()].tolist()) for rows in (run.held_out_row_V, run.validation_row_V)]
+    assert not images[0] & images[1]
+    assert run.held_out_row_V[: run.n_held_out].tolist() == [*range(run.n_held_out)], "the first rows, for certify"
+    assert len(images[0]) == 4 <= run.n_held_out
+    metrics = train_rater(config, train_pairs, five, out=tmp_path / "rater", on_progress=ignore)
+    assert metrics["n_held_out"] == run.n_held_out
+
+
+def test_validation_samples_of_one_image_are_refused(
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
+) -> None:
+    one = replace(validation_pairs.rows(np.zeros(30, np.int64)), image_keys=image_keys(*[7] * 30))
+    with pytest.raises(DataError, match="All 30 validation samples have the same image"):
+        train_rater(CONFIG, train_pairs, one, out=tmp_path / "rater", on_progress=ignore)
 
 
 def test_a_batch_in_parts_takes_the_steps_of_the_whole_batch(
