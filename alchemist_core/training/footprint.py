@@ -41,6 +41,7 @@ from alchemist_core.training.pinning import caption_tokens
 from alchemist_core.training.pmi import PmiRater
 from alchemist_core.training.rater_training import N_EVALUATED, make_models, require_whole_groups, samples_per_forward
 from alchemist_core.training.samples import Batch
+from alchemist_core.training.scoring import count_threads
 
 NumberFormat = Literal["bf16", "fp32"]
 
@@ -159,9 +160,10 @@ def downstream_footprint(config: DownstreamConfig, tokenizer: TokenizerConfig, *
 
 
 def scoring_footprint(config: RaterTrainingConfig, *, is_gpu: bool = True) -> Footprint:
-    """Count the scoring by a rater of this config: on a GPU in bf16, and two batches at a time."""
+    """Count the scoring by a rater of this config: on a GPU in bf16, and two batches at a time; on this machine's CPU one per core."""
     text, sizes = text_shape(config.text_encoder, config.caption_tokens), config.tokenizer_config
     with _counting() as counter:
+        encoding = _count_encoding(counter, sizes)
         encoders, work = _count_encoders(counter, sizes, text)
         rater = make_scoring_rater(config, config.rater(sizes, text.dim)).eval()
         weights = counter.begin()
@@ -170,8 +172,8 @@ def scoring_footprint(config: RaterTrainingConfig, *, is_gpu: bool = True) -> Fo
             rater.compare_with(batch.text.rows(torch.arange(config.pmi_captions) % config.score_batch_size))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=is_gpu):
             flops = counter.flops_of(lambda: rater.score(*batch))
-        n_threads = 2 if is_gpu else 1
-        most = n_threads * (counter.peak - weights)
+        # Each thread encodes the images of its batch, then scores them.
+        most = count_threads(is_gpu=is_gpu) * max(counter.peak - weights, encoding)
     work |= {"scores": Work(flops / config.score_batch_size, "bf16" if is_gpu else "fp32")}
     return Footprint({"rater": _n_parameters(rater)} | encoders, weights, 0, most, work)
 
@@ -381,6 +383,15 @@ def _count_encoders(
             captions = counter.flops_of(lambda: encoder(input_ids=word_BT))
         parameters["text encoder"], work["captions"] = _n_parameters(encoder), Work(captions, "fp32")
     return parameters, work
+
+
+@torch.no_grad()
+def _count_encoding(counter: _Counter, sizes: TokenizerConfig) -> int:
+    """Return the most bytes of a forward of the image tokenizer, beside its weights."""
+    tokenizer, side = Tokenizer(sizes), sizes.resolution
+    weights = counter.begin()
+    tokenizer.quantise(tokenizer.coder.encode(torch.zeros(tokenizer.encode_batch, 3, side, side)))
+    return counter.peak - weights
 
 
 def _star_batch(n_samples: int, sizes: TokenizerConfig, text: TextShape) -> Batch:

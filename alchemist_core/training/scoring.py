@@ -574,6 +574,11 @@ def read_image_side(path: Path) -> int:
         return TokenizerConfig.model_validate_json(file.metadata()["config"]).resolution
 
 
+def count_threads(*, is_gpu: bool) -> int:
+    """Return how many batches a rater scores at a time: one per core, or two on a GPU, where one is copied while the other is computed."""
+    return 2 if is_gpu else min(n_own_cores(), _MAX_THREADS)
+
+
 class Scorer:
     """A rater with its frozen encoders, in eval mode: fp32 on a CPU, bf16 for the rater alone on a GPU.
 
@@ -651,8 +656,8 @@ class Scorer:
 
     @property
     def n_threads(self) -> int:
-        """Batches rated at a time: one per core, or two on a GPU, where one is copied while the other is computed."""
-        return 2 if self.device == "cuda" else min(n_own_cores(), _MAX_THREADS)
+        """Batches rated at a time."""
+        return count_threads(is_gpu=self.device == "cuda")
 
     def make_buffer(self) -> ImageArray:
         """Allocate the pixels of one batch; page-locked where they are copied to a GPU."""

@@ -12,6 +12,7 @@ import torch
 
 from alchemist_core.models.config import StarConfig, TokenizerConfig
 from alchemist_core.models.flux_config import FluxConfig
+from alchemist_core.training import scoring
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 from alchemist_core.training.footprint import (
     Footprint,
@@ -236,6 +237,24 @@ def test_scoring_is_a_forward_of_the_rater_in_batches_of_a_fixed_size() -> None:
     assert scoring.work["scores"].flops == pytest.approx(forward + head, rel=0.02)
     assert scoring.work["scores"].number_format == "fp32"
     assert scoring_footprint(config).work["scores"].number_format == "bf16"
+
+
+@pytest.mark.slow
+def test_each_thread_of_scoring_encodes_the_images_of_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = rater(resolution=256, tokenizer_weights="published", score_batch_size=1)
+    # 16 images of 256 px are encoded at a time; the first layer's 160 channels and its input are there together.
+    first_layer = 16 * 160 * 256**2 * 4
+    found = scoring_footprint(large)
+    assert found.step > 2 * 2 * first_layer
+    assert found.weights < 1.1 * 4 * sum(found.parameters.values()), "the tokenizer is counted once"
+    sizes = TokenizerConfig()
+    small = rater(score_batch_size=64)
+    steps: dict[int, int] = {}
+    for n_cores in (1, 3, 40):
+        monkeypatch.setattr(scoring, "n_own_cores", lambda n_cores=n_cores: n_cores)
+        steps[n_cores] = scoring_footprint(small, is_gpu=False).step
+    assert steps[1] > 64 * sizes.n_tokens * sizes.n_codes * 4, "the logits of a batch"
+    assert (steps[3], steps[40]) == (3 * steps[1], 16 * steps[1])
 
 
 def test_the_sizes_of_a_text_encoder_are_read_where_its_folder_is(tmp_path: Path) -> None:
