@@ -170,7 +170,8 @@ def _state_search(
     n_models = plan.n_trainings * config.trainings
     raters = cost.work_of_cells(config, searching.arms, (model,), n_pairs)
     n_seeds = len(plan.search_seeds) + len(plan.confirmation_seeds)
-    work = cost.Work(
+    rankings = cost.work_of_loss_rankings(config, searching.arms, (model,), plan.search_seeds[0])
+    work = rankings.times(n_seeds) + cost.Work(
         n_models, n_models * model.steps(round(config.retention * n_pairs)), raters.n_raters * n_seeds, raters.n_rater_steps * n_seeds
     )  # fmt: skip
     return cost.state_cost(config, work, model, rater=searching.arms[0][0].rater)

@@ -9,7 +9,9 @@ from alchemist_core.experiments.arms import Arm
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.loss_ranking import MINUS_LOSS
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.raters import find_rater
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
@@ -62,13 +64,37 @@ def work_of_cells(
     return Work(n_models, n_steps, len(raters), n_rater_steps)
 
 
+def work_of_loss_rankings(
+    config: TrialsConfig, arms: list[tuple[Arm, float]], models: Sequence[DownstreamConfig], seed: int
+) -> Work:
+    """Count the models of one seed that arm `minus_loss` trains on the validation dataset to rank by: all retentions share them."""
+    if all(arm.trains != MINUS_LOSS for arm, _ in arms):
+        return NO_WORK
+    n_pairs = _count_validation(config, seed)
+    n_steps = sum(model.steps(n_pairs) for model in models)
+    return Work(len(models) * config.trainings, n_steps * config.trainings, 0, 0)
+
+
 def count_pairs(config: TrialsConfig, seed: int) -> int:
     """Return the number of training pairs of a seed's corpus; a synthetic one need not exist yet."""
     if config.dataset is None:
         return config.scenes_of(seed).n_train
+    return _count_samples(config.dataset.format(seed=seed))
+
+
+def _count_validation(config: TrialsConfig, seed: int) -> int:
+    # A named rater brings its own validation dataset.
+    rater = None if config.rater is None else find_rater(open_store(), config.rater)
+    if rater is not None:
+        return _count_samples(rater.config["validation"])
+    if config.validation is None:
+        return config.scenes_of(seed).n_validation
+    return _count_samples(config.validation.format(seed=seed))
+
+
+def _count_samples(dataset: str) -> int:
     engine = open_store()
-    dataset = find_dataset(engine, config.dataset.format(seed=seed))
-    return len(read_training_samples(engine, dataset.dataset_id))
+    return len(read_training_samples(engine, find_dataset(engine, dataset).dataset_id))
 
 
 def state_cost(

@@ -221,7 +221,8 @@ def _crossed_critic(config: MethodConfig, stage_run: StageRun, corpus: "Encoded"
     """Score each half of the corpus by a critic that was trained on the other half and on the validation dataset.
 
     The corpus has many more pairs than the validation dataset, and most of their captions fit. A critic remembers the pairs that it was
-    trained on, wrong ones too, so none scores those. Early stopping and the quantiles are those of held-out validation samples.
+    trained on, wrong ones too, so none scores those. Early stopping reads held-out validation samples; their scores are not returned,
+    because the ranks within each half have no threshold.
     """
     from alchemist_core.training.critic_training import hold_out, train_critic  # noqa: PLC0415  as above
 

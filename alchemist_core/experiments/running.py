@@ -175,7 +175,9 @@ class Experiment:
     def state_cost(self) -> dict[str, Any]:
         """Count and time the work."""
         config = self.config
-        work = cost.work_of_cells(config, self.arms, self.models(), self.n_pairs).times(len(config.seeds))
+        work = cost.work_of_cells(config, self.arms, self.models(), self.n_pairs)
+        work += cost.work_of_loss_rankings(config, self.arms, self.models(), config.seeds[0])
+        work = work.times(len(config.seeds))
         for kind in self.auto_kinds():
             plan = self._tuning(kind).plan
             arms = plan.arms(self._auto_retentions(kind))

@@ -3,8 +3,11 @@
 import pytest
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import CONTROLS, HEURISTICS, QUESTIONS, paper_policy, parse_arm
+from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.training.config import DownstreamConfig
 
 
 def test_every_question_asks_for_arms_that_a_policy_can_draw() -> None:
@@ -128,3 +131,12 @@ def test_the_papers_drop_top_ratio_leaves_room_for_the_retention(retention: floa
 def test_a_wrong_word_is_refused_with_what_there_is(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_arm(word, retention=0.2)
+
+
+def test_the_cost_of_ranking_by_loss_contains_the_validation_models_once_for_all_retentions() -> None:
+    config, models = TrialsConfig(trainings=2), [DownstreamConfig(num_train_epochs=n, batch_size=32) for n in (1, 3)]
+    arms = [(parse_arm(word, retention=of), of) for of in (0.2, 0.5) for word in ("random", "minus_loss", "loss/paper")]
+    n_steps = 4 * config.scenes_of(0).n_validation / 32
+    work = cost.work_of_loss_rankings(config, arms, models, 0)
+    assert work == cost.Work(4, 2 * round(n_steps), 0, 0)
+    assert cost.work_of_loss_rankings(config, arms[:1], models, 0) == cost.NO_WORK

@@ -58,8 +58,8 @@ def test_a_repeated_experiment_trains_nothing_and_writes_the_same_files(
     assert 10 + 8 <= n_first <= 10 + 10
     stated = run(config(corpus, dry_run=True)).cost
     assert stated is not None
-    # Those of 2 seeds, without `auto`, whose window is yet to be fitted.
-    assert (stated["n_models"], stated["n_existing_models"]) == (20, 8)
+    # Those of 2 seeds, without `auto`, whose window is yet to be fitted, and without the validation model of minus_loss.
+    assert (stated["n_models"], stated["n_existing_models"]) == (22, 8)
     assert "8 of these models exist" in "".join(capsys.readouterr())
     again = run(config(corpus))
     assert n_models() == n_first
@@ -122,8 +122,8 @@ def test_a_dry_run_prints_cost_and_detectable_effect_and_stores_nothing(
     found = run(config(corpus, dry_run=True))
     said = capsys.readouterr()
     assert found.cost is not None
-    # 2 × 5 of the probe, 5 arms × 2 seeds.
-    assert (found.cost["n_models"], found.cost["n_existing_models"], found.cost["n_raters"]) == (20, 0, 0)
+    # 2 × 5 of the probe, 5 arms × 2 seeds, and a validation model for minus_loss of each of the 2 seeds.
+    assert (found.cost["n_models"], found.cost["n_existing_models"], found.cost["n_raters"]) == (22, 0, 0)
     assert "standard deviation of the differences" in said.out + said.err
     assert n_models() == 0
     assert list_(ListConfig()).experiments == []
