@@ -38,6 +38,8 @@ RATERS |= {
     "two_steps": {"rule": ScoringRule.LEARNABILITY.value, "max_train_steps": 2, "reset_moments": True},
 }
 DEFAULT_RATER = "alignment"
+RHO_BATCHES = "rho_batches"
+"""The method that ranks by the score of a rater, of rule `learnability`: the reducible loss."""
 # The arm `oracle` trains on samples that are known to be good; if there are too few, oracle+KIND adds samples of one kind. It is stored as
 # `planted`, because the hashes of trained models contain that name.
 FILLED = f"{ORACLE}+"
@@ -71,8 +73,9 @@ class Arm:
 
     @property
     def raters(self) -> tuple[str, ...]:
-        """The kinds of raters that the arm needs: its own, and those whose scores are fused with it."""
-        return self.rater, *(name for name in self.scores if name in RATERS and name != self.rater)
+        """The kinds of raters that the arm needs: its own, those whose scores are fused with it, and the one that a method reads."""
+        read = (ScoringRule.LEARNABILITY.value,) if RHO_BATCHES in self.scores else ()
+        return tuple(dict.fromkeys((self.rater, *(name for name in self.scores if name in RATERS), *read)))
 
     @property
     def is_auto(self) -> bool:

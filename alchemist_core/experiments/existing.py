@@ -6,9 +6,10 @@ It trains, selects and scores nothing, so it finds no model of a cell whose rate
 from typing import Any
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.experiments.arms import RATERS, Arm
+from alchemist_core.experiments.arms import RATERS, RHO_BATCHES, Arm
 from alchemist_core.experiments.method_scores import methods_among, name_of_scores
 from alchemist_core.experiments.trial import Trial, subset_of
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.stages.train_downstream import JOINED, VALIDATION
 from alchemist_core.store.engine import open_store
@@ -49,11 +50,14 @@ def count_existing(trial: Trial, arm: Arm, policy: dict[str, Any], *, retention:
 
 def _knows_scores(trial: Trial, arm: Arm, rater: RaterRow) -> bool:
     """Find the names of the scores that an arm ranks by; return whether all raters among them exist."""
+    reader = trial.find_rater(ScoringRule.LEARNABILITY) if RHO_BATCHES in arm.scores else rater
+    if reader is None:
+        return False
     for name in arm.scores:
         if name in RATERS:
             if (other := trial.find_rater(name)) is None:
                 return False
             trial.stored_names[name] = score_name(other.name)
         elif methods_among([name]):
-            trial.stored_names[name] = name_of_scores(trial.method_config(name, rater))
+            trial.stored_names[name] = name_of_scores(trial.method_config(name, reader))
     return True

@@ -16,6 +16,7 @@ from pydantic import Field
 from alchemist_core.config import Config, Result, fingerprint
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import methods
+from alchemist_core.experiments.arms import RHO_BATCHES
 from alchemist_core.files import artifact_path, atomic_write
 from alchemist_core.models.critic_config import OFFLINE, CriticTrainingConfig
 from alchemist_core.models.density import fit_density, is_held_out
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from alchemist_core.training.critic_training import Encoded
 
 
-_READS_RATER = "rho_batches"
 _MOST_HELDOUT = 1024
 
 
@@ -102,7 +102,7 @@ def _read(config: MethodConfig) -> tuple[SampleTable, SampleTable]:
 def _name(config: MethodConfig, rows: SampleTable, validation: SampleTable) -> str:
     members = [members_sha256(table) for table in (rows, validation)]
     # Only one method reads a rater, so that the others compute once for all raters.
-    unused = set() if config.method == _READS_RATER else {"rater"}
+    unused = set() if config.method == RHO_BATCHES else {"rater"}
     given = {key: value for key, value in config.as_json().items() if key not in unused}
     return f"{config.method}_{fingerprint([given, members])[:12]}"
 
@@ -149,7 +149,7 @@ class _Scoring:
                 [table[at].caption for at in range(len(table))] for table in (self._rows, self._validation)
             )
             return everything, Scored(methods.dsir_score(captions, validation, seed=config.seed))
-        if config.method == _READS_RATER:
+        if config.method == RHO_BATCHES:
             return self._rho_batches()
         hold_device(self._run, is_on_cpu=True)
         from alchemist_core.models.critic import load_encoders  # noqa: PLC0415  torch only when there is work

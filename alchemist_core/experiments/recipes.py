@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alchemist_core.errors import ConfigError, DataError, MissingDependencyError, TrainingCollapsedError
-from alchemist_core.experiments.arms import DEFAULT_RATER, RATERS, Arm, first_rater, parse_arm
+from alchemist_core.experiments.arms import DEFAULT_RATER, RATERS, RHO_BATCHES, Arm, first_rater, parse_arm
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.halving import Choice, HalvingPlan, choose_recipe
 from alchemist_core.experiments.methods import METHODS
@@ -110,11 +110,9 @@ class RecipeSearch:
         arm, trial = self._arms[word], self._trial(seed)
         rater = self._rater(arm.rater, seed)
         if arm.scores:
-            # A named rater ranks all recipes, of any rule.
-            is_learnable = self._config.rater is None and any(
-                one.rater == ScoringRule.LEARNABILITY for one in self._arms.values()
+            trial.score_by(
+                arm.scores, self._rater(ScoringRule.LEARNABILITY, seed) if RHO_BATCHES in arm.scores else rater
             )
-            trial.score_by(arm.scores, self._rater(ScoringRule.LEARNABILITY, seed) if is_learnable else rater)
         cell = measure_cell(trial, arm, self._policy(arm), rater, retention=self._retention, model=self._model)
         say(f"recipe {word} seed {seed}: {cell.loss:.4f}")
         return cell.loss

@@ -253,7 +253,7 @@ class Experiment:
             kind: trial.rater(kind) for kind in dict.fromkeys(kind for arm, _ in self.arms for kind in arm.raters)
         }
         _require_one_tokenizer(list(raters.values()))
-        # RHO-LOSS ranks by learnability, where such a rater is there.
+        # Method rho_batches reads a rater of rule learnability, which its arm needs; the others read none.
         trial.score_by(self.scores, raters.get(ScoringRule.LEARNABILITY, raters[self.arms[0][0].rater]))
         for length, (arm, retention) in product(self.config.question_lengths, self.arms):
             policy, model = arm.resolve(self._auto_policy(arm.rater, retention)), self._model(length)

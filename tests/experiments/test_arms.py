@@ -133,6 +133,14 @@ def test_a_wrong_word_is_refused_with_what_there_is(word: str, message: str) -> 
         parse_arm(word, retention=0.2)
 
 
+def test_the_reducible_loss_is_that_of_a_rater_of_rule_learnability() -> None:
+    assert parse_arm("rho_batches/top_k", retention=0.2).raters == ("alignment", "learnability")
+    assert parse_arm("loss+rho_batches/top_k", retention=0.2).raters == ("loss", "learnability")
+    alone = parse_arm("rho_batches/top_k", retention=0.2, first_rater="learnability")
+    assert alone.raters == ("learnability",)
+    assert parse_arm("learnability+pmi/top_k", retention=0.2).raters == ("learnability", "pmi")
+
+
 def test_the_cost_of_ranking_by_loss_contains_the_validation_models_once_for_all_retentions() -> None:
     config, models = TrialsConfig(trainings=2), [DownstreamConfig(num_train_epochs=n, batch_size=32) for n in (1, 3)]
     arms = [(parse_arm(word, retention=of), of) for of in (0.2, 0.5) for word in ("random", "minus_loss", "loss/paper")]

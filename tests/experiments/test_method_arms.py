@@ -11,6 +11,7 @@ from sqlalchemy import text
 from alchemist_core.cli.experiment import run
 from alchemist_core.cli.tune_selection import SearchConfig, search
 from alchemist_core.errors import ConfigError
+from alchemist_core.experiments.arms import RHO_BATCHES
 from alchemist_core.experiments.method_scores import MethodConfig, score_by_method
 from alchemist_core.experiments.methods import METHODS
 from alchemist_core.experiments.recipes import RecipeSearch
@@ -79,7 +80,8 @@ def test_a_scored_sample_whose_shard_is_gone_has_no_place_among_the_scores_of_rh
 def test_every_method_is_an_arm_alone_and_fused_and_each_arm_is_trained_as_often_as_asked(corpus: Path) -> None:
     arms = [
         "random",
-        *(f"{name}/top_k" for name in METHODS),
+        # The rater in production has another rule than the one that this method reads.
+        *(f"{name}/top_k" for name in METHODS if name != RHO_BATCHES),
         "alignment+dsir/head_gsample",
         "alignment/auto;std_rank=0.3",
     ]
@@ -99,6 +101,26 @@ def test_every_method_is_an_arm_alone_and_fused_and_each_arm_is_trained_as_often
         assert cell["loss"] == pytest.approx(sum(cell["losses"]) / 2)
         assert cell["losses"][0] != cell["losses"][1]
     assert run(RunConfig.model_validate(GIVEN | fields)).table == found.table
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_rho_batches_reads_a_rater_of_rule_learnability_also_where_no_other_arm_has_one() -> None:
+    training = "batch_size=32,proxy_warmup_steps=4,max_train_steps=4"
+    fields = {"experiment": "methods", "tuning_seeds": "", "seeds": "2", "retentions": "0.3", "rater": None}
+    given = GIVEN | fields | {"training": training, "arms": "random,alignment/top_k,rho_batches/top_k"}
+    config = RunConfig.model_validate(given)
+    assert run(config.model_copy(update={"dry_run": True})).cost["n_raters"] == 2  # type: ignore[index]
+    run(config)
+    read = "SELECT config ->> 'rater' FROM alchemist.runs WHERE stage = 'score_method'"
+    assert ask("SELECT rule FROM alchemist.raters WHERE name = :name", name=ask(read)) == "learnability"
+    # All three are found again by the names of their subsets.
+    assert run(config.model_copy(update={"dry_run": True})).cost["n_existing_models"] == 3  # type: ignore[index]
+    words = ["alignment/top_k", "rho_batches/top_k"]
+    searching = RecipeSearch(config, words, 0.3, config.model_of(num_train_epochs=1))
+    assert all(math.isfinite(searching.measure(word, 3)) for word in words)
+    last = f"{read} ORDER BY run_id DESC LIMIT 1"
+    assert ask("SELECT rule FROM alchemist.raters WHERE name = :name", name=ask(last)) == "learnability"
 
 
 @pytest.mark.slow

@@ -137,6 +137,7 @@ def test_a_dry_run_prints_cost_and_detectable_effect_and_stores_nothing(
             "^Arm alignment/gsample;mean_rank=7: mean_rank=7 is not valid",
         ),
         ({"arms": "random,loss/paper"}, "has the scoring rule alignment: it cannot rank arms of 'loss'"),
+        ({"arms": "random,rho_batches/top_k"}, "has the scoring rule alignment: it cannot rank arms of 'learnability'"),
         ({"arms": "random,oracle", "truth": None}, "^Arm oracle requires --truth FILE"),
     ],
 )
