@@ -32,7 +32,7 @@ from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.subsets import find_by_id
 from alchemist_core.telemetry import say, warn
-from alchemist_core.training.config import DownstreamConfig
+from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 
 _PARTS = (("", "train", "train"), ("-validation", "validation", "validation"), ("-test", "test", "evaluation"))
 
@@ -229,7 +229,7 @@ def require_arms(config: TrialsConfig, arms: Iterable[Arm]) -> None:
     """Refuse arms that the corpus or the named rater cannot have, before anything is trained.
 
     Raises:
-        ConfigError: An oracle arm lacks its truth file, or an arm has another scoring rule than the named rater.
+        ConfigError: An oracle arm lacks its truth file, or an arm has another scoring rule or kind of rater than the named one.
     """
     for arm in arms:
         if arm.trains.partition("+")[0] == ORACLE and config.dataset is not None and config.truth is None:
@@ -274,6 +274,13 @@ class Cell:
     loss: float
     # Multiple of the experiment's epochs; each length has a schedule of its own.
     length: float = 1.0
+    trained = RaterTrainingConfig.from_stored(rater.config["training"])
+    for option, wanted in RATERS[kind].items():
+        if option != "rule" and (own := getattr(trained, option)) != wanted:
+            raise ConfigError(
+                f"--rater {rater.name} was trained with {option} {own}, not {wanted}: it cannot rank arms of {kind!r}. Omit these arms, "
+                "or omit --rater to train one for every seed."
+            )
     # The loss of each of several trainings, whose mean is the loss; empty for one.
     losses: tuple[float, ...] = ()
 

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from alchemist_core.cli.experiment import ListConfig, ShowConfig, list_, run, show
 from alchemist_core.errors import ConfigError
-from alchemist_core.experiments.running import RunConfig
+from alchemist_core.experiments.running import Experiment, RunConfig
 from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
@@ -137,6 +137,11 @@ def test_a_dry_run_prints_cost_and_detectable_effect_and_stores_nothing(
             "^Arm alignment/gsample;mean_rank=7: mean_rank=7 is not valid",
         ),
         ({"arms": "random,loss/paper"}, "has the scoring rule alignment: it cannot rank arms of 'loss'"),
+        ({"arms": "random,seal/auto"}, "penalty_schedule constant, not seal: it cannot rank arms of 'seal'"),
+        (
+            {"arms": "random,alignment+group/auto"},
+            "group_weight False, not True: it cannot rank arms of 'alignment.group'",
+        ),
         ({"arms": "random,rho_batches/top_k"}, "has the scoring rule alignment: it cannot rank arms of 'learnability'"),
         ({"arms": "random,oracle", "truth": None}, "^Arm oracle requires --truth FILE"),
     ],
@@ -177,3 +182,13 @@ def test_a_name_belongs_to_one_experiment(corpus: Path) -> None:
 def test_an_arm_of_another_rule_than_the_named_rater_is_refused(corpus: Path) -> None:
     with pytest.raises(ConfigError, match="has the scoring rule alignment: it cannot rank arms of 'loss'"):
         run(config(corpus, arms="random,loss/paper", tuning_seeds="", seeds="2"))
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_a_named_rater_ranks_arms_of_the_kind_that_it_was_trained_as(corpus: Path) -> None:
+    with open_store().begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.raters SET config = jsonb_set(config, '{training,group_weight}', 'true')")
+        )
+    experiment = Experiment(config(corpus, arms="random,alignment+group/top_k,alignment/top_k"))
+    assert [arm.rater for arm, _ in experiment.arms] == ["alignment+group", "alignment+group", "alignment"]
