@@ -123,7 +123,8 @@ class RecipeSearch:
 
     def _trial(self, seed: int) -> Trial:
         if seed not in self._trials:
-            self._trials[seed] = Trial(self._config, seed)
+            kinds = (kind for arm in self._arms.values() for kind in arm.raters)
+            self._trials[seed] = Trial(self._config, seed, kinds)
             self._trials[seed].prepare()
         return self._trials[seed]
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from alchemist_core.config import Formerly, Seeds, Words, counted
-from alchemist_core.errors import DataError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import DEFAULT_RATER, QUESTIONS, RATERS, Arm, first_rater, parse_arm
 from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
@@ -26,7 +25,6 @@ from alchemist_core.experiments.trial import (
     named_rule,
     require_arms,
     require_evaluation,
-    tokenizer_sha256,
     warn_of_shared_evaluation,
     warn_of_unread_sections,
 )
@@ -34,7 +32,6 @@ from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.report.arm_names import arm_title, stored_arm
 from alchemist_core.selection.config import strategy_spec
-from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig
 
@@ -191,7 +188,7 @@ class Experiment:
         found = cost.NO_WORK
         kinds = self.auto_kinds()
         for seed in self.config.seeds:
-            trial = Trial(self.config, seed)
+            trial = Trial(self.config, seed, self._kinds())
             for length, (arm, retention) in product(self.config.question_lengths, self.arms):
                 if arm.is_auto and arm.rater in kinds:
                     continue
@@ -200,6 +197,9 @@ class Experiment:
                 n_steps = model.steps(round((retention if arm.is_sized else 1.0) * self.n_pairs))
                 found += cost.Work(n_models, n_models * n_steps, 0, 0)
         return found
+
+    def _kinds(self) -> list[str]:
+        return list(dict.fromkeys(kind for arm, _ in self.arms for kind in arm.raters))
 
     def auto_kinds(self) -> list[str]:
         """Return the kinds of raters whose rank window has to be fitted."""
@@ -247,12 +247,9 @@ class Experiment:
         return cells
 
     def _measure_seed(self, seed: int) -> Iterator[Cell]:
-        trial = Trial(self.config, seed)
+        trial = Trial(self.config, seed, self._kinds())
         trial.prepare()
-        raters = {
-            kind: trial.rater(kind) for kind in dict.fromkeys(kind for arm, _ in self.arms for kind in arm.raters)
-        }
-        _require_one_tokenizer(list(raters.values()))
+        raters = {kind: trial.rater(kind) for kind in self._kinds()}
         # Method rho_batches reads a rater of rule learnability, which its arm needs; the others read none.
         trial.score_by(self.scores, raters.get(ScoringRule.LEARNABILITY, raters[self.arms[0][0].rater]))
         for length, (arm, retention) in product(self.config.question_lengths, self.arms):
@@ -276,11 +273,3 @@ class Experiment:
 
 def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
-
-
-def _require_one_tokenizer(raters: Sequence[RaterRow]) -> None:
-    if len({tokenizer_sha256(rater) for rater in raters}) > 1:
-        names = ", ".join(rater.name for rater in raters)
-        raise DataError(
-            f"Raters {names} have different tokenizers, so their losses cannot be compared. Train them with one tokenizer."
-        )

@@ -38,10 +38,18 @@ _PARTS = (("", "train", "train"), ("-validation", "validation", "validation"), (
 
 
 class Trial:
-    """The datasets and raters of one seed."""
+    """The datasets and raters of one seed.
 
-    def __init__(self, config: TrialsConfig, seed: int) -> None:
+    Args:
+        config: Corpora and recipes.
+        seed: The seed.
+        kinds: Kinds of raters whose losses are compared: all are fitted to as many samples as the longest of their trainings reads.
+    """
+
+    def __init__(self, config: TrialsConfig, seed: int, kinds: Iterable[str] = ()) -> None:
         self.config, self.seed = config, seed
+        self._n_read = max((config.training_of(kind, seed).n_read for kind in kinds), default=0)
+        self._trained: RaterRow | None = None
         self.dataset = self._name(config.dataset, "")
         self.validation = self._name(config.validation, "-validation")
         self.evaluation = self._name(config.evaluation, "-test")
@@ -73,10 +81,12 @@ class Trial:
 
         Raises:
             ConfigError: The config names one rater for every seed, and it has another rule.
+            DataError: It has another tokenizer than this seed's first rater.
         """
         if self.config.rater is not None:
             return _require_rater(self.config.rater, kind)
         trained = train_rater.run(self._rater_config(kind))
+        self._require_one_tokenizer(_require_rater(trained.rater, kind))
         score.run(score.ScoreConfig(dataset=self.dataset, rater=trained.rater))
         publish_night(PublishNightConfig(dataset=self.dataset, rater=trained.rater))
         return _require_rater(trained.rater, kind)
@@ -93,7 +103,18 @@ class Trial:
 
     def _rater_config(self, kind: str) -> train_rater.TrainRaterConfig:
         training = self.config.training_of(kind, self.seed)
-        return train_rater.TrainRaterConfig(dataset=self.dataset, validation=self.validation, training=training)
+        least = self._n_read if self._n_read > training.n_read else None
+        return train_rater.TrainRaterConfig(
+            dataset=self.dataset, validation=self.validation, least_samples=least, training=training
+        )
+
+    def _require_one_tokenizer(self, rater: RaterRow) -> None:
+        first = self._trained = self._trained or rater
+        if tokenizer_sha256(first) != tokenizer_sha256(rater):
+            raise DataError(
+                f"Raters {first.name} and {rater.name} have different tokenizers, so losses under them cannot be compared. Has dataset "
+                f"{self.dataset} changed since the first was trained? Run it again while nothing is ingested."
+            )
 
     def score_by(self, names: Sequence[str], rater: RaterRow) -> None:
         """Give the corpus the scores that arms rank by; those of methods and of raters have a name of their own for each corpus.
@@ -253,6 +274,13 @@ def _require_rater(name: str, kind: str) -> RaterRow:
         raise ConfigError(f"--rater {name} does not exist. Omit --rater to train one for every seed.")
     if rater.rule != RATERS[kind]["rule"]:
         raise ConfigError(f"--rater {rater.name} has the scoring rule {rater.rule}: it cannot rank arms of {kind!r}.")
+    trained = RaterTrainingConfig.from_stored(rater.config["training"])
+    for option, wanted in RATERS[kind].items():
+        if option != "rule" and (own := getattr(trained, option)) != wanted:
+            raise ConfigError(
+                f"--rater {rater.name} was trained with {option} {own}, not {wanted}: it cannot rank arms of {kind!r}. Omit these arms, "
+                "or omit --rater to train one for every seed."
+            )
     return rater
 
 
@@ -274,13 +302,6 @@ class Cell:
     loss: float
     # Multiple of the experiment's epochs; each length has a schedule of its own.
     length: float = 1.0
-    trained = RaterTrainingConfig.from_stored(rater.config["training"])
-    for option, wanted in RATERS[kind].items():
-        if option != "rule" and (own := getattr(trained, option)) != wanted:
-            raise ConfigError(
-                f"--rater {rater.name} was trained with {option} {own}, not {wanted}: it cannot rank arms of {kind!r}. Omit these arms, "
-                "or omit --rater to train one for every seed."
-            )
     # The loss of each of several trainings, whose mean is the loss; empty for one.
     losses: tuple[float, ...] = ()
 

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 from sqlalchemy import Engine
 
-from alchemist_core.config import Command, Config, Formerly, Result, fingerprint
+from alchemist_core.config import NO_FLAG, Command, Config, Formerly, Result, fingerprint, later_field
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256
 from alchemist_core.shards.decode_versions import UNPINNED
@@ -59,6 +59,13 @@ class TrainRaterConfig(Config):
         ge=64,
         description="Use at most this many samples of each dataset (those with the smallest hashes); default: as many as the "
         "training steps need",
+    )
+    least_samples: int | None = later_field(
+        None,
+        ge=1,
+        description="Read at least this many training samples, although the steps need fewer, so that the tokenizer is fitted to those of "
+        "a longer training; set by experiments that compare raters of several lengths",
+        json_schema_extra=NO_FLAG,
     )
     training: RaterTrainingConfig = Field(default_factory=RaterTrainingConfig, description="Training options")
 
@@ -151,7 +158,9 @@ def find_trained(engine: Engine, config: TrainRaterConfig) -> raters.RaterRow | 
 
 def _identity(config: TrainRaterConfig, members: dict[str, str]) -> str:
     training = without_places(RaterTrainingConfig, config.training.as_json())
-    return fingerprint({"config": config.hashed_json() | {"training": training}} | members)
+    # Which samples are read is in the hashes of the members.
+    given = {name: value for name, value in config.hashed_json().items() if name != "least_samples"}
+    return fingerprint({"config": given | {"training": training}} | members)
 
 
 def _find(
@@ -202,7 +211,7 @@ def _read_pairs(config: TrainRaterConfig, engine: Engine, field: str) -> SampleT
     if dataset.role != ROLES[field] and (field, dataset.role) != ("validation", "evaluation"):
         raise ConfigError(f"--{field} {dataset.name}: its role is {dataset.role!r}. Allowed: {ROLES[field]}.")
     # Only as many samples as the steps read are located, not all of 30 million.
-    n_read = config.training.n_read if field == "dataset" else None
+    n_read = max(config.training.n_read, config.least_samples or 0) if field == "dataset" else None
     limits = [n for n in (config.max_samples, n_read) if n is not None]
     rows = read_training_samples(engine, dataset.dataset_id, max_samples=min(limits, default=None))
     if len(rows) == n_read:

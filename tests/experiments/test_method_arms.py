@@ -125,6 +125,44 @@ def test_rho_batches_reads_a_rater_of_rule_learnability_also_where_no_other_arm_
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
+def test_raters_of_several_lengths_share_the_tokenizer_of_the_longest() -> None:
+    # Training reads 160 of the 240 samples, the two steps of the other kind read 96.
+    fields = {
+        "experiment": "methods", "tuning_seeds": "", "seeds": "2", "retentions": "0.3", "rater": None,
+        "training": "batch_size=32,proxy_warmup_steps=1,max_train_steps=4",
+    }  # fmt: skip
+    both = RunConfig.model_validate(GIVEN | fields | {"arms": "random,alignment/top_k,two_steps/top_k", "name": "both"})
+    assert len(run(both).rows) == 3
+    least = "SELECT array_agg(config ->> 'least_samples' ORDER BY rater_id) FROM alchemist.raters"
+    assert ask(f"{least} WHERE kind = 'trained' AND state <> 'production'") == [None, "160"]
+    # Alone it keeps its own samples, and its name.
+    run(RunConfig.model_validate(GIVEN | fields | {"arms": "random,two_steps/top_k", "name": "alone"}))
+    assert ask(f"{least} WHERE kind = 'trained' AND state <> 'production'") == [None, "160", None]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_a_search_leaves_out_a_recipe_whose_rater_has_another_tokenizer(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["alignment/top_k", "loss/top_k"]
+    given = {"rater": None, "training": "batch_size=32,proxy_warmup_steps=4,max_train_steps=8"}
+    config = SearchConfig.model_validate(GIVEN | given | {"recipes": ",".join(words), "retention": 0.3})
+    searching = RecipeSearch(config, words, 0.3, config.model_of(num_train_epochs=1))
+    assert math.isfinite(searching.measure(words[0], 0))
+    # The corpus changes between two trainings of one seed.
+    last_shard = "(SELECT max(shard_id) FROM alchemist.shard_scores)"
+    with open_store().begin() as connection:
+        connection.execute(text(f"UPDATE alchemist.shards SET state = 'retired' WHERE shard_id = {last_shard}"))
+    n_scored = "SELECT count(*) FROM alchemist.shard_scores"
+    before = ask(n_scored)
+    assert searching.measure(words[1], 0) == math.inf
+    assert ask(n_scored) == before, "refused before it scores the corpus"
+    left_out = [line for line in capsys.readouterr().err.splitlines() if "is left out" in line]
+    assert len(left_out) == 1
+    assert "different tokenizers" in left_out[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
 def test_raters_are_fused_and_an_arm_that_varies_gets_its_clusters() -> None:
     fields = {
         "experiment": "methods", "tuning_seeds": "", "seeds": "2", "retentions": "0.3", "rater": None,

@@ -72,6 +72,21 @@ def test_no_more_samples_are_held_than_all_steps_read(
     assert "scenes: using the first 96 samples by hash" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_more_samples_than_all_steps_read_are_another_rater_only_where_there_are_more(
+    ingest_corpus: Callable[[], object],
+) -> None:
+    ingest_corpus()
+    few, all_read = FEW | {"proxy_warmup_steps": 1, "max_train_steps": 2}, FEW | {"max_train_steps": 9}
+    given = {"dataset": "scenes", "validation": "v"}
+    first = train(**few)
+    more = train_rater(TrainRaterConfig.model_validate(given | {"training": few, "least_samples": 128}))
+    assert (first.n_train, more.n_train, more.is_new) == (96, 128, True)
+    whole = train(**all_read)
+    again = train_rater(TrainRaterConfig.model_validate(given | {"training": all_read, "least_samples": 10**6}))
+    assert (whole.n_train, again.is_new, again.rater) == (240, False, whole.rater)
+
+
 def test_the_rater_of_another_seed_has_another_seed(engine: Engine) -> None:
     def register(name: str, **training: object) -> RaterRow:
         config = TrainRaterConfig.model_validate({"dataset": "t", "validation": "v", "training": FEW | training})
