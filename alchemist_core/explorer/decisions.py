@@ -186,9 +186,11 @@ def _nights(engine: Engine, dataset: str, crawl_date: date, state: Literal["held
 
 def _seen_night(engine: Engine, dataset: str, crawl_date: date) -> Seen:
     checks = sorted((one.suite, one.expectation, one.is_rejected) for one in failed_checks(engine, dataset, crawl_date))
-    state: dict[str, Any] = {"checks": checks}
-    for name in ("held", "rejected"):
-        state[name] = [row.night_id for row in _nights(engine, dataset, crawl_date, name)]
+    state = {
+        "checks": checks,
+        "held": [row.night_id for row in _nights(engine, dataset, crawl_date, "held")],
+        "rejected": [row.night_id for row in _nights(engine, dataset, crawl_date, "rejected")],
+    }
     subjects, rater = [f"checks of {dataset} {crawl_date}"], find_rater(engine, "production")
     if rater is not None:
         dataset_id = find_dataset(engine, dataset).dataset_id
