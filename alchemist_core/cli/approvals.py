@@ -22,6 +22,7 @@ from alchemist_core.store.raters import find_rater
 from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import (
+    SubsetRater,
     SubsetRow,
     choose_version,
     list_subsets,
@@ -30,6 +31,7 @@ from alchemist_core.store.subsets import (
     seconds_per_member,
     selection_result,
 )
+from alchemist_core.telemetry import say
 
 
 class PlanPromoteConfig(Config):
@@ -254,28 +256,37 @@ class PlanEvaluateResult(Result):
 
 
 def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateResult:
-    """List the published subsets that have not been evaluated for all requested arms and seeds."""
+    """List the published subsets that have not been evaluated for all requested arms and seeds.
+
+    A protocol of models that cannot be trained on a subset, because a scorer ranked it, is left out for it.
+    """
     engine = open_store()
     from alchemist_core.stages.evaluate import evaluation_dataset  # noqa: PLC0415  imports the image libraries
 
     rows = read_training_samples(engine, evaluation_dataset(engine, config.evaluation).dataset_id)
     wanted = {(arm, seed) for arm in config.arms for seed in config.seeds}
     files = [read_protocol(name) for name in split_commas(config.protocol)]
-    return PlanEvaluateResult(
-        subsets=[
-            subset.name
-            for subset in list_subsets(engine, state="published")
-            if any(wanted - _evaluated(engine, subset, file, rows) for file in files)
-        ]
-    )
+    found = []
+    for subset in list_subsets(engine, state="published"):
+        rater = rater_of_subset(engine, subset)
+        measured = [file for file in files if rater.kind == "trained" or _is_flux(file)]
+        if not measured:
+            say(f"{subset.title} is left out: scorer {rater.name} ranked it, so only FLUX-mini can be trained on it.")
+        if any(wanted - _evaluated(engine, subset, rater, file, rows) for file in measured):
+            found.append(subset.name)
+    return PlanEvaluateResult(subsets=found)
 
 
-def _evaluated(engine: Engine, subset: SubsetRow, file: ProtocolFile, rows: SampleTable) -> set[tuple[str, int]]:
+def _is_flux(file: ProtocolFile) -> bool:
+    return file.metric == "heldout_flow_loss" or file.fields.get("sampler") == "flow"
+
+
+def _evaluated(
+    engine: Engine, subset: SubsetRow, rater: SubsetRater, file: ProtocolFile, rows: SampleTable
+) -> set[tuple[str, int]]:
     """Return the arms and seeds that have a value under a protocol."""
-    rater = rater_of_subset(engine, subset)
     from alchemist_core.metrics.heldout import heldout_conditions, heldout_flow_conditions  # noqa: PLC0415  imports the image libraries
 
-    is_flux = file.metric == "heldout_flow_loss" or file.fields.get("sampler") == "flow"
     if file.metric == "heldout_loss":
         protocol_id = find_protocol(engine, heldout_conditions(rater, rows))
     elif file.metric == "heldout_flow_loss":
@@ -286,7 +297,9 @@ def _evaluated(engine: Engine, subset: SubsetRow, file: ProtocolFile, rows: Samp
         protocol_id = None if named is None else named.protocol_id
     if protocol_id is None:
         return set()
-    model_ids = [model.model_id for model in models_to_compare(engine, subset.subset_id, rater.name, is_flux=is_flux)]
+    model_ids = [
+        model.model_id for model in models_to_compare(engine, subset.subset_id, rater.name, is_flux=_is_flux(file))
+    ]
     return {(row.arm, row.seed) for row in read_evaluations(engine, model_ids, protocol_id)}
 
 

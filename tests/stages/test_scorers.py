@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli.approvals import PlanEvaluateConfig, plan_evaluate
 from alchemist_core.cli.plan import PlanNightConfig, PlanScoreConfig, plan_night, plan_score
 from alchemist_core.cli.rater import PromoteConfig, promote
 from alchemist_core.cli.sample import RetryQuarantineConfig, retry_quarantine
@@ -23,7 +24,7 @@ from alchemist_core.cli.scorer import (
     register_scorer,
     retire,
 )
-from alchemist_core.cli.subset import SubsetShowConfig, show
+from alchemist_core.cli.subset import PublishSubsetConfig, SubsetShowConfig, publish, show
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
 from alchemist_core.project import load_project
 from alchemist_core.scorers.catalogue import find_scorer
@@ -184,7 +185,7 @@ def test_a_scorer_of_an_installed_package_scores_every_location_once_and_says_wh
 
 
 def test_a_version_that_a_scorer_ranked_is_refused_where_models_share_the_tokenizer_of_a_rater(
-    ingest_corpus: Callable[[], object],
+    ingest_corpus: Callable[[], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ingest_corpus()
     register("pixels")
@@ -203,6 +204,9 @@ def test_a_version_that_a_scorer_ranked_is_refused_where_models_share_the_tokeni
         "alchemist subset publish s --version 1; to compare it with a random subset, select under a trained rater: "
         "alchemist select --rater RATER --rank-by pixels_clarity"
     )
+    publish(PublishSubsetConfig(name="s"))
+    assert plan_evaluate(PlanEvaluateConfig()).subsets == [], "it would fail every later run of the DAG"
+    assert "s v1 is left out: scorer pixels_clarity ranked it" in "".join(capsys.readouterr())
 
 
 @pytest.mark.slow
