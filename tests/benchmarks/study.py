@@ -694,13 +694,17 @@ def selection_seconds(arm: str, costs: Mapping[str, float]) -> float:
 
 
 def make_table(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a row for each world, retention and arm; and the best recipe of each world, if one is shown to be better than random."""
+    """Return a row for each world, retention and arm; and the best recipe of each world, if one is shown to be better than random.
+
+    Costs are of the trials that ran alone, if there are any. A trial whose machine had other work is marked `beside_other_work` by hand.
+    """
     rows, best = [], {}
     for world in dict.fromkeys(trial["world"] for trial in found):
         trials = [trial for trial in found if trial["world"] == world]
+        alone = [trial for trial in trials if not trial.get("beside_other_work")] or trials
         compared = compare_cells(_cells(trials))
         for row in compared:
-            seconds = fmean(selection_seconds(row.arm, trial["costs"]) for trial in trials)
+            seconds = fmean(selection_seconds(row.arm, trial["costs"]) for trial in alone)
             rows.append({"world": world, "selection_seconds": round(seconds, 1), **row.as_json()})
         for retention in dict.fromkeys(row.retention for row in compared):
             best[f"{world} {retention:.0%}"] = _best([row for row in compared if row.retention == retention])

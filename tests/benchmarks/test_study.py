@@ -69,6 +69,14 @@ def test_the_table_names_the_best_selection_of_each_world_if_it_is_shown_to_be_b
     assert "oracle" in text
 
 
+def test_costs_are_of_the_trials_that_ran_alone_if_there_are_any() -> None:
+    first, *others = five("scenes", 0.4)
+    busy = [{**one, "costs": {**one["costs"], "learnability": 600.0}, "beside_other_work": True} for one in others]
+    for trials, seconds in (([first, *busy], 60.0), (busy, 600.0)):
+        rows = {row["arm"]: row for row in make_table(trials)["rows"]}
+        assert rows["learnability/auto"]["selection_seconds"] == seconds
+
+
 def test_a_recipe_is_judged_by_the_ends_of_its_intervals() -> None:
     rows = {row.name: row for row in value_rows(five("scenes", 0.4))}
     auto, fusion = "scenes: learnability/auto at 50%", f"scenes: {FUSION} at 50%"
