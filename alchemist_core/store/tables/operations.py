@@ -42,7 +42,9 @@ class Run(Table):
     heartbeat_at: Typed[datetime] = created(comment="When the run last reported that it is alive")
     finished_at: Typed[datetime | None] = column(comment="End of the run; null while it is running")
     device: Typed[str] = column(server_default="cpu", comment="Device that did the work: cpu, or the name of a GPU")
-    work_seconds: Typed[float | None] = column(comment="Seconds of work, without waiting for a device")
+    work_seconds: Typed[float | None] = column(
+        comment="Seconds of work, without waiting for a device; of a lost run, from its start to its last sign of life"
+    )
     cost: Typed[float | None] = column(
         comment="Cost in the currency of the configured prices; null where no price was set"
     )

@@ -186,6 +186,8 @@ class Experiment(Table):
     experiment_id: Typed[int] = identity(comment="Key of the experiment")
     name: Typed[str] = column(unique=True, comment="Unique name of the experiment")
     config: Typed[dict[str, Any]] = column(comment="Arms, seeds and training options, as JSON")
-    result: Typed[dict[str, Any] | None] = column(comment="Results by arm, as JSON; null until it ends")
+    result: Typed[dict[str, Any] | None] = column(
+        comment="Results by arm, as JSON; while it runs, those measured so far"
+    )
     created_at: Typed[datetime] = created(comment="When the experiment began")
     finished_at: Typed[datetime | None] = column(comment="When it ended")
