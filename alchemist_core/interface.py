@@ -203,7 +203,7 @@ def _result_of(command: Command, printed: str, *, has_failed: bool) -> Result | 
     hint = get_type_hints(command.run)["return"]
     kind = next((one for one in get_args(hint) or (hint,) if one is not type(None)), None)
     last = printed.strip().rpartition("\n")[2]
-    if kind is None or not last:
+    if kind is None or last in ("", "{}"):
         return None
     try:
         result: Result = kind.model_validate_json(last)

@@ -103,7 +103,9 @@ class Trial:
 
     def _rater_config(self, kind: str) -> train_rater.TrainRaterConfig:
         training = self.config.training_of(kind, self.seed)
-        least = self._n_read if self._n_read > training.n_read else None
+        # A tokenizer that is given does not depend on the samples.
+        is_fitted = training.tokenizer_weights is None
+        least = self._n_read if is_fitted and self._n_read > training.n_read else None
         return train_rater.TrainRaterConfig(
             dataset=self.dataset, validation=self.validation, least_samples=least, training=training
         )

@@ -172,7 +172,8 @@ class SubsetDataset(IterableDataset[Any]):
         version: Version number. None means the published version, or the newest if none is published; the choice is printed.
         seed: Seed of the order.
         reader: The share of this process, and with buckets its batch size. None means its rank in torch's process group, and batch
-            size 1. Without buckets, the batch size is that of the loader.
+            size 1. Without buckets, the batch size is that of the loader, which takes single samples: a dataset around this one that
+            makes batches itself cannot be resumed exactly with several workers.
         transform: Function applied to each sample in the worker that read it; it returns one sample.
         shuffle: For sources that answer slowly, such as object stores: a shuffle by blocks of neighbours with a buffer. None: any
             order is equally likely, and each member is fetched by itself. It does not combine with `buckets`, which choose their order.
@@ -412,6 +413,9 @@ class SubsetDataset(IterableDataset[Any]):
                 f"The state is not of this dataset: its {wrong[0]} is {state.get(wrong[0])!r}, but {about[wrong[0]]!r} here."
                 + is_other * " It was saved with another version; give its number: SubsetDataset(…, version=…)."
             )
+        if "at_a_time" not in state and self._assigned is None and state.get("n_workers", 1) > 1:
+            # Saved in a worker by version 0.1, which divided samples by the reader's batch size.
+            state = {**state, "at_a_time": state["batch_size"]}
         self._resume = _Place(**{name: state[name] for name in _Place.__slots__ if name in state})
         self._shared.epoch.fill_(self._resume.epoch)
         # The states of a loader's workers are theirs alone.

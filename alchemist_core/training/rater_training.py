@@ -117,13 +117,11 @@ class RaterRun:
         self.n_all_validation = int((self.data.kept < len(validation)).sum())
         self.n_train = len(self.data) - self.n_all_validation
         _require_several(training=self.n_train, validation=self.n_all_validation)
-        is_held_out_V = _hold_out(self.data.kept[: self.n_all_validation], validation.image_keys)
-        self.held_out_row_V = torch.from_numpy(np.flatnonzero(is_held_out_V))[:N_EVALUATED]
-        self.validation_row_V = torch.from_numpy(np.flatnonzero(~is_held_out_V))
+        self.n_held_out = max(1, self.n_all_validation // 10)
+        kept_V = self.data.kept[: self.n_all_validation]
+        self.validation_row_V = _rows_to_train(kept_V, validation.image_keys, self.n_held_out)
         self.n_validation = len(self.validation_row_V)
-        _require_other_images(self.n_validation, self.n_all_validation)
-        # Of the first rows, because the acceptance report reads the first samples; further captions of their images are behind them.
-        self.n_held_out = int(self.validation_row_V[0])
+        self._say_what_trains()
         self.models = make_models(config, self.accelerator, sizes)
         if isinstance(self.models, Pmi):
             self.models.compare_with(self._draw_captions())
@@ -214,9 +212,27 @@ class RaterRun:
     def _batch(self, index_B: torch.Tensor) -> Batch:
         return self.data.rows(index_B).to(self.accelerator.device)
 
+    def _say_what_trains(self) -> None:
+        """Report if more than a tenth of the validation samples trains nothing.
+
+        Raises:
+            DataError: No sample trains.
+        """
+        n_dropped = self.n_all_validation - self.n_held_out - self.n_validation
+        if n_dropped:
+            say(
+                f"{self.n_validation:,} of {self.n_all_validation:,} validation samples train the rater: {self.n_held_out:,} are held "
+                f"out, and {n_dropped:,} are further captions of their images."
+            )
+        if not self.n_validation:
+            raise DataError(
+                "No validation sample is left beside the held-out ones, because all of them have the same images. Ingest samples of "
+                "other images."
+            )
+
     def _validate(self) -> None:
         progress = self.progress
-        loss_B = self._losses("proxy", self.held_out_row_V)
+        loss_B = self._losses("proxy", torch.arange(min(self.n_held_out, N_EVALUATED)))
         # Reduced to one number: processes that stopped at different steps would wait for each other forever.
         loss = self.accelerator.reduce(loss_B.mean(), "mean").item()
         progress.history[-1]["held_out_loss"] = loss
@@ -245,7 +261,7 @@ class RaterRun:
         rater = self.models.scoring_rater
         score_B, held_out_B = (
             torch.cat([rater.score(*self._batch(index_P)) for index_P in self._small_parts(places)])
-            for places in (index_B, self.held_out_row_V)
+            for places in (index_B, torch.arange(min(self.n_held_out, N_EVALUATED)))
         )
         return {
             "n_steps": self.progress.step,
@@ -304,28 +320,19 @@ def samples_per_forward(config: TokenizerConfig) -> int:
     return max(1, _MOST_LOGITS // (config.n_tokens * config.n_codes))
 
 
-def _hold_out(kept_V: NDArray[np.int64], image_key_N32: NDArray[np.uint8] | None) -> NDArray[np.bool_]:
-    """Return which validation rows are held out: a tenth of them at most, but the first images with all their captions.
+def _rows_to_train(kept_V: NDArray[np.int64], image_key_N32: NDArray[np.uint8] | None, n_held_out: int) -> torch.Tensor:
+    """Return the validation rows behind the held-out ones, without further captions of held-out images.
 
     Args:
-        kept_V: Place in the dataset of each row.
+        kept_V: Place in the dataset of each row, the held-out ones first.
         image_key_N32: The sha256 of the image of each place; None if images cannot be told apart.
+        n_held_out: Number of held-out rows.
     """
-    image_V, numbers = np.arange(len(kept_V)), dict[bytes, int]()
+    row_V = np.arange(n_held_out, len(kept_V))
     if image_key_N32 is not None:
-        # Images are numbered in the order of their first row.
-        image_V = np.array([numbers.setdefault(key.tobytes(), len(numbers)) for key in image_key_N32[kept_V]])
-    n_rows_of_first_images = np.bincount(image_V).cumsum()
-    n_images = int(np.searchsorted(n_rows_of_first_images, max(1, len(kept_V) // 10), side="right"))
-    return np.asarray(image_V < max(1, n_images))
-
-
-def _require_other_images(n_validation: int, n_all_validation: int) -> None:
-    if n_validation == 0:
-        raise DataError(
-            f"All {n_all_validation:,} validation samples have the same image, so that none is left beside the held-out ones. Ingest "
-            "samples of other images."
-        )
+        held_out = {key.tobytes() for key in image_key_N32[kept_V[:n_held_out]]}
+        row_V = row_V[[key.tobytes() not in held_out for key in image_key_N32[kept_V[n_held_out:]]]]
+    return torch.from_numpy(row_V)
 
 
 def _require_several(**n_of: int) -> None:

@@ -16,6 +16,7 @@ from alchemist_core.experiments.method_scores import MethodConfig, score_by_meth
 from alchemist_core.experiments.methods import METHODS
 from alchemist_core.experiments.recipes import RecipeSearch
 from alchemist_core.experiments.running import RunConfig
+from alchemist_core.experiments.trial import Trial
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import score_name
 from alchemist_core.store.raters import find_rater
@@ -138,6 +139,14 @@ def test_raters_of_several_lengths_share_the_tokenizer_of_the_longest() -> None:
     # Alone it keeps its own samples, and its name.
     run(RunConfig.model_validate(GIVEN | fields | {"arms": "random,two_steps/top_k", "name": "alone"}))
     assert ask(f"{least} WHERE kind = 'trained' AND state <> 'production'") == [None, "160", None]
+
+
+def test_raters_whose_tokenizer_is_given_keep_their_samples_and_their_names(tmp_path: Path) -> None:
+    given = {"rater": None, "training": f"proxy_warmup_steps=1,max_train_steps=4,tokenizer_weights={tmp_path}"}
+    trial = Trial(
+        RunConfig.model_validate(GIVEN | {"experiment": "methods"} | given), 2, kinds=["alignment", "two_steps"]
+    )
+    assert trial._rater_config("two_steps").least_samples is None
 
 
 @pytest.mark.slow

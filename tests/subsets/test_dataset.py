@@ -210,6 +210,14 @@ def test_it_has_the_form_that_stateful_loaders_ask_for(located: LocatedSubset) -
     assert list(ended) == []
 
 
+def test_a_position_that_a_worker_saved_in_version_0_1_divides_samples_as_then(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    state = {**dataset.state_dict(), "n_read": BATCH, "n_workers": 2, "epoch": 1}
+    del state["at_a_time"]
+    dataset.load_state_dict(state)
+    assert dataset.state_dict()["at_a_time"] == dataset.reader.batch_size > 1
+
+
 N_EPOCHS = 3
 
 

@@ -15,7 +15,7 @@ from alchemist_core.statistics import area_under_curve
 from alchemist_core.training import rater_training
 from alchemist_core.training.checkpoints import partial_folder
 from alchemist_core.training.config import RaterTrainingConfig
-from alchemist_core.training.rater_training import RaterRun, _hold_out, train_rater
+from alchemist_core.training.rater_training import RaterRun, _rows_to_train, train_rater
 from alchemist_core.training.samples import Samples
 from alchemist_core.training.scoring import Scorer
 from tests.training.progress import KilledError, collect, ignore, kill_at, kill_at_any_step
@@ -166,42 +166,33 @@ def image_keys(*numbers: int) -> NDArray[np.uint8]:
     return np.repeat(np.array(numbers, np.uint8)[:, None], 32, axis=1)
 
 
-def test_images_are_held_out_with_all_their_captions() -> None:
+def test_further_captions_of_a_held_out_image_train_nothing() -> None:
     # The sample at place 3 cannot be decoded, so it has no row.
     place_V, key_N32 = np.array([0, 1, 2, 4, 5]), image_keys(0, 1, 0, 2, 3, 1)
-    assert np.flatnonzero(_hold_out(place_V, key_N32)).tolist() == [0, 2]
-    assert np.flatnonzero(_hold_out(place_V, None)).tolist() == [0]
-    # An image with many captions does not take more than a tenth.
-    assert np.flatnonzero(_hold_out(np.arange(100), image_keys(*range(9), *[9] * 91))).tolist() == [*range(9)]
+    assert _rows_to_train(place_V, key_N32, 2).tolist() == [3]
+    assert _rows_to_train(place_V, None, 2).tolist() == [2, 3, 4]
 
 
-@pytest.mark.parametrize("n", [2, 9, 10, 19, 20, 200])
-def test_of_images_with_one_caption_each_the_first_tenth_is_held_out(n: int) -> None:
-    for keys in (None, image_keys(*range(n))):
-        assert np.flatnonzero(_hold_out(np.arange(n), keys)).tolist() == [*range(max(1, n // 10))]
-
-
-def test_nine_tenths_of_the_captions_train_where_each_image_has_five(
-    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
+def test_a_training_says_how_many_validation_samples_train_where_images_have_several_captions(
+    tmp_path: Path, train_pairs: Samples, validation_pairs: Samples, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place_N = np.random.default_rng(0).permutation(np.repeat(np.arange(40), 5))
     five = replace(validation_pairs.rows(place_N), image_keys=image_keys(*place_N))
-    config = CONFIG.model_copy(update={"proxy_warmup_steps": 1, "max_train_steps": 1})
-    run = RaterRun(config, train_pairs, five, out=tmp_path / "run", cache=None)
-    assert (run.n_all_validation, run.n_validation, len(run.held_out_row_V)) == (200, 180, 20)
-    images = [set(place_N[rows.numpy()].tolist()) for rows in (run.held_out_row_V, run.validation_row_V)]
-    assert not images[0] & images[1]
-    assert run.held_out_row_V[: run.n_held_out].tolist() == [*range(run.n_held_out)], "the first rows, for certify"
-    assert len(images[0]) == 4 <= run.n_held_out
-    metrics = train_rater(config, train_pairs, five, out=tmp_path / "rater", on_progress=ignore)
-    assert metrics["n_held_out"] == run.n_held_out
+    run = RaterRun(CONFIG, train_pairs, five, out=tmp_path / "run", cache=None)
+    rows = run.validation_row_V.tolist()
+    assert rows == [row for row in range(20, 200) if place_N[row] not in place_N[:20]]
+    assert (run.n_held_out, len(rows)) == (20, run.n_validation)
+    said = f"{len(rows)} of 200 validation samples train the rater: 20 are held out, and {180 - len(rows)} are further captions"
+    assert said in "".join(capsys.readouterr())
+    RaterRun(CONFIG, train_pairs, validation_pairs, out=tmp_path / "single", cache=None)
+    assert "train the rater" not in "".join(capsys.readouterr())
 
 
 def test_validation_samples_of_one_image_are_refused(
     tmp_path: Path, train_pairs: Samples, validation_pairs: Samples
 ) -> None:
     one = replace(validation_pairs.rows(np.zeros(30, np.int64)), image_keys=image_keys(*[7] * 30))
-    with pytest.raises(DataError, match="All 30 validation samples have the same image"):
+    with pytest.raises(DataError, match="No validation sample is left"):
         train_rater(CONFIG, train_pairs, one, out=tmp_path / "rater", on_progress=ignore)
 
 
