@@ -89,7 +89,7 @@ class ExplainConfig(Config):
     sample: str = Field(
         ...,
         min_length=1,
-        description="Sample: DATASET/SHARD/KEY, 8 or more digits of its hash, or its sample id",
+        description="Sample: DATASET/SHARD/KEY, 8 or more digits of its hash, or its sample id, also as id:N",
         json_schema_extra=BARE_WORD,
     )
     subset: str = Field(..., description="Name of the subset")

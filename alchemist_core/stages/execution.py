@@ -72,6 +72,8 @@ class StageRun:
         self.progress: dict[str, Any] = {}
         # Waiting for other runs and for the catalog is not counted as work, so it costs nothing.
         self.waited_seconds = 0.0
+        # When a wait that is not over began; its seconds are not in waited_seconds yet.
+        self.waiting_since: float | None = None
         # Leases of the devices that the run uses; they are released when it ends.
         self.devices: list[LeaseClaim] = []
         self.heartbeat: Heartbeat | None = None
@@ -125,9 +127,10 @@ class Heartbeat(threading.Thread):
                 self._end_long_reads()
 
     def _spent(self) -> dict[str, Any]:
-        """Return device and cost so far, which a killed process does not store at its end; waiting that is not over counts too."""
+        """Return device and cost so far, without waiting: a killed process does not store them at its end."""
+        until = self._run.waiting_since or time.monotonic()
         try:
-            found = spent(time.monotonic() - self._began - self._run.waited_seconds)
+            found = spent(max(0.0, until - self._began - self._run.waited_seconds))
         except Exception:  # noqa: BLE001  a driver that fails, or torch while it is imported, must not end the heartbeat
             return {}
         return {"device": found["device"], "cost": found["cost"]}

@@ -28,6 +28,7 @@ def wait_for_claim(
 ) -> Claimed:
     """Retry a claim until it succeeds; print once why it waits, and exclude the waiting time from the run's cost."""
     printed, began = None, time.monotonic()
+    stage_run.waiting_since = began
     while (claimed := claim()) is None:
         text = describe()
         if text is not None and text != printed:
@@ -35,6 +36,7 @@ def wait_for_claim(
             printed = text
         time.sleep(FOLLOW_INTERVAL_S)
     stage_run.waited_seconds += time.monotonic() - began
+    stage_run.waiting_since = None
     return claimed
 
 

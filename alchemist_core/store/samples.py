@@ -310,7 +310,7 @@ class FoundSample(NamedTuple):
 
 
 def find_sample(engine: Engine, named: str) -> FoundSample:
-    """Return the sample that a user names: as DATASET/SHARD/KEY, by the first digits of its hash, or by its sample id.
+    """Return the sample that a user names: as DATASET/SHARD/KEY, by the first digits of its hash, or by its sample id, also as id:N.
 
     Raises:
         ConfigError: No sample, or more than one, matches; the message says if the record there was quarantined.
@@ -319,7 +319,8 @@ def find_sample(engine: Engine, named: str) -> FoundSample:
         rows = [FoundSample._make(row) for row in connection.execute(load_query("find_samples"), _parameters(named))]
     if len(rows) > 1:
         raise ConfigError(
-            f"{named} matches more than one sample, for example that with the hash {rows[0].pair_hash.hex()}. Give more digits of the hash."
+            f"{named} matches more than one sample, for example that with the hash {rows[0].pair_hash.hex()}. Give more digits of the hash"
+            + (f", or id:{named} for the sample with this id." if named.isdecimal() else ".")
         )
     if not rows:
         raise ConfigError(f"There is no sample {named} in the store.{_describe_quarantine(engine, named)}")
@@ -355,6 +356,8 @@ def _parameters(named: str) -> dict[str, object]:
     dataset, _, place = named.partition("/")
     if place:
         return nothing | {"dataset": dataset, "place": place}
+    if named.startswith("id:") and named[3:].isdecimal() and len(named) < 2 * MIN_DIGITS + 3:
+        return nothing | {"sample_id": int(named[3:])}
     digits = named.lower()
     is_id = digits.isdecimal() and len(digits) < 2 * MIN_DIGITS
     by_id = nothing | {"sample_id": int(digits)} if is_id else nothing

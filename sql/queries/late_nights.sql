@@ -1,6 +1,6 @@
 -- Purpose: Return earlier nights that must run again, because uploads were in progress or shards lack scores.
 -- Parameters: dataset_ids integer[], before date (nights of earlier crawl dates).
--- One row is: a dataset and a crawl date with a growing shard, or with a verified shard, of no rejected night, that a rater has not scored:
+-- One row is: a dataset and a crawl date with a growing shard, or with a verified shard that a rater has not scored and no person rejected last:
 --   the production rater, whenever the shard arrived; a shadow rater or a nightly scorer, if the shard arrived between the time since
 --   when it scores every night and its last scores of the dataset: the past is not its task, and one that is broken is not asked again
 --   before it works.
@@ -32,11 +32,20 @@ worked AS (
     GROUP BY shard_scores.rater_id, shards.dataset_id
 ),
 
-rejected AS (
-    SELECT shard_scores.shard_id
+decided AS (
+    SELECT DISTINCT ON (shard_scores.shard_id)
+        shard_scores.shard_id,
+        nights.state
     FROM alchemist.nights
     INNER JOIN alchemist.shard_scores ON nights.night_id = shard_scores.night_id
-    WHERE nights.state = 'rejected'
+    WHERE nights.state IN ('rejected', 'released')
+    ORDER BY shard_scores.shard_id, nights.decided_at DESC
+),
+
+rejected AS (
+    SELECT decided.shard_id
+    FROM decided
+    WHERE decided.state = 'rejected'
 ),
 
 late AS (

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from alchemist_core.experiments.methods import METHODS
 from alchemist_core.experiments.recipes import RecipeSearch
 from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.trial import Trial
+from alchemist_core.stages import train_rater
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import score_name
 from alchemist_core.store.raters import find_rater
@@ -141,12 +143,21 @@ def test_raters_of_several_lengths_share_the_tokenizer_of_the_longest() -> None:
     assert ask(f"{least} WHERE kind = 'trained' AND state <> 'production'") == [None, "160", None]
 
 
-def test_raters_whose_tokenizer_is_given_keep_their_samples_and_their_names(tmp_path: Path) -> None:
-    given = {"rater": None, "training": f"proxy_warmup_steps=1,max_train_steps=4,tokenizer_weights={tmp_path}"}
-    trial = Trial(
-        RunConfig.model_validate(GIVEN | {"experiment": "methods"} | given), 2, kinds=["alignment", "two_steps"]
+@pytest.mark.parametrize(("weights", "least"), [(None, 160), ("star.safetensors", None)])
+def test_raters_whose_tokenizer_is_given_keep_their_samples_and_their_names(
+    weights: str | None, least: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training_of = RunConfig.training_of
+    # The real config requires the options that fit the weights.
+    monkeypatch.setattr(train_rater, "TrainRaterConfig", SimpleNamespace)
+    monkeypatch.setattr(
+        RunConfig,
+        "training_of",
+        lambda config, kind, seed: training_of(config, kind, seed).model_copy(update={"tokenizer_weights": weights}),
     )
-    assert trial._rater_config("two_steps").least_samples is None
+    given = {"experiment": "methods", "rater": None, "training": "batch_size=32,proxy_warmup_steps=1,max_train_steps=4"}
+    trial = Trial(RunConfig.model_validate(GIVEN | given), 2, kinds=["alignment", "two_steps"])
+    assert trial._rater_config("two_steps").least_samples == least
 
 
 @pytest.mark.slow

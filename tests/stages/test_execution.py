@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from sqlalchemy import Engine, text
@@ -16,7 +17,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.config import Config, Result
 from alchemist_core.errors import AlchemistError, LeaseLostError
 from alchemist_core.settings import load_settings
-from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.execution import Heartbeat, StageRun, execute
 
 pytestmark = pytest.mark.db
 
@@ -192,6 +193,18 @@ def test_a_killed_run_costs_what_it_worked_until_its_last_heartbeat(
     assert lost.work_seconds == round(lost[0])
     assert lost.device == "cpu"
     assert lost.cost == pytest.approx(lost.work_seconds * len(os.sched_getaffinity(0)), rel=0.5)
+
+
+def test_a_heartbeat_stores_no_cost_of_a_wait_that_is_not_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that waits for the GPU for hours and is killed cost as if it had worked."""
+    monkeypatch.setenv("ALCHEMIST_PRICE_PER_CORE_HOUR", "3600")
+    load_settings.cache_clear()
+    waiting = SimpleNamespace(waited_seconds=0.0, waiting_since=None)
+    heartbeat = Heartbeat(cast("StageRun", waiting), 30)
+    heartbeat._began -= 100
+    assert heartbeat._spent()["cost"] >= 100
+    waiting.waiting_since = heartbeat._began + 10
+    assert heartbeat._spent()["cost"] == pytest.approx(10 * len(os.sched_getaffinity(0)))
 
 
 def test_a_heartbeat_survives_a_driver_that_fails(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

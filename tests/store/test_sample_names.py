@@ -33,3 +33,4 @@ def test_digits_that_are_an_id_and_begin_another_hash_are_refused(engine: Engine
     with pytest.raises(ConfigError, match=rf"{DIGITS} matches more than one sample, .*Give more digits of the hash"):
         find_sample(engine, DIGITS)
     assert find_sample(engine, HASH.hex()).sample_id == 7
+    assert find_sample(engine, f"id:{DIGITS}").sample_id == int(DIGITS)
