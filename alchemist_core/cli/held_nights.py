@@ -182,7 +182,7 @@ def _release(
     *,
     actor: str,
 ) -> list[NightRow]:
-    """Release nights and failed checks; return the nights that nobody else had decided meanwhile."""
+    """Release nights and failed checks; return the nights that no other person had decided meanwhile."""
     settled = list[NightRow]()
     with engine.begin() as connection:
         for state, row in [(state, row) for state, rows in stopped.items() for row in rows]:

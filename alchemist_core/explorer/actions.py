@@ -69,7 +69,7 @@ def _change_unless_migrated(change: Change, person: Person, form: Form) -> str |
     if was_migrated():
         raise HTTPException(
             503,
-            "The store was migrated since this server was started, so nothing was done. Whoever runs the server has to restart it: "
+            "The store was migrated since this server was started, so nothing was done. The operator of the server has to restart it: "
             "`alchemist explore`, or Airflow's API server.",
         )
     return change(person, form)

@@ -153,7 +153,7 @@ _DONE = {
 
 
 def _in_words(event: AuditRow) -> str:
-    """Return what somebody did.
+    """Return in words what a person did.
 
     >>> _in_words(AuditRow("bob", "withdraw", "subset best", {"version": 3, "state": "published"}, {"reason": "leaked"}))
     'bob has withdrawn subset best v3 (leaked)'

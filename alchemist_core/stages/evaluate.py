@@ -252,8 +252,8 @@ def _announce_if_worse(engine: Engine, subset: SubsetRow, protocol_id: int, metr
             where_to_look=explorer_page("subsets", subset.name, subset.version)
             or page_of_this_task("evaluationregression"),
             what_to_do=f"alchemist subset compare {shlex.quote(subset.name)} --version {subset.version}; to publish the version "
-            f"before it: alchemist subset rollback {shlex.quote(subset.name)} --from {subset.version}; if nobody may read this one "
-            f"any more: alchemist subset withdraw {shlex.quote(subset.name)} --version {subset.version} --reason WHY",
+            f"before it: alchemist subset rollback {shlex.quote(subset.name)} --from {subset.version}; if this one must not be "
+            f"read any more: alchemist subset withdraw {shlex.quote(subset.name)} --version {subset.version} --reason WHY",
             facts={"metric": metric, "mean": row.mean, "gain": row.gain, "seeds": row.n_seeds},
         )
         with engine.begin() as connection:

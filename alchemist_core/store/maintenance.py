@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, Engine, text
 
+from alchemist_core.store.runs import LOST
+
 MANY_ROWS = (
     "shards", "samples", "sample_locations", "quarantined_samples", "shard_scores", "scores", "subset_samples", "check_results",
 )  # fmt: skip
@@ -18,13 +20,11 @@ def remove_expired_leases(engine: Engine) -> tuple[int, int]:
     leases = text(
         "DELETE FROM alchemist.leases WHERE expires_at < clock_timestamp() - make_interval(hours => 1) RETURNING run_id"
     )
-    runs = text("""
-        UPDATE alchemist.runs SET
-            state = 'lost', finished_at = clock_timestamp(), error = 'its lease expired: the process died or hung',
-            work_seconds = nullif(round(extract(EPOCH FROM heartbeat_at - started_at)), 0)
+    runs = text(f"""
+        UPDATE alchemist.runs SET {LOST}
         WHERE state = 'running' AND heartbeat_at < clock_timestamp() - make_interval(hours => 1)
           AND NOT EXISTS (SELECT FROM alchemist.leases WHERE leases.run_id = runs.run_id)
-    """)
+    """)  # noqa: S608  constants
     with engine.begin() as connection:
         n_leases = len(connection.execute(leases).all())
         return n_leases, connection.execute(runs).rowcount

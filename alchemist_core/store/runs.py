@@ -13,6 +13,12 @@ from alchemist_core.store.leases import LeaseClaim, claim_lease
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import Lease, Run
 
+LOST = """
+    state = 'lost', finished_at = clock_timestamp(), error = 'its lease expired: the process died or hung',
+    work_seconds = nullif(round(extract(EPOCH FROM heartbeat_at - started_at)), 0)
+"""
+"""What is set of a run whose process died or hung, in SQL: it worked until its last heartbeat, which stored its cost."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunKey:
@@ -73,13 +79,11 @@ def mark_lost_runs(connection: Connection, key: RunKey) -> None:
 
     They worked until their last heartbeat, which stored their cost; a run without one has neither.
     """
-    statement = text("""
-        UPDATE alchemist.runs SET
-            state = 'lost', finished_at = clock_timestamp(), error = 'its lease expired: the process died or hung',
-            work_seconds = nullif(round(extract(EPOCH FROM heartbeat_at - started_at)), 0)
+    statement = text(f"""
+        UPDATE alchemist.runs SET {LOST}
         WHERE stage = :stage AND config_hash = :config_hash AND slot = :slot AND state = 'running'
           AND run_id <> (SELECT run_id FROM alchemist.leases WHERE resource = :resource)
-    """)
+    """)  # noqa: S608  constants
     values = {"stage": key.stage, "config_hash": key.config_hash, "slot": key.slot, "resource": key.resource}
     connection.execute(statement, values)
 

@@ -151,16 +151,29 @@ execute("select", NumberConfig(number=9), work, NumberResult)
 """
 
 
+def start_sleeper() -> "subprocess.Popen[str]":
+    """Start a run in another process, and return when it works."""
+    code = SLEEPER.format(folder=Path(__file__).parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    return process
+
+
+def close(process: "subprocess.Popen[str]") -> None:
+    assert process.stdout is not None
+    process.stdout.close()
+
+
 def test_a_killed_run_is_taken_over_when_its_lease_has_expired(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "3")
     load_settings.cache_clear()
-    code = SLEEPER.format(folder=Path(__file__).parent)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "working\n"
+    process = start_sleeper()
     process.kill()
     process.wait()
-    process.stdout.close()
+    close(process)
     killed_at = time.monotonic()
     assert run_number(9, lambda _run: NumberResult(number=9)).number == 9
     assert time.monotonic() - killed_at < 30
@@ -174,10 +187,7 @@ def test_a_killed_run_costs_what_it_worked_until_its_last_heartbeat(
     monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "3")
     monkeypatch.setenv("ALCHEMIST_PRICE_PER_CORE_HOUR", "3600")
     load_settings.cache_clear()
-    code = SLEEPER.format(folder=Path(__file__).parent)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "working\n"
+    process = start_sleeper()
     ledger = text(
         "SELECT extract(EPOCH FROM heartbeat_at - started_at), work_seconds, cost, device FROM alchemist.runs ORDER BY run_id"
     )
@@ -187,7 +197,7 @@ def test_a_killed_run_costs_what_it_worked_until_its_last_heartbeat(
         assert beaten.work_seconds is None
         process.kill()
         process.wait()
-        process.stdout.close()
+        close(process)
         run_number(9, lambda _run: NumberResult(number=9))
         lost, _ = connection.execute(ledger)
     assert lost.work_seconds == round(lost[0])
@@ -226,15 +236,10 @@ def test_a_heartbeat_survives_a_driver_that_fails(engine: Engine, monkeypatch: p
 def test_a_run_that_lost_its_lease_stops_itself(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALCHEMIST_LEASE_TTL_S", "3")
     load_settings.cache_clear()
-    code = SLEEPER.format(folder=Path(__file__).parent)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "working\n"
+    process = start_sleeper()
     with engine.begin() as connection:
         connection.execute(
             text("UPDATE alchemist.leases SET fencing_token = nextval('alchemist.fencing_tokens'), run_id = 0")
         )
     assert process.wait(30) == LeaseLostError.exit_code
-    process.stdout.close()
+    close(process)
