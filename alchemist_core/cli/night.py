@@ -42,7 +42,9 @@ class NightListConfig(Config):
 
     dataset: str | None = Field(None, description="Dataset; none: every training dataset")
     nights: Words = Field((), description="Nights as DATASET:YYYY-MM-DD, separated by commas; replaces --dataset")
-    limit: int = Field(14, ge=1, le=10_000, description="Nights to list of each dataset, newest first")
+    limit: int = Field(
+        14, ge=1, le=10_000, description="Nights to list of each dataset, newest first; with --nights, all are listed"
+    )
     require_scored: bool = Field(
         False,
         description="Fail if a shard of one of --nights is ingested but not scored, and no run works on that night",
@@ -129,8 +131,9 @@ def list_(config: NightListConfig) -> NightListResult:
         registry.find_dataset(engine, config.dataset)
     wanted = dict.fromkeys(map(read_night, config.nights))
     rows = [row for row in read_nights(engine, config.dataset) if not wanted or (row.dataset, row.crawl_date) in wanted]
-    newest = [row for name in dict.fromkeys(row.dataset for row in rows) for row in _of(rows, name)[-config.limit :]]
-    listed = sorted(_listed(engine, newest), key=lambda night: (night.crawl_date, night.dataset))
+    if not wanted:
+        rows = [row for name in dict.fromkeys(row.dataset for row in rows) for row in _of(rows, name)[-config.limit :]]
+    listed = sorted(_listed(engine, rows), key=lambda night: (night.crawl_date, night.dataset))
     # Of a run of Airflow, nights with problems come last, because the end of a log is read first.
     result = NightListResult(nights=sorted(listed, key=_has_problem) if config.nights else listed)
     if config.require_scored and config.nights:

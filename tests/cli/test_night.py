@@ -104,6 +104,19 @@ def test_a_named_night_that_nothing_stopped_must_be_scored_if_that_is_required(t
     assert list_(named).nights[0].status == "stopped by checks: e", "it waits for a person"
 
 
+def test_all_named_nights_are_listed_and_must_be_scored_however_many_they_are(two_datasets: Engine) -> None:
+    days = [date(2026, 3, day) for day in range(1, 21)]
+    checked = {"suite": "shards", "dataset_name": "books"}
+    late = {"shard_id": 100, "dataset_id": 2, "uri": "late.tar", "crawl_date": days[0], "n_samples": 5}
+    with two_datasets.begin() as connection:
+        insert_rows(connection, {"check_results": [{**checked, "crawl_date": day} for day in days], "shards": [late]})
+    nights = tuple(f"books:{day}" for day in days)
+    assert len(list_(NightListConfig(nights=nights)).nights) == len(days)
+    with pytest.raises(CheckFailedError, match=r"Ingested but not scored: books 2026-03-01"):
+        list_(NightListConfig(nights=nights, require_scored=True))
+    assert len(list_(NightListConfig(dataset="books", limit=3)).nights) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("scored_store")
 def test_an_ingest_that_failed_and_was_repeated_alone_leaves_a_night_that_no_task_has_noticed(
