@@ -69,6 +69,13 @@ OUTSIDE = {
     "new pair": "its night was published after this version was selected: {places}. Select again to include it",
     "held out": "it belongs to {places}: held-out data is never selected, because it measures the models",
     "other dataset": "it belongs to {places}, from which this version was not selected. Name both datasets: alchemist select --dataset A,B",
+    "retired": (
+        "every shard with it was retired or replaced before this version was selected ({detail}). To use a retired one again: "
+        "alchemist shard reread SHARD --reason WHY"
+    ),
+    "no score": (
+        "it had no score {detail}, by which this version ranks. Add the score (alchemist score, alchemist import scores), and select again"
+    ),
     "quarantined": "it is quarantined ({detail}). Retry it: alchemist sample retry-quarantine",
     "not scored": "the rater has not scored it: {places}. Score, check and publish its night, and select again",
     "eligible": "it is eligible now, but was not when this version was selected: a takedown, a shard or a score was changed by hand",

@@ -339,7 +339,11 @@ class Ineligible(NamedTuple):
 
 def why_not_eligible(engine: Engine, snapshot_id: int, pair_hash_M32: NDArray[np.uint8]) -> list[Ineligible]:
     """Return why samples are not in a snapshot's eligible set (query `why_not_eligible`); unknown samples are absent."""
-    columns = (RankScale.rater_id, RankSnapshot.dataset_names, RankSnapshot.night_ids, RankSnapshot.last_takedown_id)
+    last_retirement_id = func.coalesce(RankSnapshot.options["last_retirement_id"].as_integer(), 0)
+    columns = (
+        RankScale.rater_id, RankScale.score, RankSnapshot.dataset_names, RankSnapshot.night_ids, RankSnapshot.last_takedown_id,
+        last_retirement_id.label("last_retirement_id"),
+    )  # fmt: skip
     taken = select(*columns).join(RankScale).where(RankSnapshot.snapshot_id == snapshot_id)
     word_M = np.ascontiguousarray(pair_hash_M32).view(f"V{HASH_BYTES}").ravel()
     with engine.begin() as connection:

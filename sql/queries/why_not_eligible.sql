@@ -1,8 +1,9 @@
 -- Purpose: Return why samples are not in an eligible set: the first reason that applies, and its detail.
--- Parameters: rater_id integer, dataset_names text[], night_ids integer[], last_takedown_id integer (all four a rank snapshot's);
---   reads the temporary table wanted (pair_hash bytea).
+-- Parameters: rater_id integer, dataset_names text[], night_ids integer[], last_takedown_id integer, last_retirement_id integer (shards
+--   retired up to it do not count), score text (all of a rank snapshot); reads the temporary table wanted (pair_hash bytea).
 -- One row is: a wanted sample that the store has. "new pair": its night was decided after the snapshot was taken. "held out": it is
---   only in validation or evaluation datasets; `places` then names them with their roles.
+--   only in validation or evaluation datasets; `places` then names them with their roles. "no score": the snapshot ranks by another score
+--   than the rater's, which the sample lacked.
 -- Relies on: uq_samples_pair_hash, uq_takedowns_image_hash, pk_scores, ix_sample_locations_sample_id, pk_shard_scores,
 --   uq_quarantined_samples_shard_id_ordinal_rater_id.
 -- Safe to re-run: yes.
@@ -13,7 +14,8 @@ SELECT
         WHEN takedowns.takedown_id <= :last_takedown_id THEN 'taken down'
         WHEN NOT sources.is_training THEN 'held out'
         WHEN NOT coalesce(sources.is_drawn_from, FALSE) THEN 'other dataset'
-        WHEN seen.night_ids && CAST(:night_ids AS integer[]) THEN 'eligible'
+        WHEN NOT sources.is_in_use THEN 'retired'
+        WHEN seen.night_ids && CAST(:night_ids AS integer[]) THEN CASE CAST(:score AS text) WHEN 'rater' THEN 'eligible' ELSE 'no score' END
         WHEN 'held' = ANY(seen.states) THEN 'held'
         WHEN 'rejected' = ANY(seen.states) THEN 'rejected'
         WHEN 'scored' = ANY(seen.states) THEN 'night not decided'
@@ -21,7 +23,12 @@ SELECT
         WHEN quarantined.reason IS NOT NULL THEN 'quarantined'
         ELSE 'not scored'
     END AS reason,
-    CASE WHEN takedowns.takedown_id <= :last_takedown_id THEN takedowns.reason ELSE coalesce(seen.held_for, quarantined.reason) END AS detail,
+    CASE
+        WHEN takedowns.takedown_id <= :last_takedown_id THEN takedowns.reason
+        WHEN NOT sources.is_in_use THEN sources.retired_for
+        WHEN CAST(:score AS text) <> 'rater' AND seen.night_ids && CAST(:night_ids AS integer[]) THEN CAST(:score AS text)
+        ELSE coalesce(seen.held_for, quarantined.reason)
+    END AS detail,
     CASE WHEN NOT sources.is_training THEN sources.roles ELSE coalesce(seen.named, sources.named, '{}') END AS places
 FROM wanted
 INNER JOIN alchemist.samples ON wanted.pair_hash = samples.pair_hash
@@ -30,6 +37,11 @@ LEFT JOIN LATERAL (
     SELECT
         bool_or(datasets.role = 'train' AND datasets.name = ANY(CAST(:dataset_names AS text[]))) AS is_drawn_from,
         bool_or(datasets.role = 'train') AS is_training,
+        bool_or(
+            datasets.role = 'train' AND datasets.name = ANY(CAST(:dataset_names AS text[]))
+            AND coalesce(shards.retirement_id > :last_retirement_id, TRUE)
+        ) AS is_in_use,
+        max(shards.state_reason) FILTER (WHERE datasets.name = ANY(CAST(:dataset_names AS text[]))) AS retired_for,
         array_agg(DISTINCT datasets.name) AS named,
         array_agg(DISTINCT datasets.name || ' (' || datasets.role || ')') AS roles
     FROM alchemist.sample_locations
@@ -46,10 +58,12 @@ LEFT JOIN LATERAL (
     FROM alchemist.night_locations
     INNER JOIN alchemist.nights ON night_locations.night_id = nights.night_id
     INNER JOIN alchemist.datasets ON nights.dataset_id = datasets.dataset_id  -- noqa: ST09
+    INNER JOIN alchemist.shards ON night_locations.shard_id = shards.shard_id
     WHERE
         night_locations.rater_id = :rater_id
         AND night_locations.sample_id = samples.sample_id
         AND datasets.name = ANY(CAST(:dataset_names AS text[]))
+        AND coalesce(shards.retirement_id > :last_retirement_id, TRUE)
 ) AS seen ON TRUE
 LEFT JOIN LATERAL (
     SELECT min(quarantined_samples.reason) AS reason

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.__main__ import main
 from alchemist_core.cli.sample import ExplainConfig, ExplainResult, TakedownConfig, takedown
 from alchemist_core.cli.sample import explain as run
+from alchemist_core.cli.shard import ChangeConfig, retire
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
 from alchemist_core.stages.select import SelectConfig
@@ -132,6 +133,35 @@ def test_a_takedown_counts_from_the_next_version_on(drawn: Engine) -> None:
     report = explain(gone.hex())
     assert (report.is_member, report.reason) == (False, "taken down")
     assert "asked for by its author" in report.because
+
+
+def test_a_sample_of_a_retired_shard_counts_from_the_next_version_on(drawn: Engine) -> None:
+    pair = pair_of(drawn, "2026-01-01")
+    retire(ChangeConfig(shard=f"web/{pair.uri}", reason="its licence was withdrawn"))
+    assert explain(pair.sample_id).reason in ("key", "rank"), "the version was selected before"
+    select(
+        SelectConfig.model_validate({"dataset": "web", "name": NAME, "policy": {"strategy": "top_k", "retention": 1.0}})
+    )
+    report = explain(pair.sample_id)
+    assert (report.is_member, report.reason) == (False, "retired")
+    assert "(its licence was withdrawn). To use a retired one again: alchemist shard reread" in report.because
+
+
+def test_a_sample_without_the_score_that_ranks_the_version_is_told_which_score(drawn: Engine) -> None:
+    first, second = (row(drawn, f"SELECT min(sample_id) + {n} AS id FROM alchemist.samples").id for n in (0, 1))
+    with drawn.begin() as connection:
+        insert_rows(connection, {"raters": [{"rater_id": 2, "name": "critic", "kind": "scorer"}]})
+        connection.execute(text("SELECT alchemist.add_partition('scores', 2)"))
+        scored = (
+            "INSERT INTO alchemist.scores (rater_id, sample_id, score) SELECT 2, sample_id, 0.5 FROM alchemist.samples"
+        )
+        connection.execute(text(f"{scored} WHERE sample_id <> :first"), {"first": first})
+    policy = {"strategy": "top_k", "rank_by": "critic", "retention": 0.2}
+    select(SelectConfig.model_validate({"dataset": "web", "name": NAME, "policy": policy}))
+    assert explain(second).reason == "key"
+    report = explain(first)
+    assert (report.is_member, report.reason) == (False, "no score")
+    assert "it had no score critic, by which this version ranks" in report.because
 
 
 def test_what_was_quarantined_is_reported_with_its_reason(drawn: Engine) -> None:

@@ -13,8 +13,10 @@ from alchemist_core.__main__ import main
 from alchemist_core.cli.export import ExportSubsetConfig
 from alchemist_core.cli.export import subset as export_subset
 from alchemist_core.cli.sample import TakedownConfig, takedown
+from alchemist_core.cli.shard import ChangeConfig, retire
 from alchemist_core.cli.subset import DiffSubsetConfig, DiffSubsetResult, RollbackSubsetConfig, diff, rollback
 from alchemist_core.errors import ConfigError
+from alchemist_core.store.registry import find_shards
 from alchemist_core.store.subsets import choose_version
 from tests.drawn_versions import N_PAIRS, NAME, current, grow, members, run_publish, select
 from tests.scored_nights import add_dataset, add_night
@@ -59,6 +61,19 @@ def test_a_takedown_is_named_among_the_leavers(pool: Engine) -> None:
     report = compare()
     assert report.leavers["taken down"] == 1
     assert set(report.leavers) <= {"better key", "taken down"}
+    assert adds_up(pool, report, 1, 2)
+
+
+def test_samples_of_a_retired_shard_left_because_of_it(pool: Engine) -> None:
+    grow(pool, "2026-01-02", N_PAIRS)
+    select()
+    (shard,) = find_shards(pool, subject="2026-01-02/0.tar")
+    retire(ChangeConfig(shard=str(shard.shard_id), reason="its licence was withdrawn"))
+    select()
+    report = compare()
+    assert report.leavers["retired"] > 0
+    assert "eligible" not in report.leavers
+    assert "its shard was retired or replaced" in report.summary()
     assert adds_up(pool, report, 1, 2)
 
 
