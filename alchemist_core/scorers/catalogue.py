@@ -48,7 +48,7 @@ def _import(address: str) -> object:
     module, _, name = address.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module's code may raise anything
         raise ConfigError(
             f"The scorer {address} cannot be imported: {error}. Write module:Class, and install its package in this environment."
         ) from error

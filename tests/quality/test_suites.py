@@ -45,6 +45,16 @@ def test_a_share_may_reach_its_bound_and_not_exceed_it(name: str, severity: str,
     assert [fails(checks, name, {column: [share]}) for share in shares] == [False, False, True]
 
 
+def test_two_checks_with_the_same_limit_have_an_outcome_each() -> None:
+    checks = suites.samples(CheckLimits(max_quarantined_ratio=0.05, warn_quarantined_ratio=0.05))
+    outcomes = validate({column: [0.0] for _, _, column, _ in SHARES} | {"quarantined_ratio": [0.1]}, checks)
+    assert [outcome.expectation for outcome in outcomes] == [row[0] for row in SHARES]
+    assert [(outcome.expectation, outcome.severity) for outcome in outcomes if not outcome.is_success] == [
+        ("most_locations_are_usable", FAIL),
+        ("few_locations_are_quarantined", WARN),
+    ]
+
+
 def test_a_twentieth_of_the_shards_may_be_rejected() -> None:
     checks, name = suites.shards(LIMITS), "few_shards_are_rejected"
     assert not fails(checks, name, {"is_rejected": [1] + [0] * 19})

@@ -137,6 +137,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package with an entry point, and a module beside it."""
     (tmp_path / "redness_scorer.py").write_text(REDNESS)
     (tmp_path / "other_scorers.py").write_text(OTHERS)
+    (tmp_path / "broken_scorers.py").write_text('raise OSError("libcudart.so is missing")\n')
     info = tmp_path / "redness_scorer-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: redness-scorer\nVersion: 1.2\n")
@@ -321,8 +322,13 @@ def test_a_night_follows_the_section_of_a_registered_scorer_when_it_changes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("code", [None, 'raise OSError("libcudart.so is missing")', "def class"])
 def test_a_scorer_that_cannot_be_opened_leaves_the_night_to_the_others(
-    database_url: str, ingest_corpus: Callable[[], Path], package: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str,
+    ingest_corpus: Callable[[], Path],
+    package: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str | None,
 ) -> None:
     ingest_corpus()
     (package / "uninstalled.py").write_text(OTHERS)
@@ -330,6 +336,8 @@ def test_a_scorer_that_cannot_be_opened_leaves_the_night_to_the_others(
     register("fragile", "other_scorers:Fragile", nightly=True)
     register("redness", "redness", nightly=True)
     (package / "uninstalled.py").unlink()
+    if code is not None:
+        (package / "uninstalled.py").write_text(code)
     monkeypatch.delitem(sys.modules, "uninstalled")
     monkeypatch.setenv("NO_WEIGHTS", "1")
     # The only declared one cannot be registered.
@@ -424,6 +432,7 @@ def test_check_refuses_a_scorer_whose_scores_depend_on_the_batch(trained_store: 
         ("red-ness", "redness", "not a name for a scorer"),
         ("redness", "nothing", "There is no scorer 'nothing'"),
         ("redness", "no_module:Redness", "cannot be imported"),
+        ("redness", "broken_scorers:Redness", r"cannot be imported: libcudart\.so is missing"),
         ("redness", "other_scorers:np", "is not a scorer"),
         ("reddish", None, "Which scorer is 'reddish'"),
     ],
