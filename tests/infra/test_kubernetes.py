@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -116,6 +117,33 @@ def test_only_the_api_server_of_the_official_chart_is_reachable(beside_chart: li
     ]
     of_api = [{"from": callers, "ports": [{"port": 8080, "protocol": "TCP"}]}]
     assert ingress == {"alchemist-default": []} | ({"alchemist-airflow-api": of_api} if part == "api-server" else {})
+
+
+@pytest.mark.parametrize("installed", ["objects", "beside_chart"])
+def test_doctor_reaches_the_page_of_metrics_from_airflows_pods(
+    installed: str, objects: list[Json], beside_chart: list[Json]
+) -> None:
+    """It reads ALCHEMIST_METRICS_URL in the pod of the scheduler, as the runbook says."""
+    of_chart = {"tier": "airflow", "component": "scheduler", "release": "airflow"}
+    scheduler = of_kind(objects, "Deployment")["airflow-scheduler"]["spec"]["template"]["metadata"]["labels"]
+    found, labels = (objects, scheduler) if installed == "objects" else (beside_chart, of_chart)
+    address = urlsplit(settings_of(found, "alchemist-settings")["ALCHEMIST_METRICS_URL"])
+    exporter = of_kind(found, "Service")[address.hostname or ""]["spec"]["selector"]
+    policies = [
+        policy["spec"]
+        for policy in of_kind(found, "NetworkPolicy").values()
+        if (chosen := policy["spec"]["podSelector"].get("matchLabels")) and chosen.items() <= exporter.items()
+    ]
+    admitted = [
+        port["port"]
+        for policy in policies
+        for rule in policy["ingress"]
+        for source in rule["from"]
+        for port in rule["ports"]
+        if port["protocol"] == "TCP"
+        and source.get("podSelector", {}).get("matchLabels", {"": ""}).items() <= labels.items()
+    ]
+    assert admitted == [address.port]
 
 
 def test_an_object_with_an_unknown_field_is_not_valid(objects: list[Json]) -> None:
@@ -270,6 +298,24 @@ def test_only_the_migration_sees_the_owners_secret_and_a_job_sees_none_of_airflo
     assert [source for source in exporter["envFrom"] if "secretRef" in source] == [], (
         "it needs one value of that secret"
     )
+
+
+def is_read_only(path: str, mounts: list[Json]) -> bool:
+    """Whether the deepest mount above a path refuses writing."""
+    above = [one for one in mounts if f"{path}/".startswith(f"{one['mountPath']}/")]
+    return bool(max(above, key=lambda one: len(one["mountPath"])).get("readOnly", False))
+
+
+def test_no_pod_that_decodes_images_apart_from_airflow_writes_what_airflow_reads(objects: list[Json]) -> None:
+    """An image that takes over its decoder would become Airflow by a DAG file of its own, or show files of its pods as logs."""
+    airflow = settings_of(objects, "alchemist-airflow")
+    (job,) = pod_specs(objects)["alchemist-device-job"]["containers"]
+    for name in ("AIRFLOW__CORE__DAGS_FOLDER", "AIRFLOW__LOGGING__BASE_LOG_FOLDER"):
+        assert is_read_only(airflow[name], job["volumeMounts"]), name
+    assert not is_read_only("/var/lib/alchemist/artifacts", job["volumeMounts"])
+    of_chart = yaml.safe_load((INFRA / "chart" / "values.yaml").read_text())
+    assert is_read_only(of_chart["config"]["core"]["dags_folder"], of_chart["volumeMounts"])
+    assert not is_read_only(of_chart["config"]["logging"]["base_log_folder"], of_chart["volumeMounts"])
 
 
 def test_the_images_are_pinned_to_this_version(objects: list[Json]) -> None:
