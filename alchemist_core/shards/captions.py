@@ -109,6 +109,22 @@ def read_document(document: bytes | None, repairs: Repairs = NO_REPAIRS) -> dict
     return fields
 
 
+def walk_values(document: dict[str, Any]) -> Iterator[tuple[Any, int]]:
+    """Yield the object, and every key and value below it, with its depth. Not recursive, because the sender chooses the depth.
+
+    >>> max(depth for _, depth in walk_values({"a": [1]}))
+    3
+    """
+    stack: list[tuple[Any, int]] = [(document, 1)]
+    while stack:
+        value, depth = stack.pop()
+        yield value, depth
+        if isinstance(value, dict):
+            stack += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list):
+            stack += [(part, depth + 1) for part in value]
+
+
 def _propose(reason: Reason, text: bytes | None, document: bytes | None) -> Iterator[Repair]:
     """Yield the repair, if any, that would fix a fault."""
     if reason is Reason.CAPTION_NOT_UTF8 and text is not None:
@@ -202,18 +218,11 @@ def _refuse_constant(name: str) -> None:
 
 
 def _check_values(document: dict[str, Any]) -> None:
-    """Refuse values that jsonb refuses. Not recursive, because the depth is chosen by the sender."""
-    stack: list[tuple[Any, int]] = [(document, 1)]
-    while stack:
-        value, depth = stack.pop()
+    """Refuse values that jsonb refuses."""
+    for value, depth in walk_values(document):
         if depth > MAX_JSON_DEPTH:
             raise BadTextError(Reason.BAD_JSON, f"nested deeper than {MAX_JSON_DEPTH}")
-        if isinstance(value, dict):
-            stack += [(part, depth + 1) for pair in value.items() for part in pair]
-        elif isinstance(value, list):
-            stack += [(part, depth + 1) for part in value]
-        else:
-            _check_leaf(value)
+        _check_leaf(value)
 
 
 def _check_leaf(value: object) -> None:

@@ -42,7 +42,7 @@ def read_array(file: TextIO, source: Path) -> Iterator[dict[str, Any]]:
         if text[at : at + 1] == "]":
             return
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, at = _decode_next(decoder, text, at, source)
         except json.JSONDecodeError as error:
             more = file.read(_CHUNK)
             if not more:
@@ -52,6 +52,13 @@ def read_array(file: TextIO, source: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(value, dict):
             raise DataError(f"{source} contains {value!r} in place of a pair.")
         yield value
+
+
+def _decode_next(decoder: json.JSONDecoder, text: str, at: int, source: Path) -> tuple[Any, int]:
+    try:
+        return decoder.raw_decode(text, at)
+    except RecursionError as error:
+        raise DataError(f"{source} is nested too deeply ({error}). Download it again.") from error
 
 
 def _make_record(pair: dict[str, Any], side: int, other: int, *, number: int, root: Path) -> LayoutRecord:

@@ -18,7 +18,10 @@ def read_mjhq(source: Path) -> Iterator[LayoutRecord]:
     listing = source / "meta_data.json"
     if not listing.is_file():
         raise DataError(f"{listing} is missing. Give the folder with meta_data.json and the ten unpacked folders.")
-    described = json.loads(listing.read_text(encoding="utf-8"))
+    try:
+        described = json.loads(listing.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{listing} is not valid JSON, or nested too deeply ({error}). Download it again.") from error
     # The archive is unpacked beside the listing, or in a folder of its own.
     root = next((path.parent.parent for path in sorted(source.glob("**/*.jpg"))), source)
     for key in sorted(described):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alchemist_core.errors import DataError
+from alchemist_core.shards.captions import MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_TEXT_BYTES, walk_values
 from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below
 from alchemist_core.shards.tars import IMAGE_EXTS
 
@@ -32,22 +33,22 @@ def read_pictures(source: Path) -> Iterator[LayoutRecord]:
     name = None
     for name in find_pictures(source):
         stem = Path(name).with_suffix("")
-        text = source / f"{stem}.txt"
-        caption = text.read_bytes() if text.is_file() else None
-        yield LayoutRecord(
-            partial(read_file_below, source, name), caption, {"path": name} | _facts(source / f"{stem}.json")
-        )
+        # One byte above the limits is enough for ingest to refuse a file that is too large.
+        caption = read_file_below(source, f"{stem}.txt", MAX_TEXT_BYTES + 1) or None
+        facts = _read_facts(read_file_below(source, f"{stem}.json", MAX_JSON_BYTES + 1))
+        yield LayoutRecord(partial(read_file_below, source, name), caption, {"path": name} | facts)
     if name is None:
         raise DataError(f"{source} holds no picture ({', '.join(sorted(IMAGE_EXTS))}).")
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """Return what a picture's JSON file says; text that is no JSON object is kept as it is."""
-    if not path.is_file():
+def _read_facts(document: bytes) -> dict[str, Any]:
+    """Return what a picture's JSON file says; text that is no JSON object, or nested more deeply than ingest reads, is kept as it is."""
+    if not document:
         return {}
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = document.decode("utf-8", "replace")
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError):
         facts = None
-    return facts if isinstance(facts, dict) else {"unread_json": text}
+    is_kept = isinstance(facts, dict) and all(depth <= MAX_JSON_DEPTH for _, depth in walk_values(facts))
+    return facts if is_kept else {"unread_json": text}

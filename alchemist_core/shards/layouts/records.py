@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from alchemist_core.errors import DataError
+from alchemist_core.shards.captions import MAX_JSON_DEPTH
 from alchemist_core.shards.images import BadImageError, sniff_format
 from alchemist_core.shards.storage import is_s3, join_uri, list_files, put_file
 from alchemist_core.shards.tar_writer import write_tar
@@ -103,10 +105,7 @@ def _entries(records: Iterable[LayoutRecord], start: int) -> Iterator[tuple[str,
                 yield f"{key}.txt", text.encode("utf-8", "surrogatepass")
             case bytes(text):
                 yield f"{key}.txt", text
-        yield (
-            f"{key}.json",
-            json.dumps(_storable(record.metadata), ensure_ascii=False, default=str).encode("utf-8", "replace"),
-        )
+        yield f"{key}.json", _document(record.metadata, place)
 
 
 def _extension(data: bytes) -> str:
@@ -114,6 +113,16 @@ def _extension(data: bytes) -> str:
         return {"jpeg": "jpg", "tiff": "tif"}.get(name := sniff_format(data), name)
     except BadImageError:
         return "jpg"
+
+
+def _document(metadata: dict[str, Any], place: int) -> bytes:
+    try:
+        return json.dumps(_storable(metadata), ensure_ascii=False, default=str).encode("utf-8", "replace")
+    except RecursionError as error:
+        raise DataError(
+            f"The facts of record {place} are nested too deeply; the limit of ingest is {MAX_JSON_DEPTH} levels. Remove them from "
+            "the source."
+        ) from error
 
 
 def _storable(value: Any) -> Any:
@@ -125,11 +134,13 @@ def _storable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_file_below(root: Path, name: str) -> bytes:
-    """Read a file that a dataset names; return nothing if it does not exist or is outside the dataset's folder."""
+def read_file_below(root: Path, name: str, max_bytes: int = -1) -> bytes:
+    """Read a file that a dataset names, at most `max_bytes`; return nothing if it does not exist or is outside the dataset's folder."""
     path = (root / name).resolve()
-    is_inside = path.is_relative_to(root.resolve())
-    return path.read_bytes() if is_inside and path.is_file() else b""
+    if not path.is_relative_to(root.resolve()) or not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(max_bytes)
 
 
 ALL_CAPTIONS = "all_captions"

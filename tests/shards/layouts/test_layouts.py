@@ -73,7 +73,7 @@ def test_of_a_list_of_captions_the_first_is_the_caption_and_all_are_kept(tmp_pat
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
     assert (first.caption, second.caption) == ("a cat", "a dog")
-    assert first.metadata == {"id": 7, "all_captions": captions[0]}
+    assert json.loads(first.metadata) == {"id": 7, "all_captions": captions[0]}
     assert [bad.reason for bad in rest if isinstance(bad, Fault)] == ["missing_caption"] * 2
 
 
@@ -197,6 +197,59 @@ def test_facts_that_are_nested_too_deeply_are_kept_as_text(tmp_path: Path) -> No
     (tmp_path / "a.json").write_text("[" * 100_000)
     (record,) = read_pictures(tmp_path)
     assert record.metadata == {"path": "a.png", "unread_json": "[" * 100_000}
+
+
+def test_facts_that_are_nested_more_deeply_than_ingest_reads_are_kept_as_text_and_written(tmp_path: Path) -> None:
+    deep = {depth: '{"a": ' + "[" * (depth - 2) + "1" + "]" * (depth - 2) + "}" for depth in (64, 65, 600)}
+    for depth, text in deep.items():
+        (tmp_path / f"{depth:03d}.png").write_bytes(png(depth % 256))
+        (tmp_path / f"{depth:03d}.txt").write_text("words")
+        (tmp_path / f"{depth:03d}.json").write_text(text)
+    write_shards(read_pictures(tmp_path), tmp_path / "out", shard_size=10)
+    tar = tmp_path / "out" / "000000.tar"
+    with tar.open("rb") as file:
+        found = list(read_samples(file, tar.stat().st_size, Reading(has_perceptual_hash=False)))
+    samples = [json.loads(sample.metadata) for sample in found if isinstance(sample, Sample)]
+    assert samples == [
+        {"path": "064.png"} | json.loads(deep[64]),
+        {"path": "065.png", "unread_json": deep[65]},
+        {"path": "600.png", "unread_json": deep[600]},
+    ]
+
+
+@pytest.mark.parametrize("depth", [600, 100_000])
+@pytest.mark.parametrize("layout", ["mjhq", "hpdv3"])
+def test_a_listing_that_is_nested_too_deeply_is_refused_by_name(tmp_path: Path, layout: str, depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    if layout == "mjhq":
+        (tmp_path / "meta_data.json").write_text('{"0a": {"category": "a", "prompt": "a fox", "more": ' + deep + "}}")
+        records = read_mjhq(tmp_path)
+    else:
+        (tmp_path / "train.json").write_text('[{"prompt": "a fox", "choice_dist": ' + deep + "}]")
+        records = read_hpdv3(tmp_path / "train.json")
+    with pytest.raises(DataError, match=r"(json is|json, or|record 0 are).* nested too deeply"):
+        write_shards(records, tmp_path / "out", shard_size=10)
+
+
+def test_a_picture_s_text_and_facts_are_not_read_from_outside_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text('{"password": "x"}')
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.png").write_bytes(png(1))
+    for ext in ("txt", "json"):
+        (source / f"a.{ext}").symlink_to(tmp_path / "secret")
+    (record,) = read_pictures(source)
+    assert (record.caption, record.metadata) == (None, {"path": "a.png"})
+
+
+def test_no_more_of_a_picture_s_text_and_facts_is_read_than_ingest_needs(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    for ext in ("txt", "json"):
+        with (tmp_path / f"a.{ext}").open("wb") as file:
+            file.truncate(1 << 24)
+    (record,) = read_pictures(tmp_path)
+    assert record.caption == bytes((1 << 16) + 1)
+    assert record.metadata == {"path": "a.png", "unread_json": "\0" * ((1 << 20) + 1)}
 
 
 @pytest.mark.parametrize(("folder", "message"), [("absent", "is not a folder"), (".", "holds no picture")])

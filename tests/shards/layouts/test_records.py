@@ -1,6 +1,7 @@
 """In every layout, the same records give the same shards, a killed import resumes, and damaged images are not lost."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def test_records_are_samples_in_their_order(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["000000.tar", "000001.tar", "000002.tar"]
     pairs = [pair for path in sorted(tmp_path.iterdir()) for pair in read_shard(path)]
     assert [pair.caption for pair in pairs] == [f"caption {number}" for number in range(7)]
-    assert [pair.metadata["number"] for pair in pairs] == list(range(7))
+    assert [json.loads(pair.metadata)["number"] for pair in pairs] == list(range(7))
     assert [pair.record.key for pair in pairs] == [f"{number:09d}" for number in range(7)]
 
 
@@ -83,7 +84,7 @@ def test_missing_numbers_are_null(tmp_path: Path) -> None:
     )
     (pair,) = read_shard(tmp_path / "000000.tar")
     assert isinstance(pair, Sample)
-    assert pair.metadata == {"score": None, "parts": [1.0, None]}
+    assert json.loads(pair.metadata) == {"score": None, "parts": [1.0, None]}
 
 
 def test_a_name_that_leads_out_of_the_dataset_reads_nothing(tmp_path: Path) -> None:
