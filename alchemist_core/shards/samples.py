@@ -54,7 +54,8 @@ class Sample(NamedTuple):
     perceptual_hash: int | None
     attributes: dict[str, str | None]
     """The crawl's attributes by name, as `crawl_attributes` declares them."""
-    metadata: dict[str, Any]
+    metadata: str
+    """The rest of the record's JSON, as text: all samples of a tar are in memory, and parsed values can take 24 times as much."""
     repair: str | None = None
     """The repairs, as `repairs.join_repairs` writes them."""
 
@@ -193,7 +194,7 @@ def _make_sample(
         format=header.format,
         perceptual_hash=perceptual_hash,
         attributes=annotation.attributes,
-        metadata=annotation.metadata,
+        metadata=json.dumps(annotation.metadata, ensure_ascii=False, separators=(",", ":")),
     )
 
 

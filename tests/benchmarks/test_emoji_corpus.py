@@ -75,7 +75,7 @@ def write(packages: Path, out_root: Path, *, permissive_only: bool = True, seed:
 
 def test_every_image_keeps_its_licence_and_its_caption_has_style_and_name(packages: Path, tmp_path: Path) -> None:
     pairs = list(chain(*write(packages, tmp_path, permissive_only=False).values()))
-    licences = {pair.metadata["source"]: pair.attributes["licence"] for pair in pairs}
+    licences = {json.loads(pair.metadata)["source"]: pair.attributes["licence"] for pair in pairs}
     assert licences == {
         "npm:emoji-datasource-google@16.0.0": "Apache-2.0",
         "npm:emoji-datasource-twitter@16.0.0": "CC-BY-4.0",
@@ -94,7 +94,9 @@ def test_only_permissive_licences_are_used_unless_asked(packages: Path, tmp_path
 
 def test_no_concept_is_on_both_sides(packages: Path, tmp_path: Path) -> None:
     found = write(packages, tmp_path, permissive_only=False)
-    train, validation = ({pair.metadata["concept"] for pair in found[split]} for split in ("train", "validation"))
+    train, validation = (
+        {json.loads(pair.metadata)["concept"] for pair in found[split]} for split in ("train", "validation")
+    )
     assert train
     assert validation
     assert not train & validation

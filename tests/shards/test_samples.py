@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_sample_is_named_by_its_bytes_and_its_caption(tar, record, read) -> No
     assert (pair.attributes["source_url"], pair.attributes["licence"], pair.metadata) == (
         "https://example.org/1",
         "CC0-1.0",
-        {"author": "me"},
+        '{"author":"me"}',
     )
 
 
@@ -91,7 +92,27 @@ def test_a_shard_of_img2dataset_reads_unchanged(tar, read, picture) -> None:
     for members in (entries, with_text, without_caption):
         (pair,) = read(tar(members))
         assert (pair.caption, pair.attributes["source_url"]) == ("a cat", "https://x.org/cat.jpg")
-        assert pair.metadata["original_width"] == 40
+        assert json.loads(pair.metadata)["original_width"] == 40
+
+
+def test_json_of_many_small_values_takes_no_more_memory_than_its_bytes(tar, picture) -> None:
+    """Empty lists take 24 times the memory of their text; a tar of 700 MiB of them took 17 GiB."""
+    document = b'{"a":[' + b",".join([b"[]"] * 300_000) + b"]}"
+    raw = tar(
+        [
+            entry
+            for name in "abcd"
+            for entry in ((f"{name}.png", picture()), (f"{name}.txt", b"words"), (f"{name}.json", document))
+        ]
+    )
+    tracemalloc.start()
+    try:
+        found = list(read_samples(io.BytesIO(raw), len(raw), Reading(has_perceptual_hash=False)))
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [json.loads(pair.metadata) for pair in found if isinstance(pair, Sample)] == [json.loads(document)] * 4
+    assert kept_bytes < 1.5 * len(raw)
 
 
 def test_every_text_of_a_fault_can_be_stored(tar, read, picture) -> None:
@@ -131,7 +152,7 @@ def test_the_real_corpus_reads_as_samples(real_corpus: Path) -> None:
         found = list(read_samples(file, shards[0].size_bytes))
     assert all(isinstance(pair, Sample) for pair in found)
     assert len(found) == 1000
-    assert all(pair.attributes["licence"] and pair.caption and "author" in pair.metadata for pair in found)
+    assert all(pair.attributes["licence"] and pair.caption and "author" in json.loads(pair.metadata) for pair in found)
 
 
 def test_an_image_may_be_as_long_as_the_limit(tar, record, read, monkeypatch: pytest.MonkeyPatch) -> None:
