@@ -17,6 +17,7 @@ from alchemist_core.lazy import NDArray, np
 from alchemist_core.quality.limits import DriftLimits
 from alchemist_core.store import nights
 from alchemist_core.store.audit import current_actor, record_event
+from alchemist_core.store.checks import read_time
 from alchemist_core.store.nights import NightRow, ScoreBand, decide_night, night_title
 from alchemist_core.store.raters import RaterRow
 
@@ -249,6 +250,8 @@ class Night:
 
     def __init__(self, engine: Engine, night: NightRow, rater: RaterRow, limits: DriftLimits) -> None:
         self.engine, self.night, self.rater, self.limits = engine, night, rater, limits
+        # Scores that arrive while these are read must make the measurement outdated.
+        self.measured_at = read_time(engine)
         self.own_N = nights.read_night_scores(engine, rater.rater_id, [night.night_id])["score"]
         self.night_ids = [night.night_id, *nights.read_pooled(engine, night, rater.rater_id)]
         self.tested = nights.read_night_scores(engine, rater.rater_id, self.night_ids)
@@ -338,12 +341,14 @@ def accepted_reference(engine: Engine, dataset_id: int, rater: RaterRow, *, with
 
 
 def _record_shape(engine: Engine, night_id: int, rater: RaterRow) -> tuple[NDArray[np.float64], int]:
+    measured_at = read_time(engine)
     score_N = nights.read_night_scores(engine, rater.rater_id, [night_id])["score"]
     shape = sketch(score_N)
     with engine.begin() as connection:
         nights.store_distribution(
-            connection, night_id, n=len(score_N), quantiles=shape.tolist(), histogram={}, verdict="recorded"
-        )
+            connection, night_id, measured_at=measured_at,
+            n=len(score_N), quantiles=shape.tolist(), histogram={}, verdict="recorded",
+        )  # fmt: skip
     return shape, len(score_N)
 
 
@@ -357,7 +362,7 @@ def judge_night(engine: Engine, night: NightRow, rater: RaterRow, limits: DriftL
     }
     with engine.begin() as connection:
         nights.store_distribution(
-            connection, night.night_id, **fields, quantiles=sketch(tested.own_N).tolist(),
+            connection, night.night_id, measured_at=tested.measured_at, **fields, quantiles=sketch(tested.own_N).tolist(),
             histogram=tested.histogram(), explanation=[asdict(mover) for mover in found.movers],
         )  # fmt: skip
         if found.verdict == "held":

@@ -18,6 +18,7 @@ from alchemist_core.store.nights import (
     decide_night,
     find_rejection,
     held_nights,
+    is_drift_outdated,
     night_title,
     open_nights,
     reject_command,
@@ -46,9 +47,10 @@ class PublishNightResult(Result):
 def publish_night(config: PublishNightConfig) -> PublishNightResult:
     """Make scored nights selectable. An empty night has nothing to publish.
 
-    A night is not published if it is held or incomplete, if it failed a check, or if it has grown since it was checked. A night that
-    was never checked is published. A rejection holds for every later rater: a night whose shards were all rejected under another one is
-    rejected, and held if some of them were.
+    A night is not published if it is held or incomplete, if it failed a check, or if it has grown since it was checked or its drift
+    was measured. A night that was never checked is published. A rejection holds for every later rater, and for samples that a retry
+    scores later: a night whose shards were all rejected before is rejected, and held if some of them were. What a retry adds to a held
+    night is held.
 
     Raises:
         CheckFailedError: Some nights were not published; raised after the others were.
@@ -89,7 +91,7 @@ def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
     """
     require_complete(engine, night, rater)
     _refuse_failed(engine, night)
-    _refuse_outdated(engine, night)
+    _refuse_outdated(engine, night, rater)
     with engine.begin() as connection:
         if (rejection := find_rejection(connection, night.night_id)) is not None:
             _repeat(connection, night, rejection, rater)
@@ -104,11 +106,14 @@ def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
 
 
 def _repeat(connection: Connection, night: NightRow, rejection: EarlierRejection, rater: RaterRow) -> None:
-    """Decide a night as a person has decided about its shards under another rater; hold it if that concerns only some of them."""
+    """Decide a night as its shards were decided before; hold it if a person rejected only some of them."""
     under = f"under rater {rejection.rater}, {rejection.decided_by} rejected"
     if rejection.is_whole:
         action, state, who, reason = "reject", "rejected", rejection.decided_by, rejection.reason
         say(f"Night {night_title(night)} is rejected: {under} all of its shards: {rejection.reason}")
+    elif rejection.state == "held":
+        action, state, who = "hold", "held", current_actor()
+        reason = f"a retry scored samples of a held night: {rejection.reason}"
     else:
         action, state, who = "hold", "held", current_actor()
         reason = f"{under} {rejection.n_rejected:,} of {counted(rejection.n_shards, 'shard')}: {rejection.reason}"
@@ -127,12 +132,17 @@ def _refuse_failed(engine: Engine, night: NightRow) -> None:
         )
 
 
-def _refuse_outdated(engine: Engine, night: NightRow) -> None:
-    if suites := outdated_checks(engine, night.night_id):
-        which = f"--dataset {night.dataset} --crawl-date {night.crawl_date}"
-        commands = ", then ".join(f"alchemist check --suite {suite} {which}" for suite in suites)
+def _refuse_outdated(engine: Engine, night: NightRow, rater: RaterRow) -> None:
+    suites = outdated_checks(engine, night.night_id)
+    which = f"--dataset {night.dataset} --crawl-date {night.crawl_date}"
+    commands = [f"alchemist check --suite {suite} {which}" for suite in suites]
+    if is_drift_outdated(engine, night.night_id):
+        of_rater = "" if rater.state == "production" else f" --rater {rater.name}"
+        suites, commands = [*suites, "scores"], [*commands, f"alchemist night check-drift {which}{of_rater}"]
+    if commands:
+        checked, steps = " and ".join(dict.fromkeys(suites)), ", then ".join(commands)
         raise CheckFailedError(
-            f"Night {night_title(night)} has grown since its {' and '.join(suites)} were checked. Run {commands}, then publish it again."
+            f"Night {night_title(night)} has grown since its {checked} were checked. Run {steps}, then publish it again."
         )
 
 

@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, Engine, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
@@ -21,7 +21,7 @@ from alchemist_core.store.engine import read_clock
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import Dataset, Night, RankScale, Rater, ScoreDistribution, Shard
+from alchemist_core.store.tables import Dataset, Night, RankScale, Rater, ScoreDistribution, Shard, ShardScore
 
 # Compiled once, because every commit of a shard runs it and takes only milliseconds.
 FIND_OPEN = text("""
@@ -240,8 +240,9 @@ def _command(verb: str, night: NightRow) -> str:
 
 
 class EarlierRejection(NamedTuple):
-    """The newest rejection, under another rater, of shards of a night."""
+    """The newest rejection of shards of a night, under another rater or in the revision before a retry; or that this one is held."""
 
+    state: str
     rater: str
     decided_by: str
     reason: str
@@ -255,7 +256,7 @@ class EarlierRejection(NamedTuple):
 
 
 def find_rejection(connection: Connection, night_id: int) -> EarlierRejection | None:
-    """Return the newest rejection by a person, under another rater, of shards of a night; None if no shard of it is rejected."""
+    """Return what was decided before against shards of a night, which holds for this night too; None if nothing was."""
     row = connection.execute(load_query("rejected_elsewhere"), {"night_id": night_id}).one_or_none()
     return None if row is None else EarlierRejection._make(row)
 
@@ -371,17 +372,36 @@ def newest_scale(engine: Engine, rater_id: int) -> ScaleRow | None:
     return None if row is None else ScaleRow._make(row)
 
 
-def store_distribution(connection: Connection, night_id: int, **fields: Any) -> None:
-    """Store the score distribution of a night; an equal one changes no row."""
-    statement = insert(ScoreDistribution).values(night_id=night_id, **fields)
+def store_distribution(connection: Connection, night_id: int, *, measured_at: datetime, **fields: Any) -> None:
+    """Store the score distribution of a night; an equal one changes no row, unless the night has newer scores than the row.
+
+    Args:
+        connection: The store.
+        night_id: The night.
+        measured_at: Time of the database's clock before its scores were read.
+        fields: Columns of the distribution.
+    """
+    statement = insert(ScoreDistribution).values(night_id=night_id, created_at=measured_at, **fields)
     changed = [getattr(ScoreDistribution, name).is_distinct_from(statement.excluded[name]) for name in fields]
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["night_id"],
-            set_={name: statement.excluded[name] for name in fields},
-            where=or_(*changed),
+            set_={name: statement.excluded[name] for name in (*fields, "created_at")},
+            where=or_(*changed, _is_outdated(night_id)),
         )
     )
+
+
+def is_drift_outdated(engine: Engine, night_id: int) -> bool:
+    """Return whether a night has newer scores than its distribution; False for a night that was never measured."""
+    statement = select(ScoreDistribution.night_id).where(ScoreDistribution.night_id == night_id, _is_outdated(night_id))
+    with engine.connect() as connection:
+        return connection.execute(statement).first() is not None
+
+
+def _is_outdated(night_id: int) -> ColumnElement[bool]:
+    newest = select(func.max(ShardScore.scored_at)).where(ShardScore.night_id == night_id)
+    return ScoreDistribution.created_at < newest.scalar_subquery()
 
 
 def find_examples(

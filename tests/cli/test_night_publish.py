@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
+from alchemist_core.cli.drift import DriftConfig, check_drift
 from alchemist_core.cli.held_nights import ReleaseNightConfig, release
 from alchemist_core.cli.night import AnnounceConfig, announce
 from alchemist_core.errors import CheckFailedError
@@ -60,6 +61,35 @@ def test_scores_that_come_while_a_check_runs_are_checked_first(
     check(CheckConfig.model_validate({"suite": "scores", "dataset": "web", "crawl_date": crawl_date}))
     with pytest.raises(CheckFailedError, match=r"web 2026-01-01 r1 has grown since its scores were checked"):
         publish_night(PublishNightConfig(dataset="web"))
+
+
+def test_drift_is_measured_again_before_a_night_that_has_grown_is_published(checked: Engine) -> None:
+    def scores(mean: float) -> list[float]:
+        return np.random.default_rng(int(mean)).normal(mean, size=600).tolist()
+
+    night = {"dataset": "web", "crawl_date": "2026-01-02"}
+    add_night(checked, "2025-12-31", {"a.tar": scores(0)}, state="selectable")
+    add_night(checked, "2026-01-02", {"a.tar": scores(0)})
+    check(CheckConfig.model_validate({"suite": "scores", **night}))
+    assert check_drift(DriftConfig.model_validate(night)).nights[0]["verdict"] == "steady"
+    add_night(checked, "2026-01-02", {"b.tar": scores(4)})
+    check(CheckConfig.model_validate({"suite": "scores", **night}))
+    told = r"has grown since its scores were checked. Run alchemist night check-drift --dataset web --crawl-date 2026-01-02, then publish"
+    with pytest.raises(CheckFailedError, match=told):
+        publish_night(PublishNightConfig.model_validate(night))
+    assert check_drift(DriftConfig.model_validate(night)).n_held == 1
+
+
+def test_a_night_whose_distribution_is_the_same_after_it_has_grown_is_published(checked: Engine) -> None:
+    """All samples of the late shard were scored before, so measuring again finds the same distribution."""
+    check_drift(DriftConfig(dataset="web"))
+    with checked.begin() as connection:
+        connection.exec_driver_sql("UPDATE alchemist.shard_scores SET scored_at = clock_timestamp()")
+    check(CheckConfig.model_validate({"suite": "scores", "dataset": "web", "crawl_date": NIGHT}))
+    with pytest.raises(CheckFailedError, match="has grown since"):
+        publish_night(PublishNightConfig(dataset="web"))
+    check_drift(DriftConfig(dataset="web"))
+    assert publish_night(PublishNightConfig(dataset="web")).n_nights == 1
 
 
 def test_another_raters_scores_need_no_check_for_the_suite_looks_at_production_alone(checked: Engine) -> None:

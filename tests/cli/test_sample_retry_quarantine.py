@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.cli.check import CheckConfig
+from alchemist_core.cli.check import run as check
+from alchemist_core.cli.drift import DriftConfig, check_drift
+from alchemist_core.cli.held_nights import ReleaseNightConfig, release
 from alchemist_core.cli.sample import RetryQuarantineConfig, RetryQuarantineResult, retry_quarantine
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
@@ -154,6 +158,31 @@ def test_a_decided_night_stays_as_it_is_and_the_retried_belong_to_its_next_revis
     assert publish_night(PublishNightConfig(dataset="scenes")).n_nights == 2
     assert len(take_snapshot(engine, rater, ["scenes"]).pairs) == 240
     assert reload_snapshot(engine, snapshot.snapshot_id).eligible_hash == snapshot.eligible_hash
+
+
+DECIDE = """
+UPDATE alchemist.nights SET state = :state, decided_by = 'ann', decided_at = now(), reason = 'captions of another crawl'
+"""
+
+
+@pytest.mark.parametrize("state", ["rejected", "held"])
+def test_what_a_retry_scores_of_a_night_is_decided_as_the_night_was(scored: TrainedStore, state: str) -> None:
+    set_aside()
+    with open_store().begin() as connection:
+        connection.execute(text(DECIDE), {"state": state})
+    retry()
+    assert rows("SELECT DISTINCT revision, state FROM alchemist.nights ORDER BY 1") == [(1, state), (2, "scored")]
+    check(CheckConfig(suite="scores", dataset="scenes"))
+    check_drift(DriftConfig(dataset="scenes"))
+    if state == "held":
+        with pytest.raises(CheckFailedError, match="Published 0 nights; 4 are held"):
+            publish_night(PublishNightConfig(dataset="scenes"))
+    else:
+        assert publish_night(PublishNightConfig(dataset="scenes")).n_nights == 0
+    assert rows("SELECT DISTINCT revision, state FROM alchemist.nights ORDER BY 1") == [(1, state), (2, state)]
+    for day in ("2026-01-01", "2026-01-02"):
+        release(ReleaseNightConfig.model_validate({"dataset": "scenes", "crawl_date": day, "reason": "they are right"}))
+    assert rows("SELECT DISTINCT state FROM alchemist.nights") == [("released",)]
 
 
 def test_a_shard_that_another_run_holds_is_left_for_later(scored: TrainedStore) -> None:

@@ -182,7 +182,7 @@ class ScoreDistribution(Table):
     histogram: Typed[dict[str, Any]] = column(comment="Histogram of the scores, as JSON")
     psi: Typed[float | None] = column(comment="Population stability index against the reference nights")
     ks_distance: Typed[float | None] = column(comment="Kolmogorov-Smirnov distance to the reference nights, 0 to 1")
-    created_at: Typed[datetime] = created(comment="When the distribution was stored")
+    created_at: Typed[datetime] = created(comment="When the scores were read")
     verdict: Typed[str] = column(
         server_default="recorded",
         comment="recorded (no reference yet), pooled (too small to test alone), steady, warned or held",
