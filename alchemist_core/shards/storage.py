@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
 
-from xxhash import xxh3_128
-
 from alchemist_core.errors import ChangedShardError, DataError, MissingShardError, UnreachableRootError
 from alchemist_core.shards import s3
 from alchemist_core.shards.byte_ranges import ByteRange, cut_ranges, merge_ranges
@@ -33,7 +31,6 @@ _SPECIAL = "is not a regular file but a pipe, a device or a socket. Remove it."
 _HOLE_BYTES = 1 << 30
 # Reading this many unneeded bytes of a file costs less than another read.
 _MAX_GAP_BYTES = 1 << 13
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,19 +243,6 @@ def sha256_of(uri: str) -> bytes:
     """
     with open_shard(uri) as file, _as_data_error(uri):
         return hashlib.file_digest(file, "sha256").digest()
-
-
-def checksum_of(uri: str) -> bytes:
-    """Return the XXH3-128 of a whole file.
-
-    Raises:
-        DataError: The file is missing, or cannot be read.
-    """
-    digest = xxh3_128()
-    with open_shard(uri) as file, _as_data_error(uri):
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.digest()
 
 
 def join_uri(root_uri: str, path: str) -> str:

@@ -45,7 +45,7 @@ from alchemist_core.selection.weights import epoch_size_of, reads_of_epoch
 from alchemist_core.settings import load_settings
 from alchemist_core.shards import s3
 from alchemist_core.shards.samples import repair_sample
-from alchemist_core.shards.storage import checksum_of, is_s3, open_shard, sha256_of, view_ranges
+from alchemist_core.shards.storage import is_s3, open_shard, sha256_of, view_ranges
 from alchemist_core.shards.tar_writer import write_blocks
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.shards.workers import WorkerDiedError, Workers
@@ -698,9 +698,11 @@ class _ObjectStorage:
         if self._is_whole(to, size_bytes, digest):
             return 0
         s3.put_file(to, path, {_IDENTITY_LABEL: self.identity, _SHA256_LABEL: digest})
-        # Enough to find a fault of the store in what was just sent, and faster than another sha256.
-        if self.verify == "read_back" and checksum_of(to) != checksum_of(str(path)):
-            raise DataError(f"{to} differs from what was uploaded. Check the object store, then run again.")
+        # Compared with the hash of the bytes as they were made, because the local disk can have changed them since.
+        if not self._reads_back(to, digest):
+            raise DataError(
+                f"{to} differs from what was written to {path}. Check the local disk and the object store, then run again."
+            )
         return size_bytes
 
     def find_dataset(self, on_found: OnFound | None = None) -> list[MaterializedShard] | None:
@@ -719,7 +721,8 @@ class _ObjectStorage:
                 )
             if on_found is not None:
                 on_found(bool(sizes))
-            shards = self._read_manifest() if f"{self.uri}/{MANIFEST_NAME}" in labels else None
+            beside = {f"{self.uri}/{name}" for name in (CARD_NAME, INDEX_NAME, SUMS_NAME, MANIFEST_NAME)}
+            shards = self._read_manifest() if beside <= labels.keys() else None
             if shards is None:
                 return None
             tars = {f"{self.uri}/{shard.name}": (shard.size_bytes, shard.sha256) for shard in shards}

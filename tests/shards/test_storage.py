@@ -12,7 +12,7 @@ from alchemist_core.errors import DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards import s3
 from alchemist_core.shards.samples import Sample, read_samples
-from alchemist_core.shards.storage import checksum_of, list_root, list_shards, open_shard, read_ranges, sha256_of
+from alchemist_core.shards.storage import list_root, list_shards, open_shard, read_ranges, sha256_of
 from tests.object_store import BUCKET
 from tests.shards.faulty_proxy import faulty_proxy
 
@@ -198,7 +198,7 @@ def test_what_is_not_there_is_refused_by_name(root: str) -> None:
         list_shards(f"{root}/absent")
 
 
-@pytest.mark.parametrize("read", [sha256_of, checksum_of, lambda uri: read_ranges(uri, [(0, 1)])])
+@pytest.mark.parametrize("read", [sha256_of, lambda uri: read_ranges(uri, [(0, 1)])])
 def test_a_file_that_can_be_opened_but_not_read_is_refused_by_name(
     tmp_path: Path, read: Callable[[str], object]
 ) -> None:

@@ -200,6 +200,38 @@ def test_files_beside_uploaded_tars_are_read_back_too(folder: Engine, object_sto
     assert objects("copies/") == whole
 
 
+@pytest.mark.parametrize(
+    "name", ["SHA256SUMS", *(pytest.param(name, marks=pytest.mark.slow) for name in ("README.md", "wids.json"))]
+)
+def test_a_file_beside_uploaded_tars_that_is_missing_is_uploaded_again(
+    folder: Engine, object_store: str, name: str
+) -> None:
+    run(to=f"{object_store}/copies")
+    whole = objects("copies/")
+    lost = f"copies/{NAME}/v1-10/{name}"
+    s3._client().delete_object(Bucket=BUCKET, Key=lost)
+    assert run(to=f"{object_store}/copies").n_bytes_written == len(whole[lost])
+    assert objects("copies/") == whole
+
+
+def test_a_tar_that_the_local_disk_changed_before_its_upload_is_refused(
+    folder: Engine, object_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = s3.put_file
+
+    def put_damaged(uri: str, path: Path, labels: dict[str, str]) -> None:
+        if path.suffix == ".tar":
+            path.write_bytes(path.read_bytes()[:-1] + b"x")
+        put(uri, path, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3, "put_file", put_damaged)
+        with pytest.raises(DataError, match=r"\.tar differs from what was written to .*Check the local disk"):
+            run(to=f"{object_store}/copies")
+    assert find_subset(folder, NAME).materialized_uri is None
+    assert run(to=f"{object_store}/copies").n_bytes_written == sum(map(len, objects("copies/").values()))
+
+
 @pytest.mark.slow
 def test_a_copy_on_its_way_to_an_object_store_needs_room_for_the_tars_under_way_alone(
     folder: Engine, object_store: str, monkeypatch: pytest.MonkeyPatch
