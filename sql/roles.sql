@@ -60,6 +60,8 @@ BEGIN
         GRANT EXECUTE ON FUNCTION alchemist.rank_of(float8, integer) TO alchemist_reader;
         GRANT EXECUTE ON FUNCTION alchemist.score_bound(float8, integer) TO alchemist_reader;
         GRANT EXECUTE ON FUNCTION alchemist.rank_on_knots(float8, float8[], float8[]) TO alchemist_reader;
+        GRANT EXECUTE ON FUNCTION alchemist.score_rater_id(text) TO alchemist_reader;
+        GRANT EXECUTE ON FUNCTION alchemist.raters_of_scales() TO alchemist_reader;
         GRANT EXECUTE ON FUNCTION alchemist.shift_gsample(integer, float8, float8, float8, float8, bigint) TO alchemist_reader;
         GRANT EXECUTE ON FUNCTION alchemist.signal_ranks(integer, bigint) TO alchemist_reader;
         ALTER DEFAULT PRIVILEGES IN SCHEMA alchemist GRANT SELECT ON TABLES TO alchemist_reader;

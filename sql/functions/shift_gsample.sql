@@ -41,8 +41,7 @@ BEGIN
             'std_rank % from 0.001 to 10, seed % from 0 to below 2^53', retention, drop_top_ratio, mean_rank, std_rank, seed;
     END IF;
     SELECT * INTO scale FROM alchemist.rank_scales WHERE rank_scales.rank_scale_id = taken.rank_scale_id;
-    -- Not in the call below: a function with a subquery among its arguments is not inlined.
-    named_rater_id := (SELECT raters.rater_id FROM alchemist.raters WHERE raters.name = scale.score AND raters.kind <> 'trained');
+    named_rater_id := alchemist.score_rater_id(scale.score);
     n_eligible := taken.n_eligible;
     k := round(retention * n_eligible);
     RETURN QUERY

@@ -21,7 +21,8 @@ CROSS JOIN LATERAL ROWS FROM (
 CROSS JOIN LATERAL alchemist.candidate_samples(
     fused.rater_id, taken.night_ids, taken.last_takedown_id, 0, 'exact', signals.signal, $2 - 1, $2,
     coalesce((taken.options ->> 'last_retirement_id')::integer, 0),
-    (SELECT raters.rater_id FROM alchemist.raters WHERE raters.name = signals.signal AND raters.kind <> 'trained')
+    -- As a subquery, so that candidate_samples is not inlined but planned for the one sample.
+    (SELECT alchemist.score_rater_id(signals.signal))
 ) AS found
 WHERE taken.snapshot_id = $1 AND taken.options ? 'signal_scale_ids'
 ORDER BY signals.place

@@ -25,15 +25,14 @@ night_work AS (
     SELECT night_id, score_id, n_shards / sum(n_shards) OVER (PARTITION BY rater_id, score_id), FALSE FROM counted
 ),
 
--- The rater of each version, and the scorers and imported scores that it ranks by.
+-- The rater of each version, and the scorers, imported scores and other raters that it ranks by.
 rated AS (
     SELECT subsets.subset_id, rank_snapshots.night_ids, raters.rater_id, raters.run_id, raters.rater_id = rank_scales.rater_id AS is_rater
     FROM alchemist.subsets
     INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
     INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
-    INNER JOIN alchemist.raters ON
-        rank_scales.rater_id = raters.rater_id
-        OR (raters.kind <> 'trained' AND raters.name = ANY(string_to_array(rank_scales.score, '+')))
+    INNER JOIN alchemist.raters_of_scales() AS used ON rank_scales.rank_scale_id = used.rank_scale_id
+    INNER JOIN alchemist.raters ON used.rater_id = raters.rater_id
 ),
 
 parts AS (

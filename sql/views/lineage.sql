@@ -41,19 +41,12 @@ SELECT
 FROM alchemist.rank_snapshots
 INNER JOIN alchemist.datasets ON datasets.name = ANY(rank_snapshots.dataset_names)
 UNION ALL
+-- Its rater, and the scorers, imported scores and other raters that it ranks by.
 SELECT
-    'rank scale', rank_scales.rank_scale_id, NULL,
+    'rank scale', used.rank_scale_id, NULL,
     'rater', raters.rater_id, raters.name
-FROM alchemist.rank_scales
-INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
-UNION ALL
--- The scorers and imported scores that it ranks by.
-SELECT
-    'rank scale', rank_scales.rank_scale_id, NULL,
-    'rater', raters.rater_id, raters.name
-FROM alchemist.rank_scales
-INNER JOIN alchemist.raters ON raters.name = ANY(string_to_array(rank_scales.score, '+'))
-WHERE raters.kind <> 'trained' AND raters.rater_id <> rank_scales.rater_id
+FROM alchemist.raters_of_scales() AS used
+INNER JOIN alchemist.raters ON used.rater_id = raters.rater_id
 UNION ALL
 SELECT made.kind, made.id, made.name, 'run', runs.run_id, runs.stage
 FROM (

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from alchemist_core.selection.duplicates import hamming_distance
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store.browsing import lowest_ordered
+from alchemist_core.store.export import scores_by_name
 from tests.given import insert_rows, sha256
 
 pytestmark = pytest.mark.db
@@ -363,6 +364,23 @@ def test_the_members_of_a_version_that_is_in_use_are_never_dropped(connection: C
         connection.execute(text("SELECT alchemist.drop_partition('subset_samples', 2)"))
     connection.execute(text("SELECT alchemist.drop_partition('subset_samples', 1)"))
     assert connection.execute(text("SELECT subset_id FROM alchemist.subset_samples")).scalars().all() == [2]
+
+
+def test_sql_and_python_mean_the_same_rater_by_the_name_of_a_score(connection: Connection) -> None:
+    trained = ("clip-score", "Web-2026-loss", "2026-loss", "old-loss", "old.loss", "_x", "rater", "aesthetic")
+    raters = [{"rater_id": number, "name": name} for number, name in enumerate(trained, start=1)]
+    raters += [
+        {"rater_id": 20, "name": "clip_score", "kind": "scorer"},
+        {"rater_id": 21, "name": "mine", "kind": "imported"},
+    ]
+    insert_rows(connection, {"raters": raters})
+    expected = scores_by_name(connection)
+    assert expected == {
+        "clip_score": 20, "mine": 21, "web_2026_loss": 2, "rater_2026_loss": 3, "old_loss": 4, "rater__x": 6,
+    }  # fmt: skip
+    for name in (*expected, *trained, "imported.likes", "mine+clip_score", "unknown"):
+        found = connection.execute(text("SELECT alchemist.score_rater_id(:name)"), {"name": name}).scalar()
+        assert found == expected.get(name), name
 
 
 DRAWABLE = """

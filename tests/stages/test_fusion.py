@@ -16,7 +16,7 @@ from alchemist_core.subsets.ablation import members_without
 from alchemist_core.subsets.selected import Selected, manifest_of, reselect
 from tests.given import insert_rows
 from tests.scored_nights import add_night
-from tests.selectable_store import draw, fill, normal
+from tests.selectable_store import change, draw, fill, normal
 
 pytestmark = pytest.mark.db
 
@@ -122,14 +122,17 @@ def test_old_samples_keep_their_scores_when_a_night_arrives_until_a_rescale(stor
     assert score_of(again(store)) != after
 
 
-def test_each_score_is_explained_for_a_sample_and_for_the_whole_selection(store: Engine) -> None:
-    report = draw(**FUSED)
+@pytest.mark.parametrize("other", ["critic", "old_loss"])
+def test_each_score_is_explained_for_a_sample_and_for_the_whole_selection(store: Engine, other: str) -> None:
+    if other == "old_loss":
+        change(store, f"UPDATE alchemist.raters SET name = 'old-loss', kind = 'trained' WHERE rater_id = {CRITIC}")
+    report = draw(**FUSED | {"rank_by": f"rater+{other}"})
     drawn = again(store)
     pairs = drawn.snapshot.pairs
     assert pairs.signal_N is not None
     place = int(drawn.member_K[0])
     found = explain(ExplainConfig(sample=pairs.pair_hash_N32[place].tobytes().hex(), subset="s"))
-    assert found.signal_ranks == dict(zip(("rater", "critic"), pairs.signal_N[place].tolist(), strict=True))
+    assert found.signal_ranks == dict(zip(("rater", other), pairs.signal_N[place].tolist(), strict=True))
     assert "(rater 0." in found.because
     assert pairs.score_N[place] == fuse_ranks(pairs.signal_N[place : place + 1])[0]
     statement = text("SELECT signal, rank FROM alchemist.signal_ranks(:snapshot, :sample)")
@@ -137,7 +140,7 @@ def test_each_score_is_explained_for_a_sample_and_for_the_whole_selection(store:
         rows = connection.execute(statement, {"snapshot": drawn.snapshot.snapshot_id, "sample": found.sample_id}).all()
     assert {row.signal: row.rank for row in rows} == found.signal_ranks
     assert report.fused is not None
-    assert report.fused.startswith("Mean of the ranks by rater and critic. Of the members, ")
+    assert report.fused.startswith(f"Mean of the ranks by rater and {other}. Of the members, ")
 
 
 def test_auto_accepts_a_fused_score_by_what_held_out_validation_samples_get(store: Engine) -> None:

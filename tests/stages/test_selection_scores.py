@@ -103,6 +103,13 @@ def test_sql_selects_the_members_of_python_by_a_scorers_score(store: Engine) -> 
         assert by_sql(connection, snapshot_id, **PAPER) == expected
 
 
+def test_sql_selects_the_members_of_python_by_another_raters_score(store: Engine) -> None:
+    change(store, f"UPDATE alchemist.raters SET name = 'old-loss', kind = 'trained' WHERE rater_id = {CLIP}")
+    snapshot_id, expected = by_python(store, rank_by="old_loss")
+    with store.connect() as connection:
+        assert by_sql(connection, snapshot_id, **PAPER) == expected
+
+
 @pytest.mark.parametrize(
     "options", [{"where": "clip_score > 0.28"}, {"rank_by": "clip_score", "strategy": "top_k"}], ids=str
 )
