@@ -148,7 +148,8 @@ def _outside(engine: Engine, subset: SubsetRow, pair: FoundSample) -> dict[str, 
 
 def _inside(drawn: Selected, place: int) -> dict[str, object]:
     rank, key = float(drawn.snapshot.rank_N[place]), float(drawn.final_key_N[place])
-    is_member, threshold = bool(drawn.is_member_N[place]), _threshold(drawn, place)
+    is_member = bool(drawn.is_member_N[place])
+    threshold, among = _threshold(drawn, place)
     fields: dict[str, object] = {
         "is_member": is_member, "rank": rank, "key": key if key > -np.inf else None, "threshold": threshold,
     }  # fmt: skip
@@ -162,9 +163,12 @@ def _inside(drawn: Selected, place: int) -> dict[str, object]:
     if key == -np.inf:
         because = f"{said}, from which strategy {drawn.strategy.name} selects no sample ({drawn.strategy})"
         return fields | {"reason": "rank", "because": because}
-    among = (
-        f"{len(drawn.member_K):,} members" if drawn.group_N is None else "the members of its dataset, source or cluster"
-    )
+    if threshold is None:
+        because = (
+            f"{said}; key {key:.4f}, but its {drawn.policy.stratify_by} has too few eligible samples for a member at retention "
+            f"{drawn.policy.retention:g} (--stratify)"
+        )
+        return fields | {"reason": "stratum", "because": because}
     compared = f"key {key:.4f} {'reaches' if is_member else 'is below'} {threshold:.4f}, the smallest of {among}"
     return fields | {"reason": "key", "because": f"{said}; {compared}"}
 
@@ -176,10 +180,14 @@ def _signal_ranks(drawn: Selected, place: int) -> dict[str, float]:
     return dict(zip(signals_of(drawn.policy.rank_by), signal_N[place].tolist(), strict=True))
 
 
-def _threshold(drawn: Selected, place: int) -> float:
-    """Return the smallest key of the members that the sample competes with, else of all members."""
-    group = 0 if drawn.group_N is None else int(drawn.group_N[place])
-    return drawn.thresholds.get(group, drawn.threshold)
+def _threshold(drawn: Selected, place: int) -> tuple[float | None, str]:
+    """Return the smallest key of the members that the sample competes with, and who these are; None if its stratum has no member."""
+    if drawn.group_N is not None:
+        if (found := drawn.thresholds.get(int(drawn.group_N[place]))) is not None:
+            return found, "the members of its dataset, source or cluster"
+        if drawn.policy.stratify:
+            return None, ""
+    return drawn.threshold, f"{len(drawn.member_K):,} members"
 
 
 class FlagConfig(Config):

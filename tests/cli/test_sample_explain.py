@@ -83,6 +83,25 @@ def test_every_sample_is_correctly_reported_as_in_or_out_with_its_key(drawn: Eng
             assert "drop_top_ratio=0.25" in report.because
 
 
+def test_the_best_sample_of_a_stratum_without_a_member_is_not_compared_with_members_of_others(engine: Engine) -> None:
+    with engine.begin() as connection:
+        add_rater(connection)
+        add_dataset(connection)
+        add_dataset(connection, dataset_id=2, name="books")
+    add_night(engine, "2026-01-01", {"a.tar": [number / 100 for number in range(100)]}, state="selectable")
+    add_night(engine, "2026-01-01", {"a.tar": [2.0, 3.0]}, state="selectable", dataset_id=2)
+    policy = {"strategy": "top_k", "retention": 0.2, "stratify": True}
+    select(SelectConfig.model_validate({"dataset": "web,books", "name": NAME, "policy": policy}))
+    report = explain(pair_of(engine, "2026-01-01", dataset_id=2).sample_id)
+    assert (report.is_member, report.reason, report.threshold) == (False, "stratum", None)
+    assert report.because.endswith(
+        "but its dataset has too few eligible samples for a member at retention 0.2 (--stratify)"
+    )
+    inside = explain(min(members(engine)).hex())
+    assert inside.threshold is not None
+    assert inside.because.endswith("the smallest of the members of its dataset, source or cluster")
+
+
 def test_a_sample_is_named_by_its_place_by_its_hash_or_by_its_id(drawn: Engine) -> None:
     pair = pair_of(drawn, "2026-01-01")
     whole = bytes(pair.pair_hash).hex()
