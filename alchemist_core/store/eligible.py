@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -487,6 +488,8 @@ def _values_of(sample_id_N: NDArray[np.int64], parts: Iterable[NDArray[Any]], co
 
 # 30 million samples take 1.9 GB; the most recently used sets are kept.
 MAX_POOLS = 4
+# A folder that was not changed for this long belongs to no running selection.
+_UNFINISHED_S = 24 * 3600
 COUNTS = ("n_taken_down", "n_unscored", "n_without")
 ARRAYS = tuple(field.name for field in fields(EligibleSamples) if field.name not in COUNTS)
 
@@ -539,8 +542,14 @@ def keep_eligible(key: str, eligible_hash: str, pairs: EligibleSamples) -> None:
         aside.rename(kept_folder() / key)
     shutil.rmtree(aside, ignore_errors=True)
     with contextlib.suppress(OSError):
-        pools = [path for path in kept_folder().iterdir() if not path.name.startswith("nights-")]
-        for old in sorted(pools, key=lambda path: -path.stat().st_mtime)[MAX_POOLS:]:
+        changed_at = {
+            path: path.stat().st_mtime for path in kept_folder().iterdir() if not path.name.startswith("nights-")
+        }
+        # Hidden folders are those that selections are writing, or that killed ones left.
+        hidden = [path for path in changed_at if path.name.startswith(".")]
+        pools = sorted(changed_at.keys() - hidden, key=changed_at.__getitem__, reverse=True)
+        left = [path for path in hidden if changed_at[path] < time.time() - _UNFINISHED_S]
+        for old in (*pools[MAX_POOLS:], *left):
             shutil.rmtree(old, ignore_errors=True)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,34 @@ def test_membership_of_another_database_is_not_taken_from_files(store: Engine) -
         connection.execute(text("UPDATE alchemist.samples SET pair_hash = sha256(pair_hash)"))
         assert night_files.find_ids(connection, subset.subset_id, manifest.pair_hash_K32) is None
         connection.rollback()
+
+
+def test_other_selections_do_not_delete_what_a_selection_has_read_so_far(
+    store: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = take(store).pairs
+    forget_kept()
+    map_run = night_files._map_run
+
+    def finish_others(stem: Path) -> NightRows:
+        for number in range(eligible.MAX_POOLS + 1):
+            eligible.keep_eligible(f"{number}", "hash", expected)
+        return map_run(stem)
+
+    monkeypatch.setattr(night_files, "RANGE", 100)
+    monkeypatch.setattr(night_files, "_map_run", finish_others)
+    assert same(take(store).pairs, expected)
+
+
+def test_of_finished_sets_the_newest_are_kept_and_of_unfinished_ones_those_of_the_last_day(store: Engine) -> None:
+    pairs = take(store).pairs
+    for name, days in ((".killed", 2), (".running", 0.5)):
+        aside = folder().parent / name
+        aside.mkdir()
+        os.utime(aside, (time.time() - days * 24 * 3600,) * 2)
+    for number in range(eligible.MAX_POOLS):
+        eligible.keep_eligible(f"{number}", "hash", pairs)
+    assert {path.name for path in folder().parent.iterdir()} == {"nights-1", ".running", "0", "1", "2", "3"}
 
 
 def test_a_new_night_is_the_only_one_that_is_read(store: Engine, queries: list[list[int]]) -> None:
