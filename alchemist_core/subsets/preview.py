@@ -99,7 +99,7 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
     if needs_rescale(snapshot.rank_N, cut):
         share = share_above_cut(snapshot.rank_N, cut)
         found.append(
-            f"--drop-top-ratio {cut} drops {share:.3f} of the eligible samples: their scores have drifted. Consider --rescale."
+            f"--drop-top-ratio {cut} drops {share:.3f} of the scored samples: their scores have drifted. Consider --rescale."
         )
     found.append(_scale_warning(drawn))
     if isinstance(drawn.strategy, ShiftGsample) and policy.retention > 1 - (usual := ShiftGsample().drop_top_ratio):

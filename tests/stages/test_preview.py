@@ -24,7 +24,7 @@ from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.preview import MAX_DATES
 from tests.given import insert_rows
 from tests.scored_nights import add_night
-from tests.selectable_store import WEB, change, draw, fill, members, set_duplicates
+from tests.selectable_store import WEB, change, draw, fill, members, normal, set_duplicates
 
 pytestmark = pytest.mark.db
 
@@ -69,6 +69,16 @@ def test_a_preview_counts_members_by_dataset_and_date_and_estimates_their_bytes(
     assert set(report.datasets) == {"web", "books"}
     assert list(report.crawl_dates) == ["2026-01-01", "2026-01-02"]
     assert report.n_bytes == 1000 * report.datasets["web"] + 50 * report.datasets["books"]
+
+
+def test_the_warning_of_a_drop_top_ratio_that_scores_have_left_counts_the_scored_samples(store: Engine) -> None:
+    assert not any("drifted" in warning for warning in draw().warnings)
+    higher = [score + 3 for score in normal(np.random.default_rng(5), 100)]
+    add_night(store, "2026-01-05", {"b.tar": higher}, state="selectable")
+    (warning,) = [text for text in draw(where="sample_id <= 400").warnings if "--drop-top-ratio" in text]
+    found = re.match(r"--drop-top-ratio 0\.25 drops (0\.\d+) of the scored samples: their scores have drifted", warning)
+    assert found is not None
+    assert float(found[1]) == pytest.approx((100 + 0.25 * 400) / 500, abs=0.02)
 
 
 @pytest.mark.parametrize("n_without", [0, 40])
