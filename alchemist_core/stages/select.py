@@ -13,6 +13,7 @@ from alchemist_core.project import next_of_selected
 from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec, strategy_spec
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.rank_window import FittedWindow
+from alchemist_core.selection.strategies import Gsample, ShiftGsample
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.statistics import Estimate
 from alchemist_core.store.audit import current_actor
@@ -176,6 +177,8 @@ class Selection:
             # A rank window may leave out accepted samples.
             given = given.model_copy(update={"strategy": "top_k"})
         policy, self.window = resolve_auto(self._engine, rater.rater_id, given)
+        if given.keeps_all_accepted and given.strategy == "auto" and given.drop_top_ratio is None:
+            policy = _without_drop(policy, rater.rule)
         snapshot = take_snapshot(
             self._engine, rater, config.dataset,
             options=policy.eligible_options(), rescale=config.rescale, should_store=should_store,
@@ -246,6 +249,15 @@ class Selection:
         if self.expected_gain is not None and is_worse(self.expected_gain):
             found["warnings"].append(describe_worse(self.expected_gain))
         return found
+
+
+def _without_drop(policy: SelectionPolicy, rule: str) -> SelectionPolicy:
+    """Return the policy with the same density at all ranks: a drop-top ratio would leave out accepted samples."""
+    strategy = policy.resolve(rule)
+    if not isinstance(strategy, ShiftGsample):
+        return policy
+    whole = strategy_spec(Gsample(strategy.mean_rank, strategy.std_rank))
+    return policy.model_copy(update={**whole, "drop_top_ratio": None})
 
 
 def _describe_nesting(used: FittedWindow, others: list[float]) -> str:

@@ -10,9 +10,12 @@ from alchemist_core.cli.subset import DiffSubsetConfig, PublishSubsetConfig, Sub
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
 from alchemist_core.selection.config import SelectionPolicy, asked_options, hash_spec, policy_of, policy_spec
+from alchemist_core.selection.rank_window import FittedWindow, RankWindow
 from alchemist_core.selection.strategies import STRATEGIES, HeadGsample
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.store.manifests import Manifest, read_manifest
+from alchemist_core.store.rank_windows import store_window
+from alchemist_core.store.raters import record_held_out
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.selected import load_manifest, manifest_of, reselect
 from tests.oracles.oracle_weights import oracle_weights
@@ -105,6 +108,25 @@ def test_auto_weights_every_accepted_sample(selectable: Engine) -> None:
     assert weight_K is not None
     assert (found.strategy, found.n_samples) == ("head_gsample", found.n_eligible - found.n_removed["rejected"])
     assert weight_K.sum() == found.n_samples
+
+
+@pytest.mark.parametrize("is_tuned", [False, True], ids=["rule loss", "tuned window"])
+def test_auto_weights_every_accepted_sample_also_where_auto_would_drop_the_top_ranks(
+    selectable: Engine, is_tuned: bool
+) -> None:
+    with selectable.begin() as connection:
+        connection.execute(text("UPDATE alchemist.raters SET rule = 'loss'"))
+    record_held_out(selectable, ["r"], np.linspace(-1, 3, 101).tolist())
+    if is_tuned:
+        store_window(selectable, 1, FittedWindow(RankWindow(0.1, 0.625, 0.125), 1.0, 0.4, 0.3, 0.5), {"retention": 1.0})
+    found = draw("auto", strategy="auto", weight_by="rank")
+    weight_K = manifest(selectable).weight_K
+    assert weight_K is not None
+    assert (found.strategy, found.n_samples) == ("gsample", found.n_eligible - found.n_removed["rejected"])
+    assert weight_K.sum() == found.n_samples
+    # Who gives a drop-top ratio gets it.
+    dropped = draw("auto", strategy="auto", weight_by="rank", drop_top_ratio=0.25, name="dropped")
+    assert (dropped.strategy, dropped.n_samples < found.n_samples) == ("shift_gsample", True)
 
 
 def test_a_version_is_stored_published_selected_again_and_compared_with_its_weights(selectable: Engine) -> None:
