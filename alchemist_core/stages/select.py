@@ -19,7 +19,7 @@ from alchemist_core.statistics import Estimate
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.eligible import scale_fingerprint
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.manifests import Manifest, read_manifest, rows_sha256, write_manifest
+from alchemist_core.store.manifests import Manifest, read_manifest, write_manifest
 from alchemist_core.store.rank_windows import describe_worse, expected_gain, is_worse, other_windows, resolve_auto
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.snapshots import take_snapshot
@@ -27,7 +27,7 @@ from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by
 from alchemist_core.subsets.ablation import describe_ablation
 from alchemist_core.subsets.acceptance import resolve_acceptance
 from alchemist_core.subsets.preview import describe
-from alchemist_core.subsets.selected import manifest_of, select_members
+from alchemist_core.subsets.selected import manifest_of, select_members, with_stored_ties
 
 # A plus sign is allowed, because the default name joins datasets by it.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
@@ -115,6 +115,8 @@ def run(config: SelectConfig, *, slot: int = 0) -> SelectResult:
     if config.dry_run:
         selection = Selection(config, should_store=False)
         known = find_by_spec(open_store(), selection.name, hash_spec(selection.spec()))
+        if known is not None:
+            selection.follow(known)
         return selection.result(None, is_new=known is None)
     return execute("select", config, lambda stage_run: select(config, stage_run), SelectResult, slot=slot)
 
@@ -122,11 +124,12 @@ def run(config: SelectConfig, *, slot: int = 0) -> SelectResult:
 def select(config: SelectConfig, stage_run: StageRun) -> SelectResult:
     """Select, write the manifest, then store the row that refers to it."""
     selection = Selection(config, should_store=True)
-    spec, manifest = selection.spec(), selection.manifest
+    spec = selection.spec()
     spec_hash = hash_spec(spec)
     known = find_by_spec(stage_run.engine, selection.name, spec_hash)
     if known is not None:
         return _use_again(known, selection)
+    manifest = selection.manifest
     uri = f"subsets/{selection.name}/{spec_hash}.parquet"
     write_manifest(artifact_path(uri), manifest)
     subset, is_new = store_subset(
@@ -151,6 +154,7 @@ def _use_again(known: SubsetRow, selection: "Selection") -> SelectResult:
             f"This selection is {known.title}. {describe_withdrawal(known)} Select with other options, or publish it again: "
             f"alchemist subset publish {known.name} --version {known.version} --reinstate."
         )
+    selection.follow(known)
     if known.manifest_sha256 != selection.manifest_sha256:
         raise DataError(
             f"The same options and the same snapshot now give other members (sha256 {selection.manifest_sha256}) than "
@@ -194,7 +198,11 @@ class Selection:
     @cached_property
     def manifest_sha256(self) -> str:
         """The hash of the members and their weights."""
-        return rows_sha256(self.drawn.snapshot.pairs.pair_hash_N32, self.drawn.member_K, self.drawn.weight_K)
+        return self.drawn.sha256()
+
+    def follow(self, known: SubsetRow) -> None:
+        """Select as a stored version did, before anything else is computed from the members."""
+        self.drawn = with_stored_ties(self.drawn, known.manifest_sha256)
 
     @property
     def epoch_size(self) -> int | None:

@@ -27,7 +27,7 @@ from alchemist_core.selection.sampler import (
 )
 from alchemist_core.selection.strategies import Strategy
 from alchemist_core.selection.weights import epoch_size_of, repeat_evenly, weigh
-from alchemist_core.store.manifests import Manifest, read_manifest, write_manifest
+from alchemist_core.store.manifests import Manifest, read_manifest, rows_sha256, write_manifest
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
 from alchemist_core.store.subsets import SubsetRow
 from alchemist_core.telemetry import warn
@@ -95,6 +95,10 @@ class Selected:
         outside = {"takedown": pairs.n_taken_down, "unscored": pairs.n_unscored}
         return count_exclusions(self.excluded_N) | {word: n for word, n in outside.items() if n}
 
+    def sha256(self) -> str:
+        """Return the hash of the members and their weights, as their manifest has it."""
+        return rows_sha256(self.snapshot.pairs.pair_hash_N32, self.member_K, self.weight_K)
+
     def curve(self) -> SelectionCurve:
         """Return the histogram of the members' ranks beside the one that the strategy asks for."""
         pairs = self.snapshot.pairs
@@ -117,13 +121,16 @@ class Selected:
         return Keys(self.snapshot.rank_N, pairs.pair_hash64_N, self.strategy, self.policy.noise())
 
 
-def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None) -> Selected:
+def select_members(
+    policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None = None, ties_by_name: bool = False
+) -> Selected:
     """Select exactly as many members as the retention demands; with `--fill repeat`, fewer ones that an epoch reads several times.
 
     Args:
         policy: The selection policy.
         snapshot: The eligible samples, with their sources and clusters if the policy needs them.
         k: Size of the subset, instead of the one by the policy's retention.
+        ties_by_name: Whether a dataset whose name comes first gets the seat for which strata tie, as in older versions.
 
     Raises:
         ConfigError: The drop-top ratio, the caps or the strata leave too few; the message names the largest possible retention.
@@ -133,7 +140,7 @@ def select_members(policy: SelectionPolicy, snapshot: Snapshot, *, k: int | None
     if policy.min_score is not None and not _may_be_selected(policy, snapshot).any():
         raise ConfigError(f"No eligible sample has a score of at least {policy.min_score:g} (--min-score). Lower it.")
     group_N = _groups(policy, snapshot)
-    strata = [_Stratum(policy, snapshot, strategy, index) for index in _strata(policy, snapshot)]
+    strata = [_Stratum(policy, snapshot, strategy, index) for index in _strata(policy, snapshot, by_name=ties_by_name)]
     n_members = wanted
     if _may_have_too_few(policy):
         n_possible = sum(stratum.n_possible for stratum in strata)
@@ -194,7 +201,17 @@ def reselect(engine: Engine, subset: SubsetRow) -> Selected:
     Raises:
         DataError: The eligible samples of the snapshot changed.
     """
-    return select_members(policy_of(subset.spec), reload_snapshot(engine, subset.snapshot_id))
+    drawn = select_members(policy_of(subset.spec), reload_snapshot(engine, subset.snapshot_id))
+    return with_stored_ties(drawn, subset.manifest_sha256)
+
+
+def with_stored_ties(drawn: Selected, manifest_sha256: str) -> Selected:
+    """Return a selection as a stored version has it: in older ones, datasets that tied for a seat got it by their names."""
+    policy = drawn.policy
+    if not (policy.stratify and policy.stratify_by == "dataset") or drawn.sha256() == manifest_sha256:
+        return drawn
+    former = select_members(policy, drawn.snapshot, ties_by_name=True)
+    return former if former.sha256() == manifest_sha256 else drawn
 
 
 class _Stratum:
@@ -277,7 +294,8 @@ def _may_be_selected(policy: SelectionPolicy, snapshot: Snapshot) -> NDArray[np.
     return is_eligible_N if policy.min_score is None else is_eligible_N & (snapshot.pairs.score_N >= policy.min_score)
 
 
-def _strata(policy: SelectionPolicy, snapshot: Snapshot) -> Iterator[NDArray[np.int64] | None]:
+def _strata(policy: SelectionPolicy, snapshot: Snapshot, *, by_name: bool) -> Iterator[NDArray[np.int64] | None]:
+    """Yield the samples of each stratum; a stratum that comes first gets the seat for which several tie."""
     if not policy.stratify:
         yield None
         return
@@ -290,7 +308,11 @@ def _strata(policy: SelectionPolicy, snapshot: Snapshot) -> Iterator[NDArray[np.
     else:
         numbers = np.unique(group_N[place_N]) if len(place_N) else np.zeros(1, np.int64)
     starts = np.searchsorted(group_N[place_N], numbers)
-    yield from np.split(place_N, starts)[1:]
+    strata = np.split(place_N, starts)[1:]
+    if policy.stratify_by == "dataset" and not by_name:
+        # By their first samples, because a dataset can be renamed.
+        strata.sort(key=lambda index: index[0] if len(index) else len(group_N))
+    yield from strata
 
 
 def _stratum_of(policy: SelectionPolicy, snapshot: Snapshot) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from sqlalchemy import Connection, Engine, text
 
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
 from alchemist_core.files import artifact_path
+from alchemist_core.stages import select as stage
 from alchemist_core.store.datasets import rename
 from alchemist_core.store.subsets import find_subset, lock_name
-from alchemist_core.subsets.selected import manifest_of, reselect
+from alchemist_core.subsets.selected import load_manifest, manifest_of, reselect, select_members
 from tests.scored_nights import add_dataset, add_night, add_rater
 from tests.selectable_store import BOOKS, WEB, change, draw, fill, normal
 from tests.waiting import wait_until_blocked
@@ -140,8 +142,38 @@ def test_samples_that_move_to_another_dataset_make_a_new_version_where_datasets_
         assert manifest_of(reselect(moving, subset)).sha256() == subset.manifest_sha256
 
 
-def test_a_dataset_that_was_renamed_makes_no_new_version_of_its_strata(store: Engine) -> None:
-    draw(0.2, stratify=True)
-    rename(store, "web", "a-web")
-    again = draw(0.2, dataset="a-web,books", stratify=True)
+TIED = 82 / 400
+"""Of 82 seats, 300 samples of web and 100 of books get 61 and 20, and tie for the last one."""
+
+
+@pytest.mark.parametrize("retention", [0.2, TIED], ids=["without a tie", "with a tie"])
+@pytest.mark.parametrize("new_name", ["a-web", "x-web"])
+def test_a_dataset_that_was_renamed_makes_no_new_version_of_its_strata(
+    store: Engine, retention: float, new_name: str
+) -> None:
+    draw(retention, stratify=True)
+    rename(store, "web", new_name)
+    again = draw(retention, dataset=f"{new_name},books", stratify=True)
     assert (again.version, again.is_new) == (1, False)
+    artifact_path(find_subset(store, "s").manifest_uri).unlink()
+    assert len(load_manifest(store, find_subset(store, "s"))) == again.n_samples
+
+
+def test_a_version_whose_tied_seat_went_by_name_keeps_its_members(
+    store: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As versions were selected before ties were independent of names."""
+    now = draw(TIED, stratify=True, name="now").datasets
+    first, last = ("web", "books") if now == {"web": 62, "books": 20} else ("books", "web")
+    rename(store, first, f"z-{first}")
+    datasets = f"z-{first},{last}"
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "select_members", partial(select_members, ties_by_name=True))
+        former = draw(TIED, stratify=True, dataset=datasets)
+    assert former.datasets[last] == now[last] + 1
+    for is_preview in (True, False):
+        again = draw(TIED, stratify=True, dataset=datasets, dry_run=is_preview)
+        assert (again.is_new, again.datasets, again.manifest_sha256) == (False, former.datasets, former.manifest_sha256)
+    subset = find_subset(store, "s")
+    artifact_path(subset.manifest_uri).unlink()
+    assert load_manifest(store, subset).sha256() == former.manifest_sha256
