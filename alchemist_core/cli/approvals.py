@@ -18,7 +18,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.manifests import read_first_bits
 from alchemist_core.store.models import find_named, find_protocol, models_to_compare, read_evaluations
-from alchemist_core.store.raters import find_rater
+from alchemist_core.store.raters import find_rater, require_trained
 from alchemist_core.store.sample_table import SampleTable
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.store.subsets import (
@@ -55,12 +55,13 @@ def plan_promote(config: PlanPromoteConfig) -> PlanPromoteResult:
     """Print what promoting a rater would change, and whether a person must approve it.
 
     Raises:
-        ConfigError: There is no such rater.
+        ConfigError: There is no such rater, or it is a scorer or imported scores.
     """
     engine = open_store()
     rater, production = find_rater(engine, config.rater), find_rater(engine, "production")
     if rater is None:
         raise ConfigError("There is no rater to promote. Train a rater: alchemist train-rater.")
+    require_trained(rater)
     checks = rater.acceptance_report.get("checks", [])
     measured = [check for check in checks if check["value"] is not None]
     lines = [f"- {code_span(check['name'])}: {code_span(format(check['value'], '.4g'))}" for check in measured]

@@ -23,7 +23,7 @@ from alchemist_core.report.arm_names import ArmNames
 from alchemist_core.store.datasets import describe_datasets
 from alchemist_core.store.engine import has_store, open_store
 from alchemist_core.store.runs import MeasuredTraining, measured_trainings
-from alchemist_core.store.subsets import choose_version, list_subsets, rater_of_subset
+from alchemist_core.store.subsets import choose_version, list_subsets, rater_of_subset, require_tokenizer
 from alchemist_core.telemetry import say
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
 from alchemist_core.training.gpus import CPU, DEFAULT_UTILISATION, GPUS, GpuName
@@ -182,7 +182,7 @@ def plan_train_downstream(config: PlanTrainDownstreamConfig) -> TrainingPlan:
     """Count what the training of downstream models needs, and estimate its time and cost on a GPU.
 
     Raises:
-        ConfigError: There is no such subset, or the GPUs cannot share a batch.
+        ConfigError: There is no such subset, a scorer ranked it and the models need a rater's tokenizer, or the GPUs cannot share a batch.
     """
     from alchemist_core.training.footprint import downstream_footprint  # noqa: PLC0415  imports torch
 
@@ -193,8 +193,10 @@ def plan_train_downstream(config: PlanTrainDownstreamConfig) -> TrainingPlan:
         engine = open_store()
         subset = choose_version(engine, name, version=None)
         rater = rater_of_subset(engine, subset)
-        own_rater = RaterTrainingConfig.from_stored(rater.config["training"])
-        tokenizer = own_rater.tokenizer_config
+        if model.flux is None:  # FLUX has its own tokenizer
+            require_tokenizer(rater)
+            own_rater = RaterTrainingConfig.from_stored(rater.config["training"])
+            tokenizer = own_rater.tokenizer_config
         n_eligible, counted = rater.n_eligible, Counted(subset.n_reads, f"members of {name}")
     if config.n_samples is not None:
         n_eligible, counted = None, Counted(config.n_samples, "--n-samples")
@@ -383,11 +385,8 @@ def _cpu_speed_of_model(
     from alchemist_core.training.step_timing import seconds_a_model_step  # noqa: PLC0415  as above
 
     def flops_of(run: MeasuredTraining) -> float | None:
-        own, tokenizer = (
-            DownstreamConfig.from_stored(run.config["model"]),
-            RaterTrainingConfig.from_stored(run.rater_training),
-        )
-        return run.n_steps * downstream_footprint(own, tokenizer.tokenizer_config).work["step"].flops
+        own, tokenizer = DownstreamConfig.from_stored(run.config["model"]), _tokenizer_of_run(run) or TokenizerConfig()
+        return run.n_steps * downstream_footprint(own, tokenizer).work["step"].flops
 
     unknown = _why_not_timed(model, footprint, device) or _why_not_timed(rater, footprint, device)
     timed = unknown or _timed(footprint, lambda n_steps: seconds_a_model_step(model, rater, n_steps))
@@ -554,10 +553,16 @@ def _model_flops(
     run: MeasuredTraining, planned: DownstreamConfig, tokenizer: TokenizerConfig, footprint: "Footprint"
 ) -> float | None:
     model = DownstreamConfig.from_stored(run.config["model"])
-    own = RaterTrainingConfig.from_stored(run.rater_training).tokenizer_config
-    if _sizes(model, _MODEL) != _sizes(planned, _MODEL) or own != tokenizer:
+    if _sizes(model, _MODEL) != _sizes(planned, _MODEL):
+        return None
+    if model.flux is None and _tokenizer_of_run(run) != tokenizer:
         return None
     return run.n_steps * footprint.work["step"].flops
+
+
+def _tokenizer_of_run(run: MeasuredTraining) -> TokenizerConfig | None:
+    """Return the tokenizer of a run's rater; None if a scorer ranked the version, whose models are FLUX-mini's."""
+    return None if run.rater_training is None else RaterTrainingConfig.from_stored(run.rater_training).tokenizer_config
 
 
 def _sizes(config: RaterTrainingConfig | DownstreamConfig, names: tuple[str, ...]) -> list[Any]:

@@ -30,6 +30,7 @@ from alchemist_core.store.raters import (
     mark_shadow,
     promote_rater,
     record_acceptance_report,
+    require_trained,
 )
 from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import median_image_side, read_first_locations, read_training_samples
@@ -138,7 +139,7 @@ def examine(config: CertifyConfig, stage_run: StageRun) -> CertifyResult:
     rater = find_rater(engine, config.rater)
     if rater is None:
         raise ConfigError(f"There is no rater to check. Train a rater: {train_rater_command()}.")
-    _require_trained(rater)
+    require_trained(rater)
     training = RaterTrainingConfig.from_stored(rater.config["training"])
     validation = find_dataset(engine, rater.config["validation"])
     rows = read_training_samples(engine, validation.dataset_id, max_samples=config.max_samples)
@@ -205,19 +206,6 @@ def _was_falling_again(metrics: dict[str, Any]) -> bool:
     history = metrics.get("history", ())
     losses = [row["held_out_loss"] for row in history if "held_out_loss" in row and row["step"] > metrics["best_step"]]
     return len(losses) > 1 and losses[-1] < min(losses[:-1])
-
-
-def _require_trained(rater: RaterRow) -> None:
-    """Require a trained rater: acceptance and production are for raters.
-
-    Raises:
-        ConfigError: It is a scorer, or imported scores.
-    """
-    if rater.kind != "trained":
-        raise ConfigError(
-            f"{rater.name} is no trained rater but {'a scorer' if rater.kind == 'scorer' else 'imported scores'}. "
-            f"Select by it: alchemist select --rank-by {rater.name}, if there is a rater in production."
-        )
 
 
 N_FLAGGED = 1_000
@@ -344,7 +332,7 @@ def promote(config: PromoteConfig) -> PromoteResult:
                 f"{rater.name} scores every night from now on. Score earlier nights too: alchemist score --rater {rater.name}."
             )
         return PromoteResult(rater=rater.name, was=before.name if before else None, is_shadow=config.shadow)
-    _require_trained(rater)
+    require_trained(rater)
     if not rater.acceptance_report.get("is_certified") and config.without_acceptance is None:
         is_checked = "is_certified" in rater.acceptance_report
         first = "" if is_checked else f"Run them: alchemist rater certify {rater.name}. "

@@ -63,6 +63,19 @@ def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
     return None if row is None else RaterRow(*row)
 
 
+def require_trained(rater: RaterRow) -> None:
+    """Require a trained rater: acceptance and production are for raters.
+
+    Raises:
+        ConfigError: It is a scorer, or imported scores.
+    """
+    if rater.kind != "trained":
+        raise ConfigError(
+            f"{rater.name} is no trained rater but {'a scorer' if rater.kind == 'scorer' else 'imported scores'}. "
+            f"Select by it: alchemist select --rank-by {rater.name}, if there is a rater in production."
+        )
+
+
 def find_raters(engine: Engine, wanted: str) -> list[RaterRow]:
     """Return the raters for a name or a word: `nightly` means the production rater and every shadow rater.
 

@@ -132,8 +132,8 @@ class MeasuredTraining(NamedTuple):
     config: dict[str, Any]
     n_steps: int
     """Steps of all models that it trained."""
-    rater_training: dict[str, Any]
-    """Training options, as stored, of the rater whose tokenizer it used."""
+    rater_training: dict[str, Any] | None
+    """Training options, as stored, of the rater whose tokenizer it used; None if a scorer ranked the version."""
 
 
 def measured_trainings(engine: Engine, stage: str) -> list[MeasuredTraining]:

@@ -1,7 +1,8 @@
 -- Purpose: Return how long trainings took, so that a plan replaces its assumed utilisation by what was measured.
 -- Parameters: stage text (train_rater or train_downstream), n_runs integer.
 -- One row is: a finished run that trained something from the first step on, newest first: device, host and number of its processes,
---   seconds of work, config, steps of all its models, and the training options of the rater whose tokenizer it used.
+--   seconds of work, config, steps of all its models, and the training options of the rater whose tokenizer it used, null if a
+--   scorer ranked the version.
 -- Relies on: ix_runs_stage_config_hash, pk_raters, uq_raters_name; reads as many models and raters as there are.
 -- Safe to re-run: yes.
 WITH trained AS (

@@ -329,6 +329,38 @@ def test_a_measured_downstream_training_counts_the_steps_of_all_its_models(engin
     assert "run 1 on cpu" in plan.basis
 
 
+@pytest.mark.slow
+@pytest.mark.db
+def test_models_of_a_version_that_a_scorer_ranked_are_planned_if_they_are_flux(engine: Engine) -> None:
+    pytest.importorskip("diffusers")
+    small = {"n_double_blocks": 1, "n_single_blocks": 1, "n_heads": 2, "head_dim": 16, "rope_dims": (4, 6, 6), "text_dim": 64,
+             "pooled_dim": 48, "resolution": 32, "n_text_tokens": 8}  # fmt: skip
+    flux = {"flux": small, "method": "lora", "lora_rank": 2, "batch_size": 4}
+    run = {
+        "run_id": 1,
+        "stage": "train_downstream",
+        "state": "succeeded",
+        "work_seconds": 30.0,
+        "finished_at": "2026-01-01T00:00:00Z",
+    }
+    stored = {"model": DownstreamConfig.model_validate(flux).hashed_json()}
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "runs": [{**run, "device": "NVIDIA H100 80GB HBM3", "config": stored}],
+            "raters": [{"rater_id": 1, "name": "clip", "kind": "scorer", "config": {"use": "clip"}}],
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "subsets": [{"subset_id": 1, "name": "best", "snapshot_id": 1, "state": "published", "n_samples": 80}],
+            "models": [{"model_id": 1, "arm": "subset", "run_id": 1, "n_samples": 80, "n_steps": 10, "config": {"rater": "clip"}}],
+        })  # fmt: skip
+    plan = model_plan(subset="best", model=flux)
+    assert plan.samples.startswith("80 for subset")
+    assert "measured: run 1" in plan.basis
+    assert "assumed: 35%" in model_plan(n_samples=80).basis, "a model of other sizes"
+    with pytest.raises(ConfigError, match=r"Scorer clip ranked this version\. It has no tokenizer"):
+        model_plan(subset="best")
+
+
 @pytest.mark.db
 def test_the_only_published_subset_is_planned_for_unless_something_else_is_asked_for(engine: Engine) -> None:
     def version(subset_id: int, name: str, state: str) -> dict[str, Any]:

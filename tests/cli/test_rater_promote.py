@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli import note
+from alchemist_core.cli.approvals import PlanPromoteConfig, plan_promote
 from alchemist_core.cli.note import AnswerConfig, QuestionConfig
 from alchemist_core.cli.plan import PlanScoreConfig, plan_score
 from alchemist_core.cli.rater import PromoteConfig, PromoteResult, _remedy
@@ -39,6 +40,13 @@ def two_raters(engine: Engine) -> Engine:
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO alchemist.scores SELECT 2, 2.0, sample_id FROM alchemist.scores"))
     return engine
+
+
+def test_only_a_trained_rater_is_planned_for_production(two_raters: Engine) -> None:
+    with two_raters.begin() as connection:
+        insert_rows(connection, {"raters": [{"rater_id": 3, "name": "clip", "kind": "scorer"}]})
+    with pytest.raises(ConfigError, match=r"clip is no trained rater but a scorer.*--rank-by clip"):
+        plan_promote(PlanPromoteConfig(rater="clip"))
 
 
 def test_a_reader_during_promotion_sees_one_rater_or_the_other_and_never_a_mix(
