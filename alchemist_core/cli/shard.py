@@ -186,7 +186,9 @@ def _reread(config: ChangeConfig, stage_run: "StageRun") -> RereadResult:
     n_new = registry.register_shard(
         engine, new, content.samples, content.faults, imported=imported, supersedes=row.shard_id
     )
-    now = _find(engine, _address(row))
+    # By its dataset, because another one may have the same root.
+    found = registry.find_shards(engine, dataset=row.dataset, subject=row.uri)
+    now = next(one for one in found if one.uri == row.uri)
     with engine.begin() as connection:
         record_event(
             connection, current_actor(), "reread", _title(row),
@@ -238,8 +240,11 @@ def _find(engine: Engine, subject: str) -> ShardRow:
             f"No shard {subject!r} is registered. List the shards: alchemist shard list --state verified."
         )
     if len(rows) > 1:
+        in_use = {dataset.name for dataset in registry.list_datasets(engine)}
+        rows = [row for row in rows if row.dataset in in_use] or rows
+    if len(rows) > 1:
         found = ", ".join(f"{row.shard_id} of {row.dataset}" for row in rows[:5])
-        raise ConfigError(f"{subject!r} matches {len(rows)} shards: {found}. Give the id or the full address of one.")
+        raise ConfigError(f"{subject!r} matches {len(rows)} shards: {found}. Give the id of one.")
     return rows[0]
 
 

@@ -18,6 +18,7 @@ from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_rater
+from alchemist_core.store.registry import find_shards
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot, take_snapshot
 from tests.shards.conftest import draw_image, make_record, make_tar
 from tests.shards.deadly import DeadlyRecordTask
@@ -132,6 +133,19 @@ def test_a_shard_that_was_changed_on_purpose_is_read_again_as_its_next_revision(
     assert ask("SELECT action FROM alchemist.audit_events WHERE action = 'reread'") == [("reread",)]
 
 
+def test_a_shard_is_read_again_although_another_dataset_has_its_root(published: Path) -> None:
+    ingest(IngestConfig(dataset="other", root=str(published)))
+    (shard_id,) = (row.shard_id for row in find_shards(open_store(), dataset="web", subject="a.tar"))
+    shutil.copy(published / "b.tar", published / "a.tar")
+    report = reread(change(str(shard_id), "repaired"))
+    (now,) = find_shards(open_store(), dataset="web", subject="a.tar")
+    assert (report.dataset, report.shard_id, report.n_locations) == ("web", now.shard_id, 40)
+    assert now.shard_id != shard_id
+    assert ask("SELECT subject, after ->> 'reason' FROM alchemist.audit_events WHERE action = 'reread'") == [
+        ("shard web/a.tar", "repaired")
+    ]
+
+
 def test_a_shard_that_is_read_again_keeps_the_scores_of_its_json(published: Path) -> None:
     record = [("1.png", draw_image(1)), ("1.txt", b"a picture"), ("1.json", b'{"similarity": 0.25}')]
     (published / "a.tar").write_bytes(make_tar(record))
@@ -221,3 +235,8 @@ def test_a_shard_that_is_unknown_is_refused_and_one_of_two_is_named(database_url
         retire(change("x.tar"))
     with pytest.raises(ConfigError, match=r"'a\.tar' matches 2 shards: \d+ of other, \d+ of web"):
         show(ShowConfig(shard="a.tar"))
+    with open_store().begin() as connection:
+        connection.execute(
+            text("UPDATE alchemist.datasets SET removed_at = now(), removed_reason = 'x' WHERE name = 'other'")
+        )
+    assert show(ShowConfig(shard=f"{root}/a.tar")).dataset == "web"
