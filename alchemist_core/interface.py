@@ -17,10 +17,12 @@ from typing import IO, Any, get_args, get_type_hints
 
 import pyarrow as pa
 from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from sqlalchemy import Engine
 
+from alchemist_core.cli.effective import choices_of
 from alchemist_core.cli.flags import flag_fields, flag_of
-from alchemist_core.cli.verbs import VERBS, load_commands
+from alchemist_core.cli.verbs import STAGES, VERBS, load_commands
 from alchemist_core.config import BARE_WORD, Command, Result
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.settings import load_settings
@@ -178,7 +180,9 @@ def _find_command(command: str) -> Command:
 
 
 def _arguments(command: Command, fields: Mapping[str, Any], title: str) -> list[str]:
-    known = {path[-1]: field for path, field in flag_fields(command.config)}
+    beside = [*choices_of(title), *(["slot"] if title in STAGES else [])]
+    known = {name: FieldInfo(annotation=str) for name in beside}
+    known |= {path[-1]: field for path, field in flag_fields(command.config)}
     flags, words = [], dict[str, list[str]]()
     for name, value in fields.items():
         if name not in known:

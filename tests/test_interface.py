@@ -107,6 +107,14 @@ def test_a_stage_runs_and_its_report_comes_back(own_store: Store) -> None:
     assert own_store.run("subset list").model_dump()
 
 
+def test_presets_recipes_and_slots_are_given_as_other_fields(store: Store) -> None:
+    report = store.run("select", dataset="web", retention=0.2, recipe="paper", slot=1, dry_run=True)
+    assert report is not None
+    assert report.strategy == "shift_gsample"
+    with pytest.raises(ConfigError, match="'nowhere' is not registered"):
+        store.run("train-rater", dataset="nowhere", validation="bench", preset="tiny")
+
+
 def test_a_command_without_a_result_returns_none(store: Store) -> None:
     assert store.run("db migrate") is None
 
@@ -134,6 +142,8 @@ def test_bare_words_have_the_order_of_the_command_and_each_item_is_one_word(own_
         ("selct", {}, "Did you mean 'select'"),
         ("subset", {}, "subset has: "),
         ("select", {"retentoin": 0.2}, "Did you mean 'retention'"),
+        ("select", {"preset": "tiny"}, "select has no field 'preset'"),
+        ("train-rater", {"prest": "tiny"}, "Did you mean 'preset'"),
         ("select", {"dataset": "web", "retention": 2.0}, "retention"),
         pytest.param("select", {"dataset": "nowhere", "retention": 0.2}, "nowhere", marks=pytest.mark.slow),
     ],
