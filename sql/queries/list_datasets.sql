@@ -1,8 +1,8 @@
 -- Purpose: Return the registered datasets, for `alchemist dataset list` and `show`.
 -- Parameters: name text or null (every dataset).
 -- One row is: a dataset. n_samples counts the records of its verified shards, quarantined ones included; n_waiting the crawl dates
---   of a training dataset with shards that are not selectable; is_default marks the evaluation dataset that commands use by
---   default: the chosen one, else the first registered.
+--   of a training dataset with shards that are neither selectable nor rejected; is_default marks the evaluation dataset that commands
+--   use by default: the chosen one, else the first registered.
 -- Relies on: ix_shards_dataset_id_crawl_date; nightly_overview.
 -- Safe to re-run: yes.
 WITH counted AS (
@@ -19,7 +19,7 @@ WITH counted AS (
 waiting AS (
     SELECT dataset, count(*) AS n_nights
     FROM alchemist.nightly_overview
-    WHERE status NOT IN ('selectable', 'empty')
+    WHERE status NOT IN ('selectable', 'empty') AND status NOT LIKE 'rejected: %'
     GROUP BY dataset
 ),
 

@@ -5,11 +5,7 @@
 --   and a page of Airflow.
 -- Relies on: uq_raters_one_production, uq_subsets_one_published, ix_models_subset_id; notifications have a few rows a day.
 -- Safe to re-run: yes; the newest of each kind first.
-WITH production AS (
-    SELECT rater_id FROM alchemist.raters WHERE state = 'production'
-),
-
-asked AS (
+WITH asked AS (
     SELECT
         'question' AS kind, split_part(asking.key, ':', 2) AS subject, NULL::date AS crawl_date, NULL::integer AS version,
         asking.event ->> 'what_happened' AS detail, asking.event ->> 'where_to_look' AS page, asking.created_at AS since
@@ -47,7 +43,7 @@ certified AS (
     WHERE
         state = 'candidate'
         AND acceptance_report ->> 'is_certified' = 'true'
-        AND rater_id > coalesce((SELECT production.rater_id FROM production), 0)
+        AND rater_id > coalesce((SELECT production.rater_id FROM alchemist.raters AS production WHERE production.state = 'production'), 0)
     ORDER BY rater_id DESC
     LIMIT :n_each
 ),
@@ -59,14 +55,18 @@ unproven AS (
         || ', retention ' || trim_scale(round(CAST(100 * subsets.retention AS numeric), 2)) || '%' AS detail,
         NULL::text AS page, subsets.published_at AS since
     FROM alchemist.subsets
+    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
+    INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
+    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
     WHERE
         subsets.state = 'published'
-        AND 2 > (
+        AND (
             SELECT count(DISTINCT models.seed)
             FROM alchemist.models
-            INNER JOIN alchemist.evaluations ON models.model_id = evaluations.model_id AND evaluations.metric = 'heldout_loss'
+            INNER JOIN alchemist.evaluations
+                ON models.model_id = evaluations.model_id AND evaluations.metric IN ('heldout_loss', 'heldout_flow_loss')
             WHERE models.subset_id = subsets.subset_id AND models.arm = 'subset'
-        )
+        ) BETWEEN (raters.kind <> 'trained')::integer AND 1  -- only FLUX-mini can be trained on what a scorer ranked
     ORDER BY subsets.published_at DESC
     LIMIT :n_each
 )
