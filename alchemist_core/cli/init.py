@@ -182,13 +182,18 @@ class Asker:
         """Return the answer; an empty one is the proposal."""
         if not self.is_terminal:
             return proposal
-        said = Prompt.ask(
-            question,
-            console=self._console,
-            default=proposal or "",
-            show_default=bool(proposal),
-            choices=list(choices) if choices else None,
-        )
+        try:
+            said = Prompt.ask(
+                question,
+                console=self._console,
+                default=proposal or "",
+                show_default=bool(proposal),
+                choices=list(choices) if choices else None,
+            )
+        except EOFError as error:  # Ctrl-D
+            raise ConfigError(
+                f"The question {question!r} was not answered. Answer it, or give options: alchemist init --help."
+            ) from error
         return said.strip() or None
 
     def show(self, text: str) -> None:
@@ -217,7 +222,9 @@ def find(config: InitConfig, asker: Asker) -> Found:
     for role, given, text in others:
         found = _find_dataset(role, given, f"{text} (empty: later)", _sibling(train.root, role), asker)
         if found is not None:
-            datasets.append(found._replace(name=_name_beside(found.root, train.name, role)))
+            name = _name_beside(found.root, train.name, role)
+            is_taken = name in {dataset.name for dataset in datasets}
+            datasets.append(found._replace(name=f"{train.name}-{role}" if is_taken else name))
     preset = _choose_preset(config, machine, asker)
     weights, encoder = config.tokenizer_weights, config.text_encoder
     if preset != MINIATURE:

@@ -177,7 +177,8 @@ class Recaptioning:
             sample_id_N = np.array([row.sample_id for row in rows], np.int64)
             is_wanted_N &= read_matching(self._stage_run.engine, self._config.where, sample_id_N)
         if self._config.crawl_date is not None:
-            is_wanted_N &= [self._shards[row.shard_id].crawl_date == self._config.crawl_date for row in rows]
+            of_date = [self._shards[row.shard_id].crawl_date == self._config.crawl_date for row in rows]
+            is_wanted_N &= np.array(of_date, np.bool_)
         rows = rows.take(np.flatnonzero(is_wanted_N))
         if "{caption}" not in self._config.prompt and len(rows):
             order_N = np.concatenate(rows.by_shard())

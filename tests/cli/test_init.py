@@ -222,6 +222,17 @@ def test_a_file_that_exists_is_kept_unless_it_is_forced(tmp_path: Path, capsys: 
     assert written() == written("other.toml")
 
 
+def test_two_folders_of_one_name_are_two_datasets(tmp_path: Path) -> None:
+    for above in ("web", "good/2026-01", "heldout/2026-01"):
+        make_tar(tmp_path / above / "a.tar", [(64, "a dog")])
+    others = ["--validation-data", "good/2026-01", "--evaluation-data", "heldout/2026-01"]
+    assert main(["init", "--data", "web", *others]) == 0
+    project = read_project(Path("alchemist.toml"))
+    assert {name: each.role for name, each in project.datasets.items()} == {
+        "web": "train", "2026-01": "validation", "web-evaluation": "evaluation",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ['quoted "web"', "back\\slash", "größe", "new\nline", "tab\t#=", "[x]", "'"])
 def test_a_folder_of_any_name_is_written_so_that_it_is_read_again(tmp_path: Path, name: str) -> None:
     make_tar(tmp_path / name / "a.tar", [(64, "a dog")])
@@ -268,6 +279,13 @@ def test_on_a_terminal_each_answer_is_asked_for_and_an_empty_one_takes_the_propo
 
 
 @pytest.mark.slow
+def test_on_a_terminal_the_end_of_the_input_is_no_answer() -> None:
+    said = on_terminal(["init"], ["\x04"], code=2)
+    assert "error: The question 'Folder or s3:// address of the training tars' was not answered." in said
+    assert not Path("alchemist.toml").exists()
+
+
+@pytest.mark.slow
 def test_on_a_terminal_a_wrong_folder_is_asked_for_again_and_the_dataset_can_be_named(corpus: Path) -> None:
     answers = [
         "",
@@ -290,7 +308,7 @@ def test_on_a_terminal_a_wrong_folder_is_asked_for_again_and_the_dataset_can_be_
     ]  # fmt: skip
 
 
-def on_terminal(words: list[str], answers: list[str]) -> str:
+def on_terminal(words: list[str], answers: list[str], *, code: int = 0) -> str:
     """Run the command on a terminal of its own, type the answers, and return what it printed."""
     leader, follower = pty.openpty()
     environment = os.environ | {"COLUMNS": "200", "PATH": os.environ["PATH"], "TERM": "dumb"}
@@ -309,7 +327,7 @@ def on_terminal(words: list[str], answers: list[str]) -> str:
         while time.monotonic() < ends_at and (part := os.read(leader, 4096)):
             said += part
     os.close(leader)
-    assert process.wait(30) == 0, said.decode()
+    assert process.wait(30) == code, said.decode()
     return said.decode()
 
 

@@ -122,6 +122,16 @@ def test_another_prompt_makes_further_pairs_and_a_prompt_without_captions_asks_o
     assert len(samples_of("new")) == 240
 
 
+def test_a_dataset_without_samples_is_answered_with_zeros(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "crawl").mkdir()
+    (tmp_path / "crawl" / "a.tar").write_bytes(make_tar(make_record("a", 1))[:600])
+    ingest(IngestConfig(dataset="crawl", root=str(tmp_path / "crawl")))
+    with serving(well) as server:
+        for crawl_date in (None, "2026-01-02"):
+            found = recaption(server, dataset="crawl", root=str(tmp_path / "new"), crawl_date=crawl_date)
+            assert (found.n_shards, found.n_samples) == (0, 0)
+
+
 @pytest.mark.slow
 def test_refused_samples_are_counted_and_left_out_and_failed_ones_hold_their_shard_back(
     ingest_corpus: Callable[[], Any], tmp_path: Path
