@@ -33,7 +33,7 @@ _bars: "list[Progress]" = []
 def _print(line: str) -> None:
     """Print a line on standard error, because standard output is for the result, whose last line may be JSON."""
     if _bars:
-        _bars[-1].console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _bars[-1].console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         return
     try:
         sys.stderr.write(f"{line}\n")
@@ -168,10 +168,10 @@ def _make_bar() -> "Progress":
     from rich.console import Console  # noqa: PLC0415
 
     columns = (
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[note]}"),
+        progress.TextColumn("{task.fields[note]}", markup=False),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
     )

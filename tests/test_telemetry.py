@@ -1,6 +1,8 @@
 """Text from outside cannot control the terminal that it is printed on."""
 
+import io
 import json
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +22,22 @@ def test_control_signs_are_printed_as_their_escapes(capsys: pytest.CaptureFixtur
     said = capsys.readouterr().err
     assert said.startswith("a\\x1b]0;owned\\x07\\x9b2J\\rb\\u202egnp\nd\n")
     assert not {"\x1b", "\x07", "\x9b", "\r", "\u202e"} & set(said)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_beside_a_progress_bar_text_is_neither_an_emoji_nor_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    with ProgressLine("score day:x: [/x]") as line:
+        line.show(1, 2, "a note:x: [/x]")
+        say("alchemist shard retire 's3://b/day:x:/[/x].tar'")
+    said = terminal.getvalue()
+    assert all(text in said for text in ("score day:x: [/x]", "a note:x: [/x]", "'s3://b/day:x:/[/x].tar'"))
 
 
 @pytest.mark.db

@@ -199,7 +199,7 @@ class Asker:
     def show(self, text: str) -> None:
         """Print what was found, before the questions that depend on it."""
         if self.is_terminal:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(text, markup=False, emoji=False, highlight=False)
 
 
 def find(config: InitConfig, asker: Asker) -> Found:

@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.path != "/embed" or not 0 < n_bytes <= 12 * MAX_TEXT + 100:
                 return None
             text = json.loads(self.rfile.read(n_bytes))["text"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None
         return text if isinstance(text, str) and 0 < len(text) <= MAX_TEXT else None
 

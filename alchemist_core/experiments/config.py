@@ -19,6 +19,15 @@ Ratios = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValida
 Multiples = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(split_commas)]
 
 
+def for_seed(text: str, seed: int) -> str:
+    """Return a name or path for one seed; other braces stay as they are.
+
+    >>> for_seed("/data/{x}/s{seed}", 7)
+    '/data/{x}/s7'
+    """
+    return text.replace("{seed}", str(seed))
+
+
 class TrialsConfig(Config):
     """Corpus and recipes; a seed varies the synthetic corpus, the rater, the selection and the training together."""
 
@@ -30,7 +39,8 @@ class TrialsConfig(Config):
     evaluation: str | None = Field(None, description="Evaluation dataset; default: that of the synthetic corpus")
     truth: str | None = Field(
         None,
-        description="Parquet file with the kind of each sample (arm oracle); default: that of the synthetic corpus",
+        description="Parquet file with the kind of each sample (arm oracle); {seed} in the path is replaced by the seed; default: that of "
+        "the synthetic corpus",
     )
     rater: str | None = Field(
         None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from alchemist_core.config import Config, Result, counted
 from alchemist_core.experiments.arms import Arm
-from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.experiments.config import TrialsConfig, for_seed
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.loss_ranking import MINUS_LOSS
@@ -79,7 +79,7 @@ def count_pairs(config: TrialsConfig, seed: int) -> int:
     """Return the number of training pairs of a seed's corpus; a synthetic one need not exist yet."""
     if config.dataset is None:
         return config.scenes_of(seed).n_train
-    return _count_samples(config.dataset.format(seed=seed))
+    return _count_samples(for_seed(config.dataset, seed))
 
 
 def _count_validation(config: TrialsConfig, seed: int) -> int:
@@ -89,7 +89,7 @@ def _count_validation(config: TrialsConfig, seed: int) -> int:
         return _count_samples(rater.config["validation"])
     if config.validation is None:
         return config.scenes_of(seed).n_validation
-    return _count_samples(config.validation.format(seed=seed))
+    return _count_samples(for_seed(config.validation, seed))
 
 
 def _count_samples(dataset: str) -> int:

@@ -10,7 +10,7 @@ from alchemist_core.config import fingerprint, former_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.experiments.arms import RATERS, Arm
 from alchemist_core.experiments.clusters import ClusterConfig, cluster_corpus, find_user_clusters
-from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.experiments.config import TrialsConfig, for_seed
 from alchemist_core.experiments.method_scores import MethodConfig, methods_among, score_by_method
 from alchemist_core.experiments.scores import score_dataset
 from alchemist_core.files import artifact_path, file_sha256
@@ -60,7 +60,7 @@ class Trial:
     def truth(self) -> Path | None:
         """The Parquet file with the kind of each sample."""
         if self.config.truth is not None:
-            return Path(self.config.truth.format(seed=self.seed))
+            return Path(for_seed(self.config.truth, self.seed))
         return self._root / "truth.parquet" if self.config.dataset is None else None
 
     def prepare(self) -> None:
@@ -165,7 +165,7 @@ class Trial:
         return tuple(self.seed + number * 1_000_000 for number in range(self.config.trainings))
 
     def _name(self, given: str | None, suffix: str) -> str:
-        return f"{self._drawn_name}{suffix}" if given is None else given.format(seed=self.seed)
+        return f"{self._drawn_name}{suffix}" if given is None else for_seed(given, self.seed)
 
     @property
     def _drawn_name(self) -> str:

@@ -22,8 +22,8 @@ class OwnMachine:
     processes. Other sites cannot send the cookie (SameSite), and cannot reach the explorer under a name of their own (Host).
     """
 
-    def __init__(self, port: int, name: str, *, may_write: bool = True) -> None:
-        self._hosts = {f"{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]")}
+    def __init__(self, port: int, name: str, *, host: str = "127.0.0.1", may_write: bool = True) -> None:
+        self._hosts = {f"{one}:{port}" for one in ("127.0.0.1", "localhost", "[::1]", host)}
         # Browsers send a cookie to every port of a host.
         self._cookie = f"alchemist_explorer_{port}"
         self._session = secrets.token_urlsafe(32)

@@ -27,7 +27,8 @@ from alchemist_core.store.subsets import SubsetRow, find_subset, has_stored_memb
 RANDOM = "random"
 MOST_OVERLAP = 0.9
 """Versions that share more of their members than this are hardly told apart by their pictures."""
-_SHOWN = re.compile(r"(\d{1,12})\.(\d[\d-]{0,400})\.(\d[\d-]{0,400})\.([0-9a-f]{64})")
+_IDS = r"\d{1,18}(?:-\d{1,18})*"
+_SHOWN = re.compile(rf"(\d{{1,12}})\.({_IDS})\.({_IDS})\.([0-9a-f]{{64}})")
 
 
 class Sides(NamedTuple):
@@ -127,6 +128,6 @@ def _about(subset: SubsetRow, other: SubsetRow | None) -> str:
 
 
 ROUTES: list[Any] = [
-    Route("/subsets/{name}/{version:int}/blind", show_pair),
+    Route("/subsets/{name}/{version:number}/blind", show_pair),
     Route("/judgements", judge, methods=["POST"]),
 ]

@@ -137,7 +137,7 @@ def _require_as_seen(engine: Engine, form: Form, seen: Seen) -> None:
     try:
         shown = json.loads(form.get("seen", ""))
         state, event = shown["state"], int(shown["event"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise ConfigError("The page was too old, so nothing was done. Go back, reload it, and try again.") from None
     if state == json.loads(json.dumps(seen.state)):
         return

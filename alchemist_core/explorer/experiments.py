@@ -75,5 +75,5 @@ def _find(engine: Engine, name: str) -> ExperimentRow:
 ROUTES: Sequence[Any] = [
     Route("/experiments", show_list),
     Route("/experiments/{name}", show_experiment),
-    Route("/experiments/{name}/figures/{number:int}", send_figure),
+    Route("/experiments/{name}/figures/{number:number}", send_figure),
 ]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode
 
 from jinja2 import Environment
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -29,6 +30,15 @@ _STATIC = {
     "explorer.css": ("alchemist_core.explorer", "static/explorer.css", "text/css"),
     "flags.js": ("alchemist_core.explorer", "static/flags.js", "text/javascript"),
 }
+
+
+class _Number(IntegerConvertor):
+    """Admits the numbers that the store has. Python refuses to read one of more than 4,300 digits, which would be an error of the page."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_url_convertor("number", _Number())
 
 
 class Tab(NamedTuple):

@@ -45,10 +45,11 @@ def serve(config: ExploreConfig) -> None:
     from alchemist_core.explorer.app import make_app  # noqa: PLC0415
 
     open_reader()
-    guard = OwnMachine(config.port, getpass.getuser(), may_write=(may_write := can_write(database_url())))
+    # As browsers write it, who give it back as the host.
+    host = f"[{ipaddress.ip_address(config.host)}]" if ":" in config.host else config.host
+    guard = OwnMachine(config.port, getpass.getuser(), host=host, may_write=(may_write := can_write(database_url())))
     if not may_write:
         say("The user of ALCHEMIST_DATABASE_URL may only read the store, so the explorer offers no action.")
-    host = f"[{config.host}]" if ":" in config.host else config.host
     with _listen(config.host, config.port) as listener:
         address = f"http://{host}:{config.port}/?{guard.query}"
         say(f"Explorer for {getpass.getuser()}, once: {address} (stop: Ctrl-C)")

@@ -263,8 +263,8 @@ def path_of(name: str, version: int) -> str:
 ROUTES: Sequence[Any] = [
     Route("/subsets", show_list),
     Route("/subsets/{name}", go_to_version),
-    Route("/subsets/{name}/{version:int}", show_version),
-    Route("/subsets/{name}/{version:int}/difference", show_difference),
-    Route("/subsets/{name}/{version:int}/strata", show_strata),
+    Route("/subsets/{name}/{version:number}", show_version),
+    Route("/subsets/{name}/{version:number}/difference", show_difference),
+    Route("/subsets/{name}/{version:number}/strata", show_strata),
     Route("/members", copy_members, methods=["POST"]),
 ]

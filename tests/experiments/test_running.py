@@ -9,7 +9,9 @@ from sqlalchemy import text
 
 from alchemist_core.cli.experiment import ListConfig, ShowConfig, list_, run, show
 from alchemist_core.errors import ConfigError
+from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.running import Experiment, RunConfig
+from alchemist_core.experiments.trial import Trial
 from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
@@ -25,6 +27,15 @@ def config(corpus: Path, **fields: Any) -> RunConfig:
         "num_train_epochs": 1, "tuning_epochs": 1, "n_bands": 2, "model": "batch_size=32,width=16,depth=1", "training": "batch_size=32",
     }  # fmt: skip
     return RunConfig.model_validate(given | fields)
+
+
+def test_only_the_seed_is_put_into_names_and_paths() -> None:
+    given = TrialsConfig(
+        dataset="{x}-s{seed}", validation="v", evaluation="{seed.real}", truth="/data/{x}/{seed}/truth.parquet"
+    )
+    trial = Trial(given, 7)
+    assert (trial.dataset, trial.validation, trial.evaluation) == ("{x}-s7", "v", "{seed.real}")
+    assert trial.truth == Path("/data/{x}/7/truth.parquet")
 
 
 def n_models() -> int:

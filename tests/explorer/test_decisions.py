@@ -375,6 +375,8 @@ def test_the_dag_gets_the_options_that_its_project_file_would_change(
         ("/decide/promote", {"rater": "sharp"}, "Only a trained rater"),
         ("/decide/promote", {"rater": "r2"}, "The page was too old"),
         ("/decide/publish", {**NEXT, "seen": "[]"}, "The page was too old"),
+        ("/decide/publish", {**NEXT, "seen": '{"event":1e999,"state":{}}'}, "The page was too old"),
+        ("/decide/publish", {**NEXT, "seen": "[" * 20_000}, "The page was too old"),
     ],
 )
 def test_what_cannot_be_done_is_explained(

@@ -33,6 +33,22 @@ def test_every_answer_has_the_headers_of_safety(client: TestClient, path: str) -
     assert answer.headers["cache-control"].startswith("private, no-")
 
 
+LONG = "5" * 5_000
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"/samples/{LONG}", 404), (f"/samples/{10**18 - 1}", 404), (f"/pictures/{LONG}", 404), (f"/pictures/{LONG}/thumbnail", 404),
+        (f"/subsets/best/{LONG}", 404), (f"/subsets/best/{LONG}/blind", 404), (f"/subsets/best/{10**18 - 1}", 404),
+        (f"/experiments/x/figures/{LONG}", 404),
+        (f"/samples?where=sample_id={LONG}", 200), (f"/samples?where=sample_id+in+(1,{LONG})", 200),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_too_long_is_not_a_defect(client: TestClient, path: str, status: int) -> None:
+    assert client.get(path).status_code == status
+
+
 def test_the_policy_of_pages_allows_only_what_this_server_sends() -> None:
     assert "unsafe" not in CSP
     assert "data:" not in CSP
@@ -104,6 +120,14 @@ def test_a_foreign_name_of_this_machine_is_refused(stranger: TestClient, guard: 
     stranger.get(f"/?{guard.query}")
     assert stranger.get("/samples", headers={"host": host}).status_code == 421
     assert stranger.get("/samples", headers={"host": "localhost:9480"}).status_code != 421
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "[::ffff:7f00:1]"])
+def test_the_printed_address_of_another_loopback_address_lets_one_browser_in(store: TrainedStore, host: str) -> None:
+    guard = OwnMachine(9480, "ann", host=host)
+    browser = TestClient(make_app(guard), base_url=f"http://{host}:9480", follow_redirects=False)
+    assert browser.get(f"/samples?{guard.query}").status_code == 303
+    assert browser.get("/samples").status_code == 200
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "::", "localhost.example", "10.0.0.1"])

@@ -188,6 +188,7 @@ def test_the_service_answers_texts_and_refuses_everything_else(service: str) -> 
         ("/embed", b"{}"),
         ("/embed", b"x"),
         ("/embed", b'{"text": 1}'),
+        ("/embed", b"[" * 12_000),
         ("/", b'{"text": "red"}'),
         ("/embed", b""),
     ):
