@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from alchemist_core.errors import DataError
@@ -94,9 +93,7 @@ class ScorerRunner:
             self._refuse_shortage(error)
             return self._rate_alone(batch, part, error)
         if self._good is None:
-            # A copy, because the pixels are overwritten later.
-            one = self._cut(batch, slice(part.start, part.start + 1))
-            self._good = replace(one, image_BHWC=one.image_BHWC.copy())
+            self._good = self._cut(batch, slice(part.start, part.start + 1))
         return rated
 
     def _rate_alone(self, batch: Batch, part: slice, first_error: Exception) -> Rated:
@@ -124,7 +121,7 @@ class ScorerRunner:
 
     def _is_well(self) -> bool:
         """Return whether the scorer still scores a sample that it has scored before."""
-        return self._good is not None and not isinstance(self._try(replace(self._good, faults={})), Exception)
+        return self._good is not None and not isinstance(self._try(self._cut(self._good, slice(0, 1))), Exception)
 
     def _try(self, one: Batch) -> Rated | Exception:
         try:
@@ -144,17 +141,18 @@ class ScorerRunner:
             ) from error
 
     def _cut(self, batch: Batch, part: slice) -> Batch:
-        """Return a part of the batch, padded to the batch size if the scorer wants that."""
+        """Return a part of the batch, padded to the batch size if the scorer wants that.
+
+        It is a copy, because a scorer may change what it gets, and the others of the pass read the same batch.
+        """
         n_samples = part.stop - part.start
         n_padding = self.batch - n_samples if self.scorer.is_padded else 0
-        image_BHWC = batch.image_BHWC[part]
-        if n_padding:
-            image_BHWC = np.concatenate([image_BHWC, np.zeros((n_padding, *image_BHWC.shape[1:]), np.uint8)])
+        padding = np.zeros((n_padding, *batch.image_BHWC.shape[1:]), np.uint8)
         return Batch(
-            image_BHWC,
+            np.concatenate([batch.image_BHWC[part], padding]),
             [*batch.captions[part], *[""] * n_padding],
             [*batch.image_hashes[part], *[b""] * n_padding],
-            [*batch.metadata[part], *[dict[str, Any]()] * n_padding],
+            [*(dict(said) for said in batch.metadata[part]), *(dict[str, Any]() for _ in range(n_padding))],
             n_samples=n_samples,
         )
 

@@ -43,7 +43,10 @@ class TransientFault(str):
 
 @dataclass(slots=True)
 class Batch:
-    """Samples to score. A scorer that `is_padded` always gets `batch_size` of them, the last of which may be padding."""
+    """Samples to score. A scorer that `is_padded` always gets `batch_size` of them, the last of which may be padding.
+
+    It is the scorer's own copy: it may change the pixels and the metadata.
+    """
 
     image_BHWC: UInt8[np.ndarray, "B H W 3"]
     """RGB pixels of the largest centred square, resized to `image_side` (bicubic); without transparency. EXIF orientation is ignored."""
@@ -51,7 +54,8 @@ class Batch:
     image_hashes: Sequence[bytes] = ()
     """sha256 of each image's file."""
     metadata: Sequence[Mapping[str, Any]] = ()
-    """Attributes of each sample from the crawl, such as url, width and licence; empty unless the scorer `reads_metadata`."""
+    """Attributes of each sample from the crawl, such as source_url, width and licence; what the crawl does not say is absent. Empty unless
+    the scorer `reads_metadata`."""
     n_samples: int | None = None
     """How many of them are samples; the rest is padding, and its scores are not used. None: all."""
     faults: dict[int, str] = field(default_factory=dict)

@@ -12,7 +12,8 @@ WITH found AS (
         shards.uri,
         count(*) AS n,
         count(*) FILTER (WHERE scores.score BETWEEN -3.4028235e38 AND 3.4028235e38) AS n_finite,
-        max(scores.score) = min(scores.score) AS is_flat,
+        min(scores.score) AS lowest,
+        max(scores.score) AS highest,
         sum(scores.score::float8) AS total,
         sum(scores.score::float8 ^ 2) AS total_squares
     FROM alchemist.raters
@@ -33,10 +34,12 @@ SELECT
     uri,
     n AS n_scores,
     n_finite,
-    (is_flat AND n >= :min_shard_scores)::integer AS is_constant,
+    (lowest = highest AND n >= :min_shard_scores)::integer AS is_constant,
     CASE
-        WHEN sum(n) OVER () >= :min_night_scores
-            THEN sqrt(greatest(sum(total_squares) OVER () / sum(n) OVER () - (sum(total) OVER () / sum(n) OVER ()) ^ 2, 0))
+        WHEN sum(n) OVER () < :min_night_scores THEN NULL
+        -- The sums of equal scores are rounded, which looks like a spread.
+        WHEN min(lowest) OVER () = max(highest) OVER () THEN 0
+        ELSE sqrt(greatest(sum(total_squares) OVER () / sum(n) OVER () - (sum(total) OVER () / sum(n) OVER ()) ^ 2, 0))
     END AS night_spread
 FROM found
 ORDER BY shard_id

@@ -26,6 +26,7 @@ from alchemist_core.store.manifests import Manifest, hash_rows, write_manifest
 from alchemist_core.store.raters import find_rater, promote_rater
 from alchemist_core.store.subsets import find_subset
 from tests.given import insert_rows, sha256
+from tests.scored_nights import add_dataset, add_night, add_rater
 
 pytestmark = pytest.mark.db
 
@@ -385,6 +386,17 @@ def test_five_hundred_equal_scores_stop_the_night(engine: Engine, database_url: 
         "no_shard_is_constant",
         "scores_differ",
     ]
+
+
+def test_equal_scores_in_small_shards_stop_the_night_although_their_sums_are_rounded(
+    engine: Engine, database_url: str
+) -> None:
+    with engine.begin() as connection:
+        add_dataset(connection)
+        add_rater(connection)
+    add_night(engine, str(NIGHT), {f"{n}.tar": [1.2881847620010376] * 60 for n in range(12)})
+    outcomes = run_suite(database_url, "scores", dataset="web", crawl_date=NIGHT)
+    assert names(outcomes, severity="fail") == ["scores_differ"]
 
 
 def test_a_subset_keeps_its_size_and_holds_no_image_that_was_taken_down(engine: Engine, database_url: str) -> None:

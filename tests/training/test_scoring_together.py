@@ -123,6 +123,35 @@ def test_three_scorers_decode_each_image_once_and_give_the_bits_that_each_gives_
             assert together[shard_id, first + column][0] == kept
 
 
+def test_a_scorer_that_changes_its_batch_changes_no_score_of_another(tmp_path: Path) -> None:
+    class Inverting(Words):
+        outputs = ("score",)
+
+        def score(self, batch: Batch) -> np.ndarray:
+            np.subtract(255, batch.image_BHWC, out=batch.image_BHWC)
+            for said in batch.metadata:
+                said.clear()  # type: ignore[attr-defined]
+            return batch.image_BHWC.mean((1, 2, 3), dtype=np.float32)
+
+    class Wide(Words):
+        outputs = ("score",)
+
+        def score(self, batch: Batch) -> np.ndarray:
+            return np.array([said["width"] for said in batch.metadata], np.float32)
+
+    def describe(shard: PendingShard) -> PendingShard:
+        shard.metadata = [{"width": 7} for _ in range(shard.n_samples)]
+        return shard
+
+    picked = [[0, 1, 2, 3], [4, 5, 6, 7]]
+    alone, _ = score(tmp_path, [PixelScorer(4)], picked)
+    together, failed = score(tmp_path, [run_of(Inverting), PixelScorer(4), run_of(Wide)], picked, describe)
+    assert failed == {}
+    for shard_id in (0, 1):
+        assert together[shard_id, 1][0] == alone[shard_id, 0][0]
+        assert {value for _, value in together[shard_id, 2][0]} == {7.0}
+
+
 def test_heuristics_are_stored_once_with_the_first_scorer(tmp_path: Path) -> None:
     together, _ = score(tmp_path, [PixelScorer(5), run_of(Redness)], [[0, 1, 2]])
     assert [together[0, column][2] for column in (0, 1)] == [3, 0]
