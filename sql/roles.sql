@@ -1,13 +1,14 @@
 -- The rights of the roles; `limits.sql` sets their limits. migrate() runs this as the owner after every change of this folder; safe to re-run.
 --   owner             the user who migrates: owns all objects; only this role creates, alters and drops them
 --   alchemist_writer  stages: changes rows, not the schema; partitions and statistics only through functions
---   alchemist_reader  Grafana, analysts: SELECT only; a session can change its timeouts, so `end_long_reads` enforces the limit
+--   alchemist_reader  Grafana, analysts: SELECT only; it can change its timeouts, so `end_long_reads` enforces the limit
 -- Both can log in after they have a password. The embedded server sets one for each; on another server `alchemist db provision` does.
 -- If the owner may not create roles (a managed server), an administrator creates both; until then nothing is granted.
 
 DO $$
 DECLARE
     may_create boolean := (SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user);
+    wanted record;
 BEGIN
     IF may_create AND to_regrole('alchemist_writer') IS NULL THEN
         CREATE ROLE alchemist_writer LOGIN;
@@ -15,14 +16,33 @@ BEGIN
     IF may_create AND to_regrole('alchemist_reader') IS NULL THEN
         CREATE ROLE alchemist_reader LOGIN;
     END IF;
-    -- An administrator, or the embedded server, may have created the role before.
-    IF pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION') AND NOT EXISTS (
-        SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting
-        WHERE setrole = to_regrole('alchemist_reader') AND setdatabase = 0 AND setting NOT LIKE 'temp\_file\_limit=%'
-    ) THEN
-        ALTER ROLE alchemist_reader SET default_transaction_read_only = on;
-        ALTER ROLE alchemist_reader SET statement_timeout = '60s';
-        ALTER ROLE alchemist_reader SET idle_in_transaction_session_timeout = '60s';
+    -- Every role may change its own defaults, so one reader can change them for all. Only what differs is written: migrations of two
+    -- databases would meet at the same row.
+    IF pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION') THEN
+        FOR wanted IN
+            SELECT name, value FROM (VALUES
+                ('default_transaction_read_only', 'on'),
+                ('statement_timeout', '60s'),
+                ('idle_in_transaction_session_timeout', '60s')
+            ) AS defaults (name, value)
+        LOOP
+            IF NOT EXISTS (
+                SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting
+                WHERE setrole = to_regrole('alchemist_reader') AND setdatabase = 0 AND setting = wanted.name || '=' || wanted.value
+            ) THEN
+                EXECUTE format('ALTER ROLE alchemist_reader SET %I = %L', wanted.name, wanted.value);
+            END IF;
+            -- One for this database alone would win.
+            IF EXISTS (
+                SELECT FROM pg_db_role_setting INNER JOIN pg_database ON pg_database.oid = setdatabase, unnest(setconfig) AS setting
+                WHERE
+                    setrole = to_regrole('alchemist_reader')
+                    AND datname = current_database()
+                    AND split_part(setting, '=', 1) = wanted.name
+            ) THEN
+                EXECUTE format('ALTER ROLE alchemist_reader IN DATABASE %I RESET %I', current_database(), wanted.name);
+            END IF;
+        END LOOP;
     END IF;
 -- Roles belong to the whole server, so migrations of two databases may create one at the same time.
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
@@ -47,7 +67,8 @@ BEGIN
     IF to_regrole('alchemist_writer') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA alchemist TO alchemist_writer;
         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA alchemist TO alchemist_writer;
-        GRANT USAGE ON ALL SEQUENCES IN SCHEMA alchemist TO alchemist_writer;
+        -- SELECT is for `alchemist db backup`, which copies the state of each sequence.
+        GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA alchemist TO alchemist_writer;
         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA alchemist TO alchemist_writer;
         REVOKE UPDATE, DELETE ON alchemist.audit_events, alchemist.sample_flags, alchemist.blind_judgements FROM alchemist_writer;
         REVOKE INSERT, UPDATE, DELETE ON alchemist.alembic_version FROM alchemist_writer;

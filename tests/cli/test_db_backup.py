@@ -136,6 +136,23 @@ def test_a_url_of_sqlalchemy_whose_password_is_in_a_variable_is_backed_up_and_re
     assert restore(RestoreConfig(folder=tmp_path / "backup")).checksum == written.checksum == checksum(elsewhere.url)
 
 
+def test_the_account_of_the_jobs_may_back_up(
+    backed_up: Path,
+    elsewhere: TrainedStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log_in_at: Callable[[str, str], str],
+) -> None:
+    settings = load_settings()
+    assert settings.database_url is not None
+    owner = settings.database_url.get_secret_value()
+    use_store(monkeypatch, TrainedStore(log_in_at(owner, "alchemist_writer"), settings.home))
+    written = backup(BackupConfig(folder=tmp_path / "by-writer"))
+    assert written.checksum == checksum(owner)
+    use_store(monkeypatch, elsewhere)
+    assert restore(RestoreConfig(folder=tmp_path / "by-writer")).checksum == written.checksum
+
+
 def without_password(url: str) -> str:
     given = make_url(url)
     return f"postgresql+psycopg2://{given.username}@{given.host}:{given.port}/{given.database}"

@@ -114,6 +114,38 @@ def test_the_reader_reads_everything_and_writes_nothing(log_in: Callable[[str], 
         refused(reader, "SELECT nextval('alchemist.fencing_tokens')", "permission denied")
 
 
+DEFAULTS = {
+    "default_transaction_read_only": "on",
+    "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+
+@pytest.mark.parametrize("value", ["1", "0", None])
+@pytest.mark.parametrize("scope", ["", "IN DATABASE {}"])
+def test_defaults_that_a_reader_changed_for_all_readers_are_restored(
+    engine: Engine, scope: str, value: str | None
+) -> None:
+    """In one transaction, which is rolled back: the role belongs to the whole server of this test run."""
+    with engine.connect() as owner:
+        database = owner.execute(text("SELECT current_database()")).scalar_one()
+        altered = f"ALTER ROLE alchemist_reader {scope.format(database)}"
+        owner.execute(text("SET LOCAL ROLE alchemist_reader"))
+        for name in DEFAULTS:
+            wanted = f"SET {name} = {value}" if value else f"RESET {name}"
+            owner.execute(text(f"{altered} {wanted}"))
+        owner.execute(text("RESET ROLE"))
+        owner.exec_driver_sql((SQL / "roles.sql").read_text(), execution_options={"no_parameters": True})
+        settings = text(
+            "SELECT setdatabase, setting FROM pg_db_role_setting, unnest(setconfig) AS setting "
+            "WHERE setrole = to_regrole('alchemist_reader') AND setting NOT LIKE 'temp\\_file\\_limit=%'"
+            " AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))"
+        )
+        found = owner.execute(settings).all()
+        owner.rollback()
+    assert {tuple(row) for row in found} == {(0, f"{name}={wanted}") for name, wanted in DEFAULTS.items()}
+
+
 def test_only_owner_and_writer_make_temporary_tables(
     log_in: Callable[[str], Connection], database_url: str, engine: Engine
 ) -> None:
