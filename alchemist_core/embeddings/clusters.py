@@ -182,7 +182,9 @@ def _sample(embeddings: Embeddings, n_clusters: int, seed: int) -> NDArray[np.fl
     for number, file in enumerate(embeddings.files):
         low, high = np.searchsorted(chosen, (ends[number] - file.n_samples, ends[number]))
         if low < high:
-            parts.append(embeddings.map(file).sample_id_N[chosen[low:high] - (ends[number] - file.n_samples)])
+            ids, place_P = embeddings.map(file).sample_id_N, chosen[low:high] - (ends[number] - file.n_samples)
+            # A file that maintenance has written again meanwhile is shorter.
+            parts.append(ids[place_P[place_P < len(ids)]])
     if not parts:
         return np.empty((0, embeddings.dim), np.float16)
     return embeddings.read(np.concatenate(parts)).embedding_BD

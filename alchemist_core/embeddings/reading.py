@@ -25,6 +25,7 @@ from alchemist_core.store.embeddings import (
     CentroidsRow,
     StoredFile,
     embedding_scorers,
+    find_file,
     list_files,
     read_taken_down_ids,
 )
@@ -55,7 +56,7 @@ class Embeddings:
     """
 
     def __init__(self, engine: Engine, rater_id: int) -> None:
-        self.rater_id = rater_id
+        self.rater_id, self._engine = rater_id, engine
         self.files = list_files(engine, rater_id)
         if len(dims := {file.dim for file in self.files}) > 1:
             raise DataError(
@@ -66,15 +67,37 @@ class Embeddings:
         self._taken_down_M = read_taken_down_ids(engine)
         self._first_F = np.array([file.first_sample_id for file in self.files], np.int64)
         self._last_F = np.array([file.last_sample_id for file in self.files], np.int64)
+        self._rewritten: dict[int, StoredFile] = {}
         self._map = lru_cache(MAX_MAPPED)(map_embeddings)
 
     def __len__(self) -> int:
         """Count the stored embeddings; of a sample in two files, both count."""
         return sum(file.n_samples for file in self.files)
 
-    def map(self, file: StoredFile) -> MappedFile:
-        """Return the columns of a file, taken-down samples included."""
-        return self._map(file.uri)
+    def map(self, file: StoredFile, *, should_verify: bool = False) -> MappedFile:
+        """Return the columns of a file, taken-down samples included, except those that were removed from it meanwhile.
+
+        Args:
+            file: The file.
+            should_verify: Compare it with its registered hash first, which reads it once more.
+
+        Raises:
+            DataError: It is missing or damaged.
+        """
+        while True:
+            now = self._rewritten.get(file.embedding_file_id, file)
+            try:
+                if should_verify:
+                    require_unchanged(now.uri, now.sha256)
+                return self._map(now.uri)
+            except DataError:
+                # Maintenance removes taken-down samples: it writes the file again under another name, or deletes it with its row.
+                newest = find_file(self._engine, file.embedding_file_id)
+                if newest is None:
+                    return MappedFile(np.empty(0, np.int64), np.empty((0, self.dim), np.float16))
+                if newest.uri == now.uri:
+                    raise
+                self._rewritten[file.embedding_file_id] = newest
 
     def read(self, sample_id_K: NDArray[np.int64]) -> Embedded:
         """Return the embeddings of samples, in the order of their ids; samples without one are absent."""
@@ -118,10 +141,8 @@ class Embeddings:
         for number, file in enumerate(self.files):
             if not wanted(file):
                 continue
-            if should_verify:
-                require_unchanged(file.uri, file.sha256)
-            mapped = self.map(file)
-            for start in range(0, file.n_samples, n_rows):
+            mapped = self.map(file, should_verify=should_verify)
+            for start in range(0, len(mapped.sample_id_N), n_rows):
                 part = slice(start, start + n_rows)
                 ids = mapped.sample_id_N[part]
                 is_kept_B = ~(np.isin(ids, self._taken_down_M) | self._is_in_earlier(number, ids))

@@ -180,7 +180,8 @@ class VisionLanguageModel(Scorer):
 
     A sample is quarantined with the reason if the model refuses it, or if its answers do not fit the schema after all retries. If
     the server does not answer, nothing is stored, and a later run asks again. Requests that fail are repeated after a pause, which
-    the server can set (Retry-After). Answers are kept in the home and never asked for twice.
+    the server can set (Retry-After). Answers are kept in the home and not asked for again; only two processes that ask the same at the
+    same moment both pay.
 
     A model may change behind its name, and may answer the same question otherwise: give `model` a dated name where there is one.
     """
@@ -371,34 +372,55 @@ class Asker:
         self.answers = AnswerFile(load_settings().home.resolve() / ANSWERS / f"{fingerprint(kind)}.sqlite")
         self._threads = ThreadPoolExecutor(options.concurrency, thread_name_prefix="vlm")
         self._is_closed = threading.Event()
+        # Keys that a call is asking for; a call that needs one of them too waits until that call has ended.
+        self._under_way: set[Key] = set()
+        self._ended = threading.Condition()
 
     def ask(self, keys: Sequence[Key], question: Callable[[int], Question]) -> list[Answer | str]:
         """Return the answer to each question, which is then on the disk, or why the server gave none to this request.
 
         Args:
-            keys: Keys of the answers; equal ones are asked for once.
+            keys: Keys of the answers; equal ones are asked for once, also by several threads at a time.
             question: Returns what is asked, by the place in `keys`; called for answers that are not kept yet.
 
         Raises:
             ScorerUnavailableError: The server does not answer, or answers none of the requests.
         """
-        found: dict[Key, Answer | str] = dict(self.answers.find(keys))
+        place_of = {key: at for at, key in enumerate(keys)}
+        found: dict[Key, Answer | str] = dict(self.answers.find(list(place_of)))
         self.counts.add(n_kept=len(found))
-        asked: dict[Key, Future[Answer | str]] = {}
-        for at, key in enumerate(keys):
-            if key in found or key in asked:
-                continue
+        while left := [key for key in place_of if key not in found]:
+            with self._ended:
+                found |= self.answers.find(left)
+                own = [key for key in left if key not in found and key not in self._under_way]
+                if not own:
+                    if len(found) < len(place_of):
+                        self._ended.wait()
+                    continue
+                self._under_way.update(own)
             try:
-                asked[key] = self._threads.submit(self._ask, key, question(at))
-            except BadImageError as error:
-                # A later run cannot decode it either: without an answer it would hold its shard back for ever.
-                found[key] = refused = Answer(refusal=f"its image cannot be sent: {error}")
-                self.answers.keep(key, refused)
-        found |= _results(asked)
+                found |= self._ask_each(own, lambda key: question(place_of[key]))
+            finally:
+                with self._ended:
+                    self._under_way.difference_update(own)
+                    self._ended.notify_all()
         errors = [one for one in found.values() if isinstance(one, str)]
         if errors and len(errors) == len(found) and not self._are_bad(errors):
             raise self._unavailable(errors[0])
         return [found[key] for key in keys]
+
+    def _ask_each(self, keys: Sequence[Key], question: Callable[[Key], Question]) -> dict[Key, Answer | str]:
+        """Ask the questions of different keys, several at a time."""
+        found: dict[Key, Answer | str] = {}
+        asked: dict[Key, Future[Answer | str]] = {}
+        for key in keys:
+            try:
+                asked[key] = self._threads.submit(self._ask, key, question(key))
+            except BadImageError as error:
+                # A later run cannot decode it either: without an answer it would hold its shard back for ever.
+                found[key] = refused = Answer(refusal=f"its image cannot be sent: {error}")
+                self.answers.keep(key, refused)
+        return found | _results(asked)
 
     def _are_bad(self, errors: Sequence[str]) -> bool:
         """Return whether samples without an answer are bad themselves: the server works, because it has answered others in this run."""

@@ -327,7 +327,8 @@ class _Ingestion:
         for uri, shard in gone:
             if shard.state not in registry.READABLE:
                 continue
-            since = shard.reason or f"the file did not exist at {self._began_at:%Y-%m-%d %H:%M} UTC"
+            own_reason = shard.reason if shard.state == "missing" else None
+            since = own_reason or f"the file did not exist at {self._began_at:%Y-%m-%d %H:%M} UTC"
             if shard.state != "missing":
                 registry.mark_shard(self._engine, shard.shard_id, "missing", since)
             elif self._config.crawl_date not in (None, shard.crawl_date):

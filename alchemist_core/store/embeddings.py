@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    ColumnElement,
     Connection,
     Engine,
     bindparam,
@@ -76,11 +77,20 @@ def insert_file(connection: Connection, rater_id: int, shard_id: int, file: Embe
 
 def list_files(engine: Engine, rater_id: int) -> list[StoredFile]:
     """Return the files of a scorer, in the order of their first samples."""
+    return _read_files(engine, ShardEmbeddings.rater_id == rater_id)
+
+
+def find_file(engine: Engine, embedding_file_id: int) -> StoredFile | None:
+    """Return what the row of a file says now; None if the row was deleted."""
+    return next(iter(_read_files(engine, ShardEmbeddings.embedding_file_id == embedding_file_id)), None)
+
+
+def _read_files(engine: Engine, where: ColumnElement[bool]) -> list[StoredFile]:
     table = ShardEmbeddings
     columns = (getattr(table, name) for name in StoredFile._fields)
-    statement = select(*columns).where(table.rater_id == rater_id)
+    statement = select(*columns).where(where).order_by(table.first_sample_id, table.embedding_file_id)
     with engine.connect() as connection:
-        rows = connection.execute(statement.order_by(table.first_sample_id, table.embedding_file_id))
+        rows = connection.execute(statement)
         return [StoredFile._make(row)._replace(sha256=bytes(row.sha256)) for row in rows]
 
 

@@ -12,7 +12,9 @@ from sqlalchemy import Engine, text
 from alchemist_core.cli.duplicates import FindSemanticConfig, ListSemanticConfig, find_semantic, list_semantic
 from alchemist_core.embeddings import duplicates
 from alchemist_core.embeddings.clusters import fit_centroids
+from alchemist_core.embeddings.duplicates import find_semantic_duplicates
 from alchemist_core.embeddings.reading import Embeddings, open_embeddings, unit_vectors
+from alchemist_core.embeddings.upkeep import remove_taken_down
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import artifact_path
 from alchemist_core.store.backups import table_checksums
@@ -105,6 +107,26 @@ def test_only_the_clusters_of_the_samples_of_a_chunk_are_read_however_far_apart_
     find(clusters=2)
     read = read_clustered(engine, RATER, np.array([1, 60, 10**12]))
     assert read.sample_id_B.tolist() == [1, 60]
+
+
+def test_a_takedown_while_samples_are_compared_costs_only_what_was_taken_down(engine: Engine) -> None:
+    add_embeddings(engine, lookalikes(60))
+    find(clusters=1)
+    add_embeddings(engine, lookalikes(60, seed=1), first_id=61)
+    embeddings = Embeddings(engine, RATER)
+    # Of the six files of 20 samples, one that was compared and one that was not lose a sample, and the last loses all.
+    gone = {5, 65, *range(101, 121)}
+    take_down(engine, [sha256(f"image {sample_id}") for sample_id in gone], "asked", actor="ann")
+    assert remove_taken_down(engine) == (22, [])
+    left = [sample_id for sample_id in range(1, 121) if sample_id not in gone]
+    for should_verify in (False, True):
+        blocks = embeddings.blocks(should_verify=should_verify, n_rows=7)
+        assert [sample_id for block in blocks for sample_id in block.sample_id_B.tolist()] == left
+    assert embeddings.read(np.arange(200)).sample_id_B.tolist() == left
+    centroids = find_centroids(engine, RATER)
+    assert centroids is not None
+    assert find_semantic_duplicates(engine, embeddings, centroids).n_compared == 39
+    assert find() == (0, 0)
 
 
 def test_shards_whose_samples_alternate_are_compared_in_the_order_of_the_samples(engine: Engine) -> None:

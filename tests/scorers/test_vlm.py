@@ -181,6 +181,32 @@ def test_refusals_are_answers_too_and_not_asked_again() -> None:
         assert not server.n_requests
 
 
+def test_batches_that_ask_the_same_at_the_same_time_pay_for_one_answer() -> None:
+    with serving(lambda *_: "late") as server:
+        scorer = open_scorer("vlm", options(server.url))
+        runner = ScorerRunner(scorer, "judge")
+        with ThreadPoolExecutor(2) as threads:
+            first, second = threads.map(runner.rate, [make_batch(range(6)), make_batch(range(3, 9))])
+        scorer.close()
+    assert set(server.n_requests.values()) == {1}
+    assert first.score_PM[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert second.score_PM[:, 0].tolist() == [3, 4, 5, 6, 7, 8]
+
+
+def test_a_batch_asks_again_for_what_another_batch_was_asking_for_when_it_failed() -> None:
+    with serving(lambda _, n_before: "late" if n_before else "slow") as server:
+        scorer = open_scorer("vlm", options(server.url, retries=0, concurrency=2))
+        runner = ScorerRunner(scorer, "judge")
+        with ThreadPoolExecutor(2) as threads:
+            futures = [threads.submit(runner.rate, make_batch(range(1))) for _ in range(2)]
+        scorer.close()
+    failed = [future for future in futures if future.exception() is not None]
+    (rated,) = [future.result() for future in futures if future not in failed]
+    assert len(failed) == 1
+    assert isinstance(failed[0].exception(), ScorerUnavailableError)
+    assert rated.score_PM[:, 0].tolist() == [0]
+
+
 def test_as_many_requests_are_under_way_as_the_options_say() -> None:
     with serving(lambda *_: "late") as server:
         score(server.url, range(12), concurrency=3)

@@ -526,6 +526,22 @@ def by_day(tmp_path: Path, corpus: Path, *days: str) -> list[Path]:
     return tars
 
 
+def test_a_changed_shard_whose_file_is_then_deleted_is_missing_since_then(
+    tmp_path: Path, corpus: Path, engine: Engine
+) -> None:
+    tars = sorted((corpus / "train").rglob("*.tar"))
+    for number in range(2):
+        shutil.copy(tars[number], tmp_path / f"{number}.tar")
+    ingest(dataset="web", root=str(tmp_path))
+    shutil.copy(tars[2], tmp_path / "0.tar")
+    with pytest.raises(DataError, match=r"0\.tar: replaced under the same address \(its bytes differed"):
+        ingest(dataset="web")
+    (tmp_path / "0.tar").unlink()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"0\.tar: missing \(the file did not exist at .* UTC\)"):
+            ingest(dataset="web")
+
+
 @pytest.mark.parametrize("state", ["missing", "changed", "rejected"])
 def test_a_shard_that_can_be_read_again_is_found_by_the_ingest_of_any_later_night(
     tmp_path: Path, corpus: Path, engine: Engine, state: str
