@@ -192,6 +192,18 @@ def test_a_dataset_of_a_subset_is_not_read_from_a_folder_without_a_store(empty: 
 
 @pytest.mark.db
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    ["experiment run --experiment rank_window", "experiment datasets", "tune-selection run", "tune-selection search"],
+)
+def test_an_experiment_on_synthetic_scenes_creates_the_store_even_to_state_its_cost(command: str, empty: Path) -> None:
+    small = ["--model", "batch_size=32,width=16,depth=1", "--training", "batch_size=32"]
+    assert main([*command.split(), "--dry-run", *small]) == 0
+    assert is_running(empty / ".alchemist")
+
+
+@pytest.mark.db
+@pytest.mark.slow
 def test_ingesting_a_folder_of_shards_creates_the_store(empty: Path) -> None:
     (empty / "shards").mkdir()
     assert main(["ingest", "--dataset", "d", "--root", "shards"]) == 0

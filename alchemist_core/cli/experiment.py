@@ -7,13 +7,13 @@ from pydantic import Field
 from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost, dynamics, stored
-from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.datasets import DatasetsConfig
 from alchemist_core.experiments.dynamics import DynamicsConfig
 from alchemist_core.experiments.results import compare_cells
 from alchemist_core.experiments.running import Experiment, RunConfig
+from alchemist_core.experiments.trial import create_for_scenes
 from alchemist_core.store import experiments as store
-from alchemist_core.store.engine import create_store, open_store
+from alchemist_core.store.engine import open_store
 from alchemist_core.telemetry import say
 
 
@@ -82,7 +82,7 @@ class DeleteResult(Result):
 
 def run(config: RunConfig) -> RunResult:
     """Run an experiment, or resume an interrupted one; finished arms are reused."""
-    _create_for_scenes(config)
+    create_for_scenes(config)
     experiment, name = Experiment(config), config.name or config.experiment
     say(experiment.describe_plan())
     stated = experiment.state_cost()
@@ -160,7 +160,7 @@ def delete(config: DeleteConfig) -> DeleteResult:
 
 def follow(config: DynamicsConfig) -> RunResult:
     """Repeat the training of a rater, and measure the losses and gradients of samples of all ranks during it (Fig. 3 of the paper)."""
-    _create_for_scenes(config)
+    create_for_scenes(config)
     engine = open_store()
     begun = store.begin_experiment(engine, config.name, config.identity(), config.present)
     return _finish(begun, dynamics.follow(config))
@@ -169,6 +169,11 @@ def follow(config: DynamicsConfig) -> RunResult:
 def compare_datasets(config: DatasetsConfig) -> RunResult:
     """Run one experiment for each corpus and put them into one table (Table 3); finished ones are reused."""
     parts = config.parts()
+    if not config.dry_run:
+        for part in parts.values():
+            create_for_scenes(part)
+        # Before anything is trained, and not yet stored: the options of a part may be refused.
+        store.require_equal_options(open_store(), config.title, config.identity(), config.present)
     results = {corpus: run(part) for corpus, part in parts.items()}
     if config.dry_run:
         seconds = sum(result.cost["seconds"] for result in results.values() if result.cost)
@@ -178,12 +183,6 @@ def compare_datasets(config: DatasetsConfig) -> RunResult:
     found = {corpus: store.find_experiment(engine, str(part.name)).result or {} for corpus, part in parts.items()}
     result = {"parts": {corpus: {"cells": of["cells"]} for corpus, of in found.items()}}
     return _finish(begun, result)
-
-
-def _create_for_scenes(config: TrialsConfig) -> None:
-    """Create a missing database for synthetic scenes; a dataset that is given must already be in one."""
-    if config.dataset is None:
-        create_store()
 
 
 def _finish(begun: store.ExperimentRow, result: dict[str, Any], stated: dict[str, Any] | None = None) -> RunResult:

@@ -10,10 +10,15 @@ from alchemist_core.experiments import cost
 from alchemist_core.experiments.config import Ratios, TrialsConfig
 from alchemist_core.experiments.halving import HalvingPlan, afford_recipes, plan_halving
 from alchemist_core.experiments.recipes import BALANCED, RECIPES, RecipeSearch, flags_of, write_recipe
-from alchemist_core.experiments.trial import require_evaluation, warn_of_shared_evaluation, warn_of_unread_sections
+from alchemist_core.experiments.trial import (
+    create_for_scenes,
+    require_evaluation,
+    warn_of_shared_evaluation,
+    warn_of_unread_sections,
+)
 from alchemist_core.experiments.tuning import Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
-from alchemist_core.store.engine import create_store, open_store
+from alchemist_core.store.engine import open_store
 from alchemist_core.store.rank_windows import list_windows
 from alchemist_core.store.raters import find_rater
 from alchemist_core.telemetry import say
@@ -125,6 +130,7 @@ class SearchResult(Result):
 def search(config: SearchConfig) -> SearchResult:
     """Search for the best recipe: halve the recipes, double the seeds, and compare the winner with a random subset on other seeds."""
     recipes, plan = _plan_search(config)
+    create_for_scenes(config)
     require_evaluation(config, (*config.seeds, *config.confirmation_seeds))
     warn_of_shared_evaluation(config, config.seeds, config.confirmation_seeds)
     warn_of_unread_sections(config)
@@ -137,8 +143,6 @@ def search(config: SearchConfig) -> SearchResult:
     }  # fmt: skip
     if config.dry_run:
         return SearchResult(**planned)
-    if config.dataset is None:
-        create_store()
     found = searching.run(plan)
     return SearchResult(
         **planned, recipe=found.as_json(), select=f"alchemist select {flags_of(found.options)}",
@@ -153,7 +157,7 @@ def _plan_search(config: SearchConfig) -> tuple[tuple[str, ...], HalvingPlan]:
     """
     recipes, budget = tuple(config.recipes), None if config.budget is None else config.budget // config.trainings
     if budget is not None and recipes == RECIPES:
-        recipes = recipes[: afford_recipes(recipes, config.seeds, config.confirmation_seeds, budget)]
+        recipes = recipes[: afford_recipes(recipes, config.seeds, config.confirmation_seeds, budget, BALANCED)]
     plan = plan_halving(
         len(recipes), config.seeds, config.confirmation_seeds, budget=budget, has_fallback=BALANCED in recipes
     )
@@ -174,11 +178,13 @@ def _state_search(
     work = rankings.times(n_seeds) + cost.Work(
         n_models, n_models * model.steps(round(config.retention * n_pairs)), raters.n_raters * n_seeds, raters.n_rater_steps * n_seeds
     )  # fmt: skip
-    return cost.state_cost(config, work, model, rater=searching.arms[0][0].rater)
+    rater = cost.dearest_rater(kind for arm, _ in searching.arms for kind in arm.raters)
+    return cost.state_cost(config, work, model, rater=rater)
 
 
 def run(config: RunConfig) -> RunResult:
     """Find the best rank window: train models on bands of ranks and on random subsets, fit a curve to their losses, and test its window."""
+    create_for_scenes(config)
     plan = TuningPlan(
         _kind(config), config.n_bands, config.seeds, config.model_of(num_train_epochs=config.num_train_epochs)
     )
@@ -189,8 +195,6 @@ def run(config: RunConfig) -> RunResult:
     say(cost.describe_cost(stated))
     if config.dry_run:
         return RunResult(cost=stated)
-    if config.dataset is None:
-        create_store()
     found = Tuning(config, plan).run(config.retentions)
     return RunResult(
         cost=stated,

@@ -94,9 +94,13 @@ class Arm:
         """
         if not self.is_auto:
             return dict(self.policy or {})
-        lacking = _PARAMETERS - {field.name for field in fields(STRATEGIES_BY_NAME[auto["strategy"]])}
-        options = {name: value for name, value in (self.policy or {}).items() if name not in lacking | {"strategy"}}
-        return {**auto, **options}
+        left_out = {"strategy", *self.unused_options(auto)}
+        return {**auto, **{name: value for name, value in (self.policy or {}).items() if name not in left_out}}
+
+    def unused_options(self, auto: Mapping[str, Any]) -> list[str]:
+        """Return the options of an `auto` arm that the strategy lacks for which `auto` stands."""
+        own = {field.name for field in fields(STRATEGIES_BY_NAME[auto["strategy"]])}
+        return sorted((self.policy or {}).keys() & _PARAMETERS - own) if self.is_auto else []
 
     @property
     def is_sized(self) -> bool:
@@ -335,7 +339,7 @@ QUESTIONS: dict[str, Question] = {
         "How many steps does a model need to be as good? (Fig. 6)",
         ("random", "alignment/auto", "validation", "full"),
         (0.2, 0.5),
-        lengths=(0.25, 0.5, 1.0, 2.0),
+        lengths=(0.2, 0.5, 1.0, 2.0),
     ),
     "datasets": Question(
         "Does it hold on every corpus, at every retention? (Table 3)",

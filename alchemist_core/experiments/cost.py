@@ -1,12 +1,13 @@
 """The cost of an experiment: steps × measured seconds per step, printed before it starts. An upper bound: finished arms are reused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from alchemist_core.config import Config, Result, counted
-from alchemist_core.experiments.arms import Arm
+from alchemist_core.experiments.arms import RATERS, Arm
 from alchemist_core.experiments.config import TrialsConfig, for_seed
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.loss_ranking import MINUS_LOSS
@@ -97,6 +98,17 @@ def _count_samples(dataset: str) -> int:
     return len(read_training_samples(engine, find_dataset(engine, dataset).dataset_id))
 
 
+def dearest_rater(kinds: Iterable[str]) -> str:
+    """Return the kind of rater whose steps take longest, so that the time of raters of several kinds is an upper bound.
+
+    >>> dearest_rater(["learnability", "loss", "alignment", "alignment+group"]), dearest_rater(["pmi", "learnability"])
+    ('alignment+group', 'learnability')
+    """
+    # The rules stand from the dearest to the cheapest: the first two train a network beside two proxies.
+    rules = list(ScoringRule)
+    return min(kinds, key=lambda kind: (rules.index(RATERS[kind]["rule"]), "group_weight" not in RATERS[kind]))
+
+
 def state_cost(
     config: TrialsConfig, work: Work, model: DownstreamConfig, *, rater: str, existing: Work = NO_WORK
 ) -> dict[str, Any]:
@@ -106,7 +118,7 @@ def state_cost(
         config: Recipes.
         work: Number of models, raters and steps.
         model: The downstream model.
-        rater: Kind of rater whose step is timed.
+        rater: Kind of rater whose step is timed: of several the dearest.
         existing: The part of the work that is known to be done; its time is left out.
     """
     timing = StepTimingConfig(model=model, rater=config.training_of(rater, 0))

@@ -12,9 +12,9 @@ from pydantic import Field, model_validator
 from alchemist_core.config import Words
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import QUESTIONS
-from alchemist_core.experiments.results import HEAD, RANDOM, ArmRow, cells_of_row, compare_cells, show
+from alchemist_core.experiments.results import FULL, HEAD, RANDOM, ArmRow, cells_of_row, compare_cells, is_oracle, show
 from alchemist_core.experiments.running import RunConfig
-from alchemist_core.experiments.sheets import Sheet, draw_arms
+from alchemist_core.experiments.sheets import Sheet, by_length, draw_arms
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.report.arm_names import arm_title
 from alchemist_core.statistics import Estimate
@@ -102,17 +102,19 @@ def make_datasets_sheet(parts: Mapping[str, dict[str, Any]]) -> Sheet:
     for corpus, result in parts.items():
         rows = compare_cells([Cell(**cell) for cell in result["cells"]])
         lines += [(corpus, *cells_of_row(row)) for row in rows]
-        for retention in dict.fromkeys(row.retention for row in rows):
-            here = [row for row in rows if row.retention == retention]
-            name = f"{corpus}, retention {retention:.0%}"
-            figures[f"{UNSAFE.sub('-', corpus).strip('-')}-r{retention * 100:g}"] = name, draw_arms(here, name)
-            notes.append(f"{name}: {_best(here)}")
+        for length, of_length in by_length(rows).items():
+            for retention in dict.fromkeys(row.retention for row in of_length):
+                here = [row for row in of_length if row.retention == retention]
+                name = f"{corpus}, retention {retention:.0%}{length and f', {length}× the epochs'}"
+                file = f"{UNSAFE.sub('-', corpus).strip('-')}-r{retention * 100:g}{length and f'-x{length}'}"
+                figures[file] = name, draw_arms(here, name)
+                notes.append(f"{name}: {_best(here)}")
     return Sheet(notes, ("corpus", *HEAD), lines, figures)
 
 
 def _best(rows: list[ArmRow]) -> str:
-    """Describe the arm of the subset's size with the largest gain."""
-    of_size = [row for row in rows if row.gain is not None and row.arm != "full"]
+    """Describe the arm of the subset's size with the largest gain; oracles, which no policy could select, are left out."""
+    of_size = [row for row in rows if row.gain is not None and row.arm != FULL and not is_oracle(row.arm)]
     if not of_size:
         return f"no arm was compared with {RANDOM}."
     if all(row.gain == Estimate(0.0, 0.0, 0.0, row.gain.n) for row in of_size if row.gain):

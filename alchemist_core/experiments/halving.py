@@ -126,7 +126,11 @@ def plan_halving(
 
 
 def afford_recipes(
-    recipes: Sequence[str], search_seeds: Sequence[int], confirmation_seeds: Sequence[int], budget: int
+    recipes: Sequence[str],
+    search_seeds: Sequence[int],
+    confirmation_seeds: Sequence[int],
+    budget: int,
+    fallback: str | None = None,
 ) -> int:
     """Return how many of the recipes, the first ones, a budget can compare on at least two seeds; at least two recipes.
 
@@ -135,14 +139,16 @@ def afford_recipes(
         search_seeds: Seeds that may choose.
         confirmation_seeds: Seeds that test the winner.
         budget: Largest number of trainings.
+        fallback: The recipe that is tested, too, if it is among them; None: there is none.
 
     >>> recipes = [f"recipe {number}" for number in range(12)]
-    >>> [afford_recipes(recipes, (0, 1, 2, 3), (4, 5, 6, 7), budget) for budget in (12, 26, 60)]
+    >>> [afford_recipes(recipes, (0, 1, 2, 3), (4, 5, 6, 7), budget, recipes[0]) for budget in (12, 26, 60)]
     [2, 8, 12]
     """
     for n_recipes in range(len(recipes), 2, -1):
         n_seeds = min(2, len(search_seeds))
-        plan = plan_halving(n_recipes, search_seeds[:n_seeds], confirmation_seeds, has_fallback=True)
+        has_fallback = fallback in recipes[:n_recipes]
+        plan = plan_halving(n_recipes, search_seeds[:n_seeds], confirmation_seeds, has_fallback=has_fallback)
         if plan.n_trainings <= budget:
             return n_recipes
     return min(2, len(recipes))

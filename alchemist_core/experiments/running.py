@@ -32,7 +32,7 @@ from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.report.arm_names import arm_title, stored_arm
 from alchemist_core.selection.config import strategy_spec
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import DownstreamConfig
 
 Named = Literal["retention_sweep", "methods", "ablation", "pruning_rules", "training_time", "datasets", "rank_window"]
@@ -69,8 +69,8 @@ class RunConfig(TrialsConfig):
     )
     budget_multiples: Annotated[Multiples, Formerly("lengths")] = Field(
         (),
-        description="Train every arm also for other lengths: factors of --num-train-epochs (or of the steps), such as "
-        "0.5,1,2, separated by commas; default: those of --experiment",
+        description="Train every arm also for other lengths: factors of --num-train-epochs, such as 0.5,1,2, separated by commas; the "
+        "products must be whole; default: those of --experiment",
     )
     budget: Annotated[Literal["epochs", "steps"], Formerly("length")] = Field(
         "epochs",
@@ -92,6 +92,25 @@ class RunConfig(TrialsConfig):
         # Without an arm whose rank window is fitted, the tuning seeds are not used.
         if both and any(arm.is_auto for arm, _ in self.cells()):
             message = f"seeds {sorted(both)} are in both --tuning-seeds and --seeds: give each seed to one of the two"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_are_trained(self) -> "RunConfig":
+        """Refuse lengths that no model would have: epochs are whole, and a number of steps is the same for every length."""
+        lengths = self.question_lengths
+        epochs = {length: round(self.num_train_epochs * length, 9) for length in lengths}
+        if broken := [
+            f"{length:g} × {self.num_train_epochs} = {n:g}" for length, n in epochs.items() if n % 1 or n < 1
+        ]:
+            message = (
+                f"epochs are whole, but budget_multiples × num_train_epochs is {', '.join(broken)}: give --budget-multiples and "
+                "--num-train-epochs whose products are whole"
+            )
+            raise ValueError(message)
+        if len(lengths) > 1 and (steps := [word for word in self.model if word.partition("=")[0] == "max_train_steps"]):
+            all_of_them = ", ".join(f"{length:g}" for length in lengths)
+            message = f"--model {steps[0]} would train all lengths ({all_of_them}) for as many steps: omit it, and give --num-train-epochs"
             raise ValueError(message)
         return self
 
@@ -141,9 +160,11 @@ class Experiment:
         self.config = config
         self.arms = config.cells(named_rule(config) or DEFAULT_RATER)
         self.scores = tuple(dict.fromkeys(score for arm, _ in self.arms for score in arm.scores))
-        require_evaluation(config, (*config.tuning_seeds, *config.seeds))
-        if any(arm.is_auto for arm, _ in self.arms):
-            warn_of_shared_evaluation(config, config.tuning_seeds, config.seeds)
+        # Without an arm whose rank window is fitted, the tuning seeds are not used.
+        choosing = config.tuning_seeds if self.auto_kinds() else ()
+        require_evaluation(config, (*choosing, *config.seeds))
+        if choosing:
+            warn_of_shared_evaluation(config, choosing, config.seeds)
         warn_of_unread_sections(config)
         require_arms(config, (arm for arm, _ in self.arms))
         if others := set(self.scores) - {*methods_among(self.scores), *RATERS}:
@@ -156,7 +177,7 @@ class Experiment:
         return [self._model(length) for length in self.config.question_lengths]
 
     def _model(self, length: float) -> DownstreamConfig:
-        model = self.config.model_of(num_train_epochs=max(1, round(self.config.num_train_epochs * length)))
+        model = self.config.model_of(num_train_epochs=round(self.config.num_train_epochs * length))
         if self.config.budget == "epochs":
             return model
         return model.model_copy(update={"max_train_steps": model.steps(self.n_pairs)})
@@ -179,9 +200,8 @@ class Experiment:
             plan = self._tuning(kind).plan
             arms = plan.arms(self._auto_retentions(kind))
             work += cost.work_of_cells(config, arms, (plan.model,), self.n_pairs).times(len(config.tuning_seeds))
-        return cost.state_cost(
-            config, work, self._model(1.0), rater=self.arms[0][0].rater, existing=self._existing_work()
-        )
+        rater = cost.dearest_rater(self._kinds())
+        return cost.state_cost(config, work, self._model(1.0), rater=rater, existing=self._existing_work())
 
     def _existing_work(self) -> cost.Work:
         """Return the work that is done: models of the reported seeds, without those whose rank window is yet to be fitted."""
@@ -212,6 +232,13 @@ class Experiment:
             retentions = self._auto_retentions(kind)
             for retention, tuned in zip(retentions, self._tuning(kind).run(retentions), strict=True):
                 self.tuned[kind, retention] = tuned
+        for arm, retention in self.arms:
+            auto = self._auto_policy(arm.rater, retention)
+            if unused := arm.unused_options(auto):
+                warn(
+                    f"Arm {arm_title(arm.word)} at {retention:.0%}: the tuned rank window is of strategy {auto['strategy']}, which does "
+                    f"not use {', '.join(unused)}, so the arm is selected without. To select by them, name a strategy in place of auto."
+                )
 
     def _auto_retentions(self, kind: str) -> list[float]:
         # Once, although an arm and the same with validation data share the window.

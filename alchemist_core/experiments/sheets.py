@@ -148,9 +148,12 @@ def _describe_speed(cells: Sequence[Cell]) -> list[str]:
 
 
 def _figures(rows: Sequence[ArmRow], question: Question) -> Figures:
-    if question.is_sweep:
-        return {"retentions": (question.title, draw_sweep(rows, question.title))}
     figures: Figures = {}
+    if question.is_sweep:
+        for length, here in by_length(rows).items():
+            title = f"{question.title}{length and f' {length}× the epochs'}"
+            figures[f"retentions{length and f'-x{length}'}"] = title, draw_sweep(here, title)
+        return figures
     for retention in dict.fromkeys(row.retention for row in rows):
         title = f"{question.title} Retention {retention:.0%}"
         here = [row for row in rows if row.retention == retention]
@@ -159,6 +162,13 @@ def _figures(rows: Sequence[ArmRow], question: Question) -> Figures:
         else:
             figures[f"arms-r{retention * 100:g}"] = title, draw_arms(here, title)
     return figures
+
+
+def by_length(rows: Sequence[ArmRow]) -> dict[str, list[ArmRow]]:
+    """Return the rows of each length of training by its multiple of the epochs; by an empty text if there is only one."""
+    lengths = dict.fromkeys(row.length for row in rows)
+    name_of = {length: f"{length:g}" if len(lengths) > 1 else "" for length in lengths}
+    return {name: [row for row in rows if row.length == length] for length, name in name_of.items()}
 
 
 def _markdown_row(texts: Sequence[str]) -> str:

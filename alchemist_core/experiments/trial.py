@@ -25,7 +25,7 @@ from alchemist_core.stages import evaluate, ingest, score, select, train_downstr
 from alchemist_core.stages.evaluate import evaluation_dataset
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.store.datasets import count_shared_images
-from alchemist_core.store.engine import open_store
+from alchemist_core.store.engine import create_store, open_store
 from alchemist_core.store.export import score_name
 from alchemist_core.store.models import find_model, read_evaluations
 from alchemist_core.store.raters import RaterRow, find_rater
@@ -176,6 +176,12 @@ class Trial:
     @property
     def _root(self) -> Path:
         return load_settings().home.resolve() / "corpora" / self._drawn_name
+
+
+def create_for_scenes(config: TrialsConfig) -> None:
+    """Create a missing store for synthetic scenes; a dataset that is given must already be in one."""
+    if config.dataset is None:
+        create_store()
 
 
 def require_evaluation(config: TrialsConfig, seeds: Iterable[int]) -> None:

@@ -44,16 +44,36 @@ def begin_experiment(
         statement = upsert(Experiment).values(name=name, config=config)
         connection.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
     known = find_experiment(engine, name)
+    _require_equal(known, config, present)
+    return known
+
+
+def require_equal_options(
+    engine: Engine, name: str, config: dict[str, Any], present: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> None:
+    """Refuse the name of an experiment with another config, as `begin_experiment` does, and store nothing.
+
+    Raises:
+        ConfigError: An experiment of this name has another config.
+    """
+    with engine.connect() as connection:
+        row = connection.execute(select(*COLUMNS).where(Experiment.name == name)).one_or_none()
+    if row is not None:
+        _require_equal(ExperimentRow(*row), config, present)
+
+
+def _require_equal(
+    known: ExperimentRow, config: dict[str, Any], present: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
     if (stored := present(known.config)) != config:
         differing = sorted(key for key in stored.keys() | config.keys() if stored.get(key) != config.get(key))
         values = "; ".join(
             f"{key} {_words(stored.get(key))} there, {_words(config.get(key))} here" for key in differing
         )
         raise ConfigError(
-            f"Experiment {name!r} exists with other options: {values}. Its options are fixed, so seeds or arms cannot be added to it. "
-            f"Give this run another name, --name NAME: it reuses the models that exist{_or_delete(known)}."
+            f"Experiment {known.name!r} exists with other options: {values}. Its options are fixed, so seeds or arms cannot be added to "
+            f"it. Give this run another name, --name NAME: it reuses the models that exist{_or_delete(known)}."
         )
-    return known
 
 
 def _or_delete(known: ExperimentRow) -> str:

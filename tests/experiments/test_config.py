@@ -24,6 +24,32 @@ def test_arms_without_a_tuned_window_may_be_compared_on_any_seed() -> None:
         RunConfig.model_validate({"experiment": "methods", "arms": "random,loss/auto;accept=auto", "seeds": "3,4"})
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"model": "width=32,max_train_steps=400"},
+            r"max_train_steps=400 would train all lengths \(0.2, 0.5, 1, 2\) for as",
+        ),
+        ({"budget_multiples": "0.25,0.5"}, r"num_train_epochs is 0.25 × 10 = 2.5: give"),
+        ({"num_train_epochs": 1}, r"is 0.2 × 1 = 0.2, 0.5 × 1 = 0.5: give"),
+        ({"num_train_epochs": 1, "budget": "steps", "budget_multiples": "0.5"}, r"is 0.5 × 1 = 0.5: give"),
+    ],
+)
+def test_a_length_that_no_model_would_have_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RunConfig.model_validate({"experiment": "training_time", **given})
+
+
+@pytest.mark.parametrize("given", [
+    {"experiment": "training_time"},
+    {"experiment": "training_time", "num_train_epochs": 30, "budget_multiples": "0.1,0.7"},
+    {"experiment": "methods", "model": "max_train_steps=400"},
+])  # fmt: skip
+def test_other_lengths_are_taken(given: dict[str, Any]) -> None:
+    assert RunConfig.model_validate(given).question_lengths
+
+
 @pytest.mark.parametrize("given", ["0,1,0", (0, 1, 0)])
 def test_a_seed_that_would_count_twice_is_refused(given: Any) -> None:
     with pytest.raises(ValidationError, match="0 is repeated"):

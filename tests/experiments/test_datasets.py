@@ -11,6 +11,7 @@ from alchemist_core.cli.experiment import ListConfig, ShowConfig, compare_datase
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.datasets import DatasetsConfig, make_datasets_sheet, part_name
 from alchemist_core.experiments.stored import conclude
+from alchemist_core.report.arm_names import arm_title
 from alchemist_core.store.engine import open_store
 from tests.trained_store import TrainedStore
 
@@ -54,6 +55,11 @@ def test_two_drawn_corpora_at_two_retentions_and_what_exists_is_not_trained_agai
             for arm in ("random", "alignment/auto")
         ]
     assert sum(name.endswith(".svg") for name in found) == 4
+    more = config(corpora=f"{SMALL},{SMALLER},{SMALLER}0")
+    with pytest.raises(
+        ConfigError, match=r"'datasets' exists with other options: corpora .*Give this run another name"
+    ):
+        compare_datasets(more)
     again = [compare_datasets(config()), show(ShowConfig(name="datasets"))]
     assert counted() == (8, 3)
     assert [other.table for other in again] == [first.table] * 2
@@ -98,7 +104,8 @@ def test_options_of_a_corpus_are_refused_outside_of_its_definition(field: str) -
 
 
 def test_the_sheet_names_the_best_arm_of_each_corpus_and_share() -> None:
-    losses = {"random": 3.0, "a": 2.5, "b": 2.8, "full": 1.0}
+    # No policy could select what the oracle selects.
+    losses = {"random": 3.0, "a": 2.5, "b": 2.8, "planted": 1.5, "planted+plain": 1.6, "full": 1.0}
     cells = [
         {"arm": arm, "retention": 0.2, "seed": seed, "n_samples": 9, "n_steps": 9, "loss": loss + seed / 10}
         for arm, loss in losses.items()
@@ -106,7 +113,7 @@ def test_the_sheet_names_the_best_arm_of_each_corpus_and_share() -> None:
     ]
     sheet = make_datasets_sheet({"web": {"cells": cells}})
     assert sheet.notes[1] == "web, retention 20%: a has the largest gain over random, 0.5000 ± 0.0000 nats per token."
-    assert [line[:2] for line in sheet.lines] == [("web", arm) for arm in losses]
+    assert [line[:2] for line in sheet.lines] == [("web", arm_title(arm)) for arm in losses]
     assert conclude({"corpora": ["web"]}, {"parts": {"web": {"cells": cells}}}) == (
         "an arm is better than random on 1 of 1 corpora"
     )
@@ -120,3 +127,33 @@ def test_arms_that_all_selected_at_random_have_no_best_one() -> None:
     ]
     said = make_datasets_sheet({"web": {"cells": cells}}).notes[1]
     assert said == "web, retention 20%: every arm selected the same samples as random, so there is no gain to compare."
+
+
+def test_several_lengths_have_a_figure_and_a_best_arm_each() -> None:
+    losses = {
+        ("random", 0.5): 4.0,
+        ("a", 0.5): 3.0,
+        ("b", 0.5): 3.5,
+        ("random", 1.0): 3.0,
+        ("a", 1.0): 2.9,
+        ("b", 1.0): 2.0,
+    }
+    cells = [
+        {
+            "arm": arm,
+            "retention": 0.2,
+            "seed": seed,
+            "n_samples": 9,
+            "n_steps": 9,
+            "loss": loss + seed,
+            "length": length,
+        }
+        for (arm, length), loss in losses.items()
+        for seed in (3, 4)
+    ]
+    sheet = make_datasets_sheet({"web": {"cells": cells}})
+    assert list(sheet.figures) == ["web-r20-x0.5", "web-r20-x1"]
+    assert sheet.notes[1:] == [
+        "web, retention 20%, 0.5× the epochs: a has the largest gain over random, 1.0000 ± 0.0000 nats per token.",
+        "web, retention 20%, 1× the epochs: b has the largest gain over random, 1.0000 ± 0.0000 nats per token.",
+    ]

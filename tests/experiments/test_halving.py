@@ -146,11 +146,12 @@ def test_a_recipe_that_cannot_be_used_leaves_the_search_and_is_never_chosen() ->
 def test_a_budget_of_the_default_recipes_takes_as_many_of_the_first_as_two_seeds_can_compare() -> None:
     names = [f"recipe {number}" for number in range(12)]
     for budget in range(15, 50):
-        n_recipes = afford_recipes(names, SEARCH, CONFIRM, budget)
-        plan = plan_halving(n_recipes, SEARCH, CONFIRM, budget=budget, has_fallback=True)
+        n_recipes = afford_recipes(names, SEARCH, CONFIRM, budget, names[6])
+        plan = plan_halving(n_recipes, SEARCH, CONFIRM, budget=budget, has_fallback=n_recipes > 6)
         assert plan.n_trainings <= budget
         assert n_recipes == 2 or len(plan.search_seeds) >= 2
-    assert [afford_recipes(names, SEARCH, CONFIRM, budget) for budget in (15, 26, 40)] == [2, 8, 12]
+    # The fallback is the seventh: without it the search needs no trainings of its test.
+    assert [afford_recipes(names, SEARCH, CONFIRM, budget, names[6]) for budget in (14, 22, 26, 40)] == [2, 6, 8, 12]
 
 
 def test_each_round_has_seeds_that_the_one_before_had_not() -> None:

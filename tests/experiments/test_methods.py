@@ -238,6 +238,12 @@ def test_auto_means_the_fitted_window_with_and_without_further_options() -> None
     assert arms["alignment/auto"].resolve(window) == window
     assert arms["alignment/auto;variety=0.5"].resolve(window) == {**window, "variety": "0.5"}
     assert arms["loss/top_k"].resolve(window) == {"strategy": "top_k"}
+    # An option replaces one value of the window; one that its strategy lacks is left out, and named.
+    window = {"strategy": "gsample", "mean_rank": 0.2, "std_rank": 0.1}
+    given = parse_arm("loss/auto;mean_rank=0.4;drop_top_ratio=0.1", retention=0.5)
+    assert given.resolve(window) == {"strategy": "gsample", "mean_rank": "0.4", "std_rank": 0.1}
+    assert given.unused_options(window) == ["drop_top_ratio"]
+    assert given.unused_options({"strategy": "random"}) == ["drop_top_ratio", "mean_rank"]
     for word in ("oracle;seed=1", "random;seed"):
         with pytest.raises(ConfigError, match="NAME=VALUE"):
             parse_arm(word, retention=0.5)

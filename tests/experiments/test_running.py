@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.cli.experiment import ListConfig, ShowConfig, list_, run, show
+from alchemist_core.cli.tune_selection import SearchConfig, search
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.running import Experiment, RunConfig
@@ -161,6 +162,36 @@ def test_a_dry_run_prints_cost_and_detectable_effect_and_stores_nothing(
 def test_a_dry_run_refuses_the_arms_that_a_run_refuses(corpus: Path, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(config(corpus, dry_run=True, **fields))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_an_option_that_the_tuned_window_does_not_use_is_named(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # One tuning seed shows no gain, so the window is random.
+    run(config(corpus, arms="random,alignment/auto;std_rank=0.3", tuning_seeds="0", seeds="2"))
+    said = "".join(capsys.readouterr())
+    assert (
+        "Arm alignment/auto;std_rank=0.3 at 30%: the tuned rank window is of strategy random, which does not use std_rank"
+        in said
+    )
+
+
+@pytest.mark.parametrize("arms", ["learnability/top_k,alignment/top_k", "alignment/top_k,learnability/top_k"])
+@pytest.mark.usefixtures("scored_store")
+def test_the_rater_whose_steps_take_longest_is_timed_for_all(corpus: Path, arms: str) -> None:
+    fields = {"rater": None, "validation": "v", "tuning_seeds": "", "seeds": "2"}
+    run(config(corpus, arms=arms, dry_run=True, **fields))
+    given = {
+        **config(corpus, **fields).model_dump(include={"dataset", "validation", "evaluation", "model", "training"})
+    }
+    search(SearchConfig.model_validate({**given, "recipes": arms, "dry_run": True}))
+    with open_store().connect() as connection:
+        timed = connection.execute(
+            text("SELECT config -> 'rater' ->> 'rule' FROM alchemist.runs WHERE stage = 'time_steps'")
+        ).scalars()
+        assert list(timed) == ["alignment"] * 2
 
 
 @pytest.mark.slow

@@ -78,6 +78,8 @@ def test_an_experiment_says_that_its_tuning_seeds_see_the_images_that_report(
         # Nothing is chosen on the first seeds.
         ("", "0,2", {}),
         ("0,1", "2,3", {"arms": "random,alignment/top_k"}),
+        # There are no datasets of seeds 7 and 8.
+        ("7,8", "2,3", {"arms": "random,alignment/top_k"}),
     ],
 )
 def test_an_experiment_whose_reported_images_chose_nothing_warns_of_nothing(
@@ -85,6 +87,15 @@ def test_an_experiment_whose_reported_images_chose_nothing_warns_of_nothing(
 ) -> None:
     experiment(tuning_seeds=tuning_seeds, seeds=seeds, **fields)
     assert "evaluation images" not in said(capsys)
+
+
+def test_an_experiment_that_chooses_nothing_does_not_say_that_one_dataset_chooses_and_reports(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    experiment(tuning_seeds="", seeds="2", evaluation="t")
+    assert "the samples that choose" not in said(capsys)
+    experiment(tuning_seeds="0", seeds="2", evaluation="t")
+    assert "All seeds are measured on t: the samples that choose also report" in said(capsys)
 
 
 def test_a_tuning_whose_seeds_choose_for_each_other_says_what_they_share(capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,6 +158,29 @@ def test_equal_results_give_equal_files_that_need_no_network(n_choose: int) -> N
     assert page.count("data:image/svg+xml;base64,") == 3
 
 
+def test_a_sweep_of_several_lengths_has_a_figure_of_each() -> None:
+    # At 20% random has the loss of the full corpus with the same length.
+    given = [
+        Cell(arm, retention, 3, int(1000 * retention), 30, level + more, length=length)
+        for length, level in ((0.5, 3.0), (1.0, 2.0))
+        for arm, retention, more in (("random", 0.2, 0.0), ("full", 0.2, 0.0), ("random", 0.5, 0.3))
+    ]
+    cells_of = result() | {"cells": [cell.as_json() for cell in given], "rank_windows": []}
+    figures = make_sheet(QUESTIONS["retention_sweep"], cells_of).figures
+    assert list(figures) == ["retentions-x0.5", "retentions-x1"]
+    for (title, svg), length, level in zip(figures.values(), ("0.5", "1"), (3.0, 2.0), strict=True):
+        root = ET.fromstring(svg)
+        dots = [element.text for element in root.iter() if element.tag.endswith("title")]
+        assert title.endswith(f" {length}× the epochs")
+        assert {f"random, 20%: {level:.4f}", f"random, 50%: {level + 0.3:.4f}"} <= set(dots)
+        assert sum((text or "").startswith("random, ") for text in dots) == 2
+        paths = [path for path in root.iter() if path.tag.endswith("path") and path.get("stroke")]
+        (full,) = (path.get("d", "") for path in paths if path.get("class") == "dashed")
+        (random,) = (path.get("d", "") for path in paths if path.get("class") is None)
+        places = [[tuple(map(float, place.split())) for place in re.split("[ML]", d) if place] for d in (full, random)]
+        assert {y for _, y in places[0]} == {places[1][0][1]}
+
+
 def test_several_lengths_are_plotted_over_their_steps_with_the_speedup() -> None:
     of = {"random": 3.0, "alignment/auto": 2.6}
     timed = [
