@@ -68,7 +68,8 @@ class ScheduleSection(Section):
     )
     maintenance: str = Field("30 5 * * *", description="Start of maintenance: cron, or none")
     evaluate: Literal["published", "none"] = Field(
-        "published", description="Start of evaluate_subset. published: when a subset is published. none: by hand only"
+        "published",
+        description="Start of evaluate_subset. published: when build_subset publishes a version. none: by hand only",
     )
     timezone: str = Field("UTC", description="Time zone of the schedules and of crawl dates, such as Europe/Berlin")
 

@@ -382,7 +382,7 @@ def render_schedules(project: Project | None = None) -> str:
         *(f'    "{dag}": {None if cron == NEVER else json.dumps(cron)},' for dag, cron in times.items()),
         "}",
         f"TIMEZONE = {json.dumps(section.timezone)}",
-        "# Whether evaluate_subset starts when a subset is published.",
+        "# Whether evaluate_subset starts when build_subset publishes a version.",
         f"EVALUATE_PUBLISHED = {section.evaluate == 'published'}",
         "# Training datasets of the project file: the crawl of each starts a night.",
         f"DATASETS = {json.dumps(datasets)}",

@@ -4,8 +4,8 @@
 | --- | --- | --- | --- |
 | `alchemist://crawl/DATASET` | crawl date | | by the DAG of your crawler: starts the night |
 | `alchemist://nights/DATASET` | crawl date | dataset, rater | when a night becomes selectable |
-| `alchemist://raters` | | rater | when a rater is promoted |
-| `alchemist://subsets` | | name, version | when a subset version is published |
+| `alchemist://raters` | | rater | when train_rater promotes a rater |
+| `alchemist://subsets` | | name, version | when build_subset publishes a version |
 
 A crawl date is YYYY-MM-DD. In an address, a `+` of a dataset's name is written `%2B`.
 """

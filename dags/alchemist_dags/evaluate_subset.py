@@ -4,9 +4,9 @@
     plan → evaluate
     plan → check_evaluation
 
-Starts when a subset is published. `plan` queries the store for all subsets without an evaluation, so one run can evaluate several.
-If there are none, the run only writes the report. An empty field of the form means what the project file says: it declares the model
-that is trained and the protocols under which it is measured.
+Starts when build_subset publishes a version. `plan` queries the store for all subsets without an evaluation, so one run can evaluate
+several. If there are none, the run only writes the report. An empty field of the form means what the project file says: it declares the
+model that is trained and the protocols under which it is measured.
 Safe to re-run: yes, trained models and stored values are reused.
 Runbook: alchemist docs runbook#evaluate_subset (in the repository: infra/RUNBOOK.md#evaluate_subset)
 """

@@ -7,7 +7,7 @@ CRON = {
     "maintenance": "30 5 * * *",
 }
 TIMEZONE = "UTC"
-# Whether evaluate_subset starts when a subset is published.
+# Whether evaluate_subset starts when build_subset publishes a version.
 EVALUATE_PUBLISHED = True
 # Training datasets of the project file: the crawl of each starts a night.
 DATASETS = []

@@ -110,7 +110,7 @@ def kept_good(trials: Trials) -> dict[str, str]:
 def replication(first: Trials, second: Trials) -> Iterator[str]:
     """Yield a line for each world and retention: the gap that the default rule closes on either set of seeds and on both together."""
     sets = (first, second, [*first, *second])
-    names = [_name_seeds(trials) for trials in sets]
+    names = [name_seeds(trials) for trials in sets]
     yield f"| corpus | kept | {names[0]} | {names[1]} | all |"
     yield "| --- " * 5 + "|"
     for world, title in WORLDS.items():
@@ -171,7 +171,8 @@ def count_aims(trials: Trials) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _name_seeds(trials: Trials) -> str:
+def name_seeds(trials: Trials) -> str:
+    """Return the first and the last seed of trials, as pages write them."""
     seeds = sorted({trial["seed"] for trial in trials})
     return f"seeds {seeds[0]}–{seeds[-1]}"
 

@@ -6,6 +6,7 @@ from tests.benchmarks.study_page import (
     count_aims,
     default_gaps,
     kept_good,
+    name_seeds,
     read_first_trials,
     read_trials,
     replication,
@@ -45,6 +46,9 @@ def test_results_show_the_default_rule_on_both_sets_of_seeds() -> None:
     results = (RESEARCH / "results.md").read_text("utf-8")
     assert "\n".join(replication(first, second)) in results
     assert "\n".join(shared_seed([*first, *second])) in results
+    # Rows that name no seeds are of those that the head names for their page.
+    head = results.partition("\n## ")[0]
+    assert f"on page 031 {name_seeds(first)}, on 034 and 035 {name_seeds(second)}," in head
 
 
 def test_pages_that_sum_up_quote_all_ten_seeds_of_the_default_rule() -> None:

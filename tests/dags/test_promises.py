@@ -250,11 +250,15 @@ def test_a_variable_that_the_project_file_replaced_is_refused_with_its_section(m
         load(name, monkeypatch, **{variable: "{}"})
 
 
-def test_subsets_are_built_on_demand_and_evaluated_when_one_is_published(dags):
+def test_subsets_are_built_on_demand_and_evaluated_when_build_subset_publishes_one(dags):
     assert dags["build_subset"].schedule is None
     announced = {asset.uri for task in dags["build_subset"].tasks for asset in task.outlets}
     assert [asset.uri for asset in dags["evaluate_subset"].schedule] == list(announced)
     assert [task.task_id for task in dags["build_subset"].tasks if task.outlets] == ["publish"]
+    # A version that a command or the explorer publishes starts nothing, and the texts say so.
+    assert all(announced.isdisjoint(asset.uri for asset in task.outlets)
+               for name in dags.keys() - {"build_subset"} for task in dags[name].tasks)  # fmt: skip
+    assert "Starts when build_subset publishes a version" in dags["evaluate_subset"].doc_md
 
 
 def test_a_task_for_a_device_may_last_days_and_any_other_half_a_day(dag):

@@ -134,6 +134,17 @@ def test_migrate_and_accounts_prepare_both_databases_as_the_job_of_kubernetes_do
     )
 
 
+@pytest.mark.parametrize("page", [INFRA / "README.md", INFRA.parent / "docs" / "how-to" / "rotate-secrets.md"])
+def test_who_writes_a_secret_is_told_that_airflow_takes_a_line_break_at_its_end_for_a_part(
+    compose: dict[str, Any], page: Path
+) -> None:
+    commands = [value for name, value in compose["x-airflow"]["environment"].items() if name.endswith("_CMD")]
+    assert commands
+    assert all(command.startswith("cat ") for command in commands)
+    told = " ".join(page.read_text(encoding="utf-8").split())
+    assert "without a line break at its end, which Airflow would take for a part of the value: `printf '%s'" in told
+
+
 def test_the_script_makes_every_secret_of_compose_once(compose: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     script = ["bash", str(INFRA / "secrets.sh"), str(folder)]

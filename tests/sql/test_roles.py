@@ -163,6 +163,36 @@ def test_only_owner_and_writer_make_temporary_tables(
             connection.execute(text("CREATE TEMPORARY TABLE wanted (number integer) ON COMMIT DROP"))
 
 
+def test_the_role_for_dbt_of_the_page_reads_makes_its_tables_and_adds_new_rows_by_a_temporary_one(
+    database_url: str, engine: Engine
+) -> None:
+    page = (Path(alchemist_core.__file__).parents[1] / "docs" / "how-to" / "connect.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if "create role analytics" in line)
+    statements = re.findall(r'-c "([^"]*)"', line)
+    assert len(statements) == 4
+    migrate(database_url, should_reapply=True)
+    url = make_url(database_url)
+    # A role belongs to the whole server: this one must not meet that of another test run.
+    role = f"analytics_{url.database}"
+    made = make_engine(url.set(username=role, password="change-me").render_as_string(hide_password=False))
+    try:
+        with engine.begin() as owner:
+            for statement in statements:
+                named = statement.replace("database alchemist", f'database "{url.database}"')
+                owner.execute(text(re.sub(r"\banalytics\b", f'"{role}"', named)))
+        with made.begin() as dbt:
+            dbt.execute(text(f'CREATE TABLE "{role}".best AS SELECT * FROM alchemist.current_scores'))
+        with made.begin() as dbt:
+            dbt.execute(text("CREATE TEMPORARY TABLE newer AS SELECT * FROM alchemist.current_scores"))
+            dbt.execute(text(f'INSERT INTO "{role}".best SELECT * FROM newer'))
+        with made.connect() as dbt:
+            refused(dbt, "DELETE FROM alchemist.scores", "permission denied")
+    finally:
+        made.dispose()
+        with engine.begin() as owner:
+            owner.execute(text(f'GRANT "{role}" TO CURRENT_USER; DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"'))
+
+
 HOARDING = {
     "lo_from_bytea": "SELECT lo_from_bytea(0, repeat('x', 1000)::bytea)",
     "lo_create": "SELECT lo_create(0)",
