@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -134,7 +134,8 @@ class Settings(BaseModel):
         "admin:admin",
         pattern=r"^[A-Za-z0-9._-]+:(viewer|user|op|admin)(,[A-Za-z0-9._-]+:(viewer|user|op|admin))*$",
         description="Users of the local Airflow, as NAME:ROLE, separated by commas; "
-        "roles: viewer (read), user (also start runs), op (also change pools), admin",
+        "roles: viewer (read), user (also start runs), op (also change pools), admin. Contains admin:admin, as whom "
+        "`alchemist stack` logs in",
     )
     airflow_url: str | None = Field(
         None, description="URL of Airflow's web page, for links; unset: links lead to the runbook"
@@ -187,6 +188,13 @@ class Settings(BaseModel):
         None,
         description="URL of Airflow's database, from which `alchemist maintain airflow` deletes old history; unset: nothing is deleted",
     )
+
+    @field_validator("airflow_users")
+    @classmethod
+    def _require_admin(cls, users: str) -> str:
+        if "admin:admin" not in users.split(","):
+            raise ValueError("must contain admin:admin, as whom `alchemist stack` logs in")
+        return users
 
     @property
     def artifacts(self) -> Path:

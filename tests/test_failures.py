@@ -90,6 +90,8 @@ def test_a_home_that_cannot_be_written_does_not_lose_the_traceback(
     ("score_slots", "0", "greater than or equal to 1, not '0'"),
     ("decode_workers", "-1", "ALCHEMIST_DECODE_WORKERS"),
     ("openlineage", "perhaps", "ALCHEMIST_OPENLINEAGE"),
+    ("airflow_users", "ann:admin,bob:viewer", "must contain admin:admin, as whom `alchemist stack` logs in, not 'ann:admin,bob:viewer'"),
+    ("airflow_users", "admin:viewer", "must contain admin:admin"),
     ("statsd_port", "80", "greater than or equal to 1024, not '80'"),
 ])  # fmt: skip
 def test_a_bad_setting_is_refused_by_its_name(

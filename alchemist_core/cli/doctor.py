@@ -359,15 +359,15 @@ def _look_at_loaded_dags(site: Site) -> Iterator[Finding]:
     if tables is None:
         yield from _without_tables(site, "dags")
         return
+    airflow = "alchemist stack airflow" if site.is_local else "airflow"
     for error in tables.import_errors:
-        yield missing("dags", f"Airflow cannot import a DAG file: {error}", "airflow dags list-import-errors")
+        yield missing("dags", f"Airflow cannot import a DAG file: {error}", f"{airflow} dags list-import-errors")
     for name in sorted(shipped_dags() - {dag.dag_id for dag in tables.dags}):
-        remedy = "Wait for the DAG processor, or compare its DAG folder: airflow config get-value core dags_folder"
+        remedy = f"Wait for the DAG processor, or compare its DAG folder: {airflow} config get-value core dags_folder"
         yield missing("dags", f"Airflow has not loaded {name}.", remedy)
     for dag in (dag for dag in tables.dags if dag.is_paused):
         find = missing if dag.is_scheduled else warn
-        command = f"{'alchemist stack ' * site.is_local}airflow dags unpause {dag.dag_id}"
-        yield find("dags", f"{dag.dag_id} is paused, so its runs do not start.", command)
+        yield find("dags", f"{dag.dag_id} is paused, so its runs do not start.", f"{airflow} dags unpause {dag.dag_id}")
 
 
 def check_executor(site: Site) -> Iterator[Finding]:

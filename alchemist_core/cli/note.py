@@ -10,6 +10,7 @@ from pydantic import Field
 from alchemist_core.config import Command, Config, Result
 from alchemist_core.local.airflow_environment import task_log_path
 from alchemist_core.notifications import Event, Kind, runbook_page, send_announced, task_page
+from alchemist_core.settings import load_settings
 from alchemist_core.store.audit import asked_about, current_actor, record_event
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.notifications import announce, is_delivered, settle_failures
@@ -144,14 +145,20 @@ def _page(config: TaskConfig, kind: Kind) -> str:
 
 def _log_end(config: NoteConfig) -> str:
     """Return the end of the log of the task if it is on this machine; Airflow's own exception has only the exit code."""
-    home = os.environ.get("AIRFLOW_HOME")
-    if home is None or config.try_number is None or config.run is None:
+    logs, home = load_settings().task_logs, os.environ.get("AIRFLOW_HOME")
+    if logs is None and home is not None:
+        logs = Path(home) / "logs"
+    if logs is None or config.try_number is None or config.run is None:
         return ""
     dag_id, _, task_id = config.subject.partition(".")
     path = task_log_path(
-        Path(home).parent, dag_id=dag_id, run_id=config.run, task_id=task_id, map_index=config.map_index,
+        logs,
+        dag_id=dag_id,
+        run_id=config.run,
+        task_id=task_id,
+        map_index=config.map_index,
         try_number=config.try_number,
-    )  # fmt: skip
+    )
     if not path.exists():
         return ""
     from alchemist_core.local.airflow_client import log_end  # noqa: PLC0415  loads the HTTP client of the standard library

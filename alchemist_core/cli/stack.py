@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,10 @@ from pydantic import Field
 
 from alchemist_core.cli.dags import PACKAGE, describe_stale, install_for_stack
 from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Result
+from alchemist_core.errors import ConfigError
 from alchemist_core.local import stack
 from alchemist_core.local.airflow_environment import dags_folder
-from alchemist_core.local.processes import OTHER_INSTALLATION_REMEDY, describe_other_installation
+from alchemist_core.local.processes import OTHER_INSTALLATION_REMEDY, describe_other_installation, forgotten_project
 from alchemist_core.project import NEVER, load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.devices import describe_held_devices
@@ -71,8 +73,17 @@ def _result_of(found: stack.StackStatus) -> StackResult:
 
 
 def up(_config: StackConfig) -> StackResult:
-    """Start the stack with the forms and schedules of the project file, and wait until Airflow schedules tasks; reuse a running one."""
+    """Start the stack with the forms and schedules of the project file, and wait until Airflow schedules tasks; reuse a running one.
+
+    Raises:
+        ConfigError: No project file is found, and the stack was started with one: its forms and schedules would be lost.
+    """
     home = _home()
+    if used := forgotten_project(home):
+        raise ConfigError(
+            f"There is no project file here or in a folder above, and the stack of this home was started with {used}. Nothing was "
+            f"changed. To use that file here too: export ALCHEMIST_PROJECT={shlex.quote(used)}; to start with another one: alchemist init."
+        )
     install_for_stack(home)
     started = stack.up(home)
     say(started.describe())

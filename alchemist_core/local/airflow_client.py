@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alchemist_core.errors import AlchemistError
-from alchemist_core.local.airflow_environment import USERNAME, load_secrets, task_log_path
+from alchemist_core.local.airflow_environment import USERNAME, airflow_home, load_passwords, task_log_path
 
 PATIENCE_S = 60.0
 # While a run is followed: longer than the supervisor takes to find that the server hangs and to start another on a busy machine.
@@ -54,8 +54,8 @@ class AirflowClient:
 
     @classmethod
     def of(cls, home: Path, port: int) -> "AirflowClient":
-        """Return a client of this home's Airflow, with the login that was generated for it."""
-        return cls(f"http://127.0.0.1:{port}", USERNAME, load_secrets(home)["password"], home)
+        """Return a client of this home's Airflow, with the login of its administrator, who may have changed the password."""
+        return cls(f"http://127.0.0.1:{port}", USERNAME, load_passwords(home)[USERNAME], home)
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, *, partition_key: str | None = None) -> str:
         """Start a run and return its id. Waits for a DAG that Airflow has not parsed yet.
@@ -208,7 +208,7 @@ class AirflowClient:
             return f"{dag_id} run {run_id} failed. See {self.url}/dags/{dag_id}/runs/{run_id}"
         task = failed[0]
         path = task_log_path(
-            self.home,
+            airflow_home(self.home) / "logs",
             dag_id=dag_id,
             run_id=run_id,
             task_id=task["task_id"],

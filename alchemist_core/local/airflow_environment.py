@@ -40,9 +40,9 @@ def airflow_home(home: Path) -> Path:
     return home / "airflow"
 
 
-def task_log_path(home: Path, *, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> Path:
-    """Return the path of the log of one try of one task."""
-    task = airflow_home(home) / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
+def task_log_path(logs: Path, *, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> Path:
+    """Return the path of the log of one try of one task below Airflow's folder of logs."""
+    task = logs / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
     mapped = task / f"map_index={map_index}" if map_index >= 0 else task
     return mapped / f"attempt={try_number}.log"
 
@@ -57,6 +57,13 @@ def load_secrets(home: Path) -> dict[str, str]:
         write_secret(path, json.dumps(keys))
     found: dict[str, str] = json.loads(path.read_text())
     _ensure_passwords(passwords_path(home), found["password"])
+    return found
+
+
+def load_passwords(home: Path) -> dict[str, str]:
+    """Return the passwords of the users by their names."""
+    load_secrets(home)
+    found: dict[str, str] = json.loads(passwords_path(home).read_text())
     return found
 
 

@@ -262,7 +262,7 @@ def up(home: Path) -> StackStatus:
             with _reserve_ports(read_state(home).ports) as (ports, holders):
                 show(1, "Airflow's database")
                 _migrate_airflow(home, start_postgres(home), ports.airflow)
-                write_state(home, StackState(ports=ports))
+                write_state(home, StackState(ports=ports, project=read_state(home).project))
                 show(1, "the supervisor")
                 _start_supervisor(home, holders)
         _wait_until_healthy(home, lambda waits_for: show(2, waits_for))

@@ -210,7 +210,8 @@ class Supervisor:
         for process in ours:
             send(find_session(process.pid), signal.SIGKILL)
         end(find_marked(f"{STACK_VARIABLE}={stack_mark(self._home)}"), grace_s=GRACE_S)
-        write_state(self._home, StackState(ports=self._ports))
+        # The next start refuses to forget the project file.
+        write_state(self._home, StackState(ports=self._ports, project=os.environ.get("ALCHEMIST_PROJECT")))
 
     def _look(self) -> None:
         health = self._airflow.health()

@@ -14,6 +14,7 @@ import pytest
 from alchemist_core.__main__ import main
 from alchemist_core.cli.dags import PACKAGE, RECORD, describe_stale, install_for_stack
 from alchemist_core.local.airflow_environment import dags_folder
+from alchemist_core.local.processes import StackState, write_state
 from alchemist_core.project import load_project
 from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
@@ -248,6 +249,25 @@ def test_the_local_stack_gets_the_dags_of_the_project_file_and_its_status_says_w
     monkeypatch.setenv("ALCHEMIST_DAGS", str(tmp_path))
     load_settings.cache_clear()
     assert dags_folder(home) == tmp_path
+
+
+def test_stack_up_where_its_project_file_is_not_found_changes_no_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], project: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Path(os.environ["ALCHEMIST_HOME"])
+    used = project(PROJECT)
+    install_for_stack(home)
+    before = content(home / "airflow" / "dags")
+    write_state(home, StackState(project=str(used)))
+    monkeypatch.chdir("/")
+    load_project.cache_clear()
+    # Without Airflow, so that nothing is started.
+    monkeypatch.setattr("alchemist_core.local.stack.PROGRAMS", tmp_path)
+    capsys.readouterr()
+    code, said = main(["stack", "up"]), capsys.readouterr().err
+    assert content(home / "airflow" / "dags") == before
+    assert code == 2
+    assert f"export ALCHEMIST_PROJECT={used}" in said
 
 
 @pytest.mark.slow

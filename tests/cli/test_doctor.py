@@ -412,6 +412,24 @@ def test_an_import_error_is_named_with_its_last_line(
     assert says(check("dags"), "missing", "ours.py: NameError: spam", "list-import-errors")
 
 
+def test_on_a_laptop_every_command_is_one_of_the_stacks_airflow(
+    airflow_tables: str, in_airflow: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Airflow's own command would show another Airflow: that of the folder airflow in the user's home."""
+
+    class Laptop(doctor.Site):
+        database = property(lambda _: airflow_tables)
+
+    in_airflow("INSERT INTO import_error (filename, stacktrace) VALUES ('ours.py', E'Traceback\nNameError: spam\n')")
+    in_airflow("UPDATE dag SET is_stale = dag_id = 'train_rater', is_paused = dag_id = 'build_subset'")
+    found = list(doctor._look_at_loaded_dags(Laptop(tmp_path, Ports(1, 2), {})))
+    assert [one.remedy and one.remedy.rpartition(": ")[2] for one in found] == [
+        "alchemist stack airflow dags list-import-errors",
+        "alchemist stack airflow config get-value core dags_folder",
+        "alchemist stack airflow dags unpause build_subset",
+    ]
+
+
 @pytest.mark.slow
 def test_a_broker_that_does_not_answer_is_named(installed: Path, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")

@@ -194,13 +194,17 @@ def test_a_wrong_project_file_is_the_reason_why_an_event_was_not_sent(
     assert values(engine, "SELECT state FROM alchemist.notifications") == ["waiting"]
 
 
+@pytest.mark.parametrize(("home", "logs"), [("airflow", None), ("opt", None), ("/opt/airflow", "shared/logs")])
 def test_a_failure_has_the_end_of_its_log_for_a_reason(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, logs: str | None
 ) -> None:
-    log = tmp_path / "airflow" / "logs" / "dag_id=d" / "run_id=r1" / "task_id=t" / "attempt=3.log"
+    log = tmp_path / (logs or f"{home}/logs") / "dag_id=d" / "run_id=r1" / "task_id=t" / "attempt=3.log"
     log.parent.mkdir(parents=True)
     log.write_text('{"event": "a loss is not finite"}\n')
-    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "airflow"))
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / home))
+    if logs is not None:
+        monkeypatch.setenv("ALCHEMIST_TASK_LOGS", str(tmp_path / logs))
+        load_settings.cache_clear()
     failure(NoteConfig(subject="d.t", reason="exit code 9", run="r1", try_number=3))
     (reason,) = values(engine, "SELECT after ->> 'reason' FROM alchemist.audit_events")
     assert reason == "exit code 9\n  a loss is not finite"

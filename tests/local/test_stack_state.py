@@ -238,6 +238,15 @@ def test_a_disk_that_is_full_leaves_no_half_of_a_secret(tmp_path):
     assert load_secrets(tmp_path)["password"]
 
 
+def test_the_commands_log_in_with_the_password_that_an_administrator_chose(tmp_path):
+    load_secrets(tmp_path)
+    write_state(tmp_path, StackState(ports=Ports(1, 2)))
+    passwords = json.loads(passwords_path(tmp_path).read_text())
+    assert client(tmp_path).password == passwords["admin"]
+    passwords_path(tmp_path).write_text(json.dumps(passwords | {"admin": "chosen"}))
+    assert client(tmp_path).password == "chosen"
+
+
 def test_two_homes_share_no_secret(tmp_path):
     one, other = load_secrets(tmp_path / "one"), load_secrets(tmp_path / "other")
     assert not set(one.values()) & set(other.values())
@@ -329,6 +338,14 @@ def test_the_supervisor_records_its_installation(tmp_path):
     Supervisor(tmp_path, Ports(1, 2))._write()
     assert read_state(tmp_path).installation == this_installation()
     assert read_state(tmp_path).programs
+
+
+def test_a_stack_that_was_stopped_has_the_project_file_that_it_was_started_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALCHEMIST_PROJECT", "/data/alchemist.toml")
+    started = Supervisor(tmp_path, Ports(1, 2))
+    started._write()
+    started.stop()
+    assert read_state(tmp_path) == StackState(ports=Ports(1, 2), project="/data/alchemist.toml")
 
 
 @pytest.mark.parametrize(
