@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import Field
 
+from alchemist_core.cli.dags import shipped_dags
 from alchemist_core.config import Command, Config
 from alchemist_core.local.airflow_metrics import AirflowMetrics, listen
 from alchemist_core.local.devices import read_devices
@@ -122,7 +123,7 @@ def answer_health(metrics: WSGIApplication) -> WSGIApplication:
 
 def serve(config: MetricsConfig) -> None:
     """Serve /metrics until stopped."""
-    engine, settings, airflow = open_store(), load_settings(), AirflowMetrics()
+    engine, settings, airflow = open_store(), load_settings(), AirflowMetrics(shipped_dags())
     project, prices = load_project(), effective_prices()
     if settings.statsd_port is not None:
         listen(airflow, config.address, settings.statsd_port)

@@ -7,6 +7,7 @@ exporter does, and those that our panels and alerts use also become metrics of t
 import re
 import socket
 import threading
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from alchemist_core.telemetry import ForeignMetric, Measurements
@@ -15,8 +16,6 @@ LINE = re.compile(
     r"airflow\.(?P<name>[\w.-]+)(?P<tags>(?:,[^:,=]+=[^:,]*)*):(?P<value>-?\d{1,20}(?:\.\d*)?)\|(?P<kind>\w+)"
 )
 LONGEST_DATAGRAM = 65_535
-MAX_DAGS = 12
-"""Largest number of DAGs in labels; our package has five. Metrics of further DAGs are ignored."""
 RUN = "dagrun.duration."
 POOL = "pool."
 MOST_SERIES = 5_000
@@ -37,18 +36,22 @@ Key = tuple[str, tuple[str, ...]]
 
 @dataclass(slots=True)
 class AirflowMetrics:
-    """The current values. `receive` is called by a thread for every datagram, `read` returns the values."""
+    """The current values. `receive` is called by a thread for every datagram, `read` returns the values.
 
+    Args:
+        dags: The DAGs that are labels of the catalogue's metrics; those of other DAGs are only passed on.
+    """
+
+    dags: Set[str]
     _values: dict[Key, float] = field(default_factory=dict)
     _passed_on: dict[tuple[str, bool, tuple[tuple[str, str], ...]], tuple[float, float]] = field(default_factory=dict)
     """Sum and count by name, kind and labels."""
-    _dags: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def receive(self, datagram: bytes) -> None:
         """Process one datagram. Lines that are not statsd, and metrics that no panel or alert uses, are ignored.
 
-        >>> metrics = AirflowMetrics()
+        >>> metrics = AirflowMetrics({"nightly_rescore"})
         >>> metrics.receive(b"airflow.dagrun.duration.success,dag_id=nightly_rescore,run_type=manual:2500.0|ms")
         >>> metrics.read()["alchemist_airflow_run_seconds"]
         [(('nightly_rescore', 'success'), 2.5)]
@@ -77,7 +80,7 @@ class AirflowMetrics:
     def passed_on(self) -> list[ForeignMetric]:
         """Return every metric that Airflow sent, by name.
 
-        >>> metrics = AirflowMetrics()
+        >>> metrics = AirflowMetrics(set())
         >>> metrics.receive(b"airflow.pool.open_slots,pool_name=gpu:1|g")
         >>> [(metric.name, metric.values) for metric in metrics.passed_on()]
         [('airflow_pool_open_slots', (({'pool': 'gpu', 'pool_name': 'gpu'}, 1.0, 1.0),))]
@@ -114,18 +117,13 @@ class AirflowMetrics:
             outcome = POOL_SLOTS.get(name.removeprefix(POOL))
             if outcome is not None:
                 self._values["alchemist_airflow_pool_slots", (outcome,)] = value
-        elif name.startswith(RUN) and self._is_bounded(tags.get("dag_id", "")):
+        elif name.startswith(RUN) and tags.get("dag_id") in self.dags:
             labels = (tags["dag_id"], name.removeprefix(RUN))
             self._values["alchemist_airflow_run_seconds", labels] = value / 1000  # statsd's timers are milliseconds
             self._add("alchemist_airflow_runs_total", labels, 1.0)
 
     def _add(self, name: str, labels: tuple[str, ...], value: float) -> None:
         self._values[name, labels] = self._values.get((name, labels), 0.0) + value
-
-    def _is_bounded(self, dag_id: str) -> bool:
-        if dag_id and len(self._dags) < MAX_DAGS:
-            self._dags.add(dag_id)
-        return dag_id in self._dags
 
 
 def listen(metrics: AirflowMetrics, address: str, port: int) -> threading.Thread:

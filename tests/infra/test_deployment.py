@@ -29,6 +29,14 @@ def test_compose_keeps_to_its_schema() -> None:
     assert complaints(["check-jsonschema", "--builtin-schema", "vendor.compose-spec", *files]) == ""
 
 
+def test_on_a_machine_with_gpus_the_tasks_and_the_exporter_see_them() -> None:
+    services = yaml.safe_load((INFRA / "compose.gpu.yaml").read_text())["services"]
+    assert services.keys() == {"airflow-scheduler", "exporter"}
+    for service in services.values():
+        (devices,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert (devices["driver"], devices["count"]) == ("nvidia", "all")
+
+
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app, start_http_server
 from sqlalchemy import Connection, Engine, text
 
+from alchemist_core.cli.dags import shipped_dags
 from alchemist_core.cli.exporter import (
     HEALTH_PATH,
     ForeignCollector,
@@ -24,7 +25,7 @@ from alchemist_core.cli.exporter import (
     described,
     with_expectations,
 )
-from alchemist_core.local.airflow_metrics import MAX_DAGS, MOST_SERIES, AirflowMetrics, listen
+from alchemist_core.local.airflow_metrics import MOST_SERIES, AirflowMetrics, listen
 from alchemist_core.notifications import runbook_page
 from alchemist_core.prices import Prices
 from alchemist_core.project import Project
@@ -61,10 +62,10 @@ def measure(engine: Engine) -> Measurements:
 
 
 def airflow_of_many_dags() -> AirflowMetrics:
-    heard = AirflowMetrics()
-    for i in range(100):
+    heard = AirflowMetrics(shipped_dags())
+    for dag in (*(f"dag{i}" for i in range(100)), *shipped_dags()):
         for outcome in ("success", "failed"):
-            heard.receive(f"airflow.dagrun.duration.{outcome},dag_id=dag{i}:1000|ms".encode())
+            heard.receive(f"airflow.dagrun.duration.{outcome},dag_id={dag}:1000|ms".encode())
     return heard
 
 
@@ -217,7 +218,7 @@ def test_a_metric_that_is_not_in_the_catalogue_is_refused() -> None:
 
 def passed_on(*datagrams: bytes) -> set[str]:
     """The samples that dashboards made for Airflow read."""
-    heard = AirflowMetrics()
+    heard = AirflowMetrics(shipped_dags())
     for datagram in datagrams:
         heard.receive(datagram)
     registry = CollectorRegistry()
@@ -255,7 +256,7 @@ def test_the_number_of_series_that_are_passed_on_is_bounded() -> None:
 
 
 def test_airflows_words_become_series_and_strangers_do_not() -> None:
-    heard = AirflowMetrics()
+    heard = AirflowMetrics(shipped_dags())
     heard.receive(b"airflow.scheduler_heartbeat:1|c\nairflow.scheduler_heartbeat:1|c\n")
     heard.receive(b"airflow.pool.open_slots,pool_name=gpu:3|g")
     heard.receive(b"airflow.pool.open_slots,pool_name=default_pool:128|g")
@@ -270,7 +271,7 @@ def test_airflows_words_become_series_and_strangers_do_not() -> None:
 
 
 def test_a_scheduler_that_was_never_heard_is_counted_from_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = AirflowMetrics()
+    heard = AirflowMetrics(shipped_dags())
     assert heard.read() == {}
     listen(heard, "127.0.0.1", free_port(socket.SOCK_DGRAM))
     assert heard.read() == {"alchemist_airflow_heartbeats_total": [((), 0.0)]}
@@ -324,13 +325,16 @@ def test_of_datasets_that_share_a_label_the_one_whose_night_is_most_overdue_coun
     assert found["alchemist_night_interval_seconds"] == []
 
 
-def test_dags_beyond_the_bound_are_left_out() -> None:
-    assert len(airflow_of_many_dags().read()["alchemist_airflow_runs_total"]) == 2 * MAX_DAGS
+def test_dags_of_others_take_no_label_from_ours_and_are_passed_on() -> None:
+    heard = airflow_of_many_dags()
+    assert {dag for (dag, _), _ in heard.read()["alchemist_airflow_runs_total"]} == shipped_dags()
+    (ended,) = (metric for metric in heard.passed_on() if metric.name == "airflow_dagrun_duration_success")
+    assert len(ended.values) == 100 + len(shipped_dags())
 
 
 def test_what_the_statsd_client_of_airflow_sends_is_heard() -> None:
     statsd = pytest.importorskip("statsd", reason="the statsd client comes with the extra `airflow`")
-    heard, port = AirflowMetrics(), free_port(socket.SOCK_DGRAM)
+    heard, port = AirflowMetrics(shipped_dags()), free_port(socket.SOCK_DGRAM)
     listen(heard, "127.0.0.1", port)
     client = statsd.StatsClient("127.0.0.1", port, prefix="airflow")
     client.timing("dagrun.duration.success,dag_id=nightly_rescore", 2500.0)

@@ -52,6 +52,15 @@ def metric_names(expression):
     return set(re.findall(r"\b(?:\w+:)?alchemist_\w+(?::\w+)?", without_grouping))
 
 
+def test_a_failed_check_is_explained_for_a_night_a_subset_and_an_evaluation():
+    _, _, rest = (INFRA / "RUNBOOK.md").read_text().partition("\n## DataCheckFailed\n")
+    section, _, _ = rest.partition("\n## ")
+    for word in ("night", "subset", "evaluation"):
+        assert word in ALERTS["DataCheckFailed"]["annotations"]["summary"]
+    for suite in ("shards,samples,scores", "subset", "evaluation"):
+        assert f"alchemist check --suite {suite} " in section
+
+
 def test_every_alert_of_the_design_is_there():
     assert ALERTS.keys() >= NAMED_IN_THE_DESIGN
 
