@@ -120,7 +120,9 @@ class TwoProxies(ABC):
 
     def unwrapped(self, name: str) -> nn.Module:
         """Return a model without the accelerator's wrappers."""
-        model: nn.Module = self.accelerator.unwrap_model(getattr(self, name), keep_torch_compile=False)
+        unwrapped = self.accelerator.unwrap_model(getattr(self, name), keep_torch_compile=False)
+        # In several processes the compiled model is inside of DDP's wrapper, where accelerate leaves it compiled.
+        model: nn.Module = getattr(unwrapped, "_orig_mod", unwrapped)
         return model
 
     def _prepared(self, model: nn.Module, *, is_trained: bool) -> Any:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alchemist_core.rating.config import ScoringRule
+from alchemist_core.rating.config import RaterFeatures, ScoringRule
 from alchemist_core.training import launching
 from alchemist_core.training.config import RaterTrainingConfig
 from alchemist_core.training.rater_training import train_rater
 from alchemist_core.training.samples import Samples
+from alchemist_core.training.scoring import Scorer
 
 CONFIG = RaterTrainingConfig(
     proxy_warmup_steps=5, max_train_steps=10, batch_size=16, proxy_width=16, rater_width=16, codebook_size=32
@@ -25,6 +26,7 @@ CONFIG = RaterTrainingConfig(
 TWO_PROCESSES = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SCRIPT = """
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,8 @@ from alchemist_core.training.samples import Samples
 from alchemist_core.training.rater_training import train_rater
 
 torch.set_num_threads(1)
+# Without a C++ compiler, and without the minutes that it takes: only --compile calls it.
+torch.compile = partial(torch.compile, backend="eager")
 folder = Path(sys.argv[1])
 pairs = [
     Samples(np.load(folder / f"{name}.npy"), (folder / f"{name}.txt").read_text().splitlines())
@@ -57,7 +61,7 @@ def folder(tmp_path: Path, train_pairs: Samples, validation_pairs: Samples) -> P
 
 def launch(launcher: list[str], folder: Path) -> None:
     command = [sys.executable, "-m", *launcher, str(folder / "script.py"), str(folder)]
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    subprocess.run(command, check=True, capture_output=True, timeout=400)
 
 
 @pytest.mark.slow
@@ -106,6 +110,27 @@ def test_two_processes_give_the_loss_curve_of_one(
     assert len(two) == len(one) == 25
     for name in one[0]:
         np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"rule": ScoringRule.LEARNABILITY}, {"rater_init": "scratch", "rater_features": RaterFeatures.HIDDEN}],
+    ids=["alignment", "learnability", "hidden features"],
+)
+def test_two_processes_with_compiled_models_write_a_rater_that_scores(
+    folder: Path, train_pairs: Samples, validation_pairs: Samples, change: dict[str, Any]
+) -> None:
+    short = {"proxy_warmup_steps": 2, "max_train_steps": 2, "proxy_depth": 1, "rater_depth": 1}
+    config = CONFIG.model_copy(update={"softmax_group_size": 8, **short, **change})
+    (folder / "config.json").write_text(config.model_copy(update={"compile": True}).model_dump_json(), "utf-8")
+    launch(TWO_PROCESSES, folder)
+    train_rater(config, train_pairs, validation_pairs, out=folder / "plain", on_progress=lambda *_: None)
+    for name in ("rater", "proxy"):
+        launched, plain = (load_file(folder / of / f"{name}.safetensors") for of in ("launched", "plain"))
+        assert launched.keys() == plain.keys()
+    scorer = Scorer.load(folder / "launched")
+    assert np.isfinite(scorer.score(validation_pairs.image_NHWC, validation_pairs.captions)).all()
 
 
 def test_processes_wait_for_the_first_one_as_long_as_it_fits_and_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
