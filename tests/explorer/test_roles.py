@@ -28,10 +28,13 @@ ROLES = {
     "user": Person("user", b"of the user", may_flag=True, may_act=True),
 }
 LOOK = {
-    "/needs", "/samples", "/samples/search", "/samples/{sample_id:int}", "/subsets", "/subsets/{name}", "/subsets/{name}/{version:int}",
-    "/subsets/{name}/{version:int}/difference", "/subsets/{name}/{version:int}/blind", "/subsets/{name}/{version:int}/strata", "/nights",
+    "/needs", "/samples", "/samples/search", "/samples/{sample_id:number}", "/subsets", "/subsets/{name}",
+    "/subsets/{name}/{version:number}",
+    "/subsets/{name}/{version:number}/difference", "/subsets/{name}/{version:number}/blind",
+    "/subsets/{name}/{version:number}/strata", "/nights",
     "/nights/{dataset}/{crawl_date}", "/nights/{dataset}/{crawl_date}/unusual", "/raters", "/raters/{name}", "/experiments",
-    "/experiments/{name}", "/experiments/{name}/figures/{number:int}", "/pictures/{sample_id:int}", "/pictures/{sample_id:int}/thumbnail",
+    "/experiments/{name}", "/experiments/{name}/figures/{number:number}", "/pictures/{sample_id:number}",
+    "/pictures/{sample_id:number}/thumbnail",
 }  # fmt: skip
 FLAG = {"/flags", "/judgements"}
 ACT = {f"/decide/{verb}" for verb in ("release", "reject", "publish", "withdraw", "takedown", "promote")}
@@ -73,7 +76,13 @@ def test_this_test_knows_every_page_and_every_action() -> None:
 
 
 def address(path: str) -> str:
-    values = {"sample_id:int": "3", "version:int": "1", "number:int": "0", "dataset": "web", "crawl_date": "2026-01-02"}
+    values = {
+        "sample_id:number": "3",
+        "version:number": "1",
+        "number:number": "0",
+        "dataset": "web",
+        "crawl_date": "2026-01-02",
+    }
     for name, value in values.items():
         path = path.replace(f"{{{name}}}", value)
     return re.sub(r"\{name\}", "r1" if path.startswith("/raters") else "best", path)
