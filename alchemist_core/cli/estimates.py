@@ -503,10 +503,13 @@ def _remedies(config: RaterTrainingConfig | DownstreamConfig) -> Iterator[dict[s
     n_parts = config.gradient_accumulation_steps
     smaller = [{"gradient_accumulation_steps": n_parts * factor} for factor in (2, 4, 8)]
     checkpointing = {} if config.gradient_checkpointing else {"gradient_checkpointing": True}
-    yield from smaller
+    # Without a size of its own a softmax group is a micro-batch, and smaller ones have another result.
+    is_bound = isinstance(config, RaterTrainingConfig) and config.rule.trains_rater and not config.softmax_group_size
+    exact = [] if is_bound else smaller
+    yield from exact
     if checkpointing:
         yield checkpointing
-        yield from (change | checkpointing for change in smaller)
+        yield from (change | checkpointing for change in exact)
     if isinstance(config, RaterTrainingConfig):
         for change in smaller:
             group = max(2, config.batch_size // change["gradient_accumulation_steps"])

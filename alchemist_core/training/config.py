@@ -74,7 +74,11 @@ class RaterTrainingConfig(PinnedConfig):
         64, ge=2, le=65536, description="Training samples of a step, and as many validation samples, over all GPUs"
     )
     softmax_group_size: Annotated[int | None, Formerly("softmax_group")] = Field(
-        None, ge=2, le=65536, description="Samples whose weights sum to 1; must divide the batch; none: the batch"
+        None,
+        ge=2,
+        le=65536,
+        description="Samples whose weights sum to 1; must divide the micro-batch; none: the micro-batch, --batch-size / "
+        "--gradient-accumulation-steps",
     )
     gradient_accumulation_steps: Annotated[int, Formerly("n_accumulated")] = Field(
         1, ge=1, le=65536, description="Micro-batches per optimizer step: the batch is read in this many parts"
@@ -215,6 +219,12 @@ class RaterTrainingConfig(PinnedConfig):
             message = (
                 f"batch_size {self.batch_size} must be a multiple of softmax_group_size {self.group_size} × gradient_accumulation_steps "
                 f"{self.gradient_accumulation_steps}: each part holds whole groups"
+            )
+            raise ValueError(message)
+        if self.rule.trains_rater and self.group_size < 2:
+            message = (
+                f"batch_size {self.batch_size} / gradient_accumulation_steps {self.gradient_accumulation_steps} leaves softmax groups of "
+                "1 sample, whose weight is always 1; at least 2 are needed: lower gradient_accumulation_steps"
             )
             raise ValueError(message)
         return self

@@ -171,6 +171,18 @@ def test_a_run_that_does_not_fit_is_told_by_how_much_and_what_to_change(monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("rule", "group"), [("alignment", " --softmax-group-size 256"), ("learnability", "")])
+def test_advice_names_the_softmax_group_that_a_smaller_micro_batch_would_change(
+    monkeypatch: pytest.MonkeyPatch, rule: str, group: str
+) -> None:
+    fields = {"batch_size": 512, "gradient_checkpointing": True, "rule": rule}
+    small = GPUS["l4"]._replace(n_bytes=int(rater_plan(fields).peak_bytes * 0.8))
+    monkeypatch.setitem(GPUS, "l4", small)
+    advice = rater_plan(fields, gpu="l4").advice
+    assert f"It fits with --gradient-accumulation-steps 2{group} (" in str(advice)
+
+
+@pytest.mark.slow
 def test_the_arms_and_seeds_of_a_downstream_training_add_up() -> None:
     one, six = model_plan(n_samples=80, arms="subset"), model_plan(n_samples=80, arms="subset,random", seeds="0,1,2")
     (steps,) = (part.n for part in one.parts if part.what == "steps")

@@ -87,6 +87,14 @@ def test_groups_that_do_not_divide_the_batch_are_refused(change: dict[str, int])
         RaterTrainingConfig(**{**CONFIG.model_dump(), **change})
 
 
+@pytest.mark.parametrize("batch_size", [8, 64])
+def test_a_softmax_group_of_one_sample_is_refused_where_a_rater_is_trained(batch_size: int) -> None:
+    change = {"batch_size": batch_size, "gradient_accumulation_steps": batch_size}
+    with pytest.raises(ValidationError, match="at least 2 are needed: lower gradient_accumulation_steps"):
+        RaterTrainingConfig.model_validate(change)
+    assert RaterTrainingConfig.model_validate(change | {"rule": "learnability"}).group_size == 1
+
+
 def test_a_rater_larger_than_its_proxy_cannot_start_from_it() -> None:
     with pytest.raises(ValidationError, match="set rater_init to scratch"):
         RaterTrainingConfig(rater_width=128, proxy_width=64)
