@@ -206,14 +206,28 @@ def plan_train_downstream(config: PlanTrainDownstreamConfig) -> TrainingPlan:
 
     footprint = count(model)
     n_of = {arm: n_eligible if arm == "full" and n_eligible else counted.n for arm in config.arms}
-    times = model_times(model, len(config.seeds) * sum(map(model.steps, n_of.values())), max(n_of.values()))
+    n_images, n_steps = _n_images(config, n_of, n_eligible), len(config.seeds) * sum(map(model.steps, n_of.values()))
+    times = model_times(model, n_steps, n_images, max(n_of.values()))
     speed: _Speed | str | None
     speed = _measured(engine, "train_downstream", device, lambda run: _model_flops(run, model, tokenizer, footprint))
     if speed is None:
         speed = device.assumption if device.gpu else _cpu_speed_of_model(engine, model, own_rater, footprint, device)
     arms = ", ".join(f"{n:,} for {arm}" for arm, n in n_of.items())
     samples = f"{arms} ({counted.basis}); seeds: {len(config.seeds)}"
+    if "minus_loss" in config.arms:
+        samples += "; not counted: the model that minus_loss trains on the validation dataset, and its losses of all eligible samples"
     return _plan(device, footprint, times, speed, samples=samples, advice=_advise(model, count, footprint, device))
+
+
+def _n_images(config: PlanTrainDownstreamConfig, n_of: Mapping[str, int], n_eligible: int | None) -> int:
+    """Return how many images the arms read at most, those of the small validation dataset left out."""
+    if "full" in n_of or ("minus_loss" in n_of and n_eligible):
+        return n_eligible or max(n_of.values())
+    # All seeds read the same subset, and each seed a control of its own.
+    drawn = {arm.partition("+")[0] for arm in n_of} - {"validation"}
+    n_draws = sum(1 if arm == "subset" else len(config.seeds) for arm in drawn)
+    n_read = n_draws * max(n_of.values())
+    return min(n_read, n_eligible or n_read)
 
 
 _ASSUMED = "assumed; for a subset of your own: alchemist plan train-downstream SUBSET, or --n-samples"
@@ -287,19 +301,20 @@ def rater_times(training: RaterTrainingConfig, n_samples: int, n_validation: int
     n_warm_up, n_steps = training.proxy_warmup_steps, training.max_train_steps
     n_images = min(n_samples, training.n_read) + n_validation
     # A step reads as many validation samples.
-    n_captions = _n_captions(training, n_images, (n_warm_up + 2 * n_steps) * training.batch_size)
+    n_captions = _n_captions(training, n_images, (n_warm_up + 2 * n_steps) * training.batch_size, n_images)
     return {"images": n_images, "captions": n_captions, "warm-up": n_warm_up, "step": n_steps}
 
 
-def model_times(model: DownstreamConfig, n_steps: int, n_samples: int) -> dict[str, int]:
+def model_times(model: DownstreamConfig, n_steps: int, n_samples: int, n_largest: int) -> dict[str, int]:
     """Return how often each part of the training of downstream models is done.
 
     Args:
         model: Training options.
         n_steps: Steps of all models.
-        n_samples: Samples of the largest arm; the others are in the cache then.
+        n_samples: Different samples of all arms: the cache encodes each once.
+        n_largest: Samples of the largest arm, whose captions must fit into memory together.
     """
-    n_captions = _n_captions(model, n_samples, n_steps * model.batch_size)
+    n_captions = _n_captions(model, n_samples, n_steps * model.batch_size, n_largest)
     # FLUX's features never fit.
     n_captions = n_captions if model.flux is None else n_steps * model.batch_size
     return {"images": n_samples, "captions": n_captions, "step": n_steps}
@@ -579,13 +594,13 @@ def _tokenizer_of(config: PlanTrainDownstreamConfig) -> TokenizerConfig:
     return TokenizerConfig() if config.model.text_encoder == "words" else published_tokenizer()
 
 
-def _n_captions(config: RaterTrainingConfig | DownstreamConfig, n_captions: int, n_read: int) -> int:
-    """Return how often a caption is encoded: each once if all features fit into memory, otherwise at each step."""
+def _n_captions(config: RaterTrainingConfig | DownstreamConfig, n_captions: int, n_read: int, n_together: int) -> int:
+    """Return how often a caption is encoded: each once if the features of a training fit into memory, otherwise at each step."""
     from alchemist_core.training.encoding import MOST_TEXT_BYTES, TYPICAL_TOKENS  # noqa: PLC0415  imports torch
     from alchemist_core.training.footprint import text_shape  # noqa: PLC0415  as above
 
     dim, n_tokens, _ = text_shape(config.text_encoder, caption_tokens(config))
-    return n_captions if prod((n_captions, min(n_tokens, TYPICAL_TOKENS), dim, 4)) <= MOST_TEXT_BYTES else n_read
+    return n_captions if prod((n_together, min(n_tokens, TYPICAL_TOKENS), dim, 4)) <= MOST_TEXT_BYTES else n_read
 
 
 def _store() -> Engine | None:

@@ -132,7 +132,7 @@ def count_figures(stage: str, name: str) -> dict[str, Any]:
         times = rater_times(options, preset.n_samples, preset.n_samples // 10)
     else:
         footprint = downstream_footprint(options, _tokenizer_of(name), n_processes=preset.n_gpus)
-        times = model_times(options, options.steps(preset.n_samples), preset.n_samples)
+        times = model_times(options, options.steps(preset.n_samples), preset.n_samples, preset.n_samples)
     flops = {
         kind: sum(times[part] * work.flops for part, work in footprint.work.items() if work.number_format == kind)
         for kind in ("bf16", "fp32")

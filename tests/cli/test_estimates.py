@@ -188,7 +188,15 @@ def test_the_arms_and_seeds_of_a_downstream_training_add_up() -> None:
     (steps,) = (part.n for part in one.parts if part.what == "steps")
     assert steps == 20
     assert [part.n for part in six.parts if part.what == "steps"] == [120]
-    assert {part.n for part in six.parts if part.what == "images"} == {80}
+    # The subset, and a control of its own for each seed.
+    assert n_images(six) == 4 * 80
+    assert n_images(model_plan(n_samples=80, arms="subset,subset+validation", seeds="0,1,2")) == 80
+    assert n_images(model_plan(n_samples=80, arms="subset,random,full", seeds="0,1,2")) == 80, "full has all others"
+
+
+def n_images(plan: TrainingPlan) -> int:
+    (n,) = (part.n for part in plan.parts if part.what == "images")
+    return n
 
 
 def options_of(line: str) -> Any:
@@ -401,10 +409,15 @@ def test_a_plan_without_a_name_says_which_samples_it_counts(engine: Engine) -> N
         insert_rows(connection, {
             "raters": [{"rater_id": 1, "name": "r", "config": {"training": RaterTrainingConfig().hashed_json()}}],
             "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
-            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"], "n_eligible": 200}],
             "subsets": [{"subset_id": 1, "name": "best", "snapshot_id": 1, "state": "published", "n_samples": 80}],
         })  # fmt: skip
     assert model_plan().samples == "80 for subset, 80 for random (members of best); seeds: 1"
+    assert n_images(model_plan()) == 160
+    assert n_images(model_plan(seeds="0,1,2")) == 200, "no more than are eligible"
+    by_loss = model_plan(arms="minus_loss")
+    assert n_images(by_loss) == 200, "which it ranks"
+    assert "not counted: the model that minus_loss trains on the validation dataset" in by_loss.samples
 
 
 @pytest.mark.slow
