@@ -60,7 +60,8 @@ class PlanTrainRaterConfig(Config):
     max_samples: int | None = Field(
         None,
         ge=64,
-        description="Use at most this many samples of each dataset; none: as many as the training steps need",
+        description="Use at most this many samples of each dataset; none: as many training samples as the steps read, and all validation "
+        "samples",
     )
     n_validation: int | None = Field(
         None, ge=1, description="Validation samples; none: those of --validation, else a tenth of the training samples"

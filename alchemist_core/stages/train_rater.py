@@ -57,8 +57,8 @@ class TrainRaterConfig(Config):
     max_samples: Annotated[int | None, Formerly("max_pairs")] = Field(
         None,
         ge=64,
-        description="Use at most this many samples of each dataset (those with the smallest hashes); default: as many as the "
-        "training steps need",
+        description="Use at most this many samples of each dataset (those with the smallest hashes); default: as many training "
+        "samples as the steps read, and all validation samples",
     )
     least_samples: int | None = later_field(
         None,
@@ -228,12 +228,18 @@ def _keep_apart(
     """
     place_N = find_hashes(sort_hashes(validation.hashes("image_hash")), train.hashes("image_hash"))
     kept = train if (place_N < 0).all() else train.take(np.flatnonzero(place_N < 0))
+    if len(kept) < config.training.batch_size:
+        raise ConfigError(
+            f"{len(train) - len(kept):,} of {len(train):,} images of {config.dataset} are also in {config.validation} and excluded from "
+            f"training. {len(kept):,} are left, but a batch has {config.training.batch_size:,}. Give a validation dataset of other "
+            "images, or lower --batch-size."
+        )
     looks = {row.perceptual_hash for row in validation} - {None}
     overlap = {
         "n_in_both": len(train) - len(kept),
         "n_near_duplicates": sum(row.perceptual_hash in looks for row in kept),
     }
-    return _enough(config, config.dataset, kept), overlap
+    return kept, overlap
 
 
 def _state_overlap(config: TrainRaterConfig, n_in_both: int, n_near_duplicates: int) -> None:
@@ -251,16 +257,21 @@ def _state_overlap(config: TrainRaterConfig, n_in_both: int, n_near_duplicates: 
 
 
 def _enough(config: TrainRaterConfig, dataset: str, rows: SampleTable) -> SampleTable:
-    if len(rows) < config.training.batch_size:
+    n_least = config.training.batch_size
+    if len(rows) < n_least and len(rows) == config.max_samples:
         raise ConfigError(
-            f"Dataset {dataset!r} has {len(rows)} samples, but a batch has {config.training.batch_size}. "
-            "Ingest more shards, or lower --batch-size."
+            f"--max-samples {len(rows)} is less than a batch, which has {n_least} samples. Raise it, or lower --batch-size."
+        )
+    if len(rows) < n_least:
+        raise ConfigError(
+            f"Dataset {dataset!r} has {len(rows)} samples, but a batch has {n_least}. Ingest more shards, or lower --batch-size."
         )
     return rows
 
 
-def _figures(metrics: dict[str, object]) -> dict[str, float]:
-    return {name: round(float(value), 4) for name, value in metrics.items() if isinstance(value, (int, float))}
+def _figures(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics of a training; the report of a certified rater has more."""
+    return {name: round(float(value), 4) for name, value in metrics.items() if name in METRIC_TEXTS}
 
 
 COMMANDS = {"": Command(TrainRaterConfig, run, lambda _, result: f"alchemist rater certify {result.rater}")}

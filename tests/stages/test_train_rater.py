@@ -62,6 +62,30 @@ def test_an_image_of_the_validation_dataset_is_left_out_of_the_training_which_sa
     assert "are also in" not in "".join(capsys.readouterr())
 
 
+def test_too_few_samples_are_refused_with_what_is_missing(ingest_corpus: Callable[[], object]) -> None:
+    ingest_corpus()
+    with pytest.raises(ConfigError, match="Dataset 'scenes' has 240 samples, but a batch has 256"):
+        train(batch_size=256)
+    given = {"dataset": "scenes", "validation": "v", "max_samples": 64, "training": FEW | {"batch_size": 128}}
+    with pytest.raises(ConfigError, match="--max-samples 64 is less than a batch, which has 128 samples"):
+        train_rater(TrainRaterConfig.model_validate(given))
+    with open_store().begin() as connection:
+        connection.execute(
+            text("""
+                UPDATE alchemist.samples SET image_hash = (
+                    SELECT image_hash FROM alchemist.samples JOIN alchemist.sample_locations USING (sample_id)
+                    JOIN alchemist.shards USING (shard_id) JOIN alchemist.datasets USING (dataset_id) WHERE name = 'v' LIMIT 1)
+                WHERE sample_id IN (
+                    SELECT sample_id FROM alchemist.sample_locations JOIN alchemist.shards USING (shard_id)
+                    JOIN alchemist.datasets USING (dataset_id) WHERE name = 'scenes')
+            """)
+        )
+    with pytest.raises(
+        ConfigError, match=r"240 of 240 images of scenes are also in v and .* 0 are left, but a batch has 32"
+    ):
+        train()
+
+
 @pytest.mark.slow
 def test_no_more_samples_are_held_than_all_steps_read(
     ingest_corpus: Callable[[], object], capsys: pytest.CaptureFixture[str]
@@ -163,7 +187,8 @@ def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
     ingest_corpus: Callable[[], object],
 ) -> None:
     ingest_corpus()
-    name = train(rater_learning_rate=1e-9).rater
+    trained = train(rater_learning_rate=1e-9)
+    name = trained.rater
     flag_some("unsafe", 20)
     with pytest.raises(
         CheckFailedError, match=r"(?s)has not passed its acceptance checks:.*caption_sensitivity"
@@ -177,6 +202,7 @@ def test_a_rater_that_fails_gets_the_reason_and_stays_uncertified(
     rater = find_rater(open_store(), name)
     assert rater is not None
     assert rater.acceptance_report["is_certified"] is False
+    assert train(rater_learning_rate=1e-9).metrics == trained.metrics, "those of the training alone"
     assert {check["name"] for check in rater.acceptance_report["checks"]} >= {"batch_invariance", "rank_stability"}
     assert rater.acceptance_report["n_steps"] == 10
     found = flags_check(name)
