@@ -108,6 +108,7 @@ class TrainingPlan(Result):
     weights_bytes: int
     optimizer_bytes: int
     step_bytes: int
+    samples_bytes: int
     peak_bytes: int
     device_bytes: int
     is_fitting: bool
@@ -121,6 +122,7 @@ class TrainingPlan(Result):
     def summary(self) -> str:
         """Return a line each for networks, memory, arithmetic, time and cost."""
         held = f"weights {gigabytes(self.weights_bytes)}, optimizer {gigabytes(self.optimizer_bytes)}, a step {gigabytes(self.step_bytes)}"
+        held += f", encoded images {gigabytes(self.samples_bytes)}" if self.samples_bytes else ""
         n_devices = "" if self.device == CPU else f"{self.n_gpus} "
         lines = {
             "samples": self.samples,
@@ -159,8 +161,8 @@ def plan_train_rater(config: PlanTrainRaterConfig) -> TrainingPlan:
     n_validation, validation_basis = _validation(engine, config, n_samples)
 
     def count(other: RaterTrainingConfig) -> "Footprint":
-        n_held_out, is_gpu = max(1, n_validation // 10), device.gpu is not None
-        return rater_footprint(other, n_processes=config.hardware.n_gpus, n_held_out=n_held_out, is_gpu=is_gpu)
+        n_both, is_gpu = n_samples + n_validation, device.gpu is not None
+        return rater_footprint(other, n_processes=config.hardware.n_gpus, n_samples=n_both, is_gpu=is_gpu)
 
     footprint, times = count(training), rater_times(training, n_samples, n_validation)
     speed: _Speed | str | None
@@ -488,8 +490,9 @@ def _plan(
     return TrainingPlan(
         device=device.title, n_gpus=device.hardware.n_gpus, parameters=dict(footprint.parameters),
         weights_bytes=footprint.weights, optimizer_bytes=footprint.optimizer, step_bytes=footprint.step,
-        peak_bytes=footprint.peak, device_bytes=device.n_bytes, is_fitting=footprint.peak <= device.n_bytes,
-        samples=samples, advice=advice, parts=parts, seconds=seconds, basis=basis, currency=effective_prices().currency,
+        samples_bytes=footprint.samples, peak_bytes=footprint.peak, device_bytes=device.n_bytes,
+        is_fitting=footprint.peak <= device.n_bytes, samples=samples, advice=advice, parts=parts, seconds=seconds,
+        basis=basis, currency=effective_prices().currency,
         cost=None if price is None or seconds is None else cost_at(seconds, price),
     )  # fmt: skip
 

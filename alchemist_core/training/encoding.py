@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from alchemist_core.errors import DataError
+from alchemist_core.models.config import TokenizerConfig
 from alchemist_core.models.images import ImageArray
 from alchemist_core.models.text import TextEncoder, TextFeatures
 from alchemist_core.models.tokenizer import ImageTokens, Tokenizer
@@ -172,9 +173,20 @@ def encode_samples(
         on_progress,
     )
     captions = encode_captions(kept_captions(samples, codes), encoder, cache, accelerator)
-    is_small = len(codes) * config.n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES
+    is_small = kept_bytes(len(codes), config) > 0
     tokens = _read_tokens(tokenizer, codes.rows(torch.arange(len(codes)))).to(torch.device("cpu")) if is_small else None
     return EncodedSamples(codes, captions, tokenizer, tokens)
+
+
+def kept_bytes(n_samples: int, config: TokenizerConfig) -> int:
+    """Return the bytes of the tokens that `encode_samples` keeps in memory, codes and inputs; 0 for too many samples to keep.
+
+    Args:
+        n_samples: Samples that are encoded.
+        config: Sizes of the tokenizer.
+    """
+    n_tokens = n_samples * config.n_tokens
+    return n_tokens * (4 * config.token_dim + 8) if n_tokens * config.token_dim * 4 <= _MOST_INPUT_BYTES else 0
 
 
 class ImageEncoder(NamedTuple):

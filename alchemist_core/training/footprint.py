@@ -37,6 +37,7 @@ from alchemist_core.training.averaging import average_of
 from alchemist_core.training.bilevel import make_scoring_rater
 from alchemist_core.training.config import DownstreamConfig, MixedPrecision, RaterTrainingConfig
 from alchemist_core.training.downstream_training import require_equal_parts
+from alchemist_core.training.encoding import kept_bytes
 from alchemist_core.training.pinning import caption_tokens
 from alchemist_core.training.pmi import PmiRater
 from alchemist_core.training.rater_training import N_EVALUATED, make_models, require_whole_groups, samples_per_forward
@@ -67,23 +68,26 @@ class Footprint:
     """Most gradients, activations and temporary tensors at one time."""
     work: Mapping[str, Work]
     """By what is done: `warm-up` and `step` for each step, `images`, `captions` and `scores` for each sample."""
+    samples: int = 0
+    """Encoded images, which a rater's training on a CPU keeps in memory if they are few."""
 
     @property
     def peak(self) -> int:
         """Most bytes at one time."""
-        return self.weights + self.optimizer + self.step
+        return self.weights + self.optimizer + self.step + self.samples
 
 
 def rater_footprint(
-    config: RaterTrainingConfig, *, n_processes: int = 1, n_held_out: int = N_EVALUATED, is_gpu: bool = True
+    config: RaterTrainingConfig, *, n_processes: int = 1, n_samples: int = N_EVALUATED, is_gpu: bool = True
 ) -> Footprint:
     """Count the training of a rater.
 
     Args:
         config: Its training.
         n_processes: Processes that share a batch.
-        n_held_out: Held-out validation samples.
-        is_gpu: Whether the halves of a step run one after the other; in one process on a CPU two threads run them.
+        n_samples: Samples of both datasets.
+        is_gpu: Whether the halves of a step run one after the other; in one process on a CPU two threads run them. A CPU's memory also
+            holds the encoded images.
 
     Raises:
         ConfigError: The processes cannot share a batch.
@@ -115,14 +119,15 @@ def rater_footprint(
         for model in trained:
             model.zero_grad()
         counter.begin()
-        _evaluate(models.unwrapped("proxy"), min(n_held_out, N_EVALUATED, samples_per_forward(sizes)), sizes, text)
+        _evaluate(models.unwrapped("proxy"), min(n_samples, N_EVALUATED, samples_per_forward(sizes)), sizes, text)
         del best
     names = ("proxy", "rater") if config.rule.trains_rater else ("proxy",)
     number_format = _format_of(config.mixed_precision)
     n_all = n_parts * n_processes
     work |= {"warm-up": Work(warm_up * n_all, number_format), "step": Work(step * n_all, number_format)}
     parameters = {name: _n_parameters(models.unwrapped(name)) for name in names} | encoders
-    return Footprint(parameters, weights, 2 * gradients, max(most, counter.peak - weights), work)
+    samples = 0 if is_gpu else kept_bytes(n_samples, sizes)
+    return Footprint(parameters, weights, 2 * gradients, max(most, counter.peak - weights), work, samples)
 
 
 def downstream_footprint(config: DownstreamConfig, tokenizer: TokenizerConfig, *, n_processes: int = 1) -> Footprint:

@@ -140,6 +140,23 @@ def test_only_samples_that_a_step_reads_are_encoded_each_once() -> None:
 
 
 @pytest.mark.slow
+def test_the_last_evaluation_takes_its_memory_although_few_samples_are_held_out() -> None:
+    few, many = (rater_plan({"max_train_steps": 200}, max_samples=2000, n_validation=n) for n in (10, 20_000))
+    assert few.step_bytes == many.step_bytes
+
+
+@pytest.mark.slow
+def test_a_cpu_holds_the_encoded_images_as_long_as_they_are_few() -> None:
+    """An image of 16 px has 21 tokens of 48 numbers and a code: 4,200 bytes, of which 1 GiB holds 266,305 without the codes."""
+    few, more, many = (rater_plan(gpu="cpu", max_samples=n, n_validation=n) for n in (64, 1000, 300_000))
+    assert (few.samples_bytes, more.samples_bytes) == (128 * 4200, 2000 * 4200)
+    assert more.peak_bytes == more.weights_bytes + more.optimizer_bytes + more.step_bytes + more.samples_bytes
+    assert "encoded images 0.0084 GB" in more.summary()
+    assert rater_plan(max_samples=1000, n_validation=1000).samples_bytes == 0, "a GPU holds a batch"
+    assert many.samples_bytes == 0
+
+
+@pytest.mark.slow
 def test_captions_whose_features_do_not_fit_are_encoded_at_every_step() -> None:
     """MiniLM's features of a typical caption take 32 × 384 × 4 bytes: 4 GiB hold 87,381."""
     fields = {"text_encoder": "minilm", "proxy_warmup_steps": 10, "max_train_steps": 100_000}
@@ -261,6 +278,7 @@ def test_a_plan_needs_no_store_and_prints_a_line_for_each_question(capsys: pytes
     assert main([*line.split(), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["peak_bytes"] == found["weights_bytes"] + found["optimizer_bytes"] + found["step_bytes"]
+    assert found["samples_bytes"] == 0
 
 
 @pytest.mark.slow

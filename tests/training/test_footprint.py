@@ -67,8 +67,8 @@ def rater(**fields: Any) -> RaterTrainingConfig:
 
 @cache
 def count(*, n_processes: int = 1, **fields: Any) -> Footprint:
-    """The footprint on a CPU, with one held-out sample, so that an evaluation takes less than a step."""
-    return rater_footprint(rater(**fields), n_processes=n_processes, n_held_out=1)
+    """The footprint for one sample, so that an evaluation takes less than a step."""
+    return rater_footprint(rater(**fields), n_processes=n_processes, n_samples=1)
 
 
 @pytest.mark.e2e
@@ -88,7 +88,7 @@ def test_a_step_of_rater_training_takes_the_memory_that_was_counted(change: dict
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    footprint = rater_footprint(RaterTrainingConfig.model_validate(given), n_held_out=1, is_gpu=False)
+    footprint = rater_footprint(RaterTrainingConfig.model_validate(given), n_samples=1, is_gpu=False)
     # The process of the test holds no tokenizer.
     counted = footprint.peak - 4 * footprint.parameters["tokenizer"]
     assert counted == pytest.approx(float(done.stdout), rel=0.25)
