@@ -17,8 +17,8 @@ BEGIN
         CREATE ROLE alchemist_reader LOGIN;
     END IF;
     -- Every role may change its own defaults, so one reader can change them for all. Only what differs is written: migrations of two
-    -- databases would meet at the same row.
-    IF pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION') THEN
+    -- databases would meet at the same row. ALTER ROLE needs both rights.
+    IF may_create AND pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION') THEN
         FOR wanted IN
             SELECT name, value FROM (VALUES
                 ('default_transaction_read_only', 'on'),

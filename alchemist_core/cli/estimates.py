@@ -185,7 +185,7 @@ def plan_train_downstream(config: PlanTrainDownstreamConfig) -> TrainingPlan:
     """Count what the training of downstream models needs, and estimate its time and cost on a GPU.
 
     Raises:
-        ConfigError: There is no such subset, a scorer ranked it and the models need a rater's tokenizer, or the GPUs cannot share a batch.
+        ConfigError: There is no such subset, a scorer ranked the one given and models need a tokenizer, or the GPUs cannot share a batch.
     """
     from alchemist_core.training.footprint import downstream_footprint  # noqa: PLC0415  imports torch
 
@@ -237,11 +237,15 @@ _ASSUMED = "assumed; for a subset of your own: alchemist plan train-downstream S
 
 
 def _only_published(config: PlanTrainDownstreamConfig, engine: Engine | None) -> str | None:
-    """Return the published subset if there is exactly one and nothing else was asked for; else None."""
+    """Return the published subset if there is exactly one, the models can learn from it, and nothing else was asked for; else None."""
     if engine is None or config.n_samples is not None:
         return None
-    names = {row.name for row in list_subsets(engine, state="published")}
-    return names.pop() if len(names) == 1 else None
+    published = list_subsets(engine, state="published")
+    if len(published) != 1:
+        return None
+    (subset,) = published
+    may_train = config.model.flux is not None or rater_of_subset(engine, subset).kind == "trained"
+    return subset.name if may_train else None
 
 
 class Counted(NamedTuple):

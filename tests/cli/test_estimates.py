@@ -393,10 +393,12 @@ def test_models_of_a_version_that_a_scorer_ranked_are_planned_if_they_are_flux(e
         })  # fmt: skip
     plan = model_plan(subset="best", model=flux)
     assert plan.samples.startswith("80 for subset")
+    assert model_plan(model=flux).samples == plan.samples
     assert "measured: run 1" in plan.basis
     assert "assumed: 35%" in model_plan(n_samples=80).basis, "a model of other sizes"
     with pytest.raises(ConfigError, match=r"Scorer clip ranked this version\. It has no tokenizer"):
         model_plan(subset="best")
+    assert model_plan().samples.startswith("1,000,000 for subset"), "no version was named"
 
 
 @pytest.mark.db

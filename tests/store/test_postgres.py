@@ -268,6 +268,17 @@ def test_roles_that_exist_before_the_first_migration_get_their_rights_and_limits
 
 
 @pytest.mark.slow
+def test_an_owner_that_may_not_alter_the_reader_migrates_after_a_reader_changed_its_own_limits(home: Path) -> None:
+    """As on a server where an administrator created the roles: ADMIN OPTION alone does not allow ALTER ROLE."""
+    server = start_postgres(home)
+    migrate(server.url())
+    server.run_sql("ALTER ROLE alchemist NOCREATEROLE; ALTER ROLE alchemist_reader SET statement_timeout = 0")
+    assert migrate(server.url(), should_reapply=True)
+    assert ask(server.url(role="reader"), "SHOW statement_timeout") == "0"
+    assert ask(server.url(role="reader"), "SELECT count(*) FROM alchemist.datasets") == "0"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["password-postgres", "password-alchemist_reader"])
 def test_a_start_that_was_killed_between_file_and_server_is_done_again(home: Path, lost: str) -> None:
     make_old(home)
