@@ -182,7 +182,10 @@ class Selection:
             given = given.model_copy(update={"strategy": "top_k"})
         policy, self.window = resolve_auto(self._engine, rater.rater_id, given)
         if given.keeps_all_accepted and given.strategy == "auto" and given.drop_top_ratio is None:
-            policy = _without_drop(policy, rater.rule)
+            whole = _without_drop(policy, rater.rule)
+            if whole is not policy:
+                self.window = None  # Tuning measured it with its drop-top ratio.
+            policy = whole
         snapshot = take_snapshot(
             self._engine, rater, config.dataset,
             options=policy.eligible_options(), rescale=config.rescale, should_store=should_store,

@@ -57,7 +57,7 @@ unproven AS (
     FROM alchemist.subsets
     INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
     INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
-    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
+    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id AND raters.kind = 'trained'  -- scorers have no tokenizer for models
     WHERE
         subsets.state = 'published'
         AND (
@@ -66,7 +66,7 @@ unproven AS (
             INNER JOIN alchemist.evaluations
                 ON models.model_id = evaluations.model_id AND evaluations.metric IN ('heldout_loss', 'heldout_flow_loss')
             WHERE models.subset_id = subsets.subset_id AND models.arm = 'subset'
-        ) BETWEEN (raters.kind <> 'trained')::integer AND 1  -- only FLUX-mini can be trained on what a scorer ranked
+        ) < 2
     ORDER BY subsets.published_at DESC
     LIMIT :n_each
 )

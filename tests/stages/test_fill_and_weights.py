@@ -123,6 +123,7 @@ def test_auto_weights_every_accepted_sample_also_where_auto_would_drop_the_top_r
     weight_K = manifest(selectable).weight_K
     assert weight_K is not None
     assert (found.strategy, found.n_samples) == ("gsample", found.n_eligible - found.n_removed["rejected"])
+    assert found.rank_window is None, "what was tuned would drop the top ranks"
     assert weight_K.sum() == found.n_samples
     # Who gives a drop-top ratio gets it.
     dropped = draw("auto", strategy="auto", weight_by="rank", drop_top_ratio=0.25, name="dropped")
