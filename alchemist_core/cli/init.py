@@ -222,9 +222,7 @@ def find(config: InitConfig, asker: Asker) -> Found:
     for role, given, text in others:
         found = _find_dataset(role, given, f"{text} (empty: later)", _sibling(train.root, role), asker)
         if found is not None:
-            name = _name_beside(found.root, train.name, role)
-            is_taken = name in {dataset.name for dataset in datasets}
-            datasets.append(found._replace(name=f"{train.name}-{role}" if is_taken else name))
+            datasets.append(found._replace(name=_name_beside(found, datasets)))
     preset = _choose_preset(config, machine, asker)
     weights, encoder = config.tokenizer_weights, config.text_encoder
     if preset != MINIATURE:
@@ -295,10 +293,17 @@ def _name_of(root: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", (named or parts or ["data"])[-1]).strip("-._+")[:LONGEST_NAME] or "data"
 
 
-def _name_beside(root: str, train: str, role: str) -> str:
-    """Return the name of another dataset: after its folder, with the training dataset's before a folder that is named by its role."""
-    name = _name_of(root)
-    return f"{train}-{name}" if name in (train, *SIBLINGS[role]) else name
+def _name_beside(found: FoundDataset, others: Sequence[FoundDataset]) -> str:
+    """Return a free name: after the folder, with the training dataset's before a folder that is named by its role."""
+    for other in others:
+        if other.root == found.root:
+            raise ConfigError(
+                f"{found.root} is already the root of the {other.role} dataset. Give the {found.role} dataset a folder of other samples."
+            )
+    train, name = others[0].name, found.name
+    own = f"{train}-{name}" if name in (train, *SIBLINGS[found.role]) else name
+    choices = own, f"{train}-{found.role}", f"{train}-{found.role}-2"
+    return next(choice for choice in choices if choice not in {other.name for other in others})
 
 
 def propose_preset(machine: Machine) -> str:

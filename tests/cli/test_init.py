@@ -233,6 +233,25 @@ def test_two_folders_of_one_name_are_two_datasets(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_name_that_is_taken_twice_gets_a_number(tmp_path: Path) -> None:
+    for above in ("web", "good/web-evaluation", "heldout/web-evaluation"):
+        make_tar(tmp_path / above / "a.tar", [(64, "a dog")])
+    others = ["--validation-data", "good/web-evaluation", "--evaluation-data", "heldout/web-evaluation"]
+    assert main(["init", "--data", "web", *others]) == 0
+    assert list(read_project(Path("alchemist.toml")).datasets) == ["web", "web-evaluation", "web-evaluation-2"]
+
+
+@pytest.mark.parametrize(
+    "other", [["--validation-data", "web"], ["--validation-data", "good", "--evaluation-data", "good/"]]
+)
+def test_a_folder_has_one_role(tmp_path: Path, capsys: pytest.CaptureFixture[str], other: list[str]) -> None:
+    for above in ("web", "good"):
+        make_tar(tmp_path / above / "a.tar", [(64, "a dog")])
+    assert main(["init", "--data", "web", *other]) == 2
+    assert "is already the root of the" in capsys.readouterr().err
+    assert not Path("alchemist.toml").exists()
+
+
 @pytest.mark.parametrize("name", ['quoted "web"', "back\\slash", "größe", "new\nline", "tab\t#=", "[x]", "'"])
 def test_a_folder_of_any_name_is_written_so_that_it_is_read_again(tmp_path: Path, name: str) -> None:
     make_tar(tmp_path / name / "a.tar", [(64, "a dog")])
