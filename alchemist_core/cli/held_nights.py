@@ -130,7 +130,8 @@ def reject(config: RejectNightConfig) -> RejectNightResult:
     """Reject a night that is held (drift) or stopped (a failed check): its samples are never selected, and reminders about it end.
 
     The audit log stores who rejected it and why. It can still be released. Shards that arrive later are a new revision of a held night,
-    which is decided anew. A stopped night is decided anew when each of its shards was replaced or retired.
+    which is decided anew; it is held, too, if `sample retry-quarantine` scored samples of the held or rejected night into it. A stopped
+    night is decided anew when each of its shards was replaced or retired.
     """
     engine, actor = open_store(), current_actor()
     rater = find_rater(engine, config.rater)

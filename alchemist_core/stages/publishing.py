@@ -48,9 +48,9 @@ def publish_night(config: PublishNightConfig) -> PublishNightResult:
     """Make scored nights selectable. An empty night has nothing to publish.
 
     A night is not published if it is held or incomplete, if it failed a check, or if it has grown since it was checked or its drift
-    was measured. A night that was never checked is published. A rejection holds for every later rater, and for samples that a retry
-    scores later: a night whose shards were all rejected before is rejected, and held if some of them were. What a retry adds to a held
-    night is held.
+    was measured; what a second retry adds to a revision that a retry opened is not noticed. A night that was never checked is published.
+    A rejection holds for every later rater, and for samples that a retry scores later: a night whose shards were all rejected before is
+    rejected, and held if some of them were. What a retry adds to a held night is held, with late shards of the same revision.
 
     Raises:
         CheckFailedError: Some nights were not published; raised after the others were.
