@@ -54,25 +54,25 @@ def gains(trials: Trials) -> Iterator[str]:
     yield "| corpus | kept | arm | held-out loss | gain over random | gap closed |"
     yield "| --- " * 6 + "|"
     for world, title in WORLDS.items():
-        for row in compare_cells(_cells(trials, world)):
+        for row in compare_cells(cells_of(trials, world)):
             is_control = row.arm in ("random", "planted")
-            gain = "–" if row.gain is None or row.arm == "random" else _nats(row.gain)
+            gain = "–" if row.gain is None or row.arm == "random" else nats(row.gain)
             gap = "–" if row.gap_closed is None or is_control else _percent(row.gap_closed)
-            yield f"| {title} | {row.retention:.0%} | {ARMS[row.arm]} | {_nats(row.loss)} | {gain} | {gap} |"
+            yield f"| {title} | {row.retention:.0%} | {ARMS[row.arm]} | {nats(row.loss)} | {gain} | {gap} |"
 
 
 def differences(trials: Trials) -> Iterator[str]:
     """Yield a line for each pair of arms: by how much the first has the lower loss, paired by seed."""
     yield "| arm | against | synthetic 20% | synthetic 50% | damaged 20% | damaged 50% |"
     yield "| --- " * 6 + "|"
-    cells = {world: _cells(trials, world) for world in WORLDS}
+    cells = {world: cells_of(trials, world) for world in WORLDS}
     for arm, other in PAIRS:
         found = []
         for world in WORLDS:
             for retention in (0.2, 0.5):
                 losses = losses_by_arm([cell for cell in cells[world] if cell.retention == retention])
                 gain = estimate_gain(losses[arm], losses[other])
-                found.append("–" if gain is None else _nats(gain))
+                found.append("–" if gain is None else nats(gain))
         yield f"| {ARMS[arm]} | {ARMS[other]} | {' | '.join(found)} |"
 
 
@@ -121,7 +121,7 @@ def replication(first: Trials, second: Trials) -> Iterator[str]:
 
 def default_gaps(trials: Trials, world: str) -> dict[float, str]:
     """Return the gap that the default rule closes, by retention."""
-    rows = compare_cells(_cells(trials, world))
+    rows = compare_cells(cells_of(trials, world))
     return {row.retention: _percent(row.gap_closed) for row in rows if row.arm == LEARNABILITY and row.gap_closed}
 
 
@@ -135,7 +135,7 @@ def shared_seed(trials: Trials) -> Iterator[str]:
     for world, title in WORLDS.items():
         for retention in (0.2, 0.5):
             found = [_more_in_first(trials, world, retention, other) for other in ("random", "planted")]
-            yield f"| {title} | {retention:.0%} | {' | '.join(map(_nats, found))} |"
+            yield f"| {title} | {retention:.0%} | {' | '.join(map(nats, found))} |"
 
 
 def _more_in_first(trials: Trials, world: str, retention: float, other: str) -> Estimate:
@@ -159,7 +159,7 @@ def count_aims(trials: Trials) -> dict[str, tuple[int, int]]:
     """
     found = {}
     for world in WORLDS:
-        cells = _cells(trials, world)
+        cells = cells_of(trials, world)
         aims = {
             (row.retention, *(cell.loss for cell in cells if (cell.arm, cell.retention) == (row.arm, row.retention))): (
                 row.gap_closed.mean >= 1 and (row.gap_closed.low or 0) >= 0.9
@@ -183,15 +183,15 @@ def costs(trials: Trials) -> Iterator[str]:
     yield "| --- " * 4 + "|"
     for world, title in WORLDS.items():
         here = [trial["costs"] for trial in trials if trial["world"] == world]
-        shown = " | ".join(_range([one[name] for one in here], "{:,.0f}") for name in FUSED)
+        shown = " | ".join(span([one[name] for one in here], "{:,.0f}") for name in FUSED)
         yield f"| {title} | {shown} |"
 
 
-def _cells(trials: Trials, world: str) -> list[Cell]:
+def cells_of(trials: Trials, world: str) -> list[Cell]:
     return [Cell(**cell) for trial in trials if trial["world"] == world for cell in trial["cells"]]
 
 
-def _nats(found: Estimate) -> str:
+def nats(found: Estimate) -> str:
     return _ends(found, lambda value: f"{value:.3f}")
 
 
@@ -209,7 +209,7 @@ def _ends(found: Estimate, show: Callable[[float], str]) -> str:
     return f"{show(found.mean)}{ends}".replace("-", "−")
 
 
-def _range(values: Sequence[float], show: str) -> str:
+def span(values: Sequence[float], show: str) -> str:
     return f"{show.format(min(values))}–{show.format(max(values))}"
 
 

@@ -1,0 +1,112 @@
+"""The tables of the study `methods`, as research page 036 shows them, from the trials that git keeps.
+
+`python -m tests.benchmarks.methods_page` prints them. A test finds every line of them in the page.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from alchemist_core.experiments.results import RANDOM, ArmRow, compare_cells, losses_by_arm
+from alchemist_core.statistics import Estimate, estimate_gain
+from tests.benchmarks.study import CONTROLS, FUSION, FUSIONS, RECIPES, make_table, selection_seconds
+from tests.benchmarks.study_page import Trials, cells_of, nats, read_trials, span
+
+NAME = "methods"
+WORLDS = {"scenes": "synthetic", "redundant": "redundant", "skewed": "skewed", "damaged": "damaged"}
+LEARNABILITY, _, ACCEPTED = RECIPES
+CONTROLS_SHOWN = {
+    RANDOM: "random",
+    "random;variety=1": "random, balanced over clusters",
+    "planted": "oracle",
+    "validation": "validation dataset alone",
+}
+OWN_ARMS = {
+    LEARNABILITY: "`learnability/auto`, the default",
+    "pmi/auto": "`pmi/auto`",
+    "learnability+pmi/head_gsample": "learnability and PMI",
+    FUSIONS[1]: "learnability and critic",
+    FUSIONS[0]: "critic and density ratio, no rater",
+    FUSION: "fusion",
+    ACCEPTED: "fusion, accepted, repeated",
+    CONTROLS[3]: "the same + validation dataset",
+}
+FIELD_ARMS = {
+    "loss/paper": "the paper: rule `loss` at its window",
+    "seal/auto": "SEAL",
+    "two_steps/auto": "DataRater to first order",
+    "rho_batches/top_k": "RHO-LOSS",
+    "jest/top_k": "JEST",
+    "trained_critic/top_k": "critic, trained on validation data",
+    "crossed_critic/top_k": "critic, trained on the corpus too",
+    "clip_validation/top_k": "CLIP filter, trained on validation data",
+    "clip_corpus/top_k": "CLIP filter, trained on the corpus",
+    "density_ratio/top_k": "density ratio, image and caption",
+    "image_density/top_k": "density ratio, image",
+    "dsir/top_k": "DSIR",
+    "semdedup/top_k": "SemDeDup",
+    "clarity/top_k": "clarity",
+}
+ARMS = CONTROLS_SHOWN | OWN_ARMS | FIELD_ARMS
+COMPARED = (*[arm for arm in OWN_ARMS if arm != LEARNABILITY], *FIELD_ARMS)
+"""Arms that are compared with the default."""
+
+
+def tables(trials: Trials) -> Iterator[str]:
+    """Yield the lines of all tables: losses of the controls, gains with their costs, differences to the default."""
+    for table in (losses, gains, against_default):
+        yield from (*table(trials), "")
+
+
+def losses(trials: Trials) -> Iterator[str]:
+    """Yield the held-out loss of each control."""
+    rows = _rows(trials)
+    yield from _head("held-out loss")
+    for arm, title in CONTROLS_SHOWN.items():
+        yield _line(title, [nats(rows[world][arm].loss) for world in WORLDS])
+
+
+def gains(trials: Trials) -> Iterator[str]:
+    """Yield the gain of each arm over random, and what its selection costs: seconds of the trials that had the machine alone."""
+    rows = _rows(trials)
+    alone = [trial for trial in trials if not trial.get("beside_other_work")] or trials
+    yield from _head("gain over random", "seconds")
+    for arm, title in ARMS.items():
+        if arm != RANDOM:
+            seconds = [selection_seconds(arm, trial["costs"]) for trial in alone]
+            yield _line(title, [_gain(rows[world][arm].gain) for world in WORLDS] + [span(seconds, "{:,.0f}")])
+
+
+def against_default(trials: Trials) -> Iterator[str]:
+    """Yield by how much each arm has a lower loss than the default rule, paired by seed."""
+    of = {world: losses_by_arm(cells_of(trials, world)) for world in WORLDS}
+    yield from _head("lower loss than the default")
+    for arm in COMPARED:
+        yield _line(ARMS[arm], [_gain(estimate_gain(of[world][arm], of[world][LEARNABILITY])) for world in WORLDS])
+
+
+def best(trials: Trials) -> dict[str, str]:
+    """Return the arm with the largest gain of each world, where one is shown to be above 0 for all arms together; else `not shown`."""
+    return {world: ARMS.get(arm, arm) for world, arm in make_table(trials)["best"].items()}
+
+
+def _rows(trials: Trials) -> dict[str, dict[str, ArmRow]]:
+    return {world: {row.arm: row for row in compare_cells(cells_of(trials, world))} for world in WORLDS}
+
+
+def _gain(found: Estimate | None) -> str:
+    return "–" if found is None else nats(found)
+
+
+def _head(figure: str, *more: str) -> Iterator[str]:
+    columns = (f"arm: {figure}", *WORLDS.values(), *more)
+    yield f"| {' | '.join(columns)} |"
+    yield "| --- " * len(columns) + "|"
+
+
+def _line(title: str, cells: Sequence[str]) -> str:
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    kept = read_trials(NAME)
+    print(*tables(kept), sep="\n")
+    print(best(kept))
