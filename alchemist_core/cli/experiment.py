@@ -1,5 +1,6 @@
 """Experiments: compare selection strategies over seeds, and write the tables and figures of the paper for your corpus."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from alchemist_core.experiments.datasets import DatasetsConfig
 from alchemist_core.experiments.dynamics import DynamicsConfig
 from alchemist_core.experiments.results import compare_cells
 from alchemist_core.experiments.running import Experiment, RunConfig
-from alchemist_core.experiments.trial import create_for_scenes
+from alchemist_core.experiments.trial import Cell, create_for_scenes
 from alchemist_core.store import experiments as store
 from alchemist_core.store.engine import open_store
 from alchemist_core.telemetry import say
@@ -93,20 +94,19 @@ def run(config: RunConfig) -> RunResult:
     begun = store.begin_experiment(engine, name, config.identity(), config.present)
     experiment.fit_windows()
     before = store.state_beforehand(engine, name, experiment.state_beforehand())
+
+    def found_in(cells: Sequence[Cell]) -> dict[str, Any]:
+        return {
+            "cells": [cell.as_json() for cell in cells],
+            "rank_windows": experiment.windows(),
+            "left_out": [left._asdict() for left in experiment.left_out],
+        }
+
     cells = experiment.measure(
-        lambda found, n_total: store.store_so_far(
-            engine,
-            name,
-            {"cells": [cell.as_json() for cell in found], "n_cells": n_total, "rank_windows": experiment.windows()},
-        )
+        lambda cells, n_total: store.store_so_far(engine, name, {**found_in(cells), "n_cells": n_total})
     )
-    result = {
-        "before": before,
-        "cells": [cell.as_json() for cell in cells],
-        "rows": [row.as_json() for row in compare_cells(cells)],
-        "rank_windows": experiment.windows(),
-    }
-    return _finish(begun, result, stated)
+    rows = [row.as_json() for row in compare_cells(cells)]
+    return _finish(begun, {**found_in(cells), "before": before, "rows": rows}, stated)
 
 
 def list_(_config: ListConfig) -> ListResult:
@@ -181,7 +181,8 @@ def compare_datasets(config: DatasetsConfig) -> RunResult:
     engine = open_store()
     begun = store.begin_experiment(engine, config.title, config.identity(), config.present)
     found = {corpus: store.find_experiment(engine, str(part.name)).result or {} for corpus, part in parts.items()}
-    result = {"parts": {corpus: {"cells": of["cells"]} for corpus, of in found.items()}}
+    shown = {corpus: {"cells": of["cells"], "left_out": of.get("left_out", [])} for corpus, of in found.items()}
+    result = {"parts": shown}
     return _finish(begun, result)
 
 

@@ -14,7 +14,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import QUESTIONS
 from alchemist_core.experiments.results import FULL, HEAD, RANDOM, ArmRow, cells_of_row, compare_cells, is_oracle, show
 from alchemist_core.experiments.running import RunConfig
-from alchemist_core.experiments.sheets import Sheet, by_length, draw_arms
+from alchemist_core.experiments.sheets import Sheet, by_length, describe_left_out, draw_arms
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.report.arm_names import arm_title
 from alchemist_core.statistics import Estimate
@@ -102,6 +102,7 @@ def make_datasets_sheet(parts: Mapping[str, dict[str, Any]]) -> Sheet:
     for corpus, result in parts.items():
         rows = compare_cells([Cell(**cell) for cell in result["cells"]])
         lines += [(corpus, *cells_of_row(row)) for row in rows]
+        notes += [f"{corpus}: {note}" for note in describe_left_out(result)]
         for length, of_length in by_length(rows).items():
             for retention in dict.fromkeys(row.retention for row in of_length):
                 here = [row for row in of_length if row.retention == retention]

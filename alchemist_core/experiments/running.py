@@ -6,17 +6,18 @@ A cell is one arm at one retention and length. The stages run it and reuse finis
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from alchemist_core.config import Formerly, Seeds, Words, counted
+from alchemist_core.errors import TrainingCollapsedError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import DEFAULT_RATER, QUESTIONS, RATERS, Arm, first_rater, parse_arm
 from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
 from alchemist_core.experiments.existing import count_existing
 from alchemist_core.experiments.method_scores import methods_among
-from alchemist_core.experiments.results import describe_detectable, state_detectable
+from alchemist_core.experiments.results import RANDOM, describe_detectable, state_detectable
 from alchemist_core.experiments.scores import find_sources
 from alchemist_core.experiments.trial import (
     Cell,
@@ -32,6 +33,7 @@ from alchemist_core.experiments.tuning import TunedWindow, Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.report.arm_names import arm_title, stored_arm
 from alchemist_core.selection.config import strategy_spec
+from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say, warn
 from alchemist_core.training.config import DownstreamConfig
 
@@ -153,6 +155,15 @@ class RunConfig(TrialsConfig):
         return found
 
 
+class LeftOut(NamedTuple):
+    """An arm that has no loss under a seed, because a rater that it needs has collapsed."""
+
+    arm: str
+    retention: float
+    seed: int
+    reason: str
+
+
 class Experiment:
     """A running experiment."""
 
@@ -171,6 +182,7 @@ class Experiment:
             find_sources(sorted(others))
         self.n_pairs = cost.count_pairs(config, config.seeds[0])
         self.tuned: dict[tuple[str, float], TunedWindow] = {}
+        self.left_out: list[LeftOut] = []
 
     def models(self) -> list[DownstreamConfig]:
         """Return the training config of the arms, for each length."""
@@ -263,10 +275,11 @@ class Experiment:
             on_cells: Called after each cell with all cells so far and the number that there will be.
         """
         cells: list[Cell] = []
-        n_total = len(self.arms) * len(self.config.question_lengths) * len(self.config.seeds)
+        n_lengths = len(self.config.question_lengths)
         for seed in self.config.seeds:
             for cell in self._measure_seed(seed):
                 cells.append(cell)
+                n_total = (len(self.arms) * len(self.config.seeds) - len(self.left_out)) * n_lengths
                 on_cells(cells, n_total)
                 say(
                     f"{len(cells)}/{n_total} seed {seed}: {arm_title(cell.arm)} at {cell.retention:.0%}: loss {cell.loss:.4f}"
@@ -276,15 +289,34 @@ class Experiment:
     def _measure_seed(self, seed: int) -> Iterator[Cell]:
         trial = Trial(self.config, seed, self._kinds())
         trial.prepare()
-        raters = {kind: trial.rater(kind) for kind in self._kinds()}
+        raters = self._train_raters(trial)
+        arms = [(arm, retention) for arm, retention in self.arms if raters.keys() >= {*arm.raters}]
+        scores = dict.fromkeys(score for arm, _ in arms for score in arm.scores)
         # Method rho_batches reads a rater of rule learnability, which its arm needs; the others read none.
-        trial.score_by(self.scores, raters.get(ScoringRule.LEARNABILITY, raters[self.arms[0][0].rater]))
-        for length, (arm, retention) in product(self.config.question_lengths, self.arms):
+        trial.score_by(list(scores), raters.get(ScoringRule.LEARNABILITY, raters[arms[0][0].rater]))
+        for length, (arm, retention) in product(self.config.question_lengths, arms):
             policy, model = arm.resolve(self._auto_policy(arm.rater, retention)), self._model(length)
             # The stages name the subset of the arm, not the arm.
             say(f"seed {seed}: {arm_title(arm.word)} at {retention:.0%}")
             cell = measure_cell(trial, arm, policy, raters[arm.rater], retention=retention, model=model)
             yield replace(cell, length=length)
+
+    def _train_raters(self, trial: Trial) -> dict[str, RaterRow]:
+        """Return the raters of a seed by kind. One that collapsed costs only the arms that need it, unless random is one of them."""
+        raters = {}
+        for kind in self._kinds():
+            needing = [(arm, retention) for arm, retention in self.arms if kind in arm.raters]
+            try:
+                raters[kind] = trial.rater(kind)
+            except TrainingCollapsedError as error:
+                if len(needing) == len(self.arms) or any(arm.word == RANDOM for arm, _ in needing):
+                    raise
+                self.left_out += [LeftOut(arm.word, retention, trial.seed, str(error)) for arm, retention in needing]
+                words = ", ".join(dict.fromkeys(arm_title(arm.word) for arm, _ in needing))
+                warn(
+                    f"Seed {trial.seed} goes on without {words}, because the rater of kind {kind} has collapsed: {error}"
+                )
+        return raters
 
     def _auto_policy(self, kind: str, retention: float) -> dict[str, Any]:
         if (kind, retention) in self.tuned:

@@ -79,7 +79,7 @@ def make_sheet(question: Question, result: dict[str, Any]) -> Sheet:
     before = result["before"]
     # A multiple of an unknown number is left out where the table's own numbers are known.
     beforehand = [] if measured and before["effect"] is None else [describe_detectable(before)]
-    notes = [question.title, *beforehand, *measured, *_describe_speed(cells)]
+    notes = [question.title, *beforehand, *measured, *_describe_speed(cells), *describe_left_out(result)]
     # Results of version 0.1 have the key `regions`.
     for found in result.get("rank_windows", result.get("regions", ())):
         notes.append(f"{found['rater']}: {found['said']}")
@@ -87,6 +87,14 @@ def make_sheet(question: Question, result: dict[str, Any]) -> Sheet:
         curve = [ValuePoint(**point) for point in found["fit"]["curve"]]
         figures[f"ranks-{found['rater']}"] = title, draw_value_curve(curve, title)
     return Sheet(notes, HEAD, [cells_of_row(row) for row in rows], figures, csv_table(rows))
+
+
+def describe_left_out(result: dict[str, Any]) -> list[str]:
+    """Return a note for each reason for which arms have no loss under a seed; results of version 0.1 do not name any."""
+    arms: dict[tuple[int, str], dict[str, None]] = {}
+    for left in result.get("left_out", ()):
+        arms.setdefault((left["seed"], left["reason"]), {})[arm_title(left["arm"])] = None
+    return [f"Seed {seed} is without {', '.join(words)}: {reason}" for (seed, reason), words in arms.items()]
 
 
 def draw_arms(rows: Sequence[ArmRow], title: str) -> str:

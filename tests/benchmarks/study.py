@@ -486,7 +486,8 @@ def _run_trial(trial: Trial, corpus: Path | None) -> None:
     scores, kinds = _read_scores(runs.names, root / "truth.parquet")
     kept = {
         "plan": fingerprint(trial.plan.measured()), "world": trial.world, "seed": trial.seed, "cells": result["cells"],
-        "costs": runs.seconds, "aucs": aucs_of(scores, kinds), "accepted": accepted_by(_read_threshold(trial), scores, kinds),
+        "left_out": result.get("left_out", []), "costs": runs.seconds,
+        "aucs": aucs_of(scores, kinds), "accepted": accepted_by(_read_threshold(trial), scores, kinds),
         "seconds": round(time.monotonic() - began, 1), "code_version": code_version(),
     }  # fmt: skip
     partial = trial.path.with_suffix(".partial")
