@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from alchemist_core.cli.experiment import ListConfig, ShowConfig, list_, run, show
 from alchemist_core.cli.tune_selection import SearchConfig, search
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, TrainingCollapsedError
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.running import Experiment, RunConfig
 from alchemist_core.experiments.trial import Trial
@@ -17,6 +17,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import find_experiment
+from alchemist_core.training import bilevel
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -97,6 +98,31 @@ def test_the_arms_of_one_seed_differ_in_their_samples_alone(corpus: Path) -> Non
         mine = [row for row in rows if row[0] == seed]
         assert len(mine) == 2
         assert len({(row[2], row[3], str(row[4])) for row in mine}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scored_store")
+def test_a_rater_that_collapses_costs_only_the_arms_that_need_it(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So strict a limit ends every training whose weights differ; those of rule learnability are all equal.
+    monkeypatch.setattr(bilevel, "_WINDOW", 20)
+    monkeypatch.setattr(bilevel, "_LEAST_SHARE", 0.999)
+    given = {
+        "experiment": "methods", "rater": None, "validation": "v", "tuning_seeds": "", "seeds": "2",
+        "training": "batch_size=32,proxy_warmup_steps=2,max_train_steps=24,rater_learning_rate=0.1",
+    }  # fmt: skip
+    arms = "random,learnability/top_k,learnability+loss/top_k,loss/paper"
+    found = run(config(corpus, arms=arms, **given))
+    assert [row["arm"] for row in found.rows] == ["random", "learnability/top_k"]
+    said = "Seed 2 is without learnability+loss/top_k, loss/paper: Rater training stopped: "
+    assert said in found.table
+    stored = find_experiment(open_store(), found.name).result or {}
+    assert [(left["arm"], left["seed"]) for left in stored["left_out"]] == [
+        ("learnability+loss/top_k", 2),
+        ("loss/paper", 2),
+    ]
+    assert said in str(show(ShowConfig(name=found.name)).table)
+    with pytest.raises(TrainingCollapsedError, match="has collapsed"):
+        run(config(corpus, name="without-random", arms="random,loss/paper", **given))
 
 
 @pytest.mark.slow
