@@ -50,7 +50,10 @@ class LossRanking:
         rank_N[pairs.eligible_mask()] = fit_rank_scale(score_K).rank(score_K)
         # Without the threshold, which the rater sets: this arm ranks without it.
         again = select_members(
-            drawn.policy.without_threshold(), replace(drawn.snapshot, rank_N=rank_N), k=self._subset.n_reads
+            drawn.policy.without_threshold(),
+            replace(drawn.snapshot, rank_N=rank_N),
+            k=self._subset.n_reads,
+            ties_by_name=drawn.ties_by_name,
         )
         return ArmSamples(pairs.pair_hash_N32[again.member_K], again.weight_K)
 

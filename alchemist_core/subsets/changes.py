@@ -37,9 +37,9 @@ def find_changes(engine: Engine, before: SubsetRow, after: SubsetRow) -> Changes
     was, now = reselect(engine, before), reselect(engine, after)
     # The earlier selection at the later one's size: what a change of k alone explains.
     policy = was.policy.model_copy(update={"allow_fewer": True, "fill": "none"})
-    is_kept_N = select_members(policy, was.snapshot, k=len(now.member_K)).is_member_N
+    kept = select_members(policy, was.snapshot, k=len(now.member_K), ties_by_name=was.ties_by_name)
     sides = _side(was), _side(now)
-    leavers, joiners = find_leavers(*sides, is_kept_N), find_joiners(*sides, is_kept_N)
+    leavers, joiners = find_leavers(*sides, kept.is_member_N), find_joiners(*sides, kept.is_member_N)
     return Changes(
         n_before=len(was.member_K),
         n_after=len(now.member_K),

@@ -50,6 +50,8 @@ class Selected:
     weight_K: NDArray[np.float64] | None = None
     # The keys after --variety, −∞ for samples that cannot be selected; None without it.
     varied_N: NDArray[np.float64] | None = None
+    # Whether datasets that tied for a seat got it by their names, as in older versions.
+    ties_by_name: bool = False
 
     @property
     def epoch_size(self) -> int:
@@ -159,9 +161,8 @@ def select_members(
         excluded_N[(excluded_N == 0) & ~_may_be_selected(policy, snapshot)] = Exclusion.REJECTED
     epoch_size = wanted if policy.fill == "repeat" else n_members
     weight_K = _weigh(policy, snapshot, strategy, members, epoch_size)
-    return Selected(
-        snapshot, policy, strategy, members, excluded_N, group_N, weight_K, _varied(policy, snapshot, strata)
-    )
+    varied_N = _varied(policy, snapshot, strata)
+    return Selected(snapshot, policy, strategy, members, excluded_N, group_N, weight_K, varied_N, ties_by_name)
 
 
 def _may_have_too_few(policy: SelectionPolicy) -> bool:

@@ -14,6 +14,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.stages import select as stage
 from alchemist_core.store.datasets import rename
 from alchemist_core.store.subsets import find_subset, lock_name
+from alchemist_core.subsets.changes import find_changes
 from alchemist_core.subsets.selected import load_manifest, manifest_of, reselect, select_members
 from tests.scored_nights import add_dataset, add_night, add_rater
 from tests.selectable_store import BOOKS, WEB, change, draw, fill, normal
@@ -177,3 +178,8 @@ def test_a_version_whose_tied_seat_went_by_name_keeps_its_members(
     subset = find_subset(store, "s")
     artifact_path(subset.manifest_uri).unlink()
     assert load_manifest(store, subset).sha256() == former.manifest_sha256
+    # The same size, and the tied seat goes to the other dataset.
+    other = draw(TIED, stratify=True, dataset=datasets, allow_fewer=True)
+    assert (other.version, other.datasets[last]) == (2, now[last])
+    changes = find_changes(store, subset, find_subset(store, "s"))
+    assert (changes.leavers, changes.joiners) == ({"better key": 1}, {"better key": 1})
