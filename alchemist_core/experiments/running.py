@@ -302,20 +302,27 @@ class Experiment:
             yield replace(cell, length=length)
 
     def _train_raters(self, trial: Trial) -> dict[str, RaterRow]:
-        """Return the raters of a seed by kind. One that collapsed costs only the arms that need it, unless random is one of them."""
+        """Return the raters of a seed by kind.
+
+        Raises:
+            TrainingCollapsedError: The rater of arm random, or raters of all arms. Another one costs only the arms that need it.
+        """
         raters = {}
+        left: dict[tuple[str, float], LeftOut] = {}
         for kind in self._kinds():
             needing = [(arm, retention) for arm, retention in self.arms if kind in arm.raters]
             try:
                 raters[kind] = trial.rater(kind)
             except TrainingCollapsedError as error:
-                if len(needing) == len(self.arms) or any(arm.word == RANDOM for arm, _ in needing):
+                for arm, retention in needing:
+                    left.setdefault((arm.word, retention), LeftOut(arm.word, retention, trial.seed, str(error)))
+                if len(left) == len(self.arms) or any(arm.word == RANDOM for arm, _ in needing):
                     raise
-                self.left_out += [LeftOut(arm.word, retention, trial.seed, str(error)) for arm, retention in needing]
                 words = ", ".join(dict.fromkeys(arm_title(arm.word) for arm, _ in needing))
                 warn(
                     f"Seed {trial.seed} goes on without {words}, because the rater of kind {kind} has collapsed: {error}"
                 )
+        self.left_out += left.values()
         return raters
 
     def _auto_policy(self, kind: str, retention: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,7 +153,7 @@ class ScorerRunner:
             np.concatenate([batch.image_BHWC[part], padding]),
             [*batch.captions[part], *[""] * n_padding],
             [*batch.image_hashes[part], *[b""] * n_padding],
-            [*(dict(said) for said in batch.metadata[part]), *(dict[str, Any]() for _ in range(n_padding))],
+            [*copy.deepcopy(batch.metadata[part]), *(dict[str, Any]() for _ in range(n_padding))],
             n_samples=n_samples,
         )
 

@@ -110,19 +110,21 @@ def test_a_rater_that_collapses_costs_only_the_arms_that_need_it(corpus: Path, m
         "experiment": "methods", "rater": None, "validation": "v", "tuning_seeds": "", "seeds": "2",
         "training": "batch_size=32,proxy_warmup_steps=2,max_train_steps=24,rater_learning_rate=0.1",
     }  # fmt: skip
-    arms = "random,learnability/top_k,learnability+loss/top_k,loss/paper"
+    arms = "random,learnability/top_k,learnability+loss/top_k,loss/paper,alignment+loss/top_k"
     found = run(config(corpus, arms=arms, **given))
     assert [row["arm"] for row in found.rows] == ["random", "learnability/top_k"]
-    said = "Seed 2 is without learnability+loss/top_k, loss/paper: Rater training stopped: "
-    assert said in found.table
+    said = "Seed 2 is without learnability+loss/top_k, loss/paper, alignment+loss/top_k: Rater training stopped: "
+    assert said in str(found.table)
     stored = find_experiment(open_store(), found.name).result or {}
-    assert [(left["arm"], left["seed"]) for left in stored["left_out"]] == [
-        ("learnability+loss/top_k", 2),
-        ("loss/paper", 2),
+    assert [left["arm"] for left in stored["left_out"]] == [
+        "learnability+loss/top_k",
+        "loss/paper",
+        "alignment+loss/top_k",
     ]
     assert said in str(show(ShowConfig(name=found.name)).table)
-    with pytest.raises(TrainingCollapsedError, match="has collapsed"):
-        run(config(corpus, name="without-random", arms="random,loss/paper", **given))
+    for name, words in (("random-too", "random,loss/paper"), ("all", "loss/paper,alignment/top_k")):
+        with pytest.raises(TrainingCollapsedError, match="has collapsed"):
+            run(config(corpus, name=name, arms=words, **given))
 
 
 @pytest.mark.slow
