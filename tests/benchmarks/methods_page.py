@@ -1,16 +1,18 @@
 """The tables of the study `methods`, as research page 036 shows them, from the trials that git keeps.
 
-`python -m tests.benchmarks.methods_page` prints them. A test finds every line of them in the page.
+`python -m tests.benchmarks.methods_page` prints them and draws the page's figure. A test compares both with the page.
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from alchemist_core.experiments.results import RANDOM, ArmRow, compare_cells, losses_by_arm
 from alchemist_core.statistics import Estimate, estimate_gain
-from tests.benchmarks.study import CONTROLS, FUSION, FUSIONS, RECIPES, make_table, selection_seconds
+from tests.benchmarks.study import CONTROLS, FUSION, FUSIONS, RECIPES, draw, make_table, selection_seconds
 from tests.benchmarks.study_page import Trials, cells_of, nats, read_trials, span
 
 NAME = "methods"
+FIGURE_PATH = Path(__file__).parents[2] / "docs" / "research" / "036-damaged.svg"
 WORLDS = {"scenes": "synthetic", "redundant": "redundant", "skewed": "skewed", "damaged": "damaged"}
 LEARNABILITY, _, ACCEPTED = RECIPES
 CONTROLS_SHOWN = {
@@ -46,8 +48,13 @@ FIELD_ARMS = {
     "clarity/top_k": "clarity",
 }
 ARMS = CONTROLS_SHOWN | OWN_ARMS | FIELD_ARMS
-COMPARED = (*[arm for arm in OWN_ARMS if arm != LEARNABILITY], *FIELD_ARMS)
+COMPARED = (
+    *(FUSIONS[1], FUSIONS[0], FUSION, ACCEPTED),
+    *("seal/auto", "rho_batches/top_k", "trained_critic/top_k", "clip_validation/top_k", "clip_corpus/top_k"),
+)
 """Arms that are compared with the default."""
+FIGURE = "damaged"
+"""The world whose gains are drawn: the others have too few seeds for an interval that can be seen."""
 
 
 def tables(trials: Trials) -> Iterator[str]:
@@ -72,7 +79,8 @@ def gains(trials: Trials) -> Iterator[str]:
     for arm, title in ARMS.items():
         if arm != RANDOM:
             seconds = [selection_seconds(arm, trial["costs"]) for trial in alone]
-            yield _line(title, [_gain(rows[world][arm].gain) for world in WORLDS] + [span(seconds, "{:,.0f}")])
+            found = [_gain(rows[world][arm].gain, n_seeds(trials, world)) for world in WORLDS]
+            yield _line(title, [*found, span(seconds, "{:,.0f}")])
 
 
 def against_default(trials: Trials) -> Iterator[str]:
@@ -80,7 +88,8 @@ def against_default(trials: Trials) -> Iterator[str]:
     of = {world: losses_by_arm(cells_of(trials, world)) for world in WORLDS}
     yield from _head("lower loss than the default")
     for arm in COMPARED:
-        yield _line(ARMS[arm], [_gain(estimate_gain(of[world][arm], of[world][LEARNABILITY])) for world in WORLDS])
+        found = [(estimate_gain(of[world][arm], of[world][LEARNABILITY]), n_seeds(trials, world)) for world in WORLDS]
+        yield _line(ARMS[arm], [_gain(gain, n) for gain, n in found])
 
 
 def best(trials: Trials) -> dict[str, str]:
@@ -92,8 +101,15 @@ def _rows(trials: Trials) -> dict[str, dict[str, ArmRow]]:
     return {world: {row.arm: row for row in compare_cells(cells_of(trials, world))} for world in WORLDS}
 
 
-def _gain(found: Estimate | None) -> str:
-    return "–" if found is None else nats(found)
+def n_seeds(trials: Trials, world: str) -> int:
+    """Return the corpus seeds of a world."""
+    return sum(trial["world"] == world for trial in trials)
+
+
+def _gain(found: Estimate | None, n: int) -> str:
+    if found is None:
+        return "–"
+    return nats(found) if found.n == n else f"{nats(found)}, {found.n} of {n} seeds"
 
 
 def _head(figure: str, *more: str) -> Iterator[str]:
@@ -106,7 +122,14 @@ def _line(title: str, cells: Sequence[str]) -> str:
     return f"| {title} | {' | '.join(cells)} |"
 
 
+def figure(trials: Trials) -> str:
+    """Draw the gains of one world as SVG."""
+    (_, _, svg), *_ = draw([trial for trial in trials if trial["world"] == FIGURE])
+    return svg
+
+
 if __name__ == "__main__":
     kept = read_trials(NAME)
+    FIGURE_PATH.write_text(figure(kept), encoding="utf-8")
     print(*tables(kept), sep="\n")
     print(best(kept))
