@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, or_, select, text, update
+from sqlalchemy import Connection, DateTime, Engine, Select, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
@@ -381,27 +381,29 @@ def store_distribution(connection: Connection, night_id: int, *, measured_at: da
         measured_at: Time of the database's clock before its scores were read.
         fields: Columns of the distribution.
     """
+    # As a value, because SQLAlchemy names the tables of this condition without their schema.
+    newest = literal(connection.execute(_newest_score(night_id)).scalar_one(), DateTime(timezone=True))
     statement = insert(ScoreDistribution).values(night_id=night_id, created_at=measured_at, **fields)
     changed = [getattr(ScoreDistribution, name).is_distinct_from(statement.excluded[name]) for name in fields]
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["night_id"],
             set_={name: statement.excluded[name] for name in (*fields, "created_at")},
-            where=or_(*changed, _is_outdated(night_id)),
+            where=or_(*changed, ScoreDistribution.created_at < newest),
         )
     )
 
 
 def is_drift_outdated(engine: Engine, night_id: int) -> bool:
     """Return whether a night has newer scores than its distribution; False for a night that was never measured."""
-    statement = select(ScoreDistribution.night_id).where(ScoreDistribution.night_id == night_id, _is_outdated(night_id))
+    is_older = ScoreDistribution.created_at < _newest_score(night_id).scalar_subquery()
+    statement = select(ScoreDistribution.night_id).where(ScoreDistribution.night_id == night_id, is_older)
     with engine.connect() as connection:
         return connection.execute(statement).first() is not None
 
 
-def _is_outdated(night_id: int) -> ColumnElement[bool]:
-    newest = select(func.max(ShardScore.scored_at)).where(ShardScore.night_id == night_id)
-    return ScoreDistribution.created_at < newest.scalar_subquery()
+def _newest_score(night_id: int) -> Select[datetime]:
+    return select(func.max(ShardScore.scored_at)).where(ShardScore.night_id == night_id)
 
 
 def find_examples(
