@@ -320,7 +320,7 @@ class Experiment:
                     raise
                 words = ", ".join(dict.fromkeys(arm_title(arm.word) for arm, _ in needing))
                 warn(
-                    f"Seed {trial.seed} goes on without {words}, because the rater of kind {kind} has collapsed: {error}"
+                    f"Seed {trial.seed} continues without {words}, because the rater of kind {kind} has collapsed: {error}"
                 )
         self.left_out += left.values()
         return raters
