@@ -26,6 +26,7 @@ BALANCED = "random;variety=1"
 RECIPES = (
     "learnability/auto",
     "learnability+trained_critic+image_density/head_gsample;accept=auto;fill=repeat",
+    "trained_critic+image_density/head_gsample",
     "learnability+trained_critic+image_density/head_gsample",
     "learnability+trained_critic/top_k",
     "learnability/auto;accept=auto;fill=repeat",
@@ -37,8 +38,9 @@ RECIPES = (
     "learnability/head_gsample;variety=0.5",
     "loss/paper",
 )
-"""What a search compares unless it is told otherwise, what a small budget should compare first: rule, fusion, rank window, acceptance with
-repeats, weights and variety, each changed alone. A budget takes as many of them as it can compare on two seeds."""
+"""What a search compares unless it is told otherwise, what a small budget should compare first: rule, fusion, scores that need no rater,
+rank window, acceptance with repeats, weights and variety, each changed alone. A budget takes as many of them as it can compare on two
+seeds."""
 
 
 _SCORERS = {

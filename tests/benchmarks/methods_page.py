@@ -3,13 +3,14 @@
 `python -m tests.benchmarks.methods_page` prints them and draws the page's figure. A test compares both with the page.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from alchemist_core.experiments.results import RANDOM, ArmRow, compare_cells, losses_by_arm
-from alchemist_core.statistics import Estimate, estimate_gain
+from alchemist_core.experiments.results import RANDOM, LossOfSeed, losses_by_arm
+from alchemist_core.statistics import estimate_gain
 from tests.benchmarks.study import CONTROLS, FUSION, FUSIONS, RECIPES, draw, make_table, selection_seconds
 from tests.benchmarks.study_page import Trials, cells_of, nats, read_trials, span
+from tests.benchmarks.world_tables import gain_of, head, line, n_seeds, rows_of
 
 NAME = "methods"
 FIGURE_PATH = Path(__file__).parents[2] / "docs" / "research" / "036-damaged.svg"
@@ -50,9 +51,11 @@ FIELD_ARMS = {
 ARMS = CONTROLS_SHOWN | OWN_ARMS | FIELD_ARMS
 COMPARED = (
     *(FUSIONS[1], FUSIONS[0], FUSION, ACCEPTED),
-    *("seal/auto", "rho_batches/top_k", "trained_critic/top_k", "clip_validation/top_k", "clip_corpus/top_k"),
+    *("rho_batches/top_k", "trained_critic/top_k", "clip_validation/top_k"),
 )
 """Arms that are compared with the default."""
+CONTRASTED = {"scenes": "synthetic", "damaged": "damaged"}
+"""Worlds on which they are compared with it one by one: on the others little can be gained."""
 FIGURE = "damaged"
 """The world whose gains are drawn: the others have too few seeds for an interval that can be seen."""
 
@@ -65,61 +68,48 @@ def tables(trials: Trials) -> Iterator[str]:
 
 def losses(trials: Trials) -> Iterator[str]:
     """Yield the held-out loss of each control."""
-    rows = _rows(trials)
-    yield from _head("held-out loss")
+    rows = rows_of(trials, WORLDS)
+    yield from head("arm: held-out loss", *WORLDS.values())
     for arm, title in CONTROLS_SHOWN.items():
-        yield _line(title, [nats(rows[world][arm].loss) for world in WORLDS])
+        yield line(title, [nats(rows[world][arm].loss) for world in WORLDS])
 
 
 def gains(trials: Trials) -> Iterator[str]:
     """Yield the gain of each arm over random, and what its selection costs: seconds of the trials that had the machine alone."""
-    rows = _rows(trials)
+    rows = rows_of(trials, WORLDS)
     alone = [trial for trial in trials if not trial.get("beside_other_work")] or trials
-    yield from _head("gain over random", "seconds")
+    yield from head("arm: gain over random", *WORLDS.values(), "seconds")
     for arm, title in ARMS.items():
         if arm != RANDOM:
             seconds = [selection_seconds(arm, trial["costs"]) for trial in alone]
-            found = [_gain(rows[world][arm].gain, n_seeds(trials, world)) for world in WORLDS]
-            yield _line(title, [*found, span(seconds, "{:,.0f}")])
+            found = [gain_of(rows[world][arm].gain, n_seeds(trials, world)) for world in WORLDS]
+            yield line(title, [*found, span(seconds, "{:,.0f}")])
 
 
 def against_default(trials: Trials) -> Iterator[str]:
-    """Yield by how much each arm has a lower loss than the default rule, paired by seed."""
+    """Yield by how much each arm has a lower loss than the default rule, paired by seed: on each world, and on all of them pooled."""
     of = {world: losses_by_arm(cells_of(trials, world)) for world in WORLDS}
-    yield from _head("lower loss than the default")
+    yield from head("arm: lower loss than the default", *CONTRASTED.values(), "all four pooled")
     for arm in COMPARED:
-        found = [(estimate_gain(of[world][arm], of[world][LEARNABILITY]), n_seeds(trials, world)) for world in WORLDS]
-        yield _line(ARMS[arm], [_gain(gain, n) for gain, n in found])
+        found = [
+            (estimate_gain(of[world][arm], of[world][LEARNABILITY]), n_seeds(trials, world)) for world in CONTRASTED
+        ]
+        pooled = (estimate_gain(_pool(of, arm), _pool(of, LEARNABILITY)), len(trials))
+        yield line(ARMS[arm], [gain_of(gain, n) for gain, n in (*found, pooled)])
+
+
+def _pool(of: Mapping[str, Mapping[str, LossOfSeed]], arm: str) -> LossOfSeed:
+    """Return the losses of an arm on all worlds: seed 40 of the second world is 1040."""
+    return {
+        1000 * number + seed: loss
+        for number, losses in enumerate(of.values())
+        for seed, loss in losses.get(arm, {}).items()
+    }
 
 
 def best(trials: Trials) -> dict[str, str]:
     """Return the arm with the largest gain of each world, where one is shown to be above 0 for all arms together; else `not shown`."""
     return {world: ARMS.get(arm, arm) for world, arm in make_table(trials)["best"].items()}
-
-
-def _rows(trials: Trials) -> dict[str, dict[str, ArmRow]]:
-    return {world: {row.arm: row for row in compare_cells(cells_of(trials, world))} for world in WORLDS}
-
-
-def n_seeds(trials: Trials, world: str) -> int:
-    """Return the corpus seeds of a world."""
-    return sum(trial["world"] == world for trial in trials)
-
-
-def _gain(found: Estimate | None, n: int) -> str:
-    if found is None:
-        return "–"
-    return nats(found) if found.n == n else f"{nats(found)}, {found.n} of {n} seeds"
-
-
-def _head(figure: str, *more: str) -> Iterator[str]:
-    columns = (f"arm: {figure}", *WORLDS.values(), *more)
-    yield f"| {' | '.join(columns)} |"
-    yield "| --- " * len(columns) + "|"
-
-
-def _line(title: str, cells: Sequence[str]) -> str:
-    return f"| {title} | {' | '.join(cells)} |"
 
 
 def figure(trials: Trials) -> str:

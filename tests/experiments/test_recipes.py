@@ -35,7 +35,7 @@ def test_the_default_recipes_differ_in_rule_fusion_window_repeats_weights_and_va
 
 
 @pytest.mark.parametrize(
-    ("budget", "n_recipes", "n_seeds"), [(None, 12, 4), (40, 12, 4), (32, 12, 2), (26, 8, 2), (22, 6, 2), (15, 3, 2)]
+    ("budget", "n_recipes", "n_seeds"), [(None, 13, 4), (44, 13, 4), (34, 13, 2), (26, 8, 2), (22, 7, 2), (15, 3, 2)]
 )
 def test_a_budget_takes_the_first_recipes_and_then_seeds(budget: int | None, n_recipes: int, n_seeds: int) -> None:
     recipes, plan = _plan_search(SearchConfig(budget=budget))
@@ -65,6 +65,8 @@ def test_what_a_selection_needs_is_named() -> None:
         "in place of trained_critic the name of your critic: alchemist scorer train critic",
         "in place of image_density the name of your density ratio: alchemist scorer train density --kind density",
     ]
+    # It needs no rater, and was nowhere shown to be worse than the default rule (research page 036).
+    assert needs[RECIPES[2]] == needs["learnability+trained_critic+image_density/head_gsample"][1:]
     assert needs["dsir/top_k"] == ["in place of dsir the name of imported scores: alchemist import scores"]
     for word in RECIPES:
         arm = parse_arm(word, retention=0.5)
