@@ -1,4 +1,4 @@
-"""A web server that accepts what is posted to it, as a webhook of Slack or Teams does, and answers every page with 200."""
+"""A web server that accepts what is posted to it, as a webhook of Slack or Teams does."""
 
 import json
 import threading
@@ -35,10 +35,6 @@ def receiving() -> Iterator[Receiver]:
                 receiver.arrived_at.append(datetime.now(UTC))
                 receiver.posts.append(json.loads(body))
             self.send_response(status)
-            self.end_headers()
-
-        def do_GET(self) -> None:
-            self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:

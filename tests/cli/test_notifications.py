@@ -1,14 +1,15 @@
-"""A notification for each pending decision is sent once, within seconds, by the command that found it, with a working link."""
+"""A notification for each pending decision is sent once, within seconds, by the command that found it, with a link to its page."""
 
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import Engine, text
+from starlette.routing import Match
 
 from alchemist_core.__main__ import main
+from alchemist_core.explorer.app import PAGES
 from alchemist_core.quality.gate import store_check_results
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.evaluate import _announce_if_worse
@@ -27,7 +28,7 @@ __all__ = ["suites"]
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    """A receiver, and an Airflow whose pages it answers; the commands run as tasks of that Airflow."""
+    """A receiver; the commands run as tasks of an Airflow at the same address."""
     with receiving() as found:
         monkeypatch.setenv("ALCHEMIST_NOTIFY_URL", found.url)
         monkeypatch.setenv("ALCHEMIST_AIRFLOW_URL", found.url.removesuffix("/hook"))
@@ -54,9 +55,12 @@ def message(receiver: Receiver) -> list[str]:
     return lines
 
 
-def opens(line: str) -> bool:
-    with urllib.request.urlopen(line.removeprefix("Look: ")) as answer:
-        return bool(answer.status == 200)
+def page_of(look: str) -> str:
+    """The path of a link to the explorer in Airflow, which must have a page there."""
+    path = look.partition("/alchemist")[2]
+    asked = {"type": "http", "method": "GET", "path": path}
+    assert any(route.matches(asked)[0] == Match.FULL for module in PAGES for route in module.ROUTES), look
+    return path
 
 
 @pytest.mark.usefixtures("held")
@@ -64,12 +68,28 @@ def test_a_held_night_is_notified_by_the_command_that_holds_it(receiver: Receive
     assert main(["night", "check-drift"]) == 0
     what, look, do, *_ = message(receiver)
     assert what.startswith("Night web 2026-01-03 r1 is held: scores drifted: PSI ")
-    assert look.endswith("/alchemist/nights/web/2026-01-03")
+    assert page_of(look) == "/nights/web/2026-01-03"
     assert any(line.endswith("/dags/nightly_rescore/runs/r%2F1/tasks/drift") for line in message(receiver)[3:])
-    assert opens(look)
     assert "alchemist night release --dataset web --crawl-date 2026-01-03 --reason WHY" in do
     assert main(["night", "check-drift"]) == 0
     assert len(receiver.posts) == 1
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize(
+    ("address", "page"),
+    [
+        ("https://see.example/", "https://see.example/nights/web/2026-01-03"),
+        ("none", "{airflow}/dags/nightly_rescore/runs/r%2F1/tasks/drift"),
+    ],
+)
+def test_the_link_leads_to_the_explorer_of_the_settings_or_to_the_task_if_there_is_none(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, address: str, page: str
+) -> None:
+    monkeypatch.setenv("ALCHEMIST_EXPLORER_URL", address)
+    load_settings.cache_clear()
+    assert main(["night", "check-drift"]) == 0
+    assert message(receiver)[1] == "Look: " + page.format(airflow=receiver.url.removesuffix("/hook"))
 
 
 @pytest.mark.usefixtures("held", "receiver")
@@ -101,7 +121,7 @@ def test_a_failed_check_is_reported_once_until_it_has_passed_and_fails_again(
     assert len(receiver.posts) == 2
     what, look, do, *facts = receiver.posts[0]["message"].splitlines()
     assert what == "Suite samples stopped dataset web, night 2026-01-03: most_locations_are_usable failed."
-    assert opens(look)
+    assert page_of(look) == "/nights/web/2026-01-03"
     assert "alchemist night release --dataset web --crawl-date 2026-01-03 --reason WHY" in do
     assert facts == ['most_locations_are_usable: {"unexpected_count": 3}']
 
@@ -136,7 +156,7 @@ def test_a_failing_suite_of_ones_own_is_reported_with_the_rows_that_failed(suite
     what, look, do, *facts = message(receiver)
     name = "samples_wide.json/expect_column_values_to_be_between(width)"
     assert what == f"Suite samples stopped dataset web, night {NIGHT}: {name} failed."
-    assert opens(look)
+    assert page_of(look) == f"/nights/web/{NIGHT}"
     assert f"alchemist night release --dataset web --crawl-date {NIGHT} --reason WHY" in do
     said = "expected column values to be between (width): at least 60; found 2 of 6 rows, such as sample_id = 2, "
     assert facts[0].startswith(f"{name}: {said}")
@@ -180,7 +200,7 @@ def test_a_subset_that_is_surely_worse_than_random_is_reported_once(
         assert what.startswith(
             "s v1 is worse than a random subset of its size in heldout_loss: gain -0.2133, 95% interval ["
         )
-        assert opens(look)
+        assert page_of(look) == "/subsets/s/1"
         assert "alchemist subset compare s --version 1" in do
         assert "alchemist subset rollback s --from 1" in do
         assert "alchemist subset withdraw s --version 1 --reason WHY" in do
@@ -204,7 +224,6 @@ def test_a_task_that_failed_is_reported_once_with_its_page(engine: Engine, recei
     assert [main(note), main(note)] == [0, 0]
     what, look, *_ = message(receiver)
     assert (what, look.partition("/dags/")[2]) == ("d.t: full", "d/runs/r%201/tasks/t/mapped/2")
-    assert opens(look)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alchemist.audit_events")).scalar() == 1
 

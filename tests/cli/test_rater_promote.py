@@ -49,6 +49,18 @@ def test_only_a_trained_rater_is_planned_for_production(two_raters: Engine) -> N
         plan_promote(PlanPromoteConfig(rater="clip"))
 
 
+def test_the_question_of_a_promotion_links_the_page_of_its_rater(
+    two_raters: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with two_raters.begin() as connection:
+        connection.execute(text("""UPDATE alchemist.raters SET config = '{"dataset": "web"}'"""))
+    assert "Look at it" not in plan_promote(PlanPromoteConfig(rater="new")).question
+    monkeypatch.setenv("ALCHEMIST_AIRFLOW_URL", "https://flow.example/")
+    load_settings.cache_clear()
+    address = "https://flow.example/alchemist/raters/new"
+    assert f"- Look at it: [{address}](<{address}>)" in plan_promote(PlanPromoteConfig(rater="new")).question
+
+
 def test_a_reader_during_promotion_sees_one_rater_or_the_other_and_never_a_mix(
     two_raters: Engine, database_url: str
 ) -> None:
