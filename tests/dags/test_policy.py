@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from alchemist_core.cli.command_line import build_parser, read_config
-from alchemist_core.cli.forms import RENDERED
+from alchemist_core.cli.forms import LAYOUT, RENDERED, SWITCH, build_forms
 from alchemist_core.errors import FINAL_EXIT_CODES, ConfigError
 
 from .conftest import DAGS, NAMES
@@ -344,6 +344,29 @@ def test_every_command_is_accepted_by_the_command_line(dag, is_filled):
         assert program == "alchemist"
 
 
+def value_for(field):
+    """A value for a field of a form: its last choice, a day, a number or a text."""
+    if "enum" in field:
+        return field["enum"][-1]
+    if field.get("format") == "date":
+        return NIGHT["crawl_date"]
+    return 1 if "else" in field else "typed"
+
+
+@pytest.mark.parametrize("dag_id", LAYOUT)
+def test_every_field_of_a_form_reaches_the_command_of_its_stage(dags, dag_id):
+    dag, fields = dags[dag_id], build_forms()[dag_id]
+    params = form(
+        dag, FILLED[dag_id] | {name: value_for(fields[name]) for part in LAYOUT[dag_id] for name in part.names}
+    )
+    lines = [command(operator, params) for operator in command_tasks(dag)]
+    for part in LAYOUT[dag_id]:
+        words = {word for line in lines if line[1] == part.stage for word in line}
+        for name in part.names:
+            option = name.replace("_", "-")
+            assert words & {f"--{option}={params[name]}", f"--no-{option}"}, f"{part.stage} gets no {name}"
+
+
 @pytest.mark.parametrize(
     ("dag_id", "task_id"), [("train_rater", "train_rater"), ("evaluate_subset", "train_downstream")]
 )
@@ -357,12 +380,13 @@ def test_a_training_without_a_preset_passes_none_and_is_refused_with_the_list(da
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=[repr(value[:12]) for value in HOSTILE])
 def test_a_value_from_the_form_is_one_argument_as_it_was_typed(dag, hostile):
-    given = FILLED[dag.dag_id]
-    typed = {name: value for name, value in given.items() if isinstance(value, str) and value not in ("yes", "no")}
-    params = form(dag, given | dict.fromkeys(typed, hostile))
+    fields = build_forms().get(dag.dag_id, {})
+    typed = [
+        name for name, field in fields.items() if "string" in field.get("type", ()) and field.get("enum") != SWITCH
+    ]
+    params = form(dag, FILLED[dag.dag_id] | dict.fromkeys(typed, hostile))
     lines = [command(operator, params) for operator in command_tasks(dag)]
-    words = {word for line in lines for word in line if hostile in word}
-    assert words or not given
+    assert {f"--{name.replace('_', '-')}={hostile}" for name in typed} <= {word for line in lines for word in line}
     # After an equals sign, or after the `--` that ends the flags.
     for line in lines:
         for at, word in enumerate(line):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from alchemist_core.cli.forms import build_forms
 from alchemist_core.local import stack
 from alchemist_core.local.airflow_environment import airflow_home, load_secrets, passwords_path
 from alchemist_core.settings import load_settings
@@ -24,16 +25,13 @@ from .published_client import Airflow
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1800)]
 
 PICTURES = Path(".alchemist/screenshots")
-# Text fields of every form, with valid values for the other fields; tests/dags tries all fields without a scheduler.
-FIELDS: dict[str, tuple[str, ...]] = {
-    "nightly_rescore": ("dataset", "root", "crawl_date"),
-    "train_rater": ("dataset", "validation", "preset", "recipe", "rule", "seed", "max_train_steps", "max_samples", "text_encoder"),
-    "build_subset": (
-        "dataset", "retention", "name", "strategy", "drop_top_ratio", "mean_rank", "std_rank", "start_rank", "seed", "rater", "where",
-    ),
-    "evaluate_subset": ("preset", "arms", "seeds", "truth", "evaluation", "protocol", "dataset"),
-    "maintenance": (),
-}  # fmt: skip
+# Every field of every form but the switches.
+FIELDS = {
+    dag_id: tuple(name for name, field in fields.items() if field.get("type") != "boolean")
+    for dag_id, fields in {**build_forms(), "maintenance": {}}.items()
+}
+# Airflow itself refuses what does not fit one of these.
+CHECKED = ("enum", "pattern", "format", "else")
 VALID = {
     "nightly_rescore": {"dataset": "nowhere"},
     "train_rater": {"preset": "tiny", "dataset": "nowhere", "validation": "nowhere"},
@@ -115,11 +113,7 @@ def values_of_fields(mark: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for name in names:
             yield dag_id, {**VALID[dag_id], name: worst}
         for value in others:
-            texts = [
-                name
-                for name in names
-                if name in ("dataset", "root", "validation", "rater", "arms", "truth", "evaluation")
-            ]
+            texts = [name for name in names if not build_forms()[dag_id][name].keys() & set(CHECKED)]
             if texts:
                 yield dag_id, {**VALID[dag_id], **dict.fromkeys(texts, value)}
 
@@ -191,16 +185,25 @@ def test_airflows_configuration_is_never_shown(attack: Attack) -> None:
     assert all("sql_alchemy_conn" not in answers["/api/v2/config"] for answers in attack.reached.values())
 
 
-def test_a_user_reads_neither_connections_nor_variables(attack: Attack) -> None:
+def test_a_user_reads_neither_connections_nor_variables_and_an_op_does(attack: Attack) -> None:
     for path in ("/api/v2/connections", "/api/v2/variables"):
         assert "orbidden" in attack.reached["mallory"][path]
+        assert "orbidden" not in attack.reached["keeper"][path]
 
 
-def test_a_viewer_starts_no_run(attack: Attack) -> None:
+def test_a_viewer_starts_and_clears_no_run_and_answers_no_question(attack: Attack) -> None:
     airflow = Airflow(attack.home, "watcher")
-    with pytest.raises(airflow.client.ApiException) as refused:
-        airflow.trigger("maintenance", {})
-    assert refused.value.status == 403
+    (run, *_) = airflow.runs.get_dag_runs("build_subset", limit=1).dag_runs
+    cleared = airflow.client.ClearTaskInstancesBody(dag_run_id=run.dag_run_id, dry_run=False)
+    answer = airflow.client.UpdateHITLDetailPayload(chosen_options=["Approve"], params_input={})
+    for ask in (
+        lambda: airflow.trigger("maintenance", {}),
+        lambda: airflow.tasks.post_clear_task_instances("build_subset", cleared),
+        lambda: airflow.tasks.update_hitl_detail("build_subset", run.dag_run_id, "approve", -1, answer),
+    ):
+        with pytest.raises(airflow.client.ApiException) as refused:
+            ask()
+        assert refused.value.status == 403
 
 
 @needs_chromium
