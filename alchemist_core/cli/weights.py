@@ -74,8 +74,19 @@ class RunOptions(Config):
         if not self.protocol and load_project().files_of(GENEVAL):
             # alchemist evaluate does not measure it, so the file names it by its networks alone.
             names = (*names, GENEVAL)
-        given = EvaluateConfig(subset="any", protocol=",".join(names), weights=self.evaluation_weights)
-        return split_protocols(given) if names else []
+        found = split_protocols(EvaluateConfig(subset="any", protocol=",".join(names))) if names else []
+        return found if self.evaluation_weights is None else self._with_weights(found)
+
+    def _with_weights(self, evaluations: list[EvaluateConfig]) -> list[EvaluateConfig]:
+        """Return the evaluations, with the weights of the option for the one protocol that alchemist evaluate measures."""
+        measured = [one.protocol for one in evaluations if one.protocol != GENEVAL]
+        if len(measured) != 1:
+            raise ConfigError(
+                f"--evaluation-weights {self.evaluation_weights} belongs to one protocol, but the protocols are: "
+                f"{', '.join(measured) or 'none'}. Name one: --protocol NAME."
+            )
+        own = {"weights": self.evaluation_weights}
+        return [one.model_copy(update=own) if one.protocol in measured else one for one in evaluations]
 
     def _options(self, stage: str, kind: type[PinnedConfig]) -> dict[str, Any]:
         section = STAGE_SECTIONS[stage.replace("-", "_")]

@@ -306,6 +306,28 @@ def test_the_list_reads_the_project_file_and_an_option_overrides_it(project: Pat
     assert [row.name for row in named] == ["tokenizer", "minilm", "efficientnet-lite0"]
 
 
+def test_weights_of_an_option_override_those_of_the_project_file_for_one_protocol(project: Path) -> None:
+    own = project / "own.pth"
+    own.touch()
+
+    def inception(**given: object) -> tuple[str, list[str]]:
+        networks = list_weights(WeightsListConfig.model_validate({"evaluation_weights": own, **given})).networks
+        here = {row.name: row.here for row in networks}
+        return here["inception"], list(here)
+
+    assert inception(protocol="fid_mjhq")[0] == str(own)
+    with pytest.raises(
+        ConfigError, match=r"^--evaluation-weights .*own\.pth .* fid_mjhq, heldout_loss\. .*--protocol NAME"
+    ):
+        inception()
+    # The networks of GenEval are listed too, and have files of their own.
+    (project / "alchemist.toml").write_text(PROJECT.replace(', "heldout_loss"', ""), encoding="utf-8")
+    load_project.cache_clear()
+    here, names = inception()
+    assert here == str(own)
+    assert {"mask2former", "clip-l"} <= set(names)
+
+
 def test_the_check_of_a_project_names_every_network_that_is_missing(project: Path) -> None:
     save_clip(project / "clip", project / "clip")
     with pytest.raises(ConfigError) as refused:
