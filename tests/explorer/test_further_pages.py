@@ -121,16 +121,22 @@ def moved(page: str) -> dict[str, list[int]]:
     return {name: samples_of(text) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d.{4}"
+"""A time and the four signs after it."""
+
+
 def test_every_page_with_a_time_names_its_zone(client: TestClient, own_store: Engine) -> None:
     enrich(own_store)
     run(own_store, "UPDATE alchemist.nights SET state = 'released', decided_by = 'ann', decided_at = now()")
-    without = []
+    without: list[tuple[str, str]] = []
     for path in ("/needs", "/nights/web/2026-01-02", "/raters", "/experiments", "/subsets", "/samples/3"):
         page = client.get(path).text
-        times = re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d.{4}", page)
+        times = re.findall(TIME, page)
         assert times, path
-        if not (re.search(r"<th[^>]*>[^<]+ \(UTC\)</th>", page) or all(time.endswith(" UTC") for time in times)):
-            without.append(path)
+        # The head of a table may name the zone of its cells, and of nothing else.
+        if re.search(r"<th[^>]*>[^<]+ \(UTC\)</th>", page):
+            times = re.findall(TIME, re.sub(r"<td\b.*?</td>", "", page, flags=re.DOTALL))
+        without += [(path, time) for time in times if not time.endswith(" UTC")]
     assert without == []
 
 

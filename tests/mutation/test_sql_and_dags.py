@@ -1,4 +1,4 @@
-"""The list of changes is current: each text to change occurs once in its file, and each file of the rooms has a change."""
+"""The list of changes is current: each text to change occurs once in its file, and each DAG file has a change."""
 
 import pytest
 

@@ -184,14 +184,15 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
+@example(["width", ">", "$1"])
+@example(["width", "[1]", ">", "1"])
 def test_any_order_of_sql_is_a_condition_of_bound_values_or_is_refused(pieces: list[str]) -> None:
     with contextlib.suppress(ConfigError):
         found = compile_condition(" ".join(pieces), KINDS, COLUMNS)
         sql = str(found.compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
         # Values are parameters; of the text only columns, operators and functions are left.
-        assert not {"'", '"', ";", "$", "--", "[", "^"} & set(sql.split())
+        assert [sign for sign in ("'", '"', ";", "$", "--", "[", "^") if sign in sql] == []
         assert "select" not in sql.lower()
-        assert "'" not in sql
 
 
 @pytest.mark.parametrize(
