@@ -74,8 +74,11 @@ TABLES = text("""
 
 @contextmanager
 def export_snapshot(url: str) -> Iterator[str]:
-    """Hold a snapshot of a database; yield the id by which other sessions can read the same snapshot."""
+    """Hold a snapshot of a database and all partitions of members; yield the id by which other sessions can read the same snapshot."""
     with _snapshot(url, None) as connection:
+        # Readers of a snapshot do not see partitions that are dropped after it. This lock is taken before the snapshot and lasts as long,
+        # so that garbage collection drops none meanwhile; it does not keep stages from adding partitions.
+        connection.execute(text("LOCK TABLE alchemist.subset_samples IN ACCESS SHARE MODE"))
         yield str(connection.scalar(text("SELECT pg_export_snapshot()")))
 
 

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import make_url, text
+from sqlalchemy import Engine, make_url, text
 
+from alchemist_core.cli import db
 from alchemist_core.cli.db import COMMANDS, BackupConfig, RestoreConfig, backup, restore
-from alchemist_core.cli.subset import PublishSubsetConfig, publish
+from alchemist_core.cli.subset import GcSubsetConfig, PublishSubsetConfig, gc, publish
 from alchemist_core.embeddings.upkeep import remove_orphans
 from alchemist_core.errors import ConfigError, DataError, StoreError
 from alchemist_core.files import PICTURE_CACHE, artifact_path, partial_path
@@ -39,7 +41,10 @@ from alchemist_core.store.postgres import client_program, run_program
 from alchemist_core.store.samples import take_down
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.training.checkpoints import finish, partial_folder
+from tests.drawn_versions import pool, run_publish, select
 from tests.trained_store import TrainedStore, copy_store, select_subset, store_once, use_store, used
+
+__all__ = ["pool"]
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -221,6 +226,29 @@ def test_a_backup_takes_no_harm_from_a_training_that_ends_and_from_orphans_that_
     assert not [path for path in copied if PICTURE_CACHE in path.parts or "new.partial" in path.parts]
     assert {path.name for path in copied if "new" in path.parts} <= {"rater.safetensors"}
     assert [path for path in copied if path.parts[0] == "raters" and "new" not in path.parts]
+
+
+@pytest.mark.parametrize("step", [pytest.param("list_artifacts", marks=pytest.mark.slow), "checksum"])
+def test_a_backup_keeps_the_members_of_a_version_that_gc_would_remove_meanwhile(
+    pool: Engine, elsewhere: TrainedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Between snapshot and dump, and between dump and checksum."""
+    artifact_path("raters/r").mkdir(parents=True)
+    (artifact_path("raters/r") / "rater.safetensors").write_bytes(b"x")
+    for retention in (0.1, 0.2, 0.3):
+        run_publish(select(retention=retention).version)
+    unchanged, left = getattr(db, step), []
+
+    def collect_first(*given: Any, **how: Any) -> Any:
+        left.extend(gc(GcSubsetConfig(dry_run=False, min_age_days=0)).left)
+        return unchanged(*given, **how)
+
+    with monkeypatch.context() as beside:
+        beside.setattr(db, step, collect_first)
+        written = backup(BackupConfig(folder=tmp_path / "backup"))
+    use_store(monkeypatch, elsewhere)
+    assert restore(RestoreConfig(folder=tmp_path / "backup")).checksum == written.checksum
+    assert [line for line in left if line.startswith("best v1 is in use or being read")]
 
 
 def test_a_backup_and_its_restore_name_the_artifacts_that_the_home_lacked(
