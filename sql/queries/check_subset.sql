@@ -1,7 +1,8 @@
 -- Purpose: Count what is wrong with the members of a manifest now: taken down, from evaluation data, or not in the store; for the
 --   suite `subset`.
 -- Parameters: subset_id integer; reads the temporary table wanted (number integer, pair_hash bytea).
--- One row is: the version; n_not_stored is null unless the members of the version are in the store.
+-- One row is: the version; n_not_stored is null unless the version is published or has members in the store, because garbage
+--   collection removes those of other versions.
 -- Relies on: uq_samples_pair_hash, ix_samples_image_hash, uq_takedowns_image_hash, ix_sample_locations_sample_id,
 --   pk_subset_samples.
 -- Safe to re-run: yes.
@@ -29,7 +30,9 @@ WITH members AS (
             WHERE twins.image_hash = samples.image_hash AND datasets.role = 'evaluation'
         ) AS is_of_evaluation_data,
         CASE
-            WHEN (SELECT subsets.state FROM alchemist.subsets WHERE subsets.subset_id = :subset_id) <> 'selected'
+            WHEN
+                (SELECT subsets.state FROM alchemist.subsets WHERE subsets.subset_id = :subset_id) = 'published'
+                OR EXISTS (SELECT 1 FROM alchemist.subset_samples WHERE subset_samples.subset_id = :subset_id)
                 THEN EXISTS (
                     SELECT 1
                     FROM alchemist.subset_samples

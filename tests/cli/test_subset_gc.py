@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.cli.check import CheckConfig
+from alchemist_core.cli.check import run as check
 from alchemist_core.cli.subset import GcSubsetConfig, GcSubsetResult, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
@@ -131,6 +133,15 @@ def test_what_gc_removed_can_be_published_again(versions: Engine) -> None:
     run_publish(1)
     assert members(versions, 1) == wanted
     assert current(versions).version == 1
+
+
+def test_what_gc_removed_passes_its_checks_when_it_is_selected_again(versions: Engine) -> None:
+    collect(dry_run=False)
+    assert select(retention=0.1).version == 1
+    # As the DAG build_subset does before it stores the members again; it raises if a check fails.
+    check(CheckConfig(suite="subset", subset=NAME, version=1))
+    run_publish(1)
+    assert members(versions, 1)
 
 
 def test_a_version_whose_manifest_gc_removes_while_it_is_being_published_is_not_published(versions: Engine) -> None:
