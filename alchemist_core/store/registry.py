@@ -374,6 +374,7 @@ def forget_unread(engine: Engine, shard_ids: Sequence[int]) -> None:
 
 def _note_unread(engine: Engine, shard: NewShard, **fields: Any) -> None:
     with engine.begin() as connection:
+        _keep_order(connection, shard.dataset_id)
         _forget_unread(connection, shard)
         _insert_shard(connection, replace(shard, verified_at=None), **fields)
 
@@ -399,6 +400,7 @@ def register_shard(
         Number of new samples; None if another process has registered the shard in the meantime.
     """
     with engine.begin() as connection:
+        _keep_order(connection, shard.dataset_id)
         _forget_unread(connection, shard)
         if supersedes is not None:
             retire_shard(connection, supersedes, state="superseded", reason="a later revision has its address")
@@ -416,6 +418,14 @@ def register_shard(
         arrived = update(Shard).where(Shard.shard_id == shard_id).values(created_at=func.clock_timestamp())
         connection.execute(arrived)
         return n_new
+
+
+def _keep_order(connection: Connection, dataset_id: int) -> None:
+    """Let the ids of shards that are not training data ascend in the order of the commits: a snapshot ignores those above an id."""
+    role = select(Dataset.role).where(Dataset.dataset_id == dataset_id)
+    if connection.execute(role).scalar_one() != "train":
+        # The first lock of its transaction: a session that waits for it holds none for which its holder could wait.
+        take_lock(connection, "held-out shards")
 
 
 def _forget_unread(connection: Connection, shard: NewShard) -> None:

@@ -5,7 +5,9 @@ import os
 import resource
 import shutil
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,10 +22,12 @@ from alchemist_core.store import eligible
 from alchemist_core.store.flags import set_flags
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.raters import find_rater
+from alchemist_core.store.registry import NewShard, register_shard, reject_shard
 from alchemist_core.store.snapshots import Snapshot, read_dataset_names, reload_snapshot, take_snapshot
-from tests.given import insert_rows
+from tests.given import insert_rows, sha256
 from tests.scored_nights import add_night, add_rater
-from tests.selectable_store import WEB, change, fill, set_duplicates
+from tests.selectable_store import BENCH, WEB, change, fill, pairs, set_duplicates
+from tests.store.test_registry import pair
 from tests.waiting import wait_until_blocked
 
 pytestmark = pytest.mark.db
@@ -359,6 +363,40 @@ def test_only_training_data_is_selected_from_and_only_other_data_compared_with(
         ]})  # fmt: skip
     with pytest.raises(ConfigError, match=message):
         take(store, datasets=datasets, options=EligibleOptions(**options))
+
+
+def add_shard(engine: Engine, number: int, *samples: Any) -> None:
+    """Register a shard of the evaluation dataset."""
+    register_shard(engine, new_shard(number), samples, [])
+
+
+def add_rejected(engine: Engine, number: int) -> None:
+    reject_shard(engine, new_shard(number), "not_a_tar")
+
+
+def new_shard(number: int) -> NewShard:
+    return NewShard(BENCH, f"{number}.tar", sha256(number), 1, date(2025, 1, 1), run_id=1)
+
+
+@pytest.mark.parametrize("add", [add_shard, add_rejected])
+def test_an_image_of_an_evaluation_shard_is_excluded_from_its_commit_on_beside_later_shards(
+    store: Engine, add: Callable[[Engine, int], None]
+) -> None:
+    """A moment names the last evaluation shard: those below it must have been committed, or kept files would lack them for ever."""
+    options = EligibleOptions(decontaminate=("bench",))
+    (image,) = (row.image_hash for row in pairs(store) if row.sample_id == 7)
+    with ThreadPoolExecutor(2) as threads:
+        with store.begin() as other:
+            # The first shard has its id, and waits for this sample.
+            insert_rows(other, {"samples": [{"sample_id": 10_000, "caption": "cat", "image_hash": image}]})
+            first = threads.submit(add_shard, store, 1, pair(0, "cat"))
+            wait_until_blocked(other, first)
+            second = threads.submit(add, store, 2)
+            wait_until_blocked(other, first, second)
+            assert take(store, options=options).n_eligible == 400
+        first.result()
+        second.result()
+    assert take(store, options=options).n_eligible == 399
 
 
 def test_a_condition_that_excludes_no_sample_is_not_kept(store: Engine) -> None:
