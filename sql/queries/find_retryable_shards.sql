@@ -1,7 +1,7 @@
 -- Purpose: Return the scored shards with locations that a rater quarantined for a reason that a retry can change.
 -- Parameters: rater_id integer, dataset_ids integer[], reason text (a reason code, or transient for all that can succeed
 --   at a retry).
--- One row is: a shard in the rater's ledger without a live lease, and how many of its locations would be retried.
+-- One row is: a shard in the rater's ledger, leased or not, and how many of its locations would be retried.
 -- Relies on: uq_quarantined_samples_shard_id_ordinal_rater_id, pk_shard_scores; reads the quarantine, which is small beside the
 --   samples.
 -- Safe to re-run: yes.
