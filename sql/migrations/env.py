@@ -21,7 +21,9 @@ def run(connection: Connection) -> None:
     # A second process waits, then finds nothing to do. With a timeout, because any session can hold this lock.
     connection.execute(text("SET lock_timeout = '60s'"))
     connection.execute(text("SELECT pg_advisory_lock(hashtext('alchemist.migrations'))"))
-    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    # Postgres refuses CREATE SCHEMA IF NOT EXISTS to a user who may not create schemas, even if the schema exists.
+    if connection.execute(text(f"SELECT to_regnamespace('{SCHEMA}') IS NULL")).scalar_one():
+        connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     connection.execute(text("SET lock_timeout = '4s'"))
     connection.execute(text("SET statement_timeout = '5s'"))
     connection.commit()

@@ -193,6 +193,31 @@ def test_the_role_for_dbt_of_the_page_reads_makes_its_tables_and_adds_new_rows_b
             owner.execute(text(f'GRANT "{role}" TO CURRENT_USER; DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"'))
 
 
+def test_the_owner_of_an_existing_schema_migrates_it_without_the_right_to_create_one(
+    make_database: Callable[..., str],
+) -> None:
+    """As on a managed server, where an administrator makes the schema."""
+    url = make_url(make_database(template=None))
+    role = f"owner_{url.database}"
+    theirs = url.set(username=role, password="change-me").render_as_string(hide_password=False)
+    admin = make_engine(url.render_as_string(hide_password=False))
+    try:
+        with admin.begin() as connection:
+            connection.execute(
+                text(f"""
+                CREATE ROLE "{role}" LOGIN PASSWORD 'change-me';
+                GRANT "{role}" TO CURRENT_USER;
+                CREATE SCHEMA alchemist AUTHORIZATION "{role}"
+            """)
+            )
+        assert migrate(theirs)
+        check_schema(theirs)
+    finally:
+        with admin.begin() as connection:
+            connection.execute(text(f'DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"'))
+        admin.dispose()
+
+
 HOARDING = {
     "lo_from_bytea": "SELECT lo_from_bytea(0, repeat('x', 1000)::bytea)",
     "lo_create": "SELECT lo_create(0)",
