@@ -121,15 +121,24 @@ class Batches(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One of `world_size` processes that share an epoch, and the batch size of its loader."""
+    """One of `world_size` processes that share an epoch, and the batch size of its loader.
 
-    rank: int = 0
-    world_size: int = 1
+    Without rank and number of ranks, `SubsetDataset` takes those of torch's process group.
+    """
+
+    rank: int | None = None
+    world_size: int | None = None
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world_size or self.batch_size < 1:
+        rank, world_size = self.share
+        if not 0 <= rank < world_size or self.batch_size < 1:
             raise ValueError(f"{self} is not valid: the rank is 0 to world_size - 1, the batch size at least 1.")
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """The rank and the number of ranks; without them that of a single process."""
+        return self.rank or 0, 1 if self.world_size is None else self.world_size
 
 
 def plan_batches(order_M: NDArray[np.int64], bucket_N: NDArray[np.int64], reader: Reader, *, seed: int) -> Batches:
@@ -144,7 +153,7 @@ def plan_batches(order_M: NDArray[np.int64], bucket_N: NDArray[np.int64], reader
         reader: The rank.
         seed: Seed of the order of the batches in the epoch.
     """
-    rank, world_size, batch_size = reader.rank, reader.world_size, reader.batch_size
+    (rank, world_size), batch_size = reader.share, reader.batch_size
     whole: list[NDArray[np.int64]] = []
     few: list[NDArray[np.int64]] = []
     rest: list[NDArray[np.int64]] = []

@@ -79,7 +79,8 @@ def rank_share(order_N: Numbers, reader: Reader) -> Numbers:
     >>> [rank_share(np.arange(5), Reader(rank, 2)).tolist() for rank in range(2)]
     [[0, 2, 4], [1, 3]]
     """
-    return order_N[reader.rank :: reader.world_size]
+    rank, world_size = reader.share
+    return order_N[rank::world_size]
 
 
 def worker_share(number_M: Numbers, reader: Reader, *, worker: int, n_workers: int) -> Numbers:
@@ -171,9 +172,9 @@ class SubsetDataset(IterableDataset[Any]):
             `.parquet`), which is read without Postgres; or its located members.
         version: Version number. None means the published version, or the newest if none is published; the choice is printed.
         seed: Seed of the order.
-        reader: The share of this process, and with buckets its batch size. None means its rank in torch's process group, and batch
-            size 1. Without buckets, the batch size is that of the loader, which takes single samples: a dataset around this one that
-            makes batches itself cannot be resumed exactly with several workers.
+        reader: The share of this process, by default its rank in torch's process group, and with buckets its batch size, by default 1.
+            Without buckets, the batch size is that of the loader, which takes single samples: a dataset around this one that makes
+            batches itself cannot be resumed exactly with several workers.
         transform: Function applied to each sample in the worker that read it; it returns one sample.
         shuffle: For sources that answer slowly, such as object stores: a shuffle by blocks of neighbours with a buffer. None: any
             order is equally likely, and each member is fetched by itself. It does not combine with `buckets`, which choose their order.
@@ -201,7 +202,7 @@ class SubsetDataset(IterableDataset[Any]):
         located = subset
         if isinstance(located, str):
             located = _locate(located, version, has_sizes=buckets is not None, has_places=shuffle is not None)
-        self.reader = reader or _this_process()
+        self.reader = _of_this_process(reader or Reader())
         self._members, self._seed, self._transform = located.members, seed, transform
         self._pair_hash64_N = first_64_bits(located.manifest.pair_hash_K32)
         self._weight_N = located.manifest.weight_K
@@ -241,20 +242,28 @@ class SubsetDataset(IterableDataset[Any]):
 
     def _begin(self, epoch: int) -> None:
         self._shared.epoch.fill_(epoch)
-        self._resume = _Place(epoch, taken_down=np.flatnonzero(self._row_N < 0).tolist())
+        self._resume = self._start_of(epoch)
         self._n_read = 0
+
+    def _start_of(self, epoch: int) -> "_Place":
+        return _Place(epoch, taken_down=self._gone())
+
+    def _gone(self) -> list[int]:
+        """Return the members that were taken down."""
+        gone: list[int] = np.flatnonzero(self._row_N < 0).tolist()
+        return gone
 
     def _n_left(self) -> int:
         """Return the number of samples from the position to the end of the epoch; with buckets, of batches."""
         place = self._resume
         if self._assigned is not None:
-            return sum(bool(self._is_live(part).any()) for part in self._batches(place)[place.n_read :])
+            return sum(bool(self._is_live(part).any()) for part in list(self._batches(place).values())[place.n_read :])
         return int(self._is_live(self._planned(place)[place.n_read :]).sum())
 
     def __len__(self) -> int:
         """Return the number of samples that this rank reads in the epoch; with buckets, the number of batches."""
         if self._assigned is not None:
-            return sum(bool(self._is_live(part).any()) for part in self._batches(self._resume))
+            return sum(bool(self._is_live(part).any()) for part in self._batches(self._resume).values())
         return int((self._row_N[self._rank_numbers()] >= 0).sum())
 
     def __iter__(self) -> Iterator[Any]:
@@ -270,7 +279,7 @@ class SubsetDataset(IterableDataset[Any]):
             worker_share, reader=replace(self.reader, batch_size=place.at_a_time), worker=number, n_workers=n_workers
         )
         if self._assigned is not None:
-            batches = self._batches(place)
+            batches = list(self._batches(place).values())
             own = share(np.arange(len(batches)))[place.n_read :]
             yield from self._read_batches([batches[at] for at in own.tolist()], self._assigned)
             return
@@ -289,16 +298,20 @@ class SubsetDataset(IterableDataset[Any]):
 
     def _follow(self) -> None:
         """Go to the position that the training loop has set since this copy of the dataset was made for a persistent worker."""
+        if self._is_behind():
+            self._nth = int(self._shared.position)
+            self._begin(int(self._shared.epoch))
+
+    def _is_behind(self) -> bool:
         nth, epoch = int(self._shared.position), int(self._shared.epoch)
         if (nth, epoch) == (self._nth, self._resume.epoch):
-            return
+            return False
         if self._nth != nth == int(self._shared.loaded):
             raise DataError(
                 "The state was loaded after the persistent workers of the loader had started. Load it before the loader's first "
                 "batch, or make another loader."
             )
-        self._nth = nth
-        self._begin(epoch)
+        return True
 
     def _share_out(self, n_workers: int, batch_size: int | None) -> "_Place":
         """Return the position, with how the loader divides what follows: for a position within a worker's share, as before.
@@ -335,13 +348,20 @@ class SubsetDataset(IterableDataset[Any]):
     def _is_live(self, number_M: Numbers) -> NDArray[np.bool_]:
         return self._row_N[number_M] >= 0
 
-    def _batches(self, place: "_Place") -> list[Numbers]:
-        """Return the batches of this rank from a position on. They do not depend on what was taken down since the epoch began."""
+    def _batches(self, place: "_Place") -> dict[int, Numbers]:
+        """Return the batches of this rank from a position on, by their number in the epoch.
+
+        Their numbers and members do not depend on what was taken down since the epoch began. Batches of which nothing was left when the
+        position was loaded are no worker's turn, so that the loader returns the others in order.
+        """
         assert self._assigned is not None
         order_N = self._order(place.epoch)
         order_N = order_N[~np.isin(order_N, place.taken_down)]
         seed = epoch_seed(self._seed, place.epoch)
-        return plan_batches(order_N, self._assigned.bucket_N, self.reader, seed=seed).parts()[place.start :]
+        parts = plan_batches(order_N, self._assigned.bucket_N, self.reader, seed=seed).parts()
+        is_gone_N = np.zeros(len(self._row_N), np.bool_)
+        is_gone_N[place.gone_since] = True
+        return {at: parts[at] for at in range(place.start, len(parts)) if not is_gone_N[parts[at]].all()}
 
     def state_dict(self) -> State:
         """Return the position of this process. torchdata's StatefulDataLoader calls it in each worker.
@@ -354,6 +374,9 @@ class SubsetDataset(IterableDataset[Any]):
                 "The workers of the loader read ahead, so that the dataset cannot know which samples have arrived. "
                 "Save dataset.state_after(n_samples)."
             )
+        if get_worker_info() is not None and self._is_behind():
+            # torchdata asks a persistent worker for its state before the worker begins the epoch.
+            return self._state(self._start_of(int(self._shared.epoch)))
         return self._state(replace(self._resume, n_read=self._n_read))
 
     def state_after(self, n_samples: int) -> State:
@@ -372,11 +395,12 @@ class SubsetDataset(IterableDataset[Any]):
         if not n_samples:
             return self._state(place)
         if self._assigned is not None:
-            sizes = [int(self._is_live(part).sum()) for part in self._batches(place)[place.n_read :]]
+            batches = list(self._batches(place).items())[place.n_read :]
+            sizes = [int(self._is_live(part).sum()) for _, part in batches]
             (ends,) = np.nonzero(np.cumsum(sizes) == n_samples)
             if not len(ends):
                 raise DataError(f"{n_samples} samples are not a number of whole batches. Save the state after a batch.")
-            return self._state(replace(place, start=place.start + place.n_read + int(ends[0]) + 1, n_read=0))
+            return self._state(replace(place, start=batches[ends[0]][0] + 1, n_read=0))
         number_M = self._rank_numbers()[place.start :]
         coming_M = np.flatnonzero(~np.isin(number_M, place.taken_down))[place.n_read :]
         live_M = coming_M[self._is_live(number_M[coming_M])]
@@ -418,19 +442,20 @@ class SubsetDataset(IterableDataset[Any]):
             state = {**state, "at_a_time": state["batch_size"]}
         self._resume = _Place(**{name: state[name] for name in _Place.__slots__ if name in state})
         self._shared.epoch.fill_(self._resume.epoch)
-        # The states of a loader's workers are theirs alone.
+        # The states of a loader's workers are theirs alone, and agree about what was left out when the shares were computed.
         if get_worker_info() is None:
             self._awaits_epoch, self._nth = True, self._shared.add_position(is_loaded=True)
-        if not self._resume.n_read and self._assigned is None:
-            self._resume = replace(self._resume, taken_down=np.flatnonzero(self._row_N < 0).tolist())
+            if not self._resume.n_read and self._assigned is None:
+                self._resume = replace(self._resume, taken_down=self._gone())
+            elif not self._resume.n_read:
+                self._resume = replace(self._resume, gone_since=self._gone())
         self._n_read = self._resume.n_read
 
     def _rank_numbers(self) -> Numbers:
         epoch = self._resume.epoch
         if self._shuffle is not None and self._place_N is not None:
             seed, reader = epoch_seed(self._seed, epoch), self.reader
-            share = reader.rank, reader.world_size
-            return self._shuffle.epoch_order(self._place_N, seed=seed, share=share, read_N=self._reads(epoch))
+            return self._shuffle.epoch_order(self._place_N, seed=seed, share=reader.share, read_N=self._reads(epoch))
         return rank_share(self._order(epoch), self.reader)
 
     def _reads(self, epoch: int) -> Numbers | None:
@@ -461,7 +486,8 @@ class _Place:
     """A position: `start` members of the rank's epoch were read, then `n_read` of one worker's share; with buckets, batches.
 
     The share is of a loader with `n_workers` that takes `at_a_time` samples from each in turn; with buckets, batches. `taken_down` lists
-    the members that were left out when the shares were computed.
+    the members that were left out when the shares were computed. With buckets it lists those that were left out when the batches were
+    made, and `gone_since` those that were missing when the shares were computed.
     """
 
     epoch: int
@@ -470,6 +496,7 @@ class _Place:
     n_workers: int = 1
     at_a_time: int = 1
     taken_down: list[int] = field(default_factory=list)
+    gone_since: list[int] = field(default_factory=list)
 
 
 class _Shared:
@@ -555,7 +582,10 @@ def _locate(name: str, version: int | None, *, has_sizes: bool, has_places: bool
         engine.dispose()
 
 
-def _this_process() -> Reader:
+def _of_this_process(reader: Reader) -> Reader:
+    """Return a reader with the rank and the number of ranks of torch's process group, if it has none of its own."""
+    rank, world_size = reader.share
     if distributed.is_available() and distributed.is_initialized():
-        return Reader(distributed.get_rank(), distributed.get_world_size())
-    return Reader()
+        rank = distributed.get_rank() if reader.rank is None else rank
+        world_size = distributed.get_world_size() if reader.world_size is None else world_size
+    return replace(reader, rank=rank, world_size=world_size)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.errors import ConfigError, DataError, MissingShardError
 from alchemist_core.files import atomic_write
 from alchemist_core.shards.storage import is_s3, open_shard, put_file
 from alchemist_core.store.locations import LOCATION_TYPES
@@ -72,6 +72,8 @@ def read_location_file(uri: str) -> LocatedSubset:
             table = pq.ParquetFile(file).read()
         about: dict[str, Any] = json.loads((table.schema.metadata or {})[_ABOUT_KEY])
         table = table.cast(_schema(has_weights=WEIGHT.name in table.column_names)).combine_chunks()
+    except MissingShardError as error:
+        raise DataError(f"{uri} is missing. Write it: alchemist export locations NAME --to {uri}.") from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DataError(
             f"{uri} is not a file of locations ({error}). Write it: alchemist export locations NAME --to {uri}."

@@ -274,7 +274,7 @@ def test_a_file_of_locations_is_read_without_a_store(
 
 def test_what_is_no_file_of_locations_is_refused(crawl: Path, tmp_path: Path) -> None:
     path = tmp_path / "half.parquet"
-    with pytest.raises(DataError, match="missing"):
+    with pytest.raises(DataError, match=r"half\.parquet is missing\. Write it: alchemist export locations"):
         read_location_file(str(path))
     path.write_bytes(b"PAR1 no PAR1")
     with pytest.raises(DataError, match="not a file of locations"):

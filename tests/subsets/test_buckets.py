@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
+from torch import distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import DataLoader
 
 from alchemist_core.errors import DataError
@@ -156,6 +158,18 @@ def test_an_epoch_reads_each_sample_once_in_batches_of_one_bucket_with_any_numbe
     assert read(dataset) != batches
 
 
+def test_a_reader_that_gives_only_its_batch_size_has_the_rank_of_the_process_group(crawl: Path) -> None:
+    distributed.init_process_group("fake", rank=1, world_size=3, store=FakeStore())
+    try:
+        of_group = SubsetDataset(located(crawl), buckets=SMALL, reader=Reader(batch_size=BATCH))
+        assert of_group.reader == SubsetDataset(located(crawl), reader=Reader(1, 3, BATCH)).reader
+        assert SubsetDataset(located(crawl)).reader == Reader(1, 3)
+        assert SubsetDataset(located(crawl), reader=Reader(0, 1)).reader == Reader(0, 1)
+    finally:
+        distributed.destroy_process_group()
+    assert SubsetDataset(located(crawl), reader=Reader(batch_size=BATCH)).reader == Reader(0, 1, BATCH)
+
+
 def test_ranks_share_an_epoch_without_loss(crawl: Path) -> None:
     shares = [read(dataset_of(located(crawl), rank, 3), rank % 2) for rank in range(3)]
     assert sorted(key for share in shares for batch in share for key, _ in batch) == EVERY
@@ -199,6 +213,25 @@ def test_a_takedown_in_mid_epoch_moves_no_other_sample_to_another_batch(crawl: P
     assert read(resumed) == [
         left for batch in whole[6:] if (left := [sample for sample in batch if sample not in gone])
     ]
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_batch_of_which_all_samples_were_taken_down_in_mid_epoch_is_no_workers_turn(
+    crawl: Path, n_workers: int
+) -> None:
+    whole = read(dataset_of(located(crawl)))
+    state = dataset_of(located(crawl)).state_after(sum(map(len, whole[:6])))
+    names = located(crawl).members.table.column("key").to_pylist()
+    subset = located(crawl, tuple(names.index(key) for at in (6, 8) for key, _ in whole[at]))
+    for n_more in (0, 1, 2):
+        resumed = dataset_of(subset)
+        resumed.load_state_dict(state)
+        left = whole[7:8] + whole[9:]
+        assert read(resumed, n_workers) == left
+        more = json.loads(json.dumps(resumed.state_after(sum(map(len, left[:n_more])))))
+        again = dataset_of(subset)
+        again.load_state_dict(more)
+        assert read(again, n_workers) == left[n_more:]
 
 
 def test_a_state_of_other_buckets_or_within_a_batch_is_refused(crawl: Path) -> None:

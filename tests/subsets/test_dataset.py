@@ -1,5 +1,6 @@
 """Every member is read once per epoch by any number of readers; a resumed epoch reads exactly the remaining members."""
 
+import copy
 import json
 import os
 import re
@@ -401,24 +402,47 @@ def test_samples_that_were_taken_down_are_skipped_and_counted_and_do_not_move_ot
     assert rest == [caption for caption in whole if caption not in gone]
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_a_takedown_in_mid_epoch_loses_and_repeats_nothing_else(crawl: Path, n_workers: int) -> None:
+@pytest.mark.parametrize("n_read", [(9,), (9, 9), (9, 0)])
+def test_a_takedown_in_mid_epoch_loses_and_repeats_nothing_else(crawl: Path, n_read: tuple[int, ...]) -> None:
     before, after = locate(crawl, (5,)), locate(crawl, (5, 30, 31))
+    n_workers = len(n_read)
     datasets = [dataset_of(before) for _ in range(n_workers)]
     read: list[str] = []
     states = []
     for number, dataset in enumerate(datasets):
         part = worker(dataset, number, n_workers)
-        read += [next(part) for _ in range(9)]
+        read += [next(part) for _ in range(n_read[number])]
         with as_worker(number, n_workers):
             states.append(dataset.state_dict())
     for number, state in enumerate(states):
         resumed = dataset_of(after)
-        resumed.load_state_dict(state)
+        with as_worker(number, n_workers):
+            resumed.load_state_dict(state)
         read += list(worker(resumed, number, n_workers))
     assert len(read) == len(set(read))
     everybody, without = set(flat(read_all(dataset_of(before)))), set(flat(read_all(dataset_of(after))))
     assert without <= set(read) <= everybody
+
+
+def test_a_persistent_worker_that_has_not_begun_an_epoch_is_at_its_beginning(located: LocatedSubset) -> None:
+    dataset = dataset_of(located)
+    # Copies in workers share what the training loop sets.
+    ended, broken_off = copy.copy(dataset), copy.copy(dataset)
+    assert len(list(worker(ended, 0, 2))) > BATCH
+    part = worker(broken_off, 1, 2)
+    next(part)
+    dataset.set_epoch(1)
+    for number, living in enumerate((ended, broken_off)):
+        with as_worker(number, 2):
+            state = living.state_dict()
+        assert (state["epoch"], state["n_read"]) == (1, 0)
+    # A worker reads ahead for a while after the loop has broken off.
+    next(part)
+    with as_worker(1, 2):
+        assert broken_off.state_dict()["n_read"] == 0
+    fresh = dataset_of(located)
+    fresh.set_epoch(1)
+    assert list(worker(broken_off, 1, 2)) == list(worker(fresh, 1, 2))
 
 
 @contextmanager
