@@ -1,5 +1,7 @@
 """A new metric is one class and one protocol file: a package can install both, and nothing else changes."""
 
+import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +14,7 @@ from alchemist_core.models.extractors import find_weights
 from alchemist_core.protocols.protocol import ImageProtocol, ProtocolFile, read_protocol
 from tests.metrics.given_metric import metric_of
 
-CLASS = '''
-import numpy as np
-
-from alchemist_core.metrics.image_metrics import ImageMetric
-
-
-class Precision(ImageMetric):
-    """Share of images that are nearer to some reference than that reference is to its third nearest one."""
-
-    has_references = True
-
-    def compare(self, feature_ND):
-        between_MM = np.linalg.norm(self.references[:, None] - self.references[None], axis=-1)
-        reach_M = np.sort(between_MM, axis=1)[:, 3]
-        to_reference_NM = np.linalg.norm(feature_ND[:, None] - self.references[None], axis=-1)
-        return {self.title: float((to_reference_NM <= reach_M).any(axis=1).mean())}
-'''
+CHECKOUT = Path(__file__).parents[2]
 PROTOCOL = """
 metric = "precision"
 extractor = "efficientnet_lite0"
@@ -39,8 +25,11 @@ n_images = 8
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProtocolFile:
-    """The protocol of a metric whose package is installed."""
-    (tmp_path / "precision_plugin.py").write_text(CLASS)
+    """The protocol of the tutorial's metric, whose package is installed."""
+    page = (CHECKOUT / "docs/tutorials/new-metric.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n# my_metrics\.py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert code in (CHECKOUT / "alchemist_core/metrics/README.md").read_text(encoding="utf-8")
+    (tmp_path / "precision_plugin.py").write_text(code)
     info = tmp_path / "precision_plugin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: precision-plugin\nVersion: 1.0\n")
@@ -58,6 +47,18 @@ def test_an_installed_package_adds_a_metric(file: ProtocolFile) -> None:
     assert (type(metric).__name__, metric.title) == ("Precision", "precision_efficientnet_lite0")
     images = np.concatenate([references[:4], blank])
     assert metric.measure_images([ImageSet(images, [""] * 8, [0] * 8)]) == {metric.title: 0.5}
+
+
+def test_the_memory_of_the_tutorials_metric_does_not_grow_with_references_times_references_times_features(
+    file: ProtocolFile,
+) -> None:
+    metric = metric_of(file.check(ImageProtocol))
+    metric.references = np.random.default_rng(0).random((300, 1280), np.float32)
+    tracemalloc.start()
+    assert metric.compare(metric.references[:50]) == {metric.title: 1.0}
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most_bytes < 20e6
 
 
 def test_without_the_package_its_metric_is_refused_by_the_known_names() -> None:
