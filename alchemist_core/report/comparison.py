@@ -125,15 +125,15 @@ def judge_worth(losses: Sequence[ComparedArm], name: str, version: int) -> Worth
     if own is None:
         return Worth("not shown", f"no model was trained on it and evaluated. {more_seeds}")
     if own.gain is None:
-        return Worth(
-            "not shown", f"no model that was trained on a random subset of the same size was evaluated. {more_seeds}"
-        )
+        why = "no model that was trained on a random subset of the same size was evaluated"
+        if any(one.arm == "random" for one in losses):
+            why = "it and a random subset of the same size have no common seed"
+        return Worth("not shown", f"{why}. {more_seeds}")
     size = f"held-out loss {'lower' if own.gain >= 0 else 'higher'} than random's by {abs(own.gain):.4f}"
     if own.gain_low is None or own.gain_high is None:
-        return Worth("not shown", f"{size}, but one seed has no interval. {more_seeds}")
-    interval = f"95% interval of the gain {own.gain_low:.4f} to {own.gain_high:.4f}, {own.n_seeds} seeds".replace(
-        "-", "−"
-    )
+        return Worth("not shown", f"{size}, but one common seed has no interval. {more_seeds}")
+    ends = f"{own.gain_low:.4f} to {own.gain_high:.4f}".replace("-", "−")
+    interval = f"95% interval of the gain {ends}, {own.n_common_seeds} common seeds"
     if own.gain_low <= 0 <= own.gain_high:
         return Worth("not shown", f"{size}, but the interval includes 0 ({interval}).")
     return Worth("better" if own.gain > 0 else "worse", f"{size} ({interval}).")

@@ -222,19 +222,19 @@ def _average_arms(
         if row.metric == metric
     ]
     alike = {row.model_id for row in models.read_compared_models(engine, subset.subset_id) if row.metric == metric}
-    # The view compares under the newest protocol; models that it does not hold may have values under this one.
-    averaged = [row for row in found if row.model_id in alike] or found
-    values: dict[str, list[float]] = {}
-    for row in averaged:
-        values.setdefault(row.arm, []).append(row.value)
+    # The view compares under the newest protocol; under this one, models of further seeds may have values.
+    trainings = {(row.arm, row.training) for row in found if row.model_id in alike}
+    values: dict[str, dict[int, float]] = {}
+    for row in [row for row in found if (row.arm, row.training) in trainings] or found:
+        values.setdefault(row.arm, {})[row.seed] = row.value
     return EvaluateResult(
         subset=subset.title,
         protocol_id=protocol_id,
         metric=metric,
         n_measured=n_measured,
         n_reused=len(trained) - n_measured,
-        means={arm_title(arm): round(sum(each) / len(each), 5) for arm, each in values.items()},
-        n_trained_otherwise=len(found) - len(averaged) or None,
+        means={arm_title(arm): round(sum(each.values()) / len(each), 5) for arm, each in values.items()},
+        n_trained_otherwise=len(found) - sum(map(len, values.values())) or None,
     )
 
 
@@ -248,13 +248,13 @@ def _announce_if_worse(engine: Engine, subset: SubsetRow, protocol_id: int, metr
             kind="worse_than_random",
             key=f"worse_than_random:{subset.subset_id}:{protocol_id}:{metric}",
             what_happened=f"{subset.title} is worse than a random subset of its size in {metric}: gain {row.gain:.4f}, "
-            f"95% interval [{row.gain_low:.4f}, {row.gain_high:.4f}] over {row.n_seeds} seeds.",
+            f"95% interval [{row.gain_low:.4f}, {row.gain_high:.4f}] over {row.n_common_seeds} common seeds.",
             where_to_look=explorer_page("subsets", subset.name, subset.version)
             or page_of_this_task("evaluationregression"),
             what_to_do=f"alchemist subset compare {shlex.quote(subset.name)} --version {subset.version}; to publish the version "
             f"before it: alchemist subset rollback {shlex.quote(subset.name)} --from {subset.version}; if this one must not be "
             f"read any more: alchemist subset withdraw {shlex.quote(subset.name)} --version {subset.version} --reason WHY",
-            facts={"metric": metric, "mean": row.mean, "gain": row.gain, "seeds": row.n_seeds},
+            facts={"metric": metric, "mean": row.mean, "gain": row.gain, "seeds": row.n_common_seeds},
         )
         with engine.begin() as connection:
             announce(connection, event)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Engine, Text, and_, cast, func, insert, literal, or_, select, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import ColumnElement, Engine, Text, and_, cast, func, insert, or_, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from alchemist_core.config import fingerprint
@@ -65,11 +64,19 @@ def store_model(engine: Engine, **fields: Any) -> None:
         connection.execute(insert(Model).values(**fields))
 
 
+_HAS_FLUX = Model.config["model"]["flux"].astext.is_not(None)
+
+
+def is_flux_model(engine: Engine, model_id: int) -> bool:
+    """Return whether a model is of family FLUX-mini."""
+    with engine.connect() as connection:
+        return bool(connection.execute(select(_HAS_FLUX).where(Model.model_id == model_id)).scalar_one())
+
+
 def models_to_compare(engine: Engine, subset_id: int, rater_name: str, *, is_flux: bool = False) -> list[ModelRow]:
     """Return the models of a subset's arms, and those of all samples that it was selected from, all of one family."""
     is_full = _is_full_of(subset_id, rater_name)
-    has_flux = Model.config["model"]["flux"].astext.is_not(None)
-    family = has_flux if is_flux else ~has_flux
+    family = _HAS_FLUX if is_flux else ~_HAS_FLUX
     statement = select(*COLUMNS).where(or_(Model.subset_id == subset_id, is_full), family).order_by(Model.model_id)
     with engine.connect() as connection:
         return [ModelRow(*row) for row in connection.execute(statement)]
@@ -111,13 +118,19 @@ class EvaluationRow(NamedTuple):
     metric: str
     value: float
     n: int
+    training: str
+    """The training options without the seed."""
+
+
+# As the view `compared_models` compares them, with the length of the training.
+_TRAINING = cast(func.alchemist.training_recipe(Model.config), Text)
 
 
 def read_evaluations(engine: Engine, model_ids: Sequence[int], protocol_id: int) -> list[EvaluationRow]:
     """Return the values of models under a protocol, by arm and seed."""
     columns = (Model.model_id, Model.arm, Model.retention, Model.seed, Model.n_samples, Model.n_steps)
     statement = (
-        select(*columns, Evaluation.metric, Evaluation.value, Evaluation.n)
+        select(*columns, Evaluation.metric, Evaluation.value, Evaluation.n, _TRAINING)
         .join(Evaluation, Evaluation.model_id == Model.model_id)
         .where(Model.model_id.in_(model_ids), Evaluation.protocol_id == protocol_id)
         # Of several models of one arm and seed the newest comes last, so a dict by seed keeps the same one as the views.
@@ -141,12 +154,11 @@ class VersionLoss(NamedTuple):
 
 def read_version_losses(engine: Engine, name: str, metric: str) -> list[VersionLoss]:
     """Return the values of all models of the generator that were trained on the versions of a subset, the newest model last."""
-    training = func.coalesce(cast(cast(Model.config["model"], JSONB).op("-")(literal("seed", Text)), Text), "")
     statement = (
         select(
             Subset.version,
             Evaluation.protocol_id,
-            training,
+            _TRAINING,
             Model.seed,
             Evaluation.value,
             Model.n_samples,
@@ -155,7 +167,7 @@ def read_version_losses(engine: Engine, name: str, metric: str) -> list[VersionL
         .join(Model, Model.subset_id == Subset.subset_id)
         .join(Evaluation, Evaluation.model_id == Model.model_id)
         .where(Subset.name == name, Model.arm == "subset", Evaluation.metric == metric)
-        .where(Model.config["model"]["flux"].astext.is_(None))
+        .where(~_HAS_FLUX)
         .order_by(Model.model_id)
     )
     with engine.connect() as connection:

@@ -254,6 +254,8 @@ class Comparison(NamedTuple):
     gain: float | None
     gain_low: float | None
     gain_high: float | None
+    n_common_seeds: int
+    """Seeds that random has too, over which `gain` is the mean."""
     gain_over_full: float | None
     gain_over_full_low: float | None
     gain_over_full_high: float | None
@@ -264,8 +266,8 @@ def read_comparisons(engine: Engine, subset_id: int) -> list[Comparison]:
     """Return the comparisons of a subset version, by metric and arm."""
     statement = text("""
         SELECT
-            metric, arm, n_seeds, mean, gain, gain_low, gain_high, gain_over_full, gain_over_full_low, gain_over_full_high,
-            protocol_id
+            metric, arm, n_seeds, mean, gain, gain_low, gain_high, n_common_seeds, gain_over_full, gain_over_full_low,
+            gain_over_full_high, protocol_id
         FROM alchemist.subset_comparisons
         WHERE subset_id = :subset_id ORDER BY metric, arm
     """)

@@ -1,15 +1,15 @@
 -- Purpose: Return the models by which a subset version is compared with its controls: trained alike, and evaluated under one protocol.
 -- One row is: a model of an arm of a subset version and its value of a metric under the newest evaluation protocol of the metric. One
 --   training counts for a version: the one by which the version and its random samples have the most common seeds, the newest of equals.
---   Models are trained alike if all options but the seed are equal, or all but the length and the number of steps is equal. The full
---   corpus is an arm of every version of its rater that was selected from as many samples: those of another corpus, or of another
---   time, are other samples. Of several models of one arm and seed the newest counts.
+--   Models are trained alike if all options but the seed are equal, or all but the length and the number of steps is equal; of weights
+--   the content counts, not the place. The full corpus is an arm of every version of its rater that was selected from as many samples:
+--   those of another corpus, or of another time, are other samples. Of several models of one arm and seed the newest counts.
 -- Relies on: ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
 CREATE VIEW alchemist.compared_models AS
 WITH trained AS (
     SELECT
         model_id, subset_id, arm, seed, n_samples, n_steps, config ->> 'rater' AS rater, config -> 'model' ->> 'max_train_steps' AS max_steps,
-        coalesce(config -> 'model', '{}') - 'seed' - 'max_train_steps' AS recipe
+        alchemist.training_recipe(config) - 'max_train_steps' AS recipe
     FROM alchemist.models
 ),
 

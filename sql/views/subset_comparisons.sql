@@ -20,7 +20,8 @@ paired AS (
 
 summed AS (
     SELECT
-        subset_id, metric, protocol_id, arm, count(*) AS n_seeds, avg(value) AS mean, avg(gain) AS gain, avg(gain_over_full) AS gain_over_full,
+        subset_id, metric, protocol_id, arm, count(*) AS n_seeds, count(gain) AS n_common_seeds, avg(value) AS mean, avg(gain) AS gain,
+        avg(gain_over_full) AS gain_over_full,
         stddev_samp(gain) / sqrt(count(gain)) * alchemist.student_quantile(count(gain) - 1) AS half_width,
         stddev_samp(gain_over_full) / sqrt(count(gain_over_full)) * alchemist.student_quantile(count(gain_over_full) - 1) AS full_half_width
     FROM paired
@@ -31,7 +32,7 @@ SELECT
     subsets.name, subsets.version, subsets.retention, subsets.state, summed.metric,
     replace(summed.arm, 'planted', 'oracle') AS arm, summed.n_seeds, summed.mean,
     summed.gain, summed.gain - summed.half_width AS gain_low, summed.gain + summed.half_width AS gain_high,
-    summed.gain_over_full, summed.gain_over_full - summed.full_half_width AS gain_over_full_low,
+    summed.n_common_seeds, summed.gain_over_full, summed.gain_over_full - summed.full_half_width AS gain_over_full_low,
     summed.gain_over_full + summed.full_half_width AS gain_over_full_high,
     summed.protocol_id, subsets.subset_id
 FROM summed
@@ -50,6 +51,7 @@ COMMENT ON COLUMN alchemist.subset_comparisons.mean IS 'Mean of the metric over 
 COMMENT ON COLUMN alchemist.subset_comparisons.gain IS 'Mean gain over random at equal seeds; positive is better for every metric';
 COMMENT ON COLUMN alchemist.subset_comparisons.gain_low IS 'Lower end of the 95% confidence interval of gain (Student''s t); null with fewer than two common seeds';
 COMMENT ON COLUMN alchemist.subset_comparisons.gain_high IS 'Upper end of the 95% confidence interval of gain';
+COMMENT ON COLUMN alchemist.subset_comparisons.n_common_seeds IS 'Number of seeds that random has too, over which gain is the mean';
 COMMENT ON COLUMN alchemist.subset_comparisons.gain_over_full IS 'Mean gain over training on the full corpus at equal seeds; positive is better';
 COMMENT ON COLUMN alchemist.subset_comparisons.gain_over_full_low IS 'Lower end of the 95% confidence interval of gain_over_full';
 COMMENT ON COLUMN alchemist.subset_comparisons.gain_over_full_high IS 'Upper end of the 95% confidence interval of gain_over_full';

@@ -8,7 +8,7 @@ WITH valued AS (
         subset_id,
         avg(value) FILTER (WHERE arm = 'subset') AS subset_heldout_loss,
         avg(value) FILTER (WHERE arm = 'random') AS random_heldout_loss,
-        count(DISTINCT seed) AS n_seeds
+        count(DISTINCT seed) FILTER (WHERE arm = 'subset') AS n_seeds
     FROM alchemist.compared_models
     WHERE metric = 'heldout_loss' AND arm <> 'full'
     GROUP BY subset_id
@@ -69,7 +69,7 @@ COMMENT ON COLUMN alchemist.subset_overview.epoch_size IS 'Number of samples tha
 COMMENT ON COLUMN alchemist.subset_overview.state IS 'selected, published, superseded or withdrawn';
 COMMENT ON COLUMN alchemist.subset_overview.subset_heldout_loss IS 'Mean held-out loss over seeds of models trained on the subset; lower is better';
 COMMENT ON COLUMN alchemist.subset_overview.random_heldout_loss IS 'Mean held-out loss over seeds of models trained on a random subset of the same size';
-COMMENT ON COLUMN alchemist.subset_overview.n_seeds IS 'Number of seeds';
+COMMENT ON COLUMN alchemist.subset_overview.n_seeds IS 'Number of seeds of the models trained on the subset';
 COMMENT ON COLUMN alchemist.subset_overview.created_by IS 'Person or service account that selected';
 COMMENT ON COLUMN alchemist.subset_overview.created_at IS 'When it was selected';
 COMMENT ON COLUMN alchemist.subset_overview.published_at IS 'When it was published last';

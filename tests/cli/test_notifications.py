@@ -184,7 +184,7 @@ def compared(engine: Engine, losses: dict[str, tuple[float, ...]]) -> None:
 
 @pytest.mark.parametrize(
     ("losses", "n_told"),
-    [((3.41, 3.42, 3.40), 1), ((3.41, 3.10, 3.30), 0), ((3.01, 3.02, 3.03), 0)],
+    [((3.41, 3.42, 3.40, 3.40), 1), ((3.41, 3.10, 3.30), 0), ((3.01, 3.02, 3.03), 0)],
     ids=["surely worse", "may be chance", "better"],
 )
 def test_a_subset_that_is_surely_worse_than_random_is_reported_once(
@@ -200,6 +200,7 @@ def test_a_subset_that_is_surely_worse_than_random_is_reported_once(
         assert what.startswith(
             "s v1 is worse than a random subset of its size in heldout_loss: gain -0.2133, 95% interval ["
         )
+        assert what.endswith("over 3 common seeds.")
         assert page_of(look) == "/subsets/s/1"
         assert "alchemist subset compare s --version 1" in do
         assert "alchemist subset rollback s --from 1" in do

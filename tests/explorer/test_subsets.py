@@ -214,7 +214,8 @@ def test_what_cannot_be_shown_is_explained(client: TestClient, path: str, status
 
 
 def compared(arm: str, gain: float | None, low: float | None = None, high: float | None = None) -> Comparison:
-    return Comparison("heldout_loss", arm, 3, 2.0, gain, low, high, None, None, None, 1)
+    """An arm with 5 seeds, of which random has 3."""
+    return Comparison("heldout_loss", arm, 5, 2.0, gain, low, high, 3, None, None, None, 1)
 
 
 @pytest.mark.parametrize(
@@ -222,12 +223,13 @@ def compared(arm: str, gain: float | None, low: float | None = None, high: float
     [
         ([], "not shown", "no model was trained on it"),
         ([compared("random", None)], "not shown", "no model was trained on it"),
-        ([compared("subset", None)], "not shown", "a random subset of the same size"),
-        ([compared("subset", 0.5)], "not shown", "one seed has no interval"),
+        ([compared("subset", None)], "not shown", "no model that was trained on a random subset of the same size"),
+        ([compared("subset", None), compared("random", None)], "not shown", "have no common seed"),
+        ([compared("subset", 0.5)], "not shown", "one common seed has no interval"),
         (
             [compared("subset", 0.5, -0.1, 1.1)],
             "not shown",
-            "the interval includes 0 (95% interval of the gain −0.1000 to 1.1000, 3 seeds)",
+            "the interval includes 0 (95% interval of the gain −0.1000 to 1.1000, 3 common seeds)",
         ),
         ([compared("subset", 0.5, 0.2, 0.8)], "better", "lower than random's by 0.5000"),
         ([compared("subset", -0.5, -0.8, -0.2)], "worse", "higher than random's by 0.5000"),

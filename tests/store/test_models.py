@@ -6,7 +6,7 @@ import pytest
 import yaml
 from sqlalchemy import Engine
 
-from alchemist_core.store.models import models_to_compare, stored_configs
+from alchemist_core.store.models import models_to_compare, read_version_losses, stored_configs
 from tests.given import insert_rows
 
 pytestmark = pytest.mark.db
@@ -26,3 +26,25 @@ def test_a_model_of_all_samples_of_another_corpus_or_another_time_is_no_arm_of_a
     assert found == {1: [1, 2, 3], 2: [4, 5], 3: [6, 7]}
     trained = {subset_id: stored_configs(engine, "full", subset_id=subset_id, rater="r") for subset_id in (1, 2, 3)}
     assert trained == {1: [{"trained": 3}], 2: [{"trained": 5}], 3: []}
+
+
+def test_versions_that_were_trained_from_the_same_weights_at_two_places_were_trained_alike(engine: Engine) -> None:
+    def trained_from(path: str, sha256: str) -> dict[str, object]:
+        return {"model": {"seed": 0, "base_model": path, "weights_sha256": {"base_model": sha256}}}
+
+    configs = [trained_from("/home/ann/a", "x"), trained_from("/home/bob/a", "x"), trained_from("/home/bob/a", "y")]
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 1, "name": "r"}],
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "subsets": [{"subset_id": n, "name": "s", "version": n, "snapshot_id": 1} for n in (1, 2, 3)],
+            "models": [
+                {"model_id": n, "arm": "subset", "subset_id": n, "seed": 0, "config": config, "identity_hash": str(n)}
+                for n, config in enumerate(configs, 1)
+            ],
+            "evaluation_protocols": [{"protocol_id": 1}],
+            "evaluations": [{"model_id": n, "protocol_id": 1, "value": n} for n in (1, 2, 3)],
+        })  # fmt: skip
+    first, second, other = (row.training for row in read_version_losses(engine, "s", "heldout_loss"))
+    assert first == second != other
