@@ -18,6 +18,7 @@ from alchemist_core.metrics.geneval import (
     load_judges,
     note_generation,
     read_prompts,
+    refuse_other_prompts,
     summarize_results,
     write_images,
     write_results,
@@ -27,7 +28,7 @@ from alchemist_core.protocols.protocol import read_protocol
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.evaluate import measure_missing, store_protocol
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.store.models import find_model
+from alchemist_core.store.models import find_model, is_flux_model
 
 _PROMPTS_AT_ONCE = 16
 
@@ -87,13 +88,22 @@ def draw(config: DrawConfig) -> DrawResult:
 
 
 def draw_images(config: DrawConfig, stage_run: StageRun) -> DrawResult:
-    """Generate the missing images, several prompts at a time."""
+    """Generate the missing images, several prompts at a time.
+
+    Raises:
+        ConfigError: There is no such model, it is of another family, or the folder holds images of others.
+    """
     model = find_model(stage_run.engine, config.model)
     if model is None:
         raise ConfigError(
             f"There is no model {config.model!r}. Give the identity of a model as alchemist train-downstream prints it."
         )
+    if is_flux_model(stage_run.engine, model.model_id):
+        raise ConfigError(
+            f"Model {config.model} is a FLUX-mini model, and geneval draw generates with STAR. Give the identity of a STAR model."
+        )
     prompts = read_prompts(config.prompts)
+    refuse_other_prompts(config.out, prompts)
     about = {
         "model": config.model,
         "first_seed": config.first_seed,

@@ -239,6 +239,21 @@ def has_images(folder: Path, number: int, n_images: int) -> bool:
     return len(list((folder / f"{number:05d}" / "samples").glob("*.png"))) == n_images
 
 
+def refuse_other_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> None:
+    """Refuse a folder that holds images of other prompts, whose verdicts would count as those of these prompts.
+
+    Raises:
+        ConfigError: The metadata of a folder is not the line of its number.
+    """
+    for listing in sorted(folder.glob("*/metadata.jsonl")):
+        name = listing.parent.name
+        if name.isdigit() and (int(name) >= len(prompts) or _read_json(listing) != prompts[int(name)]):
+            raise ConfigError(
+                f"{listing.parent} holds images of another prompt than line {int(name) + 1} of --prompts. Give another --out, or "
+                "delete these images."
+            )
+
+
 def find_images(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield each image's path with its prompt's metadata, in the order of their names; other folders and files are skipped.
 
