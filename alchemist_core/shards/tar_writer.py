@@ -41,20 +41,32 @@ def write_blocks(path: Path, blocks: Iterable[bytes | memoryview], *, read_back:
     """Write a file from its parts and return the SHA-256, the only one that is computed. What is read back is compared by XXH3-128.
 
     Raises:
-        DataError: The disk returned other bytes than were written, or is full.
+        DataError: The disk returned other bytes than were written, or is full. Errors of the parts are passed on unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    source_errors: list[OSError] = []
     try:
         with atomic_write(path) as partial, partial.open("w+b", buffering=_BUFFER_BYTES) as file:
-            digest, checksum = _write(file, blocks)
+            digest, checksum = _write(file, _noting_errors(blocks, source_errors))
             if read_back and disk_checksum(file) != checksum:
                 raise DataError(f"{path} differs from what was written. Check the disk, then run again.")
     except OSError as error:
+        if source_errors:
+            raise
         raise DataError(
             f"{path} cannot be written ({error.strerror}). Make room or repair the disk, then run again."
         ) from error
     sync_folder(path.parent)
     return digest
+
+
+def _noting_errors(blocks: Iterable[bytes | memoryview], source_errors: list[OSError]) -> Iterator[bytes | memoryview]:
+    """Yield the blocks; append an error of their source to the list, because it says nothing about the file that is written."""
+    try:
+        yield from blocks
+    except OSError as error:
+        source_errors.append(error)
+        raise
 
 
 def _write(file: BinaryIO, blocks: Iterable[bytes | memoryview]) -> tuple[bytes, bytes]:

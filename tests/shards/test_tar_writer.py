@@ -107,6 +107,16 @@ def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left_aside(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
 
 
+def test_an_error_of_the_source_is_not_taken_for_one_of_the_disk(tmp_path: Path) -> None:
+    def gone():
+        yield ENTRIES[0]
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError, match="gone"):
+        write_tar(tmp_path / "x.tar", gone())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folders_above_a_tar_are_made_and_its_size_is_a_whole_number_of_records(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "x.tar"
     # Headers and data of 18 blocks leave exactly the two of the end; one more file needs another record.

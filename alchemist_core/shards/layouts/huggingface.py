@@ -37,7 +37,7 @@ def read_huggingface(source: str, split: str = "train", start: int = 0) -> Itera
         raise DataError(
             f"{source} has columns {', '.join(features)}, but an image and one of {', '.join(CAPTION_COLUMNS)} are needed."
         )
-    for row in rows.cast_column(image, datasets.Image(decode=False)).skip(start):
+    for row in rows.decode(enable=False).skip(start):
         yield _make_record(row, image, caption, Path(source))
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from alchemist_core.errors import DataError
 from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below
@@ -22,6 +23,7 @@ def read_mjhq(source: Path) -> Iterator[LayoutRecord]:
         described = json.loads(listing.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{listing} is not valid JSON, or nested too deeply ({error}). Download it again.") from error
+    _require_entries(described, listing)
     # The archive is unpacked beside the listing, or in a folder of its own.
     root = next((path.parent.parent for path in sorted(source.glob("**/*.jpg"))), source)
     for key in sorted(described):
@@ -30,3 +32,14 @@ def read_mjhq(source: Path) -> Iterator[LayoutRecord]:
         yield LayoutRecord(
             read, about["prompt"], {"key": key} | {name: about[name] for name in about if name != "prompt"}
         )
+
+
+def _require_entries(described: Any, listing: Path) -> None:
+    """Refuse a listing of another form before anything is written."""
+    if not isinstance(described, dict):
+        raise DataError(f"{listing} is not a JSON object. Give the meta_data.json of MJHQ-30K.")
+    for key, about in described.items():
+        if not isinstance(about, dict) or not all(isinstance(about.get(name), str) for name in ("category", "prompt")):
+            raise DataError(
+                f"{listing}: entry {key[:100]!r} is not an object with the texts category and prompt. Give the meta_data.json of MJHQ-30K."
+            )

@@ -1,6 +1,6 @@
 """Parquet files that contain images: FLUX-Reason-6M, and those that Hugging Face writes for any image-text dataset.
 
-An image is a struct of `bytes` and `path`, or plain bytes; every other column is kept as metadata.
+An image is a struct of `bytes` and `path`, or plain bytes; every other column is kept as metadata, without its bytes.
 """
 
 from collections.abc import Callable, Iterator
@@ -69,12 +69,13 @@ def _read_beside(folder: str, name: str) -> bytes:
 
 
 def find_columns(schema: pa.Schema, path: Path | str) -> tuple[str, str]:
-    """Return the names of the image column and the caption column.
+    """Return the names of the image column and the caption column. Plain bytes may be a hash, so that a struct with bytes comes first.
 
     Raises:
         DataError: One of them is missing.
     """
-    images = [field.name for field in schema if _is_image(field.type)]
+    structs = [field.name for field in schema if _has_bytes(field.type)]
+    images = structs + [field.name for field in schema if _is_binary(field.type)]
     captions = [name for name in CAPTION_COLUMNS if name in schema.names]
     if not images:
         raise DataError(
@@ -88,9 +89,11 @@ def find_columns(schema: pa.Schema, path: Path | str) -> tuple[str, str]:
     return images[0], captions[0]
 
 
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return "bytes" in {kind.field(index).name for index in range(kind.num_fields)}
+def _has_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and "bytes" in {kind.field(index).name for index in range(kind.num_fields)}
+
+
+def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 

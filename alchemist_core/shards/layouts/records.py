@@ -3,6 +3,7 @@
 A record whose image is missing or broken is written too, so that ingest quarantines it with a reason instead of losing it silently.
 """
 
+import errno
 import json
 import math
 import re
@@ -98,7 +99,7 @@ class _Counted:
 
 def _entries(records: Iterable[LayoutRecord], start: int) -> Iterator[tuple[str, bytes]]:
     for place, record in enumerate(records, start):
-        key, data = f"{place:09d}", record.read_image()
+        key, data = f"{place:09d}", _read_image(record)
         yield f"{key}.{_extension(data)}", data
         match record.caption:
             case str(text):
@@ -106,6 +107,13 @@ def _entries(records: Iterable[LayoutRecord], start: int) -> Iterator[tuple[str,
             case bytes(text):
                 yield f"{key}.txt", text
         yield f"{key}.json", _document(record.metadata, place)
+
+
+def _read_image(record: LayoutRecord) -> bytes:
+    try:
+        return record.read_image()
+    except PermissionError:
+        return b""
 
 
 def _extension(data: bytes) -> str:
@@ -126,18 +134,29 @@ def _document(metadata: dict[str, Any], place: int) -> bytes:
 
 
 def _storable(value: Any) -> Any:
-    """Replace values that JSON does not allow: columns of numbers have NaN for missing values."""
+    """Replace numbers that JSON does not allow, such as NaN for missing values, and leave bytes out, such as those of further images."""
     if isinstance(value, dict):
-        return {name: _storable(part) for name, part in value.items()}
+        return {name: _storable(part) for name, part in value.items() if not isinstance(part, bytes)}
     if isinstance(value, list):
-        return [_storable(part) for part in value]
+        return [_storable(part) for part in value if not isinstance(part, bytes)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_file_below(root: Path, name: str, max_bytes: int = -1) -> bytes:
-    """Read a file that a dataset names, at most `max_bytes`; return nothing if it does not exist or is outside the dataset's folder."""
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()) or not path.is_file():
+    """Read a file that a dataset names, at most `max_bytes`; return nothing if it does not exist or is outside the dataset's folder.
+
+    Raises:
+        OSError: The file exists, but cannot be read.
+    """
+    try:
+        path = (root / name).resolve()
+        is_there = path.is_relative_to(root.resolve()) and path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+            raise
+        # No file has this name: it is too long, contains NUL, or is a loop of links.
+        return b""
+    if not is_there:
         return b""
     with path.open("rb") as file:
         return file.read(max_bytes)

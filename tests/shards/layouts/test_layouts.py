@@ -77,6 +77,47 @@ def test_of_a_list_of_captions_the_first_is_the_caption_and_all_are_kept(tmp_pat
     assert [bad.reason for bad in rest if isinstance(bad, Fault)] == ["missing_caption"] * 2
 
 
+def stored_samples(tar: Path) -> list[Sample]:
+    with tar.open("rb") as file:
+        found = list(read_samples(file, tar.stat().st_size, Reading(has_perceptual_hash=False)))
+    return [sample for sample in found if isinstance(sample, Sample)]
+
+
+IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def test_a_struct_is_the_image_rather_than_other_bytes_and_bytes_are_left_out_of_the_metadata(tmp_path: Path) -> None:
+    further = [{"bytes": bytes(300_000), "path": "2.png"}]
+    columns = {
+        "sha256": [b"\0" * 32], "image": pa.array([{"bytes": png(1), "path": "1.png"}], IMAGE_STRUCT),
+        "image_2": pa.array(further, IMAGE_STRUCT), "more": pa.array([further], pa.list_(IMAGE_STRUCT)),
+        "embeddings": [[b"1", b"2"]], "text": ["a caption"], "url": ["https://example.org/1"],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    (record,) = read_parquet(tmp_path)
+    assert record.read_image() == png(1)
+    write_shards([record], tmp_path / "out", shard_size=1)
+    (sample,) = stored_samples(tmp_path / "out" / "000000.tar")
+    assert (sample.repair, sample.attributes["source_url"]) == (None, "https://example.org/1")
+    assert json.loads(sample.metadata) == {"image_2": {"path": "2.png"}, "more": [{"path": "2.png"}], "embeddings": []}
+
+
+@pytest.mark.slow
+def test_of_several_images_the_library_datasets_decodes_none(tmp_path: Path) -> None:
+    import datasets
+
+    kinds = {"image": datasets.Image(), "image_2": datasets.Image(), "more": [datasets.Image()]}
+    further = {"bytes": b"no image", "path": "2.png"}
+    row = {"image": {"bytes": png(1), "path": "1.png"}, "image_2": further, "more": [further], "text": "a caption"}
+    features = datasets.Features(kinds | {"text": datasets.Value("string")})
+    datasets.Dataset.from_list([row], features=features).to_parquet(tmp_path / "set" / "p.parquet")
+    records = list(read_huggingface(str(tmp_path / "set")))
+    assert [record.read_image() for record in records] == [png(1)]
+    write_shards(records, tmp_path / "out", shard_size=1)
+    (sample,) = stored_samples(tmp_path / "out" / "000000.tar")
+    assert json.loads(sample.metadata) == {"image_2": {"path": "2.png"}, "more": [{"path": "2.png"}]}
+
+
 def test_an_image_may_be_a_path_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     image = pa.array([{"bytes": None, "path": "1.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
@@ -166,6 +207,23 @@ def test_mjhq_keeps_categories(tmp_path: Path, folder: str) -> None:
 
 def test_mjhq_without_its_listing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"meta_data\.json is missing"):
+        next(read_mjhq(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("listing", "message"),
+    [
+        ([{"prompt": "a fox"}], r"meta_data\.json is not a JSON object"),
+        ({"0a": {"category": "a", "prompt": "a fox"}, "1b": {"prompt": "a cat"}}, "entry '1b' is not an object with"),
+        ({"0a": {"category": "a", "prompt": None}}, "entry '0a' is not an object with the texts category and prompt"),
+        ({"0a": "a fox"}, "entry '0a' is not an object with"),
+    ],
+)
+def test_mjhq_with_a_listing_of_another_form_is_refused_before_anything_is_written(
+    tmp_path: Path, listing: Any, message: str
+) -> None:
+    (tmp_path / "meta_data.json").write_text(json.dumps(listing))
+    with pytest.raises(DataError, match=message):
         next(read_mjhq(tmp_path))
 
 

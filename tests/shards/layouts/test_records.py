@@ -1,5 +1,6 @@
 """In every layout, the same records give the same shards, a killed import resumes, and damaged images are not lost."""
 
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -78,6 +79,17 @@ def test_a_broken_record_is_quarantined_with_its_reason(tmp_path: Path, data: by
     assert isinstance(pair, Sample)
 
 
+def test_an_image_that_may_not_be_read_is_quarantined_and_the_import_continues(tmp_path: Path) -> None:
+    def refuse() -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", "2.png")
+
+    write_shards([LayoutRecord(refuse, "a caption", {"path": "2.png"}), *records(1)], tmp_path, shard_size=9)
+    fault, pair = read_shard(tmp_path / "000000.tar")
+    assert isinstance(fault, Fault)
+    assert fault.reason == "empty_image"
+    assert isinstance(pair, Sample)
+
+
 def test_missing_numbers_are_null(tmp_path: Path) -> None:
     write_shards(
         [LayoutRecord(png, "c", {"score": float("nan"), "parts": [1.0, float("inf")]})], tmp_path, shard_size=1
@@ -94,3 +106,9 @@ def test_a_name_that_leads_out_of_the_dataset_reads_nothing(tmp_path: Path) -> N
     (tmp_path / "set" / "link").symlink_to(tmp_path / "secret")
     names = ("own", "../secret", str(tmp_path / "secret"), "link", "nothing")
     assert [read_file_below(tmp_path / "set", name) for name in names] == [b"2", b"", b"", b"", b""]
+
+
+def test_a_name_that_no_file_can_have_reads_nothing(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    names = ("x" * 300, "x" * 5000, "a/" * 5000, "data:image/png;base64," + "/" * 5000, "nul\0", "\ud800", "loop")
+    assert [read_file_below(tmp_path, name) for name in names] == [b""] * len(names)
