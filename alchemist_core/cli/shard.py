@@ -173,15 +173,15 @@ def _reread(config: ChangeConfig, stage_run: "StageRun") -> RereadResult:
     row = _find(engine, config.shard)
     with engine.connect() as connection:
         began_at = read_clock(connection)
-    content, size_bytes = _read(_address(row), row.dataset)
+    content = _read(_address(row), row.dataset)
     subject = {"dataset": row.dataset, "uri": row.uri, "state": "verified"}
     if _is_registered(engine, row, content):
-        registry.confirm_shard(engine, row.shard_id, began_at)
+        registry.confirm_shard(engine, row.shard_id, began_at, content.size_bytes)
         return RereadResult(
             **subject, shard_id=row.shard_id, note="Its bytes and records are those that were registered."
         )
     dataset_id = registry.find_dataset(engine, row.dataset).dataset_id
-    new = NewShard(dataset_id, row.uri, content.sha256, size_bytes, row.crawl_date, stage_run.run_id, began_at)
+    new = NewShard(dataset_id, row.uri, content.sha256, content.size_bytes, row.crawl_date, stage_run.run_id, began_at)
     imported = IngestConfig.model_fields["imported_scores"].default
     n_new = registry.register_shard(
         engine, new, content.samples, content.faults, imported=imported, supersedes=row.shard_id
@@ -213,7 +213,7 @@ def _is_registered(engine: Engine, row: ShardRow, content: "ShardContent") -> bo
     return is_same and row.n_samples == len(repairs) + len(reasons)
 
 
-def _read(address: str, dataset: str) -> "tuple[ShardContent, int]":
+def _read(address: str, dataset: str) -> "ShardContent":
     from alchemist_core.shards.reading import read_shards  # noqa: PLC0415  loads the image libraries
     from alchemist_core.shards.samples import Reading  # noqa: PLC0415
     from alchemist_core.shards.storage import stat_shard  # noqa: PLC0415
@@ -230,7 +230,7 @@ def _read(address: str, dataset: str) -> "tuple[ShardContent, int]":
             f"Shard {address} cannot be read: {content.rejection}. Replace it by a readable tar, or retire it: alchemist shard "
             f"retire {address} --reason WHY."
         )
-    return content, file.size_bytes
+    return content
 
 
 def _find(engine: Engine, subject: str) -> ShardRow:

@@ -30,9 +30,10 @@ _N_CACHED = 4
 
 @dataclass(frozen=True, slots=True)
 class ShardContent:
-    """The SHA-256 of a tar and its records, or the reason why it is not a tar."""
+    """The SHA-256 and the size of a tar as it was read, and its records, or the reason why it is not a tar."""
 
     sha256: bytes
+    size_bytes: int
     samples: list[Sample]
     faults: list[Fault]
     rejection: str | None = None
@@ -91,16 +92,17 @@ class ReadShardTask:
             DataError: The tar is missing, or its storage fails.
             CostlyImageError: The guard refused an image.
         """
-        size_bytes = self.file.size_bytes
         with open_shard(self.file.uri) as file:
+            # The file may have been replaced since it was listed.
+            size_bytes = file.seek(0, io.SEEK_END)
             reader = OnePassReader(file, size_bytes)
             try:
                 records = list(read_samples(cast("BinaryIO", reader), size_bytes, self.reading, guard))
             except NotATarError as error:
-                return ShardContent(reader.sha256(), [], [], rejection=str(error))
+                return ShardContent(reader.sha256(), size_bytes, [], [], rejection=str(error))
             samples = [record for record in records if isinstance(record, Sample)]
             faults = [record for record in records if isinstance(record, Fault)]
-            return ShardContent(reader.sha256(), samples, faults)
+            return ShardContent(reader.sha256(), size_bytes, samples, faults)
 
 
 def _read_in_workers(tasks: Sequence[ReadShardTask], n_workers: int) -> Iterator[ShardContent | DataError]:
@@ -282,7 +284,8 @@ class OnePassReader(io.RawIOBase):
 
     def _load(self, number: int) -> bytes:
         self._file.seek(number * _BLOCK_BYTES)
-        data = self._file.read(_BLOCK_BYTES)
+        # Not beyond the size: a file that is still written grows while it is read.
+        data = self._file.read(min(_BLOCK_BYTES, self._size_bytes - number * _BLOCK_BYTES))
         self.n_read_bytes += len(data)
         if number == self._n_hashed:
             self._digest.update(data)

@@ -359,7 +359,7 @@ class _Ingestion:
                 continue
             if self._is_of_this_ingest(own_date, known):
                 n_wanted += 1
-                yield WantedShard(file, uri, known.crawl_date if known and known.state == "growing" else own_date)
+                yield WantedShard(file, uri, known.crawl_date if known else own_date)
             elif known is None:
                 of_other_days[own_date] += 1
             elif self._may_be_readable_now(known, file) or known.shard_id in completed:
@@ -463,10 +463,12 @@ class _Ingestion:
         if known.state == "verified" and not _is_touched(known, file):
             return True
         is_same = sha256_of(file.uri) == known.sha256
-        if is_same and (known.state != "verified" or known.verified_at is None or file.changed_at > known.verified_at):
+        # Recorded only if the next ingest need not compare it again.
+        is_settled = file.changed_at < self._began_at - CLOCK_SLACK
+        if is_same and (known.state != "verified" or is_settled):
             if known.state != "verified":
                 say(f"{self._dataset.name}: {file.uri} was restored with the registered bytes.")
-            registry.confirm_shard(self._engine, known.shard_id, self._began_at)
+            registry.confirm_shard(self._engine, known.shard_id, self._began_at, known.size_bytes)
         return is_same
 
     def _store(self, shard: WantedShard, content: "ShardContent | DataError") -> None:
@@ -478,7 +480,7 @@ class _Ingestion:
             self._tally.leave(self._dataset.name, [shard.uri], why)
             return
         new = NewShard(
-            self._dataset.dataset_id, shard.uri, content.sha256, shard.file.size_bytes, shard.crawl_date,
+            self._dataset.dataset_id, shard.uri, content.sha256, content.size_bytes, shard.crawl_date,
             self._stage_run.run_id, self._began_at,
         )  # fmt: skip
         if self._is_growing(shard.file, content):
@@ -492,16 +494,15 @@ class _Ingestion:
             self._register(shard, new, content)
 
     def _is_growing(self, file: ShardFile, content: "ShardContent") -> bool:
-        """Whether an incomplete tar is an upload in progress: it was modified less than the settle time ago."""
-        is_cut = content.is_cut or file.size_bytes < TAR_BLOCK_BYTES
+        """Whether an incomplete tar is an upload in progress: it was modified less than the settle time ago, or after it was listed."""
+        is_cut = content.is_cut or content.size_bytes < TAR_BLOCK_BYTES
         settle = timedelta(seconds=load_settings().upload_settle_s)
-        return is_cut and file.changed_at > self._began_at - settle
+        is_recent = file.changed_at > self._began_at - settle or file.size_bytes != content.size_bytes
+        return is_cut and is_recent
 
     def _await(self, shard: WantedShard, new: NewShard) -> None:
         settle_s = load_settings().upload_settle_s
-        reason = (
-            f"{shard.file.size_bytes:,} bytes, incomplete, last modified {shard.file.changed_at:%Y-%m-%d %H:%M:%S} UTC"
-        )
+        reason = f"{new.size_bytes:,} bytes, incomplete, last modified {shard.file.changed_at:%Y-%m-%d %H:%M:%S} UTC"
         if shard.supersedes is None:
             registry.await_shard(self._engine, new, reason)
         self._tally.n_growing += 1

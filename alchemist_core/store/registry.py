@@ -274,14 +274,17 @@ def count_shards(engine: Engine, *, dataset: str | None = None) -> dict[str, int
         return {row[0]: row[1] for row in connection.execute(statement.group_by(Shard.state).order_by(Shard.state))}
 
 
-def confirm_shard(engine: Engine, shard_id: int, verified_at: datetime) -> None:
-    """Record that a shard was read again and is unchanged.
+def confirm_shard(engine: Engine, shard_id: int, verified_at: datetime, size_bytes: int) -> None:
+    """Record that a shard was read again and has the registered hash, and the size that was read.
 
     If it was missing or changed, the time of its restoration is kept, because earlier checks did not read it.
     """
     is_restored = Shard.state != "verified"
     restored_at = case((is_restored, func.clock_timestamp()), else_=Shard.state_changed_at)
-    values = {"verified_at": verified_at, "state": "verified", "state_reason": None, "state_changed_at": restored_at}
+    values = {
+        "verified_at": verified_at, "size_bytes": size_bytes,
+        "state": "verified", "state_reason": None, "state_changed_at": restored_at,
+    }  # fmt: skip
     statement = update(Shard).where(Shard.shard_id == shard_id, Shard.state.in_(READABLE)).values(values)
     with engine.begin() as connection:
         connection.execute(statement)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.cli.shard import ChangeConfig, ListConfig, ShowConfig, list_, reread, retire, show
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards import reading
 from alchemist_core.stages.ingest import IngestConfig
@@ -161,6 +161,18 @@ def test_a_shard_that_holds_what_was_registered_is_only_confirmed(published: Pat
     assert reread(change("a.tar")).note == "Its bytes and records are those that were registered."
     assert show(ShowConfig(shard="a.tar")).state == "verified"
     assert ask("SELECT count(*) FROM alchemist.shards WHERE uri = 'a.tar'") == [(1,)]
+
+
+def test_a_shard_that_was_registered_with_a_wrong_size_is_whole_after_it_is_read_again(
+    database_url: str, root: Path
+) -> None:
+    ingest(IngestConfig(dataset="web", root=str(root)))
+    with open_store().begin() as connection:
+        connection.execute(text("UPDATE alchemist.shards SET size_bytes = size_bytes + 10240 WHERE uri = 'a.tar'"))
+    with pytest.raises(DataError, match=r"a\.tar: replaced under the same address"):
+        ingest(IngestConfig(dataset="web"))
+    assert reread(change("a.tar")).note == "Its bytes and records are those that were registered."
+    assert ingest(IngestConfig(dataset="web")).n_known == 2
 
 
 @pytest.fixture

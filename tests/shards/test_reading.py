@@ -178,6 +178,11 @@ def test_a_place_is_sought_from_the_beginning_from_here_or_from_the_end() -> Non
     assert (reader.read(None), reader.n_read_bytes) == (b"0123456789", 10)
 
 
+def test_what_is_appended_meanwhile_is_neither_read_nor_hashed() -> None:
+    reader = OnePassReader(io.BytesIO(b"0123456789"), 4)
+    assert (reader.read(), reader.sha256()) == (b"0123", hashlib.sha256(b"0123").digest())
+
+
 def test_the_last_four_blocks_are_kept_and_an_older_one_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_BLOCK_BYTES", 2)
     reader = OnePassReader(io.BytesIO(bytes(range(12))), 12)

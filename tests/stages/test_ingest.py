@@ -16,7 +16,7 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.project import read_project
 from alchemist_core.settings import load_settings
 from alchemist_core.shards import reading, s3
-from alchemist_core.shards.storage import ShardFile
+from alchemist_core.shards.storage import RootListing, ShardFile, list_root
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.stages import ingest as ingest_stage
 from alchemist_core.stages.ingest import IngestConfig, IngestResult, run
@@ -281,6 +281,35 @@ def test_a_shard_replaced_under_its_name_is_refused_by_name(tmp_path: Path, corp
     assert uris == ["a.tar", "b.tar"], "the neighbour is ingested in spite of the refusal"
 
 
+@pytest.mark.parametrize("change", ["replaced by a shorter one", "replaced by a longer one", "begun again"])
+def test_a_shard_that_changes_after_it_was_listed_is_registered_as_it_was_read(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    records = [make_record(str(n), n) for n in range(30)]
+    short, long = (make_tar([entry for record in records[:n] for entry in record]) for n in (3, 30))
+    ingest(dataset="web", root=str(tmp_path))
+    (tmp_path / "a.tar").write_bytes(short if change == "replaced by a longer one" else long)
+    new = {"replaced by a shorter one": short, "replaced by a longer one": long, "begun again": long[:20_000]}[change]
+
+    def list_and_replace(root: str) -> RootListing:
+        listing = list_root(root)
+        (tmp_path / "a.tar").write_bytes(new)
+        return listing
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest_stage, "list_root", list_and_replace)
+        patch.setenv("ALCHEMIST_UPLOAD_SETTLE_S", "0")
+        load_settings.cache_clear()
+        report = ingest(dataset="web")
+    load_settings.cache_clear()
+    if change == "begun again":
+        assert (report.n_shards, report.n_growing, states(engine)) == (0, 1, {"a.tar": "growing"})
+        return
+    assert report.n_locations == {"replaced by a shorter one": 3, "replaced by a longer one": 30}[change]
+    assert ingest(dataset="web").n_known == 1
+    assert states(engine) == {"a.tar": "verified"}
+
+
 def test_a_shard_replaced_by_one_of_the_same_size_is_refused_too(tmp_path: Path, corpus: Path, engine: Engine) -> None:
     """Its ctime shows that it must be read again, even if a copy keeps the mtime."""
     root = tmp_path / "replaced"
@@ -459,6 +488,22 @@ def test_a_cut_tar_that_was_registered_and_is_completed_later_becomes_a_revision
     assert ingest(dataset="web").n_known == 1
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alchemist.live_locations")).scalar_one() == 40
+
+
+@pytest.mark.parametrize("is_tar", [True, False])
+def test_an_undated_tar_that_is_completed_or_repaired_in_a_later_night_keeps_its_crawl_date(
+    tmp_path: Path, corpus: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_tar: bool
+) -> None:
+    whole, part = cut_tar(corpus)
+    (tmp_path / "a.tar").write_bytes(part if is_tar else b"<html>" * 200)
+    settle_at_once(monkeypatch)
+    ingest(dataset="web", root=str(tmp_path), crawl_date="2026-01-01")
+    assert states(engine) == {"a.tar": "verified" if is_tar else "rejected"}
+    (tmp_path / "a.tar").write_bytes(whole)
+    assert ingest(dataset="web", crawl_date="2026-01-02").n_locations == 40
+    with engine.connect() as connection:
+        statement = text("SELECT crawl_date FROM alchemist.shards WHERE state = 'verified'")
+        assert connection.execute(statement).scalar_one() == date(2026, 1, 1)
 
 
 def test_a_cut_tar_that_was_registered_and_is_completed_after_its_night_is_read_by_the_ingest_of_a_later_one(
@@ -737,8 +782,12 @@ def test_a_shard_is_read_again_unless_it_was_read_two_seconds_after_its_last_cha
             text("UPDATE alchemist.shards SET verified_at = :at"), {"at": changed_at + timedelta(seconds=later_s)}
         )
     read = count_calls(monkeypatch, ingest_stage, "sha256_of")
-    assert ingest(dataset="touched").n_known == 1
-    assert len(read) == n_read
+    # Two seconds after the change it is compared for the last time.
+    for now_s, n_reads in ((1, n_read), (60, 2 * n_read), (120, 2 * n_read)):
+        now = changed_at + timedelta(seconds=now_s)
+        monkeypatch.setattr(ingest_stage, "read_clock", lambda _, now=now: now)
+        assert ingest(dataset="touched").n_known == 1
+        assert len(read) == n_reads
 
 
 @pytest.mark.parametrize(

@@ -97,13 +97,13 @@ def test_only_a_shard_whose_samples_are_registered_can_be_missing_or_confirmed(w
         "registered", "missing", "missing", "missing", "rejected", "growing", "retired", "superseded",
     ]  # fmt: skip
     for shard_id in states(web):
-        confirm_shard(web, shard_id, datetime(2026, 1, 5, tzinfo=UTC))
+        confirm_shard(web, shard_id, datetime(2026, 1, 5, tzinfo=UTC), 10_240)
     assert list(states(web).values())[1:4] == ["verified"] * 3
     assert list(states(web).values())[4:] == ["rejected", "growing", "retired", "superseded"]
     with web.connect() as connection:
         row = connection.execute(text("SELECT * FROM alchemist.shards WHERE shard_id = 2")).one()
     assert row.state_reason is None
-    assert row.verified_at == datetime(2026, 1, 5, tzinfo=UTC)
+    assert (row.verified_at, row.size_bytes) == (datetime(2026, 1, 5, tzinfo=UTC), 10_240)
 
 
 def test_a_restored_shard_keeps_the_time_of_its_restoration(web: Engine) -> None:
@@ -114,12 +114,12 @@ def test_a_restored_shard_keeps_the_time_of_its_restoration(web: Engine) -> None
 
     mark_shard(web, 2, "missing", "no file")
     missing_at = changed_at(2)
-    confirm_shard(web, 2, datetime(2026, 1, 5, tzinfo=UTC))
+    confirm_shard(web, 2, datetime(2026, 1, 5, tzinfo=UTC), 10_240)
     restored_at = changed_at(2)
     assert missing_at is not None
     assert restored_at is not None
     assert missing_at < restored_at
-    confirm_shard(web, 2, datetime(2026, 1, 6, tzinfo=UTC))
+    confirm_shard(web, 2, datetime(2026, 1, 6, tzinfo=UTC), 10_240)
     assert changed_at(2) == restored_at, "it was only read again"
 
 
