@@ -128,6 +128,8 @@ def sniff_format(data: bytes) -> str:
 def decode_image(data: bytes, side: int, version: DecodeVersion = UNPINNED) -> NDArray[np.uint8]:
     """Decode to (side, side, 3): the largest centred square, scaled by one fixed filter, on white where transparent.
 
+    Except the transparent colour (tRNS) of a PNG in RGB or 16-bit grey without an alpha channel: its pixels stay opaque.
+
     Raises:
         BadImageError: The bytes are not a complete image of a known format.
     """
@@ -178,6 +180,8 @@ def encode_picture(data: bytes, side: int) -> bytes:
 
 def decode_covering(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     """Decode to (height, width, 3): scaled by one fixed filter until it covers that size, cropped in the middle, white where transparent.
+
+    The exception is that of `decode_image`.
 
     Raises:
         BadImageError: The bytes are not a complete image of a known format.

@@ -95,7 +95,8 @@ está papá mamá sofá allá quizá canadá panamá bogotá olá pará maracuj�
 _KNOWN_WORDS = frozenset(_WORDS_IN_LINES.split())
 # A Czech "no.", decoded as Windows-1252.
 _CZECH_NUMBER = re.compile(r"\b[èÈ]\.")
-# Punctuation that may occur between words, and where: other code pages have letters at these code points.
+# Punctuation that may occur between words, and where: other code pages have letters at these code points. A question has at most 1,000
+# characters, because a search to the end of the line from each sign takes time that grows with the square of the caption.
 _SIGNS = re.compile(
     r"""(?x)
     (?<=[a-zA-Z]{2}[a-tv-zA-Z])’s\b | (?<=n)’t\b | (?<=\bIt|\bit|\bHe|\bhe)’s\b | \b(?:I|i)’m\b | (?<=[a-z]s)’(?=\s)
@@ -105,7 +106,7 @@ _SIGNS = re.compile(
     | (?<=[A-Z0-9])[™®](?=\W|$) | (?:(?<=\s)|(?<=^))©(?=\s|\d) | (?<=\d)\s?°(?=[CF]?\b|\W|$)
     | [£€](?=\s?\d) | (?<=\d)\s?€ | (?:(?<=[\d\s])|(?<=^))[½¼¾](?=\W|$) | (?:(?<=\bm)|(?<=[ck]m))[²³](?=\W|$) | (?<=\d)[ºª](?=\W|$)
     | (?<=\d)\s?×\s?(?=\d) | (?:(?<=\s)|(?<=^))«(?=[\w\s]) | (?<=[\w.,!?\s])»(?=\W|$)
-    | (?:(?<=\s)|(?<=^))¿(?=\w.*\?) | (?:(?<=\s)|(?<=^))¡(?=\w.*!) | (?<=\d)\xa0 | \xa0(?=[\d»%€]) | (?<=«)\xa0
+    | (?:(?<=\s)|(?<=^))¿(?=\w.{0,999}\?) | (?:(?<=\s)|(?<=^))¡(?=\w.{0,999}!) | (?<=\d)\xa0 | \xa0(?=[\d»%€]) | (?<=«)\xa0
     """
 )
 

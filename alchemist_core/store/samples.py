@@ -6,6 +6,7 @@ bands of its perceptual hash. New samples are compared only with first samples, 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -383,9 +384,11 @@ def _describe_quarantine(engine: Engine, named: str) -> str:
     if row is None:
         return " Samples are named DATASET/SHARD/KEY, the shard with its folder; alchemist dataset list shows the datasets."
     detail = f" ({row.detail})" if row.detail else ""
-    # A record that ingest quarantined can only change when its shard is read again.
-    again = "retry-quarantine" if row.stage == "score" else "shard reread"
-    return f" The record there was quarantined by {row.stage}: {row.reason}{detail}. alchemist {again} retries it."
+    shard = shlex.quote(f"{dataset}/{row.uri}")
+    return (
+        f" The record there was quarantined by {row.stage}: {row.reason}{detail}. After a repair of the tar, read it again: "
+        f"alchemist shard reread {shard} --reason WHY."
+    )
 
 
 def read_metadata(engine: Engine, sample_ids: Sequence[int]) -> dict[int, dict[str, Any]]:

@@ -6,7 +6,8 @@
 SELECT
     quarantined_samples.reason,
     quarantined_samples.detail,
-    quarantined_samples.stage
+    quarantined_samples.stage,
+    shards.uri
 FROM alchemist.datasets
 INNER JOIN alchemist.shards ON datasets.dataset_id = shards.dataset_id
 INNER JOIN alchemist.quarantined_samples ON shards.shard_id = quarantined_samples.shard_id

@@ -192,8 +192,12 @@ def test_what_was_quarantined_is_reported_with_its_reason(drawn: Engine) -> None
             connection,
             {"quarantined_samples": [{"shard_id": shard_id, "ordinal": 900, "key": "bad", "detail": "12 bytes"}]},
         )
-    with pytest.raises(ConfigError, match=r"quarantined by ingest: truncated \(12 bytes\). alchemist shard reread"):
+    with pytest.raises(ConfigError) as caught:
         explain("web/2026-01-01/a.tar/bad")
+    assert str(caught.value).endswith(
+        "The record there was quarantined by ingest: truncated (12 bytes). After a repair of the tar, read it again: "
+        "alchemist shard reread web/2026-01-01/a.tar --reason WHY."
+    )
 
 
 def test_the_answer_is_two_lines(drawn: Engine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,14 @@ def test_transparent_pixels_are_white() -> None:
     assert (decode_image(encode(palette, transparency=0), 8) == 255).all()
 
 
+def test_a_transparent_colour_is_white_in_8_bit_grey_and_stays_opaque_in_rgb() -> None:
+    """Existing raters were trained on these pixels, so another rule would need another decode version."""
+    grey, red = Image.new("L", (8, 8), 7), Image.new("RGB", (8, 8), (200, 0, 0))
+    for decode in (lambda data: decode_image(data, 8), lambda data: decode_covering(data, 8, 8)):
+        assert (decode(encode(grey, transparency=7)) == 255).all()
+        assert (decode(encode(red, transparency=(200, 0, 0))) == [200, 0, 0]).all()
+
+
 def test_cmyk_is_converted() -> None:
     cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     red, green, blue = decode_image(encode(cyan, "JPEG", quality=95), 8)[4, 4]

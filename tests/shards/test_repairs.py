@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,20 @@ def test_russian_and_japanese_captions_are_decoded() -> None:
 )  # fmt: skip
 def test_a_caption_of_which_several_readings_are_plausible_is_quarantined(data: bytes) -> None:
     assert reason_of(data) == "caption_not_utf8"
+
+
+@pytest.mark.parametrize("sign", "¿¡")
+def test_many_signs_of_unfinished_questions_take_a_fraction_of_a_second(sign: str) -> None:
+    data = f"{sign}a ".encode("cp1252") * ((1 << 16) // 3)
+    began_s = time.process_time()
+    assert reason_of(data) == "caption_not_utf8"
+    assert time.process_time() - began_s < 0.6
+
+
+@pytest.mark.parametrize("n_words", [1, 400])
+def test_a_question_of_up_to_1000_characters_is_decoded(n_words: int) -> None:
+    caption = f"¿Dónde está el niño {'y ' * n_words}?"
+    assert repaired(caption.encode("cp1252")) == (caption, {"caption_from_cp1252"})
 
 
 @pytest.mark.parametrize("caption", ["5 &amp; 6", "Ã©tÃ©", "donâ€™t", "a\tb", "line\r\nline", "naïve 😀 猫"])
