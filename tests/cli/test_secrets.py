@@ -21,15 +21,15 @@ CHAIN = (
     ("subset", "publish", "scenes-auto-r50"),
     ("materialize", "scenes-auto-r50"),
     ("plan", "score", "--dataset", "scenes"),
-    ("report", "--subset", "scenes-auto-r50"),
-    ("subset", "show", "no-such-subset"),
+    ("report", "--dataset", "scenes"),
+    REFUSED := ("subset", "show", "no-such-subset"),
     ("db", "checksum"),
     ("db", "backup", "BACKUP"),
 )
 
 
-def run(words: tuple[str, ...], given: dict[str, str]) -> tuple[str, set[str]]:
-    """The output of a command, and every command line in the process list while it ran."""
+def run(words: tuple[str, ...], given: dict[str, str]) -> tuple[int, str, set[str]]:
+    """The exit code and the output of a command, and every command line in the process list while it ran."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")} | given
     seen: set[str] = set()
     with tempfile.TemporaryFile("w+") as output:
@@ -41,7 +41,7 @@ def run(words: tuple[str, ...], given: dict[str, str]) -> tuple[str, set[str]]:
             }
             time.sleep(0.02)
         output.seek(0)
-        return output.read(), seen
+        return process.returncode, output.read(), seen
 
 
 def read_line(process: Path) -> str:
@@ -61,7 +61,8 @@ def test_a_planted_password_appears_nowhere(trained_store: TrainedStore, tmp_pat
     given = {"ALCHEMIST_DATABASE_URL": trained_store.url, "ALCHEMIST_HOME": str(trained_store.home)}
     for words in CHAIN:
         command = tuple(str(tmp_path / "backup") if word == "BACKUP" else word for word in words)
-        said, seen = run(command, given)
+        code, said, seen = run(command, given)
+        assert code == (2 if words == REFUSED else 0), (words, said)
         assert said
         assert "Traceback" not in said
         assert password not in said, words
@@ -73,7 +74,8 @@ def test_a_planted_password_appears_nowhere(trained_store: TrainedStore, tmp_pat
     assert password not in dumped.stdout
     folders = (trained_store.home, tmp_path / "backup")
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    assert (tmp_path / "backup" / "backup.json") in files
+    assert tmp_path / "backup" / "backup.json" in files
+    assert trained_store.home / "artifacts" / "reports" / "scenes.html" in files
     assert not [path for path in files if password.encode() in path.read_bytes()]
 
 
@@ -88,7 +90,9 @@ def test_a_planted_password_appears_nowhere(trained_store: TrainedStore, tmp_pat
     ],
 )
 def test_a_url_that_cannot_be_used_is_an_error_that_keeps_the_password(url: str, tmp_path: Path) -> None:
-    said, _ = run(("plan", "score", "--dataset", "x"), {"ALCHEMIST_DATABASE_URL": url, "ALCHEMIST_HOME": str(tmp_path)})
+    given = {"ALCHEMIST_DATABASE_URL": url, "ALCHEMIST_HOME": str(tmp_path)}
+    code, said, _ = run(("plan", "score", "--dataset", "x"), given)
+    assert code in (2, 3)
     assert said.startswith("error: ")
     assert "ALCHEMIST_DATABASE_URL" in said
     assert "Traceback" not in said
