@@ -94,6 +94,16 @@ def test_a_density_ratio_is_fitted_to_both_datasets_registered_and_ranks_a_selec
     assert other.sha256 != found.sha256
 
 
+@pytest.mark.slow
+def test_a_density_ratio_takes_no_more_samples_of_each_dataset_than_asked_for(
+    ingest_corpus: Callable[[], object],
+) -> None:
+    ingest_corpus()
+    given = {"kind": "density", "validation": "v", "dataset": "scenes", "resolution": 32}
+    found = train_scorer(TrainScorerConfig.model_validate(given | {"max_samples": 150, "max_corpus_samples": 100}))
+    assert found.n_train + found.n_heldout == 150 + 100
+
+
 @pytest.mark.parametrize("given", [{}, {"kind": "density", "dataset": "scenes"}])
 def test_no_scorer_is_trained_on_samples_that_measure_models(
     given: dict[str, str], ingest_corpus: Callable[[], object]

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.local.scenes import draw_informative
@@ -71,6 +72,14 @@ def test_two_trainings_give_the_same_bytes(scenes: Encoded, critic: Critic) -> N
     again, other = train(scenes)[0], train(scenes, seed=1)[0]
     assert pack_critic(again, record_of(again, scenes)) == first
     assert pack_critic(other, record_of(critic, scenes)) != first
+
+
+def test_the_dropout_of_the_config_takes_part_in_the_training(scenes: Encoded) -> None:
+    half, none = (
+        parameters_to_vector(train(scenes, max_train_steps=2, dropout=ratio)[0].head.parameters())
+        for ratio in (0.5, 0.0)
+    )
+    assert not torch.equal(half, none)
 
 
 def test_a_score_is_the_own_cosine_less_those_of_other_captions(critic: Critic, fresh: Encoded) -> None:

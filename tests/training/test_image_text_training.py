@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch.nn.utils import parameters_to_vector
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.local.scenes import draw_informative
@@ -89,6 +90,13 @@ def test_two_trainings_give_the_same_bytes(scenes: Encoded, head: Head, encoders
     first = pack_head(head, record_of(encoders))
     assert pack_head(train(scenes), record_of(encoders)) == first
     assert pack_head(train(scenes, seed=1), record_of(encoders)) != first
+
+
+def test_the_dropout_of_the_config_takes_part_in_the_training(scenes: Encoded) -> None:
+    half, none = (
+        parameters_to_vector(train(scenes, max_train_steps=2, dropout=ratio).parameters()) for ratio in (0.5, 0.0)
+    )
+    assert not torch.equal(half, none)
 
 
 @pytest.mark.slow
