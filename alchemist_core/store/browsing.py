@@ -21,6 +21,7 @@ from sqlalchemy import (
     Engine,
     Select,
     cast,
+    exists,
     func,
     literal,
     select,
@@ -231,8 +232,14 @@ class Quarantined:
         of_record = (SampleLocation.shard_id == QuarantinedSample.shard_id) & (
             SampleLocation.ordinal == QuarantinedSample.ordinal
         )
+        # Each rater has a row of its own: of a record the newest one counts.
+        later = QuarantinedSample.__table__.alias("later").c
+        is_newest = ~exists().where(
+            later.shard_id == QuarantinedSample.shard_id, later.ordinal == QuarantinedSample.ordinal, later.reason == self.reason,
+            later.quarantine_id > QuarantinedSample.quarantine_id,
+        )  # fmt: skip
         statement = select(QuarantinedSample.quarantine_id, SampleLocation.sample_id).join(SampleLocation, of_record)
-        statement = statement.where(QuarantinedSample.reason == self.reason)
+        statement = statement.where(QuarantinedSample.reason == self.reason, is_newest)
         rows = connection.execute(_after(statement, QuarantinedSample.quarantine_id, start, is_back=is_back).limit(n))
         entries = [((row.quarantine_id,), row.sample_id) for row in rows]
         return Stretch(entries, entries[-1][0] if len(entries) == n else None)
@@ -592,23 +599,25 @@ def browse(
     with engine.connect() as connection:
         join_by_keys(connection)
         known = read_known(connection) if conditions.where else NOTHING
-        found: list[tuple[Place, int]] = []
+        # A sample with several locations comes once for each.
+        place_of: dict[int, Place] = {}
         end, n_read, n_asked = start, 0, 0
         while n_asked < MOST_READ:
-            n = _next_stretch(n_asked, n_read, len(found))
+            n = _next_stretch(n_asked, n_read, len(place_of))
             entries, end = walk.read(connection, end, n, is_back=is_back)
             n_asked, n_read = n_asked + n, n_read + len(entries)
-            found += _keep(connection, entries, conditions, known)
-            if len(found) > PAGE_SIZE or end is None:
+            for place, sample_id in _keep(connection, entries, conditions, known):
+                place_of.setdefault(sample_id, place)
+            if len(place_of) > PAGE_SIZE or end is None:
                 break
-        is_full = len(found) > PAGE_SIZE
-        found = found[:PAGE_SIZE]
+        is_full = len(place_of) > PAGE_SIZE
+        found = list(place_of.items())[:PAGE_SIZE]
         # Beyond the page: after its last sample, or where reading stopped.
-        beyond = found[-1][0] if is_full else end
-        towards_start = found[0][0] if found else start
+        beyond = found[-1][1] if is_full else end
+        towards_start = found[0][1] if found else start
         if is_back:
             found.reverse()
-        shown = _show(connection, [sample_id for _, sample_id in found], conditions)
+        shown = _show(connection, [sample_id for sample_id, _ in found], conditions)
     newer, older = (beyond, towards_start) if is_back else (towards_start if start else None, beyond)
     return Page(shown, newer, older, n_read, is_cut=not is_full and end is not None)
 

@@ -93,6 +93,11 @@ def quarantined_records(
         FROM alchemist.datasets JOIN alchemist.shards USING (dataset_id) JOIN alchemist.quarantined_samples AS found USING (shard_id)
         WHERE datasets.name = :dataset AND shards.crawl_date = :crawl_date AND found.reason = :reason
             AND shards.state NOT IN ('retired', 'superseded')
+            AND NOT EXISTS (  -- each rater has a row of its own
+                SELECT FROM alchemist.quarantined_samples AS later
+                WHERE later.shard_id = found.shard_id AND later.ordinal = found.ordinal AND later.reason = found.reason
+                    AND later.quarantine_id > found.quarantine_id
+            )
         ORDER BY found.quarantine_id DESC LIMIT :limit
     """)
     given = {"dataset": dataset, "crawl_date": crawl_date, "reason": reason, "limit": limit}

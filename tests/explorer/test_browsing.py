@@ -1,6 +1,7 @@
 """Pages of samples: each walk shows each of its samples once, forwards and back, whatever the conditions."""
 
 from collections.abc import Iterator
+from datetime import date
 
 import pytest
 from sqlalchemy import Engine
@@ -9,7 +10,9 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.store import browsing
 from alchemist_core.store.browsing import Band, Conditions, Page, Quarantined, Walk, browse
 from alchemist_core.store.engine import open_reader
-from tests.explorer.conftest import N_NEW, N_OLD
+from alchemist_core.store.overviews import quarantined_records
+from tests.explorer.conftest import N_NEW, N_OLD, run
+from tests.given import insert_rows
 from tests.trained_store import TrainedStore
 
 pytestmark = pytest.mark.db
@@ -200,6 +203,30 @@ def test_a_page_that_finds_nothing_stops_and_goes_on_from_there(
     assert [ids(page) for page in found] == [[], [], [2]]
     assert [page.n_read for page in found] == [30, 30, 22]
     assert [page.is_cut for page in found] == [True, True, False]
+
+
+def test_a_record_that_two_raters_could_not_score_is_shown_once(
+    own_store: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browsing, "PAGE_SIZE", 1)
+    with own_store.begin() as connection:
+        insert_rows(
+            connection,
+            {"quarantined_samples": [{"shard_id": 1, "ordinal": 6, "rater_id": 1, "reason": "too_slow", "key": "k"}]},
+        )
+    assert [ids(page) for page in pages(own_store, Quarantined("too_slow"))] == [[7]]
+    (record,) = quarantined_records(own_store, "web", date(2026, 1, 1), "too_slow", limit=9)
+    assert record.key == "k", "the newest row"
+
+
+def test_a_sample_of_two_locations_is_on_a_page_once(own_store: Engine) -> None:
+    again = """
+        INSERT INTO alchemist.sample_locations (shard_id, ordinal, sample_id, key, file_exts, file_offsets, file_sizes)
+        SELECT 2, 12, sample_id, key, file_exts, file_offsets, file_sizes FROM alchemist.sample_locations WHERE sample_id = 70
+    """
+    run(own_store, again)
+    first = next(pages(own_store, browsing.OfShards(1)))
+    assert ids(first) == [70, *NEW_FIRST, *range(69, 34, -1)]
 
 
 def test_an_invalid_condition_is_refused_even_where_there_is_nothing(engine: Engine) -> None:
