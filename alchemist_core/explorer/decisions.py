@@ -28,6 +28,7 @@ from alchemist_core.explorer.markup import render
 from alchemist_core.explorer.people import Person
 from alchemist_core.explorer.subsets import MOST_MEMBERS
 from alchemist_core.rating.acceptance import warnings_of
+from alchemist_core.report.comparison import only_losses
 from alchemist_core.report.page import show_percent
 from alchemist_core.selection.config import NO_VALUE, SelectionPolicy, asked_options
 from alchemist_core.store import browsing
@@ -318,7 +319,7 @@ def decide_publish(engine: Engine, given: Given) -> Decision:
     if row.state == "published":
         raise ConfigError(f"{row.title} is published already.")
     now = published_version(engine, row.name)
-    has_proof = any(one.metric == "heldout_loss" for one in read_comparisons(engine, row.subset_id))
+    has_proof = only_losses(read_comparisons(engine, row.subset_id))
     warnings = [] if has_proof else ["Nobody has measured whether it is better than a random subset."]
     if row.state == "withdrawn":
         warnings.insert(0, f"It was withdrawn by {row.withdrawn_by}: {row.withdrawn_reason}")

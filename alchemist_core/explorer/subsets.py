@@ -19,7 +19,7 @@ from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.explorer.people import Person
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.report import gathering
-from alchemist_core.report.comparison import compare_arms, compare_metrics, judge_worth
+from alchemist_core.report.comparison import compare_arms, compare_metrics, judge_worth, only_losses
 from alchemist_core.report.content import SubsetContent
 from alchemist_core.report.versions import GAINS_NOTE, read_version_comparison
 from alchemist_core.selection.config import SelectionPolicy
@@ -80,8 +80,7 @@ def show_version(request: Request) -> Response:
     """Return the page of one version."""
     engine = open_reader()
     row = asked_version(engine, request.path_params)
-    losses = [one for one in read_comparisons(engine, row.subset_id) if one.metric == "heldout_loss"]
-    worth = judge_worth(losses, row.name, row.version)
+    worth = judge_worth(only_losses(read_comparisons(engine, row.subset_id)), row.name, row.version)
     strategy, warning = gathering.describe_strategy(engine, row)
     before = _version_before(engine, row, None)
     against = request.query_params.get("against")

@@ -3,14 +3,18 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from alchemist_core.project import of_version, train_downstream_command
 from alchemist_core.report.arm_names import ORACLE, place_of_arm
 from alchemist_core.report.content import ArmRun, MetricRun
 from alchemist_core.statistics import Estimate, estimate, estimate_gain, gap_closed, is_lower_better
+from alchemist_core.store.models import ComparedModel
 from alchemist_core.store.overviews import Comparison as ComparedArm
 
+LOSSES = ("heldout_loss", "heldout_flow_loss")
+"""The metrics that can judge a version: the loss of STAR, and that of FLUX-mini, which has no other."""
+Row = TypeVar("Row", ComparedArm, ComparedModel)
 _NOTES = {
     "subset": "selected by the rater's ranks",
     "random": "same size, selected at random",
@@ -19,6 +23,22 @@ _NOTES = {
     ORACLE: "same size, selected from samples known to be good",
     "full": "every sample that was eligible when it was trained, more steps",
 }
+
+
+def only_losses(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the metric that judges a version: the first of `LOSSES` that its own models have."""
+    own = {row.metric for row in rows if row.arm == "subset"}
+    metric = next((one for one in LOSSES if one in own), LOSSES[0])
+    return [row for row in rows if row.metric == metric]
+
+
+def name_loss(metric: str) -> str:
+    """Return a loss in words.
+
+    >>> name_loss("heldout_flow_loss")
+    'held-out flow loss'
+    """
+    return metric.replace("heldout", "held-out").replace("_", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +87,7 @@ class Comparison:
     subset: str
     retention: float
     arms: tuple[ArmSummary, ...]
+    loss: str  # In words.
 
     @property
     def subset_arm(self) -> ArmSummary | None:
@@ -112,7 +133,7 @@ def judge_worth(losses: Sequence[ComparedArm], name: str, version: int) -> Worth
     """Judge a subset version by the held-out losses of its arms.
 
     Args:
-        losses: The arms that were compared under the metric heldout_loss.
+        losses: The arms that were compared under one metric (`only_losses`).
         name: Name of the subset, for the commands that are missing.
         version: The version.
 
@@ -121,6 +142,8 @@ def judge_worth(losses: Sequence[ComparedArm], name: str, version: int) -> Worth
     """
     own = next((one for one in losses if one.arm == "subset"), None)
     train, which = train_downstream_command(name, version), of_version(name, version)
+    if own is not None and own.metric != LOSSES[0]:
+        which += f" --protocol {own.metric}"
     more_seeds = f"Next: {train} --arms subset,random --seeds 0,1,2, then alchemist evaluate {which}."
     if own is None:
         return Worth("not shown", f"no model was trained on it and evaluated. {more_seeds}")
@@ -129,7 +152,7 @@ def judge_worth(losses: Sequence[ComparedArm], name: str, version: int) -> Worth
         if any(one.arm == "random" for one in losses):
             why = "it and a random subset of the same size have no common seed"
         return Worth("not shown", f"{why}. {more_seeds}")
-    size = f"held-out loss {'lower' if own.gain >= 0 else 'higher'} than random's by {abs(own.gain):.4f}"
+    size = f"{name_loss(own.metric)} {'lower' if own.gain >= 0 else 'higher'} than random's by {abs(own.gain):.4f}"
     if own.gain_low is None or own.gain_high is None:
         return Worth("not shown", f"{size}, but one common seed has no interval. {more_seeds}")
     ends = f"{own.gain_low:.4f} to {own.gain_high:.4f}".replace("-", "−")
@@ -143,13 +166,13 @@ def compare_arms(runs: Sequence[ArmRun]) -> list[Comparison]:
     """Return a comparison for each subset, the smallest retention first, its arms in the order of `ARMS`."""
     comparisons = []
     for retention, subset in sorted({(run.retention, run.subset) for run in runs}):
+        own = [run for run in runs if (run.retention, run.subset) == (retention, subset)]
         groups = defaultdict(list)
-        for run in runs:
-            if (run.retention, run.subset) == (retention, subset):
-                groups[run.arm].append(run)
+        for run in own:
+            groups[run.arm].append(run)
         losses = {arm: {run.seed: run.heldout_loss for run in group} for arm, group in groups.items()}
         arms = tuple(_summarize_arm(groups[arm], losses) for arm in sorted(groups, key=place_of_arm))
-        comparisons.append(Comparison(subset, retention, arms))
+        comparisons.append(Comparison(subset, retention, arms, name_loss(own[0].metric)))
     return comparisons
 
 

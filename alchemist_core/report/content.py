@@ -134,6 +134,7 @@ class ArmRun:
     n_samples: int
     n_steps: int
     heldout_loss: float
+    metric: str = "heldout_loss"  # Which loss it is.
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from alchemist_core.config import counted
 from alchemist_core.errors import DataError
 from alchemist_core.notifications import explorer_page
 from alchemist_core.rating.acceptance import override_warning, warnings_of
-from alchemist_core.report.comparison import judge_worth
+from alchemist_core.report.comparison import judge_worth, only_losses
 from alchemist_core.report.content import (
     ArmRun,
     ContactSheet,
@@ -86,7 +86,7 @@ def gather_content(
 
 
 def _verdict(engine: Engine, row: SubsetRow) -> SubsetVerdict:
-    losses = [one for one in overviews.read_comparisons(engine, row.subset_id) if one.metric == "heldout_loss"]
+    losses = only_losses(overviews.read_comparisons(engine, row.subset_id))
     return SubsetVerdict(row.title, *judge_worth(losses, row.name, row.version))
 
 
@@ -198,9 +198,8 @@ def _change(engine: Engine, row: SubsetRow) -> VersionChange | None:
 def read_arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
     """Return the held-out losses of the models that are compared with a version."""
     return [
-        ArmRun(row.title, row.retention, one.arm, one.seed, one.n_samples, one.n_steps, one.value)
-        for one in models.read_compared_models(engine, row.subset_id)
-        if one.metric == "heldout_loss"
+        ArmRun(row.title, row.retention, one.arm, one.seed, one.n_samples, one.n_steps, one.value, one.metric)
+        for one in only_losses(models.read_compared_models(engine, row.subset_id))
     ]
 
 

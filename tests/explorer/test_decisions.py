@@ -29,7 +29,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.flags import set_flags
 from alchemist_core.store.raters import find_named, record_acceptance_report
 from tests.explorer.conftest import ANN, Admits, run
-from tests.explorer.enriched import write_members
+from tests.explorer.enriched import compared_arms, write_members
 from tests.given import insert_rows
 from tests.written_commands import require_accepted
 
@@ -187,6 +187,16 @@ def test_a_version_is_published_instead_of_the_one_that_was(browser: TestClient,
     assert rows(own_store, members) == [(2,), (6,), (7,)]
     again = browser.get("/decide/publish", params=NEXT)
     assert (again.status_code, "best v2 is published already" in again.text) == (400, True)
+
+
+def test_a_publication_warns_unless_the_loss_of_any_model_was_measured(browser: TestClient, own_store: Engine) -> None:
+    warning = "Nobody has measured whether it is better than a random subset."
+    assert warning in browser.get("/decide/publish", params=NEXT).text
+    with own_store.begin() as connection:
+        insert_rows(connection, compared_arms())
+    for metric in ("heldout_loss", "heldout_flow_loss"):
+        run(own_store, "UPDATE alchemist.evaluations SET metric = :metric", metric=metric)
+        assert warning not in browser.get("/decide/publish", params=NEXT).text
 
 
 def test_a_version_is_withdrawn(browser: TestClient, own_store: Engine) -> None:

@@ -70,6 +70,13 @@ def test_a_version_says_first_what_it_is_worth(client: TestClient) -> None:
     assert command[2] == "alchemist evaluate best --version 3"
 
 
+def test_a_version_of_which_flux_was_trained_is_judged_by_its_flow_loss(client: TestClient, own_store: Engine) -> None:
+    run(own_store, "UPDATE alchemist.evaluations SET metric = 'heldout_flow_loss'")
+    page = html.unescape(client.get("/subsets/best/2").text)
+    assert "<strong>Yes:</strong> held-out flow loss lower than random's by 0.5100" in page
+    assert ">Held-out flow loss</th>" in page
+
+
 def test_a_version_is_compared_with_an_earlier_one_that_was_evaluated(client: TestClient, own_store: Engine) -> None:
     assert 'id="versus"' not in client.get("/subsets/best/2").text, "version 1 was not evaluated"
     with own_store.begin() as connection:

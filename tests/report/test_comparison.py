@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from alchemist_core.report.comparison import compare_arms
+from alchemist_core.report.comparison import compare_arms, judge_worth, only_losses
 from alchemist_core.report.content import ArmRun
 from alchemist_core.statistics import gap_closed
+from alchemist_core.store.overviews import Comparison
 
 
 def run(arm, seed, loss, *, retention=0.2, subset="scenes-auto-r20 v1"):
@@ -65,3 +66,15 @@ def test_each_subset_has_its_own_comparison_smallest_retention_first():
     assert [(each.subset, each.retention) for each in comparisons] == [("a v1", 0.2), ("b v1", 0.5)]
     assert [[arm.arm for arm in each.arms] for each in comparisons] == [["subset", "random"], ["subset", "full"]]
     assert comparisons[1].arms[0].gain is None
+
+
+def compared(metric, arm, gain=None):
+    return Comparison(metric, arm, 1, 2.0, gain, None, None, 1, None, None, None, 1)
+
+
+def test_a_version_is_judged_by_the_loss_that_its_own_models_have():
+    flow, other = [compared("heldout_flow_loss", arm, 0.5) for arm in ("subset", "random")], compared("fid", "subset")
+    assert only_losses([*flow, compared("heldout_loss", "random"), other]) == flow
+    assert only_losses([*flow, own := compared("heldout_loss", "subset"), other]) == [own]
+    assert only_losses([other]) == []
+    assert "then alchemist evaluate best --version 2 --protocol heldout_flow_loss." in judge_worth(flow, "best", 2).text
