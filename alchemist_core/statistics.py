@@ -77,7 +77,7 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
 def is_lower_better(metric: str) -> bool:
     """Whether a lower value of a metric is better: true for losses, FID and KID, false for every other metric.
 
-    The SQL function `alchemist.gain_over` and the alert `SubsetWorseThanRandom` use the same pattern; tests compare them.
+    The SQL function `alchemist.gain_over` and the alert `EvaluationRegression` use the same pattern; tests compare them.
 
     >>> is_lower_better("heldout_loss"), is_lower_better("clip_score")
     (True, False)

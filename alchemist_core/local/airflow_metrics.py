@@ -4,6 +4,7 @@ Airflow sends `airflow.NAME,tag=value:NUMBER|KIND`. Every metric is passed on as
 exporter does, and those that our panels and alerts use also become metrics of the catalogue. Counters start with this process.
 """
 
+import itertools
 import re
 import socket
 import threading
@@ -64,10 +65,12 @@ class AirflowMetrics:
                     self._keep(found["name"], tags, float(found["value"]))
                     self._pass_on(found["name"], tags, float(found["value"]), found["kind"])
 
-    def expect_heartbeats(self) -> None:
-        """Export the heartbeat counter from 0, so that alerts fire for a scheduler that never sent a heartbeat."""
+    def count_from_zero(self) -> None:
+        """Export the counters from 0: alerts fire for a scheduler that never sent a heartbeat, and a DAG's first run is an increase."""
         with self._lock:
             self._values.setdefault(("alchemist_airflow_heartbeats_total", ()), 0.0)
+            for labels in itertools.product(self.dags, ("success", "failed")):
+                self._values.setdefault(("alchemist_airflow_runs_total", labels), 0.0)
 
     def read(self) -> Measurements:
         """Return the labels and value of every series, by metric name."""
@@ -130,7 +133,7 @@ def listen(metrics: AirflowMetrics, address: str, port: int) -> threading.Thread
     """Receive Airflow's metrics on a UDP port until the process ends."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     listener.bind((address, port))
-    metrics.expect_heartbeats()
+    metrics.count_from_zero()
 
     def work() -> None:
         while True:

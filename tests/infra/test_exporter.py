@@ -270,11 +270,14 @@ def test_airflows_words_become_series_and_strangers_do_not() -> None:
     }
 
 
-def test_a_scheduler_that_was_never_heard_is_counted_from_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = AirflowMetrics(shipped_dags())
+def test_heartbeats_and_runs_of_dags_are_counted_from_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = AirflowMetrics({"nightly_rescore"})
     assert heard.read() == {}
     listen(heard, "127.0.0.1", free_port(socket.SOCK_DGRAM))
-    assert heard.read() == {"alchemist_airflow_heartbeats_total": [((), 0.0)]}
+    assert heard.read() == {
+        "alchemist_airflow_heartbeats_total": [((), 0.0)],
+        "alchemist_airflow_runs_total": [(("nightly_rescore", outcome), 0.0) for outcome in ("failed", "success")],
+    }
     assert described(Settings(statsd_port=8125))["alchemist_airflow_listening"] == [((), 1.0)]
     assert described(Settings())["alchemist_airflow_listening"] == [((), 0.0)]
 
