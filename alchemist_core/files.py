@@ -163,6 +163,14 @@ def clear_block_cache() -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_reports() -> int:
+    """Delete the pages of the report and return how many. A takedown calls it, because a page may show any image."""
+    pages = list(artifact_path("reports").glob("*.html"))
+    for path in pages:
+        path.unlink(missing_ok=True)
+    return len(pages)
+
+
 def shrink(paths: Iterable[Path], most_bytes: int) -> None:
     """Delete the least recently used files of a cache until a twentieth of its room is free; other processes may do the same."""
     found = []

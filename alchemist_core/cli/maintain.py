@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import AlchemistError, DataError
-from alchemist_core.files import FEATURE_CACHE, artifact_path, clear_block_cache
+from alchemist_core.files import FEATURE_CACHE, artifact_path, clear_block_cache, remove_reports
 from alchemist_core.local.airflow_environment import airflow_home
 from alchemist_core.log_files import MIB, remove_old
 from alchemist_core.settings import load_settings
@@ -60,7 +60,7 @@ def takedowns(_config: MaintainConfig) -> MaintainResult:
     """Mark takedowns as complete when no published version and no materialized dataset contains the image.
 
     Before that, what was computed from the images is deleted: embeddings, and what work that runs on has stored since the takedown, such
-    as answers of models, features, and pictures of the explorer.
+    as answers of models, features, pictures of the explorer, and pages of the report.
 
     Raises:
         DataError: Files of embeddings cannot be read; everything else was done.
@@ -90,8 +90,9 @@ def _forget_computed(engine: Engine, image_hashes: Sequence[bytes]) -> tuple[dic
         "cached picture": own_cache().forget(image_hashes),
     }
     if maintenance.has_pending_takedown(engine):
-        # Nothing says which images a block holds.
+        # Nothing says which images a block or a page holds.
         clear_block_cache()
+        n_forgotten["report page"] = remove_reports()
     return n_forgotten, failures
 
 

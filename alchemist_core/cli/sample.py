@@ -13,7 +13,7 @@ from alchemist_core.cli.effective import declared_names
 from alchemist_core.cli.subset import PublishSubsetConfig, publish
 from alchemist_core.config import BARE_WORD, Command, Config, Result, counted, lay_out
 from alchemist_core.errors import AlchemistError, ConfigError, DataError
-from alchemist_core.files import FEATURE_CACHE, artifact_path, clear_block_cache
+from alchemist_core.files import FEATURE_CACHE, artifact_path, clear_block_cache, remove_reports
 from alchemist_core.scorers.vlm import forget_answers
 from alchemist_core.selection.config import SelectionPolicy, asked_options
 from alchemist_core.selection.differences import locate
@@ -345,6 +345,8 @@ def takedown(config: TakedownConfig) -> TakedownResult:
     n_forgotten = forget(artifact_path(FEATURE_CACHE), images) + forget_answers(images)
     own_cache().forget(images)
     clear_block_cache()
+    if n_pages := remove_reports():
+        say(f"Deleted {counted(n_pages, 'page')} of the report, which may show it. To make one again: alchemist report")
     reached, taught = find_reach(engine, images), find_validation_models(engine, images)
     possible = find_possible_models(engine, images)
     published = sorted({row.name for row in reached if row.state == "published"})

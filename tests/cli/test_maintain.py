@@ -92,12 +92,15 @@ def test_what_running_work_made_of_an_image_after_its_takedown_goes_before_the_t
     features = FeatureCache(artifact_path(FEATURE_CACHE) / "latents" / "vae")
     blocks = artifact_path(BLOCK_CACHE) / "ab"
     blocks.mkdir(parents=True)
+    page = artifact_path("reports/all.html")
+    page.parent.mkdir(parents=True)
 
     def work() -> None:
         features.add(hash_rows([gone, other]), {"latent": np.zeros((2, 4))})
         for image_hash in (gone, other):
             own_cache().add(image_hash, 256, b"jpeg")
         (blocks / "abc.block").write_bytes(b"the bytes of some images")
+        page.write_text("pictures of some images")
 
     def has_kept(image_hash: bytes) -> tuple[bool, bool]:
         is_known = bool(features.find(hash_rows([image_hash])).is_known_N[0])
@@ -106,14 +109,16 @@ def test_what_running_work_made_of_an_image_after_its_takedown_goes_before_the_t
     store(engine, takedowns=[{"image_hash": gone, "reason": "asked", "requested_by": "ann"}])
     work()
     report = takedowns(MaintainConfig())
-    assert (report.n_done, report.note) == (1, "Removed 1 cached feature, 1 cached picture.")
+    assert (report.n_done, report.note) == (1, "Removed 1 cached feature, 1 cached picture, 1 report page.")
     assert (has_kept(gone), has_kept(other)) == ((False, False), (True, True))
     assert list(blocks.iterdir()) == []
-    # A training that goes on for days stores it again; blocks of other images stay once all takedowns are done.
+    assert not page.exists()
+    # A training that goes on for days stores it again; blocks and pages of other images stay once all takedowns are done.
     work()
     assert takedowns(MaintainConfig()).note == "Removed 1 cached feature, 1 cached picture."
     assert (has_kept(gone), has_kept(other)) == ((False, False), (True, True))
     assert [path.name for path in blocks.iterdir()] == ["abc.block"]
+    assert page.exists()
     assert takedowns(MaintainConfig()).note is None
 
 

@@ -21,6 +21,7 @@ from alchemist_core.explorer.actions import TOKEN_FIELD
 from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.decisions import Condition
 from alchemist_core.explorer.people import Person
+from alchemist_core.files import artifact_path
 from alchemist_core.project import load_project
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.stages.select import SelectConfig
@@ -208,7 +209,11 @@ def test_a_version_is_withdrawn(browser: TestClient, own_store: Engine) -> None:
 
 
 def test_an_image_is_taken_down(browser: TestClient, own_store: Engine) -> None:
+    page_of_report = artifact_path("reports/all.html")
+    page_of_report.parent.mkdir(parents=True)
+    page_of_report.write_text("pictures of some images")
     assert decide(browser, "/decide/takedown", sample="6") == "/samples/6"
+    assert not page_of_report.exists()
     taken = rows(own_store, "SELECT reason, requested_by FROM alchemist.takedowns ORDER BY takedown_id DESC LIMIT 1")
     assert taken == [(REASON, "ann")]
     page = html.unescape(browser.get("/samples/6").text)
