@@ -51,4 +51,6 @@ class OwnMachine:
 
     def _redirect(self, request: Request) -> RedirectResponse:
         rest = urlencode([(name, value) for name, value in request.query_params.multi_items() if name != "token"])
-        return RedirectResponse(request.url.path + (f"?{rest}" if rest else ""), 303)
+        # A path that begins with two slashes would be the address of another host.
+        path = "/" + request.url.path.lstrip("/")
+        return RedirectResponse(path + (f"?{rest}" if rest else ""), 303)

@@ -109,6 +109,12 @@ def test_the_printed_address_lets_one_browser_in(stranger: TestClient, guard: Ow
     assert stranger.get(address).headers["location"] == "/samples?rater=r1"
 
 
+def test_a_path_of_two_slashes_leads_to_no_other_host(stranger: TestClient, guard: OwnMachine) -> None:
+    for query in (guard.query, "token=x"):
+        answer = stranger.get(f"{OWN}//evil.example/?{query}")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/evil.example/")
+
+
 @pytest.mark.parametrize("token", ["", "x", "%00", "é"])
 def test_another_token_lets_nobody_in(stranger: TestClient, token: str) -> None:
     assert stranger.get(f"/samples?token={token}").status_code == 401

@@ -5,9 +5,11 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from tests.explorer.conftest import ATTACK, N_NEW, N_OLD
+from alchemist_core.explorer.app import make_app
+from tests.explorer.conftest import ATTACK, N_NEW, N_OLD, Admits, run
 
 pytestmark = pytest.mark.db
 N = N_OLD + N_NEW
@@ -127,6 +129,13 @@ def test_the_form_keeps_what_was_asked(client: TestClient) -> None:
     assert html.escape("width > 1 and caption <> '\"'") in page.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
     assert "<option selected>sharp</option>" in page
     assert "<option selected>web</option>" in page
+
+
+def test_the_form_keeps_what_is_in_none_of_its_lists(own_store: Engine) -> None:
+    run(own_store, "UPDATE alchemist.raters SET state = 'retired' WHERE name = 'sharp'")
+    page = TestClient(make_app(Admits())).get("/samples?rater=sharp&flagged=Wrong+caption").text
+    assert "<option selected>sharp</option>" in page
+    assert "<option selected>Wrong caption</option>" in page
 
 
 def test_the_page_of_a_sample_shows_everything(client: TestClient) -> None:
