@@ -78,7 +78,7 @@ def _warnings(engine: Engine, rater: RaterRow) -> list[str]:
 
 
 class Moves(NamedTuple):
-    """Samples whose rank differs most between two raters, among those that were read; the others begin after `last`."""
+    """Samples whose rank differs most between two raters, among those that were read; others begin after `last`, if there are any."""
 
     up: list[Shown]
     down: list[Shown]

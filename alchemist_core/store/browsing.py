@@ -675,7 +675,7 @@ class Move(NamedTuple):
 
 
 class MovedSamples(NamedTuple):
-    """Samples that moved, the largest moves first, and the last sample that was read (None: none was)."""
+    """Samples that moved, the largest moves first, and the sample after which the next page begins (None: there is none)."""
 
     moved: list[Move]
     last_sample_id: int | None
@@ -691,18 +691,15 @@ class Ranking(NamedTuple):
 def compare_ranks(
     engine: Engine, before: Ranking, after: Ranking, *, min_move: float, after_sample_id: int = 0
 ) -> MovedSamples:
-    """Return the samples that moved among the next `MOST_READ` that both raters have scored (query `compare_ranks`).
-
-    Without any that moved, the last sample is not known, so there is no next page.
-    """
+    """Return the samples that moved among the next `MOST_READ` that both raters have scored (query `compare_ranks`)."""
     given = {
         "from_rater_id": before.rater_id, "from_scale_id": before.rank_scale_id, "to_rater_id": after.rater_id,
         "to_scale_id": after.rank_scale_id, "min_move": min_move, "after_sample_id": after_sample_id, "n_scanned": MOST_READ,
     }  # fmt: skip
     with engine.connect() as connection:
         rows = connection.execute(load_query("compare_ranks"), given).all()
-    moved = [Move(row.sample_id, row.from_rank, row.to_rank) for row in rows]
-    return MovedSamples(moved, rows[0].last_sample_id if rows else None)
+    moved = [Move(row.sample_id, row.from_rank, row.to_rank) for row in rows if row.sample_id is not None]
+    return MovedSamples(moved, rows[0].last_sample_id)
 
 
 class Extremes(NamedTuple):

@@ -1,7 +1,8 @@
 -- Purpose: Return samples whose rank differs between two rater versions, a keyset page over the samples that both have scored.
 -- Parameters: from_rater_id and to_rater_id integer, from_scale_id and to_scale_id integer (the rank scales of their scores), min_move
 --   float8 (0 to 1), after_sample_id bigint (0: the first page), n_scanned integer (samples to look at).
--- One row is: a sample whose rank moved by at least min_move, up (towards 0) or down; last_sample_id is where the next page begins.
+-- One row is: a sample whose rank moved by at least min_move, up (towards 0) or down; last_sample_id is where the next page
+--   begins, null if there is none. If none has moved, one row without a sample.
 -- Relies on: both raters' partitions of pk_scores, merged in their order; pk_rank_scales.
 -- Safe to re-run: yes.
 WITH from_scale AS MATERIALIZED (
@@ -40,11 +41,15 @@ ranked AS (
     FROM from_scale
     CROSS JOIN to_scale
     CROSS JOIN page
+),
+
+scanned AS (
+    SELECT CASE WHEN count(*) = :n_scanned THEN max(sample_id) END AS last_sample_id FROM page
 )
 
 SELECT
     ranked.*,
-    (SELECT max(page.sample_id) FROM page) AS last_sample_id
-FROM ranked
-WHERE abs(ranked.to_rank - ranked.from_rank) >= :min_move
+    scanned.last_sample_id
+FROM scanned
+LEFT JOIN ranked ON abs(ranked.to_rank - ranked.from_rank) >= :min_move
 ORDER BY abs(ranked.to_rank - ranked.from_rank) DESC, ranked.sample_id ASC

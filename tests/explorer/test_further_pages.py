@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.people import Person
+from alchemist_core.store import browsing
 from tests.explorer.conftest import ATTACK, N_NEW, N_OLD, Admits, run
 from tests.explorer.enriched import enrich
 from tests.explorer.test_samples import Elements, samples_of, title
@@ -113,6 +114,25 @@ def test_a_scorer_is_ranked_by_the_scale_of_either_form_of_selection(
     assert moved(client.get("/raters/sharp").text)["up"] == ups != []
     ranked = html.unescape(client.get("/samples?rater=sharp&rank_to=.3").text)
     assert samples_of(ranked) == [10, 9, 8]
+
+
+def test_samples_that_moved_are_found_behind_many_that_did_not(
+    client: TestClient, own_store: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browsing, "MOST_READ", 5)
+    with own_store.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 9, "name": "r9"}],
+            "rank_scales": [{"rater_id": 9, "knot_scores": [1.0, float(N)], "knot_ranks": [1.0, 0.0]}],
+            # As r1 does, except sample 6.
+            "scores": [{"rater_id": 9, "sample_id": i, "score": N if i == 6 else 1 + i * 29 % N} for i in range(1, 9)],
+        })  # fmt: skip
+    first = client.get("/raters/r9").text
+    assert moved(first) == {"up": [], "down": []}
+    (further,) = re.findall(r'rel="next" href="([^"]+)"', first)
+    second = client.get(html.unescape(further)).text
+    assert moved(second) == {"up": [6], "down": []}
+    assert 'rel="next"' not in second, "of 3 samples, nothing follows"
 
 
 def moved(page: str) -> dict[str, list[int]]:
