@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -163,12 +164,19 @@ def clear_block_cache() -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_reports() -> int:
-    """Delete the pages of the report and return how many. A takedown calls it, because a page may show any image."""
-    pages = list(artifact_path("reports").glob("*.html"))
-    for path in pages:
-        path.unlink(missing_ok=True)
-    return len(pages)
+def remove_reports(before: datetime | None = None) -> int:
+    """Delete the pages of the report and return how many. A takedown calls it, because a page may show any image.
+
+    Args:
+        before: Pages that were written later stay; None: none stays.
+    """
+    n_removed = 0
+    for path in artifact_path("reports").glob("*.html"):
+        with suppress(FileNotFoundError):
+            if before is None or path.stat().st_mtime < before.timestamp():
+                path.unlink()
+                n_removed += 1
+    return n_removed
 
 
 def shrink(paths: Iterable[Path], most_bytes: int) -> None:

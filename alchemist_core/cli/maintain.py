@@ -20,6 +20,9 @@ from alchemist_core.store import maintenance
 from alchemist_core.store.embeddings import read_taken_down_hashes
 from alchemist_core.store.engine import open_store
 
+LONGEST_REPORT = timedelta(hours=1)
+"""A report takes minutes: one that is written this long after a takedown was begun after it."""
+
 
 class MaintainConfig(Config):
     """No options."""
@@ -89,10 +92,10 @@ def _forget_computed(engine: Engine, image_hashes: Sequence[bytes]) -> tuple[dic
         "cached feature": forget(artifact_path(FEATURE_CACHE), image_hashes),
         "cached picture": own_cache().forget(image_hashes),
     }
-    if maintenance.has_pending_takedown(engine):
-        # Nothing says which images a block or a page holds.
+    if (asked_at := maintenance.newest_pending_takedown(engine)) is not None:
+        # Nothing says which images a block or a page holds. A page that is written later was begun after the takedown.
         clear_block_cache()
-        n_forgotten["report page"] = remove_reports()
+        n_forgotten["report page"] = remove_reports(asked_at + LONGEST_REPORT)
     return n_forgotten, failures
 
 

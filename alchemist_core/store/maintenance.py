@@ -1,6 +1,7 @@
 """Maintenance of the store: expired leases, complete takedowns, old check results, planner statistics."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import Connection, Engine, text
 
@@ -36,11 +37,12 @@ def end_long_reads(connection: Connection, *, most_s: float = MOST_READ_S) -> in
     return len(connection.execute(sweep, {"most_s": most_s}).all())
 
 
-def has_pending_takedown(engine: Engine) -> bool:
-    """Return whether a takedown is not marked as complete."""
+def newest_pending_takedown(engine: Engine) -> datetime | None:
+    """Return when the newest takedown was asked for that is not marked as complete; None if all are."""
     with engine.connect() as connection:
-        pending = text("SELECT EXISTS (SELECT FROM alchemist.takedowns WHERE bytes_removed_at IS NULL)")
-        return bool(connection.execute(pending).scalar_one())
+        pending = text("SELECT max(requested_at) FROM alchemist.takedowns WHERE bytes_removed_at IS NULL")
+        found: datetime | None = connection.execute(pending).scalar_one()
+        return found
 
 
 def complete_takedowns(engine: Engine) -> tuple[int, int]:

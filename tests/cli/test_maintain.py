@@ -1,6 +1,7 @@
 """Maintenance removes what dead processes left and nothing in use; failures and questions of Airflow reach a person."""
 
 import json
+import os
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -120,6 +121,24 @@ def test_what_running_work_made_of_an_image_after_its_takedown_goes_before_the_t
     assert [path.name for path in blocks.iterdir()] == ["abc.block"]
     assert page.exists()
     assert takedowns(MaintainConfig()).note is None
+
+
+def test_a_report_that_was_made_long_after_a_takedown_stays_while_the_takedown_is_pending(engine: Engine) -> None:
+    asked_at = datetime.now(UTC) - timedelta(hours=3)
+    for name, hours in (("before", -1), ("during", 0.5), ("after", 2)):
+        page = artifact_path(f"reports/{name}.html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text("pictures of some images")
+        written = (asked_at + timedelta(hours=hours)).timestamp()
+        os.utime(page, (written, written))
+    store(
+        engine,
+        takedowns=[
+            {"image_hash": sha256("image 1"), "reason": "asked", "requested_by": "ann", "requested_at": asked_at}
+        ],
+    )
+    takedowns(MaintainConfig())
+    assert [path.name for path in artifact_path("reports").iterdir()] == ["after.html"]
 
 
 def test_old_outcomes_go_but_the_newest_of_a_night_and_what_a_person_released_stay(engine: Engine) -> None:
