@@ -168,7 +168,8 @@ def plan_night(config: PlanNightConfig) -> PlanNightResult:
 def _earlier_nights(engine: Engine, rows: list[DatasetRow], before: date) -> list[EarlierNight]:
     """Return the earlier nights to take: those whose start was missed, the oldest first, then late ones, the newest first.
 
-    A night that a check has stopped waits until a person releases it.
+    A night that a check of shards or samples has stopped waits until a person releases it, and one that a person has rejected is left
+    out. A failed check of scores keeps no night out, because its scores decide the check anew.
     """
     missed = _missed_nights(engine, rows, before)
     if missed:
@@ -177,7 +178,11 @@ def _earlier_nights(engine: Engine, rows: list[DatasetRow], before: date) -> lis
         )
     late = [one for one in late_nights(engine, [row.dataset_id for row in rows], before) if one not in missed]
     late.sort(key=lambda one: one.crawl_date, reverse=True)
-    return [one for one in [*missed, *late] if not failed_checks(engine, one.dataset, one.crawl_date)]
+    return [one for one in [*missed, *late] if not _is_stopped(engine, one)]
+
+
+def _is_stopped(engine: Engine, night: EarlierNight) -> bool:
+    return any(one.stops_scoring or one.is_rejected for one in failed_checks(engine, night.dataset, night.crawl_date))
 
 
 def _missed_nights(engine: Engine, rows: list[DatasetRow], before: date) -> list[EarlierNight]:

@@ -1,5 +1,6 @@
 """Publish a night: its samples are scored and checked, and become eligible for selection."""
 
+from collections.abc import Sequence
 from datetime import date
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from alchemist_core.errors import CheckFailedError
 from alchemist_core.project import select_command
 from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
-from alchemist_core.store.checks import failed_checks, outdated_checks
+from alchemist_core.store.checks import FailedCheck, failed_checks, outdated_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.nights import (
     EarlierRejection,
@@ -49,8 +50,9 @@ def publish_night(config: PublishNightConfig) -> PublishNightResult:
 
     A night is not published if it is held or incomplete, if it failed a check, or if it has grown since it was checked or its drift
     was measured; what a second retry adds to a revision that a retry opened is not noticed. A night that was never checked is published.
-    A rejection holds for every later rater, and for samples that a retry scores later: a night whose shards were all rejected before is
-    rejected, and held if some of them were. What a retry adds to a held night is held, with late shards of the same revision.
+    A rejection holds for every later rater, and for samples that a retry scores later: a night whose shards were all rejected before, or
+    whose failed checks a person has rejected, is rejected, and held if some of its shards were. What a retry adds to a held night is held,
+    with late shards of the same revision.
 
     Raises:
         CheckFailedError: Some nights were not published; raised after the others were.
@@ -87,12 +89,16 @@ def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
     """Publish one night; return 1, or 0 if another command has decided it meanwhile.
 
     Raises:
-        CheckFailedError: The night has unscored shards, failed a check, or has grown since it was checked.
+        CheckFailedError: The night has unscored shards, failed a check that nobody rejected, or has grown since it was checked.
     """
     require_complete(engine, night, rater)
-    _refuse_failed(engine, night)
+    failed = failed_checks(engine, night.dataset, night.crawl_date)
+    _refuse_failed(night, failed)
     _refuse_outdated(engine, night, rater)
     with engine.begin() as connection:
+        if failed:
+            _repeat_of_checks(connection, night, failed, rater)
+            return 0
         if (rejection := find_rejection(connection, night.night_id)) is not None:
             _repeat(connection, night, rejection, rater)
             return 0
@@ -122,9 +128,20 @@ def _repeat(connection: Connection, night: NightRow, rejection: EarlierRejection
         record_event(connection, current_actor(), action, f"night {night_title(night)}", after=after)
 
 
-def _refuse_failed(engine: Engine, night: NightRow) -> None:
-    failed = failed_checks(engine, night.dataset, night.crawl_date)
-    if failed:
+def _repeat_of_checks(
+    connection: Connection, night: NightRow, rejected: Sequence[FailedCheck], rater: RaterRow
+) -> None:
+    """Reject a night whose failed checks a person has rejected: they are about the crawl date, whichever rater or revision scores it."""
+    who, reason = rejected[0].observed["rejected_by"], rejected[0].observed["rejected_for"]
+    say(f"Night {night_title(night)} is rejected: {who} rejected its failed checks: {reason}")
+    if decide_night(connection, night.night_id, state="rejected", actor=who, reason=reason):
+        after = {"state": "rejected", "reason": reason, "rater": rater.name}
+        record_event(connection, current_actor(), "reject", f"night {night_title(night)}", after=after)
+
+
+def _refuse_failed(night: NightRow, failed: Sequence[FailedCheck]) -> None:
+    """Refuse a night with a failed check, unless a person has rejected all of them."""
+    if not all(row.is_rejected for row in failed):
         names = ", ".join(f"{row.suite}.{row.expectation}" for row in failed)
         raise CheckFailedError(
             f"Night {night.crawl_date} of {night.dataset} failed its checks ({names}) and was not published. Inspect it, then: "

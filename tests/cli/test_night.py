@@ -14,7 +14,7 @@ from alchemist_core.cli.check import run as check
 from alchemist_core.cli.drift import DriftConfig, check_drift
 from alchemist_core.cli.held_nights import RejectNightConfig, ReleaseNightConfig, reject, release
 from alchemist_core.cli.night import NightListConfig, list_
-from alchemist_core.cli.plan import PlanScoreConfig, plan_score
+from alchemist_core.cli.plan import PlanNightConfig, PlanScoreConfig, plan_night, plan_score
 from alchemist_core.errors import CheckFailedError, ConfigError, DataError
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
@@ -222,8 +222,23 @@ def test_a_night_that_only_lacks_scores_is_scored_again_by_the_next_run_and_by_t
     which = "--dataset books --crawl-date 2026-01-02"
     assert books.remedies == [f"alchemist score {which}", f"alchemist check --suite scores {which}"]
     assert [one.dataset for one in plan_score(PlanScoreConfig(nights=("books:2026-01-02",))).work] == ["books"]
+    assert "books" in earlier_nights()
     fail_checks(two_datasets, ("samples", "most_locations_are_usable"))
     assert plan_score(PlanScoreConfig(nights=("books:2026-01-02",))).work == []
+    assert "books" not in earlier_nights()
+
+
+def test_a_night_whose_scores_a_person_rejected_is_left_out_of_later_runs(two_datasets: Engine) -> None:
+    fail_checks(two_datasets, ("scores", "scores_are_finite"))
+    assert "books" in earlier_nights()
+    reject(RejectNightConfig(dataset="books", crawl_date=date(2026, 1, 2), reason="a broken rater"))
+    assert "books" not in earlier_nights()
+
+
+def earlier_nights() -> list[str]:
+    """The datasets of which the run of the next day takes the night of 2026-01-02."""
+    nights = plan_night(PlanNightConfig(crawl_date=date(2026, 1, 3))).nights
+    return [night.dataset for night in nights if night.crawl_date == date(2026, 1, 2)]
 
 
 def test_a_stopped_night_is_rejected_and_waits_for_nobody_until_it_is_released(two_datasets: Engine) -> None:

@@ -157,6 +157,54 @@ def test_a_rejection_holds_for_a_later_rater_too_until_a_person_releases_the_nig
     assert states() == ["rejected", "released"], "of the rater in production"
 
 
+def fail_check(engine: Engine, suite: str, expectation: str, **fields: object) -> None:
+    of_night = {"suite": suite, "expectation": expectation, "dataset_name": "web", "crawl_date": "2026-01-01"}
+    with engine.begin() as connection:
+        insert_rows(connection, {"check_results": [{**of_night, "is_success": False, **fields}]})
+
+
+def test_a_rejection_of_a_stopped_night_holds_for_a_later_rater_too_until_a_person_releases_it(engine: Engine) -> None:
+    """The night was not scored when its check stopped it; the later rater scores every shard."""
+    add_night(engine, "2026-01-01", {"a.tar": normal(20)})
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM alchemist.shard_scores; DELETE FROM alchemist.nights"))
+    fail_check(engine, "samples", "most_locations_are_usable")
+    night = {"dataset": "web", "crawl_date": date(2026, 1, 1)}
+    reject(RejectNightConfig.model_validate({**night, "reason": "captions of another crawl"}))
+    promote_new_rater(engine)
+    assert publish().n_nights == 0, "nothing waits, so the task does not fail"
+    assert column("SELECT state || ': ' || reason FROM alchemist.nights") == ["rejected: captions of another crawl"]
+    assert column("SELECT after ->> 'rater' FROM alchemist.audit_events WHERE subject = 'night web 2026-01-01 r1'") == [
+        "new"
+    ]
+    assert release(ReleaseNightConfig.model_validate({**night, "reason": "it was right"})).state_before == [
+        "rejected: captions of another crawl", "rejected: samples.most_locations_are_usable",
+    ]  # fmt: skip
+    assert states() == ["released"]
+
+
+def test_a_rejection_of_failed_checks_holds_for_late_shards_and_a_check_that_nobody_rejected_does_not(
+    engine: Engine,
+) -> None:
+    add_night(engine, "2026-01-01", {"a.tar": normal(20)})
+    fail_check(engine, "scores", "no_shard_is_constant")
+    night = {"dataset": "web", "crawl_date": date(2026, 1, 1)}
+    reject(RejectNightConfig.model_validate({**night, "reason": "a broken rater"}))
+    add_night(engine, "2026-01-01", {"late.tar": normal(20)})
+    # As the check of the late shard stores it.
+    rejection = {"rejected_by": "ann", "rejected_for": "a broken rater", "rejected_at": "2026-01-02T00:00:00+00:00"}
+    fail_check(engine, "scores", "no_shard_is_constant", observed=rejection)
+    fail_check(engine, "scores", "scores_differ")
+    with pytest.raises(
+        CheckFailedError, match=r"failed its checks \(scores.no_shard_is_constant, scores.scores_differ\)"
+    ):
+        publish()
+    assert states() == ["rejected", "scored"]
+    fail_check(engine, "scores", "scores_differ", observed=rejection)
+    assert publish().n_nights == 0
+    assert states() == ["rejected", "rejected"]
+
+
 def test_a_night_of_which_only_some_shards_were_rejected_waits_for_a_person(engine: Engine) -> None:
     add_night(engine, "2026-01-01", {"a.tar": normal(20)}, state="held")
     night = {"dataset": "web", "crawl_date": date(2026, 1, 1)}
