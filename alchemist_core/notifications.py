@@ -20,10 +20,11 @@ from urllib.parse import quote
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.settings import load_settings
 
-Kind = Literal["held_night", "failed_check", "failed_task", "question", "answered", "worse_than_random"]
+Kind = Literal["held_night", "failed_check", "lost_shards", "failed_task", "question", "answered", "worse_than_random"]
 TITLES: dict[Kind, str] = {
     "held_night": "A night is held",
     "failed_check": "A data check failed",
+    "lost_shards": "Shards are missing or changed",
     "failed_task": "A task failed",
     "question": "A question needs an answer",
     "answered": "A question was answered",

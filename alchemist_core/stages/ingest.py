@@ -1,6 +1,7 @@
 """Find new shards, verify them and register every sample with its location; quarantine bad samples with a reason."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from pydantic import Field
 from alchemist_core.config import Command, Config, Result, Words, counted, later_field, lay_out
 from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
+from alchemist_core.notifications import Event, page_of_this_task
 from alchemist_core.project import ROLE_HELP, Role, load_project, train_rater_command
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import escape_unstorable
@@ -31,6 +33,7 @@ from alchemist_core.shards.storage import (
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store import registry
 from alchemist_core.store.engine import create_store, open_store, read_clock
+from alchemist_core.store.notifications import announce
 from alchemist_core.store.registry import DatasetRow, KnownShard, NewShard
 from alchemist_core.telemetry import on_one_line, say
 
@@ -164,6 +167,16 @@ class WantedShard:
     """Id of the registered shard that this file is a later revision of."""
 
 
+@dataclass(frozen=True, slots=True)
+class LostShard:
+    """A registered shard whose file is gone or has other bytes."""
+
+    shard_id: int
+    uri: str
+    state: str
+    since: str
+
+
 class Tally:
     """Counts over the shards of one run."""
 
@@ -248,6 +261,7 @@ class _Ingestion:
         self._config, self._stage_run, self._dataset, self._tally = config, stage_run, dataset, tally
         self._engine, self._began_at = stage_run.engine, began_at
         self._known: Mapping[str, KnownShard] = registry.known_shards(self._engine, dataset.dataset_id)
+        self._lost: list[LostShard] = []
 
     @property
     def _today(self) -> date:
@@ -266,6 +280,7 @@ class _Ingestion:
         self._note_missing(listing)
         wanted = list(self._wanted(listing))
         fresh = [shard for shard in map(self._judge, wanted) if shard is not None]
+        self._mark_lost()
         n_done, files = len(wanted) - len(fresh), [shard.file for shard in fresh]
         if not fresh:
             self._stage_run.report(n_done, len(wanted), self._dataset.name)
@@ -277,6 +292,7 @@ class _Ingestion:
             self._store(shard, content)
             n_done += 1
             self._stage_run.report(n_done, len(wanted), self._dataset.name)
+        self._mark_lost()
 
     def _reading(self) -> "Reading":
         from alchemist_core.shards.samples import Reading  # noqa: PLC0415  loads the image libraries
@@ -318,7 +334,7 @@ class _Ingestion:
         return self._config.crawl_date is None or folder[1] == self._config.crawl_date.isoformat()
 
     def _note_missing(self, listing: RootListing) -> None:
-        """Mark shards whose files are missing; record the newly missing ones and those of the night that is ingested."""
+        """Find shards whose files are missing; record the newly missing ones and those of the night that is ingested."""
         found = [*(file.uri for file in listing.shards), *(other.uri for other in listing.passed_over)]
         there = {path_below(self._dataset.root_uri, uri) for uri in found}
         unread = tuple(f"{path_below(self._dataset.root_uri, folder)}/" for folder in listing.unread_folders)
@@ -330,7 +346,7 @@ class _Ingestion:
             own_reason = shard.reason if shard.state == "missing" else None
             since = own_reason or f"the file did not exist at {self._began_at:%Y-%m-%d %H:%M} UTC"
             if shard.state != "missing":
-                registry.mark_shard(self._engine, shard.shard_id, "missing", since)
+                self._lost.append(LostShard(shard.shard_id, uri, "missing", since))
             elif self._config.crawl_date not in (None, shard.crawl_date):
                 continue
             self._leave(uri, shard, "missing", since)
@@ -341,6 +357,34 @@ class _Ingestion:
             names = _enumerate([on_one_line(uri) for uri, _ in unread])
             say(f"{self._dataset.name}: {names}the file was removed before it was read. Its row was deleted.")
             registry.forget_unread(self._engine, [shard_id for _, shard_id in unread])
+
+    def _mark_lost(self) -> None:
+        """Mark the shards that were found missing or changed, and store one notification of those that were not so before.
+
+        An ingest of a later night that is tried again leaves them out and succeeds: only the notification reaches a person.
+        """
+        # By their ids, so that ingests of several nights at the same time wait for each other and name each shard once.
+        lost, self._lost = sorted(self._lost, key=lambda one: one.shard_id), []
+        if not lost:
+            return
+        with self._engine.begin() as connection:
+            new = [one for one in lost if registry.mark_unreadable(connection, one.shard_id, one.state, one.since)]
+            if new:
+                announce(connection, self._announcement(new))
+
+    def _announcement(self, lost: Sequence[LostShard]) -> Event:
+        name, names = self._dataset.name, _enumerate([on_one_line(one.uri) for one in lost]).removesuffix(": ")
+        return Event(
+            kind="lost_shards",
+            key=f"lost_shards:{lost[0].shard_id}:{self._began_at.isoformat()}",
+            what_happened=f"The ingest of {name} found {counted(len(lost), 'shard')} missing or changed: {names}.",
+            where_to_look=page_of_this_task("shard"),
+            what_to_do=f"The command for each: alchemist shard list --dataset {shlex.quote(name)}",
+            facts={
+                on_one_line(one.uri): f"{one.state} ({one.since}). {remedy_of(str(one.shard_id))}"
+                for one in lost[:MAX_NAMED]
+            },
+        )
 
     def _leave(self, uri: str, shard: KnownShard, state: str, since: str) -> None:
         self._tally.leave(self._dataset.name, [uri], f"{state} ({since}). {remedy_of(str(shard.shard_id))}")
@@ -446,7 +490,7 @@ class _Ingestion:
             since = known.reason
             if self._config.crawl_date not in (None, known.crawl_date):
                 return
-        registry.mark_shard(self._engine, known.shard_id, "changed", since)
+        self._lost.append(LostShard(known.shard_id, uri, "changed", since))
         self._leave(uri, known, "replaced under the same address", since)
 
     @staticmethod

@@ -290,18 +290,11 @@ def confirm_shard(engine: Engine, shard_id: int, verified_at: datetime, size_byt
         connection.execute(statement)
 
 
-def mark_shard(engine: Engine, shard_id: int, state: str, reason: str) -> None:
-    """Record that a registered shard is `missing` or `changed`."""
-    with engine.begin() as connection:
-        mark_unreadable(connection, shard_id, state, reason)
-
-
-def mark_unreadable(connection: Connection, shard_id: int, state: str, reason: str) -> None:
-    """Do the same as `mark_shard`, in the transaction of the caller; a retired shard stays retired."""
+def mark_unreadable(connection: Connection, shard_id: int, state: str, reason: str) -> bool:
+    """Record that a registered shard is `missing` or `changed`; returns False if it already was. A retired shard stays retired."""
     values = {"state": state, "state_reason": reason, "state_changed_at": func.clock_timestamp()}
-    connection.execute(
-        update(Shard).where(Shard.shard_id == shard_id, Shard.state.in_(READABLE), Shard.state != state).values(values)
-    )
+    statement = update(Shard).where(Shard.shard_id == shard_id, Shard.state.in_(READABLE), Shard.state != state)
+    return connection.execute(statement.values(values)).rowcount == 1
 
 
 def find_cut(engine: Engine, shard_ids: Sequence[int]) -> set[int]:

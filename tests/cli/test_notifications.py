@@ -1,5 +1,6 @@
 """A notification for each pending decision is sent once, within seconds, by the command that found it, with a link to its page."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,6 +161,35 @@ def test_a_failing_suite_of_ones_own_is_reported_with_the_rows_that_failed(suite
     assert f"alchemist night release --dataset web --crawl-date {NIGHT} --reason WHY" in do
     said = "expected column values to be between (width): at least 60; found 2 of 6 rows, such as sample_id = 2, "
     assert facts[0].startswith(f"{name}: {said}")
+
+
+def test_lost_shards_of_an_earlier_night_are_notified_once_although_a_retry_leaves_them_out(
+    tmp_path: Path, corpus: Path, receiver: Receiver
+) -> None:
+    first, second, other, *_ = sorted((corpus / "train").rglob("*.tar"))
+    for day in ("2026-01-01", "2026-01-02"):
+        (tmp_path / day).mkdir()
+        shutil.copy(first, tmp_path / day / "a.tar")
+    shutil.copy(second, tmp_path / "undated.tar")
+    ingest = ["ingest", "--dataset", "web", "--crawl-date"]
+    assert main([*ingest, "2026-01-01", "--root", str(tmp_path)]) == 0
+    (tmp_path / "2026-01-01" / "a.tar").unlink()
+    shutil.copy(other, tmp_path / "undated.tar")
+    assert [main([*ingest, "2026-01-02"]) for _ in range(3)] == [6, 0, 0]
+    what, look, do, *facts = message(receiver)
+    assert what == "The ingest of web found 2 shards missing or changed: 2026-01-01/a.tar, undated.tar."
+    assert look.endswith("/dags/nightly_rescore/runs/r%2F1/tasks/drift")
+    assert do == "Do: The command for each: alchemist shard list --dataset web"
+    facts.sort()
+    assert facts[0].startswith("2026-01-01/a.tar: missing (the file did not exist at ")
+    assert "alchemist shard retire 1 --reason WHY" in facts[0]
+    assert facts[1].startswith("undated.tar: changed (its bytes differed from the registered ones at ")
+    # A shard that was restored and is lost again is another event.
+    shutil.copy(second, tmp_path / "undated.tar")
+    assert main([*ingest, "2026-01-02"]) == 0
+    (tmp_path / "undated.tar").unlink()
+    assert [main([*ingest, "2026-01-02"]) for _ in range(2)] == [6, 0]
+    assert len(receiver.posts) == 2
 
 
 def compared(engine: Engine, losses: dict[str, tuple[float, ...]]) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -22,10 +23,11 @@ from alchemist_core.stages import ingest as ingest_stage
 from alchemist_core.stages.ingest import IngestConfig, IngestResult, run
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.nights import late_nights
-from alchemist_core.store.registry import KnownShard, list_datasets
+from alchemist_core.store.registry import KnownShard, list_datasets, mark_unreadable
 from tests.object_store import BUCKET
 from tests.shards.conftest import draw_image, make_record, make_tar
 from tests.shards.deadly import DeadlyShardTask
+from tests.waiting import wait_until_blocked
 
 pytestmark = pytest.mark.db
 
@@ -560,6 +562,24 @@ def test_a_missing_shard_of_an_earlier_night_does_not_fail_a_later_one(
     with pytest.raises(DataError, match=r"2026-01-01/a\.tar: missing"):
         ingest(dataset="web", crawl_date="2026-01-02")
     assert ingest(dataset="web", crawl_date="2026-01-02").n_known == 1
+
+
+def test_of_two_ingests_at_the_same_time_the_slower_one_announces_no_lost_shard_again(
+    tmp_path: Path, corpus: Path, engine: Engine
+) -> None:
+    by_day(tmp_path, corpus, "2026-01-01", "2026-01-02")
+    ingest(dataset="web", root=str(tmp_path))
+    (tmp_path / "2026-01-01" / "a.tar").unlink()
+    with ThreadPoolExecutor(1) as thread:
+        with engine.begin() as faster:
+            (lost,) = faster.execute(text("SELECT shard_id FROM alchemist.shards WHERE crawl_date = '2026-01-01'"))
+            assert mark_unreadable(faster, lost.shard_id, "missing", "seen by the ingest of another night")
+            slower = thread.submit(ingest, dataset="web", crawl_date="2026-01-02")
+            wait_until_blocked(faster, slower)
+        with pytest.raises(DataError, match=r"2026-01-01/a\.tar: missing"):
+            slower.result()
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.notifications")).scalar_one() == 0
 
 
 def by_day(tmp_path: Path, corpus: Path, *days: str) -> list[Path]:

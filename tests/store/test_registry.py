@@ -21,7 +21,7 @@ from alchemist_core.store.registry import (
     forget_unread,
     known_shards,
     list_datasets,
-    mark_shard,
+    mark_unreadable,
     quarantined_in,
     register_dataset,
     register_shard,
@@ -90,9 +90,14 @@ def states(engine: Engine) -> dict[int, str]:
         return {row.shard_id: row.state for row in found}
 
 
+def mark(engine: Engine, shard_id: int, state: str, reason: str) -> bool:
+    with engine.begin() as connection:
+        return mark_unreadable(connection, shard_id, state, reason)
+
+
 def test_only_a_shard_whose_samples_are_registered_can_be_missing_or_confirmed(web: Engine) -> None:
     for shard_id in states(web):
-        mark_shard(web, shard_id, "missing", "no file")
+        mark(web, shard_id, "missing", "no file")
     assert list(states(web).values()) == [
         "registered", "missing", "missing", "missing", "rejected", "growing", "retired", "superseded",
     ]  # fmt: skip
@@ -112,7 +117,7 @@ def test_a_restored_shard_keeps_the_time_of_its_restoration(web: Engine) -> None
             statement = text("SELECT state_changed_at FROM alchemist.shards WHERE shard_id = :id")
             return connection.execute(statement, {"id": shard_id}).scalar_one()
 
-    mark_shard(web, 2, "missing", "no file")
+    mark(web, 2, "missing", "no file")
     missing_at = changed_at(2)
     confirm_shard(web, 2, datetime(2026, 1, 5, tzinfo=UTC), 10_240)
     restored_at = changed_at(2)
@@ -139,12 +144,12 @@ def test_a_shard_is_newer_than_a_check_that_read_while_it_was_registered(engine:
 
 
 def test_what_is_missing_is_so_since_the_first_time_that_it_was_found(web: Engine) -> None:
-    mark_shard(web, 2, "missing", "first")
+    assert mark(web, 2, "missing", "first")
     before = known_shards(web, 1)["000002.tar"]
-    mark_shard(web, 2, "missing", "second")
+    assert not mark(web, 2, "missing", "second"), "it already was"
     assert known_shards(web, 1)["000002.tar"] == before
     assert before.reason == "first"
-    mark_shard(web, 2, "changed", "third")
+    assert mark(web, 2, "changed", "third")
     assert known_shards(web, 1)["000002.tar"].reason == "third"
 
 
