@@ -347,11 +347,12 @@ def read_accepted(
 
 
 def read_pooled(engine: Engine, night: NightRow, rater_id: int) -> list[int]:
-    """Return the nights directly before this one that were too small to be tested alone."""
+    """Return the nights directly before this one that were too small to be tested alone, without rejected and held ones."""
     statement = (
         select(Night.night_id, ScoreDistribution.verdict)
         .join(ScoreDistribution, ScoreDistribution.night_id == Night.night_id)
         .where(Night.dataset_id == night.dataset_id, Night.rater_id == rater_id, Night.night_id < night.night_id)
+        .where(Night.state.not_in(("rejected", "held")))
         .order_by(Night.night_id.desc())
     )
     with engine.connect() as connection:

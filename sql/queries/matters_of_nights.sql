@@ -1,5 +1,5 @@
 -- Purpose: Return the nights that wait for a person under the production rater: held ones, those that a check stopped and that were not
---   rejected, and those whose drift warned.
+--   rejected, and those whose drift warned. Nights of removed datasets are left out: nobody can decide them.
 -- Parameters: n_each integer (rows of each kind), since timestamptz (warnings from then on).
 -- One row is: a matter of one kind: its subject (a dataset), the crawl date or the version it is about, the deciding facts in words,
 --   and a page of Airflow.
@@ -22,12 +22,14 @@ held AS (
 
 failed AS (
     SELECT
-        'failed check' AS kind, dataset_name AS subject, crawl_date, NULL::integer AS version,
-        string_agg(suite || ': ' || expectation, ', ' ORDER BY suite, expectation) AS detail, NULL::text AS page, max(created_at) AS since
+        'failed check' AS kind, datasets.name AS subject, failed_checks.crawl_date, NULL::integer AS version,
+        string_agg(failed_checks.suite || ': ' || failed_checks.expectation, ', ' ORDER BY failed_checks.suite, failed_checks.expectation) AS detail,
+        NULL::text AS page, max(failed_checks.created_at) AS since
     FROM alchemist.failed_checks
-    WHERE observed -> 'rejected_by' IS NULL
-    GROUP BY dataset_name, crawl_date
-    ORDER BY crawl_date DESC, dataset_name ASC
+    INNER JOIN alchemist.datasets ON failed_checks.dataset_name = datasets.name AND datasets.removed_at IS NULL
+    WHERE failed_checks.observed -> 'rejected_by' IS NULL
+    GROUP BY datasets.name, failed_checks.crawl_date
+    ORDER BY failed_checks.crawl_date DESC, datasets.name ASC
     LIMIT :n_each
 ),
 
@@ -38,7 +40,7 @@ warned AS (
         NULL::text AS page, score_distributions.created_at AS since
     FROM alchemist.score_distributions
     INNER JOIN alchemist.nights ON score_distributions.night_id = nights.night_id
-    INNER JOIN alchemist.datasets ON nights.dataset_id = datasets.dataset_id
+    INNER JOIN alchemist.datasets ON nights.dataset_id = datasets.dataset_id AND datasets.removed_at IS NULL
     WHERE
         score_distributions.verdict = 'warned'
         AND score_distributions.created_at >= :since

@@ -308,6 +308,22 @@ def test_small_nights_are_pooled_until_they_can_be_judged_and_are_never_held(eng
     assert drift().nights[0]["n_tested"] == 200
 
 
+@pytest.mark.parametrize("state", ["rejected", "held"])
+def test_what_was_rejected_or_is_held_is_not_pooled_with_a_later_night(engine: Engine, state: str) -> None:
+    """A retry of samples of a night that was rejected opens a small revision, which is measured before it is rejected, too."""
+    accepted(engine)
+    add_night(engine, "2026-01-03", {"a.tar": normal(200, mean=3, seed=3)})
+    assert drift().nights[0]["verdict"] == "pooled"
+    with engine.begin() as connection:
+        decided = (
+            "UPDATE alchemist.nights SET state = :state, reason = 'WHY', decided_at = now() WHERE state = 'scored'"
+        )
+        connection.execute(text(decided), {"state": state})
+    add_night(engine, "2026-01-04", {"a.tar": normal(600, seed=4)})
+    (night,) = drift().nights
+    assert (night["verdict"], night["n_tested"]) == ("steady", 600)
+
+
 def test_a_first_night_is_only_recorded_or_warned_about_by_the_raters_scale(engine: Engine) -> None:
     add_night(engine, "2026-01-01", {"a.tar": normal(600)})
     assert drift().nights[0]["verdict"] == "recorded"
