@@ -226,7 +226,7 @@ class CommandTask(BaseOperator):
 
     def execute(self, context):
         """Run the command on this worker, without a shell."""
-        last_lines = self.run(self.read_line(context), lineage_parent(context["ti"]))
+        last_lines = self.run(self.read_line(context), variables_of(context["ti"]))
         if self.closes and (failed := Run.of(context).unsuccessful()):
             raise CommandFailed(
                 "\n".join([*last_lines, f"error: These tasks of the run failed: {', '.join(failed)}."]), FOUND_FAILED
@@ -252,11 +252,12 @@ class CommandTask(BaseOperator):
             with self.process.stdout as output:
                 for raw in output:
                     text = raw.decode(errors="backslashreplace").rstrip()
-                    self.log.log(logging.ERROR if text.startswith("error: ") else logging.INFO, "%s", text)
-                    if text.startswith("error: "):
+                    message = message_of(text)
+                    self.log.log(logging.ERROR if message.startswith("error: ") else logging.INFO, "%s", text)
+                    if message.startswith("error: "):
                         last_lines.clear()
-                    if text:
-                        last_lines.append(text)
+                    if message:
+                        last_lines.append(message)
             if code := self.process.wait():
                 is_explained = last_lines and last_lines[0].startswith("error: ")
                 raise CommandFailed("\n".join(last_lines) if is_explained else "".join([*last_lines][-1:]), code)
@@ -276,6 +277,20 @@ class CommandTask(BaseOperator):
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGTERM)
+
+
+def message_of(text):
+    """Return the message of a line of a command's log, which is an object with ALCHEMIST_LOG_FORMAT=json; other lines as they are."""
+    # The result of a command is an object too, with other keys.
+    if text.startswith('{"time": "'):
+        with suppress(ValueError, KeyError):
+            return json.loads(text)["message"]
+    return text
+
+
+def variables_of(task_instance):
+    """Return the variables that name a task to its command, for links: its index if it is mapped, and its OpenLineage events."""
+    return {"AIRFLOW_CTX_MAP_INDEX": str(task_instance.map_index)} | lineage_parent(task_instance)
 
 
 def lineage_parent(task_instance):

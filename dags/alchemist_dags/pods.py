@@ -19,7 +19,8 @@ from alchemist_dags.jobs import (
     POD_TEMPLATE,
     CommandFailed,
     CommandTask,
-    lineage_parent,
+    message_of,
+    variables_of,
 )
 from alchemist_dags.schedules import NODES
 
@@ -78,7 +79,7 @@ class PodTask(KubernetesPodOperator):
         self.cmds, self.arguments = [escape(word) for word in self.read_line(context)], []
         # Airflow's names of the DAG run and its user, for the audit log and for links.
         names = {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW_CTX_")}
-        variables = names | lineage_parent(context["ti"])
+        variables = names | variables_of(context["ti"])
         self.env_vars = {name: escape(value) for name, value in variables.items()}
         return context
 
@@ -223,7 +224,8 @@ def end_of(pod, container):
 
 def failure_of(ended, otherwise):
     """Return the error of a command that ended, with its own reason if it printed one."""
-    code, message = ended
+    code, log = ended
+    message = "\n".join(map(message_of, log.splitlines()))
     _, marker, reason = message.rpartition("error: ")
     last_line = "".join(message.strip().splitlines()[-1:])
     return CommandFailed((marker + reason).strip() if marker else last_line or otherwise, code)

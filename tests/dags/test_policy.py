@@ -39,7 +39,8 @@ RESULTS = {
     "approve": ANSWER,
 }
 PLANNED = SimpleNamespace(
-    xcom_pull=lambda task_ids: RESULTS[task_ids], dag_id="nightly_rescore", run_id="r", get_task_states=lambda *_, **__: {}
+    xcom_pull=lambda task_ids: RESULTS[task_ids], dag_id="nightly_rescore", run_id="r", map_index=3,
+    get_task_states=lambda *_, **__: {},
 )  # fmt: skip
 # What a shell, a template, an option parser, a terminal or a reader of Unicode would take for more than a value.
 HOSTILE = [
@@ -251,6 +252,7 @@ def test_no_variable_of_a_pod_is_put_into_a_value_or_a_name(dags, monkeypatch, t
     assert [expanded(word, variables) for word in one.cmds] == one.read_line(context)
     assert f"--dataset={typed}" in one.read_line(context)
     assert expanded(one.env_vars["AIRFLOW_CTX_DAG_RUN_ID"], variables) == typed
+    assert one.env_vars["AIRFLOW_CTX_MAP_INDEX"] == "3"
 
 
 def test_a_nights_dataset_is_checked_and_published_only_if_its_own_earlier_tasks_succeeded(dags):

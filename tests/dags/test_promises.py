@@ -6,6 +6,7 @@ import logging
 import re
 import shlex
 import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,7 +106,8 @@ def load(name, monkeypatch, **environment):
 
 def context_of(dag, **instance):
     run = SimpleNamespace(conf={}, partition_key=None, run_after=datetime(2026, 1, 3, tzinfo=UTC))
-    return {"params": form(dag, {}), "dag_run": run, "dag": dag, "ti": SimpleNamespace(**instance)}
+    instance = SimpleNamespace(**{"map_index": -1, **instance})
+    return {"params": form(dag, {}), "dag_run": run, "dag": dag, "ti": instance}
 
 
 def test_each_task_calls_its_own_command(dag):
@@ -352,6 +354,43 @@ def test_the_line_that_explains_a_failure_is_logged_as_an_error_and_no_other(dag
     logged = re.findall(r"\[(\w+) *\] (before|error: no such dataset) ", capsys.readouterr().out)
     assert logged == [("info", "before"), ("error", "error: no such dataset")]
     assert isinstance(failed.value, SystemExit), "Airflow logs a SystemExit by its text, without a traceback"
+
+
+IN_JSON = f"""{sys.executable} -c '
+from alchemist_core.telemetry import configure_logging, named_run, say
+configure_logging("json")
+with named_run("score", 5):
+    say("before")
+    say("error: no such dataset\\nRemedy.", 40)
+'"""
+
+
+def test_a_failed_command_that_logs_json_is_explained_by_its_message(dags, task, capsys):
+    with pytest.raises(ours("jobs").CommandFailed) as failed:
+        task(f"{IN_JSON}; exit 2").execute(context_of(dags["maintenance"]))
+    assert str(failed.value) == "error: no such dataset\nRemedy."
+    logged = re.findall(r'\[(\w+) *\] .*"message": "(before|error: no such dataset)', capsys.readouterr().out)
+    assert logged == [("info", "before"), ("error", "error: no such dataset")]
+
+
+@pytest.mark.slow
+def test_a_failed_pod_that_logs_json_is_explained_by_its_message(dags):
+    log = subprocess.run(["sh", "-c", f"{IN_JSON} 2>&1"], capture_output=True, text=True, check=True).stdout
+    failed = ours("pods").failure_of((2, log), "otherwise")
+    assert (failed.exit_code, str(failed)) == (2, "error: no such dataset\nRemedy.")
+    assert str(ours("pods").failure_of((1, log.splitlines()[0]), "otherwise")) == "before"
+
+
+def test_a_mapped_task_names_its_index_to_its_command_so_that_links_lead_to_it(dags, task, monkeypatch):
+    for name in ("DAG_ID", "DAG_RUN_ID", "TASK_ID"):
+        monkeypatch.setenv(f"AIRFLOW_CTX_{name}", "x")
+    monkeypatch.setenv("ALCHEMIST_AIRFLOW_URL", "http://airflow")
+    code = "import json; from alchemist_core.notifications import page_of_this_task; print(json.dumps({0: page_of_this_task(str())}))"
+    for index, end in ((17, "/tasks/x/mapped/17"), (-1, "/tasks/x")):
+        page = task(f"{sys.executable} -c '{code}'", returns="0").execute(
+            context_of(dags["maintenance"], map_index=index)
+        )
+        assert page == f"http://airflow/dags/x/runs/x{end}"
 
 
 def test_every_task_gives_up_where_the_same_command_would_fail_again(dag):
