@@ -136,6 +136,8 @@ def run(config: IngestConfig, *, slot: int = 0) -> IngestResult:
     # Only an ingest with a root may create the store: without one it can register nothing new.
     if config.root is not None:
         create_store()
+        # In the form of the dataset's root, because queries compare the two: a run of another root says nothing about its nights.
+        config = config.model_copy(update={"root": absolute_root(config.root)})
     return execute("ingest", config, lambda stage_run: ingest(config, stage_run), IngestResult, slot=slot)
 
 
@@ -226,15 +228,14 @@ def _datasets(config: IngestConfig, stage_run: StageRun) -> list[DatasetRow]:
         if config.root is not None:
             raise ConfigError(f"--root {config.root} requires --dataset: name the dataset that these shards belong to.")
         return registry.list_datasets(stage_run.engine, role="train")
-    root_uri = None if config.root is None else absolute_root(config.root)
-    if root_uri is not None:
+    if config.root is not None:
         # List it before registering: a mistyped address would otherwise fail every later night.
-        list_root(root_uri)
+        list_root(config.root)
         if config.move_root:
-            _require_same_shards(stage_run, config.dataset, root_uri)
+            _require_same_shards(stage_run, config.dataset, config.root)
     return [
         registry.register_dataset(
-            stage_run.engine, config.dataset, root_uri=root_uri, role=config.role, move_root=config.move_root
+            stage_run.engine, config.dataset, root_uri=config.root, role=config.role, move_root=config.move_root
         )
     ]
 

@@ -185,6 +185,21 @@ def test_what_an_ingest_skipped_is_listed_for_its_night_until_a_successful_one(
     assert list_(NightListConfig(nights=("web:2026-01-02",))).nights[0].not_ingested == []
 
 
+@pytest.mark.parametrize("root", ["crawl", "file://{here}/crawl"])
+def test_what_an_ingest_skipped_is_listed_in_whatever_form_its_root_was_given(
+    engine: Engine, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    folder = tmp_path / "crawl" / "2026-01-02"
+    folder.mkdir(parents=True)
+    shutil.copy(next((corpus / "train").rglob("*.tar")), folder / "a.tar")
+    (folder / "b.tar.gz").write_bytes(b"packed")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="is compressed"):
+        ingest(IngestConfig(dataset="web", root=root.format(here=tmp_path), crawl_date=date(2026, 1, 2)))
+    (night,) = list_(NightListConfig()).nights
+    assert [line.partition(": ")[0] for line in night.not_ingested] == ["2026-01-02/b.tar.gz"]
+
+
 def test_a_night_of_which_nothing_was_ingested_is_not_called_empty(engine: Engine) -> None:
     with engine.begin() as connection:
         add_dataset(connection)
