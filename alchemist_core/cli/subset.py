@@ -670,7 +670,11 @@ class CompareResult(Result):
             f"{_gain(row, 'gain_over_full')}"
             for row, gain in zip(self.rows, gains, strict=True)
         ]
-        lines = [self.subset, *lines, "A positive gain is better, for losses and for scores."]
+        lines = [
+            self.subset,
+            *lines,
+            "A positive gain is better, for losses and for scores. It is over the seeds that both arms have.",
+        ]
         if (found := self.versions) is not None:
             lines += [f"{found['title']}: {found['text']}", GAINS_NOTE]
         return "\n".join(lines)
