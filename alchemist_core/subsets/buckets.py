@@ -124,6 +124,9 @@ class Reader:
     """One of `world_size` processes that share an epoch, and the batch size of its loader.
 
     Without rank and number of ranks, `SubsetDataset` takes those of torch's process group.
+
+    Raises:
+        ValueError: Only one of them is given, or a value is out of its bounds.
     """
 
     rank: int | None = None
@@ -131,6 +134,11 @@ class Reader:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
+        if (self.rank is None) != (self.world_size is None):
+            raise ValueError(
+                f"{self} has only one of rank and world_size. Give both (rank=0, world_size=1 reads the whole epoch), or neither "
+                "for those of torch's process group."
+            )
         rank, world_size = self.share
         if not 0 <= rank < world_size or self.batch_size < 1:
             raise ValueError(f"{self} is not valid: the rank is 0 to world_size - 1, the batch size at least 1.")

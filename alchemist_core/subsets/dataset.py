@@ -585,7 +585,6 @@ def _locate(name: str, version: int | None, *, has_sizes: bool, has_places: bool
 def _of_this_process(reader: Reader) -> Reader:
     """Return a reader with the rank and the number of ranks of torch's process group, if it has none of its own."""
     rank, world_size = reader.share
-    if distributed.is_available() and distributed.is_initialized():
-        rank = distributed.get_rank() if reader.rank is None else rank
-        world_size = distributed.get_world_size() if reader.world_size is None else world_size
+    if reader.rank is None and distributed.is_available() and distributed.is_initialized():
+        rank, world_size = distributed.get_rank(), distributed.get_world_size()
     return replace(reader, rank=rank, world_size=world_size)

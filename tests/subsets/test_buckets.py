@@ -170,6 +170,12 @@ def test_a_reader_that_gives_only_its_batch_size_has_the_rank_of_the_process_gro
     assert SubsetDataset(located(crawl), reader=Reader(batch_size=BATCH)).reader == Reader(0, 1, BATCH)
 
 
+@pytest.mark.parametrize("half", [{"rank": 0}, {"rank": 1}, {"world_size": 1}, {"world_size": 3}])
+def test_a_reader_with_only_one_of_rank_and_number_of_ranks_is_refused(half: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(half))}={half[next(iter(half))]}.* Give both"):
+        Reader(**half, batch_size=BATCH)
+
+
 def test_ranks_share_an_epoch_without_loss(crawl: Path) -> None:
     shares = [read(dataset_of(located(crawl), rank, 3), rank % 2) for rank in range(3)]
     assert sorted(key for share in shares for batch in share for key, _ in batch) == EVERY
