@@ -715,9 +715,9 @@ def _gain(row: dict[str, Any], name: str) -> str:
 
 
 def _next_compare(config: CompareConfig, result: CompareResult) -> str:
-    if any(row["n_seeds"] > 1 for row in result.rows):
+    if any(row["gain_low"] is not None for row in result.rows):
         return "alchemist report"
-    return f"{train_downstream_command(config.subset, config.version)} --seeds 0,1,2; one seed gives no interval"
+    return f"{train_downstream_command(config.subset, config.version)} --seeds 0,1,2; one common seed gives no interval"
 
 
 def _next_of(state: str, name: str, version: int, *, scorer: str | None = None) -> str:

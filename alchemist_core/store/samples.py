@@ -386,8 +386,8 @@ def _describe_quarantine(engine: Engine, named: str) -> str:
     detail = f" ({row.detail})" if row.detail else ""
     shard = shlex.quote(f"{dataset}/{row.uri}")
     return (
-        f" The record there was quarantined by {row.stage}: {row.reason}{detail}. After a repair of the tar, read it again: "
-        f"alchemist shard reread {shard} --reason WHY."
+        f" The record there was quarantined by {row.stage}: {row.reason}{detail}. Once its cause is removed (runbook, "
+        f"QuarantineRateHigh), read the shard again: alchemist shard reread {shard} --reason WHY."
     )
 
 

@@ -157,14 +157,24 @@ def test_a_command_for_a_version_leads_to_commands_for_that_version(next_of: Nex
     given = {"subset": "s", "version": version}
     assert next_of("train-downstream", given, {}) == f"alchemist evaluate {named}"
     assert next_of("evaluate", given, {}) == f"alchemist subset compare {named}"
-    assert str(next_of("subset compare", given, {"rows": [{"n_seeds": 1}]})).startswith(
+    assert str(next_of("subset compare", given, {"rows": [{"n_seeds": 1, "gain_low": None}]})).startswith(
         f"alchemist train-downstream {named} --preset PRESET --seeds 0,1,2"
     )
 
 
-@pytest.mark.parametrize(("n_seeds", "said"), [(3, "alchemist report"), (1, "one seed gives no interval")])
-def test_a_comparison_leads_to_the_report_once_it_has_intervals(next_of: Next, n_seeds: int, said: str) -> None:
-    assert said in str(next_of("subset compare", {"subset": "s"}, {"rows": [{"n_seeds": n_seeds}]}))
+@pytest.mark.parametrize(
+    ("n_seeds", "gain_low", "said"),
+    [
+        (3, 0.01, "alchemist report"),
+        (3, None, "--seeds 0,1,2; one common seed gives no interval"),
+        (1, None, "--seeds 0,1,2; one common seed gives no interval"),
+    ],
+)
+def test_a_comparison_leads_to_the_report_once_a_gain_has_an_interval(
+    next_of: Next, n_seeds: int, gain_low: float | None, said: str
+) -> None:
+    rows = [{"n_seeds": 3, "gain_low": None}, {"n_seeds": n_seeds, "gain_low": gain_low}]
+    assert said in str(next_of("subset compare", {"subset": "s"}, {"rows": rows}))
 
 
 def test_one_night_is_not_called_nights() -> None:

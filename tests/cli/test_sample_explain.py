@@ -183,20 +183,25 @@ def test_a_sample_without_the_score_that_ranks_the_version_is_told_which_score(d
     assert "it had no score critic, by which this version ranks" in report.because
 
 
-def test_what_was_quarantined_is_reported_with_its_reason(drawn: Engine) -> None:
+@pytest.mark.parametrize("reason", ["truncated", "decoder_died"])
+def test_what_was_quarantined_is_reported_with_its_reason(drawn: Engine, reason: str) -> None:
     shard_id = row(
         drawn, "SELECT shard_id FROM alchemist.shards WHERE crawl_date = '2026-01-01' AND dataset_id = 1"
     ).shard_id
     with drawn.begin() as connection:
         insert_rows(
             connection,
-            {"quarantined_samples": [{"shard_id": shard_id, "ordinal": 900, "key": "bad", "detail": "12 bytes"}]},
+            {
+                "quarantined_samples": [
+                    {"shard_id": shard_id, "ordinal": 900, "key": "bad", "reason": reason, "detail": "12 bytes"}
+                ]
+            },
         )
     with pytest.raises(ConfigError) as caught:
         explain("web/2026-01-01/a.tar/bad")
     assert str(caught.value).endswith(
-        "The record there was quarantined by ingest: truncated (12 bytes). After a repair of the tar, read it again: "
-        "alchemist shard reread web/2026-01-01/a.tar --reason WHY."
+        f"The record there was quarantined by ingest: {reason} (12 bytes). Once its cause is removed (runbook, QuarantineRateHigh), "
+        "read the shard again: alchemist shard reread web/2026-01-01/a.tar --reason WHY."
     )
 
 
