@@ -5,6 +5,8 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,7 +27,7 @@ from alchemist_core.shards.layouts.records import (
     write_shards,
 )
 from alchemist_core.shards.storage import is_s3
-from alchemist_core.telemetry import say
+from alchemist_core.telemetry import say, warn
 
 
 class ScenesCorpusConfig(Config):
@@ -95,7 +97,8 @@ def import_layout(config: ImportConfig) -> CorpusResult:
     head = list(islice(records, 1))
     marker.start()
     seen: Counter[str] = Counter()
-    counted_records = _count_lists(chain(head, records), seen)
+    unreadable: list[str] = []
+    counted_records = _count(chain(head, records), seen, unreadable)
     n_records = write_shards(counted_records, out, shard_size=config.shard_size, first_shard=first)
     marker.finish()
     if n_lists := seen["caption_lists"]:
@@ -103,14 +106,30 @@ def import_layout(config: ImportConfig) -> CorpusResult:
             f"{counted(n_lists, 'record')} had a list of captions: the first one with text is the caption, and all of them are in the "
             f"metadata, as {ALL_CAPTIONS}."
         )
+    if unreadable:
+        warn(
+            f"No permission to read {counted(seen['unreadable_images'], 'image')}, the first at {unreadable[0]}. Each was written without "
+            "bytes, so that ingest quarantines it. Correct the access rights, then import again to another --out."
+        )
     return CorpusResult(folder=out, counts={"records": n_records, **seen})
 
 
-def _count_lists(records: Iterable[LayoutRecord], seen: Counter[str]) -> Iterator[LayoutRecord]:
+def _count(records: Iterable[LayoutRecord], seen: Counter[str], unreadable: list[str]) -> Iterator[LayoutRecord]:
     for record in records:
         if ALL_CAPTIONS in record.metadata:
             seen["caption_lists"] += 1
-        yield record
+        yield replace(record, read_image=partial(_read_image, record, seen, unreadable))
+
+
+def _read_image(record: LayoutRecord, seen: Counter[str], unreadable: list[str]) -> bytes:
+    """Read an image; one that may not be read is empty and counted, and the first path of these is kept."""
+    try:
+        return record.read_image()
+    except PermissionError as error:
+        seen["unreadable_images"] += 1
+        if not unreadable:
+            unreadable.append(str(error.filename))
+        return b""
 
 
 def _marker_folder(out: str) -> Path:

@@ -1,6 +1,8 @@
 """Imports read from and write to folders and object stores, and resume without reading existing data again."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +12,9 @@ import pytest
 from alchemist_core.cli.corpus import CorpusResult, ImportConfig, import_layout
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.shards import s3
+from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.layouts import huggingface, parquet_images, records
+from alchemist_core.shards.samples import read_samples
 from alchemist_core.shards.storage import list_shards
 from tests.object_store import BUCKET, endpoint, object_store
 from tests.shards.layouts.given_layouts import png, write_flux_reason
@@ -53,6 +57,33 @@ def test_lists_of_captions_are_counted_and_reported_once(tmp_path: Path, capsys:
     said = [line for line in capsys.readouterr().err.splitlines() if "list of captions" in line]
     assert len(said) == 1
     assert "3 records had a list of captions: the first one with text is the caption" in said[0]
+
+
+def test_images_that_may_not_be_read_are_quarantined_counted_and_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "set").mkdir()
+    for number in range(3):
+        (tmp_path / "set" / f"{number}.png").write_bytes(png(number))
+        (tmp_path / "set" / f"{number}.txt").write_text("a caption")
+    refused, open_path = [tmp_path / "set" / "0.png", tmp_path / "set" / "2.png"], Path.open
+
+    def refuse(path: Path, *given: object, **options: object) -> object:
+        # Root may read every file, so that the rights alone would refuse nothing.
+        if path in refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_path(path, *given, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", refuse)
+    report = run(tmp_path / "set", tmp_path / "out", layout="pictures")
+    assert report.counts == {"records": 3, "unreadable_images": 2}
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "No permission" in line]
+    assert f"No permission to read 2 images, the first at {refused[0]}." in said
+    assert "import again to another --out" in said
+    tar = tmp_path / "out" / "000000.tar"
+    with tar.open("rb") as file:
+        found = list(read_samples(file, tar.stat().st_size))
+    assert [one.reason for one in found if isinstance(one, Fault)] == ["empty_image"] * 2
 
 
 def test_an_object_store_is_refused_clearly_where_a_layout_needs_files(tmp_path: Path) -> None:

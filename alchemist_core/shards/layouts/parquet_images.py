@@ -18,6 +18,7 @@ from alchemist_core.shards.storage import is_s3, join_uri, list_files, open_shar
 
 CAPTION_COLUMNS = ("caption", "caption_detail", "text", "TEXT", "prompt")
 """In order of preference. `caption_detail` is the only caption of FLUX-Reason that is never null."""
+_IMAGE_NAMES = {"image", "img", "jpg", "jpeg", "png", "webp"}
 _BATCH = 32
 
 
@@ -69,13 +70,16 @@ def _read_beside(folder: str, name: str) -> bytes:
 
 
 def find_columns(schema: pa.Schema, path: Path | str) -> tuple[str, str]:
-    """Return the names of the image column and the caption column. Plain bytes may be a hash, so that a struct with bytes comes first.
+    """Return the names of the image column and the caption column.
+
+    Plain bytes may be a hash: unless their name says that they are an image, a struct with bytes comes before them.
 
     Raises:
         DataError: One of them is missing.
     """
-    structs = [field.name for field in schema if _has_bytes(field.type)]
-    images = structs + [field.name for field in schema if _is_binary(field.type)]
+    plain = [field.name for field in schema if _is_binary(field.type)]
+    named = [name for name in plain if name.lower() in _IMAGE_NAMES]
+    images = [field.name for field in schema if _has_bytes(field.type) or field.name in named] + plain
     captions = [name for name in CAPTION_COLUMNS if name in schema.names]
     if not images:
         raise DataError(
@@ -90,7 +94,7 @@ def find_columns(schema: pa.Schema, path: Path | str) -> tuple[str, str]:
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and "bytes" in {kind.field(index).name for index in range(kind.num_fields)}
+    return pa.types.is_struct(kind) and any(field.name == "bytes" and _is_binary(field.type) for field in kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -21,6 +21,9 @@ from alchemist_core.shards.images import BadImageError, sniff_format
 from alchemist_core.shards.storage import is_s3, join_uri, list_files, put_file
 from alchemist_core.shards.tar_writer import write_tar
 
+_MAX_UNMARKED_BYTES = 4096
+"""Longer bytes are taken for an image or an embedding."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayoutRecord:
@@ -99,7 +102,7 @@ class _Counted:
 
 def _entries(records: Iterable[LayoutRecord], start: int) -> Iterator[tuple[str, bytes]]:
     for place, record in enumerate(records, start):
-        key, data = f"{place:09d}", _read_image(record)
+        key, data = f"{place:09d}", record.read_image()
         yield f"{key}.{_extension(data)}", data
         match record.caption:
             case str(text):
@@ -107,13 +110,6 @@ def _entries(records: Iterable[LayoutRecord], start: int) -> Iterator[tuple[str,
             case bytes(text):
                 yield f"{key}.txt", text
         yield f"{key}.json", _document(record.metadata, place)
-
-
-def _read_image(record: LayoutRecord) -> bytes:
-    try:
-        return record.read_image()
-    except PermissionError:
-        return b""
 
 
 def _extension(data: bytes) -> str:
@@ -125,12 +121,23 @@ def _extension(data: bytes) -> str:
 
 def _document(metadata: dict[str, Any], place: int) -> bytes:
     try:
-        return json.dumps(_storable(metadata), ensure_ascii=False, default=str).encode("utf-8", "replace")
+        facts = {name: _as_text(value) for name, value in metadata.items()}
+        return json.dumps(_storable(facts), ensure_ascii=False, default=str).encode("utf-8", "replace")
     except RecursionError as error:
         raise DataError(
             f"The facts of record {place} are nested too deeply; the limit of ingest is {MAX_JSON_DEPTH} levels. Remove them from "
             "the source."
         ) from error
+
+
+def _as_text(value: Any) -> Any:
+    """Return short bytes in UTF-8 as text, which Impala, Hive and former versions of Spark do not mark as text; others unchanged."""
+    if not isinstance(value, bytes) or len(value) > _MAX_UNMARKED_BYTES or b"\0" in value:
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _storable(value: Any) -> Any:
@@ -175,7 +182,8 @@ def read_caption(value: Any) -> tuple[str | bytes, dict[str, Any]]:
     if not isinstance(value, list | tuple):
         return value or "", {}
     texts = (text for text in value if isinstance(text, str | bytes) and text.strip())
-    return next(texts, ""), {ALL_CAPTIONS: list(value)}
+    kept = [part.decode("utf-8", "replace") if isinstance(part, bytes) else part for part in value]
+    return next(texts, ""), {ALL_CAPTIONS: kept}
 
 
 UNREAD_PATH = "unread_path"

@@ -102,6 +102,36 @@ def test_a_struct_is_the_image_rather_than_other_bytes_and_bytes_are_left_out_of
     assert json.loads(sample.metadata) == {"image_2": {"path": "2.png"}, "more": [{"path": "2.png"}], "embeddings": []}
 
 
+@pytest.mark.parametrize(
+    ("column", "kind", "value"),
+    [
+        ("info", pa.struct([("bytes", pa.int64()), ("format", pa.string())]), {"bytes": 5, "format": "PNG"}),
+        ("mask", IMAGE_STRUCT, {"bytes": png(2), "path": "2.png"}),
+    ],
+)
+def test_a_struct_is_not_the_image_if_it_has_no_bytes_or_bytes_before_it_are_named_as_an_image(
+    tmp_path: Path, column: str, kind: pa.DataType, value: dict[str, Any]
+) -> None:
+    columns = {"jpg": [png(1)], column: pa.array([value], kind), "text": ["a caption"]}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    (record,) = read_parquet(tmp_path)
+    assert record.read_image() == png(1)
+    assert record.metadata == {column: value}
+
+
+def test_text_that_is_stored_as_bytes_without_a_mark_is_kept(tmp_path: Path) -> None:
+    columns = {
+        "image": [png(1)], "caption": [[b"a cat", b"a p\xe9t"]], "url": [b"https://example.org/1"], "license": ["caf\u00e9".encode()],
+        "digest": [b"\xff" * 32], "long": [b"a" * 5000], "histogram": [bytes(8)],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    write_shards(read_parquet(tmp_path), tmp_path / "out", shard_size=1)
+    (sample,) = stored_samples(tmp_path / "out" / "000000.tar")
+    assert (sample.caption, sample.attributes["source_url"]) == ("a cat", "https://example.org/1")
+    assert sample.attributes["licence"] == "caf\u00e9"
+    assert json.loads(sample.metadata) == {"all_captions": ["a cat", "a p\ufffdt"]}
+
+
 @pytest.mark.slow
 def test_of_several_images_the_library_datasets_decodes_none(tmp_path: Path) -> None:
     import datasets
