@@ -349,15 +349,16 @@ def read_accepted(
 def read_pooled(engine: Engine, night: NightRow, rater_id: int) -> list[int]:
     """Return the nights directly before this one that were too small to be tested alone, without rejected and held ones."""
     statement = (
-        select(Night.night_id, ScoreDistribution.verdict)
+        select(Night.night_id, Night.state, ScoreDistribution.verdict)
         .join(ScoreDistribution, ScoreDistribution.night_id == Night.night_id)
         .where(Night.dataset_id == night.dataset_id, Night.rater_id == rater_id, Night.night_id < night.night_id)
-        .where(Night.state.not_in(("rejected", "held")))
         .order_by(Night.night_id.desc())
     )
     with engine.connect() as connection:
         rows = connection.execute(statement).all()
-    return [row.night_id for row in takewhile(lambda row: row.verdict == "pooled", rows)]
+    # A rejected or held night that was tested ends the chain, too: the nights before it were tested with it.
+    chain = takewhile(lambda row: row.verdict == "pooled", rows)
+    return [row.night_id for row in chain if row.state not in ("rejected", "held")]
 
 
 def newest_scale(engine: Engine, rater_id: int) -> ScaleRow | None:

@@ -324,6 +324,26 @@ def test_what_was_rejected_or_is_held_is_not_pooled_with_a_later_night(engine: E
     assert (night["verdict"], night["n_tested"]) == ("steady", 600)
 
 
+@pytest.mark.parametrize(("n", "verdict", "state"), [(600, "held", "held"), (2000, "warned", "rejected")])
+def test_small_nights_that_were_tested_with_a_night_that_is_held_or_was_rejected_are_not_pooled_again(
+    engine: Engine, n: int, verdict: str, state: str
+) -> None:
+    accepted(engine)
+    add_night(engine, "2026-01-03", {"a.tar": normal(400, mean=3, seed=3)})
+    assert drift().nights[0]["verdict"] == "pooled"
+    assert publish().n_nights == 1
+    add_night(engine, "2026-01-04", {"a.tar": normal(n, mean=3 if state == "held" else 0, seed=5)})
+    (judged,) = drift().nights
+    assert (judged["verdict"], judged["n_tested"]) == (verdict, 400 + n)
+    if state == "rejected":
+        with engine.begin() as connection:
+            rejected = "UPDATE alchemist.nights SET state = 'rejected', reason = 'WHY', decided_at = now() WHERE state = 'scored'"
+            connection.execute(text(rejected))
+    assert states()[-1] == state
+    add_night(engine, "2026-01-05", {"a.tar": normal(600, seed=4)})
+    assert drift().nights[0]["n_tested"] == 600
+
+
 def test_a_first_night_is_only_recorded_or_warned_about_by_the_raters_scale(engine: Engine) -> None:
     add_night(engine, "2026-01-01", {"a.tar": normal(600)})
     assert drift().nights[0]["verdict"] == "recorded"
