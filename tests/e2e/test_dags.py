@@ -291,10 +291,12 @@ def test_airflow_sends_the_exporter_the_outcome_of_its_runs(life: Life) -> None:
     pytest.importorskip("statsd")
     with urllib.request.urlopen(f"http://127.0.0.1:{read_state(life.home).ports.metrics}/metrics", timeout=30) as page:
         lines = page.read().decode().splitlines()
-    assert any(
-        line.startswith('alchemist_airflow_runs_total{dag="nightly_rescore",outcome="success"}') for line in lines
-    )
-    assert any(line.startswith("alchemist_airflow_heartbeats_total") for line in lines)
+    # Both are exported from 0 before Airflow sends anything.
+    for series in (
+        'alchemist_airflow_runs_total{dag="nightly_rescore",outcome="success"} ',
+        "alchemist_airflow_heartbeats_total ",
+    ):
+        assert [float(line.removeprefix(series)) > 0 for line in lines if line.startswith(series)] == [True], series
 
 
 def test_the_stack_brings_its_own_prometheus_where_it_is_installed(life: Life) -> None:
