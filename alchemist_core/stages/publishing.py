@@ -11,7 +11,7 @@ from alchemist_core.errors import CheckFailedError
 from alchemist_core.project import select_command
 from alchemist_core.stages.scope import require_complete, scoring_scope
 from alchemist_core.store.audit import current_actor, record_event
-from alchemist_core.store.checks import FailedCheck, failed_checks, outdated_checks
+from alchemist_core.store.checks import FailedCheck, failed_checks, find_failed_checks, outdated_checks
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.nights import (
     EarlierRejection,
@@ -97,7 +97,11 @@ def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
     _refuse_outdated(engine, night, rater)
     with engine.begin() as connection:
         if failed:
-            _repeat_of_checks(connection, night, failed, rater)
+            # Read again: if a person has released the checks meanwhile, the release checks and publishes the night.
+            failed = find_failed_checks(connection, night.dataset, night.crawl_date)
+            _refuse_failed(night, failed)
+            if failed:
+                _repeat_of_checks(connection, night, failed, rater)
             return 0
         if (rejection := find_rejection(connection, night.night_id)) is not None:
             _repeat(connection, night, rejection, rater)

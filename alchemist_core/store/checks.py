@@ -140,13 +140,18 @@ class FailedCheck(NamedTuple):
 
 def failed_checks(engine: Engine, dataset: str, crawl_date: date) -> list[FailedCheck]:
     """Return the failed checks that keep a night from being selectable."""
+    with engine.connect() as connection:
+        return find_failed_checks(connection, dataset, crawl_date)
+
+
+def find_failed_checks(connection: Connection, dataset: str, crawl_date: date) -> list[FailedCheck]:
+    """Return the failed checks that keep a night from being selectable, in the caller's transaction."""
     statement = text("""
         SELECT suite, expectation, observed FROM alchemist.failed_checks
         WHERE dataset_name = :dataset AND crawl_date = :crawl_date
     """)
-    with engine.connect() as connection:
-        rows = connection.execute(statement, {"dataset": dataset, "crawl_date": crawl_date})
-        return [FailedCheck._make(row) for row in rows]
+    rows = connection.execute(statement, {"dataset": dataset, "crawl_date": crawl_date})
+    return [FailedCheck._make(row) for row in rows]
 
 
 def outdated_checks(engine: Engine, night_id: int) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from alchemist_core.cli.held_nights import RejectNightConfig, ReleaseNightConfig
 from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.settings import load_settings
+from alchemist_core.stages import publishing
 from alchemist_core.stages.publishing import PublishNightConfig, PublishNightResult, publish_night
 from alchemist_core.store.backups import checksum
+from alchemist_core.store.checks import failed_checks, release_checks
 from alchemist_core.store.engine import open_store
 from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_night, add_rater
@@ -203,6 +206,28 @@ def test_a_rejection_of_failed_checks_holds_for_late_shards_and_a_check_that_nob
     fail_check(engine, "scores", "scores_differ", observed=rejection)
     assert publish().n_nights == 0
     assert states() == ["rejected", "rejected"]
+
+
+def test_a_release_of_rejected_checks_while_publish_runs_is_not_rejected_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_night(engine, "2026-01-01", {"a.tar": normal(20)})
+    rejection = {"rejected_by": "ann", "rejected_for": "a broken crawl", "rejected_at": "2026-01-02T00:00:00+00:00"}
+    fail_check(engine, "samples", "most_locations_are_usable", observed=rejection)
+    refuse_outdated = publishing._refuse_outdated
+
+    def release_meanwhile(*given: Any) -> None:
+        refuse_outdated(*given)
+        night = ("web", date(2026, 1, 1))
+        if failed := failed_checks(engine, *night):
+            with engine.begin() as connection:
+                release_checks(connection, failed, *night, actor="ben", reason="it was right")
+
+    monkeypatch.setattr(publishing, "_refuse_outdated", release_meanwhile)
+    assert publish().n_nights == 0
+    assert states() == ["scored"], "the release checks and publishes it"
+    assert publish().n_nights == 1
+    assert states() == ["selectable"]
 
 
 def test_a_night_of_which_only_some_shards_were_rejected_waits_for_a_person(engine: Engine) -> None:
