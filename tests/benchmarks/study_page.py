@@ -5,7 +5,7 @@ hand.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -87,11 +87,11 @@ def areas(trials: Trials) -> Iterator[str]:
             yield f"| {title} | {kind.replace('_', ' ')} | {shown} |"
 
 
-def accepted(trials: Trials) -> Iterator[str]:
+def accepted(trials: Trials, worlds: Mapping[str, str] = WORLDS) -> Iterator[str]:
     """Yield a line for each world: what the threshold of the fusion accepts."""
     yield "| corpus | accepted share of the corpus | accepted share of the good samples | good share of the accepted samples |"
     yield "| --- " * 4 + "|"
-    for world, title in WORLDS.items():
+    for world, title in worlds.items():
         shown = " | ".join(
             _percent(estimate([trial["accepted"][name] for trial in trials if trial["world"] == world]))
             for name in ("share", "good_kept", "precision")
