@@ -163,6 +163,7 @@ def test_a_failing_suite_of_ones_own_is_reported_with_the_rows_that_failed(suite
     assert facts[0].startswith(f"{name}: {said}")
 
 
+@pytest.mark.usefixtures("engine")
 def test_lost_shards_of_an_earlier_night_are_notified_once_although_a_retry_leaves_them_out(
     tmp_path: Path, corpus: Path, receiver: Receiver
 ) -> None:
