@@ -317,8 +317,6 @@ def _read_runs(connection: Connection, aside: Path, wanted: _Wanted) -> Iterator
     which = wanted.parameters
     missing = {night_id: night.n_scored for night_id, night in wanted.nights.items()}
     parts = list(_plan(connection, missing, which["rater_id"]))
-    connection.execute(text("SET LOCAL work_mem = '256MB'"))
-    connection.execute(text("SET LOCAL jit = off"))
     if len(parts) == 1:
         yield _read(connection, which | parts[0])
         return
@@ -328,9 +326,8 @@ def _read_runs(connection: Connection, aside: Path, wanted: _Wanted) -> Iterator
         with connection.engine.connect().execution_options(isolation_level="REPEATABLE READ") as other, other.begin():
             # All connections see what the first one sees.
             other.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{token}'")
-            # The joins of a range then fit into memory; JIT compilation takes longer than it saves.
-            other.execute(text("SET LOCAL work_mem = '256MB'"))
-            other.execute(text("SET LOCAL jit = off"))
+            # The connections keep all cores busy already.
+            other.execute(text("SET LOCAL max_parallel_workers_per_gather = 0"))
             return _spool(_read(other, which | parts[number]), aside / f"run-{number}")
 
     n_readers = max(min(len(os.sched_getaffinity(0)), MAX_READERS, len(parts)), 1)
@@ -342,6 +339,12 @@ def _read_runs(connection: Connection, aside: Path, wanted: _Wanted) -> Iterator
 
 def _plan(connection: Connection, missing: Mapping[int, int], rater_id: int) -> Iterator[dict[str, Any]]:
     """Divide the reading: by ranges of samples if the nights hold most samples of a range, else by nights."""
+    newest = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
+    if newest <= 4 * sum(missing.values()):
+        # From -1, because a sample inserted by hand can have the id 0.
+        for start in range(-1, newest, RANGE):
+            yield {"night_ids": list(missing), "after_sample_id": start, "last_sample_id": start + RANGE}
+        return
     bounds = connection.execute(
         text("""
             SELECT coalesce(min(sample_id), 0), coalesce(max(sample_id), 0) FROM alchemist.night_locations
@@ -366,6 +369,12 @@ def _plan(connection: Connection, missing: Mapping[int, int], rater_id: int) -> 
 
 def _read(connection: Connection, parameters: dict[str, Any]) -> NightRows:
     """Return the rows of one query, sorted by pair_hash."""
+    # The joins of a range then fit into memory; JIT compilation takes longer than it saves.
+    connection.execute(text("SET LOCAL work_mem = '256MB'"))
+    connection.execute(text("SET LOCAL jit = off"))
+    if parameters["last_sample_id"] - parameters["after_sample_id"] <= RANGE:
+        # Postgres expects few rows, because it doesn't know that (night, sample) is unique, and would look up each sample by an index.
+        connection.execute(text("SET LOCAL enable_nestloop = off"))
     found = copy_out(connection, load_query("scored_of_nights"), parameters, ROW_FIELDS)
     rows = NightRows(
         np.ascontiguousarray(found["pair_hash"]), found["sample_id"].astype(np.int64),

@@ -54,15 +54,20 @@ FROM (
         AND night_locations.shard_id NOT IN (SELECT shards.shard_id FROM alchemist.shards WHERE shards.retirement_id <= $9)
     GROUP BY night_locations.sample_id
 ) AS located
-INNER JOIN alchemist.samples ON located.sample_id = samples.sample_id
-INNER JOIN alchemist.scores ON located.sample_id = scores.sample_id AND scores.rater_id = $1
--- The range again, because the planner does not pass it on through an outer join.
+-- Each join names the range again, because the planner concludes nothing from a range of the other side, and would read whole tables.
+INNER JOIN alchemist.samples ON located.sample_id = samples.sample_id AND samples.sample_id > $7 AND samples.sample_id <= $8
+INNER JOIN alchemist.scores
+    ON scores.rater_id = $1 AND located.sample_id = scores.sample_id AND scores.sample_id > $7 AND scores.sample_id <= $8
 LEFT JOIN alchemist.scores AS named
     ON named.rater_id = $10 AND located.sample_id = named.sample_id AND named.sample_id > $7 AND named.sample_id <= $8
 LEFT JOIN alchemist.heuristic_scores
-    ON $6 <> 'rater' AND $10 IS NULL AND located.sample_id = heuristic_scores.sample_id
+    ON
+        $6 <> 'rater' AND $10 IS NULL
+        AND located.sample_id = heuristic_scores.sample_id AND heuristic_scores.sample_id > $7 AND heuristic_scores.sample_id <= $8
 LEFT JOIN alchemist.duplicate_samples
-    ON located.sample_id = duplicate_samples.sample_id AND duplicate_samples.sample_id <= $4
+    ON
+        located.sample_id = duplicate_samples.sample_id
+        AND duplicate_samples.sample_id > $7 AND duplicate_samples.sample_id <= least($4, $8)
 LEFT JOIN alchemist.takedowns ON samples.image_hash = takedowns.image_hash AND takedowns.takedown_id <= $3
 $$;
 

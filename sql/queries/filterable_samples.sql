@@ -10,5 +10,8 @@ SELECT
     heuristic_scores.frequency,
     heuristic_scores.edge_density
 FROM alchemist.samples
-LEFT JOIN alchemist.heuristic_scores ON samples.sample_id = heuristic_scores.sample_id
+LEFT JOIN alchemist.heuristic_scores
+    ON
+        samples.sample_id = heuristic_scores.sample_id
+        AND heuristic_scores.sample_id > :after_sample_id AND heuristic_scores.sample_id <= :last_sample_id
 WHERE samples.sample_id > :after_sample_id AND samples.sample_id <= :last_sample_id

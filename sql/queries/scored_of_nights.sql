@@ -25,3 +25,9 @@ FROM (
 ) AS located
 INNER JOIN alchemist.samples ON located.sample_id = samples.sample_id
 INNER JOIN alchemist.scores ON located.sample_id = scores.sample_id AND scores.rater_id = CAST(:rater_id AS integer)
+-- Postgres concludes nothing from a range of the other side of a join: without these ranges it reads whole tables for each.
+WHERE
+    samples.sample_id > CAST(:after_sample_id AS bigint)
+    AND samples.sample_id <= CAST(:last_sample_id AS bigint)
+    AND scores.sample_id > CAST(:after_sample_id AS bigint)
+    AND scores.sample_id <= CAST(:last_sample_id AS bigint)

@@ -98,6 +98,20 @@ def test_a_page_of_samples_reads_them_by_their_ids(large: Connection, asked: dic
     assert "pk_samples" in {node.get("Index Name") for node in found}
 
 
+@pytest.mark.parametrize("name", ["scored_of_nights", "candidate_samples"])
+def test_a_range_of_samples_is_read_from_each_large_table_alone(large: Connection, name: str) -> None:
+    """Else each of a store's ranges reads the whole table."""
+    span = {"after_sample_id": 0, "last_sample_id": 20_000}
+    moment = {
+        "rater_id": 1, "night_ids": [1], "last_takedown_id": 0, "last_compared_id": 0, "duplicates": "exact", "score": "rater",
+        "last_retirement_id": 0, "score_rater_id": None,
+    }  # fmt: skip
+    found = nodes(large, query(name), **span, **moment)
+    scans = [node for node in found if node.get("Relation Name") in {"samples", "scores_1", "sample_locations"}]
+    bounded = {node["Relation Name"] for node in scans if "20000" in f"{node.get('Index Cond')} {node.get('Filter')}"}
+    assert bounded == {"samples", "scores_1", "sample_locations"}
+
+
 def test_candidates_of_a_version_are_read_by_their_ids(large: Connection) -> None:
     join_by_keys(large)
     found = nodes(large, query("draw_candidates"), sample_ids=list(range(1, 4_001)), snapshot_id=1)
