@@ -199,7 +199,8 @@ _LENGTHS = (8, 16, 32, 64)
 _LONG = 128
 
 
-@torch.inference_mode()
+# Not inference mode: a step that encodes its own captions takes these features into its backward pass.
+@torch.no_grad()
 def _encode(
     tokenizer: Any, model: Any, captions: Sequence[str], n_tokens: int, lengths: tuple[int, ...] = _LENGTHS
 ) -> tuple[Tensor, Tensor, Tensor]:

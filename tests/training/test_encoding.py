@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from alchemist_core.errors import DataError
-from alchemist_core.models.config import SCALES, TokenizerConfig
-from alchemist_core.models.text import TextFeatures, WordVectors
+from alchemist_core.models.config import SCALES, StarConfig, TokenizerConfig
+from alchemist_core.models.star import Star
+from alchemist_core.models.text import TextFeatures, WordVectors, load_text_encoder
 from alchemist_core.models.tokenizer import Tokenizer, fit_tokenizer
 from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.sample_table import spool_samples
@@ -23,6 +24,7 @@ from alchemist_core.training.feature_cache import FeatureCache
 from alchemist_core.training.sample_reading import StoredSamples
 from alchemist_core.training.samples import ImagesOf, JoinedSamples, Samples
 from tests.located_samples import located
+from tests.models.test_text_models import save_clip
 from tests.peak_memory import peak_mib
 
 
@@ -124,6 +126,23 @@ def test_captions_whose_features_do_not_fit_are_encoded_at_each_step(
     assert isinstance(lean.captions, encoding.StepCaptions)
     torch.testing.assert_close(found.pooled_BD, expected.pooled_BD)
     assert torch.equal(found.mask_BT.sum(1), expected.mask_BT.sum(1))
+
+
+@pytest.mark.parametrize("name", ["clip", "minilm"])
+def test_a_step_can_train_on_captions_that_it_encodes_itself(
+    tokenizer: CountingTokenizer, pairs: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if name == "clip":
+        save_clip(tmp_path, tmp_path)
+        name = f"clip:{tmp_path}"
+    encoder, sizes = load_text_encoder(name), tokenizer.config
+    monkeypatch.setattr(encoding, "MOST_TEXT_BYTES", 0)
+    data = encode_samples(pairs.rows(np.arange(4)), tokenizer, encoder)
+    assert isinstance(data.captions, encoding.StepCaptions)
+    star = Star(StarConfig(n_codes=sizes.n_codes, token_dim=sizes.token_dim, text_dim=encoder.dim))
+    star(*data.rows(torch.tensor([3, 0]))).mean().backward()
+    for layer in (star.trunk.text_in, star.trunk.blocks[0].cross_attention.key_value):
+        assert layer.weight.grad.abs().sum() > 0
 
 
 class Unreadable(Samples):
