@@ -146,7 +146,7 @@ def _measure_under(protocol: str, config: JudgeConfig, stage_run: StageRun, judg
     """Judge under a protocol, and store the scores of the model once."""
     weights = (config.detector, config.clip)
     metric = Geneval(read_protocol(protocol), config.images, judges, weights, stage_run.report)
-    protocol_id = store_protocol(stage_run.engine, metric)
+    protocol_id = store_protocol(stage_run, metric)
     model = find_model(stage_run.engine, metric.generation.model)
     if model is None:
         raise ConfigError(

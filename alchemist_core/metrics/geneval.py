@@ -480,6 +480,7 @@ class Geneval:
                 f"Evaluation protocol {file.name} is of metric {file.metric}: use alchemist evaluate --protocol {file.name}."
             )
         self.protocol_name, self.protocol = file.name, file.check(ImageProtocol)
+        file.check(SamplingConfig, table="sampling")
         self.generation = read_generation(folder)
         self._folder, self._judges, self._weights, self._on_progress = folder, judges, weights, on_progress
 

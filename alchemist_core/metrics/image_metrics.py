@@ -50,6 +50,7 @@ class ImageMetric(ABC):
     def __init__(self, bench: Bench, file: ProtocolFile) -> None:
         self.bench, self.protocol_name = bench, file.name
         self.protocol = file.check(self.fields)
+        file.check(SAMPLERS[self.protocol.sampler], table="sampling")
         self.weights: Path | None = None
         self.labels: list[str] | None = None
 

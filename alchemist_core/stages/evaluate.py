@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from alchemist_core.config import BARE_WORD, Command, Config, Formerly, Located, Result, split_commas
 from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.catalogue import find_metric
+from alchemist_core.metrics.image_metrics import ImageMetric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples, Metric
 from alchemist_core.notifications import Event, explorer_page, page_of_this_task
 from alchemist_core.project import load_project, of_version, train_downstream_command
@@ -114,20 +115,25 @@ def evaluate(config: EvaluateConfig, stage_run: StageRun) -> EvaluateResult:
             f"No {'FLUX-mini' if is_flux else 'model'} was trained on {subset.title} yet. "
             f"Run {train_downstream_command(subset.name, config.version)} first."
         )
-    protocol_id = store_protocol(engine, metric)
+    protocol_id = store_protocol(stage_run, metric)
     n_measured = measure_missing(stage_run, metric, protocol_id, trained)
     return _average_arms(engine, subset, trained, protocol_id, metric=metric.title, n_measured=n_measured)
 
 
-def store_protocol(engine: Engine, metric: Metric) -> int:
-    """Return the id of a metric's pinned protocol, which is stored on first use.
+def store_protocol(stage_run: StageRun, metric: Metric) -> int:
+    """Return the id of a metric's pinned protocol, which is stored on first use, once its network has been loaded.
 
     Raises:
-        ConfigError: Values were stored under its name before, and a condition differs.
+        ConfigError: The protocol was stored before, and a condition differs.
+        ConfigError: The protocol is used for the first time, and the weights are another network's.
     """
-    pinned = metric.pin()
+    engine, pinned = stage_run.engine, metric.pin()
     if metric.protocol_name is None:
         return models.store_protocol(engine, pinned)
+    if isinstance(metric, ImageMetric) and models.find_named(engine, metric.protocol_name) is None:
+        # A stored protocol never changes, so the hash of a wrong file would refuse the right one for ever.
+        hold_device(stage_run)
+        metric.load()
     return models.agree_on_protocol(engine, metric.protocol_name, pinned)
 
 

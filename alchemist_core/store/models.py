@@ -205,7 +205,7 @@ class NamedProtocol(NamedTuple):
 
 
 def find_named(engine: Engine, name: str) -> NamedProtocol | None:
-    """Return the protocol of a name, or None if no value was measured under it."""
+    """Return the protocol of a name, or None if no evaluation has used it yet."""
     statement = select(EvaluationProtocol.protocol_id, EvaluationProtocol.protocol)
     with engine.connect() as connection:
         found = connection.execute(statement.where(EvaluationProtocol.protocol["name"].astext == name)).one_or_none()
@@ -216,7 +216,7 @@ def agree_on_protocol(engine: Engine, name: str, protocol: dict[str, Any]) -> in
     """Return the id of a named protocol; it is stored on first use and never changes.
 
     Raises:
-        ConfigError: A value was measured under this name before, with another value in a field of the protocol.
+        ConfigError: A protocol of this name was stored before, with another value in a field.
     """
     named = {"name": name} | protocol
     statement = select(EvaluationProtocol.protocol_id, EvaluationProtocol.protocol)

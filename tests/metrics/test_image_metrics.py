@@ -61,6 +61,17 @@ def test_a_clip_that_reads_images_of_another_side_is_refused_before_any_is_gener
         metric_of(ImageProtocol.model_validate(fields), clip_folder).load()
 
 
+@pytest.mark.parametrize(("sampler", "allowed"), [
+    ("star", "guidance_scale, top_k, top_p, batch_size"), ("flow", "num_inference_steps, guidance_scale, batch_size"),
+])  # fmt: skip
+def test_an_option_that_the_sampler_does_not_have_is_refused_with_those_that_it_has(sampler: str, allowed: str) -> None:
+    fields = {"metric": "fid", "extractor": "clip", "resolution": 32, "n_images": 2, "sampler": sampler}
+    with pytest.raises(
+        ConfigError, match=rf"^Evaluation protocol given is not valid: sampling\.steps: .*\. Allowed: {allowed}\.$"
+    ):
+        metric_of(ImageProtocol.model_validate(fields | {"sampling": {"steps": 20}}))
+
+
 def test_too_few_references_for_a_subset_are_refused_before_any_image_is_generated(clip_folder: Path) -> None:
     fields = {"metric": "kid", "extractor": "clip", "resolution": 32, "n_images": 6, "n_subsets": 2, "subset_size": 5}
     protocol = ImageProtocol.model_validate(fields)

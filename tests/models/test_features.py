@@ -127,6 +127,19 @@ def test_the_hash_of_a_folder_changes_with_its_weights(tmp_path: Path) -> None:
     assert weights_sha256(tmp_path) != before
 
 
+@pytest.mark.parametrize("extractor", ["inception_v3", "inception_v3_clean"])
+def test_of_a_folder_with_inception_the_file_is_hashed(tmp_path: Path, extractor: str) -> None:
+    path = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
+    path.write_bytes(b"1")
+    assert find_weights(extractor, tmp_path) == find_weights(extractor, path) == path
+
+
+def test_a_folder_without_a_file_to_hash_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "network.pth").write_bytes(b"1")
+    with pytest.raises(ConfigError, match="holds no model of transformers"):
+        weights_sha256(tmp_path)
+
+
 def test_the_hash_of_a_folder_changes_with_the_older_format_of_weights_that_is_loaded_from_it(tmp_path: Path) -> None:
     for name in ("config.json", "vocab.txt", "pytorch_model.bin"):
         (tmp_path / name).write_bytes(b"1")

@@ -17,7 +17,10 @@ from alchemist_core.stages.report import run as report
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from tests.metrics.scene_metric import SceneScore
+from tests.models.test_features import clip_folder
 from tests.trained_store import TrainedStore
+
+__all__ = ["clip_folder"]
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 
@@ -32,6 +35,13 @@ KID = (
     SCENES.replace("geneval_scenes", "kid").replace("drawn_shapes", "efficientnet_lite0").replace("= 16", "= 32")
     + "n_subsets = 2\nsubset_size = 20\n"
 )
+CLIP = """
+metric = "clip_score"
+extractor = "clip"
+resolution = 32
+n_images = 8
+sampling = { guidance = 1.0, batch_size = 8 }
+"""
 
 
 @pytest.fixture
@@ -45,10 +55,10 @@ def engine(trained: TrainedStore) -> Engine:
     return open_store()
 
 
-def measure(folder: Path, protocol: str, name: str = "mine") -> EvaluateResult:
+def measure(folder: Path, protocol: str, name: str = "mine", weights: Path | None = None) -> EvaluateResult:
     path = folder / f"{name}.toml"
     path.write_text(protocol)
-    return evaluate(EvaluateConfig(subset="s", protocol=str(path)))
+    return evaluate(EvaluateConfig(subset="s", protocol=str(path), weights=weights))
 
 
 def values_in(engine: Engine) -> dict[tuple[int, str], float]:
@@ -112,6 +122,17 @@ def test_weights_that_a_protocol_does_not_name_are_refused(
     with pytest.raises(ConfigError, match="weights_sha256 is '5793"):
         measure(tmp_path, other + KID)
     assert values_in(engine) == {}
+
+
+def test_weights_of_another_network_do_not_become_those_of_a_protocol(
+    trained: TrainedStore, tmp_path: Path, clip_folder: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    (wrong / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="does not hold a CLIP model"):
+        measure(tmp_path, CLIP, weights=wrong)
+    assert measure(tmp_path, CLIP, weights=clip_folder).n_measured == 2
 
 
 def test_a_dataset_that_is_too_small_is_refused(trained: TrainedStore, tmp_path: Path) -> None:
