@@ -32,8 +32,8 @@ LEAST_GIB = {"gpu80": 70.0, "gpu24": 22.0}
 """The memory that a GPU must have for a preset, in GiB, largest first."""
 MINIATURE = "tiny"
 MINIATURE_TEXT = "small networks to try the commands with, not for real scores"
-WORDS_OF = {"words": 15, "minilm": 24, "clip": 58}
-"""How many words of a caption a text encoder reads: 16 tokens, 32 tokens, 77 tokens."""
+WORDS_OF = {"words": 15, "minilm": 192, "clip": 58}
+"""How many words of a caption a text encoder reads: 16 tokens, 256 tokens, 77 tokens."""
 KID_IMAGES = 512
 LONGEST_NAME = 60
 """A dataset's name is the beginning of its subsets' names, which have at most 100 characters."""

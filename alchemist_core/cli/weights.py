@@ -65,7 +65,7 @@ class RunOptions(Config):
                 composed = compose(stage, config_of(stage), self._options(stage, kind), declared_values(stage, {}))
                 values = composed.values.get(STAGE_SECTIONS[stage.replace("-", "_")], {})
                 if values or composed.preset is not None:
-                    found[stage] = composed.preset, _validate(kind, values)
+                    found[stage] = composed.preset, _validate(kind, self._with_method(values))
         return found
 
     def _evaluations(self) -> list[EvaluateConfig]:
@@ -91,13 +91,16 @@ class RunOptions(Config):
     def _options(self, stage: str, kind: type[PinnedConfig]) -> dict[str, Any]:
         section = STAGE_SECTIONS[stage.replace("-", "_")]
         given = {name: value for name, value in self if name in kind.model_fields and value is not None}
-        # What these two options require beside them.
+        # What this option requires beside it.
         if "rater_weights" in given:
             given["rater_init"] = "weights"
-        if "base_model" in given and "flux_components" not in given and self.preset != "flux_mini":
-            given["method"] = "finetune"
         chosen = {} if self.preset is None else {"preset": self.preset}
         return chosen | {f"{section}.{name}": value for name, value in given.items()}
+
+    def _with_method(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values of a training; the option base_model requires a method, unless a preset or the project file names one."""
+        is_new = self.base_model is not None and "base_model" in values and values.get("method", "scratch") == "scratch"
+        return values | {"method": "finetune"} if is_new else values
 
 
 def _validate(kind: type[PinnedConfig], values: dict[str, Any]) -> PinnedConfig:

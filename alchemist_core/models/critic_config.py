@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -70,13 +71,21 @@ def read_critic_record(path: Path) -> CriticRecord:
         ConfigError: The file does not hold a critic.
     """
     try:
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        return CriticRecord.from_stored(json.loads(header["__metadata__"]["record"]))
+        return CriticRecord.from_stored(json.loads(_read_header(path)["__metadata__"]["record"]))
     except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise ConfigError(
             f"{path} is not a critic that alchemist scorer train wrote: {error}. Train one with that command."
         ) from error
+
+
+def _read_header(path: Path) -> Any:
+    with path.open("rb") as file:
+        n_header = int.from_bytes(file.read(8), "little")
+        # In another format these bytes mean something else, often more than any memory.
+        if n_header > path.stat().st_size:
+            message = "it is not a whole safetensors file"
+            raise ValueError(message)
+        return json.loads(file.read(n_header))
 
 
 def refuse_weak_critic(record: CriticRecord) -> None:

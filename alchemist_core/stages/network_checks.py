@@ -17,7 +17,7 @@ from alchemist_core.models.flux_config import FluxConfig
 from alchemist_core.models.published.catalogue import STAR_NETWORKS
 from alchemist_core.models.published.recognition import Shape, Shapes, count_blocks, recognise
 from alchemist_core.models.published.sources import HUB_ENCODER, components_sha256, locate_encoder, locate_file
-from alchemist_core.models.published.star import IN_RATER, IN_STAR, load_rater, load_star
+from alchemist_core.models.published.star import IN_RATER, IN_STAR, OWN_RATER, OWN_STAR, fill_rater, load_star
 from alchemist_core.models.published.weights import read_weights, shapes_of
 from alchemist_core.models.star import Star
 from alchemist_core.rating.config import RaterFeatures
@@ -122,7 +122,9 @@ def _weights_of(loaded: Any) -> dict[str, Tensor]:
 
 def _star(source: str, depth: int | None = None) -> _Loaded:
     weights = read_weights(source, IN_STAR)
-    load_star(source, _star_size(shapes_of(weights), depth))
+    # A model that was trained here was written whole, in any size: reading it finds a file that is cut off.
+    if OWN_STAR not in weights:
+        load_star(source, _star_size(shapes_of(weights), depth))
     return _file(source, weights)
 
 
@@ -149,9 +151,12 @@ def _star_size(shapes: Shapes, depth: int | None = None) -> StarConfig:
 
 
 def _rater(source: str) -> _Loaded:
-    weights = read_weights(source, IN_RATER)
-    size = _star_size(shapes_of(weights))
-    load_rater(source, Rater(Star(size).trunk, size.width, reading=RaterFeatures.HIDDEN), size)
+    """Load a rater, or a generator for its backbone."""
+    weights = read_weights(source, IN_RATER, IN_STAR)
+    # As above.
+    if not weights.keys() & {OWN_RATER, OWN_STAR}:
+        size = _star_size(shapes_of(weights))
+        fill_rater(Rater(Star(size).trunk, size.width, reading=RaterFeatures.HIDDEN), source)
     return _file(source, weights)
 
 

@@ -176,6 +176,7 @@ def test_long_captions_get_an_encoder_that_reads_them(tmp_path: Path) -> None:
     for name, encoder in (("web", "minilm"), ("short", "words")):
         assert main(["init", "--data", name, "--force"]) == 0
         assert written()["rater"]["text_encoder"] == encoder
+        assert "which is enough for 95% of the captions" in Path("alchemist.toml").read_text()
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,14 @@ from alchemist_core.__main__ import main
 from alchemist_core.cli.weights import WeightsCheckConfig, WeightsListConfig, check_weights, list_weights
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import file_sha256
+from alchemist_core.models.config import StarConfig
 from alchemist_core.models.published.flux import export_flux
 from alchemist_core.models.published.sources import ENCODER_FORM
 from alchemist_core.models.published.tokenizer import export_tokenizer
+from alchemist_core.models.star import Star
 from alchemist_core.project import load_project
+from alchemist_core.rating.config import RaterFeatures
+from alchemist_core.rating.rater import Rater
 from alchemist_core.stages.network_checks import check_network, check_sizes
 from alchemist_core.stages.networks import needed_networks
 from alchemist_core.training.config import DownstreamConfig, RaterTrainingConfig
@@ -91,7 +95,7 @@ def test_a_file_of_another_size_is_refused_with_the_size_that_it_has(star_40m: P
 
 
 def test_a_file_of_another_network_is_refused_with_the_network_that_it_has(star_40m: Path) -> None:
-    for layout in ("rater", "tokenizer", "flux-mini", "inception"):
+    for layout in ("tokenizer", "flux-mini", "inception"):
         told = refusal(star_40m, layout)
         assert "STAR-40M (depth 8, width 512, captions of 1,024 features)" in told, layout
 
@@ -156,6 +160,30 @@ def test_a_hostile_file_runs_nothing_and_gets_one_line(
 def test_the_paper_s_rater_is_loaded(tmp_path: Path) -> None:
     torch.save({"trainer": {"varRater_wo_ddp": random_weights(rater_keys(2))}}, tmp_path / "rater.pth")
     assert check(tmp_path / "rater.pth").holds == "the paper's rater (depth 2, width 128)"
+
+
+@pytest.mark.parametrize("form", ["pth", "checkpoint", "safetensors", "folder"])
+def test_a_star_is_loaded_for_the_backbone_of_a_rater(tmp_path: Path, narrow: Weights, form: str) -> None:
+    source = write(tmp_path, narrow, form)
+    assert check(source, "rater").holds == "a STAR of 2 blocks (depth 2, width 128, captions of 1,024 features)"
+
+
+def test_a_renamed_key_of_a_star_for_the_backbone_of_a_rater_is_named(tmp_path: Path, narrow: Weights) -> None:
+    narrow["blocks.1.ffn.fc_2.bias"] = narrow.pop("blocks.1.ffn.fc2.bias")
+    assert "First difference: blocks.1.ffn.fc2.bias is missing." in refusal(write(tmp_path, narrow, "pth"), "rater")
+
+
+def test_models_and_raters_that_were_trained_here_are_loaded(tmp_path: Path) -> None:
+    star, told = (
+        Star(StarConfig()),
+        "a STAR of 2 blocks (depth 2, width 128, captions of 144 features) that was trained here",
+    )
+    save_file(star.state_dict(), tmp_path / "model.safetensors")
+    (row,) = check_weights(WeightsCheckConfig(base_model=str(tmp_path))).checked
+    assert row.holds == check(tmp_path, "rater").holds == check(tmp_path, "star-40m").holds == told
+    rater = Rater(star.trunk, 128, reading=RaterFeatures.HIDDEN)
+    save_file(rater.state_dict(), tmp_path / "rater.safetensors")
+    assert check(tmp_path / "rater.safetensors", "rater").holds == "a rater that was trained here"
 
 
 def test_a_text_encoder_is_loaded_from_its_folder_and_a_missing_weight_is_named(tmp_path: Path) -> None:
@@ -304,6 +332,15 @@ def test_the_list_reads_the_project_file_and_an_option_overrides_it(project: Pat
     }
     named = list_weights(WeightsListConfig(protocol=("kid_offline",), text_encoder="minilm")).networks
     assert [row.name for row in named] == ["tokenizer", "minilm", "efficientnet-lite0"]
+
+
+def test_a_base_model_that_is_an_option_is_used_as_the_project_file_s_preset_uses_it(project: Path) -> None:
+    (project / "alchemist.toml").write_text(
+        '[downstream]\npreset = "flux_mini"\nflux_components = "flux"\n', encoding="utf-8"
+    )
+    load_project.cache_clear()
+    networks = list_weights(WeightsListConfig(base_model="flux-mini.safetensors")).networks
+    assert [row.name for row in networks] == ["flux-mini", "flux-components"]
 
 
 def test_weights_of_an_option_override_those_of_the_project_file_for_one_protocol(project: Path) -> None:

@@ -95,13 +95,8 @@ def fill_star(star: Star, source: str | Path) -> None:
         ConfigError: There is no such file, or its keys or shapes differ.
     """
     weights = read_weights(source, IN_STAR)
-    layout = _own_layout(star) if _OWN_STAR in weights else star_layout(star.trunk.config)
+    layout = _own_layout(star) if OWN_STAR in weights else star_layout(star.trunk.config)
     load_weights(star, weights, layout, source=str(source))
-
-
-def load_rater(source: str | Path, rater: nn.Module, config: StarConfig) -> None:
-    """Load a published checkpoint into a rater with the paper's heads on a trunk of this size."""
-    load_weights(rater, read_weights(source, IN_RATER), rater_layout(config), source=str(source))
 
 
 def fill_rater(rater: Any, source: str | Path) -> None:
@@ -120,7 +115,7 @@ def fill_rater(rater: Any, source: str | Path) -> None:
         if not isinstance(backbone, Trunk):
             raise ConfigError(f"{source} is a published rater, which pools hidden states. Set --rater-features hidden.")
         load_weights(rater, weights, rater_layout(config), source=str(source))
-    elif _OWN_RATER in weights:
+    elif OWN_RATER in weights:
         load_weights(rater, weights, _own_layout(rater), source=str(source))
     elif isinstance(backbone, Trunk):
         load_weights(backbone, weights, _trunk_of_star(backbone, weights), source=str(source))
@@ -128,7 +123,8 @@ def fill_rater(rater: Any, source: str | Path) -> None:
         fill_star(backbone, source)
 
 
-_OWN_STAR, _OWN_RATER = "trunk.first_in", "instance_head.0.weight"
+OWN_STAR, OWN_RATER = "trunk.first_in", "instance_head.0.weight"
+"""Keys of a generator and of a rater that were trained here."""
 
 
 def _own_layout(module: nn.Module, prefix: str = "", spare: Collection[str] = ()) -> Layout:
@@ -137,7 +133,7 @@ def _own_layout(module: nn.Module, prefix: str = "", spare: Collection[str] = ()
 
 def _trunk_of_star(trunk: Trunk, weights: Mapping[str, Tensor]) -> Layout:
     """Return the layout of a generator whose head is not read."""
-    if _OWN_STAR in weights:
+    if OWN_STAR in weights:
         return _own_layout(trunk, "trunk.", ("head.weight", "head.bias"))
     layout = _trunk_layout(trunk.config)
     return Layout(layout.names, layout.shapes, layout.spare | dict.fromkeys(_HEAD, ()))

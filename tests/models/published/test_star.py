@@ -13,7 +13,6 @@ from alchemist_core.models.published.star import (
     export_star,
     fill_rater,
     fill_star,
-    load_rater,
     load_star,
     rater_layout,
     star_layout,
@@ -114,7 +113,7 @@ def test_a_loaded_model_computes_what_the_published_names_say(weights: dict[str,
 def test_a_published_rater_fills_the_paper_s_rater(tmp_path: Path) -> None:
     weights = published(rater_keys(1))
     rater = Rater(Star(SMALL).trunk, 64, reading=RaterFeatures.HIDDEN)
-    load_rater(written(tmp_path, {"trainer": {"varRater_wo_ddp": weights}}), rater, SMALL)
+    fill_rater(rater, written(tmp_path, {"trainer": {"varRater_wo_ddp": weights}}))
     assert torch.equal(rater.instance_head[2].weight, weights["head_instance.2.weight"])
     assert torch.equal(rater.group_head[0].weight, weights["head_batch.fc.0.weight"])
     text = TextFeatures(torch.randn(2, 3, 1024), torch.ones(2, 3, dtype=torch.bool), torch.randn(2, 1024))
