@@ -57,8 +57,7 @@ def gather_content(
 ) -> ReportContent:
     """Collect all parts; each may be empty."""
     rater = find_rater(engine, "production")
-    snapshot_id = overviews.newest_snapshot(engine, rater, dataset) if rater else None
-    snapshot = reload_snapshot(engine, snapshot_id) if snapshot_id else None
+    snapshot = _newest_snapshot(engine, rater, dataset) if rater else None
     subsets = [row for row in list_subsets(engine, state="published") if _is_of(engine, row, dataset)]
     return ReportContent(
         title=f"Curation of {dataset or 'every training dataset'}",
@@ -85,6 +84,16 @@ def gather_content(
     )
 
 
+def _newest_snapshot(engine: Engine, rater: RaterRow, dataset: str | None) -> Snapshot | None:
+    snapshot_id = overviews.newest_snapshot(engine, rater, dataset)
+    try:
+        return reload_snapshot(engine, snapshot_id) if snapshot_id else None
+    except DataError as error:
+        # Captions or scores that its condition reads have changed since.
+        warn(f"No distribution of scores and ranks is shown: {error}")
+        return None
+
+
 def _verdict(engine: Engine, row: SubsetRow) -> SubsetVerdict:
     losses = only_losses(overviews.read_comparisons(engine, row.subset_id))
     return SubsetVerdict(row.title, *judge_worth(losses, row.name, row.version))
@@ -104,7 +113,9 @@ def _facts(dataset: str | None, rater: RaterRow | None, snapshot: Snapshot | Non
     if rater:
         facts += [Fact("Rating rule", rater.rule), Fact("Validation dataset", rater.config["validation"])]
     if snapshot:
-        facts.append(Fact("Eligible samples", f"{snapshot.n_eligible:,}"))
+        # It may be of fewer or more datasets than the report.
+        names = sorted({night.dataset for night in snapshot.nights})
+        facts += [Fact("Newest selection from", ", ".join(names)), Fact("Eligible samples", f"{snapshot.n_eligible:,}")]
     return [*facts, Fact("Code version", code_version())]
 
 

@@ -24,6 +24,7 @@ class NightOverview(NamedTuple):
     n_scored: int
     n_quarantined: int
     status: str
+    n_unscored_shards: int = 0
 
     @property
     def n_missing(self) -> int:
@@ -32,9 +33,8 @@ class NightOverview(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether scoring is unfinished by the night's status, so that missing locations are not an error."""
-        is_stopped = self.n_scored == 0 and self.status.startswith(("stopped", "rejected"))
-        return is_stopped or self.status.startswith(("nothing scored", "partly scored", "being ", "empty"))
+        """Whether scoring is unfinished, also because a check stopped it, so that missing locations are not an error."""
+        return self.n_unscored_shards > 0 or self.status.startswith(("nothing scored", "empty"))
 
     @property
     def is_rejected(self) -> bool:
@@ -45,7 +45,8 @@ class NightOverview(NamedTuple):
 def read_nights(engine: Engine, dataset: str | None) -> list[NightOverview]:
     """Return the rows of `nightly_overview`, of one dataset or all."""
     statement = text("""
-        SELECT dataset, crawl_date, n_shards, n_locations, n_scored, n_quarantined, status FROM alchemist.nightly_overview
+        SELECT dataset, crawl_date, n_shards, n_locations, n_scored, n_quarantined, status, n_unscored_shards
+        FROM alchemist.nightly_overview
         WHERE CAST(:dataset AS text) IS NULL OR dataset = :dataset ORDER BY dataset, crawl_date
     """)
     with engine.connect() as connection:

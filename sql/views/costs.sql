@@ -51,10 +51,10 @@ parts AS (
     UNION ALL
     SELECT rated.subset_id, night_work.run_id, night_work.share, TRUE
     FROM rated
-    INNER JOIN alchemist.nights ON nights.night_id = ANY(rated.night_ids)
+    CROSS JOIN LATERAL (SELECT DISTINCT dataset_id, crawl_date FROM alchemist.nights WHERE night_id = ANY(rated.night_ids)) AS dated
     INNER JOIN alchemist.nights AS scored USING (dataset_id, crawl_date)
     INNER JOIN night_work ON scored.night_id = night_work.night_id AND (rated.is_rater OR NOT night_work.is_ingest)
-    WHERE scored.rater_id = rated.rater_id
+    WHERE scored.rater_id = rated.rater_id AND (NOT rated.is_rater OR scored.night_id = ANY(rated.night_ids))
 ),
 
 named AS (

@@ -15,8 +15,7 @@ dated AS (
 ),
 
 quarantined AS (
-    SELECT shard_id, count(DISTINCT ordinal) AS n_quarantined
-    FROM alchemist.quarantined_samples
+    SELECT shard_id, count(DISTINCT ordinal) AS n_quarantined FROM alchemist.quarantined_samples
     WHERE rater_id IS NULL OR rater_id = (SELECT production.rater_id FROM production)
     GROUP BY shard_id
 ),
@@ -70,7 +69,8 @@ SELECT
         WHEN decided.state IN ('held', 'rejected') THEN decided.state || ': ' || decided.reason
         WHEN decided.state IN ('selectable', 'released') THEN 'selectable'
         ELSE 'scored'
-    END AS status, coalesce(counted.n_unreadable_shards, 0) AS n_unreadable_shards
+    END AS status, coalesce(counted.n_unreadable_shards, 0) AS n_unreadable_shards,
+    coalesce(counted.n_readable_shards - counted.n_scored_shards, 0) AS n_unscored_shards
 FROM dated INNER JOIN alchemist.datasets
     ON dated.dataset_id = datasets.dataset_id AND datasets.role = 'train' AND datasets.removed_at IS NULL
 LEFT JOIN counted ON dated.dataset_id = counted.dataset_id AND dated.crawl_date = counted.crawl_date
@@ -92,3 +92,4 @@ COMMENT ON COLUMN alchemist.nightly_overview.n_reused IS 'Number of scored recor
 COMMENT ON COLUMN alchemist.nightly_overview.night_state IS 'State of the newest revision; a held one counts first, then one that is not decided';
 COMMENT ON COLUMN alchemist.nightly_overview.status IS 'Status in words: which run works on the night, what is missing, or why it is held or stopped or was rejected';
 COMMENT ON COLUMN alchemist.nightly_overview.n_unreadable_shards IS 'Number of shards that cannot be read now: upload in progress, missing or changed';
+COMMENT ON COLUMN alchemist.nightly_overview.n_unscored_shards IS 'Number of shards that can be read and have no scores of the production rater';

@@ -203,7 +203,7 @@ def test_a_page_before_the_first_rater_names_what_is_missing():
     text = " ".join(Outline(render_report(ReportContent("Report", datetime(2026, 3, 2, tzinfo=UTC)))).text)
     for missing in (
         "No model has been evaluated",
-        "Shown from the first selection on",
+        "Shown after a selection",
         "No subset",
         "No image",
         "No night",
@@ -213,17 +213,22 @@ def test_a_page_before_the_first_rater_names_what_is_missing():
 
 
 @pytest.mark.parametrize(
-    ("counts", "status", "account"),
+    ("counts", "status", "n_unscored_shards", "account"),
     [
-        ((1_004, 1_000, 4), "selectable", "✓ balanced"),
-        ((1_004, 998, 4), "selectable", "✗ 2 missing"),
-        ((1_004, 1_001, 4), "selectable", "✗ 1 too many"),
-        ((1_004, 0, 4), "nothing scored: no production rater", "1,000 not scored yet"),
-        ((0, 0, 0), "empty", "✓ balanced"),
+        ((1_004, 1_000, 4), "selectable", 0, "✓ balanced"),
+        ((1_004, 998, 4), "selectable", 0, "✗ 2 missing"),
+        ((1_004, 1_001, 4), "selectable", 0, "✗ 1 too many"),
+        ((1_004, 0, 4), "nothing scored: no production rater", 1, "1,000 not scored yet"),
+        ((1_400, 1_000, 310), "partly scored: 1 of 2 shards", 1, "90 not scored yet"),
+        ((1_400, 1_000, 310), "stopped by checks: most_locations_are_usable", 1, "90 not scored yet"),
+        ((1_400, 1_000, 310), "rejected: damaged", 1, "90 not scored<"),
+        ((1_400, 1_300, 10), "stopped by checks: locations_are_scored_or_quarantined", 0, "✗ 90 missing"),
+        ((0, 0, 0), "empty", 0, "✓ balanced"),
     ],
 )
-def test_a_night_whose_accounts_do_not_add_up_reports_it(counts, status, account):
-    assert account in page_of(nights=[NightOverview("corpus", date(2026, 3, 1), 1, *counts, status)])
+def test_a_night_whose_accounts_do_not_add_up_reports_it(counts, status, n_unscored_shards, account):
+    night = NightOverview("corpus", date(2026, 3, 1), 1, *counts, status, n_unscored_shards)
+    assert account in page_of(nights=[night])
 
 
 def test_the_most_frequent_reason_is_first():

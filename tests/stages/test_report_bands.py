@@ -16,8 +16,8 @@ from tests.selectable_store import change, draw, fill
 pytestmark = pytest.mark.db
 
 
-def gather(engine: Engine) -> ReportContent:
-    return gathering.gather_content(engine, None, made_at=datetime.now(UTC), on_progress=lambda *_: None)
+def gather(engine: Engine, dataset: str | None = None) -> ReportContent:
+    return gathering.gather_content(engine, dataset, made_at=datetime.now(UTC), on_progress=lambda *_: None)
 
 
 def pictures(rows: SampleTable, *_: object) -> tuple[list[np.ndarray], list[str], list[bytes], list[str]]:
@@ -91,3 +91,35 @@ def test_a_subset_whose_scores_have_changed_has_no_sheets_of_its_own(
     assert {sheet.subset for sheet in content.sheets} == {""}
     # To standard error once the command line has configured logging, as an earlier test may have; else to pytest.
     assert "liked v1: no images of its ranks are shown" in caplog.text + capsys.readouterr().err
+
+
+def test_a_snapshot_whose_condition_reads_changed_scores_leaves_its_part_of_the_report_out(
+    engine: Engine, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole report failed until the next selection."""
+    fill(engine)
+    change(engine, 'UPDATE alchemist.raters SET config = \'{"validation": "good"}\'')
+    draw(0.5, name="own", where="aesthetic < 20")
+    change(engine, "UPDATE alchemist.heuristic_scores SET aesthetic = aesthetic + 1 WHERE sample_id < 50")
+    forget_kept()
+    content = gather(engine)
+    assert (content.scores, content.ranks, content.sheets) == (None, None, ())
+    assert "Eligible samples" not in {fact.label for fact in content.facts}
+    printed = caplog.text + capsys.readouterr().err
+    assert "No distribution of scores and ranks is shown: The eligible samples differ from those of snapshot" in printed
+
+
+def test_the_report_names_the_datasets_whose_scores_it_shows(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(engine)
+    change(engine, 'UPDATE alchemist.raters SET config = \'{"validation": "good"}\'')
+    monkeypatch.setattr(gathering, "read_images", pictures)
+
+    def named(dataset: str | None) -> tuple[str, str]:
+        facts = {fact.label: fact.value for fact in gather(engine, dataset).facts}
+        return facts["Dataset"], facts["Newest selection from"]
+
+    draw(0.5, name="both")
+    assert named("books") == ("books", "books, web")
+    draw(0.5, name="few", dataset="books")
+    assert named(None) == ("all", "books")
+    assert named("web") == ("web", "books, web")
