@@ -217,7 +217,11 @@ CATALOGUE = (
     Metric("alchemist_device_memory_used_bytes", "Memory in use on a GPU of the exporter's machine.", ("device",)),
     Metric("alchemist_device_memory_total_bytes", "Memory of a GPU of the exporter's machine.", ("device",)),
     Metric("alchemist_shards", "Registered shards by state.", ("dataset", "outcome")),
-    Metric("alchemist_shards_unscored", "Verified shards that the production rater has not scored.", ("dataset",)),
+    Metric(
+        "alchemist_shards_unscored",
+        "Verified shards that the production rater has not scored, without those of nights that a check stopped or a person rejected.",
+        ("dataset",),
+    ),
     Metric(
         "alchemist_samples",
         "Locations in the production rater's ledger: scored or quarantined.",
@@ -232,7 +236,7 @@ CATALOGUE = (
     Metric(
         "alchemist_newest_night_timestamp_seconds",
         "Newest crawl date that samples can be selected from, in unix time; without one, the day before the first crawl date, or the day "
-        "of the rater's promotion if that was later.",
+        "of the rater's promotion if that was later. Later by as much as nightly_rescore starts after 02:00 UTC.",
         ("dataset",),
     ),
     Metric(
@@ -242,12 +246,14 @@ CATALOGUE = (
     ),
     Metric(
         "alchemist_score_psi",
-        "Score drift of the newest measured night against the accepted nights: population stability index.",
+        "Score drift of the newest measured night against the accepted nights (the first night of a rater: against its rank scale or "
+        "acceptance report): population stability index.",
         ("dataset", "rater"),
     ),
     Metric(
         "alchemist_score_ks_distance",
-        "Score drift of the newest measured night against the accepted nights: Kolmogorov-Smirnov distance, 0 to 1.",
+        "Score drift of the newest measured night against the accepted nights (the first night of a rater: against its rank scale or "
+        "acceptance report): Kolmogorov-Smirnov distance, 0 to 1.",
         ("dataset", "rater"),
     ),
     Metric(
@@ -284,7 +290,8 @@ CATALOGUE = (
     ),
     Metric(
         "alchemist_evaluation_value",
-        "Mean value of a metric over the models of a published subset, or of its random control.",
+        "Mean value of a metric over the models of a published subset, or of its random control, of the seeds that both have; without a "
+        "common seed, of all.",
         ("subset", "metric", "outcome"),
     ),
     Metric("alchemist_docs_info", "Address of the documentation, as a label; the value is 1.", ("url",)),

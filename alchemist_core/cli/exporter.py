@@ -3,8 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from math import inf
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from zoneinfo import ZoneInfo
 
 from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
 from prometheus_client import Metric as PrometheusMetric
@@ -17,7 +19,7 @@ from alchemist_core.config import Command, Config
 from alchemist_core.local.airflow_metrics import AirflowMetrics, listen
 from alchemist_core.local.devices import read_devices
 from alchemist_core.notifications import docs_address
-from alchemist_core.project import Project, effective_prices, load_project
+from alchemist_core.project import Project, ScheduleSection, effective_prices, load_project
 from alchemist_core.settings import Settings, load_settings
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_measurements
@@ -143,7 +145,8 @@ def serve(config: MetricsConfig) -> None:
 def with_expectations(measured: Measurements, project: Project) -> Measurements:
     """Replace the measured interval between crawls by that of the project file, where 0 removes it; then keep one dataset of each label.
 
-    Of datasets that share the label `other`, the one counts whose night is most overdue, as the alert NightlyStale judges it.
+    Of datasets that share the label `other`, the one counts whose night is most overdue, as the alert NightlyStale judges it. The alert
+    expects that nightly_rescore starts at 02:00 UTC: the newest night is later by as much as it starts after that.
     """
     newest, intervals = dict(measured.get(NEWEST, [])), dict(measured.get(INTERVAL, []))
     for labels in newest:
@@ -158,9 +161,20 @@ def with_expectations(measured: Measurements, project: Project) -> Measurements:
     kept = {labels[0]: labels for labels in sorted(newest, key=due, reverse=True)}
     return {
         **measured,
-        NEWEST: [((label,), newest[labels]) for label, labels in kept.items()],
+        NEWEST: [
+            ((label,), newest[labels] + _delay(project.schedule, newest[labels])) for label, labels in kept.items()
+        ],
         INTERVAL: [((label,), intervals[labels]) for label, labels in kept.items() if labels in intervals],
     }
+
+
+def _delay(schedule: ScheduleSection, crawl_date: float) -> float:
+    """Return the seconds from 02:00 UTC on the day after a crawl date to the start of its night; 0 if that starts earlier."""
+    fields = schedule.nightly.split()
+    minute, hour = (int(fields[0]), int(fields[1])) if len(fields) > 1 else (0, 0)  # @daily and none have one field.
+    day = datetime.fromtimestamp(crawl_date, UTC) + timedelta(days=1)
+    start = day.replace(hour=hour, minute=minute, tzinfo=ZoneInfo(schedule.timezone))
+    return max((start - day - timedelta(hours=2)).total_seconds(), 0.0)
 
 
 def described(settings: Settings) -> Measurements:

@@ -52,7 +52,8 @@ HEALTHY = Dashboard("alchemist-health", "Is the pipeline healthy?", (
           "`fail` stops a night until it is repaired, released or rejected, or a subset (last day); `warn` is only counted (last day).",
           "alchemist_check_failures", legend="{{reason}} ({{outcome}})"),
     Panel("Score drift", "none",
-          "PSI (population stability index) against the accepted nights; [drift] in alchemist.toml sets when a night is held.",
+          "PSI (population stability index) against the accepted nights (the first night of a rater: its rank scale or acceptance report); "
+          "[drift] in alchemist.toml sets when a night is held.",
           "alchemist_score_psi" + OF_BOTH, legend="{{dataset}} {{rater}}"),
     Panel("Shards with a ledger mismatch", "short",
           "Shards whose scores and quarantine rows, counted nightly, differ from their locations. Alerts when above 0.",
@@ -90,7 +91,8 @@ HEALTHY = Dashboard("alchemist-health", "Is the pipeline healthy?", (
 ))  # fmt: skip
 
 SCORING = Dashboard("alchemist-scoring", "How far is scoring?", (
-    Panel("Shards without scores", "short", "Verified shards that the production rater has not scored.",
+    Panel("Shards without scores", "short",
+          "Verified shards that the production rater has not scored, without nights that a check stopped or a person rejected.",
           "alchemist_shards_unscored" + OF_DATASET, legend="{{dataset}}"),
     Panel("Newest night scored", "percentunit",
           "Scored locations over all locations of the newest crawl date; the others are quarantined or not scored yet.",
@@ -129,7 +131,8 @@ RATER = Dashboard("alchemist-rater", "Is the rater learning?", (
           "Acceptance checks of the production rater and the newest raters; `raters.acceptance_report` has the bounds.",
           'alchemist_rater_check_value{rater=~"$rater"}', legend="{{rater}} {{metric}}"),
     Panel("Distance of scores from the accepted nights", "none",
-          "Kolmogorov-Smirnov distance, 0 to 1, of the production rater and the newest shadow rater.",
+          "Kolmogorov-Smirnov distance, 0 to 1, of the production rater and the newest shadow rater. "
+          "The first night of a rater is compared with its rank scale or acceptance report.",
           "alchemist_score_ks_distance" + OF_BOTH, legend="{{dataset}} {{rater}}"),
     Panel("Raters", "none", "All raters, newest first. Promoting a rater that has not passed its acceptance checks requires a reason.",
           sql="SELECT name, rule, state, is_shadow, acceptance_report -> 'is_certified' AS is_certified, "
@@ -142,7 +145,8 @@ RATER = Dashboard("alchemist-rater", "Is the rater learning?", (
 
 SUBSET = Dashboard("alchemist-subset", "Was the subset worth it?", (
     Panel("Metrics of subset and controls", "none",
-          "Mean over seeds under the newest evaluation protocol. Lower is better for held-out loss, FID and KID.",
+          "Mean over the seeds that subset and random have in common, under the newest evaluation protocol. "
+          "Lower is better for held-out loss, FID and KID.",
           "alchemist_evaluation_value", legend="{{subset}} {{metric}} {{outcome}}"),
     Panel("Subset against random", "none", "Metric of the subset divided by that of a random subset of the same size.",
           'alchemist_evaluation_value{outcome="subset"} / on (subset, metric) group_left () alchemist_evaluation_value{outcome="random"}',
@@ -184,22 +188,21 @@ COST = Dashboard("alchemist-cost", "What does it cost?", (
     Panel("Cost of nights and subset versions", "none",
           "own: work for this item alone. shared: crawls, rater and scores that other items use too. Empty if a part has no price.",
           sql="SELECT kind, name, seconds, own, shared, cost FROM ("
-              "SELECT kind, name, round(sum(seconds)::numeric, 1) AS seconds, "
+              "SELECT kind, costs.name, round(sum(seconds)::numeric, 1) AS seconds, "
               "round((CASE WHEN bool_and(cost IS NOT NULL OR is_shared) "
               "THEN sum(cost) FILTER (WHERE NOT is_shared) END)::numeric, 4) AS own, "
               "round((CASE WHEN bool_and(cost IS NOT NULL OR NOT is_shared) "
               "THEN sum(cost) FILTER (WHERE is_shared) END)::numeric, 4) AS shared, "
               "round((CASE WHEN bool_and(cost IS NOT NULL) THEN sum(cost) END)::numeric, 4) AS cost, "
-              "row_number() "
-              "OVER (PARTITION BY kind ORDER BY substring(name FROM ' v([0-9]+)$')::integer DESC NULLS LAST, name DESC) AS place "
-              "FROM alchemist.costs WHERE kind IN ('night', 'subset') GROUP BY kind, name"
+              "row_number() OVER (PARTITION BY kind ORDER BY subset_id DESC NULLS LAST, costs.name DESC) AS place "
+              "FROM alchemist.costs LEFT JOIN alchemist.subsets ON costs.name = subsets.name || ' v' || subsets.version "
+              "WHERE kind IN ('night', 'subset') GROUP BY kind, costs.name, subset_id"
               ") AS listed WHERE place <= 30 ORDER BY kind, place",
           kind="table", is_wide=True),
     Panel("Cost by stage and device", "none", "The rows above split by stage and device, and the cost of each evaluated value.",
           sql="SELECT kind, name, stage, is_shared, device, round(seconds::numeric, 1) AS seconds, round(cost::numeric, 4) AS cost "
-              "FROM (SELECT *, dense_rank() "
-              "OVER (PARTITION BY kind ORDER BY substring(name FROM ' v([0-9]+)$')::integer DESC NULLS LAST, name DESC) AS place "
-              "FROM alchemist.costs) AS listed "
+              "FROM (SELECT costs.*, dense_rank() OVER (PARTITION BY kind ORDER BY subset_id DESC NULLS LAST, costs.name DESC) AS place "
+              "FROM alchemist.costs LEFT JOIN alchemist.subsets ON costs.name = subsets.name || ' v' || subsets.version) AS listed "
               "WHERE place <= 30 ORDER BY kind, place, is_shared, stage, device", kind="table", is_wide=True),
 ))  # fmt: skip
 

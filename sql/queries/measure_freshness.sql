@@ -1,5 +1,6 @@
 -- Purpose: Return the exporter's freshness metrics: each dataset's newest selectable crawl date, and the usual interval between its
---   crawl dates. The exporter chooses among datasets that share a label, after it has applied the intervals of the project file.
+--   crawl dates. A night whose shards were all retired has no samples to select. The exporter chooses among datasets that share a
+--   label, after it has applied the intervals of the project file.
 -- Parameters: none.
 -- One row is: a dataset with its label and its name, and its value now. A dataset without a selectable date has the day before its first crawl
 --   date, or the day of the production rater's promotion if that was later; one with a single crawl date has no interval.
@@ -15,10 +16,17 @@ newest AS (
         named.name,
         coalesce(
             (
-                SELECT max(nights.crawl_date) FROM alchemist.nights
+                SELECT nights.crawl_date FROM alchemist.nights
                 WHERE
                     nights.dataset_id = named.dataset_id AND nights.rater_id = production.rater_id
                     AND nights.state IN ('selectable', 'released')
+                    AND EXISTS (
+                        SELECT FROM alchemist.shards
+                        WHERE
+                            shards.dataset_id = nights.dataset_id AND shards.crawl_date = nights.crawl_date
+                            AND shards.state NOT IN ('retired', 'superseded')
+                    )
+                ORDER BY nights.crawl_date DESC LIMIT 1
             ),
             (
                 SELECT greatest(shards.crawl_date - 1, production.promoted_on) FROM alchemist.shards

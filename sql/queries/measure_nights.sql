@@ -35,7 +35,7 @@ newest AS (
     INNER JOIN LATERAL (
         SELECT dated.crawl_date
         FROM alchemist.shards AS dated
-        WHERE dated.dataset_id = named.dataset_id
+        WHERE dated.dataset_id = named.dataset_id AND dated.state = 'verified'
         ORDER BY dated.crawl_date DESC
         LIMIT 1
     ) AS night ON TRUE

@@ -2,7 +2,8 @@
 -- Parameters: none.
 -- One row is: a series with its label values and its value now.
 -- Relies on: one pass over shards and one over the ledger, no join of the two (a million rows each);
---   ix_shards_dataset_id_crawl_date, pk_shard_scores where a scored shard is not verified any more. Never reads scores.
+--   ix_shards_dataset_id_crawl_date, pk_shard_scores where a scored shard is not verified any more, or its night is stopped.
+--   Never reads scores.
 -- Safe to re-run: yes.
 WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
 
@@ -35,6 +36,20 @@ gone AS (
         ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
     WHERE shards.state <> 'verified'
     GROUP BY shards.dataset_id
+),
+
+-- Scoring leaves out nights that a check before it stopped, or that a person rejected.
+left_out AS (
+    SELECT shards.dataset_id, count(DISTINCT shards.shard_id) AS n_shards
+    FROM alchemist.failed_checks
+    INNER JOIN alchemist.datasets ON failed_checks.dataset_name = datasets.name
+    INNER JOIN alchemist.shards ON datasets.dataset_id = shards.dataset_id AND failed_checks.crawl_date = shards.crawl_date
+    LEFT JOIN alchemist.shard_scores
+        ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
+    WHERE
+        (failed_checks.suite <> 'scores' OR failed_checks.observed -> 'rejected_by' IS NOT NULL)
+        AND shards.state = 'verified' AND shard_scores.shard_id IS NULL
+    GROUP BY shards.dataset_id
 )
 
 SELECT 'alchemist_shards' AS metric, ARRAY[named.label, counted.state] AS labels, sum(counted.n_shards)::double precision AS value
@@ -44,12 +59,13 @@ UNION ALL
 SELECT
     'alchemist_shards_unscored',
     ARRAY[named.label],
-    sum(counted.n_shards - coalesce(ledger.n_shards, 0) + coalesce(gone.n_shards, 0))::double precision
+    sum(counted.n_shards - coalesce(ledger.n_shards, 0) + coalesce(gone.n_shards, 0) - coalesce(left_out.n_shards, 0))::double precision
 FROM counted
 INNER JOIN alchemist.labelled_datasets AS named ON counted.dataset_id = named.dataset_id
 CROSS JOIN production
 LEFT JOIN ledger ON counted.dataset_id = ledger.dataset_id
 LEFT JOIN gone ON counted.dataset_id = gone.dataset_id
+LEFT JOIN left_out ON counted.dataset_id = left_out.dataset_id
 WHERE counted.state = 'verified'
 GROUP BY named.label
 UNION ALL

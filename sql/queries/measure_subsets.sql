@@ -19,13 +19,21 @@ shown_raters AS (
     LIMIT 3
 ),
 
-valued AS (
-    SELECT shown_subsets.name, compared_models.metric, compared_models.arm, avg(compared_models.value) AS value
+measured AS (
+    SELECT
+        shown_subsets.name, shown_subsets.published_at, compared_models.metric, compared_models.arm, compared_models.value,
+        count(*) OVER (PARTITION BY compared_models.subset_id, compared_models.metric, compared_models.seed) = 2 AS is_paired
     FROM shown_subsets
     INNER JOIN alchemist.compared_models ON shown_subsets.subset_id = compared_models.subset_id
     WHERE compared_models.arm IN ('subset', 'random')
-    GROUP BY shown_subsets.name, compared_models.metric, compared_models.arm, shown_subsets.published_at
-    ORDER BY shown_subsets.published_at DESC, shown_subsets.name ASC, compared_models.metric ASC, compared_models.arm ASC
+),
+
+-- Over the seeds that both have, because losses differ more between seeds than between arms; without one, over all.
+valued AS (
+    SELECT name, metric, arm, coalesce(avg(value) FILTER (WHERE is_paired), avg(value)) AS value
+    FROM measured
+    GROUP BY name, metric, arm, published_at
+    ORDER BY published_at DESC, name ASC, metric ASC, arm ASC
     LIMIT 100
 )
 

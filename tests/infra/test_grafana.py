@@ -196,6 +196,8 @@ def test_the_newest_nights_and_versions_have_their_costs_shown_whatever_other_ki
         for number, day in enumerate(days, 1)
     ]
     versions = [{"subset_id": n, "name": "best", "version": n, "snapshot_id": 1, "run_id": 100} for n in range(1, 41)]
+    # Newer than all of them, although its version number is lower.
+    versions += [{"subset_id": 41, "name": "art", "version": 1, "snapshot_id": 1, "run_id": 100}]
     models = [{"model_id": n, "arm": "subset", "subset_id": n, "identity_hash": str(n)} for n in range(1, 41)]
     with engine.begin() as connection:
         insert_rows(connection, {
@@ -208,7 +210,7 @@ def test_the_newest_nights_and_versions_have_their_costs_shown_whatever_other_ki
             "evaluation_protocols": [{"protocol_id": 1}],
             "evaluations": [{"model_id": n, "protocol_id": 1, "value": 1, "run_id": 101} for n in range(1, 41)],
         })  # fmt: skip
-    newest = [*map(str, days[:39:-1]), *(f"best v{n}" for n in range(40, 10, -1))]
+    newest = [*map(str, days[:39:-1]), "art v1", *(f"best v{n}" for n in range(40, 11, -1))]
     assert [row.name for row in rows_of(reader, "Cost of nights and subset versions")] == newest
     by_stage = rows_of(reader, "Cost by stage and device")
     assert [row.name for row in by_stage if row.kind == "night"] == newest[:30]
