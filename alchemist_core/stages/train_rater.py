@@ -99,7 +99,7 @@ class TrainRaterResult(Result):
         return (
             f"{text}\n{self.n_validation:,} validation samples are few: below {FEW_VALIDATION:,} a rater alone misses wrong captions and "
             "damaged images. Add samples, or a critic and a density ratio: alchemist scorer train critic, then density --kind density, "
-            "and alchemist select --rank-by rater+critic+density --accept auto --fill repeat."
+            "and alchemist select --rank-by rater+critic+density --strategy head_gsample --accept auto --fill repeat."
         )
 
 

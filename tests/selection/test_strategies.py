@@ -60,6 +60,12 @@ def test_auto_selects_the_highest_scores_where_no_rating_rule_gave_them(kind):
     assert SelectionPolicy().resolve(kind) == TopK()
 
 
+def test_auto_selects_the_highest_of_other_scores_and_its_help_says_so():
+    assert SelectionPolicy(rank_by="rater+critic").resolve("alignment") == TopK()
+    auto = str(SelectionPolicy.model_fields["strategy"].description).partition(" auto: ")[2].partition(". ")[0]
+    assert "top_k with another --rank-by" in auto
+
+
 def test_a_parameter_overrides_the_default_of_its_strategy_alone():
     policy = SelectionPolicy(strategy="shift_gsample", drop_top_ratio=0.1)
     assert policy.resolve("alignment") == ShiftGsample(0.1, 0.625, 0.125)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from alchemist_core.cli.approvals import PlanPromoteConfig, plan_promote
+from alchemist_core.cli.command_line import build_parser, read_config
 from alchemist_core.cli.rater import CertifyConfig, PromoteConfig, certify, promote
 from alchemist_core.errors import CheckFailedError, ConfigError
+from alchemist_core.experiments.arms import parse_arm
 from alchemist_core.report.gathering import gather_content
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
@@ -26,6 +29,7 @@ from alchemist_core.stages.train_rater import run as train_rater
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.flags import set_flags
 from alchemist_core.store.raters import RaterRow, find_rater, find_twin, register_rater
+from tests.benchmarks.study import RECIPES
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
 FEW = {"proxy_warmup_steps": 5, "max_train_steps": 5, "batch_size": 32, "softmax_group_size": 16}
@@ -311,5 +315,12 @@ def test_a_small_validation_dataset_is_told_with_what_to_add_to_it() -> None:
     fields = {"rater": "r", "is_new": True, "rule": "alignment", "n_train": 9, "n_in_both": 0, "n_near_duplicates": 0}
     few, many = (TrainRaterResult(**fields, n_validation=n, metrics={}).summary() for n in (1_199, 1_200))
     assert "1,199 validation samples are few" in few
-    assert "--rank-by rater+critic+density" in few
     assert "few" not in many
+    (advised,) = re.findall(r"alchemist (select .*)\.$", few)
+    words = [*shlex.split(advised), "--dataset", "d"]
+    config = read_config(SelectConfig, vars(build_parser(words).parse_args(words)))
+    assert isinstance(config, SelectConfig)
+    assert config.policy.rank_by == "rater+critic+density"
+    # The recipe whose gains research page 034 and the how-to state.
+    measured = parse_arm(RECIPES[2], retention=0.2).policy or {}
+    assert config.policy == SelectionPolicy.model_validate(measured | {"rank_by": config.policy.rank_by})
