@@ -3,7 +3,7 @@
 #
 #     infra/secrets.sh [FOLDER]        (default: infra/secrets, which git and the images ignore)
 #
-# Only this account can enter the folder. The files themselves are readable, because containers mount them one by one and run as other users.
+# Only this account can enter the folder. Others may read the files themselves, because containers mount them one by one and run as other users.
 set -euo pipefail
 folder=${1:-$(dirname "$0")/secrets}
 mkdir -p "$folder"
@@ -12,7 +12,7 @@ cd "$folder"
 
 random() { head -c "$1" /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
 # secret NAME VALUE. Without a line break at the end, which Airflow would take for a part of the value.
-secret() { test -e "$1" || { printf '%s' "$2" > "$1.new" && chmod 444 "$1.new" && mv "$1.new" "$1"; }; }
+secret() { test -e "$1" || { printf '%s' "$2" > "$1.new" && chmod 644 "$1.new" && mv "$1.new" "$1"; }; }
 password_in() { sed -E 's#.*://[^:]*:([^@]*)@.*#\1#' "$1"; }
 
 # Postgres: the owner changes the schema, the writer only rows, the reader reads, and Airflow has a database of its own.
