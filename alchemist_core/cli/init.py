@@ -442,7 +442,7 @@ def _selection_lines(found: Found) -> list[Line]:
         Line(
             "dedup",
             "exact",
-            "duplicates that are removed: the same bytes; near: also what alchemist duplicates find has found",
+            "duplicates that are removed, of those that alchemist duplicates find has found. exact: same bytes; near: also similar images",
         ),
         *([Line("decontaminate", [evaluation.name], "no member has an image of this dataset")] if evaluation else []),
         Line("where", "width >= 256", "further condition on samples", is_on=False),

@@ -61,6 +61,8 @@ def test_the_file_declares_what_was_found_with_a_comment_on_each_line(
     assert found["selection"]["decontaminate"] == ["web-test"]
     lines = [line for line in Path("alchemist.toml").read_text().splitlines() if line]
     assert all(" # " in line or line.startswith("# ") for line in lines)
+    (dedup,) = (line for line in lines if line.startswith("dedup = "))
+    assert "of those that alchemist duplicates find has found. exact:" in dedup
     assert "machine: no GPU, 2 cores, 8 GiB of memory" in said
     assert re.search(r"web: 6 tars, about 24\d samples", said)
     assert "small networks to try the commands with" in Path("alchemist.toml").read_text()

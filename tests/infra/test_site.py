@@ -64,6 +64,23 @@ def test_every_command_in_a_block_is_accepted(monkeypatch: pytest.MonkeyPatch, t
         require_accepted(command)
 
 
+@pytest.mark.parametrize(
+    ("page", "selects"),
+    [
+        ("README.md", "alchemist select "),
+        ("docs/tutorials/own-folder.md", "alchemist select "),
+        ("docs/how-to/one-server.md", "`build_subset`"),
+        ("docs/how-to/kubernetes.md", "`build_subset`"),
+    ],
+)
+def test_the_way_to_a_first_subset_finds_duplicates_before_it_selects(page: str, selects: str) -> None:
+    """A selection keeps all duplicates that were not searched for, also those with the same bytes."""
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    ingest = text.index("alchemist ingest ")
+    before = text[ingest : text.index(selects, ingest)]
+    assert re.search(r"alchemist duplicates find(\n| && )", before)
+
+
 def test_every_page_begins_with_its_title(pages: dict[str, str]) -> None:
     # Before it, only a comment or what MkDocs reads.
     heads = {
