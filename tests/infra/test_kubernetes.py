@@ -323,6 +323,8 @@ def test_the_images_are_pinned_to_this_version(objects: list[Json]) -> None:
 
     images = {container["image"] for spec in pod_specs(objects).values() for container in containers_of(spec)}
     assert images == {f"alchemist-airflow:{__version__}", f"alchemist-jobs:{__version__}"}
+    page = (INFRA.parent / "docs" / "how-to" / "kubernetes.md").read_text(encoding="utf-8")
+    assert re.findall(r"newTag: (.+)}$", page, re.MULTILINE) == [__version__] * 2
 
 
 def test_every_container_has_requests_and_a_memory_limit_and_all_fit_into_the_quota(objects: list[Json]) -> None:
