@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.benchmarks.study import KEPT
 from tests.benchmarks.study_page import (
     count_aims,
     default_gaps,
@@ -57,6 +58,15 @@ def test_pages_that_sum_up_quote_all_ten_seeds_of_the_default_rule() -> None:
     assert len(quoted) == 4
     for page in (DOCS.parent / "README.md", DOCS / "explanation" / "adopt.md", RESEARCH / "results.md"):
         assert [gap for gap in quoted if gap not in page.read_text("utf-8")] == [], page
+
+
+def test_results_name_the_page_of_every_study_whose_trials_are_kept() -> None:
+    results = (RESEARCH / "results.md").read_text("utf-8")
+    pages = {path.name: path.read_text("utf-8") for path in RESEARCH.glob("0*.md")}
+    for study in sorted(folder.name for folder in KEPT.iterdir() if folder.is_dir()):
+        names = [name for name, page in pages.items() if f"`tests/benchmarks/trials/{study}`" in page]
+        assert names, study
+        assert [name for name in names if f"({name})" not in results] == [], study
 
 
 def test_equal_selections_count_once_among_those_that_reach_the_aim() -> None:

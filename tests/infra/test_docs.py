@@ -21,6 +21,18 @@ def test_files_that_a_page_names_exist(page: str) -> None:
     assert sorted(str(path) for path in named | linked if not path.exists()) == []
 
 
+def test_pages_quote_the_table_of_the_demo_as_the_readme_shows_it() -> None:
+    readme, tutorial, weaknesses = (
+        (CHECKOUT / page).read_text(encoding="utf-8")
+        for page in ("README.md", "docs/tutorials/first-subset.md", "docs/research/not-reproduced.md")
+    )
+    (table,) = re.findall(r"^  kept  arm .*?(?=```)", readme, re.MULTILINE | re.DOTALL)
+    assert table in tutorial
+    closed = re.findall(r" subset .* (\d+%)$", table, re.MULTILINE)
+    assert len(closed) == 2
+    assert f"it closes {' and '.join(closed)} of the gap" in weaknesses
+
+
 def test_every_package_has_a_page() -> None:
     packages = {path.parent.name for path in CHECKOUT.glob("alchemist_core/*/__init__.py")}
     assert packages == {path.parent.name for path in CHECKOUT.glob("alchemist_core/*/README.md")}
