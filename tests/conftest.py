@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,7 +29,14 @@ from alchemist_core.compute_defaults import set_compute_defaults
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.store.engine import close_stores, make_engine, migrate
-from alchemist_core.store.postgres import is_running, start_postgres, stop_postgres
+from alchemist_core.store.postgres import (
+    DATA_ROOT,
+    OWNER_FILE,
+    SHARED_ROOT,
+    is_running,
+    start_postgres,
+    stop_postgres,
+)
 from alchemist_core.telemetry import configure_logging
 
 # Tests compute as the command line does; torch reads these when a test first loads it.
@@ -161,6 +169,18 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     notifications._senders.clear()
     yield
     _forget_settings()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_data_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remove the data of homes in pytest's folder: root's server cannot enter it, so they are in /var/lib."""
+    yield
+    for owner in chain(*(root.glob(f"alchemist-*/{OWNER_FILE}") for root in (DATA_ROOT, SHARED_ROOT))):
+        # Another test run may remove its own at the same moment.
+        with suppress(FileNotFoundError):
+            if (home := Path(owner.read_text()).parent).is_relative_to(tmp_path_factory.getbasetemp()):
+                stop_postgres(home)
+                shutil.rmtree(owner.parent)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -37,9 +37,12 @@ from alchemist_core.log_files import MIB, rotate
 from alchemist_core.ports import PORTS, reserve_port
 from alchemist_core.resources import resource
 from alchemist_core.settings import load_settings
+from alchemist_core.telemetry import warn
 
-# This folder survives a reboot, and every account can enter it.
+# Both survive a reboot, and every account can enter them. In the second, systemd deletes files that were not used for 30 days.
+DATA_ROOT = Path("/var/lib")
 SHARED_ROOT = Path("/var/tmp")  # noqa: S108  folders below it are made 0700 and checked for their owner
+NOT_CLEANED = Path("/etc/tmpfiles.d/alchemist.conf")
 PREFERRED = ("postgres", "nobody")
 
 
@@ -92,10 +95,11 @@ def own_folder(path: Path, account: Account) -> Path:
 
 
 def reachable_folder(wanted: Path, account: Account) -> Path:
-    """Return the given folder, or one below /var/tmp if the account cannot enter the given one."""
+    """Return the given folder, or one below /var/lib if the account cannot enter the given one; below /var/tmp if that is read-only."""
     if not account.is_other or can_read(wanted.parent, account):
         return wanted
-    return SHARED_ROOT / f"alchemist-{path_key(wanted)}"
+    root = DATA_ROOT if os.access(DATA_ROOT, os.W_OK) else SHARED_ROOT
+    return root / f"alchemist-{path_key(wanted)}"
 
 
 def reachable_programs(install: Path, folder: Path, account: Account) -> Path:
@@ -532,6 +536,8 @@ def is_running(home: Path) -> bool:
 def _start(home: Path, folder: Path) -> EmbeddedPostgres:
     place = server_dir(home)
     refuse_copy(home, place)
+    _refuse_loss(home, place)
+    _warn_of_cleaning(place)
     account = find_account(place)
     if not has_password(folder):
         _discard(place, account)
@@ -542,7 +548,6 @@ def _start(home: Path, folder: Path) -> EmbeddedPostgres:
     note_owner(home, place)
     own_folder(socket_dir(place), account)
     if not (place / "data" / "PG_VERSION").exists():
-        record_path(home).unlink(missing_ok=True)
         _make_cluster(place, account, passwords[SUPERUSER])
     _launch(place, account, recorded_port(home))
     server = _running(home)
@@ -557,6 +562,33 @@ def _start(home: Path, folder: Path) -> EmbeddedPostgres:
     record = {"port": server.port, "server_dir": str(place), PASSWORDS_SET: True}
     write_secret(record_path(home), json.dumps(record))
     return server
+
+
+def _refuse_loss(home: Path, place: Path) -> None:
+    """Refuse to begin anew where files of a complete store are missing: what is left may be most of its data.
+
+    Raises:
+        StoreError: The passwords, or the file by which PostgreSQL recognises its data, are missing.
+    """
+    record = record_path(home)
+    needed = (record.parent / _FILES[OWNER], place / "data" / "PG_VERSION")
+    missing = [path for path in needed if not path.exists()]
+    if missing and record.exists():
+        rest = "" if place.is_relative_to(record.parent) else f" and {place}"
+        raise StoreError(
+            f"{missing[0]} is missing, although {record} records a complete store: its data in {place} are lost or damaged. Nothing was "
+            "changed. Restore a backup under a new ALCHEMIST_HOME (alchemist db restore), or, to begin with an empty store, delete "
+            f"{record.parent}{rest}."
+        )
+
+
+def _warn_of_cleaning(place: Path) -> None:
+    """Warn of data in a folder that systemd cleans: Postgres reads some of its files only when it starts."""
+    if place.parent == SHARED_ROOT and not NOT_CLEANED.exists():
+        warn(
+            f"The data of the store are in {place}, and systemd deletes files of {SHARED_ROOT} that were not used for 30 days. To keep "
+            f"them, write the line 'x {SHARED_ROOT}/alchemist-*' into {NOT_CLEANED}."
+        )
 
 
 def _set_passwords(server: EmbeddedPostgres) -> None:

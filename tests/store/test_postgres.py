@@ -158,6 +158,7 @@ def test_a_pid_file_that_names_a_stranger_does_not_stop_the_start(used_home: Pat
 def test_a_half_made_cluster_is_made_again(home: Path) -> None:
     server = start_postgres(home)
     stop_postgres(home)
+    (home / "postgres" / "server.json").unlink()
     (server.data_dir / "PG_VERSION").unlink()
     (server.data_dir.parent / ".data.part").mkdir()
     assert ask(start_postgres(home).url(), "SELECT 1") == "1"
@@ -169,6 +170,21 @@ def test_a_deleted_home_starts_empty(home: Path) -> None:
     stop_postgres(home)
     shutil.rmtree(home)
     assert ask(start_postgres(home).url(), "SELECT to_regclass('gone') IS NULL") == "True"
+
+
+@pytest.mark.parametrize("lost", ["postgres/server/data/PG_VERSION", "postgres/password"])
+def test_a_complete_store_that_lost_a_file_is_refused_and_keeps_its_data(used_home: Path, lost: str) -> None:
+    """Before, the rest of its data was deleted, and an empty store was made without a word."""
+    data = start_postgres(used_home).data_dir
+    stop_postgres(used_home)
+    kept = (used_home / lost).rename(used_home / "kept")
+    with pytest.raises(
+        StoreError, match=rf"{lost} is missing.*alchemist db restore.*delete {used_home / 'postgres'}\."
+    ):
+        start_postgres(used_home)
+    assert list((data / "base").iterdir())
+    kept.rename(used_home / lost)
+    assert ask(start_postgres(used_home).url(), "SELECT 1") == "1"
 
 
 def test_a_taken_port_is_left_alone(used_home: Path) -> None:
@@ -353,9 +369,30 @@ def test_a_very_long_home_works(home: Path) -> None:
 def test_root_gets_a_server_even_where_others_cannot_walk(closed_home: Path) -> None:
     server = start_postgres(closed_home)
     assert not server.data_dir.is_relative_to(closed_home.parent)
+    # systemd deletes from these what was not used for 30 days.
+    assert not [folder for folder in ("/tmp", "/var/tmp") if server.data_dir.is_relative_to(folder)]
     assert server.data_dir.stat().st_uid != 0
     assert ask(server.url(), "SELECT 1") == "1"
     assert start_postgres(closed_home) == server
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's server may lie outside its home")
+def test_where_var_lib_is_read_only_data_are_in_var_tmp_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = tmp_path / "home" / "postgres" / "server"
+    tmp_path.chmod(0o700)
+    account = postgres.find_account()
+    assert postgres.reachable_folder(wanted, account).parent == Path("/var/lib")
+    monkeypatch.setattr(postgres, "DATA_ROOT", tmp_path / "absent")
+    monkeypatch.setattr(postgres, "NOT_CLEANED", tmp_path / "alchemist.conf")
+    place = postgres.reachable_folder(wanted, account)
+    assert place.parent == Path("/var/tmp")
+    postgres._warn_of_cleaning(place)
+    assert f"write the line 'x /var/tmp/alchemist-*' into {tmp_path / 'alchemist.conf'}" in capsys.readouterr().err
+    (tmp_path / "alchemist.conf").touch()
+    postgres._warn_of_cleaning(place)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
