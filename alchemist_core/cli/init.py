@@ -5,6 +5,7 @@ The proposals are functions of what was found and answered; nothing here needs a
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from alchemist_core.files import write_bytes_atomically
 from alchemist_core.local.machine import Machine, look_at_machine
 from alchemist_core.presets import PRESETS, WEIGHTS, presets_of
 from alchemist_core.project import Role, parse_project
-from alchemist_core.settings import PROJECT_FILE
+from alchemist_core.settings import PROJECT_FILE, find_project_file
 from alchemist_core.shards.storage import absolute_root, is_s3
 from alchemist_core.shards.survey import Survey, survey_root
 from alchemist_core.stages.select import NAME_PATTERN, SelectConfig, name_subset
@@ -162,6 +163,8 @@ def init(config: InitConfig) -> InitResult:
     check_project(parse_project(text, path))
     commands = next_commands(found)
     write_bytes_atomically(path, text.encode())
+    if not _is_read(path):
+        commands.insert(0, f"export ALCHEMIST_PROJECT={shlex.quote(str(path))}")
     return InitResult(
         path=str(path),
         machine=found.machine.describe(),
@@ -169,6 +172,15 @@ def init(config: InitConfig) -> InitResult:
         preset=found.preset,
         next=commands,
     )
+
+
+def _is_read(path: Path) -> bool:
+    """Return whether commands in the working directory read this project file."""
+    try:
+        read = find_project_file()
+    except ConfigError:
+        return False
+    return read is not None and read.resolve() == path
 
 
 class Asker:

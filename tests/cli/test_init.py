@@ -20,6 +20,7 @@ from alchemist_core.__main__ import main
 from alchemist_core.cli import init
 from alchemist_core.local.machine import Gpu, Machine
 from alchemist_core.project import load_project, read_project
+from alchemist_core.settings import load_settings
 from alchemist_core.shards.survey import Survey, survey_root
 from alchemist_core.shards.tar_writer import write_tar
 from tests.cli.test_effective import read
@@ -223,6 +224,35 @@ def test_a_file_that_exists_is_kept_unless_it_is_forced(tmp_path: Path, capsys: 
     assert Path("alchemist.toml").read_text() == "[drift]\n"
     assert main(["init", "--data", "web", "--to", "other.toml"]) == main(["init", "--data", "web", "--force"]) == 0
     assert written() == written("other.toml")
+
+
+@pytest.mark.parametrize(
+    ("to", "used", "is_exported"),
+    [
+        ("alchemist.toml", None, False),
+        ("alchemist.toml", "alchemist.toml", False),
+        ("alchemist.toml", "demo.toml", True),
+        ("alchemist.toml", "gone.toml", True),
+        ("my project.toml", None, True),
+    ],
+)
+def test_the_next_commands_read_the_file_that_was_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    to: str,
+    used: str | None,
+    is_exported: bool,
+) -> None:
+    """The demo and its tutorial export the demo's file, in the same shell."""
+    make_tar(tmp_path / "web" / "a.tar", [(64, "a dog")])
+    Path("demo.toml").touch()
+    if used:
+        monkeypatch.setenv("ALCHEMIST_PROJECT", used)
+        load_settings.cache_clear()
+    assert main(["init", "--data", "web", "--to", to, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)["next"][0]
+    assert (first == f"export ALCHEMIST_PROJECT={shlex.quote(str(tmp_path / to))}") is is_exported
 
 
 def test_two_folders_of_one_name_are_two_datasets(tmp_path: Path) -> None:
