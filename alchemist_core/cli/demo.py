@@ -19,6 +19,7 @@ from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.models import read_compared_models
+from alchemist_core.store.snapshots import read_dataset_names
 from alchemist_core.store.subsets import list_subsets
 from alchemist_core.telemetry import say
 
@@ -39,10 +40,15 @@ class DemoConfig(Config):
 
 
 def run(config: DemoConfig) -> None:
-    """Run the platform through Airflow and print the comparison."""
+    """Run the platform through Airflow and print the comparison.
+
+    Raises:
+        ConfigError: The home is used with other data.
+    """
     demo = Demo(load_settings().home.resolve(), config.scenes, seeds=config.seeds)
     _use_project(demo.write_project(), demo.home)
     status = demo.prepare(_register, install_for_stack)
+    refuse_other_subsets()
     demo.drive()
     arms = read_arms({int(seed) for seed in config.seeds.split(",")})
     path = demo.write(arms)
@@ -55,6 +61,21 @@ def run(config: DemoConfig) -> None:
         f"\n{status.describe()}\n\nThe stack is still running. To stop it: alchemist stack down\n"
         f"To run further commands with the demo's project file: export ALCHEMIST_PROJECT={demo.home / PROJECT_FILE}"
     )
+
+
+def refuse_other_subsets() -> None:
+    """Refuse a store in which a subset of another dataset is published: the demo would train and compare it too.
+
+    Raises:
+        ConfigError: There is such a subset.
+    """
+    engine = open_store()
+    for subset in list_subsets(engine, state="published"):
+        if others := set(read_dataset_names(engine, subset.snapshot_id)) - {DATASET}:
+            raise ConfigError(
+                f"{subset.title} of dataset {', '.join(sorted(others))} is published in this store, and the demo would train and compare "
+                "it too. Run the demo in another home: set ALCHEMIST_HOME to a new folder."
+            )
 
 
 def read_arms(seeds: set[int]) -> list[Arm]:

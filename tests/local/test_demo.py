@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
+from alchemist_core.cli.demo import refuse_other_subsets
 from alchemist_core.cli.effective import check_project
 from alchemist_core.errors import ConfigError, MissingDependencyError
 from alchemist_core.local import stack
@@ -11,6 +13,7 @@ from alchemist_core.local.demo import Demo
 from alchemist_core.local.scenes import ScenesConfig
 from alchemist_core.project import load_project
 from tests.cli.test_effective import read
+from tests.given import insert_rows
 
 
 @pytest.mark.parametrize("name", ["home", 'a "b"\\c'])
@@ -42,6 +45,27 @@ def test_the_demo_writes_its_own_file_again_and_never_replaces_another(tmp_path:
     with pytest.raises(ConfigError, match="is not the demo's project file"):
         Demo(tmp_path, ScenesConfig(seed=6), seeds="0").write_project()
     assert (tmp_path / "alchemist.toml").read_text() == '[rater]\npreset = "gpu24"\n'
+
+
+@pytest.mark.db
+def test_a_store_with_a_published_subset_of_other_data_is_refused(engine: Engine) -> None:
+    """It would be trained with the demo's arms, whose truth has none of its samples."""
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 1, "name": "r", "state": "production"}],
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [
+                {"snapshot_id": n, "rank_scale_id": 1, "dataset_names": [name]} for n, name in ((1, "scenes"), (2, "web"))
+            ],
+            "subsets": [{"subset_id": 1, "name": "scenes-auto-r20", "snapshot_id": 1, "state": "published"}],
+        })  # fmt: skip
+    refuse_other_subsets()
+    with engine.begin() as connection:
+        insert_rows(
+            connection, {"subsets": [{"subset_id": 2, "name": "good-half", "snapshot_id": 2, "state": "published"}]}
+        )
+    with pytest.raises(ConfigError, match=r"good-half v1 of dataset web is published.*set ALCHEMIST_HOME"):
+        refuse_other_subsets()
 
 
 def test_without_airflow_nothing_is_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
