@@ -253,6 +253,15 @@ VARIABLES = {
 } | {name: About(text) for name, text in (DAG_VARIABLES | FILE_VARIABLES | OTHER_VARIABLES).items()}
 """Every environment variable."""
 
+
+def absolute_variables() -> dict[str, str]:
+    """Return the variables that name files and folders, with absolute paths: for a process that works in another folder."""
+    names = [
+        f"{PREFIX}{name.upper()}" for name, field in Settings.model_fields.items() if "Path" in str(field.annotation)
+    ]
+    return {name: str(Path(os.environ[name]).absolute()) for name in (*names, *FILE_VARIABLES) if os.environ.get(name)}
+
+
 PROJECT_FILE = "alchemist.toml"
 
 

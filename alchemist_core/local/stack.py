@@ -53,7 +53,7 @@ from alchemist_core.local.processes import (
 )
 from alchemist_core.local.supervisor import COMMANDS, PROGRAMS, START_WITHIN_S, stack_environment
 from alchemist_core.ports import PORTS, reserve_port
-from alchemist_core.settings import find_project_file, load_settings
+from alchemist_core.settings import absolute_variables, find_project_file, load_settings
 from alchemist_core.store.engine import check_schema, database_url, head_revision, migrate
 from alchemist_core.store.postgres import EmbeddedPostgres, is_running, server_dir, start_postgres, stop_postgres
 from alchemist_core.telemetry import ProgressLine, say, warn
@@ -377,17 +377,27 @@ def _airflow_version() -> str:
 
 
 def _start_supervisor(home: Path, reservations: Sequence[socket.socket]) -> None:
-    """Start the supervisor. It inherits the reservations of the ports, because its programs are restarted as long as it runs."""
+    """Start the supervisor. It inherits the reservations of the ports, because its programs are restarted as long as it runs.
+
+    Raises:
+        AirflowError: It does not start.
+    """
     (home / "logs").mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "alchemist_core.local.supervisor", str(home)]
     with (home / "logs" / "supervisor.log").open("ab") as log:
-        # The supervisor works in the home, from which the project file of the caller's folder would not be found.
+        # The supervisor works in the home, from which relative paths, and the project file of the caller's folder, would not be found.
         options = {
             "stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True,
-            "env": os.environ | project_variable(),
+            "env": os.environ | absolute_variables() | project_variable(),
         }  # fmt: skip
         inherited = [holder.fileno() for holder in reservations]
-        subprocess.run(command, check=True, cwd=home, pass_fds=inherited, **options)  # type: ignore[call-overload]  # options are plain
+        try:
+            subprocess.run(command, check=True, cwd=home, pass_fds=inherited, **options)  # type: ignore[call-overload]  # options are plain
+        except subprocess.CalledProcessError as error:
+            raise AirflowError(
+                f"The supervisor of the stack ended with exit code {error.returncode}. Its log has the reason: {log.name}. Then run "
+                "alchemist stack up again."
+            ) from None
 
 
 def _wait_until_healthy(home: Path, on_wait: Callable[[str], None]) -> None:

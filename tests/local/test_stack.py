@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
+from alchemist_core.local.airflow_client import AirflowError
 from alchemist_core.local.airflow_environment import STACK_VARIABLE, load_secrets, stack_mark
 from alchemist_core.local.processes import (
     ChildState,
@@ -78,16 +80,43 @@ def test_two_homes_that_start_at_the_same_time_share_no_port():
         assert again == other, "a home keeps its ports while they are free"
 
 
-def test_the_supervisor_keeps_the_ports_reserved(tmp_path, monkeypatch):
-    monkeypatch.setenv("MARK_OF_THIS_TEST", str(tmp_path))
-    # The supervisor waits for this lock before it starts any process.
-    with hold_lock(supervisor_lock(tmp_path), should_wait=True):
+@contextlib.contextmanager
+def started_supervisor(home, monkeypatch):
+    """Start a supervisor, which waits for a lock before it starts any process; yields its ports and itself."""
+    monkeypatch.setenv("MARK_OF_THIS_TEST", str(home))
+    with hold_lock(supervisor_lock(home), should_wait=True):
         with _reserve_ports(None) as (ports, holders):
-            _start_supervisor(tmp_path, holders)
-        supervisor = find_marked(f"MARK_OF_THIS_TEST={tmp_path}")
+            _start_supervisor(home, holders)
+        (supervisor,) = find_marked(f"MARK_OF_THIS_TEST={home}")
         try:
-            with _reserve_ports(ports) as (other, _):
-                assert not {*asdict(ports).values()} & {*asdict(other).values()}
+            yield ports, supervisor
         finally:
-            send(supervisor, signal.SIGKILL)
-    assert len(supervisor) == 1
+            send([supervisor], signal.SIGKILL)
+
+
+def test_the_supervisor_keeps_the_ports_reserved(tmp_path, monkeypatch):
+    with started_supervisor(tmp_path, monkeypatch) as (ports, _), _reserve_ports(ports) as (other, _):
+        assert not {*asdict(ports).values()} & {*asdict(other).values()}
+
+
+def test_relative_paths_in_variables_lead_the_supervisor_to_the_same_files(tmp_path, monkeypatch):
+    """It works in the home; Airflow had no DAGs, and a secret's file was not found."""
+    shell, home = tmp_path / "shell", tmp_path / "home"
+    for folder in (shell, home):
+        folder.mkdir()
+    (shell / "notify_url").write_text("json://127.0.0.1/a")
+    monkeypatch.chdir(shell)
+    given = {name: name.lower() for name in ("ALCHEMIST_DAGS", "ALCHEMIST_AESTHETIC_CLIP")}
+    given |= {"ALCHEMIST_NOTIFY_URL_FILE": "notify_url"}
+    for name, path in given.items():
+        monkeypatch.setenv(name, path)
+    with started_supervisor(home, monkeypatch) as (_, supervisor):
+        found = Path(f"/proc/{supervisor.pid}/environ").read_text().split("\0")
+    assert {f"{name}={shell / path}" for name, path in given.items()} <= set(found)
+
+
+def test_a_supervisor_that_does_not_start_names_its_log(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALCHEMIST_LOG_FORMAT", "nonsense")
+    with pytest.raises(AirflowError, match=f"ended with exit code 1.*{tmp_path / 'logs' / 'supervisor.log'}"):
+        _start_supervisor(tmp_path, [])
+    assert "nonsense" in (tmp_path / "logs" / "supervisor.log").read_text()
