@@ -2,10 +2,8 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from pydantic import Field
 from sqlalchemy import Engine
@@ -13,7 +11,7 @@ from sqlalchemy import Engine
 from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import AlchemistError, DataError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, clear_block_cache, remove_reports
-from alchemist_core.local.airflow_environment import airflow_home
+from alchemist_core.local.airflow_environment import airflow_home, find_programs
 from alchemist_core.log_files import MIB, remove_old
 from alchemist_core.settings import load_settings
 from alchemist_core.store import maintenance
@@ -128,7 +126,7 @@ def airflow(config: RetentionConfig) -> MaintainResult:
     if url is None:
         return MaintainResult(n_done=0, note="ALCHEMIST_AIRFLOW_DATABASE_URL is not set, so nothing was deleted.")
     before = datetime.now(UTC) - timedelta(days=config.keep_days)
-    command = [str(Path(sys.executable).parent / "airflow"), "db", "clean", "--yes", "--skip-archive"]
+    command = [str(find_programs() / "airflow"), "db", "clean", "--yes", "--skip-archive"]
     # Without the second variable, Airflow derives an asynchronous URL from the first one, and needs a driver that is not installed.
     addresses = {
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url.get_secret_value(),

@@ -8,7 +8,9 @@ import importlib.util
 import json
 import os
 import secrets
+import site
 import sys
+import sysconfig
 from pathlib import Path
 
 from alchemist_core.errors import ConfigError
@@ -22,6 +24,18 @@ PROMETHEUS_PORT = 9090
 STATSD_PORT = 8125
 USERNAME = "admin"
 STACK_VARIABLE = "ALCHEMIST_STACK"
+
+
+def find_programs() -> Path:
+    """Return the folder of this installation's programs: beside Python, or where pip puts them without a virtual environment."""
+    folders = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))]
+    if site.ENABLE_USER_SITE:
+        folders.append(Path(sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))))
+    has_both = (folder for folder in folders if (folder / "airflow").exists() and (folder / "alchemist").exists())
+    return next(has_both, folders[0])
+
+
+PROGRAMS = find_programs()
 
 
 def dags_folder(home: Path) -> Path:
@@ -101,7 +115,7 @@ def build_environment(
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     keys = load_secrets(home)
     ours = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}",
+        "PATH": f"{PROGRAMS}{os.pathsep}{inherited.get('PATH', os.defpath)}",
         "ALCHEMIST_HOME": str(home),
         "ALCHEMIST_DATABASE_URL": store_url,
         "ALCHEMIST_AIRFLOW_URL": f"http://127.0.0.1:{port}",

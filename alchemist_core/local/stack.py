@@ -20,6 +20,7 @@ from alchemist_core.local.airflow_client import AirflowClient, AirflowError
 from alchemist_core.local.airflow_environment import (
     AIRFLOW_PORT,
     METRICS_PORT,
+    PROGRAMS,
     PROMETHEUS_PORT,
     STACK_VARIABLE,
     STATSD_PORT,
@@ -51,7 +52,7 @@ from alchemist_core.local.processes import (
     send,
     write_state,
 )
-from alchemist_core.local.supervisor import COMMANDS, PROGRAMS, START_WITHIN_S, stack_environment
+from alchemist_core.local.supervisor import COMMANDS, START_WITHIN_S, stack_environment
 from alchemist_core.ports import PORTS, reserve_port
 from alchemist_core.settings import absolute_variables, find_project_file, load_settings
 from alchemist_core.store.engine import check_schema, database_url, head_revision, migrate
@@ -325,8 +326,10 @@ def require_airflow() -> None:
         MissingDependencyError: Airflow is not installed beside this command.
     """
     if not (PROGRAMS / "airflow").exists():
-        msg = f"Airflow is not installed for {sys.executable}. Install it: pip install 'alchemist-platform[airflow]'."
-        raise MissingDependencyError(msg)
+        raise MissingDependencyError(
+            f"Airflow is not installed for {sys.executable}: {PROGRAMS / 'airflow'} does not exist. Install it beside Alchemist, best in "
+            "a virtual environment: pip install 'alchemist-platform[airflow]'."
+        )
 
 
 def _check_installed(home: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from alchemist_core.errors import AlchemistError
 from alchemist_core.local.airflow_client import AirflowClient
-from alchemist_core.local.airflow_environment import STACK_VARIABLE, build_environment, stack_mark
+from alchemist_core.local.airflow_environment import PROGRAMS, STACK_VARIABLE, build_environment, stack_mark
 from alchemist_core.local.processes import (
     ChildState,
     Ending,
@@ -68,7 +68,6 @@ def prometheus_command(home: Path, ports: Ports) -> list[str]:
     ]  # fmt: skip
 
 
-PROGRAMS = Path(sys.executable).parent
 # --skip-serve-logs: no log server is needed, because every process can read the log files on this machine.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "api-server": ("airflow", "api-server", "--host", "127.0.0.1"),

@@ -3,15 +3,17 @@
 import contextlib
 import os
 import signal
+import site
 import subprocess
 import sys
+import sysconfig
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from alchemist_core.local.airflow_client import AirflowError
-from alchemist_core.local.airflow_environment import STACK_VARIABLE, load_secrets, stack_mark
+from alchemist_core.local.airflow_environment import STACK_VARIABLE, find_programs, load_secrets, stack_mark
 from alchemist_core.local.processes import (
     ChildState,
     StackState,
@@ -113,6 +115,24 @@ def test_relative_paths_in_variables_lead_the_supervisor_to_the_same_files(tmp_p
     with started_supervisor(home, monkeypatch) as (_, supervisor):
         found = Path(f"/proc/{supervisor.pid}/environ").read_text().split("\0")
     assert {f"{name}={shell / path}" for name, path in given.items()} <= set(found)
+
+
+@pytest.mark.parametrize("scheme", ["scripts", "scripts of the user"])
+def test_programs_are_found_where_pip_puts_them_without_a_virtual_environment(tmp_path, monkeypatch, scheme):
+    """Airflow was "not installed", and pip answered that it is."""
+    places = {"scripts": tmp_path / "usr", "scripts of the user": tmp_path / "home"}
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python3"))
+    monkeypatch.setattr(site, "ENABLE_USER_SITE", True)
+    monkeypatch.setattr(
+        sysconfig, "get_path", lambda _name, user=None: str(places["scripts of the user" if user else "scripts"])
+    )
+    assert find_programs() == tmp_path / "bin"
+    places[scheme].mkdir()
+    for name in ("airflow", "alchemist"):
+        (places[scheme] / name).touch()
+    assert find_programs() == places[scheme]
+    monkeypatch.setattr(site, "ENABLE_USER_SITE", False)  # as in a virtual environment
+    assert (find_programs() == places[scheme]) is (scheme == "scripts")
 
 
 def test_a_supervisor_that_does_not_start_names_its_log(tmp_path, monkeypatch):
