@@ -4,6 +4,7 @@ Settings never change what a stage does: its config model does.
 """
 
 import os
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -284,7 +285,9 @@ def find_project_file() -> Path | None:
     here = Path.cwd()
     found = next((path for folder in (here, *here.parents) if (path := folder / PROJECT_FILE).is_file()), None)
     if found is not None and found.stat().st_uid not in (0, os.geteuid()):
-        raise ConfigError(f"{found} belongs to another user. To use it anyway, set ALCHEMIST_PROJECT={found}.")
+        raise ConfigError(
+            f"{found} belongs to another user. To use it anyway, set ALCHEMIST_PROJECT={shlex.quote(str(found))}."
+        )
     return found
 
 

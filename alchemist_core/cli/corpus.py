@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from alchemist_core.cli.init import name_of
 from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.local.corpus_marker import CorpusMarker
@@ -159,7 +160,8 @@ def _next(_config: Config, result: CorpusResult) -> str:
         is_in_project = find_project_file() is not None
         return ingest if is_in_project else f"alchemist init --data {shlex.quote(root)}, or {ingest}"
     rest = "then the folders validation and test with --role validation and --role evaluation, each as a dataset of its own"
-    return f"alchemist ingest --dataset {folder.name} --root {folder / 'train'}\n      {rest}"
+    root = shlex.quote(str(folder / "train"))
+    return f"alchemist ingest --dataset {name_of(result.folder)} --root {root}\n      {rest}"
 
 
 def _without_date(folder: str) -> str:

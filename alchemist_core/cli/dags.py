@@ -68,7 +68,9 @@ def list_dags(config: DagsListConfig) -> DagsListResult:
     """List the DAGs: name, purpose, the folder of their files, and whether their forms are those of the project file."""
     folder = (config.to or dags_folder(load_settings().home.resolve())) / PACKAGE
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder. Install the DAGs: alchemist dags install --to {folder.parent}.")
+        raise ConfigError(
+            f"{folder} is not a folder. Install the DAGs: alchemist dags install --to {shlex.quote(str(folder.parent))}."
+        )
     sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
     purposes = {
         name: (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
@@ -150,7 +152,7 @@ def describe_stale(folder: Path) -> str | None:
     is_stack = folder.parent == stack_dags_folder(home)
     if is_stack and (used := forgotten_project(home)):
         return f"The DAGs were installed with {used}, and here is no project file. Run: export ALCHEMIST_PROJECT={shlex.quote(used)}."
-    command = "alchemist stack up" if is_stack else f"alchemist dags install --to {folder.parent}"
+    command = "alchemist stack up" if is_stack else f"alchemist dags install --to {shlex.quote(str(folder.parent))}"
     return f"The project file has changed since the DAGs were installed: their forms and schedules are older. Run: {command}."
 
 

@@ -1,6 +1,7 @@
 """The demo: run the whole platform on this machine with a synthetic corpus, and compare subset, random and full training."""
 
 import os
+import shlex
 from pathlib import Path
 
 from pydantic import Field
@@ -59,7 +60,7 @@ def run(config: DemoConfig) -> None:
         say(f"  alchemist db psql -c '{query}'")
     say(
         f"\n{status.describe()}\n\nThe stack is still running. To stop it: alchemist stack down\n"
-        f"To run further commands with the demo's project file: export ALCHEMIST_PROJECT={demo.home / PROJECT_FILE}"
+        f"To run further commands with the demo's project file: export ALCHEMIST_PROJECT={shlex.quote(str(demo.home / PROJECT_FILE))}"
     )
 
 

@@ -244,7 +244,7 @@ def check_secrets(site: Site) -> Iterator[Finding]:
         files = [airflow_home(site.home) / "secrets.json", passwords_path(site.home)]
         loose = [path for path in files if path.exists() and path.stat().st_mode & 0o077]
         if loose:
-            names = " ".join(map(str, loose))
+            names = shlex.join(map(str, loose))
             yield missing("secrets", f"Other users can read {names}.", f"chmod 600 {names}")
         else:
             yield ok("secrets", "The files with passwords are readable by their owner only.")
@@ -343,7 +343,7 @@ def check_dags(site: Site) -> Iterator[Finding]:
 
 def _look_at_dag_files(site: Site) -> Iterator[Finding]:
     folder = site.dags / PACKAGE
-    remedy = "alchemist stack up" if site.is_local else f"alchemist dags install --to {site.dags}"
+    remedy = "alchemist stack up" if site.is_local else f"alchemist dags install --to {shlex.quote(str(site.dags))}"
     if site.is_local and (used := forgotten_project(site.home)):
         # Installing again would take the stack's forms and schedules away.
         remedy = f"export ALCHEMIST_PROJECT={shlex.quote(used)}"

@@ -281,7 +281,7 @@ def _look(role: Role, root: str, asker: Asker) -> FoundDataset:
         root = str(Path(root).resolve())
     survey = survey_root(root)
     asker.show(f"{root}: {survey.describe()}.")
-    return FoundDataset(_name_of(root), role, root, survey)
+    return FoundDataset(name_of(root), role, root, survey)
 
 
 def _sibling(root: str, role: str) -> str | None:
@@ -292,12 +292,12 @@ def _sibling(root: str, role: str) -> str | None:
     return next((str(folder) for folder in folders if folder.is_dir() and any(folder.rglob("*.tar"))), None)
 
 
-def _name_of(root: str) -> str:
+def name_of(root: str) -> str:
     """Return the name of a dataset after its folder; a folder such as train takes the name of the one above.
 
-    >>> _name_of("/data/web/train"), _name_of("s3://crawl/2026 web/")
+    >>> name_of("/data/web/train"), name_of("s3://crawl/2026 web/")
     ('web', '2026-web')
-    >>> len(_name_of("/data/" + "w" * 200))
+    >>> len(name_of("/data/" + "w" * 200))
     60
     """
     parts = [part for part in root.removeprefix("s3://").split("/") if part]

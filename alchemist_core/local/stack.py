@@ -4,6 +4,7 @@ All servers listen on loopback. Airflow runs as separate programs and is never i
 """
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -144,7 +145,7 @@ def describe_other_project(home: Path) -> str | None:
         return str(error)
     if started_with == (None if project is None else str(project)):
         return None
-    keep = f" To use that file here too: export ALCHEMIST_PROJECT={started_with}." if started_with else ""
+    keep = f" To use that file here too: export ALCHEMIST_PROJECT={shlex.quote(started_with)}." if started_with else ""
     return (
         f"The stack was started with project file {started_with or 'none'}, and here it is {project or 'none'}.{keep} To change what the "
         "stack uses: alchemist stack down, then alchemist stack up."

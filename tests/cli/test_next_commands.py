@@ -1,5 +1,6 @@
 """The command that is printed as the next one fits the project file and the result, and counts are in words that fit them."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,16 @@ def test_an_import_of_one_date_leads_to_the_dataset_of_the_folder_above(next_of:
     assert said == f"alchemist init --data {root}, or alchemist ingest --dataset NAME --root {root}"
     declared = f'[datasets.other]\nroot = "/b"\n[datasets.crawl]\nroot = "{root}"\n'
     assert next_of("corpus import", {}, {"folder": folder}, project=declared) == "alchemist ingest --dataset crawl"
+
+
+def test_a_corpus_in_a_folder_with_a_space_leads_to_a_command_that_a_shell_and_the_parser_accept(
+    next_of: Next, tmp_path: Path
+) -> None:
+    (tmp_path / "my scenes" / "train").mkdir(parents=True)
+    said = next_of("corpus scenes", {}, {"folder": str(tmp_path / "my scenes")})
+    assert said is not None
+    root = str(tmp_path / "my scenes" / "train")
+    assert shlex.split(said.splitlines()[0]) == ["alchemist", "ingest", "--dataset", "my-scenes", "--root", root]
 
 
 @pytest.mark.parametrize(("project", "which"), [("", ""), (PROJECT, " --dataset web")])

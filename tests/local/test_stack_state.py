@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -369,18 +370,21 @@ def test_a_stack_that_another_installation_started_says_so(tmp_path, monkeypatch
     assert (remedy in capsys.readouterr().err) == (told is not None)
 
 
-def test_a_stack_that_runs_with_another_project_file_says_so(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "alchemist.toml"
+@pytest.mark.parametrize("name", ["project", "my project"])
+def test_a_stack_that_runs_with_another_project_file_says_so(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    path = tmp_path / name / "alchemist.toml"
     path.touch()
     write_state(tmp_path, StackState(project=str(path)))
     assert read_state(tmp_path).project == str(path)
     assert describe_other_project(tmp_path) is None  # no stack runs
     with hold_lock(supervisor_lock(tmp_path), should_wait=False):
         assert describe_other_project(tmp_path) is None
-        path.rename(tmp_path / "other.toml")
+        path.rename(path.with_name("other.toml"))
         said = describe_other_project(tmp_path)
         assert f"started with project file {path}, and here it is none" in said
         assert "alchemist stack down, then alchemist stack up" in said
+        assert f"export ALCHEMIST_PROJECT={shlex.quote(str(path))}." in said
         write_state(tmp_path, StackState())
         assert describe_other_project(tmp_path) is None
