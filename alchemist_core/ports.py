@@ -7,14 +7,33 @@ A reservation is a bound socket of Linux's abstract namespace. All processes tha
 ends with the last process that holds it, even if that process is killed.
 """
 
+import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from alchemist_core.errors import AlchemistError
+from alchemist_core.errors import AlchemistError, ConfigError
 
 PORTS = range(20_000, 32_000)
 """Ports that no program prefers, below the range of the kernel's ephemeral ports."""
+
+
+@contextmanager
+def explain_port(host: str, port: int, remedy: str = "--port NUMBER") -> Iterator[None]:
+    """Name the port and the remedy where the block cannot listen on a port that the user gave.
+
+    Raises:
+        ConfigError: The port is in use, or only root may use it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"Port {port} of {host} is in use. Give another one: {remedy}.") from None
+        if error.errno == errno.EACCES:
+            raise ConfigError(f"Only root may listen on port {port}. Give one of at least 1024: {remedy}.") from None
+        raise
 
 
 class ReservedPort(NamedTuple):

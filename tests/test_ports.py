@@ -1,5 +1,6 @@
 """Ports: none is chosen that a program uses or that another process has reserved."""
 
+import errno
 import random
 import socket
 import subprocess
@@ -8,8 +9,8 @@ from contextlib import closing
 
 import pytest
 
-from alchemist_core.errors import AlchemistError
-from alchemist_core.ports import PORTS, reserve_port
+from alchemist_core.errors import AlchemistError, ConfigError
+from alchemist_core.ports import PORTS, explain_port, reserve_port
 
 # Reserves a port, prints it, and waits until its input ends.
 RESERVE = (
@@ -58,3 +59,11 @@ def test_a_reservation_ends_when_its_process_is_killed(free: tuple[int, int]) ->
     port, holder = reserve_port(free)
     with closing(holder):
         assert port == free[0]
+
+
+def test_a_port_that_only_root_may_use_is_named() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"Only root may listen on port 80. Give one of at least 1024: --port NUMBER."),
+        explain_port("127.0.0.1", 80),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied")

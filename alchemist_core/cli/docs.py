@@ -9,6 +9,7 @@ from pydantic import Field
 
 from alchemist_core.config import BARE_WORD, Command, Config, Result
 from alchemist_core.errors import ConfigError, MissingDependencyError
+from alchemist_core.ports import explain_port
 from alchemist_core.resources import resource
 from alchemist_core.telemetry import say
 
@@ -44,7 +45,7 @@ def read(config: DocsConfig) -> DocsResult | None:
 
     Raises:
         MissingDependencyError: This installation contains no documentation.
-        ConfigError: There is no such page.
+        ConfigError: There is no such page, or the port cannot be used.
     """
     folder = resource("dist", "docs")
     if not (folder / f"{START}.html").is_file():
@@ -77,8 +78,13 @@ def _listed(names: list[str]) -> str:
 
 
 def make_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """Return a server of the files of a folder on 127.0.0.1."""
-    return ThreadingHTTPServer(("127.0.0.1", port), partial(_QuietHandler, directory=str(folder)))
+    """Return a server of the files of a folder on 127.0.0.1.
+
+    Raises:
+        ConfigError: The port is in use, or only root may use it.
+    """
+    with explain_port("127.0.0.1", port):
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(_QuietHandler, directory=str(folder)))
 
 
 def _serve(folder: Path, page: str, config: DocsConfig) -> None:

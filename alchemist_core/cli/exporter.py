@@ -19,6 +19,7 @@ from alchemist_core.config import Command, Config
 from alchemist_core.local.airflow_metrics import AirflowMetrics, listen
 from alchemist_core.local.devices import read_devices
 from alchemist_core.notifications import docs_address
+from alchemist_core.ports import explain_port
 from alchemist_core.project import Project, ScheduleSection, effective_prices, load_project
 from alchemist_core.settings import Settings, load_settings
 from alchemist_core.store.engine import open_store
@@ -124,11 +125,16 @@ def answer_health(metrics: WSGIApplication) -> WSGIApplication:
 
 
 def serve(config: MetricsConfig) -> None:
-    """Serve /metrics until stopped."""
+    """Serve /metrics until stopped.
+
+    Raises:
+        ConfigError: A port is in use.
+    """
     engine, settings, airflow = open_store(), load_settings(), AirflowMetrics(shipped_dags())
     project, prices = load_project(), effective_prices()
     if settings.statsd_port is not None:
-        listen(airflow, config.address, settings.statsd_port)
+        with explain_port(config.address, settings.statsd_port, "ALCHEMIST_STATSD_PORT=NUMBER"):
+            listen(airflow, config.address, settings.statsd_port)
 
     def read() -> Measurements:
         return with_expectations(read_measurements(engine, prices), project)
@@ -136,7 +142,8 @@ def serve(config: MetricsConfig) -> None:
     registry = CollectorRegistry()
     registry.register(StoreCollector(read, airflow.read, read_devices, lambda: described(settings)))
     registry.register(ForeignCollector(airflow.passed_on))
-    server, thread = start_http_server(config.port, addr=config.address, registry=registry)
+    with explain_port(config.address, config.port):
+        server, thread = start_http_server(config.port, addr=config.address, registry=registry)
     server.set_app(answer_health(make_wsgi_app(registry)))
     say(f"Metrics on http://{config.address}:{config.port}/metrics (stop: Ctrl-C)")
     thread.join()

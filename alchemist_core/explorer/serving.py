@@ -1,6 +1,5 @@
 """Look at samples, subsets, nights and raters in a browser, without Airflow: a server on this machine for this user."""
 
-import errno
 import getpass
 import ipaddress
 import socket
@@ -10,6 +9,7 @@ from pydantic import Field, field_validator
 
 from alchemist_core.config import Command, Config
 from alchemist_core.errors import ConfigError
+from alchemist_core.ports import explain_port
 from alchemist_core.store.engine import can_write, database_url, open_reader
 from alchemist_core.telemetry import say
 
@@ -68,12 +68,11 @@ def _listen(host: str, port: int) -> socket.socket:
     # As servers do, so that lingering connections of a former one do not count.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as error:
+        with explain_port(host, port):
+            listener.bind((host, port))
+            listener.listen(128)
+    except (OSError, ConfigError):
         listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"Port {port} of {host} is in use. Give another one: --port NUMBER.") from None
         raise
     return listener
 

@@ -132,7 +132,11 @@ class AirflowMetrics:
 def listen(metrics: AirflowMetrics, address: str, port: int) -> threading.Thread:
     """Receive Airflow's metrics on a UDP port until the process ends."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    listener.bind((address, port))
+    try:
+        listener.bind((address, port))
+    except OSError:
+        listener.close()
+        raise
     metrics.count_from_zero()
 
     def work() -> None:

@@ -1,5 +1,6 @@
 """`alchemist docs` finds a page by the end of its path, and serves the folder on this machine only."""
 
+import socket
 import threading
 import urllib.request
 from pathlib import Path
@@ -43,6 +44,13 @@ def test_without_documentation_the_error_says_how_to_get_it(site: Path, capsys: 
     (site / "index.html").unlink()
     assert main(["docs"]) == MissingDependencyError.exit_code
     assert "make docs" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_named_with_the_option(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        assert main(["docs", "--port", str(port), "--no-browser"]) == 2
+    assert f"Port {port} of 127.0.0.1 is in use. Give another one: --port NUMBER." in capsys.readouterr().err
 
 
 def test_pages_are_served_on_this_machine_only(site: Path) -> None:

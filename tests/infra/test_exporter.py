@@ -21,11 +21,14 @@ from alchemist_core.cli.dags import shipped_dags
 from alchemist_core.cli.exporter import (
     HEALTH_PATH,
     ForeignCollector,
+    MetricsConfig,
     StoreCollector,
     answer_health,
     described,
+    serve,
     with_expectations,
 )
+from alchemist_core.errors import ConfigError
 from alchemist_core.local.airflow_metrics import MOST_SERIES, AirflowMetrics, listen
 from alchemist_core.notifications import runbook_page
 from alchemist_core.prices import Prices
@@ -384,6 +387,24 @@ def test_the_exporter_serves_the_store_over_http(database_url: str) -> None:
     assert {line.split()[2] for line in page.splitlines() if line.startswith("# HELP")} == {
         metric.name.removesuffix("_total") + "_total" * metric.name.endswith("_total") for metric in CATALOGUE
     }
+
+
+@pytest.mark.db
+@pytest.mark.usefixtures("database_url")
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [(socket.SOCK_STREAM, "--port NUMBER"), (socket.SOCK_DGRAM, "ALCHEMIST_STATSD_PORT=NUMBER")]
+)
+def test_a_port_in_use_is_named_with_its_option(monkeypatch: pytest.MonkeyPatch, kind: Any, remedy: str) -> None:
+    port = free_port(kind)
+    with socket.socket(socket.AF_INET, kind) as holder:
+        holder.bind(("127.0.0.1", port))
+        if kind == socket.SOCK_STREAM:
+            holder.listen()
+        else:
+            monkeypatch.setenv("ALCHEMIST_STATSD_PORT", str(port))
+        load_settings.cache_clear()
+        with pytest.raises(ConfigError, match=f"Port {port} of 127.0.0.1 is in use. Give another one: {remedy}."):
+            serve(MetricsConfig(port=port))
 
 
 def fetch(url: str) -> str:
