@@ -159,15 +159,14 @@ def logs(home: Path, name: str, *, n_lines: int = 100) -> str:
         ConfigError: There is no such log. The message lists those that exist.
     """
     folder = home.resolve() / "logs"
-    path = folder / f"{name}.log"
-    if path not in set(folder.glob("*.log")):
-        known = (
-            ", ".join(sorted(found.stem for found in folder.glob("*.log")))
-            or "none; start the stack: alchemist stack up"
-        )
-        msg = f"There is no log {name!r} in {folder}. Logs: {known}."
-        raise ConfigError(msg)
-    return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
+    known = {path.stem: path for path in folder.glob("*.log")}
+    # Another user may read the other logs only.
+    if os.access(of_postgres := _log_of(home, "postgres"), os.R_OK):
+        known["postgres"] = of_postgres
+    if name not in known:
+        names = ", ".join(sorted(known)) or "none; start the stack: alchemist stack up"
+        raise ConfigError(f"There is no log {name!r} in {folder}. Logs: {names}.")
+    return "\n".join(known[name].read_text(errors="replace").splitlines()[-n_lines:])
 
 
 def client(home: Path) -> AirflowClient:

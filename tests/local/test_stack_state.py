@@ -296,6 +296,12 @@ def test_an_unknown_log_names_those_that_exist(tmp_path):
     assert logs(tmp_path, "scheduler", n_lines=1) == "two"
     with pytest.raises(ConfigError, match="Logs: scheduler"):
         logs(tmp_path, "../secrets")
+    # Elsewhere, but `alchemist stack status` names it too.
+    (tmp_path / "postgres" / "server").mkdir(parents=True)
+    (tmp_path / "postgres" / "server" / "log").write_text("ready\n")
+    assert logs(tmp_path, "postgres") == "ready"
+    with pytest.raises(ConfigError, match="Logs: postgres, scheduler"):
+        logs(tmp_path, "../secrets")
 
 
 def test_a_home_without_a_stack_names_the_command_that_starts_one(tmp_path):
