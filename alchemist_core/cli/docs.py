@@ -1,5 +1,6 @@
 """Read the documentation that this installation contains: served on this machine only, or as a folder of files."""
 
+import threading
 import webbrowser
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -92,7 +93,8 @@ def _serve(folder: Path, page: str, config: DocsConfig) -> None:
         address = f"http://127.0.0.1:{server.server_port}/{page}"
         say(f"Documentation on {address} (stop: Ctrl-C)")
         if config.browser:
-            webbrowser.open(address)
+            # A browser in the terminal ends only after it was answered.
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         server.serve_forever()
 
 

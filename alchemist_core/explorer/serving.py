@@ -3,6 +3,7 @@
 import getpass
 import ipaddress
 import socket
+import threading
 import webbrowser
 
 from pydantic import Field, field_validator
@@ -58,7 +59,8 @@ def serve(config: ExploreConfig) -> None:
             ws="none", limit_concurrency=2_000, timeout_graceful_shutdown=5,
         )  # fmt: skip
         if config.open:
-            webbrowser.open(address)
+            # A browser in the terminal ends only after it was answered.
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         uvicorn.Server(settings).run(sockets=[listener])
 
 

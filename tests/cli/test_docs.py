@@ -3,6 +3,7 @@
 import socket
 import threading
 import urllib.request
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,25 @@ def test_without_documentation_the_error_says_how_to_get_it(site: Path, capsys: 
     (site / "index.html").unlink()
     assert main(["docs"]) == MissingDependencyError.exit_code
     assert "make docs" in capsys.readouterr().err
+
+
+def test_a_browser_that_is_waited_for_gets_the_page(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`webbrowser` waits for the end of one in the terminal, such as w3m, which waits for the page."""
+    servers, pages, make = list[ThreadingHTTPServer](), list[bytes](), docs.make_server
+
+    def remember(folder: Path, port: int) -> ThreadingHTTPServer:
+        servers.append(make(folder, port))
+        return servers[0]
+
+    def browse(address: str) -> None:
+        with urllib.request.urlopen(address, timeout=10) as page:
+            pages.append(page.read())
+        servers[0].shutdown()
+
+    monkeypatch.setattr(docs, "make_server", remember)
+    monkeypatch.setattr("webbrowser.open", browse)
+    assert main(["docs"]) == 0
+    assert pages == [b"<h1>index</h1>"]
 
 
 def test_a_port_in_use_is_named_with_the_option(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
