@@ -72,6 +72,8 @@ class Moment:
     signal_scale_ids: tuple[int, ...] = ()
     # Whether the dataset of each sample is part of the hash, for strata or a cap by dataset.
     with_datasets: bool = False
+    # Whether a first sample that is itself a semantic duplicate leads on to its own group. Snapshots of older versions take it for a group.
+    follows_firsts: bool = False
 
     @property
     def is_fixed(self) -> bool:
@@ -183,6 +185,14 @@ SEMANTIC_FIRSTS = text("""
     SELECT sample_id, first_sample_id AS first FROM alchemist.semantic_duplicates
     WHERE rater_id = :semantic_rater_id AND sample_id > :after_sample_id AND sample_id <= :last_sample_id
       AND block_id <= :last_semantic_block_id AND similarity >= CAST(:semantic_threshold AS real)
+""")
+# A sample is compared with a semantic duplicate only where the first sample of that one was taken down (`embeddings.duplicates`).
+FOLLOWED_FIRSTS = text("""
+    SELECT found.sample_id, found.first_sample_id AS first FROM alchemist.takedowns
+    INNER JOIN alchemist.samples ON takedowns.image_hash = samples.image_hash
+    INNER JOIN alchemist.semantic_duplicates AS found ON samples.sample_id = found.first_sample_id
+    WHERE found.rater_id = :semantic_rater_id
+      AND found.block_id <= :last_semantic_block_id AND found.similarity >= CAST(:semantic_threshold AS real)
 """)
 CLUSTER_NUMBERS = text("""
     SELECT sample_id, cluster + CAST(1 AS bigint) AS cluster FROM alchemist.clusters
@@ -361,7 +371,8 @@ class _Reader:
         if self._moment.with_sources:
             columns["source_N"] = self._look_up(sample_id, load_query("sample_sources"), span, "source")
         if self._moment.semantic_threshold > 0:
-            columns["semantic_first_id"] = self._look_up(sample_id, SEMANTIC_FIRSTS, self._semantic | span, "first")
+            first_id = self._look_up(sample_id, SEMANTIC_FIRSTS, self._semantic | span, "first")
+            columns["semantic_first_id"] = self._follow(first_id)
         if self._moment.with_clusters:
             columns["cluster_N"] = self._look_up(sample_id, CLUSTER_NUMBERS, self._semantic | span, "cluster")
         return columns
@@ -419,7 +430,22 @@ class _Reader:
             columns[name] = _values_of(
                 sample_id_N, (copy_out(self._connection, statement, one, kinds) for one in given), column
             )
+        if moment.semantic_threshold > 0:
+            columns["semantic_first_id"] = self._follow(columns["semantic_first_id"])
         return columns
+
+    def _follow(self, first_id_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Name the first sample of the outermost group instead of one that is itself a semantic duplicate."""
+        if not self._moment.follows_firsts:
+            return first_id_N
+        kinds = {"sample_id": ">i8", "first": ">i8"}
+        found = copy_out(self._connection, FOLLOWED_FIRSTS, self._semantic, kinds)
+        first_of = dict(zip(found["sample_id"].tolist(), found["first"].tolist(), strict=True))
+        place_K = np.flatnonzero(first_id_N)
+        for place in place_K[_are_in(first_id_N[place_K], found["sample_id"].astype(np.int64))].tolist():
+            while (first := int(first_id_N[place])) in first_of:
+                first_id_N[place] = first_of[first]
+        return first_id_N
 
     def _exclude(self, sample_id_N: NDArray[np.int64], span: dict[str, int]) -> NDArray[np.uint8]:
         excluded_N = np.zeros(len(sample_id_N), np.uint8)

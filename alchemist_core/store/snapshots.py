@@ -197,6 +197,7 @@ def _semantic(connection: Connection, options: EligibleOptions) -> dict[str, Any
     return {
         "semantic_rater_id": centroids.rater_id, "last_semantic_block_id": centroids.last_block_id,
         "semantic_threshold": threshold if options.is_semantic else 0.0, "with_clusters": options.with_clusters,
+        "follows_firsts": options.is_semantic,
     }  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec
 from alchemist_core.selection.strategies import STRATEGIES
 from alchemist_core.stages.select import SelectConfig
+from alchemist_core.store import snapshots
 from alchemist_core.store.eligible import forget_kept
+from alchemist_core.store.samples import take_down
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.selected import manifest_of, reselect
 from tests.given import insert_rows
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.db
 
 ALL: dict[str, Any] = {"retention": 1.0, "strategy": "random"}
 CLIP = 20
+real_semantic = snapshots._semantic
 
 
 @pytest.fixture
@@ -53,6 +56,13 @@ def add_semantic(engine: Engine, found: Sequence[tuple[int, int, float]], *, blo
         connection.execute(text("UPDATE alchemist.cluster_centroids SET last_block_id = :n"), {"n": block_id})
 
 
+def take_down_sample(engine: Engine, sample_id: int) -> None:
+    with engine.connect() as connection:
+        statement = text("SELECT image_hash FROM alchemist.samples WHERE sample_id = :id")
+        image_hash = bytes(connection.execute(statement, {"id": sample_id}).scalar_one())
+    take_down(engine, [image_hash], "asked", actor="ann")
+
+
 @pytest.mark.parametrize(
     ("threshold", "removed"), [(None, {11, 12, 13, 31, 350}), (0.95, {11, 12, 350}), (0.97, {11}), (1.0, set())]
 )
@@ -79,6 +89,32 @@ def test_the_best_of_a_group_may_be_kept_instead_of_the_first(store: Engine) -> 
     best = max((10, 11, 12, 13), key=lambda one: (score_of[one], -one))
     draw(dedup="semantic", dedup_keep="best", **ALL)
     assert {10, 11, 12, 13} & member_ids(store) == {best}
+
+
+def test_after_a_takedown_of_their_first_sample_copies_of_later_nights_stay_in_its_group(
+    store: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_down_sample(store, 10)
+    # As find-semantic stores copies of two later nights: each with an earlier one of the group, whose first sample is gone.
+    add_semantic(store, [(14, 11, 0.99)], block_id=2)
+    take_down_sample(store, 11)
+    add_semantic(store, [(15, 14, 0.99)], block_id=3)
+    group = set(range(10, 16))
+    best = {name: {"dedup": "semantic", "dedup_keep": name} for name in ("best", "first")}
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "_semantic", lambda *given: real_semantic(*given) | {"follows_firsts": False})
+        former = draw(name="former", **best["best"], **ALL)
+    assert len(group & member_ids(store, "former")) == 3
+    draw(**best["best"], **ALL)
+    assert len(group & member_ids(store)) == 1
+    draw(name="first", **best["first"], **ALL)
+    assert group & member_ids(store, "first") == {12}
+    # At 0.97, sample 12 is no copy of 10.
+    draw(name="nearer", semantic_threshold=0.97, **best["first"], **ALL)
+    assert group & member_ids(store, "nearer") == {12, 13, 14}
+    # A version that was selected by separate groups keeps its members.
+    forget_kept()
+    assert manifest_of(reselect(store, find_subset(store, "former"))).sha256() == former.manifest_sha256
 
 
 def test_what_is_found_later_changes_no_stored_version(store: Engine) -> None:
