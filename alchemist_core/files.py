@@ -23,6 +23,8 @@ FEATURE_CACHE = "feature_cache"
 """Folder of the artifacts that caches the outputs of frozen encoders. It can be deleted at any time."""
 PICTURE_CACHE = "pictures"
 """Folder of the artifacts that caches the pictures of the explorer. It can be deleted at any time."""
+CLUSTER_FILES, METHOD_FILES = "clusters_of_experiments", "embeddings_of_methods"
+"""Folders of the artifacts with the embeddings of whole datasets that experiments computed. They can be deleted when none runs."""
 BLOCK_CACHE = "blocks"
 """Folder of the artifacts that caches what readers of subsets fetched from object stores. It can be deleted at any time."""
 PARTIAL_SUFFIX = ".part"
@@ -170,8 +172,17 @@ def remove_reports(before: datetime | None = None) -> int:
     Args:
         before: Pages that were written later stay; None: none stays.
     """
+    return _remove(artifact_path("reports").glob("*.html"), before)
+
+
+def remove_experiment_embeddings(before: datetime) -> int:
+    """Delete embeddings of whole datasets that experiments computed, and return the number of files; later ones stay."""
+    return sum(_remove(artifact_path(folder).glob("*.npz"), before) for folder in (CLUSTER_FILES, METHOD_FILES))
+
+
+def _remove(paths: Iterable[Path], before: datetime | None) -> int:
     n_removed = 0
-    for path in artifact_path("reports").glob("*.html"):
+    for path in paths:
         with suppress(FileNotFoundError):
             if before is None or path.stat().st_mtime < before.timestamp():
                 path.unlink()

@@ -10,7 +10,13 @@ from sqlalchemy import Engine
 
 from alchemist_core.config import Command, Config, Result, counted
 from alchemist_core.errors import AlchemistError, DataError
-from alchemist_core.files import FEATURE_CACHE, artifact_path, clear_block_cache, remove_reports
+from alchemist_core.files import (
+    FEATURE_CACHE,
+    artifact_path,
+    clear_block_cache,
+    remove_experiment_embeddings,
+    remove_reports,
+)
 from alchemist_core.local.airflow_environment import airflow_home, find_programs
 from alchemist_core.log_files import MIB, remove_old
 from alchemist_core.settings import load_settings
@@ -20,6 +26,8 @@ from alchemist_core.store.engine import open_store
 
 LONGEST_REPORT = timedelta(hours=1)
 """A report takes minutes: one that is written this long after a takedown was begun after it."""
+LONGEST_ENCODING = timedelta(days=1)
+"""The same of a dataset that an experiment encodes, at 20 to 40 images a second on a core."""
 
 
 class MaintainConfig(Config):
@@ -61,10 +69,10 @@ def takedowns(_config: MaintainConfig) -> MaintainResult:
     """Mark takedowns as complete when no published version and no materialized dataset contains the image.
 
     Before that, what was computed from the images is deleted: embeddings, and what work that runs on has stored since the takedown, such
-    as answers of models, features, pictures of the explorer, and pages of the report.
+    as answers of models, features, pictures of the explorer, pages of the report, and embeddings of whole datasets for experiments.
 
     Raises:
-        DataError: Files of embeddings cannot be read; everything else was done.
+        DataError: Files of embeddings or of answers cannot be read or written; everything else was done.
     """
     engine = open_store()
     taken_down = read_taken_down_hashes(engine)
@@ -77,16 +85,17 @@ def takedowns(_config: MaintainConfig) -> MaintainResult:
 
 
 def _forget_computed(engine: Engine, image_hashes: Sequence[bytes]) -> tuple[dict[str, int], list[DataError]]:
-    """Delete what was computed from images; return how many of each kind, and the files of embeddings that cannot be read."""
+    """Delete what was computed from images; return how many of each kind, and why files could not be read or written."""
     from alchemist_core.embeddings.upkeep import remove_taken_down  # noqa: PLC0415  imports pyarrow
     from alchemist_core.scorers.vlm import forget_answers  # noqa: PLC0415  imports the image libraries
     from alchemist_core.shards.pictures import own_cache  # noqa: PLC0415  as above
     from alchemist_core.training.feature_cache import forget  # noqa: PLC0415  imports numpy
 
     n_embeddings, failures = remove_taken_down(engine)
+    n_answers, failed_answers = forget_answers(image_hashes)
     n_forgotten = {
         "embedding": n_embeddings,
-        "answer": forget_answers(image_hashes),
+        "answer": n_answers,
         "cached feature": forget(artifact_path(FEATURE_CACHE), image_hashes),
         "cached picture": own_cache().forget(image_hashes),
     }
@@ -94,7 +103,8 @@ def _forget_computed(engine: Engine, image_hashes: Sequence[bytes]) -> tuple[dic
         # Nothing says which images a block or a page holds. A page that is written later was begun after the takedown.
         clear_block_cache()
         n_forgotten["report page"] = remove_reports(asked_at + LONGEST_REPORT)
-    return n_forgotten, failures
+        n_forgotten["embedding file"] = remove_experiment_embeddings(asked_at + LONGEST_ENCODING)
+    return n_forgotten, failures + failed_answers
 
 
 def embeddings(_config: MaintainConfig) -> MaintainResult:

@@ -342,7 +342,8 @@ def takedown(config: TakedownConfig) -> TakedownResult:
     engine = open_store()
     images = _images(config)
     n_new, n_pairs = take_down(engine, images, config.reason, actor=current_actor())
-    n_forgotten = forget(artifact_path(FEATURE_CACHE), images) + forget_answers(images)
+    n_answers, failures = forget_answers(images)
+    n_forgotten = forget(artifact_path(FEATURE_CACHE), images) + n_answers
     own_cache().forget(images)
     clear_block_cache()
     if n_pages := remove_reports():
@@ -363,7 +364,7 @@ def takedown(config: TakedownConfig) -> TakedownResult:
         successors=successors, models=sorted({*taught, *(model for row in reached for model in row.models)}),
         models_that_may=possible.models, raters_that_may=possible.raters,
         materialized=[display_address(uri) for row in reached for uri in row.all_materialized_uris],
-        near_duplicates=near_duplicates, to_do=to_do,
+        near_duplicates=near_duplicates, to_do=[*map(str, failures), *to_do],
     )  # fmt: skip
 
 

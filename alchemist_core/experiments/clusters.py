@@ -16,7 +16,7 @@ from pydantic import Field
 
 from alchemist_core.config import Config, Result, fingerprint
 from alchemist_core.experiments.method_scores import encode, members_sha256
-from alchemist_core.files import artifact_path, atomic_write, file_sha256
+from alchemist_core.files import CLUSTER_FILES, artifact_path, atomic_write, file_sha256
 from alchemist_core.models.critic_config import OFFLINE
 from alchemist_core.scorers.registration import register
 from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer
@@ -131,7 +131,7 @@ def _register(config: ClusterConfig, run: StageRun, name: str) -> ClusterResult:
     encoders, began = load_encoders(config.encoders, config.resolution), time.monotonic()
     index_M, encoded = encode(run, rows, encoders, config.dataset)
     encoding_s = time.monotonic() - began
-    file = f"clusters_of_experiments/{name}.npz"
+    file = f"{CLUSTER_FILES}/{name}.npz"
     _write(artifact_path(file), rows.hashes("image_hash")[index_M], encoded.image_ND)
     use = f"{KeptEmbeddings.__module__}:{KeptEmbeddings.__qualname__}"
     register(run.engine, name, use, {"dataset": config.dataset, "file": file}, run_id=run.run_id, is_shadow=False)

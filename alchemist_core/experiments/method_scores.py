@@ -17,7 +17,7 @@ from alchemist_core.config import Config, Result, fingerprint
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import methods
 from alchemist_core.experiments.arms import RHO_BATCHES
-from alchemist_core.files import artifact_path, atomic_write
+from alchemist_core.files import METHOD_FILES, artifact_path, atomic_write
 from alchemist_core.models.critic_config import OFFLINE, CriticTrainingConfig
 from alchemist_core.models.density import fit_density, is_held_out
 from alchemist_core.scorers.density import unit
@@ -185,7 +185,7 @@ def encode(
     from alchemist_core.training.critic_training import Encoded, encode_samples  # noqa: PLC0415  imports torch
 
     key = fingerprint([members_sha256(rows), list(encoders.sha256s), encoders.side])
-    path = artifact_path(f"embeddings_of_methods/{re.sub('[^A-Za-z0-9._-]', '_', dataset)[:60]}-{key[:16]}.npz")
+    path = artifact_path(f"{METHOD_FILES}/{re.sub('[^A-Za-z0-9._-]', '_', dataset)[:60]}-{key[:16]}.npz")
     if not path.exists():
         index_M, encoded = encode_samples(rows, encoders, stage_run.report)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ from pydantic import (
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, ProtocolError
 
 from alchemist_core.config import Config, fingerprint
-from alchemist_core.errors import ConfigError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer, ScorerUnavailableError, TransientFault
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import is_storable
@@ -848,10 +848,20 @@ class AnswerFile:
             raise ScorerUnavailableError(f"An answer cannot be written to {self._path}: {error}.") from error
 
     def forget(self, images: Iterable[bytes]) -> int:
-        """Delete the answers about images, given by the sha256 of their files; return how many."""
-        with self._lock:
-            delete = "DELETE FROM answers WHERE image_sha256 = ?"
-            return sum(self._open().execute(delete, (image,)).rowcount for image in images)
+        """Delete the answers about images, given by the sha256 of their files; return how many.
+
+        Raises:
+            DataError: They cannot be deleted, such as from a damaged file.
+        """
+        delete = "DELETE FROM answers WHERE image_sha256 = ?"
+        try:
+            with self._lock:
+                return sum(self._open().execute(delete, (image,)).rowcount for image in images)
+        except sqlite3.Error as error:
+            raise DataError(
+                f"The answers of models in {self._path} cannot be deleted: {error}. Repair what prevents it, or delete the file: its "
+                "answers are then paid for again. Then run: alchemist maintain takedowns"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -874,14 +884,21 @@ class AnswerFile:
         return self._connection
 
 
-def forget_answers(images: Iterable[bytes]) -> int:
-    """Delete the answers of all models about images; a takedown calls it, as what is computed from an image goes with the image."""
-    images, n_forgotten = list(images), 0
+def forget_answers(images: Iterable[bytes]) -> tuple[int, list[DataError]]:
+    """Delete the answers of all models about images; a takedown calls it, as what is computed from an image goes with the image.
+
+    Returns:
+        The number of answers deleted, and why others could not be.
+    """
+    images, n_forgotten, failures = list(images), 0, list[DataError]()
     for path in sorted((load_settings().home.resolve() / ANSWERS).glob("*.sqlite")):
         answers = AnswerFile(path)
-        n_forgotten += answers.forget(images)
+        try:
+            n_forgotten += answers.forget(images)
+        except DataError as error:
+            failures.append(error)
         answers.close()
-    return n_forgotten
+    return n_forgotten, failures
 
 
 def _unpack(text: str) -> Answer:

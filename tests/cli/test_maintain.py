@@ -21,7 +21,9 @@ from alchemist_core.cli.maintain import (
     takedowns,
 )
 from alchemist_core.cli.note import NoteConfig, QuestionConfig, approval, failure
-from alchemist_core.files import BLOCK_CACHE, FEATURE_CACHE, artifact_path
+from alchemist_core.errors import DataError
+from alchemist_core.files import BLOCK_CACHE, CLUSTER_FILES, FEATURE_CACHE, METHOD_FILES, artifact_path
+from alchemist_core.scorers.vlm import ANSWERS
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.pictures import own_cache
 from alchemist_core.store.manifests import hash_rows
@@ -139,6 +141,40 @@ def test_a_report_that_was_made_long_after_a_takedown_stays_while_the_takedown_i
     )
     takedowns(MaintainConfig())
     assert [path.name for path in artifact_path("reports").iterdir()] == ["after.html"]
+
+
+def test_embeddings_that_experiments_keep_go_with_a_takedown_and_later_ones_stay(engine: Engine) -> None:
+    files = {
+        artifact_path(f"{folder}/{name}.npz"): hours
+        for folder in (CLUSTER_FILES, METHOD_FILES)
+        for name, hours in (("before", -1), ("during", 2), ("after", 30))
+    }
+    asked_at = datetime.now(UTC) - timedelta(hours=48)
+    for path, hours in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"embeddings of some images")
+        written = (asked_at + timedelta(hours=hours)).timestamp()
+        os.utime(path, (written, written))
+    asked = {"image_hash": sha256("image 1"), "reason": "asked", "requested_by": "ann", "requested_at": asked_at}
+    store(engine, takedowns=[asked])
+    assert takedowns(MaintainConfig()).note == "Removed 4 embedding files."
+    assert [path.stem for path in files if path.exists()] == ["after", "after"]
+
+
+def test_a_damaged_file_of_answers_keeps_no_takedown_pending(engine: Engine) -> None:
+    damaged = load_settings().home / ANSWERS / "judge.sqlite"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no database" * 100)
+    page = artifact_path("reports/all.html")
+    page.parent.mkdir(parents=True)
+    page.write_text("pictures of some images")
+    store(engine, takedowns=[{"image_hash": sha256("image 1"), "reason": "asked", "requested_by": "ann"}])
+    with pytest.raises(
+        DataError, match=rf"{damaged} cannot be deleted.*file is not a database(?s:.*)Everything else was done"
+    ):
+        takedowns(MaintainConfig())
+    assert not page.exists()
+    assert values(engine, "SELECT count(*) FROM alchemist.takedowns WHERE bytes_removed_at IS NULL") == [0]
 
 
 def test_old_outcomes_go_but_the_newest_of_a_night_and_what_a_person_released_stay(engine: Engine) -> None:

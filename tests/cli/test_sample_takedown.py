@@ -291,3 +291,19 @@ def test_a_damaged_cache_segment_does_not_stop_the_successors() -> None:
     report = takedown(image_hash=bytes(a_member().image_hash).hex())
     assert report.successors == [f"{NAME} v2"]
     assert not segment.exists(), "it may hold what was made of the image"
+
+
+def test_a_damaged_file_of_answers_does_not_stop_the_successors_and_is_named() -> None:
+    damaged = load_settings().home / ANSWERS / "a.sqlite"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no database" * 100)
+    member = a_member()
+    answers = AnswerFile(damaged.with_name("judge.sqlite"))
+    answers.keep((bytes(member.image_hash), b"prompt"), Answer((7.0,)))
+    report = takedown(image_hash=bytes(member.image_hash).hex())
+    assert report.successors == [f"{NAME} v2"]
+    assert answers.find([(bytes(member.image_hash), b"prompt")]) == {}
+    answers.close()
+    (line,) = report.to_do
+    assert str(damaged) in line
+    assert "delete the file" in line

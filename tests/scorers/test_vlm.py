@@ -495,7 +495,7 @@ def test_a_takedown_deletes_the_answers_about_an_image() -> None:
     with serving(lambda *_: "ok") as server:
         score(server.url, range(3))
         score(server.url, range(3), model="judge-2")
-    assert forget_answers([(1).to_bytes(32, "big")]) == 2
+    assert forget_answers([(1).to_bytes(32, "big")]) == (2, [])
     assert kept(range(3)) == {0, 2}
 
 
