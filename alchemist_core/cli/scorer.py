@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from sqlalchemy import Engine
 
 from alchemist_core.cli.scorer_training import TrainScorerConfig, train_scorer
 from alchemist_core.cli.search import embed_by
@@ -142,11 +143,14 @@ class RetireResult(Result):
 def register_scorer(config: RegisterConfig) -> RegisterResult:
     """Register a scorer: each of its outputs gets a name, a ledger and a partition of scores.
 
-    If it is registered, only what changes no score is stored: paths and the like, whether it is nightly, whether embeddings are kept.
+    If it is registered, only what changes no score is stored: paths and the like, whether it is nightly, whether embeddings are kept. A
+    retired one scores again.
     """
-    use, options, section = _declared(config.name, config.use, config.option)
+    use, options, section = _retired(engine := open_store(), config) or _declared(
+        config.name, config.use, config.option
+    )
     is_nightly = section.nightly if section is not None and config.nightly is None else config.nightly
-    rows, is_new = register(engine := open_store(), config.name, use, options, run_id=None, is_shadow=is_nightly)
+    rows, is_new = register(engine, config.name, use, options, run_id=None, is_shadow=is_nightly)
     is_kept = (
         section.keep_embeddings if section is not None and config.keep_embeddings is None else config.keep_embeddings
     )
@@ -159,7 +163,20 @@ def register_scorer(config: RegisterConfig) -> RegisterResult:
     )  # fmt: skip
 
 
-def _declared(name: str, use: str | None, option: tuple[str, ...]) -> tuple[str, dict[str, Any], ScorerSection | None]:
+_Declared = tuple[str, dict[str, Any], ScorerSection | None]
+
+
+def _retired(engine: Engine, config: RegisterConfig) -> _Declared | None:
+    """Return the class and the options of a retired scorer, if they are given neither here nor in the project file."""
+    found = find_outputs(engine, config.name)
+    is_described = config.use is not None or config.option or config.name in load_project().scorers
+    if is_described or all(row.state != "retired" for row in found):
+        return None
+    spec = found[0].config
+    return spec["use"], spec["options"] | spec.get("settings", {}), None
+
+
+def _declared(name: str, use: str | None, option: tuple[str, ...]) -> _Declared:
     """Return the class and the options, as given, else as the project file says; and its section there, if it is of that class.
 
     Raises:
@@ -290,13 +307,23 @@ def _describe_scores(score_N: NDArray[np.float32]) -> str:
 
 
 def retire(config: RetireConfig) -> RetireResult:
-    """Retire a scorer: it scores nothing more. Its scores stay, and conditions can still name them."""
+    """Retire a scorer: it scores nothing more until it is registered again. Its scores stay, and conditions can still name them.
+
+    Raises:
+        ConfigError: There is no such scorer, or it is the name of one of a scorer's scores.
+    """
     engine = open_store()
-    found = [row.name for row in find_outputs(engine, config.name)] or [
-        row.name for row in list_scorers(engine) if row.name == config.name
-    ]
+    found = [row.name for row in find_outputs(engine, config.name)]
     if not found:
-        raise ConfigError(f"There is no scorer {config.name!r}. See: alchemist scorer list")
+        named = next((row for row in list_scorers(engine) if row.name == config.name), None)
+        if named is None:
+            raise ConfigError(f"There is no scorer {config.name!r}. See: alchemist scorer list")
+        if named.kind == "scorer":
+            scorer = named.config["name"]
+            raise ConfigError(
+                f"{config.name} is one of the scores of scorer {scorer}. Retire all of them: alchemist scorer retire {scorer}"
+            )
+        found = [named.name]
     retire_scorers(engine, found, actor=current_actor(), reason=config.reason)
     if config.name in load_project().scorers:
         say(f"The project file still declares [scorers.{config.name}]. Remove the section.")

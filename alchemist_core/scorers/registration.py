@@ -15,6 +15,7 @@ from alchemist_core.files import artifact_path, atomic_folder, folder_sha256, re
 from alchemist_core.scorers.catalogue import find_scorer
 from alchemist_core.scorers.running import ScorerRunner
 from alchemist_core.scorers.scorer import NOT_IDENTITY, ONE_OUTPUT, Scorer
+from alchemist_core.store.audit import current_actor
 from alchemist_core.store.embeddings import keeps_embeddings
 from alchemist_core.store.export import require_score_name
 from alchemist_core.store.leases import take_lock
@@ -24,6 +25,7 @@ from alchemist_core.store.raters import (
     find_named,
     find_outputs,
     register_raters,
+    reinstate_scorer,
     update_scorer,
 )
 
@@ -114,7 +116,7 @@ def register(
 ) -> tuple[list[RaterRow], bool]:
     """Register a scorer under a name, unless it is registered; return its rows, and whether they are new.
 
-    If it is registered, options that change no score (`NOT_IDENTITY`) are replaced by the given ones.
+    If it is registered, options that change no score (`NOT_IDENTITY`) are replaced by the given ones. A retired one is a candidate again.
 
     Raises:
         ConfigError: The name is not allowed or belongs to another scorer, the scorer has another name already, or it cannot be opened.
@@ -148,6 +150,7 @@ def _register(
             kept = {key: value for key, value in found[0].config.items() if key in ("keep_embeddings", "section")}
             changed = {row_name: config | kept for row_name, config in configs.items()}
             update_scorer(engine, changed, *_write_spec(name, spec))
+        reinstate_scorer(engine, found, actor=current_actor())
         return find_named(engine, names), False
     hashes = [spec.identity_hash(output) for output in spec.outputs]
     if others := find_identities(engine, hashes):

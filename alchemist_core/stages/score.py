@@ -175,7 +175,7 @@ def _require_scorable(raters: Sequence[RaterRow]) -> None:
             )
         if rater.kind == "scorer" and rater.state == "retired":
             raise ConfigError(
-                f"Scorer {rater.name} is retired: it scores nothing more. Register it under another name: alchemist scorer register"
+                f"Scorer {rater.name} is retired: it scores nothing more. To use it again: alchemist scorer register {rater.config['name']}"
             )
 
 

@@ -246,10 +246,11 @@ def note_section(engine: Engine, rater_ids: Sequence[int], section: str) -> None
 
 
 def find_identities(engine: Engine, identity_hashes: Sequence[str]) -> list[str]:
-    """Return the names of the raters that have one of these identities."""
+    """Return the names of the scorers that have an output with one of these identities."""
+    name = Rater.config["name"].as_string()
     with engine.connect() as connection:
-        statement = select(Rater.name).where(Rater.identity_hash.in_(identity_hashes)).order_by(Rater.rater_id)
-        return list(connection.execute(statement).scalars())
+        statement = select(name).where(Rater.identity_hash.in_(identity_hashes)).order_by(Rater.rater_id)
+        return list(dict.fromkeys(connection.execute(statement).scalars()))
 
 
 class ListedScorer(NamedTuple):
@@ -319,6 +320,17 @@ def retire_scorers(engine: Engine, names: Sequence[str], *, actor: str, reason: 
             )
         values = {"state": "retired", "is_shadow": False, "retired_at": func.clock_timestamp()}
         connection.execute(update(Rater).where(*is_meant, Rater.state == "candidate").values(values))
+
+
+def reinstate_scorer(engine: Engine, rows: Sequence[RaterRow], *, actor: str) -> None:
+    """Make the retired outputs of a scorer candidates again, which score what came meanwhile when they are asked to."""
+    with engine.begin() as connection:
+        for row in rows:
+            is_retired = (Rater.rater_id == row.rater_id, Rater.state == "retired")
+            statement = update(Rater).where(*is_retired).values(state="candidate", retired_at=None)
+            if connection.execute(statement).rowcount:
+                states = {"before": {"state": "retired"}, "after": {"state": "candidate"}}
+                record_event(connection, actor, "reinstate", f"rater {row.name}", **states)
 
 
 def mark_shadow(engine: Engine, rater: RaterRow, *, is_shadow: bool, actor: str) -> None:

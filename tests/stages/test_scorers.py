@@ -386,6 +386,35 @@ def test_a_retired_scorer_scores_nothing_more_and_its_scores_stay(trained_store:
     )
 
 
+def test_a_retired_scorer_scores_again_after_the_command_that_the_errors_name(
+    ingest_corpus: Callable[[], object], package: Path
+) -> None:
+    ingest_corpus()
+    register("words", "other_scorers:Words", option=("factor=2",), nightly=True)
+    score(scorer="words", crawl_date="2026-01-01")
+    retire(RetireConfig(name="words"))
+    with pytest.raises(ConfigError, match=r"as words\. .* use that name"):
+        register("words_2", "other_scorers:Words", option=("factor=2",))
+    with pytest.raises(ConfigError, match=r"Scorer words_letters is retired.*: alchemist scorer register words\n"):
+        score(scorer="words")
+    again = register_scorer(RegisterConfig(name="words"))
+    assert (again.is_new, again.is_nightly) == (False, False)
+    assert score(scorer="words").n_scored == 2 * 120
+    assert score(rater="nightly").n_scored == 0
+    events = "SELECT string_agg(action, ' ' ORDER BY audit_event_id) FROM alchemist.audit_events WHERE subject = 'rater words_words'"
+    assert ask(events) == "retire reinstate"
+    retire(RetireConfig(name="words"))
+    assert register_scorer(RegisterConfig(name="words", nightly=True)).is_nightly
+
+
+def test_one_of_the_scores_of_a_scorer_is_not_retired_alone(database_url: str, package: Path) -> None:
+    register("words", "other_scorers:Words")
+    with pytest.raises(ConfigError, match=r"one of the scores of scorer words\. .*: alchemist scorer retire words$"):
+        retire(RetireConfig(name="words_letters"))
+    assert {one.state for one in list_all(ListConfig()).scores} == {"candidate"}
+    assert retire(RetireConfig(name="words")).scores == ["words_letters", "words_words"]
+
+
 @pytest.mark.slow
 def test_quarantined_samples_of_a_scorer_are_retried_by_it(trained_store: TrainedStore, package: Path) -> None:
     (package / "picky.py").write_text(OTHERS + """
