@@ -23,7 +23,7 @@ from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer
 from alchemist_core.stages import score
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.store.embeddings import embedding_scorers, find_centroids
+from alchemist_core.store.embeddings import CLUSTERS_OF_EXPERIMENTS, embedding_scorers, find_centroids
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_outputs
 from alchemist_core.store.registry import find_dataset
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
     from numpy.typing import NDArray
 
-PREFIX = "clusters_"
-"""Of the names of the scorers that are made here."""
 PROBES, THRESHOLD = 2, 0.95
 """Of `make_centroids`: only the nearest cluster of each sample is used here."""
 
@@ -104,7 +102,7 @@ def cluster_corpus(config: ClusterConfig) -> str:
     """Give every sample of a dataset a cluster, unless it has one, and return the scorer whose embeddings were clustered."""
     engine = open_store()
     rows = read_training_samples(engine, find_dataset(engine, config.dataset).dataset_id)
-    name = f"{PREFIX}{fingerprint([config.as_json(), members_sha256(rows)])[:12]}"
+    name = f"{CLUSTERS_OF_EXPERIMENTS}{fingerprint([config.as_json(), members_sha256(rows)])[:12]}"
     if not find_outputs(engine, name):
         execute("cluster_corpus", config, lambda run: _register(config, run, name), ClusterResult)
     score.run(score.ScoreConfig(dataset=config.dataset, scorer=name))
@@ -118,7 +116,7 @@ def find_user_clusters() -> str | None:
     found = [
         name for name, rater_id in embedding_scorers(engine).items() if find_centroids(engine, rater_id) is not None
     ]
-    own = [name for name in found if not name.startswith(PREFIX)]
+    own = [name for name in found if not name.startswith(CLUSTERS_OF_EXPERIMENTS)]
     return own[0] if len(own) == 1 else None
 
 

@@ -17,7 +17,7 @@ from alchemist_core.explorer.markup import Tab, render
 from alchemist_core.store import browsing
 from alchemist_core.store.browsing import Conditions, Shown
 from alchemist_core.store.checks import failed_checks
-from alchemist_core.store.embeddings import find_compared
+from alchemist_core.store.embeddings import compared_scorers
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.nights import read_revisions
 from alchemist_core.store.overviews import NightOverview, failed_ingests, quarantine_of_nights, read_nights
@@ -54,7 +54,7 @@ def show_night(request: Request) -> Response:
         request, "night.html", title=f"May {night.dataset}, {night.crawl_date} be used?", night=night, rater=rater, revisions=revisions,
         quarantine=quarantine_of_nights(engine, [named]), top=top, bottom=bottom,
         ingest_error=failed_ingests(engine, [named]).get(named), states={one.state for one in revisions},
-        checks=checks, is_stopped=any(not one.is_rejected for one in checks), command=command, has_clusters=browsing.has_clusters(engine),
+        checks=checks, is_stopped=any(not one.is_rejected for one in checks), command=command, compared=compared_scorers(engine),
         path=path_of(night.dataset, night.crawl_date),
     )  # fmt: skip
 
@@ -67,8 +67,7 @@ def show_unusual(request: Request) -> Response:
     engine = open_reader()
     night = _asked_night(engine, request)
     dataset = find_dataset(engine, night.dataset)
-    with engine.connect() as connection:
-        centroids = find_compared(connection, None)
+    centroids = browsing.find_clustered(engine, request.query_params.get("scorer"))
     walk = browsing.OfShards(dataset.dataset_id, night.crawl_date)
     sample_ids, is_cut = browsing.first_of(engine, walk, browsing.MOST_OF_SHARDS)
     found = find_unusual(engine, centroids, np.array(sample_ids, np.int64), limit=N_UNUSUAL)

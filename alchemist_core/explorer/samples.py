@@ -51,6 +51,7 @@ class Asked(Config):
     quarantine: str | None = Field(None, description="Reason why a rater could not score them")
     flagged: str | None = Field(None, description="Label of a flag that is set")
     cluster: int | None = Field(None, ge=0, lt=1 << 31, description="Cluster of the embeddings")
+    scorer: str | None = Field(None, description="Scorer whose cluster is meant; none: the first one that has some")
     group: int | None = Field(None, ge=1, description="First sample of a group of near-duplicates")
     subset: str | None = Field(None, description="Subset by name, or NAME:VERSION")
     where: str | None = Field(None, description="Condition as in --where")
@@ -177,7 +178,7 @@ def _own_walk(engine: Engine, asked: Asked) -> Walk | None:
     if asked.group is not None:
         return browsing.duplicates_of(asked.group)
     if asked.cluster is not None:
-        return browsing.in_cluster(engine, asked.cluster)
+        return browsing.in_cluster(engine, asked.cluster, asked.scorer)
     if asked.quarantine is not None:
         return browsing.Quarantined(asked.quarantine)
     if asked.flagged is not None:
@@ -280,7 +281,7 @@ def _title(asked: Asked, rater: RaterRow | None) -> str:
     if asked.group is not None:
         return f"Which samples look like {asked.group}?"
     if asked.cluster is not None:
-        return f"Which samples are in cluster {asked.cluster}?"
+        return f"Which samples are in cluster {asked.cluster}{f' of {asked.scorer}' if asked.scorer else ''}?"
     if asked.flagged is not None:
         return f"Which samples are flagged {asked.flagged.replace('_', ' ')}?"
     if asked.quarantine is not None:

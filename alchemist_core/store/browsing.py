@@ -33,7 +33,7 @@ from sqlalchemy import (
 from alchemist_core.errors import ConfigError
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
-from alchemist_core.store.embeddings import find_compared
+from alchemist_core.store.embeddings import CentroidsRow, compared_scorers, find_compared
 from alchemist_core.store.export import FILTER_COLUMNS, NOTHING, SIZE_COLUMNS, Known, filter_rows, read_known
 from alchemist_core.store.flags import flagged_ids, known_flags
 from alchemist_core.store.queries import load_query
@@ -448,21 +448,21 @@ def duplicates_of(first_sample_id: int) -> Walk:
     return ById(group.c.sample_id)
 
 
-def in_cluster(engine: Engine, cluster: int) -> Walk:
-    """Return the walk over a cluster of the only scorer whose samples have clusters.
+def find_clustered(engine: Engine, scorer: str | None) -> CentroidsRow:
+    """Return the centroids of a scorer by its name; None: of the first one that has some.
 
     Raises:
-        ConfigError: No scorer's samples have clusters, or those of several have.
+        ConfigError: It has none.
     """
+    wanted = scorer or next(iter(compared_scorers(engine)), None)
     with engine.connect() as connection:
-        rater_id = find_compared(connection, None).rater_id
+        return find_compared(connection, wanted)
+
+
+def in_cluster(engine: Engine, cluster: int, scorer: str | None) -> Walk:
+    """Return the walk over a cluster of a scorer, by its name as for `find_clustered`."""
+    rater_id = find_clustered(engine, scorer).rater_id
     return ById(ClusterMember.sample_id, (ClusterMember.rater_id == rater_id, ClusterMember.cluster == cluster))
-
-
-def has_clusters(engine: Engine) -> bool:
-    """Return whether the embeddings of a scorer were clustered."""
-    with engine.connect() as connection:
-        return bool(connection.execute(select(select(ClusterCentroids.rater_id).exists())).scalar_one())
 
 
 class ClusterOf(NamedTuple):

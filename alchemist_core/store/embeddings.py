@@ -205,6 +205,19 @@ def find_compared(connection: Connection, scorer: str | None) -> CentroidsRow:
     raise ConfigError(f"{which} compared by their embeddings. Compare them first: alchemist duplicates find-semantic")
 
 
+CLUSTERS_OF_EXPERIMENTS = "clusters_"
+"""Prefix of the scorers whose clusters experiments made for a corpus of their own."""
+
+
+def compared_scorers(engine: Engine) -> list[str]:
+    """Return the scorers whose embeddings were clustered, the oldest first; those of experiments only if there are no others."""
+    name = Rater.config["name"].as_string()
+    statement = select(name).join(ClusterCentroids, ClusterCentroids.rater_id == Rater.rater_id)
+    with engine.connect() as connection:
+        found = list(connection.execute(statement.order_by(Rater.rater_id)).scalars())
+    return [scorer for scorer in found if not scorer.startswith(CLUSTERS_OF_EXPERIMENTS)] or found
+
+
 def count_waiting(engine: Engine) -> int:
     """Count the embeddings that were not compared yet, of scorers whose samples have clusters."""
     statement = select(func.coalesce(func.sum(ShardEmbeddings.n_samples), 0)).where(

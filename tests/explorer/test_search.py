@@ -27,6 +27,7 @@ from alchemist_core.store.engine import make_engine
 from tests.explorer.conftest import Admits
 from tests.explorer.enriched import DIM, N_CLUSTERS, N, embeddings, enrich, serving_texts
 from tests.explorer.test_samples import samples_of, title
+from tests.given import insert_rows
 from tests.trained_store import TrainedStore, use_store
 
 pytestmark = pytest.mark.db
@@ -112,7 +113,7 @@ def test_samples_are_found_by_content_in_the_order_of_the_command(client: TestCl
 def test_the_pages_lead_to_the_search(client: TestClient) -> None:
     assert 'href="/samples/search"' in client.get("/samples").text
     assert 'href="/samples/search?like=4"' in client.get("/samples/4").text
-    assert 'href="/samples?cluster=0"' in client.get("/samples/4").text
+    assert 'href="/samples?cluster=0&scorer=clip"' in html.unescape(client.get("/samples/4").text)
     assert "/samples/search" not in client.get("/samples/9").text, "its image was taken down"
     assert title(client.get("/samples/search").text) == "Which images do you search for?"
 
@@ -161,7 +162,7 @@ def test_without_a_service_or_without_an_answer_the_page_says_what_to_start(
 
 def test_what_is_new_in_kind_comes_first(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     path = "/nights/web/2026-01-02"
-    assert f'href="{path}/unusual"' in client.get(path).text
+    assert f'href="{path}/unusual?scorer=clip">What is new in kind</a>' in client.get(path).text
     page = html.unescape(client.get(f"{path}/unusual").text)
     assert title(page) == "What is new in kind in web, 2026-01-02?"
     assert samples_of(page)[0] == 75
@@ -169,6 +170,44 @@ def test_what_is_new_in_kind_comes_first(client: TestClient, monkeypatch: pytest
     assert "Measured: 12 of the night's 12 samples." in page
     monkeypatch.setattr(browsing, "MOST_OF_SHARDS", 5)
     assert "Measured: 5 of the night's last 5 samples." in html.unescape(client.get(f"{path}/unusual").text)
+
+
+def test_clusters_of_several_scorers_can_be_opened_each_by_itself(client: TestClient, enriched: TrainedStore) -> None:
+    engine, others = make_engine(enriched.url), {9: "siglip", 10: "clusters_of_a_corpus"}
+    centroids = {"n_clusters": N_CLUSTERS, "threshold": 0.9}
+    try:
+        with engine.begin() as connection:
+            for rater_id, name in others.items():
+                scorer = {
+                    "rater_id": rater_id,
+                    "name": name,
+                    "kind": "scorer",
+                    "rule": "scorer",
+                    "config": {"name": name},
+                }
+                own = {"rater_id": rater_id, "cluster": 2, "block_id": 1}
+                insert_rows(connection, {
+                    "raters": [scorer], "cluster_centroids": [{"rater_id": rater_id, **centroids}],
+                    "clusters": [{**own, "sample_id": 4}, {**own, "sample_id": 5}],
+                })  # fmt: skip
+        page = html.unescape(client.get("/samples/4").text)
+        for cluster, scorer in ((0, "clip"), (2, "siglip"), (2, "clusters_of_a_corpus")):
+            assert f'href="/samples?cluster={cluster}&scorer={scorer}"' in page
+        found = client.get("/samples?cluster=2&scorer=siglip").text
+        assert samples_of(found) == [5, 4]
+        assert title(found) == "Which samples are in cluster 2 of siglip?"
+        assert samples_of(client.get("/samples?cluster=1").text)[-1] == 2, "of the oldest scorer, clip"
+        path = "/nights/web/2026-01-02"
+        night = client.get(path).text
+        assert night.count("What is new in kind, by ") == 2, "experiments cluster corpora of their own"
+        assert f'href="{path}/unusual?scorer=siglip">What is new in kind, by siglip</a>' in night
+        for query in ("", "?scorer=clip"):
+            assert samples_of(html.unescape(client.get(f"{path}/unusual{query}").text))[0] == 75
+    finally:
+        with engine.begin() as connection:
+            for table in ("clusters", "cluster_centroids", "raters"):
+                connection.exec_driver_sql(f"DELETE FROM alchemist.{table} WHERE rater_id IN (9, 10)")
+        engine.dispose()
 
 
 # --- The service -----------------------------------------------------------------------------------------------------------------
