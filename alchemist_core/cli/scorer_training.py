@@ -1,24 +1,25 @@
 """Train a critic or fit a density ratio on the validation dataset, and register it as a scorer."""
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from alchemist_core.config import BARE_WORD, Config, Located, Result
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path, write_bytes_atomically
 from alchemist_core.models.critic_config import OFFLINE, CriticRecord, CriticTrainingConfig, refuse_weak_critic
 from alchemist_core.models.density import N_DIMS, PENALTY, DensityRecord, fit_density, is_held_out, pack_density
 from alchemist_core.scorers.density import unit
-from alchemist_core.scorers.registration import register
+from alchemist_core.scorers.registration import register, require_free_name
 from alchemist_core.scorers.trained import ARTIFACT
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.statistics import area_under_curve, quantiles_of
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.raters import record_held_out
+from alchemist_core.store.raters import find_outputs, record_held_out
 from alchemist_core.store.registry import find_dataset, refuse_evaluation
 from alchemist_core.store.samples import read_training_samples
 
@@ -96,6 +97,7 @@ def train_scorer(config: TrainScorerConfig) -> TrainScorerResult:
         DataError: There are too few samples.
     """
     refuse_evaluation(open_store(), config.validation)
+    require_free_name(open_store(), config.name, config.kind)
     make = make_density if config.kind == "density" else make_critic
     return execute("train_scorer", config, lambda stage_run: make(config, stage_run), TrainScorerResult)
 
@@ -168,10 +170,22 @@ def make_density(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerR
 def _register(
     config: TrainScorerConfig, stage_run: StageRun, settings: dict[str, str], heldout_quantiles: Sequence[float]
 ) -> bool:
-    """Register the scorer, with what it gives good samples; return whether it is new."""
-    rows, is_new = register(
-        stage_run.engine, config.name, config.kind, settings, run_id=stage_run.run_id, is_shadow=config.nightly
-    )
+    """Register the scorer, with what it gives good samples; return whether it is new.
+
+    Raises:
+        ConfigError: The name belongs to one of another training (the message has the command that registers this one), or the scorer
+            has another name already.
+    """
+    try:
+        rows, is_new = register(
+            stage_run.engine, config.name, config.kind, settings, run_id=stage_run.run_id, is_shadow=config.nightly
+        )
+    except ConfigError as error:
+        if not find_outputs(stage_run.engine, config.name):
+            raise
+        options = shlex.quote(",".join(f"{name}={value}" for name, value in settings.items()))
+        command = f"alchemist scorer register {config.name}_2 --use {config.kind} --option {options}"
+        raise ConfigError(f"{error} Its file is kept, so that it need not be trained again: {command}") from error
     record_held_out(stage_run.engine, [row.name for row in rows], heldout_quantiles)
     return is_new
 

@@ -121,10 +121,7 @@ def register(
     Raises:
         ConfigError: The name is not allowed or belongs to another scorer, the scorer has another name already, or it cannot be opened.
     """
-    if re.fullmatch(NAME, name) is None:
-        raise ConfigError(
-            f"{name!r} is not a name for a scorer. Allowed: small letters, digits and _, at most 48, a letter first."
-        )
+    _require_name(name)
     scorer = open_scorer(use, options)
     spec = describe(scorer)
     scorer.close()
@@ -134,6 +131,28 @@ def register(
         # Until the end of the registration: another slot of the night may register the same scorer at this moment.
         take_lock(connection, "scorer registration")
         return _register(engine, name, spec, run_id=run_id, is_shadow=bool(is_shadow))
+
+
+def require_free_name(engine: Engine, name: str, use: str) -> None:
+    """Refuse a name that a scorer of a class with one output cannot get, before the work of training it.
+
+    Raises:
+        ConfigError: The name is not allowed, or belongs to something else; a scorer of this class may turn out to be the same one.
+    """
+    _require_name(name)
+    require_score_name(name)
+    kind = find_scorer(use)
+    for row in find_outputs(engine, name) or find_named(engine, [name]):
+        if row.config.get("use") != f"{kind.__module__}:{kind.__qualname__}":
+            what = {"scorer": "another scorer", "imported": "imported scores"}.get(row.kind, "a trained rater")
+            raise ConfigError(f"The name {name} belongs to {what}. Give another one, such as {name}_2.")
+
+
+def _require_name(name: str) -> None:
+    if re.fullmatch(NAME, name) is None:
+        raise ConfigError(
+            f"{name!r} is not a name for a scorer. Allowed: small letters, digits and _, at most 48, a letter first."
+        )
 
 
 def _register(

@@ -1,11 +1,13 @@
 """The critic from validation samples to scores: trained by the command line's function, registered, checked, scored, ranked by."""
 
 import re
+import shlex
 from collections.abc import Callable
 
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.__main__ import main
 from alchemist_core.cli.scorer import CheckConfig, check
 from alchemist_core.cli.scorer_training import TrainScorerConfig, TrainScorerResult, train_scorer
 from alchemist_core.errors import ConfigError
@@ -15,6 +17,7 @@ from alchemist_core.scorers.trained import ARTIFACT
 from alchemist_core.stages.score import ScoreConfig, run
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_outputs
+from tests.given import insert_rows
 from tests.trained_store import TrainedStore, select_subset
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -61,6 +64,47 @@ def test_a_critic_is_trained_on_validation_registered_and_ranks_a_selection(scor
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ConfigError, match="is not the one that was registered"):
         load_runner(find_outputs(open_store(), "critic"), "cpu")
+
+
+@pytest.mark.slow
+def test_a_critic_of_more_samples_is_registered_by_the_command_that_the_refusal_of_its_name_prints(
+    ingest_corpus: Callable[[], object],
+) -> None:
+    ingest_corpus()
+    trained = train()
+    with pytest.raises(ConfigError, match=r"The name critic belongs to another scorer \(other identity\)") as refused:
+        train(seed=1)
+    printed = str(refused.value).partition("trained again: alchemist ")[2].partition("\n")[0]
+    assert printed.startswith("scorer register critic_2 --use critic --option head=artifact:critics/")
+    assert main(shlex.split(printed)) == 0
+    first, second = (find_outputs(open_store(), name)[0].config["settings"]["head"] for name in ("critic", "critic_2"))
+    assert first == trained.head != second
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("My-critic", "is not a name for a scorer"),
+        ("width", "Scores cannot be named 'width'"),
+        ("ours", "belongs to imported scores"),
+        ("pixels", "belongs to another scorer"),
+    ],
+)
+def test_a_name_that_a_critic_cannot_get_is_refused_before_it_is_trained(
+    database_url: str, name: str, message: str
+) -> None:
+    with open_store().begin() as connection:
+        insert_rows(connection, {
+            "datasets": [{"dataset_id": 1, "name": "v", "role": "validation"}],
+            "raters": [
+                {"rater_id": 1, "name": "ours", "kind": "imported", "rule": "imported"},
+                {"rater_id": 2, "name": "pixels_clarity", "kind": "scorer", "rule": "scorer", "config": {"name": "pixels"}},
+            ],
+        })  # fmt: skip
+    with pytest.raises(ConfigError, match=message):
+        train_scorer(TrainScorerConfig(name=name, validation="v"))
+    with open_store().connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alchemist.runs")).scalar_one() == 0
 
 
 @pytest.mark.slow
