@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
@@ -634,8 +634,7 @@ class _Server:
         if self._key:
             self._headers["Authorization"] = f"Bearer {self._key}"
         settings: dict[str, Any] = {"maxsize": options.concurrency, "timeout": options.timeout_s, "retries": False}
-        proxy = _find_proxy(self._url)
-        self._pool = urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+        self._pool = _open_pool(self._url, settings)
         self._resume_at, self._lock = 0.0, threading.Lock()
 
     def post(self, body: bytes, n_answers: int = 0) -> _Completion:
@@ -765,15 +764,26 @@ def _is_loopback(url: str) -> bool:
     return host == "localhost"
 
 
+def _open_pool(url: str, settings: Mapping[str, Any]) -> urllib3.PoolManager:
+    """Return the connections to a server, through its proxy if it has one, with the name and password of the proxy's address."""
+    if not (proxy := _find_proxy(url)):
+        return urllib3.PoolManager(**settings)
+    auth = urllib3.util.parse_url(proxy).auth
+    # As latin-1, in which urllib3 writes the header: any bytes may be written as %XX.
+    login = None if auth is None else urllib3.make_headers(proxy_basic_auth=unquote(auth, "latin-1"))
+    return urllib3.ProxyManager(proxy, proxy_headers=login, **settings)
+
+
 def _find_proxy(url: str) -> str | None:
-    """Return the proxy that the environment names for a URL, as other clients read HTTPS_PROXY and NO_PROXY.
+    """Return the proxy that the environment names for a URL, as other clients read HTTPS_PROXY and NO_PROXY; without a scheme: http.
 
     There is none for this machine, so that its key does not reach a proxy in plain text.
     """
     if _is_loopback(url):
         return None
     parts = urlsplit(url)
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
 def _announced_bytes(response: urllib3.BaseHTTPResponse) -> int:

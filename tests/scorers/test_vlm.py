@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -412,6 +413,23 @@ def test_a_key_for_this_machine_goes_through_no_proxy(key: str, monkeypatch: pyt
         score(server.url, range(1))
     assert server.keys == {f"Bearer {key}"}
     assert not proxy.keys
+
+
+@pytest.mark.parametrize("scheme", ["http://", ""])
+@pytest.mark.parametrize(
+    ("login", "sent"), [("", None), ("ann:s%40cret%C3%A9@", "Basic " + b64encode("ann:s@creté".encode()).decode())]
+)
+def test_a_proxy_gets_the_name_and_password_of_its_address(
+    scheme: str, login: str, sent: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(lambda *_: "ok") as proxy:
+        # It answers itself, for a server that does not exist.
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, f"{scheme}{login}{proxy.url.removeprefix('http://').removesuffix('/v1')}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert np.isfinite(score("http://model.test/v1", range(1)).score_PM).all()
+    assert proxy.proxy_keys == {sent}
 
 
 def test_its_identity_is_the_question_and_neither_the_server_nor_the_speed() -> None:

@@ -68,6 +68,7 @@ class VlmServer(ThreadingHTTPServer):
         """Answers with tokens, valid or not, by sample."""
         self.bodies: dict[int, dict[str, Any]] = {}
         self.keys: set[str | None] = set()
+        self.proxy_keys: set[str | None] = set()
         self.accepted: set[str | None] = set()
         """Encodings that clients accept."""
         self.arrived_at: list[float] = []
@@ -106,6 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.n_requests[sample] += 1
             self.server.bodies[sample] = body
             self.server.keys.add(self.headers["Authorization"])
+            self.server.proxy_keys.add(self.headers["Proxy-Authorization"])
             self.server.accepted.add(self.headers["Accept-Encoding"])
             self.server.request_keys[sample].append(self.headers["Idempotency-Key"])
             self.server.n_open += 1
