@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 SCORER_HELP = "Scorer by name; none: the only one that has embeddings"
 USUAL = {"probes": 4, "seed": 0}
+"""Values of a first run that does not give them; those of the threshold and of the whitening depend on the embeddings."""
 GROWN_BY = 0.1
 """A difference of the usual threshold from the stored one that is told: ten times as many samples."""
-"""Values of a first run that does not give them; those of the threshold and of the whitening depend on the embeddings."""
 
 
 class FindConfig(Config):

@@ -36,7 +36,8 @@ class SearchConfig(Config):
     limit: int = Field(20, ge=1, le=10_000, description="Number of samples to return")
     exact: bool = Field(
         False,
-        description="Compare all embeddings. Otherwise, above 2 million of them and with clusters, only those of the 16 nearest clusters",
+        description="Compare all embeddings. Otherwise, above 2 million of them and with clusters, only those of the nearest clusters (16, "
+        "or 32 of whitened embeddings), and those that have no cluster yet",
     )
 
 
