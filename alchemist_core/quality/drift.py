@@ -252,9 +252,11 @@ class Night:
         self.engine, self.night, self.rater, self.limits = engine, night, rater, limits
         # Scores that arrive while these are read must make the measurement outdated.
         self.measured_at = read_time(engine)
-        self.own_N = nights.read_night_scores(engine, rater.rater_id, [night.night_id])["score"]
-        self.night_ids = [night.night_id, *nights.read_pooled(engine, night, rater.rater_id)]
-        self.tested = nights.read_night_scores(engine, rater.rater_id, self.night_ids)
+        own = nights.read_night_scores(engine, rater.rater_id, [night.night_id])
+        self.own_N = own["score"]
+        pooled = nights.read_pooled(engine, night, rater.rater_id)
+        self.night_ids = [night.night_id, *pooled]
+        self.tested = nights.read_night_scores(engine, rater.rater_id, self.night_ids) if pooled else own
         self.source, self.reference = self._find_reference()
 
     def _find_reference(self) -> tuple[str | None, Reference | None]:

@@ -14,9 +14,10 @@ from sqlalchemy import Connection, DateTime, Engine, Select, func, literal, or_,
 from sqlalchemy.dialects.postgresql import insert
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.lazy import NDArray, np
+from alchemist_core.lazy import NDArray
 from alchemist_core.notifications import Event, explorer_page, page_of_this_task
 from alchemist_core.store.audit import record_event
+from alchemist_core.store.copy import copy_out
 from alchemist_core.store.engine import read_clock
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.notifications import announce
@@ -315,8 +316,7 @@ def announce_nights(engine: Engine, actor: str) -> list[AnnouncedNight]:
     return nights
 
 
-ROWS_A_FETCH = 50_000
-NIGHT_ROW = [("shard_id", "i8"), ("caption_length", "i4"), ("score", "f8")]
+NIGHT_ROW = {"shard_id": ">i8", "caption_length": ">i4", "score": ">f8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,11 +329,14 @@ class ScoreBand:
 
 
 def read_night_scores(engine: Engine, rater_id: int, night_ids: Sequence[int]) -> NDArray[Any]:
-    """Return shard_id, caption_length and score of the nights' distinct samples; streamed, so it needs 16 bytes per sample."""
+    """Return shard_id, caption_length and score of the nights' distinct samples: 54 bytes a sample while they are read, then 20."""
     parameters = {"rater_id": rater_id, "night_ids": list(night_ids)}
-    with engine.connect().execution_options(yield_per=ROWS_A_FETCH) as connection:
-        rows = connection.execute(load_query("night_scores"), parameters)
-        return np.fromiter((tuple(row) for row in rows), dtype=np.dtype(NIGHT_ROW))
+    with engine.connect() as connection:
+        # The rows of a night of a million samples are then sorted in memory; JIT compilation takes longer than it saves.
+        connection.execute(text("SET LOCAL work_mem = '256MB'"))
+        connection.execute(text("SET LOCAL jit = off"))
+        rows = copy_out(connection, load_query("night_scores"), parameters, NIGHT_ROW)
+    return rows[list(NIGHT_ROW)].astype([(name, kind.replace(">", "=")) for name, kind in NIGHT_ROW.items()])
 
 
 def read_accepted(

@@ -100,7 +100,9 @@ def main() -> None:
         work(given.work)
         return
     with own_store() as engine:
-        write_rows("growth", measure(engine, given.sizes))
+        rows = measure(engine, given.sizes)
+    # Outside, because the store's home is deleted.
+    write_rows("growth", rows)
 
 
 def work(name: str) -> None:
