@@ -3,22 +3,45 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, Engine, select, text
 
+from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import StoreError
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import head_revision, make_engine
 from alchemist_core.store.queries import load_query
 from alchemist_core.store.tables import AuditEvent
 
-QUERIES = ("checksum_sources", "checksum_ratings", "checksum_embeddings", "checksum_subsets")
+QUERIES = {
+    "checksum_sources": (
+        "sample_locations", "samples", "distinct_images", "heuristic_scores", "sample_urls", "duplicate_samples", "quarantined_samples",
+        "sample_flags", "shards", "takedowns", "datasets",
+    ),
+    "checksum_ratings": (
+        "scores", "retried_samples", "shard_scores", "score_distributions", "nights", "rank_scales", "rank_snapshots", "region_probes",
+        "raters",
+    ),
+    "checksum_embeddings": ("clusters", "semantic_duplicates", "shard_embeddings", "cluster_centroids"),
+    "checksum_subsets": (
+        "subset_samples", "models", "evaluations", "blind_judgements", "experiments", "subsets", "evaluation_contracts",
+    ),
+}  # fmt: skip
+"""Tables of each query, the large ones first. Two have their former names, so that checksums of older backups still match."""
 # Excludes tables about runs and people.
 LEFT_OUT = frozenset({"runs", "leases", "locks", "check_results", "audit_events", "notifications"})
-# These settings determine the text of numbers, bytes and dates.
-SETTINGS = ("extra_float_digits = 1", "bytea_output = 'hex'", "datestyle = 'ISO'", "timezone = 'UTC'")
+# The first ones determine the text of numbers, bytes and dates; the last ones only the time.
+SETTINGS = (
+    "extra_float_digits = 1",
+    "bytea_output = 'hex'",
+    "datestyle = 'ISO'",
+    "timezone = 'UTC'",
+    "work_mem = '256MB'",
+    "jit = off",
+)
 ROWS_A_FETCH = 10_000
 
 
@@ -31,11 +54,36 @@ def checksum(url: str, *, pg_snapshot: str | None = None) -> str:
 
 
 def table_checksums(url: str, *, pg_snapshot: str | None = None) -> dict[str, str]:
-    """Return a hash of each data table that has rows, so that two stores can be compared table by table."""
-    with _snapshot(url, pg_snapshot) as connection:
+    """Return a hash of each data table that has rows, so that two stores can be compared table by table.
+
+    Several connections read one snapshot; the largest tables are sorted in temporary files of Postgres.
+    """
+    if pg_snapshot is None:
+        with export_snapshot(url) as own:
+            return table_checksums(url, pg_snapshot=own)
+    tables = [(query, table_name) for query, names in QUERIES.items() for table_name in names]
+    engine = make_engine(url)
+    try:
+        with ThreadPoolExecutor(n_own_cores()) as threads:
+            found = list(threads.map(lambda table: _hash_table(engine, pg_snapshot, *table), tables))
+    finally:
+        engine.dispose()
+    return {name: sha256 for (_, name), sha256 in zip(tables, found, strict=True) if sha256 is not None}
+
+
+def _hash_table(engine: Engine, pg_snapshot: str, query: str, table_name: str) -> str | None:
+    """Return the hash of a table's rows as text, in order; None if it has none."""
+    digest, is_empty = hashlib.sha256(), True
+    with _reading(engine, pg_snapshot) as connection:
         for setting in SETTINGS:
             connection.execute(text(f"SET LOCAL {setting}"))
-        return {name: digest.hexdigest() for name, digest in _digests(connection).items()}
+        options = {"yield_per": ROWS_A_FETCH}
+        for line in connection.execute(
+            load_query(query), {"table_name": table_name}, execution_options=options
+        ).scalars():
+            digest.update(line.encode() + b"\0")
+            is_empty = False
+    return None if is_empty else digest.hexdigest()
 
 
 @contextmanager
@@ -43,12 +91,18 @@ def _snapshot(url: str, pg_snapshot: str | None) -> Iterator[Connection]:
     """Yield a connection that reads one snapshot of all tables, even while stages write: that of another session, or a new one."""
     engine = make_engine(url)
     try:
-        with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            if pg_snapshot is not None:
-                connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT {_quoted(pg_snapshot)}")
+        with _reading(engine, pg_snapshot) as connection:
             yield connection
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _reading(engine: Engine, pg_snapshot: str | None) -> Iterator[Connection]:
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        if pg_snapshot is not None:
+            connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT {_quoted(pg_snapshot)}")
+        yield connection
 
 
 def _quoted(pg_snapshot: str) -> str:
@@ -56,14 +110,6 @@ def _quoted(pg_snapshot: str) -> str:
     if not re.fullmatch(r"[0-9A-F]+(-[0-9A-F]+)+", pg_snapshot):
         raise StoreError(f"{pg_snapshot!r} is not a snapshot id. Give one that pg_export_snapshot() returned.")
     return f"'{pg_snapshot}'"
-
-
-def _digests(connection: Connection) -> dict[str, "hashlib._Hash"]:
-    digests: dict[str, hashlib._Hash] = {}
-    for name in QUERIES:
-        for table_name, line in connection.execute(load_query(name), execution_options={"yield_per": ROWS_A_FETCH}):
-            digests.setdefault(table_name, hashlib.sha256()).update(line.encode() + b"\0")
-    return digests
 
 
 TABLES = text("""

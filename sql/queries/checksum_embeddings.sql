@@ -1,7 +1,7 @@
 -- Purpose: Return embeddings, clusters and semantic duplicates as text without ids, runs or times: equal data gives equal text anywhere.
--- Parameters: none.
--- One row is: a row of a table, its keys replaced by natural ones (rater identity, shard's URI, pair hash).
--- Relies on: the primary keys; reads whole tables.
+-- Parameters: table_name text (one of those below; the others are not read).
+-- One row is: a row of that table, its keys replaced by natural ones (rater identity, shard's URI, pair hash).
+-- Relies on: the primary keys; reads the whole table.
 -- Safe to re-run: yes; ordered by bytes, so it does not depend on the database's collation.
 WITH lines AS (
     -- Not the file: it holds the ids of the samples.
@@ -28,6 +28,7 @@ WITH lines AS (
     INNER JOIN alchemist.samples AS firsts ON found.first_sample_id = firsts.sample_id
 )
 
-SELECT table_name, line
+SELECT line
 FROM lines
-ORDER BY table_name COLLATE "C", line COLLATE "C"
+WHERE table_name = :table_name
+ORDER BY line COLLATE "C"

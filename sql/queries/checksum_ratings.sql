@@ -1,7 +1,7 @@
 -- Purpose: Return raters, scores, nights and ranks as text without ids, runs or times: equal data gives equal text in any database.
--- Parameters: none.
--- One row is: a row of a table, its keys replaced by natural ones (rater identity, night's date and revision, pair hash).
--- Relies on: the primary keys; reads whole tables.
+-- Parameters: table_name text (one of those below; the others are not read).
+-- One row is: a row of that table, its keys replaced by natural ones (rater identity, night's date and revision, pair hash).
+-- Relies on: the primary keys; reads the whole table.
 -- Safe to re-run: yes; ordered by bytes, so it does not depend on the database's collation.
 WITH dated AS (
     SELECT nights.*, ROW(datasets.name, nights.crawl_date, raters.identity_hash, nights.revision)::text AS night
@@ -74,6 +74,7 @@ lines AS (
     INNER JOIN alchemist.raters ON probes.rater_id = raters.rater_id
 )
 
-SELECT table_name, line
+SELECT line
 FROM lines
-ORDER BY table_name COLLATE "C", line COLLATE "C"
+WHERE table_name = :table_name
+ORDER BY line COLLATE "C"

@@ -1,8 +1,8 @@
 -- Purpose: Return datasets, shards and samples as text without ids, runs, times or storage locations: equal data gives equal text
 --   in any database.
--- Parameters: none.
--- One row is: a row of a table, its keys replaced by natural ones (dataset name, address below its root, pair hash).
--- Relies on: the primary keys; reads whole tables.
+-- Parameters: table_name text (one of those below; the others are not read).
+-- One row is: a row of that table, its keys replaced by natural ones (dataset name, address below its root, pair hash).
+-- Relies on: the primary keys; reads the whole table.
 -- Safe to re-run: yes; ordered by bytes, so it does not depend on the database's collation.
 WITH located AS (
     SELECT shards.*, ROW(datasets.name, shards.uri, shards.sha256)::text AS shard
@@ -74,6 +74,7 @@ lines AS (
     INNER JOIN alchemist.samples ON flags.sample_id = samples.sample_id
 )
 
-SELECT table_name, line
+SELECT line
 FROM lines
-ORDER BY table_name COLLATE "C", line COLLATE "C"
+WHERE table_name = :table_name
+ORDER BY line COLLATE "C"

@@ -1,7 +1,7 @@
 -- Purpose: Return subsets, models and evaluations as text without ids, runs or times: equal data gives equal text in any database.
--- Parameters: none.
--- One row is: a row of a table, its keys replaced by natural ones (subset name and version, model identity, protocol hash).
--- Relies on: the primary keys; reads whole tables.
+-- Parameters: table_name text (one of those below; the others are not read).
+-- One row is: a row of that table, its keys replaced by natural ones (subset name and version, model identity, protocol hash).
+-- Relies on: the primary keys; reads the whole table.
 -- Safe to re-run: yes; ordered by bytes, so it does not depend on the database's collation.
 WITH titled AS (
     SELECT
@@ -64,6 +64,7 @@ lines AS (
     FROM alchemist.experiments
 )
 
-SELECT table_name, line
+SELECT line
 FROM lines
-ORDER BY table_name COLLATE "C", line COLLATE "C"
+WHERE table_name = :table_name
+ORDER BY line COLLATE "C"
