@@ -178,7 +178,9 @@ def _no_data_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     for owner in chain(*(root.glob(f"alchemist-*/{OWNER_FILE}") for root in (DATA_ROOT, SHARED_ROOT))):
         # Another test run may remove its own at the same moment.
         with suppress(FileNotFoundError):
-            if (home := Path(owner.read_text()).parent).is_relative_to(tmp_path_factory.getbasetemp()):
+            if (home := Path(owner.read_text().partition("\n")[0]).parent).is_relative_to(
+                tmp_path_factory.getbasetemp()
+            ):
                 stop_postgres(home)
                 shutil.rmtree(owner.parent)
 

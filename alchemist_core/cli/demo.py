@@ -49,7 +49,6 @@ def run(config: DemoConfig) -> None:
     demo = Demo(load_settings().home.resolve(), config.scenes, seeds=config.seeds)
     _use_project(demo.write_project(), demo.home)
     status = demo.prepare(_register, install_for_stack)
-    refuse_other_subsets()
     demo.drive()
     arms = read_arms({int(seed) for seed in config.seeds.split(",")})
     path = demo.write(arms)
@@ -92,7 +91,12 @@ def read_arms(seeds: set[int]) -> list[Arm]:
 
 
 def _register(name: str) -> None:
-    """Ingest a dataset as the project file declares it."""
+    """Ingest a dataset as the project file declares it, if the store is the demo's.
+
+    Raises:
+        ConfigError: A subset of another dataset is published in the store.
+    """
+    refuse_other_subsets()
     config = read_effective(IngestConfig, {"verb_name": "ingest", "dataset": name}).config
     assert isinstance(config, IngestConfig), "a config is of its command's model"
     ingest(config)

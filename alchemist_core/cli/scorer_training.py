@@ -185,7 +185,9 @@ def _register(
             raise
         options = shlex.quote(",".join(f"{name}={value}" for name, value in settings.items()))
         command = f"alchemist scorer register {config.name}_2 --use {config.kind} --option {options}"
-        raise ConfigError(f"{error} Its file is kept, so that it need not be trained again: {command}") from error
+        raise ConfigError(
+            f"{error} Its file is kept. To score with it, without --accept auto, it need not be trained again: {command}"
+        ) from error
     record_held_out(stage_run.engine, [row.name for row in rows], heldout_quantiles)
     return is_new
 

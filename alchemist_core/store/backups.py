@@ -43,6 +43,8 @@ SETTINGS = (
     "jit = off",
 )
 ROWS_A_FETCH = 10_000
+MAX_READERS = 4
+"""Most tables that are sorted at the same time: the disk of Postgres holds a copy of each as text meanwhile."""
 
 
 def checksum(url: str, *, pg_snapshot: str | None = None) -> str:
@@ -64,7 +66,7 @@ def table_checksums(url: str, *, pg_snapshot: str | None = None) -> dict[str, st
     tables = [(query, table_name) for query, names in QUERIES.items() for table_name in names]
     engine = make_engine(url)
     try:
-        with ThreadPoolExecutor(n_own_cores()) as threads:
+        with ThreadPoolExecutor(min(n_own_cores(), MAX_READERS)) as threads:
             found = list(threads.map(lambda table: _hash_table(engine, pg_snapshot, *table), tables))
     finally:
         engine.dispose()
@@ -125,6 +127,8 @@ def export_snapshot(url: str) -> Iterator[str]:
         # Readers of a snapshot do not see partitions that are dropped after it. This lock is taken before the snapshot and lasts as long,
         # so that garbage collection drops none meanwhile; it does not keep stages from adding partitions.
         connection.execute(text("LOCK TABLE alchemist.subset_samples IN ACCESS SHARE MODE"))
+        # This session waits while others read its snapshot.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         yield str(connection.scalar(text("SELECT pg_export_snapshot()")))
 
 

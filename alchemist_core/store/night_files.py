@@ -316,8 +316,9 @@ def _read_runs(connection: Connection, aside: Path, wanted: _Wanted) -> Iterator
     """Yield the rows of nights in runs that are sorted by pair_hash, mapped from files; several connections read."""
     which = wanted.parameters
     missing = {night_id: night.n_scored for night_id, night in wanted.nights.items()}
-    parts = list(_plan(connection, missing, which["rater_id"]))
+    parts, is_dense = _plan(connection, missing, which["rater_id"])
     if len(parts) == 1:
+        _set_up(connection, is_dense=is_dense)
         yield _read(connection, which | parts[0])
         return
     token = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
@@ -326,6 +327,7 @@ def _read_runs(connection: Connection, aside: Path, wanted: _Wanted) -> Iterator
         with connection.engine.connect().execution_options(isolation_level="REPEATABLE READ") as other, other.begin():
             # All connections see what the first one sees.
             other.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{token}'")
+            _set_up(other, is_dense=is_dense)
             # The connections keep all cores busy already.
             other.execute(text("SET LOCAL max_parallel_workers_per_gather = 0"))
             return _spool(_read(other, which | parts[number]), aside / f"run-{number}")
@@ -337,44 +339,44 @@ def _read_runs(connection: Connection, aside: Path, wanted: _Wanted) -> Iterator
             yield run if isinstance(run, NightRows) else _map_run(run)
 
 
-def _plan(connection: Connection, missing: Mapping[int, int], rater_id: int) -> Iterator[dict[str, Any]]:
-    """Divide the reading: by ranges of samples if the nights hold most samples of a range, else by nights."""
-    newest = connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()
-    if newest <= 4 * sum(missing.values()):
-        # From -1, because a sample inserted by hand can have the id 0.
-        for start in range(-1, newest, RANGE):
-            yield {"night_ids": list(missing), "after_sample_id": start, "last_sample_id": start + RANGE}
-        return
-    bounds = connection.execute(
-        text("""
+def _set_up(connection: Connection, *, is_dense: bool) -> None:
+    # The joins of a range then fit into memory; JIT compilation takes longer than it saves.
+    connection.execute(text("SET LOCAL work_mem = '256MB'"))
+    connection.execute(text("SET LOCAL jit = off"))
+    if is_dense:
+        # Postgres expects few rows, because it doesn't know that (night, sample) is unique, and would look up each sample by an index.
+        connection.execute(text("SET LOCAL enable_nestloop = off"))
+
+
+def _plan(connection: Connection, missing: Mapping[int, int], rater_id: int) -> tuple[list[dict[str, Any]], bool]:
+    """Divide the reading, and tell whether the nights are dense: by ranges if they hold most samples of a range, else by nights."""
+    n_scored = sum(missing.values())
+    # From 0, because a sample inserted by hand can have that id.
+    first, last = (
+        0,
+        int(connection.execute(text("SELECT coalesce(max(sample_id), 0) FROM alchemist.samples")).scalar_one()),
+    )
+    if last > 4 * n_scored:
+        bounds = text("""
             SELECT coalesce(min(sample_id), 0), coalesce(max(sample_id), 0) FROM alchemist.night_locations
             WHERE rater_id = :rater_id AND night_id = ANY(:night_ids)
-        """),
-        {"rater_id": rater_id, "night_ids": list(missing)},
-    )
-    first, last = bounds.one()
-    if last - first <= 4 * sum(missing.values()):
-        for start in range(first - 1, last, RANGE):
-            yield {"night_ids": list(missing), "after_sample_id": start, "last_sample_id": start + RANGE}
-        return
-    group: list[int] = []
+        """)
+        first, last = connection.execute(bounds, {"rater_id": rater_id, "night_ids": list(missing)}).one()
+    if last - first <= 4 * n_scored:
+        starts = range(first - 1, last, RANGE)
+        return [
+            {"night_ids": list(missing), "after_sample_id": start, "last_sample_id": start + RANGE} for start in starts
+        ], True
+    groups: list[list[int]] = [[]]
     for night_id in sorted(missing):
-        group.append(night_id)
-        if sum(missing[one] for one in group) >= RANGE:
-            yield {"night_ids": group, "after_sample_id": first - 1, "last_sample_id": last}
-            group = []
-    if group:
-        yield {"night_ids": group, "after_sample_id": first - 1, "last_sample_id": last}
+        if sum(missing[one] for one in groups[-1]) >= RANGE:
+            groups.append([])
+        groups[-1].append(night_id)
+    return [{"night_ids": group, "after_sample_id": first - 1, "last_sample_id": last} for group in groups], False
 
 
 def _read(connection: Connection, parameters: dict[str, Any]) -> NightRows:
     """Return the rows of one query, sorted by pair_hash."""
-    # The joins of a range then fit into memory; JIT compilation takes longer than it saves.
-    connection.execute(text("SET LOCAL work_mem = '256MB'"))
-    connection.execute(text("SET LOCAL jit = off"))
-    if parameters["last_sample_id"] - parameters["after_sample_id"] <= RANGE:
-        # Postgres expects few rows, because it doesn't know that (night, sample) is unique, and would look up each sample by an index.
-        connection.execute(text("SET LOCAL enable_nestloop = off"))
     found = copy_out(connection, load_query("scored_of_nights"), parameters, ROW_FIELDS)
     rows = NightRows(
         np.ascontiguousarray(found["pair_hash"]), found["sample_id"].astype(np.int64),

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal, TypedDict
@@ -220,7 +220,7 @@ def write_secret(path: Path, text: str) -> None:
 
 
 LONGEST_SOCKET_FOLDER = 80  # bytes; the kernel allows 107, including the socket's name
-OWNER_FILE = "home"
+OWNER_FILE, PLACE_FILE = "home", "elsewhere"
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
@@ -305,26 +305,48 @@ def server_dir(home: Path) -> Path:
     wanted = home.resolve() / "postgres" / "server"
     if wanted.exists():
         return wanted
+    noted = [_read_note(wanted.parent / PLACE_FILE)[0]]
     with suppress(OSError, ValueError, KeyError):
-        recorded = Path(json.loads(record_path(home).read_text())["server_dir"])
-        if _belongs_to(recorded, home):
-            return recorded
-    return reachable_folder(wanted, find_account())
+        noted.append(json.loads(record_path(home).read_text())["server_dir"])
+    place = reachable_folder(wanted, find_account())
+    if has_password(wanted.parent) and place != wanted:
+        # Older code made no note, and put data into the second folder.
+        noted += [str(place), str(SHARED_ROOT / place.name)]
+    for path in map(Path, filter(None, noted)):
+        if path.exists() and _belongs_to(path, home):
+            return path
+    # The data of a home that was moved away from this path, or deleted, stay where they are.
+    others = (place.with_name(f"{place.name}-{number}") for number in count(2))
+    return place if place == wanted else next(one for one in chain([place], others) if not one.exists())
 
 
 def note_owner(home: Path, place: Path) -> None:
-    """Record in a data folder outside the home which home it belongs to, so that a copy of the home does not use it."""
+    """Record where data outside the home are, and there which home they belong to: no copy of the home, or later one, uses them."""
+    folder = home.resolve() / "postgres"
     if not place.is_relative_to(home.resolve()):
-        (place / OWNER_FILE).write_text(str(home.resolve() / "postgres"))
+        identity = _read_note(folder / PLACE_FILE)[1] or secrets.token_hex(8)
+        write_secret(folder / PLACE_FILE, f"{place}\n{identity}")
+        (place / OWNER_FILE).write_text(f"{folder}\n{identity}")
+
+
+def _read_note(path: Path) -> tuple[str, str]:
+    """Return the path and the identity of the home that a note holds; both are empty if it is missing."""
+    with suppress(OSError):
+        noted, _, identity = path.read_text().partition("\n")
+        return noted, identity
+    return "", ""
 
 
 def _belongs_to(place: Path, home: Path) -> bool:
-    try:
-        owner = Path((place / OWNER_FILE).read_text())
-    except OSError:
+    owner, identity = _read_note(place / OWNER_FILE)
+    if not owner:
         return True  # Created by older code, which recorded no owner.
-    # The home was moved if its former folder does not exist.
-    return not owner.exists() or owner.samefile(home.resolve() / "postgres")
+    folder, former = home.resolve() / "postgres", Path(owner)
+    if identity and identity != _read_note(folder / PLACE_FILE)[1]:
+        return False
+    # A home was moved if its former folder does not exist, or is one of another home.
+    is_another = bool(identity) and former.exists() and identity != _read_note(former / PLACE_FILE)[1]
+    return not former.exists() or former.samefile(folder) or is_another
 
 
 def socket_dir(place: Path) -> Path:
@@ -539,8 +561,14 @@ def _start(home: Path, folder: Path) -> EmbeddedPostgres:
     _refuse_loss(home, place)
     _warn_of_cleaning(place)
     account = find_account(place)
-    if not has_password(folder):
-        _discard(place, account)
+    if (
+        not has_password(folder)
+        and (former := reachable_folder(folder / "server", account)).exists()
+        and former != place
+    ):
+        warn(
+            f"{former} has the data of a home that was at this path before. They stay; delete the folder if nothing needs them."
+        )
     if read_passwords(folder) is None:
         unset(record_path(home))
     passwords = make_passwords(folder)
@@ -568,17 +596,21 @@ def _refuse_loss(home: Path, place: Path) -> None:
     """Refuse to begin anew where files of a complete store are missing: what is left may be most of its data.
 
     Raises:
-        StoreError: The passwords, or the file by which PostgreSQL recognises its data, are missing.
+        StoreError: The superuser's password, or the file by which PostgreSQL recognises its data, is missing.
     """
-    record = record_path(home)
-    needed = (record.parent / _FILES[OWNER], place / "data" / "PG_VERSION")
-    missing = [path for path in needed if not path.exists()]
-    if missing and record.exists():
-        rest = "" if place.is_relative_to(record.parent) else f" and {place}"
+    record, version = record_path(home), place / "data" / "PG_VERSION"
+    rest = "" if place.is_relative_to(record.parent) else f" and {place}"
+    anew = f"or, to begin with an empty store, delete {record.parent}{rest}."
+    if record.exists() and not version.exists():
         raise StoreError(
-            f"{missing[0]} is missing, although {record} records a complete store: its data in {place} are lost or damaged. Nothing was "
-            "changed. Restore a backup under a new ALCHEMIST_HOME (alchemist db restore), or, to begin with an empty store, delete "
-            f"{record.parent}{rest}."
+            f"{version} is missing, although {record} records a complete store: its data in {place} are lost or damaged. Nothing was "
+            f"changed. Restore a backup under a new ALCHEMIST_HOME (alchemist db restore), {anew}"
+        )
+    # In older homes the superuser has the owner's password.
+    if version.exists() and not any((record.parent / _FILES[login]).exists() for login in (SUPERUSER, OWNER)):
+        raise StoreError(
+            f"{record.parent / _FILES[SUPERUSER]} is missing, so nobody can log in to the database in {place}. Its data are there. Nothing "
+            f"was changed. Put the password files of that folder back, from a copy of the home, {anew}"
         )
 
 
@@ -669,13 +701,6 @@ def _running(home: Path) -> EmbeddedPostgres | None:
     place = server_dir(home)
     port = ready_port(place / "data")
     return EmbeddedPostgres(port, socket_dir(place), place / "data", passwords) if port and passwords else None
-
-
-def _discard(place: Path, account: Account) -> None:
-    """Delete the data of a deleted home with the same path: its password is lost."""
-    if ready_port(place / "data") is not None:
-        _stop(place, account, mode="immediate")
-    shutil.rmtree(place, ignore_errors=True)
 
 
 def _stop(place: Path, account: Account, *, mode: str) -> None:

@@ -112,7 +112,8 @@ SCORING = Dashboard("alchemist-scoring", "How far is scoring?", (
     Panel("Nights by state", "short", "Samples are selected only from selectable and released nights.", "alchemist_nights" + OF_DATASET,
           legend="{{dataset}} {{outcome}}"),
     Panel("Age of the newest selectable night", "s",
-          "Age of the newest selectable crawl date, or the time without one; NightlyStale fires when two nights that were due are missing.",
+          "Age of the newest selectable crawl date, or the time without one, less the time from 02:00 UTC to the start of nightly_rescore; "
+          "NightlyStale fires when two nights that were due are missing.",
           "time() - alchemist_newest_night_timestamp_seconds" + OF_DATASET, legend="{{dataset}}"),
     Panel("Last scoring runs", "none", "Samples, seconds and samples per second of each run, from its result.",
           sql="SELECT started_at, state, (result ->> 'n_scored')::bigint AS n_scored, "

@@ -120,6 +120,10 @@ class Pool:
         self.n = n
         self.settle()
 
+    def begin_date(self) -> None:
+        """Let the next shard be the first of its crawl date."""
+        self._n_shards += -self._n_shards % SHARDS_A_DATE
+
     def add_night(self, n_shards: int, *, n_pairs: int) -> Block:
         """Insert a night's shards and samples as ingest does; none of them is scored."""
         with self.engine.begin() as connection:

@@ -37,7 +37,6 @@ from alchemist_core.code_version import code_version
 from alchemist_core.config import fingerprint
 from alchemist_core.errors import AlchemistError, MissingDependencyError
 from alchemist_core.experiments.arms import RATERS, parse_arm
-from alchemist_core.experiments.clusters import PREFIX
 from alchemist_core.experiments.cost import StepTimingConfig
 from alchemist_core.experiments.halving import plan_halving
 from alchemist_core.experiments.method_scores import EMBEDDED
@@ -56,6 +55,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.statistics import Estimate, area_under_curve, estimate, estimate_gain
+from alchemist_core.store.embeddings import CLUSTERS_OF_EXPERIMENTS
 from alchemist_core.store.engine import create_store, open_store
 from alchemist_core.store.experiments import find_experiment
 from tests.benchmarks import worlds
@@ -577,7 +577,7 @@ def _read_runs(trial: Trial) -> Ledger:
             if row.stage == "train_rater":
                 kind_of[row.result["rater"]] = kind_of_training(row.config["training"])
             rater = row.result.get("rater") or row.result.get("scorer") or row.config.get("rater")
-            other = CLUSTERS if rater.startswith(PREFIX) else "?"
+            other = CLUSTERS if rater.startswith(CLUSTERS_OF_EXPERIMENTS) else "?"
             kind = row.config["method"] if row.stage == "score_method" else kind_of.get(rater, other)
             if kind != CLUSTERS:
                 found.names[kind] = row.result["name"] if row.stage == "score_method" else rater

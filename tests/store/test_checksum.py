@@ -1,11 +1,13 @@
 """Equal data has an equal checksum for all ids, orders and times; every change of data changes it."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.store import backups
 from alchemist_core.store.backups import LEFT_OUT, checksum, table_checksums
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.tables import Table
@@ -114,6 +116,21 @@ def test_one_changed_row_changes_the_checksum(database_url: str, change: str) ->
         assert connection.execute(text(change)).rowcount >= 1
     engine.dispose()
     assert checksum(database_url) != before
+
+
+def test_a_server_that_ends_idle_sessions_does_not_end_the_snapshot_while_tables_are_hashed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = checksum(store_of(database_url, every_table()))
+    hash_table = backups._hash_table
+
+    def slowly(*given: Any) -> str | None:
+        time.sleep(0.05)
+        return hash_table(*given)
+
+    monkeypatch.setattr(backups, "_hash_table", slowly)
+    limit = "options=-c%20idle_in_transaction_session_timeout%3D200ms"
+    assert checksum(f"{database_url}{'&' if '?' in database_url else '?'}{limit}") == wanted
 
 
 def test_runs_checks_and_times_are_not_data(database_url: str) -> None:

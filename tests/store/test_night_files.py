@@ -175,6 +175,16 @@ def test_a_new_night_is_the_only_one_that_is_read(store: Engine, queries: list[l
     assert queries == [[night_id]]
 
 
+def test_nights_are_read_by_ranges_only_if_they_hold_most_samples_of_them(store: Engine) -> None:
+    """In a range of few samples each is looked up, instead of joining whole tables."""
+    night_id = add_night(store, "2026-01-03", {"a.tar": [0.5]}, dataset_id=WEB)
+    add_night(store, "2026-01-04", {"b.tar": [0.5] * 50}, dataset_id=WEB)
+    assert add_night(store, "2026-01-03", {"c.tar": [0.6]}, dataset_id=WEB) == night_id
+    with store.connect() as connection:
+        assert not night_files._plan(connection, {night_id: 2}, 1)[1]
+        assert night_files._plan(connection, {1: 200, 2: 100, 3: 100, night_id: 2}, 1)[1]
+
+
 def test_another_moment_of_the_same_nights_reads_none(store: Engine, queries: list[list[int]]) -> None:
     take(store)
     queries.clear()

@@ -30,6 +30,7 @@ from alchemist_core.store.postgres import (
     start_postgres,
     stop_postgres,
     unset,
+    write_secret,
 )
 
 pytestmark = [pytest.mark.db]
@@ -172,19 +173,37 @@ def test_a_deleted_home_starts_empty(home: Path) -> None:
     assert ask(start_postgres(home).url(), "SELECT to_regclass('gone') IS NULL") == "True"
 
 
-@pytest.mark.parametrize("lost", ["postgres/server/data/PG_VERSION", "postgres/password"])
-def test_a_complete_store_that_lost_a_file_is_refused_and_keeps_its_data(used_home: Path, lost: str) -> None:
+def test_a_complete_store_that_lost_a_file_is_refused_and_keeps_its_data(used_home: Path) -> None:
     """Before, the rest of its data was deleted, and an empty store was made without a word."""
     data = start_postgres(used_home).data_dir
     stop_postgres(used_home)
-    kept = (used_home / lost).rename(used_home / "kept")
+    kept = (data / "PG_VERSION").rename(used_home / "kept")
     with pytest.raises(
-        StoreError, match=rf"{lost} is missing.*alchemist db restore.*delete {used_home / 'postgres'}\."
+        StoreError, match=rf"PG_VERSION is missing.*alchemist db restore.*delete {used_home / 'postgres'}\."
     ):
         start_postgres(used_home)
     assert list((data / "base").iterdir())
-    kept.rename(used_home / lost)
+    kept.rename(data / "PG_VERSION")
     assert ask(start_postgres(used_home).url(), "SELECT 1") == "1"
+
+
+def test_a_store_that_lost_the_owners_password_gets_another_one_and_without_any_password_it_is_refused(
+    used_home: Path,
+) -> None:
+    ask(start_postgres(used_home).url(), "CREATE TABLE IF NOT EXISTS here AS SELECT 7 AS n")
+    stop_postgres(used_home)
+    (used_home / "postgres" / "password").unlink()
+    assert ask(start_postgres(used_home).url(), "SELECT n FROM here") == "7"
+    stop_postgres(used_home)
+    lost = [used_home / "postgres" / name for name in ("password", "password-postgres")]
+    passwords = [path.read_text() for path in lost]
+    for path in lost:
+        path.unlink()
+    with pytest.raises(StoreError, match=r"Its data are there.*Put the password files of that folder back"):
+        start_postgres(used_home)
+    for path, password in zip(lost, passwords, strict=True):
+        write_secret(path, password)
+    assert ask(start_postgres(used_home).url(), "SELECT n FROM here") == "7"
 
 
 def test_a_taken_port_is_left_alone(used_home: Path) -> None:
@@ -464,3 +483,42 @@ def test_a_copy_of_a_home_whose_data_are_elsewhere_does_not_use_them(closed_home
     stop_postgres(closed_home)
     moved = closed_home.rename(closed_home.with_name("moved"))
     assert start_postgres(moved).data_dir == server.data_dir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_new_home_where_one_was_moved_away_has_a_folder_of_its_own(
+    closed_home: Path, capsys: pytest.CaptureFixture[str], *, is_up: bool
+) -> None:
+    """Before, the data of the moved home were deleted."""
+    server = start_postgres(closed_home)
+    ask(server.url(), "CREATE TABLE kept AS SELECT 7 AS n")
+    if not is_up:
+        stop_postgres(closed_home)
+    moved = closed_home.rename(closed_home.with_name("moved"))
+    new = start_postgres(closed_home)
+    try:
+        assert (
+            f"{server.data_dir.parent} has the data of a home that was at this path before" in capsys.readouterr().err
+        )
+        assert ask(new.url(), "SELECT to_regclass('kept') IS NULL") == "True"
+        assert ask(start_postgres(moved).url(), "SELECT n FROM kept") == "7"
+        assert start_postgres(closed_home) == new
+    finally:
+        stop_postgres(closed_home)
+        shutil.rmtree(new.data_dir.parent)
+
+
+def test_a_home_of_older_code_finds_its_data_in_var_tmp_without_its_record(
+    closed_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stop_postgres(closed_home)
+    data = postgres.server_dir(closed_home)
+    for path in (closed_home / "postgres" / "server.json", closed_home / "postgres" / "elsewhere"):
+        path.unlink()
+    older = data.rename(Path("/var/tmp") / data.name)
+    (older / "home").write_text(str(closed_home / "postgres"))
+    try:
+        assert postgres.server_dir(closed_home) == older
+    finally:
+        older.rename(data)
