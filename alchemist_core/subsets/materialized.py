@@ -69,8 +69,10 @@ _ROOTS = rf"{DATASETS}|(?:/.*)?|s3://[^/]+(?:/.*)?"
 _N_LEADING = 5
 # Half of the threads or worker processes wait for the disk while the others compute.
 _WRITERS_A_CORE = 2
-# Starting a worker process takes about as long as copying this many bytes.
-_BYTES_A_WORKER = 1 << 27
+# Threads of one process use about this many cores; on so few they copy faster than processes, which take time to start.
+_CORES_FOR_THREADS = 4
+# Starting a worker process takes as much processor time as copying about this many bytes.
+_BYTES_A_WORKER = 1 << 29
 # Disks are not faster with more, and each worker needs its own memory.
 _MOST_WORKERS = 32
 # One tar that a worker is writing, and one that it has received already.
@@ -491,12 +493,14 @@ def _sole_writer(folder: Path) -> Iterator[int]:
 
 
 def count_workers(members: MemberTable, n_tars: int) -> int:
-    """Return how many worker processes write tars; 0: threads of this process do, because starting processes would take longer.
+    """Return how many worker processes write tars; 0: threads of this process do, which are faster on up to four cores.
 
     As configured by `decode_workers`, else two per core, or fewer if there are few bytes or tars.
     """
     if (n_set := load_settings().decode_workers) is not None:
         return min(n_set, n_tars)
+    if n_own_cores() <= _CORES_FOR_THREADS:
+        return 0
     n_bytes = pc.sum(pc.list_flatten(members.table.column("sizes"))).as_py() or 0
     n_workers = min(_WRITERS_A_CORE * n_own_cores(), n_tars, n_bytes // _BYTES_A_WORKER, _MOST_WORKERS)
     return n_workers if n_workers > 1 else 0

@@ -148,12 +148,15 @@ def test_a_tar_on_which_two_workers_died_ends_the_run_and_a_later_one_completes_
 
 @pytest.mark.parametrize(
     ("mib", "n_tars", "n_cores", "n_workers"),
-    [(255, 99, 8, 0), (256, 99, 8, 2), (2_000, 99, 8, 15), (9_999, 99, 8, 16), (9_999, 3, 8, 3), (9_999, 1, 8, 0), (99_999, 99, 64, 32)],
+    [
+        (1_023, 99, 8, 0), (1_024, 99, 8, 2), (7_700, 99, 8, 15), (9_999, 99, 8, 16), (9_999, 3, 8, 3), (9_999, 1, 8, 0),
+        (99_999, 99, 64, 32),        (99_999, 99, 4, 0),
+    ],
 )  # fmt: skip
 def test_as_many_processes_write_tars_as_pay(
     monkeypatch: pytest.MonkeyPatch, mib: int, n_tars: int, n_cores: int, n_workers: int
 ) -> None:
-    """Two per core; none if there is work for one only, because a process takes as long to start as 128 MiB to copy."""
+    """Two per core; none on up to four cores, or if there is work for one only: a process takes as long to start as 512 MiB to copy."""
     use_workers(monkeypatch, None)
     monkeypatch.setattr(materialized, "n_own_cores", lambda: n_cores)
     members = table_of([MemberLocation("a.tar", "a", ("jpg",), (512,), (mib << 20,), bytes(32), 0.5)])
