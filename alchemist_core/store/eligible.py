@@ -227,6 +227,8 @@ def read_eligible(
     # The joins of a range then fit into memory; JIT compilation takes longer than it saves.
     connection.execute(text("SET LOCAL work_mem = '256MB'"))
     connection.execute(text("SET LOCAL jit = off"))
+    # This session waits while others read nights.
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     reader = _Reader(connection, moment, scales)
     if moment.has_night_files:
         return _read_from_nights(reader, should_verify=should_verify)

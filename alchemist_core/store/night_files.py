@@ -321,6 +321,8 @@ def _read_runs(connection: Connection, aside: Path, wanted: _Wanted) -> Iterator
         _set_up(connection, is_dense=is_dense)
         yield _read(connection, which | parts[0])
         return
+    # This session waits while others read its snapshot.
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     token = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
 
     def read(number: int) -> NightRows | Path:

@@ -313,7 +313,8 @@ def server_dir(home: Path) -> Path:
         # Older code made no note, and put data into the second folder.
         noted += [str(place), str(SHARED_ROOT / place.name)]
     for path in map(Path, filter(None, noted)):
-        if path.exists() and _belongs_to(path, home):
+        # A folder in another home is that home's: this one is a copy.
+        if path.name.startswith("alchemist-") and path.exists() and _belongs_to(path, home):
             return path
     # The data of a home that was moved away from this path, or deleted, stay where they are.
     others = (place.with_name(f"{place.name}-{number}") for number in count(2))
@@ -344,8 +345,9 @@ def _belongs_to(place: Path, home: Path) -> bool:
     folder, former = home.resolve() / "postgres", Path(owner)
     if identity and identity != _read_note(folder / PLACE_FILE)[1]:
         return False
-    # A home was moved if its former folder does not exist, or is one of another home.
-    is_another = bool(identity) and former.exists() and identity != _read_note(former / PLACE_FILE)[1]
+    # A home was moved if its former folder does not exist, or is one of another home, whose data are elsewhere.
+    there, other = _read_note(former / PLACE_FILE)
+    is_another = identity != other if identity else there not in ("", str(place))
     return not former.exists() or former.samefile(folder) or is_another
 
 
@@ -561,19 +563,13 @@ def _start(home: Path, folder: Path) -> EmbeddedPostgres:
     _refuse_loss(home, place)
     _warn_of_cleaning(place)
     account = find_account(place)
-    if (
-        not has_password(folder)
-        and (former := reachable_folder(folder / "server", account)).exists()
-        and former != place
-    ):
-        warn(
-            f"{former} has the data of a home that was at this path before. They stay; delete the folder if nothing needs them."
-        )
+    if not has_password(folder) and not place.is_relative_to(folder):
+        _warn_of_former(reachable_folder(folder / "server", account), place)
+    own_folder(place, account)
+    note_owner(home, place)
     if read_passwords(folder) is None:
         unset(record_path(home))
     passwords = make_passwords(folder)
-    own_folder(place, account)
-    note_owner(home, place)
     own_folder(socket_dir(place), account)
     if not (place / "data" / "PG_VERSION").exists():
         _make_cluster(place, account, passwords[SUPERUSER])
@@ -606,8 +602,9 @@ def _refuse_loss(home: Path, place: Path) -> None:
             f"{version} is missing, although {record} records a complete store: its data in {place} are lost or damaged. Nothing was "
             f"changed. Restore a backup under a new ALCHEMIST_HOME (alchemist db restore), {anew}"
         )
-    # In older homes the superuser has the owner's password.
-    if version.exists() and not any((record.parent / _FILES[login]).exists() for login in (SUPERUSER, OWNER)):
+    # In older homes, whose passwords are not set yet, the superuser has the owner's.
+    is_older = has_password(record.parent) and not are_set(record)
+    if version.exists() and not is_older and not (record.parent / _FILES[SUPERUSER]).exists():
         raise StoreError(
             f"{record.parent / _FILES[SUPERUSER]} is missing, so nobody can log in to the database in {place}. Its data are there. Nothing "
             f"was changed. Put the password files of that folder back, from a copy of the home, {anew}"
@@ -621,6 +618,13 @@ def _warn_of_cleaning(place: Path) -> None:
             f"The data of the store are in {place}, and systemd deletes files of {SHARED_ROOT} that were not used for 30 days. To keep "
             f"them, write the line 'x {SHARED_ROOT}/alchemist-*' into {NOT_CLEANED}."
         )
+
+
+def _warn_of_former(first: Path, place: Path) -> None:
+    """Name the folders of homes that were at this path before and were moved away or deleted."""
+    left = [str(path) for path in sorted(first.parent.glob(f"{first.name}*")) if path != place]
+    if left:
+        warn(f"Homes that were at this path before left their data in {', '.join(left)}. Delete what nothing needs.")
 
 
 def _set_passwords(server: EmbeddedPostgres) -> None:

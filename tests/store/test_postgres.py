@@ -197,8 +197,10 @@ def test_a_store_that_lost_the_owners_password_gets_another_one_and_without_any_
     stop_postgres(used_home)
     lost = [used_home / "postgres" / name for name in ("password", "password-postgres")]
     passwords = [path.read_text() for path in lost]
-    for path in lost:
-        path.unlink()
+    (used_home / "postgres" / "password-postgres").unlink()
+    with pytest.raises(StoreError, match="nobody can log in"):
+        start_postgres(used_home)
+    (used_home / "postgres" / "password").unlink()
     with pytest.raises(StoreError, match=r"Its data are there.*Put the password files of that folder back"):
         start_postgres(used_home)
     for path, password in zip(lost, passwords, strict=True):
@@ -486,27 +488,66 @@ def test_a_copy_of_a_home_whose_data_are_elsewhere_does_not_use_them(closed_home
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_up", [True, False])
+@pytest.mark.parametrize(("is_up", "is_older"), [(True, False), (False, False), (False, True)])
 def test_a_new_home_where_one_was_moved_away_has_a_folder_of_its_own(
-    closed_home: Path, capsys: pytest.CaptureFixture[str], *, is_up: bool
+    closed_home: Path, capsys: pytest.CaptureFixture[str], *, is_up: bool, is_older: bool
 ) -> None:
     """Before, the data of the moved home were deleted."""
     server = start_postgres(closed_home)
     ask(server.url(), "CREATE TABLE kept AS SELECT 7 AS n")
     if not is_up:
         stop_postgres(closed_home)
+    if is_older:
+        (closed_home / "postgres" / "elsewhere").unlink()
+        (server.data_dir.parent / "home").write_text(str(closed_home / "postgres"))
     moved = closed_home.rename(closed_home.with_name("moved"))
     new = start_postgres(closed_home)
     try:
-        assert (
-            f"{server.data_dir.parent} has the data of a home that was at this path before" in capsys.readouterr().err
-        )
+        said = capsys.readouterr().err
+        assert f"Homes that were at this path before left their data in {server.data_dir.parent}. Delete" in said
         assert ask(new.url(), "SELECT to_regclass('kept') IS NULL") == "True"
         assert ask(start_postgres(moved).url(), "SELECT n FROM kept") == "7"
         assert start_postgres(closed_home) == new
     finally:
         stop_postgres(closed_home)
         shutil.rmtree(new.data_dir.parent)
+
+
+@pytest.mark.slow
+def test_a_first_start_that_was_killed_where_a_home_was_moved_away_does_not_take_its_data(
+    closed_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_postgres(closed_home)
+    stop_postgres(closed_home)
+    (server.data_dir.parent / "home").write_text(str(closed_home / "postgres"))
+    closed_home.rename(closed_home.with_name("moved"))
+
+    def stop_after_one(folder: Path) -> dict[str, str]:
+        write_secret(folder / "password", "x")
+        raise OSError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(postgres, "make_passwords", stop_after_one)
+        with pytest.raises(OSError, match=r"^$"):
+            start_postgres(closed_home)
+    new = start_postgres(closed_home)
+    try:
+        assert new.data_dir != server.data_dir
+    finally:
+        stop_postgres(closed_home)
+        shutil.rmtree(new.data_dir.parent)
+
+
+def test_a_copy_of_a_home_without_its_data_never_uses_the_originals(used_home: Path) -> None:
+    start_postgres(used_home)
+    copied = copy_home(used_home, used_home.parent / f"empty-copy-of-{used_home.name}")
+    shutil.rmtree(copied / "postgres" / "server")
+    assert not is_running(copied)
+    with pytest.raises(StoreError, match="records a complete store"):
+        start_postgres(copied)
+    assert not stop_postgres(copied)
+    assert is_running(used_home), "the original's server was not stopped"
+    shutil.rmtree(copied)
 
 
 def test_a_home_of_older_code_finds_its_data_in_var_tmp_without_its_record(
@@ -516,9 +557,9 @@ def test_a_home_of_older_code_finds_its_data_in_var_tmp_without_its_record(
     data = postgres.server_dir(closed_home)
     for path in (closed_home / "postgres" / "server.json", closed_home / "postgres" / "elsewhere"):
         path.unlink()
-    older = data.rename(Path("/var/tmp") / data.name)
+    older = Path(shutil.move(data, Path("/var/tmp") / data.name))
     (older / "home").write_text(str(closed_home / "postgres"))
     try:
         assert postgres.server_dir(closed_home) == older
     finally:
-        older.rename(data)
+        shutil.move(older, data)
