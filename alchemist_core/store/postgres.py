@@ -21,7 +21,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -308,14 +308,13 @@ def server_dir(home: Path) -> Path:
     noted = [_read_note(wanted.parent / PLACE_FILE)[0]]
     with suppress(OSError, ValueError, KeyError):
         noted.append(json.loads(record_path(home).read_text())["server_dir"])
+    if ours := _first_of_home(home, filter(None, noted)):
+        return ours
     place = reachable_folder(wanted, find_account())
-    if has_password(wanted.parent) and place != wanted:
-        # Older code made no note, and put data into the second folder.
-        noted += [str(place), str(SHARED_ROOT / place.name)]
-    for path in map(Path, filter(None, noted)):
-        # A folder in another home is that home's: this one is a copy.
-        if path.name.startswith("alchemist-") and path.exists() and _belongs_to(path, home):
-            return path
+    older = (str(place), str(SHARED_ROOT / place.name))
+    # Older code made no note, and put data into the second folder.
+    if has_password(wanted.parent) and place != wanted and (ours := _first_of_home(home, older)):
+        return ours
     # The data of a home that was moved away from this path, or deleted, stay where they are.
     others = (place.with_name(f"{place.name}-{number}") for number in count(2))
     return place if place == wanted else next(one for one in chain([place], others) if not one.exists())
@@ -336,6 +335,12 @@ def _read_note(path: Path) -> tuple[str, str]:
         noted, _, identity = path.read_text().partition("\n")
         return noted, identity
     return "", ""
+
+
+def _first_of_home(home: Path, places: Iterable[str]) -> Path | None:
+    """Return the first folder of data that exists and is this home's: one in another home is that home's, and this one a copy."""
+    named = (path for path in map(Path, places) if path.name.startswith("alchemist-"))
+    return next((path for path in named if path.exists() and _belongs_to(path, home)), None)
 
 
 def _belongs_to(place: Path, home: Path) -> bool:

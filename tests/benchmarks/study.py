@@ -76,6 +76,8 @@ FUSIONS = tuple(
     f"{signals}/head_gsample" for signals in ("trained_critic+image_density", "learnability+trained_critic")
 )
 """Fusions with a part left out: the rater, the density ratio."""
+BY_RULE = ("alignment/auto", "alignment+trained_critic+image_density/head_gsample;accept=auto;fill=repeat")
+"""The rule that is the default, and its fusion, beside the same of rule `learnability`."""
 SIGNALS = ("pmi/auto", "learnability+pmi/head_gsample")
 """Signals beside them: mutual information of image and caption, alone and in a fusion."""
 FIELD = ("loss/paper", "seal/auto", "two_steps/auto", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
@@ -132,11 +134,11 @@ class Plan:
 PLANS = {
     # Seeds 30 to 34 are those of research page 031.
     "value": Plan("value", ("scenes", "damaged"), (*CONTROLS, *RECIPES), seeds=(35, 36, 37, 38, 39)),
-    # Chooses among recipes; no result is reported on these seeds.
+    # Chooses the default among rules and their fusions; no result is reported on these seeds.
     "choice": Plan(
         "choice",
-        ("damaged", "real", "scenes"),
-        ("random", "oracle", *RECIPES, *FUSIONS),
+        ("scenes", "damaged", "shifted", "skewed"),
+        ("random", "oracle", *BY_RULE, RECIPES[0], RECIPES[2]),
         seeds=(60, 61, 62, 63),
         trainings=2,
         n_train=6_000,
@@ -487,7 +489,7 @@ def _run_trial(trial: Trial, corpus: Path | None) -> None:
     kept = {
         "plan": fingerprint(trial.plan.measured()), "world": trial.world, "seed": trial.seed, "cells": result["cells"],
         "left_out": result.get("left_out", []), "costs": runs.seconds,
-        "aucs": aucs_of(scores, kinds), "accepted": accepted_by(_read_threshold(trial), scores, kinds),
+        "aucs": aucs_of(scores, kinds), "accepted": accepted_by(_read_threshold(trial, runs.names.get(SIGNAL)), scores, kinds),
         "seconds": round(time.monotonic() - began, 1), "code_version": code_version(),
     }  # fmt: skip
     partial = trial.path.with_suffix(".partial")
@@ -631,13 +633,16 @@ def accepted_by(threshold: float | None, scores: Scores, kinds: Mapping[bytes, s
 
 THRESHOLD = text("""
     SELECT DISTINCT CAST(spec ->> 'min_score' AS double precision) FROM alchemist.subsets
-    WHERE starts_with(name, :dataset || '-') AND spec ->> 'accept' = 'auto' AND spec ->> 'rank_by' LIKE 'rater+%'
+    INNER JOIN alchemist.rank_snapshots USING (snapshot_id) INNER JOIN alchemist.rank_scales USING (rank_scale_id)
+    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
+    WHERE starts_with(subsets.name, :dataset || '-') AND spec ->> 'accept' = 'auto' AND spec ->> 'rank_by' LIKE 'rater+%'
+        AND raters.name = :rater
 """)
 
 
-def _read_threshold(trial: Trial) -> float | None:
+def _read_threshold(trial: Trial, rater: str | None) -> float | None:
     with open_store().connect() as connection:
-        found: float | None = connection.execute(THRESHOLD, {"dataset": trial.dataset}).scalar()
+        found: float | None = connection.execute(THRESHOLD, {"dataset": trial.dataset, "rater": rater}).scalar()
     return found
 
 
