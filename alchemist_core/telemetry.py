@@ -88,10 +88,9 @@ class _JsonHandler(logging.Handler):
         line = {
             "time": at,
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": escape_control(record.getMessage()),
             **(_runs[-1] if _runs else {}),
         }
-        # JSON escapes every control character; DEL, C1 and the marks of direction only as ASCII.
         _print(json.dumps(line))
 
 
