@@ -13,7 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alchemist_core.errors import DataError, MissingShardError
-from alchemist_core.shards.layouts.records import LayoutRecord, read_caption, read_file_below, read_named_image
+from alchemist_core.shards.layouts.records import (
+    MAX_READ_BYTES,
+    LayoutRecord,
+    read_caption,
+    read_file_below,
+    read_named_image,
+)
 from alchemist_core.shards.storage import is_s3, join_uri, list_files, open_shard
 
 CAPTION_COLUMNS = ("caption", "caption_detail", "text", "TEXT", "prompt")
@@ -64,7 +70,7 @@ def _read_beside(folder: str, name: str) -> bytes:
         return b""
     try:
         with open_shard(join_uri(folder, name)) as file:
-            return file.read()
+            return file.read(MAX_READ_BYTES)
     except MissingShardError:
         return b""
 

@@ -18,6 +18,7 @@ from typing import Any
 from alchemist_core.errors import DataError
 from alchemist_core.shards.captions import MAX_JSON_DEPTH
 from alchemist_core.shards.images import BadImageError, sniff_format
+from alchemist_core.shards.samples import MAX_IMAGE_BYTES
 from alchemist_core.shards.storage import is_s3, join_uri, list_files, put_file
 from alchemist_core.shards.tar_writer import write_tar
 
@@ -149,7 +150,11 @@ def _storable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_file_below(root: Path, name: str, max_bytes: int = -1) -> bytes:
+MAX_READ_BYTES = MAX_IMAGE_BYTES + 1
+"""Most bytes that are read of an image: one above the limit is enough for ingest to quarantine the record as too large."""
+
+
+def read_file_below(root: Path, name: str, max_bytes: int = MAX_READ_BYTES) -> bytes:
     """Read a file that a dataset names, at most `max_bytes`; return nothing if it does not exist or is outside the dataset's folder.
 
     Raises:

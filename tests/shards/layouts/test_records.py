@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from alchemist_core.shards import s3
 from alchemist_core.shards.faults import Fault
+from alchemist_core.shards.layouts import parquet_images
+from alchemist_core.shards.layouts.pictures import read_pictures
 from alchemist_core.shards.layouts.records import LayoutRecord, read_file_below, write_shards
-from alchemist_core.shards.samples import Sample, read_samples
+from alchemist_core.shards.samples import MAX_IMAGE_BYTES, Sample, read_samples
 
 
 def png(level: int = 0) -> bytes:
@@ -94,6 +97,23 @@ def test_a_name_that_leads_out_of_the_dataset_reads_nothing(tmp_path: Path) -> N
     (tmp_path / "set" / "link").symlink_to(tmp_path / "secret")
     names = ("own", "../secret", str(tmp_path / "secret"), "link", "nothing")
     assert [read_file_below(tmp_path / "set", name) for name in names] == [b"2", b"", b"", b"", b""]
+
+
+def test_no_more_is_read_of_an_image_than_ingest_needs_to_refuse_it(tmp_path: Path) -> None:
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.write(png())
+        file.truncate(1 << 40)
+    (record,) = read_pictures(tmp_path)
+    assert len(record.read_image()) == MAX_IMAGE_BYTES + 1
+
+
+def test_nor_of_an_image_beside_a_parquet_file(
+    tmp_path: Path, object_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    s3.put_file(f"{object_store}/a.png", tmp_path / "a.png", {})
+    monkeypatch.setattr(parquet_images, "MAX_READ_BYTES", 20)
+    assert parquet_images._read_beside(object_store, "a.png") == png()[:20]
 
 
 def test_a_name_that_no_file_can_have_reads_nothing(tmp_path: Path) -> None:
