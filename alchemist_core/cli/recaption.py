@@ -23,7 +23,6 @@ from alchemist_core.scorers.vlm import Answer, Captioner, CaptionOptions, Key
 from alchemist_core.shards import s3
 from alchemist_core.shards.captions import read_document
 from alchemist_core.shards.repairs import split_repairs
-from alchemist_core.shards.samples import repair_sample
 from alchemist_core.shards.storage import is_s3, join_uri, view_ranges
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.shards.tars import IMAGE_EXTS
@@ -227,9 +226,8 @@ class Recaptioning:
         files = dict(zip(missing, _read_files([rows[at] for at in missing]), strict=True))
 
         def image(at: int) -> bytes:
-            repaired = repair_sample({ext: bytes(data) for ext, data in files[at].items()}, rows[at].repair)
-            data: bytes = next(data for ext, data in repaired.items() if ext in IMAGE_EXTS)
-            return data
+            # Of an animation the first frame is read; its repair is for readers that would read all frames.
+            return next(bytes(data) for ext, data in files[at].items() if ext in IMAGE_EXTS)
 
         answers = self._captioner.caption(keys, image, [row.caption for row in rows])
         return Counter(answer for answer in answers if isinstance(answer, str))

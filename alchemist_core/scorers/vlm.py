@@ -49,7 +49,8 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer, ScorerUnavailableError, TransientFault
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.faults import is_storable
-from alchemist_core.shards.images import BadImageError, decode_covering, read_header
+from alchemist_core.shards.images import BadImageError
+from alchemist_core.shards.pictures import PictureWorkers
 from alchemist_core.telemetry import on_one_line, say
 
 ANSWERS = "scorer_answers"
@@ -284,6 +285,7 @@ class Captioner:
         self._given = options
         self._asker = Asker(options, _Caption, "caption", _read_caption, {"fit": "whole image"})
         self.counts = self._asker.counts
+        self._workers = PictureWorkers(1)
 
     def key_of(self, image_hash: bytes, caption: str) -> Key:
         """Return the key of the answer about an image.
@@ -311,20 +313,19 @@ class Captioner:
         Raises:
             ScorerUnavailableError: The server does not answer, or answers none of the requests.
         """
-        return self._asker.ask(keys, lambda at: Question(self._read_image(image(at)), self._prompt(captions[at])))
+        return self._asker.ask(keys, lambda at: self._question(image(at), captions[at]))
 
     def close(self) -> None:
         """Wait for the requests under way, close the connections, and print the numbers of requests and tokens, and the cost."""
+        self._workers.close()
         self._asker.close()
+
+    def _question(self, data: bytes, caption: str) -> "Question":
+        # In a worker process, because this one has the key of the server and the address of the store.
+        return Question(self._workers.fit(data, self._given.image_side), self._prompt(caption))
 
     def _prompt(self, caption: str) -> str:
         return self._given.prompt.replace("{caption}", caption)
-
-    def _read_image(self, data: bytes) -> NDArray[np.uint8]:
-        header = read_header(data)
-        scale = min(1.0, self._given.image_side / max(header.width, header.height))
-        width, height = (max(1, round(side * scale)) for side in (header.width, header.height))
-        return decode_covering(data, width, height)
 
 
 def _read_caption(content: str) -> Answer:

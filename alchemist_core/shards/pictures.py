@@ -1,4 +1,4 @@
-"""Pictures for people: one image of a shard, encoded again as a small JPEG, in worker processes that may be killed at any moment.
+"""Pictures of one image at a time, made in worker processes that may be killed at any moment: small JPEGs for people, pixels for models.
 
 The image of a crawl never reaches a browser, and is never parsed in the process that serves it. An image on which a worker dies, or that
 takes too long, costs this worker and nothing else.
@@ -14,12 +14,23 @@ from pathlib import Path
 from queue import LifoQueue
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alchemist_core.errors import ChangedShardError
 from alchemist_core.files import PICTURE_CACHE, artifact_path, atomic_write, shrink
 from alchemist_core.shards.byte_ranges import ByteRange
 from alchemist_core.shards.faults import Reason
-from alchemist_core.shards.images import BadImageError, encode_picture, explain_death, one_image
+from alchemist_core.shards.images import (
+    BadImageError,
+    decode_covering,
+    encode_picture,
+    explain_death,
+    one_image,
+    read_header,
+)
 from alchemist_core.shards.storage import is_s3, read_ranges, remedy_of
+from alchemist_core.shards.worker import Task
 from alchemist_core.shards.workers import Done, WorkerDiedError, Workers
 
 SIDES = {"thumbnail": 256, "full": 1600}
@@ -62,6 +73,28 @@ class PictureTask:
             return error.reason, error.detail
 
 
+@dataclass(frozen=True, slots=True)
+class FitTask:
+    """The bytes of one image, and the side in pixels of the square into which it is scaled down, whole."""
+
+    data: bytes
+    side: int
+
+    def read(self) -> None:
+        """Read nothing: the task has the bytes."""
+
+    def work(self, _data: None, _place: memoryview) -> NDArray[np.uint8] | tuple[Reason, str]:
+        """Return the pixels (height, width, 3), or why there are none."""
+        try:
+            with one_image():
+                header = read_header(self.data)
+                scale = min(1.0, self.side / max(header.width, header.height))
+                width, height = (max(1, round(side * scale)) for side in (header.width, header.height))
+                return decode_covering(self.data, width, height)
+        except BadImageError as error:
+            return error.reason, error.detail
+
+
 class PictureWorkers:
     """A few worker processes, started when they are first needed. A thread takes one for the time of one picture."""
 
@@ -79,12 +112,25 @@ class PictureWorkers:
             BadImageError: The image is not readable, exceeds a limit, or ended its worker.
             DataError: The shard is missing, or holds other bytes than registered.
         """
+        picture: bytes = self._run(task, uses_s3=is_s3(task.uri), limit_s=task.limit_s)
+        return picture
+
+    def fit(self, data: bytes, side: int) -> NDArray[np.uint8]:
+        """Return the pixels (height, width, 3) of an image, scaled down until it fits into a square; wait for a free worker.
+
+        Raises:
+            BadImageError: The image is not readable, exceeds a limit, or ended its worker.
+        """
+        pixels: NDArray[np.uint8] = self._run(FitTask(data, side))
+        return pixels
+
+    def _run(self, task: Task, *, uses_s3: bool = False, limit_s: float | None = None) -> Any:
         workers = self._free.get()
         try:
-            if workers is not None and is_s3(task.uri) and not workers.uses_s3:
+            if workers is not None and uses_s3 and not workers.uses_s3:
                 workers.close()
                 workers = None
-            workers = workers or Workers(1, module=__name__, uses_s3=is_s3(task.uri))
+            workers = workers or Workers(1, module=__name__, uses_s3=uses_s3)
             done = _await(workers, task)
         except BaseException:
             # Its state is unknown: the next picture gets a new one.
@@ -95,12 +141,12 @@ class PictureWorkers:
         finally:
             self._free.put(workers)
         if isinstance(done.error, WorkerDiedError):
-            raise BadImageError(*explain_death(done.error.code, task.limit_s))
+            raise BadImageError(*explain_death(done.error.code, limit_s))
         if done.error is not None:
             raise done.error
-        if isinstance(done.result, bytes):
-            return done.result
-        raise BadImageError(*done.result)
+        if isinstance(done.result, tuple):
+            raise BadImageError(*done.result)
+        return done.result
 
     def close(self) -> None:
         """End the workers; each that is at work ends after its picture."""
@@ -109,7 +155,7 @@ class PictureWorkers:
                 workers.close()
 
 
-def _await(workers: Workers, task: PictureTask) -> Done:
+def _await(workers: Workers, task: Task) -> Done:
     workers.submit(task, None)
     found: list[Any] = []
     while not found:

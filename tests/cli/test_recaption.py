@@ -21,6 +21,7 @@ from alchemist_core.cli.shard import ChangeConfig, reread
 from alchemist_core.config import fingerprint
 from alchemist_core.errors import DataError
 from alchemist_core.scorers import vlm
+from alchemist_core.settings import load_settings
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.materialize import MaterializeConfig
@@ -35,6 +36,7 @@ from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 from tests.scorers.vlm_server import VlmServer, serving
 from tests.shards.conftest import draw_image, make_record, make_tar
+from tests.shards.slow_images import slow_jpeg
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -236,6 +238,21 @@ def test_an_image_that_cannot_be_decoded_counts_as_refused_and_holds_no_shard_ba
         assert (found.n_shards, found.n_samples, found.n_refused, found.n_failed) == (1, 1, 1, 0)
         assert "its image cannot be sent: truncated_image" in found.reasons[0]
         assert recaption(server, dataset="web", root=str(tmp_path / "new")).n_known == 1
+
+
+@pytest.mark.usefixtures("database_url")
+def test_an_image_that_takes_its_decoder_too_long_is_refused_and_the_others_get_captions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = ("b.jpg", slow_jpeg()), ("b.txt", b"a slow picture")
+    web = write_web(tmp_path / "web", *make_record("a", 1), *slow, *make_record("c", 3))
+    ingest(IngestConfig(dataset="web", root=str(web), perceptual_hash=False))
+    monkeypatch.setenv("ALCHEMIST_DECODE_LIMIT_S", "0.5")
+    load_settings.cache_clear()
+    with serving(well) as server:
+        found = recaption(server, dataset="web", root=str(tmp_path / "new"))
+    assert (found.n_shards, found.n_samples, found.n_refused, found.n_failed) == (1, 2, 1, 0)
+    assert "its image cannot be sent: too_slow" in found.reasons[0]
 
 
 def processes(server: VlmServer, root: Path) -> list[str]:
