@@ -138,7 +138,7 @@ def embed_text(url: str, text: str) -> EmbeddedText:
             raise DataError(f"The service that embeds texts failed: {document['error']}")
         embedding_D = np.array(document["embedding"], np.float32)
         scorer = str(document["scorer"])
-    except (urllib3.exceptions.HTTPError, ValueError, TypeError, KeyError) as error:
+    except (urllib3.exceptions.HTTPError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         log.warning("text service: %s", error)
         raise DataError(
             "The service that embeds texts does not answer. Start it (alchemist scorer serve NAME), or correct ALCHEMIST_SEARCH_URL."

@@ -39,6 +39,8 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     create_model,
     model_validator,
 )
@@ -572,9 +574,22 @@ class _Choice(BaseModel):
     finish_reason: str | None = None
 
 
+def _read_tokens(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    # The answer is paid for: a number of tokens that makes no sense must not lose it.
+    try:
+        return read(value)
+    except ValidationError:
+        return 0
+
+
+_Tokens = Annotated[int, Field(ge=0, le=10**9), WrapValidator(_read_tokens)]
+
+
 class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    """How many tokens the server counted; 0 for what is not a number of tokens."""
+
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
 
 
 class _Completion(BaseModel):

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import numpy as np
@@ -208,6 +209,24 @@ def test_clusters_of_several_scorers_can_be_opened_each_by_itself(client: TestCl
             for table in ("clusters", "cluster_centroids", "raters"):
                 connection.exec_driver_sql(f"DELETE FROM alchemist.{table} WHERE rater_id IN (9, 10)")
         engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "reply", [b"[" * 100_000, b'{"scorer": "clip", "embedding": [1' + b"0" * 400 + b"]}", b"[]", b"x"]
+)
+def test_a_service_that_answers_something_else_does_not_answer(reply: bytes) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", str(len(reply)))
+            self.end_headers()
+            self.wfile.write(reply)
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(DataError, match="does not answer"):
+            embed_text(f"http://127.0.0.1:{server.server_port}", "blue")
 
 
 # --- The service -----------------------------------------------------------------------------------------------------------------

@@ -105,6 +105,18 @@ def test_the_tokens_of_invalid_answers_are_paid_and_counted_too(caplog: pytest.L
     assert said.endswith(f"6,000 input and 60 output tokens, cost {6 * (2.0 + 0.08):.4f}")
 
 
+@pytest.mark.parametrize("odd", [10**400, -5, None, "many", 0.5, [1]], ids=lambda odd: str(odd)[:9])
+def test_a_number_of_tokens_that_makes_no_sense_counts_as_none_and_loses_no_answer(
+    odd: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(lambda *_: "ok") as server:
+        server.usage = {"prompt_tokens": odd, "completion_tokens": 10}
+        score(server.url, range(3), price_per_1000_input_tokens=2.0, price_per_1000_output_tokens=8.0, timeout_s=60)
+    assert server.n_paid == {0: 1, 1: 1, 2: 1}
+    (said,) = caplog.messages
+    assert said.endswith(f"; 0 input and 30 output tokens, cost {3 * 0.08:.4f}")
+
+
 def told(behaviour: str) -> str:
     return {
         "refusal": "the model refused it: 'I will not rate people.'",

@@ -74,6 +74,7 @@ class VlmServer(ThreadingHTTPServer):
         self.arrived_at: list[float] = []
         self.n_open = self.most_open = 0
         self.retry_after = "0"
+        self.usage: Any = {"prompt_tokens": 1000, "completion_tokens": 10}
 
     @property
     def url(self) -> str:
@@ -156,10 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
 
     def _complete(self, sample: int, message: dict[str, Any], finish: str, *, is_paid: bool) -> None:
-        usage = {"prompt_tokens": 1000, "completion_tokens": 10}
         answer = {
             "choices": [{"index": 0, "message": {"role": "assistant"} | message, "finish_reason": finish}],
-            "usage": usage,
+            "usage": self.server.usage,
         }
         body = json.dumps(answer).encode()
         with self.server.lock:

@@ -83,11 +83,13 @@ def first_lost(path: Path) -> str | None:
         size = path.stat().st_size
         if n_header > size:
             return None
-        try:
-            header = json.loads(file.read(n_header))
-        except ValueError:
-            return None
-    ends = {key: about["data_offsets"][1] for key, about in header.items() if key != "__metadata__"}
+        content = file.read(n_header)
+    try:
+        header = json.loads(content)
+        ends = {key: int(about["data_offsets"][1]) for key, about in header.items() if key != "__metadata__"}
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError):
+        # The header is damaged too.
+        return None
     ordered = sorted(ends, key=lambda key: (ends[key], key))
     lost = next((key for key in ordered if 8 + n_header + ends[key] > size), None)
     return lost and f"{lost} ({size:,} of {8 + n_header + max(ends.values()):,} bytes are there)"

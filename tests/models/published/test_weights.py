@@ -48,6 +48,22 @@ def test_a_safetensors_file_that_is_cut_off_is_refused_by_the_first_key_that_is_
     assert "cut off or damaged" in reason_to_refuse(cut(tmp_path / "star.safetensors", 4100))
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a": {"dtype": "F32"}}',
+        '["a"]',
+        '{"a": {"data_offsets": [0]}}',
+        '{"a": {"data_offsets": [0, "4"]}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_safetensors_file_with_a_damaged_header_is_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "star.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    assert "cut off or damaged" in reason_to_refuse(path)
+
+
 def test_a_torch_file_that_is_cut_off_is_told_from_one_that_is_none(tmp_path: Path) -> None:
     torch.save(TWO, tmp_path / "star.pth")
     assert "is cut off: its table of contents, which comes last, is missing" in reason_to_refuse(
