@@ -48,7 +48,15 @@ from alchemist_core.shards.s3 import has_objects
 from alchemist_core.shards.storage import is_s3
 from alchemist_core.stages.networks import why_missing
 from alchemist_core.store.airflow import AirflowTables, read_airflow
-from alchemist_core.store.engine import can_write, check_schema, database_url, head_revision, make_engine, read_clock
+from alchemist_core.store.engine import (
+    can_write,
+    check_schema,
+    database_url,
+    head_revision,
+    make_engine,
+    read_clock,
+    require_postgres,
+)
 from alchemist_core.store.postgres import has_server, is_running, start_postgres
 from alchemist_core.store.registry import list_datasets
 
@@ -150,8 +158,9 @@ class Site:
             return start_postgres(self.home).url("airflow", role="airflow") if running else None
         given = load_settings().airflow_database_url
         if given is not None:
-            return given.get_secret_value()
-        return self.environment.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+            return require_postgres(given.get_secret_value(), "ALCHEMIST_AIRFLOW_DATABASE_URL")
+        url = self.environment.get(variable := "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+        return None if url is None else require_postgres(url, variable)
 
     @property
     def executor(self) -> str | None:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 
 _MOST_SILENCE_MS = 30_000
+# Secrets among libpq's options, beside the password.
+_LOGIN_SECRETS = ("sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
+# For the driver a password ends at its first @; errors show the rest as the host.
+_PASSWORD_WITH_AT = re.compile(r"://[^:/]*:[^@]*@[^?]*@")
 DatabaseError = DBAPIError
 """Error of a refused statement or a lost connection, for callers that can continue without the store."""
 
@@ -40,7 +44,7 @@ def database_url(settings: Settings | None = None) -> str:
     """
     settings = settings or load_settings()
     if settings.database_url is not None:
-        return _require_postgres(settings.database_url.get_secret_value())
+        return require_postgres(settings.database_url.get_secret_value(), "ALCHEMIST_DATABASE_URL")
     return _embedded(settings).url()
 
 
@@ -49,13 +53,14 @@ def role_url(role: Role) -> str:
     settings = load_settings()
     if settings.database_url is None:
         return _embedded(settings).url(role=role)
-    address = make_url(database_url(settings)).set(drivername="postgresql")
+    url = database_url(settings)
+    # The query of a URL can have the login too; libpq then uses that one.
+    login, address = connection_options(url), make_url(url).difference_update_query(("user", "password"))
+    user, password = login.get("user"), login.get("password")
     # Any login other than writer and reader is the owner (`sql/roles.sql`).
-    own = next((name for name, login in LOGINS.items() if login == address.username), "owner")
-    if role != own:
-        given = address.set(username=LOGINS[role])
-        # For `set`, None means unchanged, so the password is replaced by an empty one.
-        address = URL.create("postgresql", given.username, None, given.host, given.port, given.database, given.query)
+    if role != next((name for name, own in LOGINS.items() if own == user), "owner"):
+        user, password, address = LOGINS[role], None, address.difference_update_query(_LOGIN_SECRETS)
+    address = URL.create("postgresql", user, password, address.host, address.port, address.database, address.query)
     return address.render_as_string(hide_password=False)
 
 
@@ -93,15 +98,19 @@ def _embedded(settings: Settings) -> "EmbeddedPostgres":
     return start_postgres(settings.home)
 
 
-def _require_postgres(url: str) -> str:
+def require_postgres(url: str, variable: str) -> str:
+    """Return a URL unchanged.
+
+    Raises:
+        ConfigError: It is not a valid URL of a Postgres server, or its password has an @. The message names the variable only.
+    """
     try:
         name = make_url(url).drivername
     except (ArgumentError, ValueError):
         name = ""
-    if name.partition("+")[0] not in {"postgres", "postgresql"}:
-        # The message omits the value, which contains a password.
+    if name.partition("+")[0] not in {"postgres", "postgresql"} or _PASSWORD_WITH_AT.search(url):
         raise ConfigError(
-            "ALCHEMIST_DATABASE_URL is not a valid Postgres URL, such as postgresql://user:password@host:5432/name. "
+            f"{variable} is not a valid Postgres URL, such as postgresql://user:password@host:5432/name. "
             "Encode characters such as / or @ in a password as %2F, %40."
         )
     return url

@@ -84,6 +84,35 @@ def test_the_url_of_a_given_server_has_the_password_of_its_own_user_only(
     assert "hidden" not in printed.err
 
 
+@pytest.mark.parametrize(
+    ("user", "words", "login", "password"),
+    [
+        ("somebody", (), "alchemist_reader", None),
+        ("somebody", ("--role", "owner"), "somebody", "hidden"),
+        ("alchemist_writer", ("--role", "writer"), "alchemist_writer", "hidden"),
+    ],
+)
+def test_a_login_in_the_query_of_a_url_is_its_login(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    user: str,
+    words: tuple[str, ...],
+    login: str,
+    password: str | None,
+) -> None:
+    query = f"host=/sockets&user={user}&password=hidden&sslpassword=hidden&sslmode=require"
+    monkeypatch.setenv("ALCHEMIST_DATABASE_URL", f"postgresql:///store?{query}")
+    load_settings.cache_clear()
+    assert main(["db", "url", *words]) == 0
+    printed = capsys.readouterr()
+    url = make_url(printed.out.strip())
+    assert (url.username, url.password, url.database) == (login, password, "store")
+    others = {"sslpassword": "hidden"} if password else {}
+    assert dict(url.query) == {"host": "/sockets", "sslmode": "require", **others}
+    assert ("PGPASSWORD" in printed.err) == (password is None)
+    assert "hidden" not in printed.err
+
+
 @pytest.mark.slow
 def test_psql_on_a_given_server_is_its_own_user_and_reads_only_unless_a_role_is_named(home: Path) -> None:
     given = {"ALCHEMIST_DATABASE_URL": start_postgres(home).url()}

@@ -87,6 +87,8 @@ def test_a_planted_password_appears_nowhere(trained_store: TrainedStore, tmp_pat
         pytest.param(f"mysql://u:{SECRET}@127.0.0.1/x", marks=pytest.mark.slow),
         pytest.param(f"postgresql://u:{SECRET}@127.0.0.1:1/x?sslmode=nonsense", marks=pytest.mark.slow),
         pytest.param(SECRET, marks=pytest.mark.slow),
+        f"postgresql://u:hunter@{SECRET}@127.0.0.1:1/x",
+        pytest.param(f"postgresql://u:@{SECRET}/hunter@127.0.0.1:1/x", marks=pytest.mark.slow),
     ],
 )
 def test_a_url_that_cannot_be_used_is_an_error_that_keeps_the_password(url: str, tmp_path: Path) -> None:
@@ -97,3 +99,13 @@ def test_a_url_that_cannot_be_used_is_an_error_that_keeps_the_password(url: str,
     assert "ALCHEMIST_DATABASE_URL" in said
     assert "Traceback" not in said
     assert SECRET not in said
+
+
+def test_a_password_is_kept_out_of_what_doctor_reports_of_airflows_database(tmp_path: Path) -> None:
+    for place in ("127.0.0.1/airflow", "127.0.0.1:1/airflow"):
+        url = f"postgresql://u:p@x:{SECRET}@{place}"
+        given = {"ALCHEMIST_AIRFLOW_DATABASE_URL": url, "ALCHEMIST_HOME": str(tmp_path)}
+        code, said, _ = run(("doctor", "--parts", "pool"), given)
+        assert code == 5
+        assert "ALCHEMIST_AIRFLOW_DATABASE_URL is not a valid Postgres URL" in said
+        assert SECRET not in said
