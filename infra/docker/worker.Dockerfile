@@ -10,7 +10,7 @@ RUN uv pip install --quiet --no-cache --compile-bytecode --python /opt/venv/bin/
     "torch==${TORCH_VERSION}" "torchvision==${TORCHVISION_VERSION}"
 COPY pyproject.toml constraints.txt ./
 # A test runs each command of each DAG with nothing but these extras.
-ARG EXTRAS="train metrics flux embeddings offline airflow server celery checks lineage"
+ARG EXTRAS="train metrics flux embeddings offline airflow server celery local checks lineage"
 RUN echo "${EXTRAS}" | xargs -n 1 printf -- '--extra=%s ' \
     | xargs uv pip install --quiet --no-cache --compile-bytecode --python /opt/venv/bin/python --constraint constraints.txt \
     --requirement pyproject.toml

@@ -17,6 +17,7 @@ import yaml
 from sqlalchemy import make_url
 
 from alchemist_core import __version__
+from alchemist_core.cli.doctor import SECRETS
 from alchemist_core.cli.exporter import HEALTH_PATH
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
@@ -94,6 +95,12 @@ def test_addresses_of_links_are_set_where_compose_runs(compose: dict[str, Any]) 
         if name.startswith("airflow-"):
             assert told["ALCHEMIST_AIRFLOW_URL"] == "${ALCHEMIST_AIRFLOW_URL:-http://localhost:8080}", name
             assert told["ALCHEMIST_EXPLORER_URL"] is told["ALCHEMIST_REPORTS_URL"] is None, name
+
+
+def test_the_page_about_celery_names_the_secrets_that_doctor_asks_for() -> None:
+    rows = (INFRA / "CELERY.md").read_text().splitlines()
+    (row,) = [line for line in rows if line.endswith("| the same on all machines |") and "FERNET" in line]
+    assert all(f"`AIRFLOW__{name}`" in row for name in SECRETS)
 
 
 def test_health_checks_of_the_exporter_do_not_read_the_store(compose: dict[str, Any]) -> None:

@@ -353,6 +353,8 @@ def test_the_parts_that_run_tasks_wait_until_the_store_is_migrated(
         for name, spec in pod_specs(objects).items()
         if name.startswith("airflow-") and ("Secret", "alchemist-store") in references_of(spec)
     }
+    # It runs no task, but the explorer.
+    assert waits.pop("airflow-api") == []
     assert waits.keys() == {"airflow-scheduler", "airflow-dag-processor"}
     (command,), (other,) = waits.values()
     assert command == other
@@ -372,6 +374,15 @@ def test_the_parts_that_run_tasks_wait_until_the_store_is_migrated(
             waiting.kill()
     assert waiting.returncode == 0
     assert "the schema is at revision" in said
+
+
+def test_the_explorer_in_airflows_page_has_the_account_of_the_store(objects: list[Json]) -> None:
+    (api,) = pod_specs(objects)["airflow-api"]["containers"]
+    assert {"secretRef": {"name": "alchemist-store"}} in api["envFrom"]
+    (row,) = [
+        line for line in (INFRA / "README.md").read_text().splitlines() if line.startswith("| `alchemist-store` |")
+    ]
+    assert "| API server, scheduler, DAG processor" in row
 
 
 def settings_of(objects: list[Json], name: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from alchemist_core.errors import StoreError
+from alchemist_core.errors import MissingDependencyError, StoreError
 from alchemist_core.store import postgres
 from alchemist_core.store.engine import migrate
 from alchemist_core.store.postgres import (
@@ -375,6 +375,14 @@ def test_airflows_database_becomes_its_own_roles_and_that_role_reads_nothing_of_
 
 def test_psql_of_the_wheel_runs() -> None:
     assert "PostgreSQL" in subprocess.run([psql_path(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def test_without_the_extra_no_client_program_is_missed_for_want_of_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match=r"\[local\]', or run the command where it is installed\.$"):
+        psql_path()
+    with pytest.raises(MissingDependencyError, match="or set ALCHEMIST_DATABASE_URL"):
+        postgres._install()
 
 
 @pytest.mark.slow
