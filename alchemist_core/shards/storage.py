@@ -29,6 +29,8 @@ _FOLDER = "is a folder with the name of a shard. Pack its files into a plain .ta
 _SPECIAL = "is not a regular file but a pipe, a device or a socket. Remove it."
 # No tar has a hole of this size: a download has reserved the space, or the size of the file is wrong.
 _HOLE_BYTES = 1 << 30
+# Of an address that Postgres can index: at most 2,704 bytes together with the dataset. Keys of objects have at most 1,024.
+_MAX_PATH_BYTES = 2048
 # Reading this many unneeded bytes of a file costs less than another read.
 _MAX_GAP_BYTES = 1 << 13
 
@@ -122,6 +124,8 @@ def _why_not_read(path: str) -> tuple[str, bool] | None:
         return "does not end in .tar in small letters. Rename it.", True
     if not is_storable(path):
         return "has a name that is not UTF-8, or contains NUL. Rename it.", True
+    if (n_bytes := len(path.encode())) > _MAX_PATH_BYTES:
+        return f"has a path of {n_bytes:,} bytes below the root; the limit is {_MAX_PATH_BYTES:,}. Shorten it.", True
     if "//" in f"/{path}":
         # Only an object can be called so. Joined to its root, the path would be the address of another object.
         return "has an empty folder name (//). Rename it.", True

@@ -119,6 +119,18 @@ def test_what_is_not_read_is_named_and_only_what_was_meant_to_be_read_is_a_loss(
     assert len(list_root(folder).shards) == 3
 
 
+def test_a_path_may_have_2048_bytes_below_the_root(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["é" * 99 + "x"] * 10)
+    deep.mkdir(parents=True)
+    for n_letters in (44, 45):
+        (deep / ("a" * n_letters + ".tar")).write_bytes(b"x")
+    listing = list_root(str(tmp_path))
+    (other,) = listing.passed_over
+    assert other.is_loss
+    assert other.why == "has a path of 2,049 bytes below the root; the limit is 2,048. Shorten it."
+    assert [len(shard.uri.encode()) - len(f"{tmp_path}/") for shard in listing.shards] == [2048]
+
+
 def test_an_object_with_an_empty_folder_name_is_named_and_not_read(bucket: str) -> None:
     keys = ("laion//2026-01-03/a.tar", "laion/2026-01-03//a.tar", "laion//notes.txt", "laion//.part/b.tar")
     for key in keys:
