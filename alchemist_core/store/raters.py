@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from alchemist_core.errors import ConfigError
 from alchemist_core.rating.acceptance import HELD_OUT
 from alchemist_core.shards.decode_versions import UNPINNED
-from alchemist_core.store.audit import record_event
+from alchemist_core.store.audit import current_airflow_run, record_event
 from alchemist_core.store.export import scores_by_name
 from alchemist_core.store.tables import AuditEvent, Rater, Run
 
@@ -39,7 +39,9 @@ COLUMNS = tuple(getattr(Rater, name) for name in RaterRow.__slots__)
 
 
 def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
-    """Return a rater by name, `production`, or `newest` (the result of the last training); None if there is none.
+    """Return a rater by name, `production`, or `newest`; None if there is none.
+
+    `newest` is the result of the training that ended last; in an Airflow run that trained a rater, of its own last training.
 
     Raises:
         ConfigError: There is no rater of that name; the message lists the raters.
@@ -50,7 +52,9 @@ def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
     elif wanted == "newest":
         # By the last training run, not by the newest row: a training can return a rater that exists already.
         last = select(Run.result["rater"].as_string()).where(Run.stage == "train_rater", Run.state == "succeeded")
-        trained = last.order_by(Run.run_id.desc()).limit(1).scalar_subquery()
+        # Runs are numbered at their start, and a training that began later may have ended earlier. The actor of old runs is null.
+        is_own = func.coalesce(Run.actor == (current_airflow_run() or ""), False)
+        trained = last.order_by(is_own.desc(), Run.finished_at.desc()).limit(1).scalar_subquery()
         statement = statement.where(Rater.kind == "trained")
         statement = statement.order_by((Rater.name == trained).desc().nulls_last(), Rater.rater_id.desc()).limit(1)
     else:

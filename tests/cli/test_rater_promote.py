@@ -49,6 +49,36 @@ def test_only_a_trained_rater_is_planned_for_production(two_raters: Engine) -> N
         plan_promote(PlanPromoteConfig(rater="clip"))
 
 
+def test_the_newest_rater_is_that_of_the_training_that_ended_last_and_in_an_airflow_run_its_own(
+    two_raters: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add_training(run_id: int, rater: str, finished_at: str, actor: str | None) -> None:
+        run = {
+            "run_id": run_id, "stage": "train_rater", "state": "succeeded", "result": {"rater": rater},
+            "finished_at": finished_at, "actor": actor,
+        }  # fmt: skip
+        with two_raters.begin() as connection:
+            insert_rows(connection, {"runs": [run]})
+
+    def newest() -> str:
+        return plan_promote(PlanPromoteConfig()).rater
+
+    with two_raters.begin() as connection:
+        connection.execute(text("""UPDATE alchemist.raters SET config = '{"dataset": "web"}'"""))
+    add_training(1, "new", "2026-01-01 11:00", None)
+    assert newest() == "new"
+    add_training(10, "old", "2026-01-01 14:00", "airflow:train_rater:weekly")
+    add_training(11, "new", "2026-01-01 11:30", "ann")
+    assert newest() == "old", "the training that began later ended earlier"
+    add_training(12, "new", "2026-01-01 15:00", "airflow:other:weekly")
+    assert newest() == "new"
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "train_rater")
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "weekly")
+    assert newest() == "old", "find_rater of this run was cleared after another training had ended"
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "next week")
+    assert newest() == "new", "this run has trained nothing"
+
+
 def test_the_question_of_a_promotion_links_the_page_of_its_rater(
     two_raters: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
