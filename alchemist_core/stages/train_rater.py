@@ -12,7 +12,7 @@ from alchemist_core.config import NO_FLAG, Command, Config, Formerly, Result, fi
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256
 from alchemist_core.shards.decode_versions import UNPINNED
-from alchemist_core.stages.collective import execute_together
+from alchemist_core.stages.collective import execute_together, hold_together
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, count_processes
 from alchemist_core.store import raters
@@ -117,13 +117,33 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResu
     members = {name: hashes_sha256(found.hashes("pair_hash")) for name, found in rows.items()}
     identity = _identity(config, members)
     n_pairs = {"n_train": len(rows["dataset"]), "n_validation": len(rows["validation"]), **overlap}
-    if (known := _find(stage_run.engine, identity, given, config, members)) is not None:
+
+    def find() -> TrainRaterResult | None:
+        if (known := _find(stage_run.engine, identity, given, config, members)) is None:
+            return None
         return TrainRaterResult(
             rater=known.name, is_new=False, rule=known.rule, metrics=_figures(known.acceptance_report), **n_pairs
         )
+
+    if (result := find()) is not None:
+        return result
     refuse_evaluation(stage_run.engine, config.validation)
     _state_overlap(config, **overlap)
     hold_device(stage_run)
+    name = f"{config.dataset}-{config.training.rule}-{identity[:8]}"
+    # Another run may be training this rater: `least_samples` makes another run key, but no other rater of a small dataset.
+    with hold_together(stage_run, f"rater:{name}"):
+        if (result := find()) is not None:
+            return result
+        metrics = _train(config, stage_run, rows, name)
+        if stage_run.is_leader:
+            _register(config, stage_run, name, identity, metrics)
+    return TrainRaterResult(
+        rater=name, is_new=True, rule=config.training.rule, n_processes=count_processes(), metrics=_figures(metrics), **n_pairs
+    )  # fmt: skip
+
+
+def _train(config: TrainRaterConfig, stage_run: StageRun, rows: dict[str, SampleTable], name: str) -> dict[str, Any]:
     from alchemist_core.training.rater_training import train_rater as train  # noqa: PLC0415  torch is imported only when there is something to train
 
     side = config.training.resolution
@@ -131,16 +151,9 @@ def train_rater(config: TrainRaterConfig, stage_run: StageRun) -> TrainRaterResu
         name: StoredSamples(found, side, stage_run.report, config.training.decode_version)
         for name, found in rows.items()
     }
-    name = f"{config.dataset}-{config.training.rule}-{identity[:8]}"
-    folder = artifact_path(f"raters/{name}")
-    metrics = train(
-        config.training, pairs["dataset"], pairs["validation"], out=folder, on_progress=stage_run.report,
-        cache=artifact_path(FEATURE_CACHE),
-    )  # fmt: skip
-    if stage_run.is_leader:
-        _register(config, stage_run, name, identity, metrics)
-    return TrainRaterResult(
-        rater=name, is_new=True, rule=config.training.rule, n_processes=count_processes(), metrics=_figures(metrics), **n_pairs
+    return train(
+        config.training, pairs["dataset"], pairs["validation"], out=artifact_path(f"raters/{name}"),
+        on_progress=stage_run.report, cache=artifact_path(FEATURE_CACHE),
     )  # fmt: skip
 
 

@@ -5,7 +5,9 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +21,9 @@ from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.experiments.arms import parse_arm
 from alchemist_core.report.gathering import gather_content
 from alchemist_core.selection.config import SelectionPolicy
+from alchemist_core.stages import train_rater as stage
+from alchemist_core.stages.devices import hold_device
+from alchemist_core.stages.execution import StageRun
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
@@ -113,6 +118,37 @@ def test_more_samples_than_all_steps_read_are_another_rater_only_where_there_are
     whole = train(**all_read)
     again = train_rater(TrainRaterConfig.model_validate(given | {"training": all_read, "least_samples": 10**6}))
     assert (whole.n_train, again.is_new, again.rater) == (240, False, whole.rater)
+
+
+def test_a_rater_that_another_run_trained_while_this_one_waited_for_a_device_is_returned(
+    ingest_corpus: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest_corpus()
+    given = {"dataset": "scenes", "validation": "v", "training": FEW | {"max_train_steps": 9}, "least_samples": 10**6}
+    others: list[TrainRaterResult] = []
+
+    def wait_for_the_other(_: StageRun) -> None:
+        monkeypatch.setattr(stage, "hold_device", hold_device)
+        others.append(train_rater(TrainRaterConfig.model_validate(given)))
+
+    monkeypatch.setattr(stage, "hold_device", wait_for_the_other)
+    result = train(max_train_steps=9)
+    assert (result.rater, result.is_new, [other.is_new for other in others]) == (others[0].rater, False, [True])
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_train_a_rater_once(
+    ingest_corpus: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest_corpus()
+    both_are_ready = threading.Barrier(2)
+    monkeypatch.setattr(stage, "hold_device", lambda _: both_are_ready.wait(60))
+    given = {"dataset": "scenes", "validation": "v", "training": FEW | {"max_train_steps": 9}}
+    configs = [TrainRaterConfig.model_validate(given | {"least_samples": least}) for least in (None, 10**6)]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(train_rater, configs))
+    assert sorted(result.is_new for result in results) == [False, True]
+    assert len({result.rater for result in results}) == 1
 
 
 def test_the_rater_of_another_seed_has_another_seed(engine: Engine) -> None:
