@@ -119,7 +119,7 @@ def rename(engine: Engine, name: str, new_name: str) -> None:
     """Rename a dataset in every table that stores its name. Shards, samples, scores, nights and subsets do not change.
 
     Raises:
-        ConfigError: There is no such dataset, or the new name is taken.
+        ConfigError: There is no such dataset, the new name is taken, or a run in progress has the name among its options.
     """
     with engine.begin() as connection:
         ids = {row.name: row.dataset_id for row in connection.execute(select(Dataset.name, Dataset.dataset_id))}
@@ -132,10 +132,35 @@ def rename(engine: Engine, name: str, new_name: str) -> None:
         _rename_in_snapshots(connection, name, new_name)
         _rename_in_specs(connection, name, new_name)
         _rename_in_raters(connection, name, new_name)
+        # Last, so that a run is seen that began meanwhile.
+        _require_no_run(connection, name)
         record_event(
             connection, current_actor(), "rename", f"dataset {new_name}",
             before={"name": name}, after={"name": new_name},
         )  # fmt: skip
+
+
+_LIVE_RUN = text("""
+    SELECT runs.run_id, runs.stage, runs.host, runs.pid
+    FROM alchemist.runs INNER JOIN alchemist.leases ON runs.run_id = leases.run_id
+    WHERE starts_with(leases.resource, 'run:') AND alchemist.is_live_lease(leases.expires_at)
+        -- A string, or a list of strings.
+        AND (
+            runs.config -> 'dataset' ? :name OR runs.config -> 'validation' ? :name
+            OR runs.config #> '{policy,decontaminate}' ? :name
+        )
+    ORDER BY runs.run_id
+    LIMIT 1
+""")
+
+
+def _require_no_run(connection: Connection, name: str) -> None:
+    """Refuse while a run in progress was given the name: at its end it would store a rater or a subset of an unknown dataset."""
+    if (run := connection.execute(_LIVE_RUN, {"name": name}).one_or_none()) is not None:
+        raise ConfigError(
+            f"Run {run.run_id} ({run.stage}, host {run.host}, pid {run.pid}) uses dataset {name!r} by its name. Wait until it "
+            "ends, or stop it, then rename the dataset."
+        )
 
 
 def _rename_in_snapshots(connection: Connection, name: str, new_name: str) -> None:

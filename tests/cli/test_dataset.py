@@ -18,6 +18,7 @@ from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.select import SelectConfig
 from alchemist_core.stages.select import run as select
 from alchemist_core.store.registry import find_dataset, list_datasets
+from alchemist_core.store.runs import RunKey, claim_run, finish_run
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.selected import reselect
 from tests.given import insert_rows
@@ -142,6 +143,27 @@ def test_a_name_that_is_taken_or_not_allowed_is_refused(store: Engine, capsys: p
     for bad in ("", "a,b", "a\nb", "-x", "x" * 101, "{{ 1 }}"):
         assert main(["dataset", "rename", "web", "--", bad]) == 2, bad
     assert {row.name for row in list_datasets(store)} == {"web", "books", "bench"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"dataset": "web", "validation": "v"}, {"dataset": "b", "validation": "web"}, {"dataset": ["books", "web"]},
+     {"dataset": ["books"], "policy": {"decontaminate": ["web"]}}],
+    ids=["dataset", "validation", "datasets", "decontaminate"],
+)  # fmt: skip
+def test_a_dataset_is_not_renamed_while_a_run_was_given_its_name(store: Engine, config: dict[str, object]) -> None:
+    other = claim_run(store, RunKey("train_rater", {"dataset": "books"}, "other"), ttl_s=60, code_version="1")
+    live = claim_run(store, RunKey("train_rater", config, "hash"), ttl_s=60, code_version="1")
+    assert other is not None
+    assert live is not None
+    with pytest.raises(
+        ConfigError, match=rf"Run {live.run_id} \(train_rater, host .*\) uses dataset 'web' by its name"
+    ):
+        verbs.rename(verbs.DatasetRenameConfig(name="web", new_name="pictures"))
+    assert find_dataset(store, "web")
+    finish_run(store, live, state="failed")
+    verbs.rename(verbs.DatasetRenameConfig(name="web", new_name="pictures"))
+    assert find_dataset(store, "pictures")
 
 
 def test_a_dataset_that_published_subsets_draw_from_is_not_removed(store: Engine) -> None:
