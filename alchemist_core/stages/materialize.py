@@ -10,6 +10,7 @@ from alchemist_core.config import BARE_WORD, Command, Config, Located, Result
 from alchemist_core.errors import DataError
 from alchemist_core.shards.storage import is_s3, join_uri
 from alchemist_core.stages.execution import StageRun, execute
+from alchemist_core.stages.sharing import hold_resource
 from alchemist_core.store.locations import fill_checksums
 from alchemist_core.store.subsets import (
     NEWEST_TEXT,
@@ -103,13 +104,15 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
             _require_own(subset, uri)
         note_copy(engine, subset.subset_id, uri)
 
-    try:
-        dataset = materialize_to(
-            members, uri, layout, verify=config.verify, on_found=note, on_progress=stage_run.report
-        )
-    except Exception:
-        _forget_if_empty(stage_run, subset, uri)
-        raise
+    # Runs that differ in --verify alone write to one address.
+    with hold_resource(stage_run, f"copy:{uri}"):
+        try:
+            dataset = materialize_to(
+                members, uri, layout, verify=config.verify, on_found=note, on_progress=stage_run.report
+            )
+        except Exception:
+            _forget_if_empty(stage_run, subset, uri)
+            raise
     if dataset.found is not None:
         _keep_checksums(stage_run, members, dataset.found)
     _require_none_taken_down(stage_run, subset, uri)

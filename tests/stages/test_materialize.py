@@ -2,10 +2,14 @@
 
 import io
 import shutil
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,7 +34,7 @@ from alchemist_core.store.subsets import find_subset, note_copy
 from alchemist_core.subsets import materialized
 from alchemist_core.subsets.blocks import BlockShuffle
 from alchemist_core.subsets.dataset import Reader, SubsetDataset
-from alchemist_core.subsets.materialized import RepeatSamples
+from alchemist_core.subsets.materialized import RepeatSamples, _ObjectStorage
 from tests.benchmarks.jpeg_corpus import write_corpus
 from tests.object_store import BUCKET
 from tests.stored_version import add_version, share_of
@@ -184,6 +188,34 @@ def test_an_upload_that_broke_off_resumes_and_shows_no_manifest_before_it_is_who
     left = run(to=f"{object_store}/copies").n_bytes_written
     assert not list(artifact_path("uploading").iterdir())
     assert 0 < left < sum(map(len, objects("copies/").values()))
+
+
+def test_two_runs_with_one_address_in_an_object_store_write_to_it_one_after_the_other(
+    folder: Engine, object_store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    has, put = _ObjectStorage.has, s3.put_file
+    is_compared, is_first_done = threading.Event(), threading.Event()
+    second: list[Future[MaterializeResult]] = []
+
+    def compare(*given: Any) -> bool:
+        is_compared.set()
+        assert is_first_done.wait(60)
+        return has(*given)
+
+    def start_the_second(uri: str, *given: Any) -> None:
+        if uri.endswith("/SHA256SUMS"):
+            second.append(pool.submit(run, to=f"{object_store}/copies", verify="source"))
+            while not is_compared.is_set() and "is being made by run" not in capsys.readouterr().err:
+                assert not second[0].done()
+                time.sleep(0.01)
+        put(uri, *given)
+
+    monkeypatch.setattr(_ObjectStorage, "has", compare)
+    monkeypatch.setattr(s3, "put_file", start_the_second)
+    with ThreadPoolExecutor(1) as pool:
+        run(to=f"{object_store}/copies")
+        is_first_done.set()
+        assert second[0].result(60).n_bytes_written == 0
 
 
 @pytest.mark.parametrize(
