@@ -120,15 +120,21 @@ def _why_not_read(path: str) -> tuple[str, bool] | None:
         return None
     if _is_hidden(path):
         return "is hidden: an unfinished write", False
+    fault = _fault_of_name(path)
+    return None if fault is None else (fault, True)
+
+
+def _fault_of_name(path: str) -> str | None:
+    """Return why a shard of this path cannot be registered."""
     if not path.endswith(".tar"):
-        return "does not end in .tar in small letters. Rename it.", True
+        return "does not end in .tar in small letters. Rename it."
     if not is_storable(path):
-        return "has a name that is not UTF-8, or contains NUL. Rename it.", True
+        return "has a name that is not UTF-8, or contains NUL. Rename it."
     if (n_bytes := len(path.encode())) > _MAX_PATH_BYTES:
-        return f"has a path of {n_bytes:,} bytes below the root; the limit is {_MAX_PATH_BYTES:,}. Shorten it.", True
+        return f"has a path of {n_bytes:,} bytes below the root; the limit is {_MAX_PATH_BYTES:,}. Shorten it."
     if "//" in f"/{path}":
         # Only an object can be called so. Joined to its root, the path would be the address of another object.
-        return "has an empty folder name (//). Rename it.", True
+        return "has an empty folder name (//). Rename it."
     return None
 
 
