@@ -8,6 +8,8 @@
 DO $$
 DECLARE
     may_create boolean := (SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user);
+    -- Before Postgres 16, this right included altering and granting roles; ADMIN OPTION was not needed, and the creator did not get it.
+    is_old boolean := current_setting('server_version_num')::integer < 160000;
     wanted record;
 BEGIN
     IF may_create AND to_regrole('alchemist_writer') IS NULL THEN
@@ -18,7 +20,7 @@ BEGIN
     END IF;
     -- Every role may change its own defaults, so one reader can change them for all. Only what differs is written: migrations of two
     -- databases would meet at the same row. ALTER ROLE needs both rights.
-    IF may_create AND pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION') THEN
+    IF may_create AND (is_old OR pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION')) THEN
         FOR wanted IN
             SELECT name, value FROM (VALUES
                 ('default_transaction_read_only', 'on'),
@@ -49,17 +51,21 @@ EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
 END $$;
 
 DO $$
+DECLARE
+    -- As above.
+    may_grant boolean := current_setting('server_version_num')::integer < 160000
+        AND (SELECT rolcreaterole FROM pg_roles WHERE rolname = current_user);
 BEGIN
     -- With this right, functions of the owner can end a session of the writer. The owner already has all rights of the writer.
     IF
-        pg_has_role(to_regrole('alchemist_writer'), 'MEMBER WITH ADMIN OPTION')
+        (may_grant OR pg_has_role(to_regrole('alchemist_writer'), 'MEMBER WITH ADMIN OPTION'))
         AND NOT pg_has_role(to_regrole('alchemist_writer'), 'USAGE')
     THEN
         GRANT alchemist_writer TO CURRENT_USER;
     END IF;
     -- The same for sessions of the reader that exceed their limit (`end_long_reads`).
     IF
-        pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION')
+        (may_grant OR pg_has_role(to_regrole('alchemist_reader'), 'MEMBER WITH ADMIN OPTION'))
         AND NOT pg_has_role(to_regrole('alchemist_reader'), 'USAGE')
     THEN
         GRANT alchemist_reader TO CURRENT_USER;

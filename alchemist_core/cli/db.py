@@ -157,8 +157,16 @@ def _password_of(options: dict[str, str]) -> dict[str, str]:
     return {"PGPASSWORD": options["password"]} if "password" in options else {}
 
 
+_SECRETS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+
+
 def _place_of(options: dict[str, str]) -> str:
-    """Return the other options as one argument."""
+    """Return the other options as one argument; libpq has no variables for the secrets among them, so those are refused."""
+    if found := [name for name in _SECRETS if name in options]:
+        raise ConfigError(
+            f"ALCHEMIST_DATABASE_URL contains {found[0]}, which the programs of Postgres would show in the list of processes. Write it "
+            "into ~/.pg_service.conf, below a line [alchemist], for its owner only (chmod 600), and put service=alchemist in its place."
+        )
     quoted = {name: re.sub(r"([\\'])", r"\\\1", value) for name, value in options.items() if name != "password"}
     return " ".join(f"{name}='{value}'" for name, value in quoted.items())
 
@@ -280,6 +288,8 @@ def backup(config: BackupConfig) -> BackupResult:
     if folder.exists():
         raise ConfigError(f"{folder} exists. Give a new folder: a backup is never overwritten.")
     open_store().dispose()
+    # Refuses a secret in the URL before anything is copied.
+    _address(database_url())
     with atomic_folder(folder) as partial:
         note, missing = _fill(partial)
     if missing:
@@ -418,11 +428,11 @@ def _next_restore(_config: RestoreConfig, _result: RestoreResult) -> str:
 
 
 def _restore_database(url: str, folder: Path, note: dict[str, Any]) -> None:
+    address, variables = _address(url)
     if clear_for_restore(url):
         forget_kept()
         # Comments are omitted: the schema's would mark it as complete before it has its grants.
         options = ("--format=directory", "--file=-", "--no-owner", "--no-comments")
-        address, variables = _address(url)
         # pg_restore would commit by itself, without the event. Here only this process does, after both.
         names = {"ON_ERROR_STOP": "1", **names_of_restored(note["checksum"])}
         loading = ("--no-psqlrc", "--quiet", "--output=/dev/null", *(f"--set={name}={names[name]}" for name in names))

@@ -193,6 +193,9 @@ def clear_for_restore(url: str) -> bool:
     """Drop the schema of a store without data, atomically. Returns False and changes nothing if it contains data.
 
     A schema without a revision is dropped too: a restore by older code was killed, and no command can use it.
+
+    Raises:
+        StoreError: The user of the address may not create the schema again; nothing was changed.
     """
     engine = make_engine(url)
     try:
@@ -211,6 +214,14 @@ def clear_for_restore(url: str) -> bool:
                 looks = [f'SELECT 1 FROM alchemist."{name}" LIMIT 1' for name in data]  # noqa: S608
                 if any(connection.exec_driver_sql(look).first() for look in looks):
                     return False
+            if not connection.scalar(text("SELECT has_database_privilege(current_database(), 'CREATE')")):
+                database, user = connection.execute(
+                    text("SELECT quote_ident(current_database()), quote_ident(current_user)")
+                ).one()
+                raise StoreError(
+                    "A restore creates the schema alchemist, but this database user may not create schemas. Run, as the owner of the "
+                    f"database, GRANT CREATE ON DATABASE {database} TO {user}; then run the same command again."
+                )
             connection.execute(text("DROP SCHEMA IF EXISTS alchemist CASCADE"))
             return True
     finally:

@@ -247,8 +247,8 @@ def migrate(url: str, *, should_reapply: bool = False) -> bool:
         should_reapply: Apply functions, views and grants again even if they are recorded as applied: a restored database has no grants.
 
     Raises:
-        StoreError: The server does not respond, the database belongs to newer code, other sessions hold locks that are
-            needed, or a statement was refused.
+        StoreError: The server does not respond, the database belongs to newer code, views of another schema depend on those
+            that would be replaced, other sessions hold locks that are needed, or a statement was refused.
     """
     with _connected(url) as connection:
         state = _state(connection)
@@ -256,6 +256,7 @@ def migrate(url: str, *, should_reapply: bool = False) -> bool:
             return False
         _refuse_newer(state)
         connection.rollback()
+        _refuse_views_of_others(connection)
         if state.revision != head_revision():
             _upgrade(connection)
         _apply_code(connection, should_reapply=should_reapply)
@@ -410,6 +411,32 @@ def _upgrade(connection: Connection) -> None:
     config.attributes["connection"] = connection
     with _UPGRADING:
         command.upgrade(config, "head")
+
+
+# A materialized view counts too.
+_VIEWS_OF_OTHERS = text("""
+    SELECT DISTINCT theirs.relnamespace::regnamespace || '.' || quote_ident(theirs.relname) AS name
+    FROM pg_depend
+    INNER JOIN pg_rewrite ON pg_depend.classid = 'pg_rewrite'::regclass AND pg_depend.objid = pg_rewrite.oid
+    INNER JOIN pg_class AS theirs ON pg_rewrite.ev_class = theirs.oid
+    INNER JOIN pg_class AS ours ON pg_depend.refclassid = 'pg_class'::regclass AND pg_depend.refobjid = ours.oid
+    WHERE
+        ours.relnamespace = to_regnamespace('alchemist')
+        AND ours.relkind = 'v'
+        AND theirs.relnamespace <> ours.relnamespace
+    ORDER BY name
+""")
+
+
+def _refuse_views_of_others(connection: Connection) -> None:
+    """Refuse views of another schema that depend on ours: ours could not be dropped, but only after the migrations are committed."""
+    with connection.begin():
+        names = list(connection.execute(_VIEWS_OF_OTHERS).scalars())
+    if names:
+        raise StoreError(
+            f"`alchemist db migrate` replaces the store's views, and views of other schemas depend on them: {', '.join(names)}. Drop "
+            "these, run it again, then create them again. In dbt, materialized='table' avoids this."
+        )
 
 
 def _apply_code(connection: Connection, *, should_reapply: bool) -> None:

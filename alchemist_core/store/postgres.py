@@ -181,10 +181,15 @@ def run_program(
     return done.stdout
 
 
+# pg_restore writes the first at the beginning of its output. Servers before Postgres 17 do not have this parameter, and refuse it.
+_NO_TIMEOUT = b"SET transaction_timeout = 0;"
+_NO_TIMEOUT_IF_KNOWN = b"SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';"
+
+
 def pipe_programs(
     source: Sequence[str | Path], target: Sequence[str | Path], *, before: str, after: str, env: dict[str, str]
 ) -> None:
-    """Write the output of one client program, between two texts, into another.
+    """Write the output of one client program, between two texts, into another; servers from Postgres 15 on understand it.
 
     The text `after` is written only if the first program succeeded. If this process dies, the second program reads an end without it.
 
@@ -199,6 +204,7 @@ def pipe_programs(
             # A broken pipe: the second program ended at an error, which it reports.
             with suppress(BrokenPipeError), closing(writer.stdin) as pipe:
                 pipe.write(before.encode())
+                pipe.write(reader.stdout.read(MIB).replace(_NO_TIMEOUT, _NO_TIMEOUT_IF_KNOWN, 1))
                 shutil.copyfileobj(reader.stdout, pipe, MIB)
                 if reader.wait() == 0:
                     pipe.write(after.encode())

@@ -15,6 +15,7 @@ REMEDIES = {
     "22": "Postgres refused a value: {}. Correct the value.",
     "25006": "Postgres is read-only for this user: {}. Set ALCHEMIST_DATABASE_URL to a user with write access, on the primary server.",
     "28": "Postgres refused the login: {}. Check user and password in ALCHEMIST_DATABASE_URL.",
+    "2BP01": "Objects that are not of the store depend on what this command replaces: {}. Drop them and run the command again.",
     "3F000": "The store lacks what this code needs: {}. Run `alchemist db migrate`; if that changes nothing, restore a backup.",
     "40": "Other sessions changed the same rows: {}. Run the command again.",
     "42501": "This database user may not do that: {}. Stages need the URL of the writer, `alchemist db migrate` that of the owner.",

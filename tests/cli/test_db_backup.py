@@ -158,6 +158,77 @@ def test_the_account_of_the_jobs_may_back_up(
     assert restore(RestoreConfig(folder=tmp_path / "by-writer")).checksum == written.checksum
 
 
+def test_a_restore_sets_no_parameter_that_servers_before_postgres_17_refuse(
+    backed_up: Path, elsewhere: TrainedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, psql = tmp_path / "script", tmp_path / "psql"
+    psql.write_text(f'#!/bin/sh\ntee {script} | {client_program("psql")} "$@"\n')
+    psql.chmod(0o755)
+    monkeypatch.setattr(db, "client_program", lambda name: psql if name == "psql" else client_program(name))
+    use_store(monkeypatch, elsewhere)
+    restore(RestoreConfig(folder=backed_up))
+    named = [line for line in script.read_bytes().splitlines() if b"transaction_timeout" in line]
+    # A server that does not have the parameter finds no row, and one that has it sets it.
+    assert named == [b"SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout';"]
+
+
+def test_a_restore_by_a_user_who_may_not_create_schemas_keeps_the_schema_and_names_the_right(
+    backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a managed server, where an administrator made the schema."""
+    url = make_url(elsewhere.url)
+    role, admin = f"owner_{url.database}", make_engine(elsewhere.url)
+    theirs = url.set(username=role, password="change-me").render_as_string(hide_password=False)
+    try:
+        with admin.begin() as connection:
+            connection.execute(
+                text(f"""
+                CREATE ROLE {role} LOGIN PASSWORD 'change-me'; GRANT {role} TO CURRENT_USER; CREATE SCHEMA alchemist AUTHORIZATION {role}
+            """)
+            )
+        store_engine.migrate(theirs)
+        use_store(monkeypatch, TrainedStore(theirs, elsewhere.home))
+        with pytest.raises(StoreError, match=f"GRANT CREATE ON DATABASE {url.database} TO {role};"):
+            restore(RestoreConfig(folder=backed_up))
+        assert current_revision(theirs) == head_revision()
+        with admin.begin() as connection:
+            connection.execute(text(f"GRANT CREATE ON DATABASE {url.database} TO {role}"))
+        assert restore(RestoreConfig(folder=backed_up)).checksum == checksum(theirs)
+    finally:
+        close_stores()
+        with admin.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}"))
+        admin.dispose()
+
+
+@pytest.mark.parametrize("command", ["backup", "restore", "psql"])
+def test_a_secret_that_the_programs_of_postgres_get_only_as_an_argument_is_refused(
+    backed_up: Path, elsewhere: TrainedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Arguments are visible in the list of processes."""
+    settings = load_settings()
+    assert settings.database_url is not None
+    url = elsewhere.url if command == "restore" else settings.database_url.get_secret_value()
+    store_engine.migrate(url)
+    monkeypatch.setattr(db.os, "execv", lambda *given: pytest.fail(str(given)))
+    use_store(monkeypatch, TrainedStore(f"{url}?sslpassword=hunter2", settings.home))
+    wanted: dict[str, Callable[[], object]] = {
+        "backup": lambda: backup(BackupConfig(folder=tmp_path / "new")),
+        "restore": lambda: restore(RestoreConfig(folder=backed_up)),
+        "psql": lambda: db.psql(db.PsqlConfig()),
+    }
+    with pytest.raises(ConfigError, match="contains sslpassword, which") as refused:
+        wanted[command]()
+    assert "hunter2" not in str(refused.value)
+    assert current_revision(url) == head_revision()
+    # The way that the error names.
+    (services := tmp_path / "services").write_text("[alchemist]\nsslpassword=hunter2\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    use_store(monkeypatch, TrainedStore(f"{url}?service=alchemist", settings.home))
+    if command != "psql":
+        wanted[command]()
+
+
 def without_password(url: str) -> str:
     given = make_url(url)
     return f"postgresql+psycopg2://{given.username}@{given.host}:{given.port}/{given.database}"

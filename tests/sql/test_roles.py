@@ -163,7 +163,7 @@ def test_only_owner_and_writer_make_temporary_tables(
             connection.execute(text("CREATE TEMPORARY TABLE wanted (number integer) ON COMMIT DROP"))
 
 
-def test_the_role_for_dbt_of_the_page_reads_makes_its_tables_and_adds_new_rows_by_a_temporary_one(
+def test_the_role_for_dbt_of_the_page_reads_and_makes_tables_and_its_views_on_ours_are_named_before_a_migration(
     database_url: str, engine: Engine
 ) -> None:
     page = (Path(alchemist_core.__file__).parents[1] / "docs" / "how-to" / "connect.md").read_text(encoding="utf-8")
@@ -187,6 +187,13 @@ def test_the_role_for_dbt_of_the_page_reads_makes_its_tables_and_adds_new_rows_b
             dbt.execute(text(f'INSERT INTO "{role}".best SELECT * FROM newer'))
         with made.connect() as dbt:
             refused(dbt, "DELETE FROM alchemist.scores", "permission denied")
+        with made.begin() as dbt:
+            dbt.execute(text(f'CREATE VIEW "{role}".mine AS SELECT * FROM alchemist.nightly_overview'))
+        with pytest.raises(StoreError, match=rf"depend on them: {role}\.mine\. Drop"):
+            migrate(database_url, should_reapply=True)
+        with made.begin() as dbt:
+            dbt.execute(text(f'DROP VIEW "{role}".mine'))
+        assert migrate(database_url, should_reapply=True)
     finally:
         made.dispose()
         with engine.begin() as owner:

@@ -39,6 +39,7 @@ def refusal(engine: Engine, *statements: str) -> AlchemistError | None:
     ("57014", "cancelled a statement"),
     ("25006", "read-only for this user"),
     ("42501", "may not do that"),
+    ("2BP01", "Drop them"),
     ("42P01", "alchemist db migrate"),
     ("40001", "Run the command again"),
     ("55P03", "Other sessions hold"),
