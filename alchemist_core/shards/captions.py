@@ -218,11 +218,17 @@ def _refuse_constant(name: str) -> None:
 
 
 def _check_values(document: dict[str, Any]) -> None:
-    """Refuse values that jsonb refuses."""
+    """Refuse values that jsonb refuses, and numbers that grow in it: Postgres prints 1e308 with 309 digits."""
+    n_bits = 0
     for value, depth in walk_values(document):
         if depth > MAX_JSON_DEPTH:
             raise BadTextError(Reason.BAD_JSON, f"nested deeper than {MAX_JSON_DEPTH}")
         _check_leaf(value)
+        if isinstance(value, float):
+            n_bits += abs(math.frexp(value)[1])
+    if (n_digits := round(n_bits / math.log2(10))) > MAX_JSON_BYTES:
+        why = f"numbers of {n_digits} digits if written without exponents; the limit is {MAX_JSON_BYTES}"
+        raise BadTextError(Reason.BAD_JSON, why)
 
 
 def _check_leaf(value: object) -> None:

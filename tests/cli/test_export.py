@@ -106,6 +106,7 @@ def test_rows_go_by_in_batches_and_a_failure_half_way_leaves_the_earlier_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
     monkeypatch.setattr(export_store, "ROWS_A_BATCH", 100)
+    monkeypatch.setattr(export_store, "ROWS_A_FETCH", 50)
     export_scores(tmp_path)
     out = tmp_path / "scores.parquet"
     assert pq.ParquetFile(out).num_row_groups == 3

@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
-from alchemist_core.shards.captions import BadTextError, read_annotation
+from alchemist_core.shards.captions import BadTextError, find_repairs, read_annotation
+from alchemist_core.shards.repairs import Repair
 
 
 def reason_of(text: bytes | None, document: bytes | None = None) -> str:
@@ -135,6 +138,20 @@ def test_an_integer_may_have_a_hundred_digits(sign: bytes) -> None:
     most = sign + b"9" * 100
     assert read_annotation(b"x", b'{"a": ' + most + b"}").metadata == {"a": int(most)}
     assert reason_of(b"x", b'{"a": ' + sign + b"1" + b"0" * 100 + b"}") == "bad_json"
+
+
+@pytest.mark.parametrize("number", [b"1e308", b"-1e308", b"1e-308", b"1.5e300"])
+def test_numbers_that_grow_in_jsonb_are_a_fault_where_there_are_many(number: bytes) -> None:
+    # Postgres prints 309 digits for each of them.
+    few, many = (b'{"a": [' + b",".join([number] * n) + b"]}" for n in (3000, 4000))
+    assert read_annotation(b"x", few).metadata == {"a": [float(number)] * 3000}
+    assert reason_of(b"x", many) == "bad_json"
+    assert find_repairs(b"x", many) == {Repair.CAPTION_FROM_TXT}
+
+
+def test_measurements_do_not_grow_in_jsonb() -> None:
+    numbers = [0.0, 1e-30, 3.1415926535, 1234567.5] * 10_000
+    assert read_annotation(b"x", json.dumps({"a": numbers}).encode()).metadata == {"a": numbers}
 
 
 def test_a_document_may_be_as_long_as_the_limit() -> None:
