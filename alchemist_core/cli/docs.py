@@ -49,7 +49,7 @@ def read(config: DocsConfig) -> DocsResult | None:
         ConfigError: There is no such page, or the port cannot be used.
     """
     folder = resource("dist", "docs")
-    if not (folder / f"{START}.html").is_file():
+    if not has_documentation():
         raise MissingDependencyError(
             "This installation contains no documentation. In a checkout run: make docs. A wheel that `make wheel` built contains it."
         )
@@ -59,6 +59,11 @@ def read(config: DocsConfig) -> DocsResult | None:
         return DocsResult(file=str(file))
     _serve(folder, f"{file.relative_to(folder)}{'#' + heading if heading else ''}", config)
     return None
+
+
+def has_documentation() -> bool:
+    """Return whether `make docs` was run in this checkout, or before this wheel was built; images contain none."""
+    return resource("dist", "docs", f"{START}.html").is_file()
 
 
 def _find(folder: Path, page: str) -> Path:

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from alchemist_core.cli.cluster import find_missing_objects
 from alchemist_core.cli.dags import PACKAGE, differing_files, shipped_dags
+from alchemist_core.cli.docs import has_documentation
 from alchemist_core.cli.effective import check_project
 from alchemist_core.cli.weights import WeightsListConfig
 from alchemist_core.config import Command, Config, Result, Words
@@ -286,6 +287,8 @@ def check_notifications(_site: Site) -> Iterator[Finding]:
     if (urllib.parse.urlsplit(docs).hostname or "").endswith(".example"):
         what = f"Links of alerts and notifications lead to {docs}, a placeholder that opens nothing."
         remedy = "Publish the folder of the file that alchemist docs --path prints; set ALCHEMIST_DOCS_URL. Here: alchemist docs runbook"
+        if not has_documentation():
+            remedy = "In a checkout, run make docs; publish the folder dist/docs, and set ALCHEMIST_DOCS_URL."
         yield warn("notify", what, remedy)
 
 

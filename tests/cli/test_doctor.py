@@ -16,7 +16,7 @@ import yaml
 from sqlalchemy import text
 
 from alchemist_core.__main__ import main
-from alchemist_core.cli import cluster, doctor
+from alchemist_core.cli import cluster, docs, doctor
 from alchemist_core.cli.dags import DagsInstallConfig, install, shipped_dags
 from alchemist_core.local.processes import Ports, StackState, hold_lock, supervisor_lock, write_state
 from alchemist_core.project import load_project
@@ -291,6 +291,10 @@ def test_links_to_the_placeholder_of_the_documentation_are_named(
     installed: Path, check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ALCHEMIST_DOCS_URL")
+    monkeypatch.setattr(docs, "resource", installed.joinpath)
+    assert says(check("notify"), "warn", SITE_OF_VERSION, "In a checkout, run make docs; publish the folder dist/docs")
+    (installed / "dist" / "docs").mkdir(parents=True)
+    (installed / "dist" / "docs" / "index.html").touch()
     assert says(check("notify"), "warn", SITE_OF_VERSION, "set ALCHEMIST_DOCS_URL. Here: alchemist docs runbook")
 
 

@@ -1,6 +1,7 @@
 """Deployment files of one machine, checked without Docker: schemas and linters."""
 
 import base64
+import io
 import json
 import os
 import re
@@ -8,17 +9,23 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from sqlalchemy import make_url
 
 from alchemist_core import __version__
 from alchemist_core.cli.doctor import SECRETS
 from alchemist_core.cli.exporter import HEALTH_PATH
+from alchemist_core.shards.tar_writer import write_tar
+from tests.object_store import endpoint
+
+__all__ = ["endpoint"]
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 ONE_SERVER = INFRA.parent / "docs" / "how-to" / "one-server.md"
@@ -95,6 +102,7 @@ def test_addresses_of_links_are_set_where_compose_runs(compose: dict[str, Any]) 
         if name.startswith("airflow-"):
             assert told["ALCHEMIST_AIRFLOW_URL"] == "${ALCHEMIST_AIRFLOW_URL:-http://localhost:8080}", name
             assert told["ALCHEMIST_EXPLORER_URL"] is told["ALCHEMIST_REPORTS_URL"] is None, name
+            assert told["ALCHEMIST_SEARCH_URL"] is None, name
 
 
 def test_the_page_about_celery_names_the_secrets_that_doctor_asks_for() -> None:
@@ -241,6 +249,41 @@ def test_compose_reads_the_settings_that_the_page_writes_in_a_new_shell(tmp_path
     assert "shared_buffers=4GB" in services["postgres"]["command"]
     assert scheduler["environment"]["ALCHEMIST_SCORE_SLOTS"] == "4"
     assert scheduler["deploy"]["resources"]["reservations"]["devices"]
+
+
+def test_the_page_fills_the_bucket_of_its_object_store_and_reads_it(
+    compose: dict[str, Any], endpoint: str, tmp_path: Path
+) -> None:
+    """Its commands, against another server of S3; make and docker only say that they were called."""
+    program = shutil.which("aws") or pytest.skip("aws is missing: pip install awscli")
+    (block,) = re.findall(
+        r"^```bash\n([^`]*compose up --wait objects.*?)^```", ONE_SERVER.read_text(), re.MULTILINE | re.DOTALL
+    )
+    (port,) = compose["services"]["objects"]["ports"]
+    assert f"http://{port.rpartition(':')[0]}" in block
+    assert (
+        "export ALCHEMIST_S3_ENDPOINT_URL" not in block
+    )  # compose would give the containers an address of this machine
+    Image.new("RGB", (32, 32), "red").save(picture := io.BytesIO(), "PNG")
+    for name in ("web", "validation", "test"):
+        (folder := tmp_path / "data" / name).mkdir(parents=True)
+        write_tar(folder / "000000.tar", [("a.png", picture.getvalue()), ("a.txt", b"red")])
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    (programs := tmp_path / "programs").mkdir()
+    for name in ("make", "docker"):
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
+    subprocess.run([INFRA / "secrets.sh", tmp_path / "infra" / "secrets"], check=True, stdout=subprocess.DEVNULL)
+    path = f"{programs}:{Path(sys.executable).parent}:{Path(program).parent}:{os.environ['PATH']}"
+    shell = {"PATH": path, "HOME": str(tmp_path)}
+    said = subprocess.run(
+        ["bash", "-euc", block.replace("http://127.0.0.1:8333", endpoint)],
+        cwd=tmp_path, env=shell, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stdout + said.stderr
+    roots = {each["root"] for each in tomllib.loads((tmp_path / "alchemist.toml").read_text())["datasets"].values()}
+    assert roots == {"s3://crawl/web", "s3://crawl/validation", "s3://crawl/test"}
 
 
 @pytest.mark.parametrize("page", [ONE_SERVER, INFRA / "RUNBOOK.md"], ids=lambda page: page.name)
