@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from alchemist_core.config import NO_FLAG, Command, Config, Formerly, Result, fingerprint, later_field
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256
+from alchemist_core.rating.config import ScoringRule
 from alchemist_core.shards.decode_versions import UNPINNED
 from alchemist_core.stages.collective import execute_together, hold_together
 from alchemist_core.stages.devices import hold_device
@@ -96,10 +97,12 @@ class TrainRaterResult(Result):
         text = Result.summary(self.model_copy(update={"metrics": metrics, **shown}))
         if self.n_validation >= FEW_VALIDATION:
             return text
+        is_measured = self.rule == ScoringRule.LEARNABILITY
+        only = "" if is_measured else " (measured only with alchemist train-rater --rule learnability)"
         return (
             f"{text}\n{self.n_validation:,} validation samples are few: below {FEW_VALIDATION:,} a rater alone misses wrong captions and "
-            "damaged images. Add samples, or a critic and a density ratio: alchemist scorer train critic, then density --kind density, "
-            "and alchemist select --rank-by rater+critic+density --strategy head_gsample --accept auto --fill repeat."
+            f"damaged images. Add samples, or a critic and a density ratio{only}: alchemist scorer train critic, then density --kind "
+            "density, and alchemist select --rank-by rater+critic+density --strategy head_gsample --accept auto --fill repeat."
         )
 
 

@@ -1,6 +1,6 @@
 """After which share of their steps a subset reaches the final loss of random samples, as in the paper's Fig. 6.
 
-`python -m tests.benchmarks.steps_to_random [--corpus FOLDER] [--workers 2]` trains random samples and the default recipe
+`python -m tests.benchmarks.steps_to_random [--corpus FOLDER] [--workers 2]` trains random samples and the accepted, repeated fusion
 for shares of their usual length, on the corpora of `study value`, whose raters and windows it finds in the store. It writes
 `.alchemist/bench/steps_to_random.json`: for each corpus and retention the share of steps, over corpus seeds. A trial that fails is
 left out and named, and the exit status is 1.

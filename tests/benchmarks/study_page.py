@@ -20,7 +20,8 @@ WORLDS = {"scenes": "synthetic", "damaged": "damaged"}
 LEARNABILITY, _, ACCEPTED = RECIPES
 ARMS = {
     "random": "random", "planted": "oracle", LEARNABILITY: "`learnability/auto`", FUSION: "fusion",
-    ACCEPTED: "fusion, accepted, repeated", CONTROLS[3]: "the same + validation dataset", "validation": "validation dataset alone",
+    ACCEPTED: "fusion, accepted, repeated", CONTROLS[3]: "fusion, accepted, repeated + validation dataset",
+    "validation": "validation dataset alone",
 }  # fmt: skip
 PAIRS = (
     (FUSION, LEARNABILITY),
@@ -108,19 +109,19 @@ def kept_good(trials: Trials) -> dict[str, str]:
 
 
 def replication(first: Trials, second: Trials) -> Iterator[str]:
-    """Yield a line for each world and retention: the gap that the default rule closes on either set of seeds and on both together."""
+    """Yield a line for each world and retention: the gap that rule `learnability` closes on either set of seeds and on both together."""
     sets = (first, second, [*first, *second])
     names = [name_seeds(trials) for trials in sets]
     yield f"| corpus | kept | {names[0]} | {names[1]} | all |"
     yield "| --- " * 5 + "|"
     for world, title in WORLDS.items():
-        gaps = [default_gaps(trials, world) for trials in sets]
+        gaps = [learnability_gaps(trials, world) for trials in sets]
         for retention in gaps[0]:
             yield f"| {title} | {retention:.0%} | {' | '.join(of[retention] for of in gaps)} |"
 
 
-def default_gaps(trials: Trials, world: str) -> dict[float, str]:
-    """Return the gap that the default rule closes, by retention."""
+def learnability_gaps(trials: Trials, world: str) -> dict[float, str]:
+    """Return the gap that rule `learnability` closes, by retention."""
     rows = compare_cells(cells_of(trials, world))
     return {row.retention: _percent(row.gap_closed) for row in rows if row.arm == LEARNABILITY and row.gap_closed}
 

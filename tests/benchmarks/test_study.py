@@ -16,6 +16,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.training.critic_training import hold_out
 from tests.benchmarks import study, worlds
 from tests.benchmarks.study import (
+    CONTROLS,
     FUSION,
     PLANS,
     Study,
@@ -47,7 +48,7 @@ def trial(world: str, seed: int, losses: dict[str, float]) -> dict[str, Any]:
 
 
 def five(world: str, gain: float, spread: float = 0.001) -> list[dict[str, Any]]:
-    """Five seeds: random at 1, the oracle 0.4 lower, the default `gain` lower, the fusion no better than random."""
+    """Five seeds: random at 1, the oracle 0.4 lower, rule `learnability` `gain` lower, the fusion no better than random."""
     wiggle = (-2, -1, 0, 1, 2)
     return [
         trial(world, 30 + i, dict(zip(ARMS, (1.0, 0.6, 1.0 - gain + spread * w, 1.0 + 0.2 * w, 0.8), strict=True)))
@@ -67,6 +68,12 @@ def test_the_table_names_the_best_selection_of_each_world_if_it_is_shown_to_be_b
     text = "\n".join(lines_of(table["rows"]))
     assert "5 0.4000 [0.39" in text
     assert "oracle" in text
+
+
+def test_a_recipe_with_the_validation_dataset_can_be_the_best_and_a_control_cannot() -> None:
+    recipe, losses = CONTROLS[3], {"random": 1.0, "planted": 0.4, "validation": 0.3, "full": 0.4, FUSION: 0.9}
+    trials = [trial("scenes", seed, losses | {"random": 1.0 + 0.001 * seed, recipe: 0.5}) for seed in (30, 31, 32)]
+    assert make_table(trials)["best"] == {"scenes 50%": recipe}
 
 
 def test_costs_are_of_the_trials_that_ran_alone_if_there_are_any() -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from tests.benchmarks.study import KEPT
+from tests.benchmarks.study import KEPT, SIGNAL
 from tests.benchmarks.study_page import (
     count_aims,
-    default_gaps,
     kept_good,
+    learnability_gaps,
     name_seeds,
     read_first_trials,
     read_trials,
@@ -41,7 +41,7 @@ def test_every_page_that_quotes_the_threshold_says_what_it_kept_of_the_good_samp
         assert "said nothing about its rank by another" in " ".join(text.split()), name
 
 
-def test_results_show_the_default_rule_on_both_sets_of_seeds() -> None:
+def test_results_show_rule_learnability_on_both_sets_of_seeds() -> None:
     first, second = read_first_trials(), read_trials()
     assert {trial["seed"] for trial in first} & {trial["seed"] for trial in second} == set()
     results = (RESEARCH / "results.md").read_text("utf-8")
@@ -52,9 +52,9 @@ def test_results_show_the_default_rule_on_both_sets_of_seeds() -> None:
     assert f"on page 031 {name_seeds(first)}, on 034 and 035 {name_seeds(second)}," in head
 
 
-def test_pages_that_sum_up_quote_all_ten_seeds_of_the_default_rule() -> None:
+def test_pages_that_sum_up_quote_all_ten_seeds_of_rule_learnability() -> None:
     trials = [*read_first_trials(), *read_trials()]
-    quoted = [gap for world in ("scenes", "damaged") for gap in default_gaps(trials, world).values()]
+    quoted = [gap for world in ("scenes", "damaged") for gap in learnability_gaps(trials, world).values()]
     assert len(quoted) == 4
     for page in (DOCS.parent / "README.md", DOCS / "explanation" / "adopt.md", RESEARCH / "results.md"):
         assert [gap for gap in quoted if gap not in page.read_text("utf-8")] == [], page
@@ -77,3 +77,9 @@ def test_equal_selections_count_once_among_those_that_reach_the_aim() -> None:
     text = " ".join((RESEARCH / "not-reproduced.md").read_text("utf-8").split())
     assert f"{aims['scenes'][0]} on the synthetic corpus" in text
     assert f"{aims['damaged'][0]} on damaged images" in text
+
+
+def test_the_how_to_names_the_rule_with_which_its_fusion_was_measured() -> None:
+    text = (DOCS / "how-to" / "choose-a-validation-dataset.md").read_text("utf-8")
+    (block,) = (block for block in text.split("```") if "rater+critic+density --retention auto" in block)
+    assert f"--rule {SIGNAL}\n" in block

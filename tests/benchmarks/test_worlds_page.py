@@ -1,9 +1,9 @@
 """The tables of research page 037 are those of the trials that git keeps."""
 
 from tests.benchmarks.methods_page import FIGURE_PATH
-from tests.benchmarks.study import PLANS
-from tests.benchmarks.study_page import read_trials
-from tests.benchmarks.world_tables import n_seeds
+from tests.benchmarks.study import CONTROLS, PLANS, RECIPES
+from tests.benchmarks.study_page import nats, read_trials
+from tests.benchmarks.world_tables import n_seeds, rows_of
 from tests.benchmarks.worlds_page import NAME, WORLDS, best, tables
 
 PAGE = FIGURE_PATH.with_name("037-worlds.md")
@@ -21,4 +21,43 @@ def test_the_page_names_the_number_of_trials_and_what_is_shown() -> None:
     assert f"{len(trials)} of {len(PLANS[NAME].trials())} trials" in page
     assert ", ".join(f"{title} {n_seeds(trials, world)}" for world, title in WORLDS.items()) in page
     assert set(best(trials).values()) == {"not shown"}
-    assert "**Shown for all seven arms together**: nothing" in page
+    assert "**For all seven arms together** no gain is shown" in page
+
+
+def test_the_page_names_what_is_shown_for_all_arms_together() -> None:
+    page = " ".join(PAGE.read_text("utf-8").split())
+    gains = {
+        (world, retention, arm): row.gain
+        for retention in PLANS[NAME].retentions
+        for world, of in rows_of(read_trials(NAME), WORLDS, retention).items()
+        for arm, row in of.items()
+        if row.gain is not None
+    }
+    assert {len([key for key in gains if key[:2] == cell]) for cell in {key[:2] for key in gains}} == {7}
+    corrected = {key: gain.among(7) for key, gain in gains.items()}
+    assert not any(gain.is_positive for gain in corrected.values())
+    worse = {key: gain for key, gain in corrected.items() if gain.high is not None and gain.high < 0}
+    assert worse.keys() == {
+        ("redundant", 0.5, "validation"), ("real", 0.5, "validation"), ("real", 0.5, CONTROLS[3]),
+    }  # fmt: skip
+    assert [nats(gain) for gain in worse.values() if nats(gain) not in page] == []
+    better = {key for key, gain in gains.items() if gain.is_positive}
+    assert {key[:2] for key in better} == {("shifted", 0.2), ("skewed", 0.5)}
+    assert {key for key in better if key[0] == "skewed"} == {("skewed", 0.5, CONTROLS[3])}
+    assert "Only the shifted one at 20% has it, and the skewed one at 50% with the validation dataset added." in page
+
+
+def test_the_page_says_what_the_oracle_repeats_and_how_many_test_images_there_are() -> None:
+    page = " ".join(PAGE.read_text("utf-8").split())
+    n_samples = {
+        cell["arm"]: cell["n_samples"]
+        for trial in read_trials(NAME)
+        for cell in trial["cells"]
+        if (trial["world"], cell["retention"]) == ("shifted", 0.2)
+    }
+    # The corpus has 300 good samples.
+    assert n_samples["planted"] == n_samples[RECIPES[2]] > 300
+    assert "the oracle, which repeats its samples, too" in page
+    # The test images of seeds that choose are others, so each set is half of them.
+    assert PLANS[NAME].search_seeds
+    assert "all seeds share 500 test images" in page

@@ -65,7 +65,7 @@ def test_what_a_selection_needs_is_named() -> None:
         "in place of trained_critic the name of your critic: alchemist scorer train critic",
         "in place of image_density the name of your density ratio: alchemist scorer train density --kind density",
     ]
-    # It needs no rater, and was nowhere shown to be worse than the default rule (research page 036).
+    # It needs no rater, and was nowhere shown to be worse than rule `learnability` (research page 036).
     assert needs[RECIPES[2]] == needs["learnability+trained_critic+image_density/head_gsample"][1:]
     assert needs["dsir/top_k"] == ["in place of dsir the name of imported scores: alchemist import scores"]
     for word in RECIPES:
