@@ -42,6 +42,7 @@ from alchemist_core.store.backups import (
 )
 from alchemist_core.store.eligible import forget_kept
 from alchemist_core.store.engine import (
+    LOGIN_SECRETS,
     connection_options,
     create_store,
     current_revision,
@@ -157,12 +158,9 @@ def _password_of(options: dict[str, str]) -> dict[str, str]:
     return {"PGPASSWORD": options["password"]} if "password" in options else {}
 
 
-_SECRETS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
-
-
 def _place_of(options: dict[str, str]) -> str:
     """Return the other options as one argument; libpq has no variables for the secrets among them, so those are refused."""
-    if found := [name for name in _SECRETS if name in options]:
+    if found := [name for name in LOGIN_SECRETS if name in options]:
         raise ConfigError(
             f"ALCHEMIST_DATABASE_URL contains {found[0]}, which the programs of Postgres would show in the list of processes. Write it "
             "into ~/.pg_service.conf, below a line [alchemist], for its owner only (chmod 600), and put service=alchemist in its place."

@@ -18,6 +18,7 @@ from alchemist_core.store.subsets import (
     SubsetRow,
     choose_version,
     count_taken_down,
+    find_subset,
     forget_copy,
     mark_materialized,
     note_copy,
@@ -101,7 +102,8 @@ def materialize(config: MaterializeConfig, stage_run: StageRun) -> MaterializeRe
 
     def note(has_files: bool) -> None:  # noqa: FBT001  an `OnFound`
         if has_files:
-            _require_own(subset, uri)
+            # Read the version again: a run that this one waited for may have noted the address since.
+            _require_own(find_subset(engine, subset.name, version=subset.version), uri)
         note_copy(engine, subset.subset_id, uri)
 
     # Runs that differ in --verify alone write to one address.

@@ -13,7 +13,8 @@ from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import StoreError
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import head_revision, make_engine
-from alchemist_core.store.queries import load_query
+from alchemist_core.store.postgres import LOGINS
+from alchemist_core.store.queries import fetch_bounded, load_query
 from alchemist_core.store.tables import AuditEvent
 
 QUERIES = {
@@ -42,8 +43,6 @@ SETTINGS = (
     "work_mem = '256MB'",
     "jit = off",
 )
-# A sample has up to 1 MiB of metadata, and several times that as text of a row. More rows a fetch are no faster.
-ROWS_A_FETCH = 200
 MAX_READERS = 4
 """Most tables that are sorted at the same time: the disk of Postgres holds a copy of each as text meanwhile."""
 
@@ -80,11 +79,12 @@ def _hash_table(engine: Engine, pg_snapshot: str, query: str, table_name: str) -
     with _reading(engine, pg_snapshot) as connection:
         for setting in SETTINGS:
             connection.execute(text(f"SET LOCAL {setting}"))
-        options = {"yield_per": ROWS_A_FETCH}
-        for line in connection.execute(
-            load_query(query), {"table_name": table_name}, execution_options=options
-        ).scalars():
-            digest.update(line.encode() + b"\0")
+        lines = connection.execute(
+            load_query(query), {"table_name": table_name}, execution_options={"stream_results": True}
+        )
+        for rows, _ in fetch_bounded(lines):
+            for (line,) in rows:
+                digest.update(line.encode() + b"\0")
             is_empty = False
     return None if is_empty else digest.hexdigest()
 
@@ -196,7 +196,7 @@ def clear_for_restore(url: str) -> bool:
     A schema without a revision is dropped too: a restore by older code was killed, and no command can use it.
 
     Raises:
-        StoreError: The user of the address may not create the schema again; nothing was changed.
+        StoreError: The user of the address may not create the schema again, or must not own it; nothing was changed.
     """
     engine = make_engine(url)
     try:
@@ -215,10 +215,16 @@ def clear_for_restore(url: str) -> bool:
                 looks = [f'SELECT 1 FROM alchemist."{name}" LIMIT 1' for name in data]  # noqa: S608
                 if any(connection.exec_driver_sql(look).first() for look in looks):
                     return False
+            database, user = connection.execute(
+                text("SELECT quote_ident(current_database()), quote_ident(current_user)")
+            ).one()
+            # They would own the schema, and so could change it.
+            if user in (LOGINS["writer"], LOGINS["reader"]):
+                raise StoreError(
+                    f"A restore creates the schema alchemist, which {user} must not own. Set ALCHEMIST_DATABASE_URL to the address of the "
+                    "owner of the database; then run the same command again."
+                )
             if not connection.scalar(text("SELECT has_database_privilege(current_database(), 'CREATE')")):
-                database, user = connection.execute(
-                    text("SELECT quote_ident(current_database()), quote_ident(current_user)")
-                ).one()
                 raise StoreError(
                     "A restore creates the schema alchemist, but this database user may not create schemas. Run, as the owner of the "
                     f"database, GRANT CREATE ON DATABASE {database} TO {user}; then run the same command again."

@@ -28,10 +28,8 @@ if TYPE_CHECKING:
 
 
 _MOST_SILENCE_MS = 30_000
-# Secrets among libpq's options, beside the password.
-_LOGIN_SECRETS = ("sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
-# For the driver a password ends at its first @; errors show the rest as the host.
-_PASSWORD_WITH_AT = re.compile(r"://[^:/]*:[^@]*@[^?]*@")
+LOGIN_SECRETS = ("sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
+"""Secrets among libpq's options, beside the password."""
 DatabaseError = DBAPIError
 """Error of a refused statement or a lost connection, for callers that can continue without the store."""
 
@@ -59,7 +57,7 @@ def role_url(role: Role) -> str:
     user, password = login.get("user"), login.get("password")
     # Any login other than writer and reader is the owner (`sql/roles.sql`).
     if role != next((name for name, own in LOGINS.items() if own == user), "owner"):
-        user, password, address = LOGINS[role], None, address.difference_update_query(_LOGIN_SECRETS)
+        user, password, address = LOGINS[role], None, address.difference_update_query(LOGIN_SECRETS)
     address = URL.create("postgresql", user, password, address.host, address.port, address.database, address.query)
     return address.render_as_string(hide_password=False)
 
@@ -105,15 +103,31 @@ def require_postgres(url: str, variable: str) -> str:
         ConfigError: It is not a valid URL of a Postgres server, or its password has an @. The message names the variable only.
     """
     try:
-        name = make_url(url).drivername
+        address = make_url(url)
     except (ArgumentError, ValueError):
-        name = ""
-    if name.partition("+")[0] not in {"postgres", "postgresql"} or _PASSWORD_WITH_AT.search(url):
+        address = None
+    if (
+        address is None
+        or address.drivername.partition("+")[0] not in {"postgres", "postgresql"}
+        or _has_password_with_at(url, address)
+    ):
         raise ConfigError(
             f"{variable} is not a valid Postgres URL, such as postgresql://user:password@host:5432/name. "
             "Encode characters such as / or @ in a password as %2F, %40."
         )
     return url
+
+
+def _has_password_with_at(url: str, address: URL) -> bool:
+    """Whether a password may go on after its first @, where it ends for the driver: errors show the rest as the host."""
+    if address.password is None:
+        return False
+    query = url.partition("@")[2].partition("?")[2]
+    return (
+        "@" in (address.host or "")
+        or "@" in (address.database or "")
+        or any("@" in item and "=" not in item for item in query.split("&"))
+    )
 
 
 def make_engine(url: str) -> Engine:

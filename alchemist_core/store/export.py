@@ -32,11 +32,9 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.store.flags import NO_FLAGS, PREFIX, Flags, known_flags
-from alchemist_core.store.queries import load_query
+from alchemist_core.store.queries import fetch_bounded, load_query
 from alchemist_core.store.tables import SAMPLE_COLUMNS, Rater, Score
 
-# A row has up to 1 MiB of metadata, and twice that as text of Postgres.
-ROWS_A_FETCH = 200
 ROWS_A_BATCH, CHARS_A_BATCH = 20_000, 64 << 20
 Kinds = Mapping[str, type[Any]]
 CRAWLED: Kinds = {attribute.name: str for attribute in CRAWL_ATTRIBUTES}
@@ -218,10 +216,10 @@ def require_score_name(name: str) -> None:
 def _batches(engine: Engine, statement: Any, parameters: Mapping[str, Any]) -> Iterator[Sequence[Sequence[Any]]]:
     batch: list[Sequence[Any]] = []
     n_chars = 0
-    with engine.connect().execution_options(yield_per=ROWS_A_FETCH) as connection:
-        for rows in connection.execute(statement, parameters).partitions():
+    with engine.connect().execution_options(stream_results=True) as connection:
+        for rows, n_fetched_chars in fetch_bounded(connection.execute(statement, parameters)):
             batch += rows
-            n_chars += sum(len(value) for row in rows for value in row if isinstance(value, str))
+            n_chars += n_fetched_chars
             if len(batch) >= ROWS_A_BATCH or n_chars >= CHARS_A_BATCH:
                 yield batch
                 batch, n_chars = [], 0

@@ -201,6 +201,26 @@ def test_a_restore_by_a_user_who_may_not_create_schemas_keeps_the_schema_and_nam
         admin.dispose()
 
 
+@pytest.mark.parametrize("may_create", [False, True])
+def test_a_restore_by_the_account_of_the_jobs_asks_for_the_owner(
+    backed_up: Path,
+    elsewhere: TrainedStore,
+    monkeypatch: pytest.MonkeyPatch,
+    log_in_at: Callable[[str, str], str],
+    may_create: bool,
+) -> None:
+    """It would own the schema, the audit log too."""
+    theirs, admin = log_in_at(elsewhere.url, "alchemist_writer"), make_engine(elsewhere.url)
+    if may_create:
+        with admin.begin() as connection:
+            connection.execute(text(f"GRANT CREATE ON DATABASE {admin.url.database} TO alchemist_writer"))
+    admin.dispose()
+    use_store(monkeypatch, TrainedStore(theirs, elsewhere.home))
+    with pytest.raises(StoreError, match="to the address of the owner") as refused:
+        restore(RestoreConfig(folder=backed_up))
+    assert "GRANT" not in str(refused.value)
+
+
 @pytest.mark.parametrize("command", ["backup", "restore", "psql"])
 def test_a_secret_that_the_programs_of_postgres_get_only_as_an_argument_is_refused(
     backed_up: Path, elsewhere: TrainedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str

@@ -14,6 +14,7 @@ from alchemist_core.cli.export import ExportResult, ExportSamplesConfig, ExportS
 from alchemist_core.errors import AlchemistError, ConfigError
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.store import export as export_store
+from alchemist_core.store import queries
 from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_night, add_rater
 
@@ -106,7 +107,8 @@ def test_rows_go_by_in_batches_and_a_failure_half_way_leaves_the_earlier_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
     monkeypatch.setattr(export_store, "ROWS_A_BATCH", 100)
-    monkeypatch.setattr(export_store, "ROWS_A_FETCH", 50)
+    monkeypatch.setattr(queries, "FIRST_ROWS", 50)
+    monkeypatch.setattr(queries, "MOST_ROWS", 50)
     export_scores(tmp_path)
     out = tmp_path / "scores.parquet"
     assert pq.ParquetFile(out).num_row_groups == 3

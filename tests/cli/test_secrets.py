@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from alchemist_core.store.engine import require_postgres
 from alchemist_core.store.postgres import client_program
 from tests.trained_store import TrainedStore
 
@@ -88,6 +89,7 @@ def test_a_planted_password_appears_nowhere(trained_store: TrainedStore, tmp_pat
         pytest.param(f"postgresql://u:{SECRET}@127.0.0.1:1/x?sslmode=nonsense", marks=pytest.mark.slow),
         pytest.param(SECRET, marks=pytest.mark.slow),
         f"postgresql://u:hunter@{SECRET}@127.0.0.1:1/x",
+        f"postgresql://u:hunter@{SECRET}?x@127.0.0.1/x",
         pytest.param(f"postgresql://u:@{SECRET}/hunter@127.0.0.1:1/x", marks=pytest.mark.slow),
     ],
 )
@@ -99,6 +101,19 @@ def test_a_url_that_cannot_be_used_is_an_error_that_keeps_the_password(url: str,
     assert "ALCHEMIST_DATABASE_URL" in said
     assert "Traceback" not in said
     assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user@server:p@h/db",
+        "postgresql://u:p?q@h/db?sslmode=require",
+        "postgresql://u:p@h/db?application_name=me@corp&",
+        "postgresql://h/db@2?user=me@corp&password=a@b",
+    ],
+)
+def test_a_url_whose_password_has_no_at_is_accepted(url: str) -> None:
+    assert require_postgres(url, "X") == url
 
 
 def test_a_password_is_kept_out_of_what_doctor_reports_of_airflows_database(tmp_path: Path) -> None:

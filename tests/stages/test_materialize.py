@@ -218,6 +218,24 @@ def test_two_runs_with_one_address_in_an_object_store_write_to_it_one_after_the_
         assert second[0].result(60).n_bytes_written == 0
 
 
+@pytest.mark.parametrize("place", ["s3", "folder"])
+def test_two_runs_with_one_address_that_begin_together_succeed(
+    folder: Engine, object_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    locate_all, both_began = stage.locate_all, threading.Barrier(2)
+
+    def meet(*given: Any) -> Any:
+        both_began.wait(60)
+        return locate_all(*given)
+
+    monkeypatch.setattr(stage, "locate_all", meet)
+    to = f"{object_store}/copies" if place == "s3" else str(tmp_path / "copies")
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(run, to=to, verify=verify) for verify in ("source", "read_back")]
+        first, second = sorted(one.result(60).n_bytes_written for one in both)
+    assert first == 0 < second
+
+
 @pytest.mark.parametrize(
     "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("README.md", "SHA256SUMS")), "manifest.parquet"]
 )

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine, text
 
-from alchemist_core.store import export
+from alchemist_core.store import export, queries
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.export import EXPORTED_COLUMNS, stream_rows
+from alchemist_core.store.queries import fetch_bounded
 from tests.given import insert_rows
 from tests.peak_memory import peak_mib
 
@@ -40,8 +41,24 @@ def test_memory_does_not_grow_with_the_metadata_of_all_samples(database_url: str
 
 def test_a_batch_of_an_export_ends_at_so_many_characters(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "CHARS_A_BATCH", 50_000)
-    monkeypatch.setattr(export, "ROWS_A_FETCH", 2)
+    monkeypatch.setattr(queries, "FIRST_ROWS", 2)
+    monkeypatch.setattr(queries, "CHARS_A_FETCH", 45_000)
     fill(engine, 9, 20_000)
     batches = list(stream_samples(engine))
     assert [len(batch) for batch in batches] == [4, 4, 1]
     assert [row[0] for batch in batches for row in batch] == list(range(1, 10))
+
+
+def test_short_rows_are_fetched_by_the_thousand_and_long_ones_within_a_limit(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "CHARS_A_FETCH", 100_000)
+    lines = text(
+        "SELECT repeat('x', CASE WHEN number > 5000 THEN 1000 ELSE 10 END) FROM generate_series(1, 6700) AS number"
+    )
+    with engine.connect().execution_options(stream_results=True) as connection:
+        fetched = [(len(rows), n_chars) for rows, n_chars in fetch_bounded(connection.execute(lines))]
+    assert fetched[:3] == [(200, 2000), (2000, 20_000), (2000, 20_000)]
+    # Lines become long in the fourth fetch.
+    assert fetched[3][0] == 2000
+    assert [n_rows for n_rows, _ in fetched[4:]] == [165, 100, 100, 100, 35]
