@@ -21,7 +21,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.scorers.scorer import NOT_IDENTITY
 from alchemist_core.scorers.vlm import Answer, Captioner, CaptionOptions, Key
 from alchemist_core.shards import s3
-from alchemist_core.shards.captions import read_document
+from alchemist_core.shards.captions import BadTextError, read_document
 from alchemist_core.shards.repairs import split_repairs
 from alchemist_core.shards.storage import is_s3, join_uri, view_ranges
 from alchemist_core.shards.tar_writer import write_tar
@@ -272,7 +272,14 @@ class Recaptioning:
                 yield f"{row.key}.json", self._document(row, files.get("json"))
 
     def _document(self, row: LocatedSample, document: memoryview | None) -> bytes:
-        fields = read_document(None if document is None else bytes(document), split_repairs(row.repair))
+        try:
+            fields = read_document(
+                None if document is None else bytes(document), split_repairs(row.repair), is_new=True
+            )
+        except BadTextError:
+            # Of an earlier version, which did not limit the digits of numbers. Ingest would leave this JSON out, and with it where the
+            # caption comes from.
+            fields = {}
         own: dict[str, Any] = {
             PROVENANCE: {
                 "of_pair": row.pair_hash.hex(), "model": self._config.model, "prompt": self._config.prompt, "caption": row.caption,

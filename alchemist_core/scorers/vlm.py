@@ -50,7 +50,7 @@ from alchemist_core.config import Config, fingerprint
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer, ScorerUnavailableError, TransientFault
 from alchemist_core.settings import load_settings
-from alchemist_core.shards.faults import is_storable
+from alchemist_core.shards.faults import Reason, is_storable
 from alchemist_core.shards.images import BadImageError
 from alchemist_core.shards.pictures import PictureWorkers
 from alchemist_core.telemetry import on_one_line, say
@@ -299,8 +299,9 @@ class Captioner:
         return image_hash, hashlib.sha256(self._prompt(caption).encode()).digest()
 
     def kept(self, keys: Sequence[Key]) -> dict[Key, Answer]:
-        """Return the answers that are on the disk."""
-        return self._asker.answers.find(keys)
+        """Return the answers that are on the disk, and the refusals of this run."""
+        of_this_run = {key: self._asker.undecoded[key] for key in keys if key in self._asker.undecoded}
+        return self._asker.answers.find(keys) | of_this_run
 
     def caption(
         self, keys: Sequence[Key], image: Callable[[int], bytes], captions: Sequence[str]
@@ -373,6 +374,7 @@ class Asker:
             image
         )
         self.answers = AnswerFile(load_settings().home.resolve() / ANSWERS / f"{fingerprint(kind)}.sqlite")
+        self.undecoded: dict[Key, Answer] = {}
         self._threads = ThreadPoolExecutor(options.concurrency, thread_name_prefix="vlm")
         self._is_closed = threading.Event()
         # Keys that a call is asking for; a call that needs one of them too waits until that call has ended.
@@ -420,9 +422,13 @@ class Asker:
             try:
                 asked[key] = self._threads.submit(self._ask, key, question(key))
             except BadImageError as error:
-                # A later run cannot decode it either: without an answer it would hold its shard back for ever.
+                # Without an answer it would hold its shard back for ever.
                 found[key] = refused = Answer(refusal=f"its image cannot be sent: {error}")
-                self.answers.keep(key, refused)
+                if error.reason in (Reason.TOO_SLOW, Reason.DECODER_DIED):
+                    # More time or memory may let a later run decode it.
+                    self.undecoded[key] = refused
+                else:
+                    self.answers.keep(key, refused)
         return found | _results(asked)
 
     def _are_bad(self, errors: Sequence[str]) -> bool:

@@ -46,7 +46,9 @@ class Annotation:
     metadata: dict[str, Any]
 
 
-def read_annotation(text: bytes | None, document: bytes | None, repairs: Repairs = NO_REPAIRS) -> Annotation:
+def read_annotation(
+    text: bytes | None, document: bytes | None, repairs: Repairs = NO_REPAIRS, *, is_new: bool = False
+) -> Annotation:
     """Read the `.txt` and `.json` files of a record.
 
     The caption is the text, else the document's `caption` or `text`; white space around it is removed.
@@ -55,11 +57,12 @@ def read_annotation(text: bytes | None, document: bytes | None, repairs: Repairs
         text: The `.txt`, or None.
         document: The `.json`, or None.
         repairs: The repairs that `find_repairs` found at ingest.
+        is_new: Whether the record is not registered yet, so that the digits of its numbers are limited.
 
     Raises:
         BadTextError: The caption is missing, or a text cannot be stored.
     """
-    fields = read_document(document, repairs)
+    fields = read_document(document, repairs, is_new=is_new)
     caption = _decode_caption(text, repairs) if text is not None else ""
     used = frozenset[str]()
     if not caption:
@@ -76,7 +79,7 @@ def read_annotation(text: bytes | None, document: bytes | None, repairs: Repairs
 
 
 def find_repairs(text: bytes | None, document: bytes | None) -> Repairs:
-    """Return the repairs without which the files cannot be read; none for correct files.
+    """Return the repairs without which the files of a new record cannot be read; none for correct files.
 
     Raises:
         BadTextError: They cannot be read, and no repair is certain to be correct.
@@ -84,7 +87,7 @@ def find_repairs(text: bytes | None, document: bytes | None) -> Repairs:
     repairs, is_whole = NO_REPAIRS, False
     while not is_whole:
         try:
-            caption, is_whole = read_annotation(text, document, repairs).caption, True
+            caption, is_whole = read_annotation(text, document, repairs, is_new=True).caption, True
             coming = {Repair.CONTROL_SIGNS} if _CONTROL_SIGNS.search(caption) else set()
         except BadTextError as error:
             coming = set(_propose(error.reason, text, document)) - repairs
@@ -94,7 +97,7 @@ def find_repairs(text: bytes | None, document: bytes | None) -> Repairs:
     return repairs
 
 
-def read_document(document: bytes | None, repairs: Repairs = NO_REPAIRS) -> dict[str, Any]:
+def read_document(document: bytes | None, repairs: Repairs = NO_REPAIRS, *, is_new: bool = False) -> dict[str, Any]:
     """Return the fields of the `.json`; none if it is missing, or broken and ignored.
 
     Raises:
@@ -105,7 +108,7 @@ def read_document(document: bytes | None, repairs: Repairs = NO_REPAIRS) -> dict
     fields = _parse_document(document, repairs)
     if Repair.CONTROL_SIGNS in repairs:
         fields = _without_control_signs(fields)
-    _check_values(fields)
+    _check_values(fields, is_new=is_new)
     return fields
 
 
@@ -140,7 +143,7 @@ def _propose(reason: Reason, text: bytes | None, document: bytes | None) -> Iter
 def _propose_for_document(text: bytes | None, document: bytes) -> Iterator[Repair]:
     for repair in (Repair.JSON_PADDING, Repair.JSON_NUMBERS):
         try:
-            _check_values(_parse_document(document, frozenset({repair})))
+            read_document(document, frozenset({repair}), is_new=True)
         except BadTextError:
             continue
         yield repair
@@ -217,8 +220,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not valid JSON")
 
 
-def _check_values(document: dict[str, Any]) -> None:
-    """Refuse values that jsonb refuses, and numbers that grow in it: Postgres prints 1e308 with 309 digits."""
+def _check_values(document: dict[str, Any], *, is_new: bool) -> None:
+    """Refuse values that jsonb refuses, and in a new record numbers that grow in it: Postgres prints 1e308 with 309 digits."""
     n_bits = 0
     for value, depth in walk_values(document):
         if depth > MAX_JSON_DEPTH:
@@ -226,7 +229,7 @@ def _check_values(document: dict[str, Any]) -> None:
         _check_leaf(value)
         if isinstance(value, float):
             n_bits += abs(math.frexp(value)[1])
-    if (n_digits := round(n_bits / math.log2(10))) > MAX_JSON_BYTES:
+    if is_new and (n_digits := round(n_bits / math.log2(10))) > MAX_JSON_BYTES:
         why = f"numbers of {n_digits} digits if written without exponents; the limit is {MAX_JSON_BYTES}"
         raise BadTextError(Reason.BAD_JSON, why)
 

@@ -1,11 +1,12 @@
 """Pictures of one image at a time, made in worker processes that may be killed at any moment: small JPEGs for people, pixels for models.
 
-The image of a crawl never reaches a browser, and is never parsed in the process that serves it. An image on which a worker dies, or that
-takes too long, costs this worker and nothing else.
+The image of a crawl never reaches a browser, and is never parsed in the process that serves it. An image that takes too long, or on which
+two workers die, costs these workers and nothing else.
 """
 
 import hashlib
 import os
+import signal
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -109,7 +110,7 @@ class PictureWorkers:
         """Return the picture of a task as JPEG; wait for a free worker.
 
         Raises:
-            BadImageError: The image is not readable, exceeds a limit, or ended its worker.
+            BadImageError: The image is not readable, exceeds a limit, or ended two workers.
             DataError: The shard is missing, or holds other bytes than registered.
         """
         picture: bytes = self._run(task, uses_s3=is_s3(task.uri), limit_s=task.limit_s)
@@ -119,7 +120,7 @@ class PictureWorkers:
         """Return the pixels (height, width, 3) of an image, scaled down until it fits into a square; wait for a free worker.
 
         Raises:
-            BadImageError: The image is not readable, exceeds a limit, or ended its worker.
+            BadImageError: The image is not readable, exceeds a limit, or ended two workers.
         """
         pixels: NDArray[np.uint8] = self._run(FitTask(data, side))
         return pixels
@@ -132,6 +133,9 @@ class PictureWorkers:
                 workers = None
             workers = workers or Workers(1, module=__name__, uses_s3=uses_s3)
             done = _await(workers, task)
+            if isinstance(done.error, WorkerDiedError) and done.error.code != -signal.SIGPROF:
+                # Perhaps it was killed from outside, even before this picture: its successor tries once more.
+                done = _await(workers, task)
         except BaseException:
             # Its state is unknown: the next picture gets a new one.
             if workers is not None:

@@ -206,7 +206,7 @@ def _read_annotation(file: BinaryIO, record: Record, reading: Reading) -> tuple[
         for ext, limit in (("txt", MAX_TEXT_BYTES), ("json", MAX_JSON_BYTES))
     )
     repairs = find_repairs(text, document) if reading.repair else NO_REPAIRS
-    return read_annotation(text, document, repairs), repairs
+    return read_annotation(text, document, repairs, is_new=True), repairs
 
 
 def _read_file(file: BinaryIO, part: RecordFile, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -22,6 +23,8 @@ from alchemist_core.config import fingerprint
 from alchemist_core.errors import DataError
 from alchemist_core.scorers import vlm
 from alchemist_core.settings import load_settings
+from alchemist_core.shards import captions
+from alchemist_core.shards.pictures import PictureWorkers
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
 from alchemist_core.stages.materialize import MaterializeConfig
@@ -36,7 +39,7 @@ from alchemist_core.store.registry import find_dataset
 from alchemist_core.store.samples import read_training_samples
 from tests.scorers.vlm_server import VlmServer, serving
 from tests.shards.conftest import draw_image, make_record, make_tar
-from tests.shards.slow_images import slow_jpeg
+from tests.shards.slow_images import bomb, slow_jpeg
 from tests.trained_store import TrainedStore
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -251,8 +254,59 @@ def test_an_image_that_takes_its_decoder_too_long_is_refused_and_the_others_get_
     load_settings.cache_clear()
     with serving(well) as server:
         found = recaption(server, dataset="web", root=str(tmp_path / "new"))
-    assert (found.n_shards, found.n_samples, found.n_refused, found.n_failed) == (1, 2, 1, 0)
-    assert "its image cannot be sent: too_slow" in found.reasons[0]
+        assert (found.n_shards, found.n_samples, found.n_refused, found.n_failed) == (1, 2, 1, 0)
+        assert "its image cannot be sent: too_slow" in found.reasons[0]
+        # The refusal holds for this run only, and no answer is paid twice.
+        monkeypatch.setenv("ALCHEMIST_DECODE_LIMIT_S", "100")
+        load_settings.cache_clear()
+        again = recaption(server, dataset="web", into="patient")
+    assert (again.n_samples, again.n_refused, again.n_requests) == (3, 0, 1)
+
+
+@pytest.mark.usefixtures("database_url")
+def test_a_decoder_that_is_killed_from_outside_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = ("b.jpg", bomb((4000, 4000), 60)), ("b.txt", b"a slow picture")
+    web = write_web(tmp_path / "web", *make_record("a", 1), *slow, *make_record("c", 3))
+    ingest(IngestConfig(dataset="web", root=str(web), perceptual_hash=False))
+    decode, n_begun = PictureWorkers.fit, 0
+
+    def disturb(workers: PictureWorkers, data: bytes, side: int) -> Any:
+        """Kill the decoder while it works on the second picture, and before the third."""
+        nonlocal n_begun
+        n_begun += 1
+        if n_begun > 1:
+            decoders = workers._free.queue[-1]
+            assert decoders is not None
+            (pid,) = decoders.pids
+            killer = threading.Timer(0.3 if n_begun == 2 else 0.0, os.kill, (pid, signal.SIGKILL))
+            killer.start()
+            if n_begun == 3:
+                killer.join()
+        return decode(workers, data, side)
+
+    monkeypatch.setattr(PictureWorkers, "fit", disturb)
+    with serving(well) as server:
+        found = recaption(server, dataset="web", root=str(tmp_path / "new"))
+    assert (n_begun, found.n_samples, found.n_refused) == (3, 3, 0)
+
+
+@pytest.mark.usefixtures("database_url")
+def test_numbers_of_a_record_that_an_earlier_version_registered_end_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown = ("a.json", json.dumps({"seen": [1e308] * 4000}).encode())
+    web = write_web(tmp_path / "web", *make_record("a", 1)[:2], grown)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(captions, "MAX_JSON_BYTES", 1 << 30)
+        ingest(IngestConfig(dataset="web", root=str(web)))
+    assert ask("SELECT repair FROM alchemist.sample_locations") == [(None,)]
+    with serving(well) as server:
+        found = recaption(server, dataset="web", root=str(tmp_path / "new"))
+    assert (found.n_shards, found.n_new_pairs) == (1, 1)
+    ((origin,),) = ask(
+        "SELECT metadata -> 'recaption' ->> 'dataset' FROM alchemist.samples WHERE metadata ? 'recaption'"
+    )
+    assert origin == "web"
 
 
 def processes(server: VlmServer, root: Path) -> list[str]:

@@ -8,7 +8,7 @@ from alchemist_core.shards.repairs import Repair
 
 def reason_of(text: bytes | None, document: bytes | None = None) -> str:
     with pytest.raises(BadTextError) as caught:
-        read_annotation(text, document)
+        read_annotation(text, document, is_new=True)
     return caught.value.reason
 
 
@@ -147,6 +147,8 @@ def test_numbers_that_grow_in_jsonb_are_a_fault_where_there_are_many(number: byt
     assert read_annotation(b"x", few).metadata == {"a": [float(number)] * 3000}
     assert reason_of(b"x", many) == "bad_json"
     assert find_repairs(b"x", many) == {Repair.CAPTION_FROM_TXT}
+    # Records that are registered already stay readable.
+    assert read_annotation(b"x", many).metadata == {"a": [float(number)] * 4000}
 
 
 def test_measurements_do_not_grow_in_jsonb() -> None:
