@@ -130,8 +130,9 @@ def _fault_of_name(path: str) -> str | None:
         return "does not end in .tar in small letters. Rename it."
     if not is_storable(path):
         return "has a name that is not UTF-8, or contains NUL. Rename it."
-    if (n_bytes := len(path.encode())) > _MAX_PATH_BYTES:
-        return f"has a path of {n_bytes:,} bytes below the root; the limit is {_MAX_PATH_BYTES:,}. Shorten it."
+    if len(path.encode()) > _MAX_PATH_BYTES:
+        # Without its own number of bytes, because messages group files by this text.
+        return f"has a path of more than {_MAX_PATH_BYTES:,} bytes below the root. Shorten it."
     if "//" in f"/{path}":
         # Only an object can be called so. Joined to its root, the path would be the address of another object.
         return "has an empty folder name (//). Rename it."
