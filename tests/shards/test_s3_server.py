@@ -30,7 +30,7 @@ DOWN_S = 1.0
 
 
 @pytest.fixture
-def server(
+def s3_server(
     crawl: str, endpoint: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[S3Server]:
     """A running server that holds the same shards, and is named by settings."""
@@ -67,7 +67,7 @@ def killed_at(server: S3Server, monkeypatch: pytest.MonkeyPatch, n_requests: int
 
 @pytest.mark.timeout(600)
 def test_a_chain_on_a_real_server_leaves_what_it_leaves_on_the_tests_own_store(
-    calm: Ending, server: S3Server, copy_trained: Callable[[], TrainedStore], monkeypatch: pytest.MonkeyPatch
+    calm: Ending, s3_server: S3Server, copy_trained: Callable[[], TrainedStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_store(monkeypatch, copy_trained())
     assert run_all() == calm
@@ -77,7 +77,7 @@ def test_a_chain_on_a_real_server_leaves_what_it_leaves_on_the_tests_own_store(
 @pytest.mark.parametrize("n_requests", [2, 5, 9])
 def test_a_server_killed_amid_each_command_and_started_again_costs_nothing_but_time(
     calm: Ending,
-    server: S3Server,
+    s3_server: S3Server,
     copy_trained: Callable[[], TrainedStore],
     monkeypatch: pytest.MonkeyPatch,
     n_requests: int,
@@ -87,7 +87,7 @@ def test_a_server_killed_amid_each_command_and_started_again_costs_nothing_but_t
         if words in CHOOSE:
             run(*words)
             continue
-        with killed_at(server, monkeypatch, n_requests):
+        with killed_at(s3_server, monkeypatch, n_requests):
             main(words)
         run(*words)
     assert Ending(table_checksums(open_store().url.render_as_string(hide_password=False)), copied()) == calm
