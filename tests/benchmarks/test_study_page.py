@@ -66,7 +66,8 @@ def test_results_name_the_page_of_every_study_whose_trials_are_kept() -> None:
     for study in sorted(folder.name for folder in KEPT.iterdir() if folder.is_dir()):
         names = [name for name, page in pages.items() if f"`tests/benchmarks/trials/{study}`" in page]
         assert names, study
-        assert [name for name in names if f"({name})" not in results] == [], study
+        # A choice reports nothing.
+        assert study == "choice" or [name for name in names if f"({name})" not in results] == [], study
 
 
 def test_equal_selections_count_once_among_those_that_reach_the_aim() -> None:
