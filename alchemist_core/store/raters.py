@@ -52,7 +52,7 @@ def find_rater(engine: Engine, wanted: str) -> RaterRow | None:
     elif wanted == "newest":
         # By the last training run, not by the newest row: a training can return a rater that exists already.
         last = select(Run.result["rater"].as_string()).where(Run.stage == "train_rater", Run.state == "succeeded")
-        # Runs are numbered at their start, and a training that began later may have ended earlier. The actor of old runs is null.
+        # Runs are numbered at their start, and a training that began later may have ended earlier. Runs of version 0.1 have no actor.
         is_own = func.coalesce(Run.actor == (current_airflow_run() or ""), False)
         trained = last.order_by(is_own.desc(), Run.finished_at.desc()).limit(1).scalar_subquery()
         statement = statement.where(Rater.kind == "trained")

@@ -42,7 +42,7 @@ def train_rater():
         return alchemist("train-rater", **run.form)
 
     train = device_step("train_rater", trained, priority_weight=20, is_training=True)
-    # In an Airflow run that trained a rater, `newest` is that rater, whatever was trained elsewhere meanwhile. Its dataset may be
+    # In an Airflow run that trained a rater, `newest` is that rater, even if another one was trained meanwhile. Its dataset may be
     # that of the project file.
     newest = alchemist("plan", "promote", operand="newest", json=True)
     find = step("find_rater", lambda _run: newest, returns=("rater", "dataset"))

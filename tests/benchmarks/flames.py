@@ -47,7 +47,7 @@ def main() -> None:
         with WORK[name]() as words, TemporaryDirectory() as folder:
             raw = Path(folder) / "raw.txt"
             profile(words, raw)
-            # Where the checkout is on this machine is nobody's concern.
+            # Without the path of the checkout on this machine.
             root = read_stacks(raw.read_text(encoding="utf-8").replace(f"{Path.cwd()}/", ""))
         title = f"{name}: {' '.join(words)}, {root.n:,} samples at {RATE_HZ} Hz"
         (FOLDER / f"flame-{name}.svg").write_text(draw(root, title), encoding="utf-8")
