@@ -9,11 +9,11 @@ from sqlalchemy import Engine
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.project import of_version, train_downstream_command
+from alchemist_core.report.comparison import LOSSES, name_loss
 from alchemist_core.statistics import Estimate, ValueOfSeed, detectable_effect, estimate, estimate_gain, pooled_spread
 from alchemist_core.store.models import VersionLoss, read_version_losses
 from alchemist_core.store.subsets import SubsetRow, find_by_id
 
-METRIC = "heldout_loss"
 MOST_SEEDS = 100
 """A difference that needs more seeds than this is called too small to be shown."""
 LIKE_STEPS = 0.05
@@ -30,6 +30,7 @@ class VersionSummary:
     """One version: the models that were trained on it, under the seeds that both versions have."""
 
     version: int
+    metric: str
     n_samples: int
     n_steps: int
     loss: Estimate
@@ -77,7 +78,7 @@ def read_version_comparison(engine: Engine, subset: SubsetRow, against: int | No
     Raises:
         ConfigError: The version `against` cannot be compared with it.
     """
-    rows = read_version_losses(engine, subset.name, METRIC)
+    rows = read_version_losses(engine, subset.name, LOSSES)
     others = _comparable(rows, subset.version)
     if against is None:
         before = find_by_id(engine, subset.predecessor_id).version if subset.predecessor_id is not None else None
@@ -92,10 +93,13 @@ def _incomparable(rows: Sequence[VersionLoss], subset: SubsetRow, against: int) 
     if against == subset.version:
         return ConfigError(f"{subset.title} cannot be compared with itself. Give another version.")
     possible = ", ".join(map(str, _comparable(rows, subset.version))) or "none"
-    seeds = tuple(sorted({row.seed for row in rows if row.version == subset.version})) or (0, 1, 2)
+    own = [row for row in rows if row.version == subset.version]
+    metric = next((one for one in LOSSES if any(row.metric == one for row in own)), LOSSES[0])
+    seeds = tuple(sorted({row.seed for row in own if row.metric == metric})) or (0, 1, 2)
     return ConfigError(
         f"{subset.title} cannot be compared with v{against}: models of both must have been trained with the same options and a common "
-        f"seed, and evaluated under the same protocol (versions that can be compared: {possible}). {_commands(subset.name, against, seeds)}"
+        f"seed, and evaluated under the same protocol (versions that can be compared: {possible}). "
+        f"{_commands(subset.name, against, seeds, metric)}"
     )
 
 
@@ -108,13 +112,13 @@ def compare_versions(rows: Sequence[VersionLoss], name: str, version: int, again
         version: The version that is judged.
         against: The version that it is compared with; it has a common seed under the same protocol.
     """
-    # The newest protocol, as in the view `subset_comparisons`; then the training with the most common seeds.
+    # The first metric of `LOSSES`, its newest protocol, as in the view `subset_comparisons`; then the training with the most common seeds.
     shared = _shared_conditions(rows, version, against)
-    alike = max(shared, key=lambda one: (one.protocol_id, len(shared[one]), one.training))
+    alike = max(shared, key=lambda one: (-LOSSES.index(one.metric), one.protocol_id, len(shared[one]), one.training))
     losses = {one: _losses(rows, one, alike) for one in (version, against)}
     common = tuple(sorted(losses[version].keys() & losses[against].keys()))
     own, other = (_summarize(rows, one, alike, losses[one], common) for one in (version, against))
-    gain = estimate_gain(losses[version], losses[against], metric=METRIC)
+    gain = estimate_gain(losses[version], losses[against], metric=alike.metric)
     assert gain is not None, "they have a common seed"
     low, high = (None, None) if gain.low is None or gain.high is None else (-gain.high, -gain.low)
     difference = Estimate(-gain.mean, low, high, gain.n)
@@ -140,8 +144,8 @@ def seeds_to_show(spread: float, effect: float) -> int | None:
 def _describe(
     name: str, own: VersionSummary, other: VersionSummary, difference: Estimate, verdict: VersionVerdict, spread: float | None
 ) -> str:  # fmt: skip
-    way = "lower" if difference.mean < 0 else "higher"
-    text = f"held-out loss {own.loss.mean:.4f}, that of v{other.version} {other.loss.mean:.4f}, {way} by {abs(difference.mean):.4f}"
+    way = f"{'lower' if difference.mean < 0 else 'higher'} by {abs(difference.mean):.4f}"
+    text = f"{name_loss(own.metric)} {own.loss.mean:.4f}, that of v{other.version} {other.loss.mean:.4f}, {way}"
     if difference.low is None or difference.high is None:
         more = "One common seed has no interval: at least 2 more seeds are needed."
         return f"{text}. {more} {_missing_commands(name, own, other, _more_seeds(own, other, 2))}"
@@ -175,25 +179,27 @@ def _more_seeds(own: VersionSummary, other: VersionSummary, n_more: int) -> tupl
 
 def _missing_commands(name: str, own: VersionSummary, other: VersionSummary, seeds: tuple[int, ...]) -> str:
     lacking = [one.version for one in (own, other) if not set(seeds) <= set(one.seeds)]
-    return " ".join(_commands(name, version, seeds) for version in lacking)
+    return " ".join(_commands(name, version, seeds, own.metric) for version in lacking)
 
 
-def _commands(name: str, version: int, seeds: tuple[int, ...]) -> str:
+def _commands(name: str, version: int, seeds: tuple[int, ...], metric: str) -> str:
     train, which = train_downstream_command(name, version), of_version(name, version)
+    protocol = "" if metric == LOSSES[0] else f" --protocol {metric}"
     return (
         f"Next, with the preset and the options of the former training: {train} --arms subset "
-        f"--seeds {','.join(map(str, seeds))}, then alchemist evaluate {which}."
+        f"--seeds {','.join(map(str, seeds))}, then alchemist evaluate {which}{protocol}."
     )
 
 
 class _Conditions(NamedTuple):
-    """What two models must have in common to be compared: the evaluation protocol, and the configuration of the training."""
+    """What two models must have in common to be compared: metric and evaluation protocol, and the configuration of the training."""
 
+    metric: str
     protocol_id: int
     training: str
 
     def are_of(self, row: VersionLoss) -> bool:
-        return (row.protocol_id, row.training) == self
+        return (row.metric, row.protocol_id, row.training) == self
 
 
 def _losses(rows: Sequence[VersionLoss], version: int, alike: _Conditions) -> dict[int, float]:
@@ -205,7 +211,12 @@ def _summarize(
 ) -> VersionSummary:
     last = [row for row in rows if row.version == version and alike.are_of(row)][-1]
     return VersionSummary(
-        version, last.n_samples, last.n_steps, estimate([losses[seed] for seed in common]), tuple(sorted(losses))
+        version,
+        alike.metric,
+        last.n_samples,
+        last.n_steps,
+        estimate([losses[seed] for seed in common]),
+        tuple(sorted(losses)),
     )
 
 
@@ -214,7 +225,7 @@ def _shared_conditions(rows: Sequence[VersionLoss], version: int, other: int) ->
     seeds: dict[int, dict[_Conditions, set[int]]] = {version: defaultdict(set), other: defaultdict(set)}
     for row in rows:
         if row.version in seeds:
-            seeds[row.version][_Conditions(row.protocol_id, row.training)].add(row.seed)
+            seeds[row.version][_Conditions(row.metric, row.protocol_id, row.training)].add(row.seed)
     common = {one: found & seeds[other].get(one, set()) for one, found in seeds[version].items()}
     return {one: found for one, found in common.items() if found}
 

@@ -144,6 +144,7 @@ class VersionLoss(NamedTuple):
     """A value of a model that was trained on a version of a subset; `training` is its configuration without the seed, as text."""
 
     version: int
+    metric: str
     protocol_id: int
     training: str
     seed: int
@@ -152,11 +153,12 @@ class VersionLoss(NamedTuple):
     n_steps: int
 
 
-def read_version_losses(engine: Engine, name: str, metric: str) -> list[VersionLoss]:
-    """Return the values of all models of the generator that were trained on the versions of a subset, the newest model last."""
+def read_version_losses(engine: Engine, name: str, metrics: Sequence[str]) -> list[VersionLoss]:
+    """Return the values of these metrics of all models that were trained on the versions of a subset, the newest model last."""
     statement = (
         select(
             Subset.version,
+            Evaluation.metric,
             Evaluation.protocol_id,
             _TRAINING,
             Model.seed,
@@ -166,8 +168,7 @@ def read_version_losses(engine: Engine, name: str, metric: str) -> list[VersionL
         )
         .join(Model, Model.subset_id == Subset.subset_id)
         .join(Evaluation, Evaluation.model_id == Model.model_id)
-        .where(Subset.name == name, Model.arm == "subset", Evaluation.metric == metric)
-        .where(~_HAS_FLUX)
+        .where(Subset.name == name, Model.arm == "subset", Evaluation.metric.in_(metrics))
         .order_by(Model.model_id)
     )
     with engine.connect() as connection:

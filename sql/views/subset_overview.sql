@@ -1,6 +1,7 @@
 -- Purpose: Return the subset versions with their held-out losses.
 -- One row is: a subset version; the losses are means over the seeds of `compared_models`, for models trained on it and on a random
---   subset of the same size; null before they are evaluated.
+--   subset of the same size; null before they are evaluated. FLUX-mini has a held-out loss of its own: it counts for a version
+--   without a model of STAR that was evaluated.
 -- Relies on: uq_subsets_name_version, compared_models; reads all audit events.
 CREATE VIEW alchemist.subset_overview AS
 WITH valued AS (
@@ -8,10 +9,11 @@ WITH valued AS (
         subset_id,
         avg(value) FILTER (WHERE arm = 'subset') AS subset_heldout_loss,
         avg(value) FILTER (WHERE arm = 'random') AS random_heldout_loss,
-        count(DISTINCT seed) FILTER (WHERE arm = 'subset') AS n_seeds
+        count(DISTINCT seed) FILTER (WHERE arm = 'subset') AS n_seeds,
+        row_number() OVER (PARTITION BY subset_id ORDER BY bool_or(arm = 'subset') DESC, metric = 'heldout_loss' DESC) AS place
     FROM alchemist.compared_models
-    WHERE metric = 'heldout_loss' AND arm <> 'full'
-    GROUP BY subset_id
+    WHERE metric IN ('heldout_loss', 'heldout_flow_loss') AND arm <> 'full'
+    GROUP BY subset_id, metric
 ),
 
 -- `publish`, `reinstate` and `rollback` store the version that became the published one.
@@ -51,7 +53,7 @@ FROM alchemist.subsets
 INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
 INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
 INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
-LEFT JOIN valued ON subsets.subset_id = valued.subset_id
+LEFT JOIN valued ON subsets.subset_id = valued.subset_id AND valued.place = 1
 LEFT JOIN published ON 'subset ' || subsets.name = published.subject AND subsets.version::text = published.version
 ORDER BY subsets.name, subsets.version;
 
@@ -67,8 +69,10 @@ COMMENT ON COLUMN alchemist.subset_overview.seed IS 'Seed of the selection';
 COMMENT ON COLUMN alchemist.subset_overview.n_samples IS 'Number of members';
 COMMENT ON COLUMN alchemist.subset_overview.epoch_size IS 'Number of samples that an epoch reads: the members, or more if they are repeated';
 COMMENT ON COLUMN alchemist.subset_overview.state IS 'selected, published, superseded or withdrawn';
-COMMENT ON COLUMN alchemist.subset_overview.subset_heldout_loss IS 'Mean held-out loss over seeds of models trained on the subset; lower is better';
-COMMENT ON COLUMN alchemist.subset_overview.random_heldout_loss IS 'Mean held-out loss over seeds of models trained on a random subset of the same size';
+COMMENT ON COLUMN alchemist.subset_overview.subset_heldout_loss IS
+'Mean held-out loss over seeds of models trained on the subset, of FLUX-mini the held-out flow loss; lower is better';
+COMMENT ON COLUMN alchemist.subset_overview.random_heldout_loss IS
+'Mean of the same loss over seeds of models trained on a random subset of the same size';
 COMMENT ON COLUMN alchemist.subset_overview.n_seeds IS 'Number of seeds of the models trained on the subset';
 COMMENT ON COLUMN alchemist.subset_overview.created_by IS 'Person or service account that selected';
 COMMENT ON COLUMN alchemist.subset_overview.created_at IS 'When it was selected';

@@ -1,16 +1,22 @@
 """Two versions of a subset are compared by the same model, protocol and seeds; the verdict follows from the interval."""
 
 import pytest
+from sqlalchemy import Engine
 
-from alchemist_core.report.versions import compare_versions
+from alchemist_core.errors import ConfigError
+from alchemist_core.report.versions import compare_versions, read_version_comparison
 from alchemist_core.statistics import detectable_effect, estimate, pooled_spread
 from alchemist_core.store.models import VersionLoss
+from alchemist_core.store.subsets import choose_version
+from tests.given import insert_rows
 
 
 def losses(
-    version: int, values: dict[int, float], *, protocol: int = 1, training: str = "", n_steps: int = 100
-) -> list[VersionLoss]:
-    return [VersionLoss(version, protocol, training, seed, value, 50, n_steps) for seed, value in values.items()]
+    version: int, values: dict[int, float], *, protocol: int = 1, training: str = "", n_steps: int = 100, metric: str = "heldout_loss"
+) -> list[VersionLoss]:  # fmt: skip
+    return [
+        VersionLoss(version, metric, protocol, training, seed, value, 50, n_steps) for seed, value in values.items()
+    ]
 
 
 OLD = {0: 1.0, 1: 2.0, 2: 3.0}
@@ -82,3 +88,49 @@ def test_other_options_or_another_protocol_are_not_compared() -> None:
 def test_other_steps_are_named() -> None:
     rows = [*losses(1, OLD), *losses(2, {0: 0.9, 1: 1.89, 2: 2.88}, n_steps=80)]
     assert "v2 was trained for 80 steps and v1 for 100" in compare_versions(rows, "s", 2, 1).text
+
+
+def test_the_loss_of_star_counts_before_that_of_flux() -> None:
+    """Also if both have a later protocol of the flow loss."""
+    rows = [*losses(1, OLD), *losses(2, {0: 0.5, 1: 1.5, 2: 2.5})]
+    flow = [
+        *losses(1, OLD, protocol=2, metric="heldout_flow_loss"),
+        *losses(2, OLD, protocol=2, metric="heldout_flow_loss"),
+    ]
+    found = compare_versions([*flow, *rows], "s", 2, 1)
+    assert (found.protocol_id, found.difference.mean) == (1, -0.5)
+    assert found.text.startswith("held-out loss ")
+    assert compare_versions([*flow, *losses(2, OLD)], "s", 2, 1).text.startswith("held-out flow loss ")
+
+
+@pytest.mark.db
+def test_versions_that_only_flux_models_were_trained_on_are_compared_by_their_flow_loss(engine: Engine) -> None:
+    trained = [(version, seed) for version in (1, 2) for seed in (0, 1, 2)]
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "raters": [{"rater_id": 1, "name": "r"}],
+            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+            "subsets": [{"subset_id": n, "name": "s", "version": n, "snapshot_id": 1} for n in (1, 2, 3)],
+            "models": [
+                {"model_id": n, "arm": "subset", "subset_id": version, "seed": seed, "identity_hash": str(n),
+                 "config": {"model": {"flux": {}, "seed": seed}}}
+                for n, (version, seed) in enumerate(trained, 1)
+            ],
+            "evaluation_protocols": [{"protocol_id": 1}],
+            "evaluations": [
+                {"model_id": n, "protocol_id": 1, "metric": "heldout_flow_loss", "value": 3 - version + seed + 0.01 * version * seed}
+                for n, (version, seed) in enumerate(trained, 1)
+            ],
+        })  # fmt: skip
+    second = choose_version(engine, "s", version=2)
+    for against in (1, None):
+        found = read_version_comparison(engine, second, against)
+        assert found is not None
+        assert (found.title, found.difference.n) == ("v2: better than v1", 3)
+        assert found.text.startswith("held-out flow loss ")
+    with pytest.raises(
+        ConfigError, match=r"alchemist evaluate s --version 3 --protocol heldout_flow_loss\."
+    ) as refused:
+        read_version_comparison(engine, second, 3)
+    assert "can be compared: 1)" in str(refused.value)

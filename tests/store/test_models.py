@@ -46,5 +46,5 @@ def test_versions_that_were_trained_from_the_same_weights_at_two_places_were_tra
             "evaluation_protocols": [{"protocol_id": 1}],
             "evaluations": [{"model_id": n, "protocol_id": 1, "value": n} for n in (1, 2, 3)],
         })  # fmt: skip
-    first, second, other = (row.training for row in read_version_losses(engine, "s", "heldout_loss"))
+    first, second, other = (row.training for row in read_version_losses(engine, "s", ["heldout_loss"]))
     assert first == second != other
