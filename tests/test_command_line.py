@@ -98,6 +98,19 @@ def test_every_flag_has_a_description_and_a_name_of_its_own() -> None:
                 assert field.description, (verb, path)
 
 
+def test_no_option_calls_another_value_than_its_default_the_default() -> None:
+    """Help says "default: ..." where a description says "none: ...", which is false of an option whose default is a value."""
+    said_none = {
+        (verb, path[-1])
+        for verb in VERBS
+        for command in load_commands(verb).values()
+        for path, field in flag_fields(command.config)
+        if "; none: " in (field.description or "")
+        and field.get_default(call_default_factory=True) not in (None, (), [])
+    }
+    assert said_none == set()
+
+
 def test_config_models_are_frozen_and_refuse_unknown_keys() -> None:
     for verb in VERBS:
         for command in load_commands(verb).values():

@@ -1,7 +1,7 @@
 """The database: start and stop the embedded server, print its URL, open psql, migrate, set passwords, compute a checksum, back up, restore.
 
-A backup holds the database at one moment, the artifacts that it names, and a checksum over both. It does not hold shards, which
-belong to the user, nor what can be made again (materialized datasets, caches).
+A backup holds the database at one moment, the folder `artifacts`, and a checksum over the rows and the artifacts that they name. It
+does not hold shards, which belong to the user, nor what can be made again (materialized datasets, reports, caches).
 """
 
 import json

@@ -36,7 +36,9 @@ class PlanScoreConfig(Config):
         (), description="Nights as DATASET:YYYY-MM-DD, separated by commas; replaces --dataset and --crawl-date"
     )
     rater: str = Field(
-        "production", description="Rater by name, or production, newest, or nightly (production and all shadow raters)"
+        "production",
+        description="Name of the rater or scorer, or production, newest, or nightly (the production rater, all shadow raters and all "
+        "nightly scorers)",
     )
     gpu: GpuName | None = Field(
         None,
@@ -55,6 +57,8 @@ class RaterPlan(Result):
 
     rater: str
     is_shadow: bool
+    # trained or scorer.
+    kind: str
     n_shards: int
     n_samples: int
     pairs_per_s: float | None
@@ -75,7 +79,8 @@ class RaterPlan(Result):
             if self.cost is None
             else f"cost about {self.cost:,.2f} {self.currency}".rstrip()
         )
-        shadow, note = " (shadow rater)" if self.is_shadow else "", f" ({self.note})" if self.note else ""
+        nightly = "nightly scorer" if self.kind == "scorer" else "shadow rater"
+        shadow, note = f" ({nightly})" if self.is_shadow else "", f" ({self.note})" if self.note else ""
         memory = "" if self.memory_bytes is None else f", {gigabytes(self.memory_bytes)} of memory"
         if self.flops_per_sample is not None:
             from alchemist_core.cli.estimates import flop_text  # noqa: PLC0415  an estimate for a GPU was asked for
@@ -261,7 +266,9 @@ def _estimate(
     engine: Engine, rater: RaterRow, unscored: tuple[int, int], n_slots: int, config: PlanScoreConfig
 ) -> RaterPlan:
     n_shards, n_samples = unscored
-    ahead = {"rater": rater.name, "is_shadow": rater.is_shadow, "n_shards": n_shards, "n_samples": n_samples}
+    ahead = {
+        "rater": rater.name, "is_shadow": rater.is_shadow, "kind": rater.kind, "n_shards": n_shards, "n_samples": n_samples,
+    }  # fmt: skip
     speed = scoring_speed(engine, rater.rater_id)
     price = None if speed is None else price_per_slot_hour(speed.device, n_slots)
     note = "estimated from runs of another rater" if speed and speed.rater_id != rater.rater_id else None

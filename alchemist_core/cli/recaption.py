@@ -50,7 +50,7 @@ class RecaptionConfig(CaptionOptions):
     into: str | None = Field(None, description="Dataset of the new samples; default: NAME-recaptioned")
     root: str | None = Field(
         None,
-        description="Folder or s3:// address of the new tars; default: recaptioned/ under the home",
+        description="Folder or s3:// address of the new tars; default: artifacts/recaptioned/ under the home",
         json_schema_extra=NOT_IDENTITY,
     )
     crawl_date: date | None = Field(None, description="Only shards of this crawl date (YYYY-MM-DD); default: all")

@@ -137,7 +137,10 @@ class RaterTrainingConfig(PinnedConfig):
         "the last block, as in the paper",
     )
     n_heads: int | None = Field(
-        2, ge=1, le=64, description="Attention heads of the rater and of each proxy; none: one for every 64 features"
+        2,
+        ge=1,
+        le=64,
+        description="Attention heads of the rater and of each proxy. Presets for GPUs have one for every 64 features",
     )
     text_encoder: Annotated[str, ENCODER_FOLDER] = Field("words", pattern=TEXT_ENCODERS, description=TEXT_ENCODER_HELP)
     resolution: int = Field(16, ge=8, le=1024, description="Side of the square images in pixels")

@@ -542,7 +542,10 @@ def make_trial(trial: Trial, corpus: Path | None) -> Path:
         )  # fmt: skip
     else:
         world = World(trial.world, trial.seed, trial.n_train, n_test, plan.validation_share)
-        drawings = worlds.fetch_drawings(home / "openclipart") if trial.world == "openclipart" else None
+        drawings = None
+        if trial.world == "openclipart":
+            drawings = worlds.fetch_drawings(home / "openclipart")
+            world = replace(world, side=plan.method_resolution)
         without = worlds.files_of_corpus(corpus) if corpus is not None and drawings is not None else frozenset[str]()
         make_world(world, root, drawings=drawings, without=without)
     for suffix, part, role in ROLES:

@@ -14,10 +14,13 @@ from tests.benchmarks.scenes_study import read_tars
 from tests.benchmarks.worlds import (
     CONCEPTS,
     GOOD,
+    NOT_NAMED,
     Drawing,
     World,
+    _render,
     make_world,
     read_drawings,
+    read_looks,
     smaller,
     sort_drawings,
 )
@@ -108,13 +111,13 @@ def write_drawing(path: Path, title: str, tags: tuple[str, ...], number: int) ->
     path.write_text(SVG.format(title=title, tags=listed, height=1 + number % 8, colour=number))
 
 
-def test_drawings_are_read_with_titles_and_tags_and_split_by_how_well_they_are_described(tmp_path: Path) -> None:
+def test_validation_and_test_are_drawings_that_were_looked_at(tmp_path: Path) -> None:
     for number in range(40):
         write_drawing(
             tmp_path / "shapes" / f"d{number:02d}.svg", f"Green arrow {chr(65 + number)}", ("sign", "way"), number
         )
     for number in range(10):
-        write_drawing(tmp_path / f"e{number}.svg", f"image_{number}", (), 50 + number)
+        write_drawing(tmp_path / f"e{number}.svg", "Icons of a collection", (), 50 + number)
     (tmp_path / "broken.svg").write_text("<svg")
     write_drawing(tmp_path / "empty.svg", "", ("tag",), 90)
     found = list(read_drawings(tmp_path, without=frozenset({"shapes/d07", "e3"})))
@@ -122,10 +125,23 @@ def test_drawings_are_read_with_titles_and_tags_and_split_by_how_well_they_are_d
     assert found[-1].caption == "Green arrow h, sign, way"
     assert Drawing(Path("x"), "Blue sign", ("sign", "a", "b", "c", "d", "e")).caption == "Blue sign, a, b, c, d"
     pytest.importorskip("resvg_py")
-    world = World("openclipart", seed=0, n_train=20, n_test=10, side=16)
-    parts = sort_drawings(world, tmp_path)
-    assert {part: len(samples) for part, samples in parts.items()} == {"train": 20, "validation": 1, "test": 10}
+    world = World("openclipart", seed=0, n_train=30, n_test=10, side=16)
+    looks = {f"shapes/d{number:02d}": "good" if number < 20 else "wrong" for number in range(25)}
+    parts = sort_drawings(world, tmp_path, looks=looks)
+    assert {part: len(samples) for part, samples in parts.items()} == {"train": 30, "validation": 2, "test": 10}
+    of_good = {drawing.caption for drawing in found if drawing.path.stem < "d20"}
+    assert {sample.caption for sample in (*parts["validation"], *parts["test"])} <= of_good
     assert {sample.kind for sample in (*parts["validation"], *parts["test"])} == {GOOD}
-    assert {"poorly described", GOOD} == {sample.kind for sample in parts["train"]}
-    with pytest.raises(DataError, match="well described"):
-        sort_drawings(World("openclipart", seed=0, validation_share=0.9), tmp_path)
+    assert {"wrong", NOT_NAMED, GOOD} == {sample.kind for sample in parts["train"]}
+    on_paper = tmp_path / "a4.svg"
+    on_paper.write_text((tmp_path / "e1.svg").read_text().replace("viewBox", 'width="210mm" height="297mm" viewBox'))
+    assert _render(on_paper, 16) is not None, "a size in millimetres is a size"
+    with pytest.raises(DataError, match="looked at and found good"):
+        sort_drawings(World("openclipart", seed=0, validation_share=0.9), tmp_path, looks=looks)
+
+
+def test_two_looks_agree_about_most_drawings() -> None:
+    looks = Counter(read_looks().values())
+    assert looks.total() == 1_200
+    assert looks["good"] >= 750, "enough for validation and test"
+    assert looks["disputed"] < 120

@@ -194,6 +194,7 @@ def test_the_plan_prints_shards_samples_time_and_cost_of_every_rater(
     # The new rater must score the old night too, and has no run yet.
     assert (new.is_shadow, new.n_shards, new.n_samples, new.seconds) == (True, 2, 7700, 77.0)
     assert "runs of another rater" in str(new.note)
+    assert "new (shadow rater): 2 shards" in new.summary()
     assert "cost unknown" in old.summary()
     monkeypatch.setenv("ALCHEMIST_PRICE_PER_GPU_HOUR", "3.0")
     load_settings.cache_clear()

@@ -1,6 +1,7 @@
 """A gain has the same sign wherever it is printed, and the full corpus is one of the arms."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -74,6 +75,14 @@ def test_compare_report_and_sql_print_the_same_gain_for_a_loss_and_for_a_score(
     assert [row["gain_low"], row["gain_high"]] == pytest.approx([summary.gain.low, summary.gain.high], rel=1e-4)
     printed = compare(CompareConfig(subset="s")).summary()
     assert re.search(rf"{metric} +subset .* \+{gain:.4f} \[", printed)
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_page_about_comparisons_explains_each_column() -> None:
+    printed = re.split(r" {2,}", compare(CompareConfig(subset="s")).summary().splitlines()[1])
+    page = Path(__file__).parents[2] / "docs/how-to/read-a-comparison.md"
+    _, *explained = re.findall(r"^\| ([a-z ,]+?) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(", ".join(explained).split(", ")) == sorted(printed)
 
 
 def test_of_an_arm_that_was_trained_again_report_and_compare_take_the_newest_model(measured: Engine) -> None:

@@ -292,9 +292,10 @@ def test_the_project_file_declares_a_scorer_which_the_next_night_registers_and_r
         == 0
     )
     assert [one.name for one in list_all(ListConfig()).scores] == ["words_letters", "words_words"]
-    assert [plan.rater for plan in plan_score(PlanScoreConfig(rater="nightly")).raters][1:] == [
-        "words_letters",
-        "words_words",
+    plans = plan_score(PlanScoreConfig(rater="nightly")).raters
+    assert [plan.summary().partition(":")[0] for plan in plans][1:] == [
+        "words_letters (nightly scorer)",
+        "words_words (nightly scorer)",
     ]
     # The section is changed: other scores need another name, and the night says so.
     declare(package, monkeypatch, '[scorers.words]\nuse = "other_scorers:Words"\noptions = { factor = 3.0 }\n')
