@@ -32,22 +32,6 @@ worked AS (
     GROUP BY shard_scores.rater_id, shards.dataset_id
 ),
 
-decided AS (
-    SELECT DISTINCT ON (shard_scores.shard_id)
-        shard_scores.shard_id,
-        nights.state
-    FROM alchemist.nights
-    INNER JOIN alchemist.shard_scores ON nights.night_id = shard_scores.night_id
-    WHERE nights.state IN ('rejected', 'released')
-    ORDER BY shard_scores.shard_id, nights.decided_at DESC
-),
-
-rejected AS (
-    SELECT decided.shard_id
-    FROM decided
-    WHERE decided.state = 'rejected'
-),
-
 late AS (
     SELECT shards.dataset_id, shards.crawl_date
     FROM alchemist.shards
@@ -62,7 +46,7 @@ late AS (
         shards.state = 'verified'
         AND shard_scores.shard_id IS NULL
         AND (nightly.is_production OR shards.created_at BETWEEN nightly.began_at AND worked.worked_at)
-        AND shards.shard_id NOT IN (SELECT rejected.shard_id FROM rejected)
+        AND shards.shard_id NOT IN (SELECT decided_shards.shard_id FROM alchemist.decided_shards WHERE decided_shards.state = 'rejected')
 )
 
 SELECT

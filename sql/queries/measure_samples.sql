@@ -2,8 +2,8 @@
 -- Parameters: none.
 -- One row is: a series with its label values and its value now.
 -- Relies on: one pass over shards and one over the ledger, no join of the two (a million rows each);
---   ix_shards_dataset_id_crawl_date, pk_shard_scores where a scored shard is not verified any more, or its night is stopped.
---   Never reads scores.
+--   ix_shards_dataset_id_crawl_date, pk_shard_scores where a scored shard is not verified any more, or its night is stopped;
+--   decided_shards. Never reads scores.
 -- Safe to re-run: yes.
 WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
 
@@ -21,9 +21,7 @@ scored_nights AS (
 
 ledger AS (
     SELECT
-        nights.dataset_id,
-        sum(scored_nights.n_shards) AS n_shards,
-        sum(scored_nights.n_scored) AS n_scored,
+        nights.dataset_id, sum(scored_nights.n_shards) AS n_shards, sum(scored_nights.n_scored) AS n_scored,
         sum(scored_nights.n_quarantined) AS n_quarantined
     FROM scored_nights INNER JOIN alchemist.nights ON scored_nights.night_id = nights.night_id
     GROUP BY nights.dataset_id
@@ -38,17 +36,23 @@ gone AS (
     GROUP BY shards.dataset_id
 ),
 
--- Scoring leaves out nights that a check before it stopped, or that a person rejected.
-left_out AS (
-    SELECT shards.dataset_id, count(DISTINCT shards.shard_id) AS n_shards
-    FROM alchemist.failed_checks
-    INNER JOIN alchemist.datasets ON failed_checks.dataset_name = datasets.name
+-- Scoring leaves out nights that a check before it stopped, or that a person rejected, also under an earlier rater.
+stopped AS (
+    SELECT shards.shard_id
+    FROM alchemist.failed_checks INNER JOIN alchemist.datasets ON failed_checks.dataset_name = datasets.name
     INNER JOIN alchemist.shards ON datasets.dataset_id = shards.dataset_id AND failed_checks.crawl_date = shards.crawl_date
+    WHERE failed_checks.suite <> 'scores' OR failed_checks.observed -> 'rejected_by' IS NOT NULL
+    UNION
+    SELECT decided_shards.shard_id FROM alchemist.decided_shards WHERE decided_shards.state = 'rejected'
+),
+
+left_out AS (
+    SELECT shards.dataset_id, count(*) AS n_shards
+    FROM stopped
+    INNER JOIN alchemist.shards ON stopped.shard_id = shards.shard_id
     LEFT JOIN alchemist.shard_scores
         ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
-    WHERE
-        (failed_checks.suite <> 'scores' OR failed_checks.observed -> 'rejected_by' IS NOT NULL)
-        AND shards.state = 'verified' AND shard_scores.shard_id IS NULL
+    WHERE shards.state = 'verified' AND shard_scores.shard_id IS NULL
     GROUP BY shards.dataset_id
 )
 
@@ -72,8 +76,5 @@ UNION ALL
 SELECT 'alchemist_samples', ARRAY[named.label, outcomes.outcome], sum(outcomes.n_samples)::double precision
 FROM ledger
 INNER JOIN alchemist.labelled_datasets AS named ON ledger.dataset_id = named.dataset_id
-CROSS JOIN
-    LATERAL (
-        VALUES ('scored', ledger.n_scored), ('quarantined', ledger.n_quarantined)
-    ) AS outcomes (outcome, n_samples)
+CROSS JOIN LATERAL (VALUES ('scored', ledger.n_scored), ('quarantined', ledger.n_quarantined)) AS outcomes (outcome, n_samples)
 GROUP BY named.label, outcomes.outcome

@@ -1,6 +1,6 @@
 -- Purpose: Return the status of each night: is it complete, and what did it bring?
 -- One row is: a crawl date of a training dataset with shards, a night or a check, under the production rater.
--- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id.
+-- Relies on: ix_shards_dataset_id_crawl_date, pk_shard_scores, uq_quarantined_samples_shard_id_ordinal_rater_id, decided_shards.
 CREATE VIEW alchemist.nightly_overview AS
 WITH production AS (SELECT rater_id FROM alchemist.raters WHERE state = 'production'),
 
@@ -22,24 +22,23 @@ quarantined AS (
 
 counted AS (
     SELECT
-        shards.dataset_id, shards.crawl_date, count(*) AS n_shards,
+        shards.dataset_id, shards.crawl_date, count(*) AS n_shards, count(*) FILTER (WHERE shards.state = 'verified') AS n_readable_shards,
         count(*) FILTER (WHERE shards.state = 'rejected') AS n_rejected_shards,
         count(*) FILTER (WHERE shards.state IN ('growing', 'missing', 'changed')) AS n_unreadable_shards,
-        count(*) FILTER (WHERE shards.state = 'verified') AS n_readable_shards,
         count(shard_scores.shard_id) FILTER (WHERE shards.state = 'verified') AS n_scored_shards,
+        count(refused.shard_id) FILTER (WHERE shards.state = 'verified' AND shard_scores.shard_id IS NULL) AS n_refused_shards,
         sum(shards.n_samples) AS n_locations, sum(shards.n_repaired) AS n_repaired, sum(quarantined.n_quarantined) AS n_quarantined,
-        sum(shard_scores.n_scored) AS n_scored, sum(shard_scores.n_reused) AS n_reused
+        sum(shard_scores.n_scored) AS n_scored, sum(shard_scores.n_reused) AS n_reused, max(refused.reason) AS refused_for
     FROM alchemist.shards LEFT JOIN quarantined ON shards.shard_id = quarantined.shard_id
     LEFT JOIN alchemist.shard_scores
         ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
-    WHERE shards.state NOT IN ('retired', 'superseded')
-    GROUP BY shards.dataset_id, shards.crawl_date
+    LEFT JOIN alchemist.decided_shards AS refused ON shards.shard_id = refused.shard_id AND refused.state = 'rejected'
+    WHERE shards.state NOT IN ('retired', 'superseded') GROUP BY shards.dataset_id, shards.crawl_date
 ),
 
 -- A held revision counts before an open one, an open one before a decided one, then the newest.
 decided AS (
-    SELECT DISTINCT ON (dataset_id, crawl_date) dataset_id, crawl_date, state, reason
-    FROM alchemist.nights
+    SELECT DISTINCT ON (dataset_id, crawl_date) dataset_id, crawl_date, state, reason FROM alchemist.nights
     WHERE rater_id = (SELECT production.rater_id FROM production)
     ORDER BY dataset_id ASC, crawl_date ASC, state = 'held' DESC, state = 'scored' DESC, revision DESC
 ),
@@ -64,7 +63,8 @@ SELECT
         WHEN counted.n_shards = counted.n_rejected_shards THEN 'nothing scored: every shard was rejected'
         WHEN counted.n_shards = counted.n_rejected_shards + counted.n_unreadable_shards THEN 'nothing scored: no shard can be read now'
         WHEN stopped.status IS NOT NULL THEN stopped.status
-        WHEN counted.n_scored_shards < counted.n_readable_shards
+        WHEN counted.n_refused_shards = counted.n_readable_shards THEN 'rejected: ' || counted.refused_for
+        WHEN counted.n_scored_shards + counted.n_refused_shards < counted.n_readable_shards
             THEN format('%s: %s of %s shards', coalesce(work.status, 'partly scored'), counted.n_scored_shards, counted.n_readable_shards)
         WHEN decided.state IN ('held', 'rejected') THEN decided.state || ': ' || decided.reason
         WHEN decided.state IN ('selectable', 'released') THEN 'selectable'
