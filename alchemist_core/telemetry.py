@@ -299,7 +299,11 @@ CATALOGUE = (
     Metric("alchemist_airflow_import_errors", "DAG files that Airflow could not import."),
     Metric("alchemist_airflow_run_seconds", "Duration of the newest run of a DAG, by outcome.", ("dag", "outcome")),
     Metric("alchemist_airflow_runs_total", "DAG runs that ended since the exporter started.", ("dag", "outcome")),
-    Metric("alchemist_airflow_pool_slots", "Slots of the pool gpu: open, queued, running.", ("outcome",)),
+    Metric(
+        "alchemist_airflow_pool_slots",
+        "Slots of the pool gpu: open, queued, running, deferred (a pod works).",
+        ("outcome",),
+    ),
 )
 
 

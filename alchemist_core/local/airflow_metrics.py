@@ -30,7 +30,7 @@ ALSO = {
 """Other names of the same metric in the Airflow chart's mapping and in Grafana's dashboards for Airflow."""
 UNBOUNDED = frozenset({"run_id", "job_id", "pid"})
 """Tags that have a new value for each run."""
-POOL_SLOTS = {"open_slots": "open", "queued_slots": "queued", "running_slots": "running"}
+POOL_SLOTS = {"open_slots": "open", "queued_slots": "queued", "running_slots": "running", "deferred_slots": "deferred"}
 
 Key = tuple[str, tuple[str, ...]]
 

@@ -68,7 +68,8 @@ HEALTHY = Dashboard("alchemist-health", "Is the pipeline healthy?", (
           "alchemist_airflow_import_errors", kind="stat"),
     Panel("Finished DAG runs", "short", "DAG runs that ended in the last day, by outcome.",
           "sum by (dag, outcome) (increase(alchemist_airflow_runs_total[1d]))", legend="{{dag}} {{outcome}}"),
-    Panel("Slots of Airflow's pool gpu", "short", "If tasks stay queued while slots are open, the scheduler does not work.",
+    Panel("Slots of Airflow's pool gpu", "short", "If tasks stay queued while slots are open, the scheduler does not work. "
+          "Deferred: a pod works.",
           "alchemist_airflow_pool_slots", legend="{{outcome}}"),
     Panel("Failed tasks", "none", "Tasks that failed after their last retry, with the reason, newest first.",
           sql="SELECT happened_at, subject AS task, after ->> 'reason' AS reason, after ->> 'run' AS run FROM alchemist.audit_events "
@@ -182,8 +183,9 @@ COST = Dashboard("alchemist-cost", "What does it cost?", (
           "alchemist_device_memory_used_bytes / alchemist_device_memory_total_bytes", legend="{{device}}"),
     Panel("Size of the store", "bytes", "Size of the database on disk.", "alchemist_store_size_bytes"),
     Panel("Device seconds per day", "none", "Seconds of work by day, stage and device; multiply by your price.",
-          sql="SELECT started_at::date AS day, stage, device, count(*) AS n_runs, round(sum(work_seconds)::numeric, 1) AS device_seconds "
-              "FROM alchemist.runs WHERE work_seconds IS NOT NULL GROUP BY started_at::date, stage, device "
+          sql="SELECT (started_at AT TIME ZONE 'UTC')::date AS day, stage, device, count(*) AS n_runs, "
+              "round(sum(work_seconds)::numeric, 1) AS device_seconds "
+              "FROM alchemist.runs WHERE work_seconds IS NOT NULL GROUP BY day, stage, device "
               "ORDER BY day DESC, stage LIMIT 60",
           kind="table", is_wide=True),
     Panel("Cost of nights and subset versions", "none",

@@ -264,12 +264,13 @@ def test_airflows_words_become_series_and_strangers_do_not() -> None:
     heard = AirflowMetrics(shipped_dags())
     heard.receive(b"airflow.scheduler_heartbeat:1|c\nairflow.scheduler_heartbeat:1|c\n")
     heard.receive(b"airflow.pool.open_slots,pool_name=gpu:3|g")
+    heard.receive(b"airflow.pool.deferred_slots,pool_name=gpu:4|g")
     heard.receive(b"airflow.pool.open_slots,pool_name=default_pool:128|g")
     heard.receive(b"airflow.dagrun.duration.failed,dag_id=train_rater,run_type=manual:1500|ms")
     heard.receive(b"\xff not statsd")
     assert heard.read() == {
         "alchemist_airflow_heartbeats_total": [((), 2.0)],
-        "alchemist_airflow_pool_slots": [(("open",), 3.0)],
+        "alchemist_airflow_pool_slots": [(("deferred",), 4.0), (("open",), 3.0)],
         "alchemist_airflow_run_seconds": [(("train_rater", "failed"), 1.5)],
         "alchemist_airflow_runs_total": [(("train_rater", "failed"), 1.0)],
     }

@@ -265,3 +265,16 @@ def test_the_reader_sees_what_a_night_and_a_version_cost_with_all_that_led_to_it
     assert night == ("night", "2026-01-02", Decimal("5.0"), Decimal("0.5"), None, Decimal("0.5"))
     # Select, tars, two models and their evaluation, which had no price; then the crawl, three of four shards' scoring, the rater.
     assert version == ("subset", "best v1", Decimal("37.0"), None, Decimal("30.8"), None)
+
+
+@pytest.mark.db
+def test_a_run_counts_for_the_day_that_it_started_on_in_utc_whatever_the_time_zone_of_the_database(
+    engine: Engine, reader: Connection
+) -> None:
+    done = {"work_seconds": 1, "state": "succeeded", "finished_at": "2026-01-02T00:00:00Z"}
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "runs": [{"run_id": 1, "stage": "score", "started_at": "2026-01-01T23:30:00Z", **done}],
+        })  # fmt: skip
+    reader.exec_driver_sql("SET timezone TO 'Asia/Tokyo'")
+    assert [row.day for row in rows_of(reader, "Device seconds per day")] == [date(2026, 1, 1)]
