@@ -155,11 +155,11 @@ class MeasuredDrift(NamedTuple):
 
 
 def read_drift(engine: Engine, rater_id: int, dataset: str | None) -> list[MeasuredDrift]:
-    """Return the measured drift of a rater's nights, of one dataset or all."""
+    """Return the measured drift of a rater's nights, of one dataset or all; removed datasets are left out."""
     statement = text("""
         SELECT datasets.name, nights.crawl_date, tested.n_tested, tested.psi, tested.ks_distance, tested.verdict
         FROM alchemist.score_distributions AS tested JOIN alchemist.nights USING (night_id) JOIN alchemist.datasets USING (dataset_id)
-        WHERE nights.rater_id = :rater_id AND (CAST(:dataset AS text) IS NULL OR datasets.name = :dataset)
+        WHERE nights.rater_id = :rater_id AND datasets.removed_at IS NULL AND (CAST(:dataset AS text) IS NULL OR datasets.name = :dataset)
         ORDER BY datasets.name, nights.crawl_date, nights.night_id
     """)
     with engine.connect() as connection:

@@ -6,7 +6,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT datasets.name, shards.crawl_date, shards.uri, sample_locations.key
     FROM alchemist.sample_locations
     INNER JOIN alchemist.shards ON sample_locations.shard_id = shards.shard_id AND shards.state = 'verified'
-    INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id
+    INNER JOIN alchemist.datasets ON shards.dataset_id = datasets.dataset_id AND datasets.removed_at IS NULL
     WHERE sample_locations.sample_id = of_sample_id
     ORDER BY sample_locations.shard_id, sample_locations.ordinal
     LIMIT 1

@@ -226,8 +226,12 @@ def test_a_lease_is_live_between_now_and_the_longest_that_can_be(
 
 def test_the_first_place_of_a_sample_is_its_first_live_location(connection: Connection) -> None:
     insert_rows(connection, {
-        "datasets": [{"dataset_id": 1, "name": "web"}],
+        "datasets": [
+            {"dataset_id": 1, "name": "web"},
+            {"dataset_id": 2, "name": "books", "removed_at": "2026-01-02T00:00:00Z", "removed_reason": "licence"},
+        ],
         "shards": [
+            {"shard_id": 0, "dataset_id": 2, "crawl_date": "2026-01-01"},
             {"shard_id": 1, "dataset_id": 1, "crawl_date": "2026-01-01", "state": "missing"},
             {"shard_id": 2, "dataset_id": 1, "crawl_date": "2026-01-02"},
             {"shard_id": 3, "dataset_id": 1, "crawl_date": "2026-01-03"},
@@ -235,8 +239,8 @@ def test_the_first_place_of_a_sample_is_its_first_live_location(connection: Conn
         "samples": [{"sample_id": 1}, {"sample_id": 2}],
         "sample_locations": [
             {"shard_id": shard_id, "ordinal": ordinal, "sample_id": 1, "key": f"{shard_id}-{ordinal}"}
-            for shard_id, ordinal in ((3, 0), (2, 5), (2, 4), (1, 0))
-        ],
+            for shard_id, ordinal in ((3, 0), (2, 5), (2, 4), (1, 0), (0, 0))
+        ] + [{"shard_id": 0, "ordinal": 1, "sample_id": 2}],
     })  # fmt: skip
     found = connection.execute(text("SELECT * FROM alchemist.first_location(1)")).all()
     assert [(row.dataset, str(row.crawl_date), row.shard, row.key) for row in found] == [

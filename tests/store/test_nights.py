@@ -17,6 +17,7 @@ from alchemist_core.store.nights import (
     release_command,
     release_night,
 )
+from alchemist_core.store.overviews import read_drift
 from tests.given import insert_rows
 
 pytestmark = pytest.mark.db
@@ -130,3 +131,15 @@ def test_what_is_no_night_is_refused(text: str) -> None:
 
 def test_a_nights_dataset_may_hold_a_colon() -> None:
     assert read_night("a:b:2026-01-02") == ("a:b", OTHER_DAY)
+
+
+def test_the_drift_of_all_datasets_is_without_that_of_removed_ones(store: Engine) -> None:
+    add(store, (1, 1, "selectable", DAY, 1, 1), (2, 2, "selectable", DAY, 1, 1))
+    with store.begin() as connection:
+        insert_rows(connection, {
+            "score_distributions": [{"night_id": n, "n": 9, "quantiles": [1.0], "histogram": {}} for n in (1, 2)],
+        })  # fmt: skip
+        connection.execute(
+            text("UPDATE alchemist.datasets SET removed_at = now(), removed_reason = 'licence' WHERE dataset_id = 2")
+        )
+    assert [one.dataset for one in read_drift(store, 1, None)] == ["web"]
