@@ -20,7 +20,7 @@ from airflow.sdk import CronPartitionTimetable, dag
 
 from alchemist_dags.assets import announce_nights
 from alchemist_dags.commands import alchemist
-from alchemist_dags.jobs import cron, device_step, form, mapped_step, step
+from alchemist_dags.jobs import CommandFailed, cron, device_step, form, mapped_step, step
 from alchemist_dags.people import COMMON
 
 LATE = {"trigger_rule": "all_done"}  # runs after all upstream tasks, failed or not
@@ -47,6 +47,8 @@ def nightly_rescore():
         return mapped_step(task_id, line, over=nights, trigger_rule=rule, **options)
 
     def of_form(run):
+        if run.form["root"] and not run.form["dataset"]:
+            raise CommandFailed("Root requires Dataset: name the dataset that these shards belong to.", 2)
         return alchemist("plan", "night", json=True, dataset=run.form["dataset"], crawl_date=run.day)
 
     def waiting(run):
@@ -57,9 +59,7 @@ def nightly_rescore():
         return alchemist("night", "list", nights=names(run), require_scored=not run.unsuccessful() or None)
 
     nights = (planned := step("plan_night", of_form, returns="nights")).output
-    ingest = each(
-        "ingest", lambda run: night("ingest", root=run.form["root"], undated=run.is_own_night)(run), "all_success"
-    )
+    ingest = each("ingest", lambda run: night("ingest", root=run.form["root"], undated=run.is_own_night)(run), "all_success")  # fmt: skip
     shards, samples = (each(f"check_{suite}", night("check", suite=suite)) for suite in ("shards", "samples"))
     # `plan score` without nights would plan every unscored shard, including those of nights that a check stopped.
     plan = step("plan", waiting, returns="work", when=lambda run: run.result_of("plan_night") is not None, **LATE)

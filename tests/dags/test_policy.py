@@ -328,6 +328,13 @@ def test_a_former_key_of_a_form_is_refused_with_the_present_one(dags):
     assert refused.value.exit_code == 2
 
 
+def test_a_root_without_a_dataset_is_refused_before_a_night_is_planned(dags):
+    jobs, dag = ours("jobs"), dags["nightly_rescore"]
+    with pytest.raises(jobs.CommandFailed, match="Root requires Dataset") as refused:
+        command(dag.get_task("plan_night"), form(dag, {"root": "/x"}))
+    assert refused.value.exit_code == 2
+
+
 @pytest.mark.parametrize("value", ["a\0b", "x" * 200_000], ids=["NUL", "longer than an argument can be"])
 def test_a_value_that_cannot_be_an_argument_is_refused_by_its_field(dags, value):
     jobs = ours("jobs")
