@@ -160,6 +160,14 @@ def _paper_exact(retention: float) -> Mapping[str, Values]:
     return {**_paper(retention), "train_rater": {"training": training}}
 
 
+FUSION: Mapping[str, object] = {
+    "rank_by": "rater+critic+density",
+    "strategy": "head_gsample",
+    "accept": "auto",
+    "fill": "repeat",
+}
+"""The fusion that did best with small validation datasets, over four corpora (research page 039)."""
+
 RECIPES: dict[str, Recipe] = {
     "ours": Recipe("rule alignment; select draws most samples near the best rank", lambda _: {}),
     "paper": Recipe(
@@ -170,6 +178,10 @@ RECIPES: dict[str, Recipe] = {
     "learnability": Recipe(
         "rule learnability, without a rater network; select draws most samples near the best rank",
         lambda _: {"train_rater": {"training": {"rule": "learnability"}}},
+    ),
+    "fusion": Recipe(
+        "rule alignment; select ranks by rater, critic and density ratio (scorers critic and density) and repeats what it accepts",
+        lambda _: {"select": {"policy": FUSION}},
     ),
 }
 DEFAULT_RECIPE = "ours"

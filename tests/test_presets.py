@@ -71,6 +71,17 @@ def test_a_recipe_is_a_scoring_rule(recipe: str, rule: str) -> None:
     assert config_of(f"select --dataset d --recipe {recipe}") == SelectConfig(dataset=("d",))
 
 
+def test_the_recipe_fusion_trains_the_default_rater_and_selects_by_three_scores() -> None:
+    assert config_of(f"{RATER} --preset tiny --recipe fusion") == TrainRaterConfig(dataset="d", validation="v")
+    policy = config_of("select --dataset d --recipe fusion --retention 0.2").policy
+    assert (policy.rank_by, policy.strategy, policy.accept, policy.fill) == (
+        "rater+critic+density", "head_gsample", "auto", "repeat",
+    )  # fmt: skip
+    # What it accepts is then the retention, with nothing to repeat.
+    every = config_of("select --dataset d --recipe fusion --retention auto --fill none").policy
+    assert (every.rank_by, every.keeps_all_accepted) == (policy.rank_by, True)
+
+
 def test_an_option_of_one_command_does_not_change_the_preset_of_the_next() -> None:
     before = preset_values("train_rater", preset="gpu80")
     config_of(f"{RATER} --preset gpu80 --max-train-steps 7{weights_of('train_rater', 'gpu80')}")

@@ -222,7 +222,7 @@ class SelectionPolicy(Config):
             return {**values, "retention": ratio}
         if isinstance(values, Mapping) and values.get("retention") == "auto":
             if values.get("fill", "none") != "none":
-                message = "--retention auto keeps each accepted sample once, so there is nothing to fill: give --fill a fixed retention"
+                message = "--retention auto keeps each accepted sample once and fills nothing: give a fixed retention, or --fill none"
                 raise ValueError(message)
             return {"allow_fewer": True, **values, "accept": "auto", "retention": 1.0}
         return values

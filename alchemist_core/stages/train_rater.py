@@ -97,12 +97,12 @@ class TrainRaterResult(Result):
         text = Result.summary(self.model_copy(update={"metrics": metrics, **shown}))
         if self.n_validation >= FEW_VALIDATION:
             return text
-        is_measured = self.rule == ScoringRule.LEARNABILITY
-        only = "" if is_measured else " (measured only with alchemist train-rater --rule learnability)"
+        is_measured = self.rule in (ScoringRule.ALIGNMENT, ScoringRule.LEARNABILITY)
+        only = "" if is_measured else " (measured only with rules alignment and learnability)"
         return (
             f"{text}\n{self.n_validation:,} validation samples are few: below {FEW_VALIDATION:,} a rater alone misses wrong captions and "
             f"damaged images. Add samples, or a critic and a density ratio{only}: alchemist scorer train critic, then density --kind "
-            "density, and alchemist select --rank-by rater+critic+density --strategy head_gsample --accept auto --fill repeat."
+            "density, and alchemist select --recipe fusion."
         )
 
 

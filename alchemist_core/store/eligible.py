@@ -321,7 +321,7 @@ def _named_raters(moment: Moment, known: Mapping[str, int]) -> dict[str, int]:
         if not is_built_in and score not in known:
             raise ConfigError(
                 f"--rank-by {score}: there is no score of that name (scores: {', '.join((RATER_SCORE, *HEURISTICS, *known))}, or "
-                "imported.NAME for a number that the crawl gives)."
+                "imported.NAME for a number that the crawl gives). Add it: alchemist scorer train, scorer register or import scores."
             )
     if moment.where is not None:
         from alchemist_core.store.conditions import names_in  # noqa: PLC0415  imports sqlglot

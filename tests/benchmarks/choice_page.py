@@ -20,12 +20,17 @@ ARMS = {
     BY_RULE[1]: "fusion with `alignment`, accepted, repeated",
     RECIPES[2]: "fusion with `learnability`, accepted, repeated",
 }
-PAIRS = {"alone": (BY_RULE[0], RECIPES[0]), "in the fusion": (BY_RULE[1], RECIPES[2])}
+PAIRS = {
+    "`learnability` than `alignment`, alone": (BY_RULE[0], RECIPES[0]),
+    "`learnability` than `alignment`, in the fusion": (BY_RULE[1], RECIPES[2]),
+    "the fusion than `alignment` alone": (BY_RULE[0], BY_RULE[1]),
+    "the fusion than `learnability` alone": (RECIPES[0], RECIPES[2]),
+}
 RETENTIONS = PLANS[NAME].retentions
 
 
 def tables(trials: Trials) -> Iterator[str]:
-    """Yield the lines of all tables: gains over random samples, and `learnability` against `alignment`."""
+    """Yield the lines of all tables: gains over random samples, and pairs of arms."""
     yield from (*gains(trials), "", *differences(trials))
 
 
@@ -40,19 +45,19 @@ def gains(trials: Trials) -> Iterator[str]:
 
 
 def differences(trials: Trials) -> Iterator[str]:
-    """Yield how much lower the loss by rule `learnability` is than by `alignment`, over all trials and over those of each world."""
-    yield from head("`learnability` is better by", "kept", "all trials", *WORLDS.values())
+    """Yield how much lower the loss of one arm is than that of another, over all trials and over those of each world."""
+    yield from head("better by", "kept", "all trials", *WORLDS.values())
     for title in PAIRS:
         for retention in RETENTIONS:
             of = [better_by(trials, title, retention, world) for world in ("", *WORLDS)]
             yield line(title, [f"{retention:.0%}", *(nats(one) for one in of)])
 
 
-def better_by(trials: Trials, pair: str, retention: float, world: str = "") -> Estimate:
+def better_by(trials: Trials, pair: str, retention: float, world: str = "", *, confidence: float = 0.95) -> Estimate:
     """Return the difference of a pair of arms over the trials of a world, or over all."""
     first, second = PAIRS[pair]
     losses = [_losses(trial, retention) for trial in trials if world in ("", trial["world"])]
-    return estimate([of[first] - of[second] for of in losses])
+    return estimate([of[first] - of[second] for of in losses], confidence)
 
 
 def _losses(trial: Mapping[str, Any], retention: float) -> dict[str, float]:

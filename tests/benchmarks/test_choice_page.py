@@ -1,6 +1,7 @@
 """The tables of research page 039 are those of the trials that git keeps."""
 
-from tests.benchmarks.choice_page import NAME, WORLDS, better_by, tables
+from alchemist_core.training.config import RaterTrainingConfig
+from tests.benchmarks.choice_page import NAME, PAIRS, WORLDS, better_by, tables
 from tests.benchmarks.methods_page import FIGURE_PATH
 from tests.benchmarks.study import PLANS
 from tests.benchmarks.study_page import nats, read_trials
@@ -22,13 +23,28 @@ def test_the_page_names_the_number_of_trials_and_every_difference_that_is_shown(
     assert ", ".join(f"{title} {n_seeds(trials, world)}" for world, title in WORLDS.items()) in page
     found = {
         (pair, retention, world): better_by(trials, pair, retention, world)
-        for pair in ("alone", "in the fusion")
+        for pair in PAIRS
         for retention in PLANS[NAME].retentions
         for world in ("", *WORLDS)
-        if world == "" or n_seeds(trials, world) > 1
     }
     shown = {key: one for key, one in found.items() if one.is_positive or (one.high is not None and one.high < 0)}
-    assert shown.keys() == {("alone", 0.2, "damaged"), ("in the fusion", 0.2, "damaged")}
+    rules, _, over_alignment, over_learnability = PAIRS
+    assert shown.keys() == {
+        *((rules, retention, world) for retention, world in ((0.2, ""), (0.2, "damaged"), (0.5, "damaged"))),
+        *((over_alignment, retention, world) for retention in (0.2, 0.5) for world in ("", "damaged")),
+        (over_alignment, 0.2, "shifted"),
+        *((over_learnability, retention, world) for retention, world in ((0.5, ""), (0.2, "damaged"), (0.5, "scenes"))),
+    }
+    told = page.partition("## What it says")[2]
     for one in shown.values():
-        assert nats(one) in page.partition("## What it says")[2]
-    assert len(found) - len(shown) == 14
+        assert nats(one) in told
+    assert f"second table has {len(found)} intervals" in told
+
+
+def test_the_rule_that_was_written_down_leaves_the_default_as_it_is() -> None:
+    trials, rules = read_trials(NAME), next(iter(PAIRS))
+    found = [better_by(trials, rules, retention, confidence=0.975) for retention in PLANS[NAME].retentions]
+    assert len(trials) == len(PLANS[NAME].trials())
+    assert not any(one.is_positive for one in found)
+    assert nats(found[0]).partition(" ")[2] in PAGE.read_text("utf-8")
+    assert RaterTrainingConfig().rule == "alignment"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.benchmarks.study import KEPT, SIGNAL
+from tests.benchmarks.study import KEPT
 from tests.benchmarks.study_page import (
     count_aims,
     kept_good,
@@ -78,9 +78,3 @@ def test_equal_selections_count_once_among_those_that_reach_the_aim() -> None:
     text = " ".join((RESEARCH / "not-reproduced.md").read_text("utf-8").split())
     assert f"{aims['scenes'][0]} on the synthetic corpus" in text
     assert f"{aims['damaged'][0]} on damaged images" in text
-
-
-def test_the_how_to_names_the_rule_with_which_its_fusion_was_measured() -> None:
-    text = (DOCS / "how-to" / "choose-a-validation-dataset.md").read_text("utf-8")
-    (block,) = (block for block in text.split("```") if "rater+critic+density --retention auto" in block)
-    assert f"--rule {SIGNAL}\n" in block

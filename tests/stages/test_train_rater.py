@@ -352,10 +352,10 @@ def test_a_small_validation_dataset_is_told_with_what_to_add_to_it() -> None:
     few, many = (TrainRaterResult(**fields, n_validation=n, metrics={}).summary() for n in (1_199, 1_200))
     assert "1,199 validation samples are few" in few
     assert "few" not in many
-    # Research page 034 measured it with this rule alone.
-    measured = "(measured only with alchemist train-rater --rule learnability)"
-    assert measured in few
-    assert measured not in TrainRaterResult(**fields | {"rule": "learnability"}, n_validation=9, metrics={}).summary()
+    # Research pages 034 and 039 measured it with these two rules.
+    by_loss = TrainRaterResult(**fields | {"rule": "loss"}, n_validation=9, metrics={}).summary()
+    assert "(measured only with rules alignment and learnability)" in by_loss
+    assert "measured only" not in few
     (advised,) = re.findall(r"alchemist (select .*)\.$", few)
     words = [*shlex.split(advised), "--dataset", "d"]
     config = read_config(SelectConfig, vars(build_parser(words).parse_args(words)))
