@@ -27,6 +27,7 @@ from alchemist_core.store.embeddings import (
     embedding_scorers,
     find_file,
     list_files,
+    own_scorers,
     read_taken_down_ids,
 )
 
@@ -170,7 +171,7 @@ def find(sorted_id_N: NDArray[np.int64], sample_id_K: NDArray[np.int64]) -> NDAr
 
 
 def open_embeddings(engine: Engine, scorer: str | None) -> Embeddings:
-    """Return the embeddings of a scorer by its name; None: of the only one that has embeddings.
+    """Return the embeddings of a scorer by its name; None: of the user's only one that has some, or of an experiment's if that is alone.
 
     Raises:
         ConfigError: It has none, or several have some and none is named.
@@ -185,15 +186,16 @@ def find_embedding_scorer(engine: Engine, scorer: str | None) -> tuple[str, int]
         ConfigError: As `open_embeddings`.
     """
     known = embedding_scorers(engine)
-    if scorer is None and len(known) == 1:
-        return next(iter(known.items()))
+    own = own_scorers(known)
+    if scorer is None and len(only := own or list(known)) == 1:
+        return only[0], known[only[0]]
     if scorer in known:
         return str(scorer), known[str(scorer)]
+    if scorer is None and own:
+        raise ConfigError(f"Several scorers have embeddings: {', '.join(own)}. Name one: --scorer NAME.")
     names = ", ".join(known) or "none"
-    if scorer is None and known:
-        raise ConfigError(f"Several scorers have embeddings: {names}. Name one: --scorer NAME.")
     which = (
-        "No scorer has embeddings"
+        f"No scorer{' of your own' if known else ''} has embeddings"
         if scorer is None
         else f"Scorer {scorer!r} has no embeddings (with embeddings: {names})"
     )

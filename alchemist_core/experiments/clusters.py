@@ -23,7 +23,7 @@ from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer
 from alchemist_core.stages import score
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.store.embeddings import CLUSTERS_OF_EXPERIMENTS, embedding_scorers, find_centroids
+from alchemist_core.store.embeddings import CLUSTERS_OF_EXPERIMENTS, embedding_scorers, find_centroids, own_scorers
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_outputs
 from alchemist_core.store.registry import find_dataset
@@ -113,10 +113,8 @@ def cluster_corpus(config: ClusterConfig) -> str:
 def find_user_clusters() -> str | None:
     """Return the scorer whose clusters the store has, if they were not made here and it is the only one."""
     engine = open_store()
-    found = [
-        name for name, rater_id in embedding_scorers(engine).items() if find_centroids(engine, rater_id) is not None
-    ]
-    own = [name for name in found if not name.startswith(CLUSTERS_OF_EXPERIMENTS)]
+    scorers = embedding_scorers(engine)
+    own = [name for name in own_scorers(scorers) if find_centroids(engine, scorers[name]) is not None]
     return own[0] if len(own) == 1 else None
 
 

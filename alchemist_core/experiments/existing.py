@@ -28,7 +28,7 @@ def count_existing(trial: Trial, arm: Arm, policy: dict[str, Any], *, retention:
         if rater is None or not _knows_scores(trial, arm, rater):
             return 0
         given = SelectionPolicy.model_validate({"retention": retention, **policy})
-        if given.eligible_options().with_clusters and given.semantic_scorer is None:
+        if given.eligible_options().needs_comparison and given.semantic_scorer is None:
             return 0
         _, name = subset_of(trial, policy, rater, retention=retention)
         subset_id = find_subset(open_store(), name).subset_id

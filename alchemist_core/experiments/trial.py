@@ -145,7 +145,7 @@ class Trial:
             names = [self.stored_names.get(name, name) for name in signals_of(policy["rank_by"])]
             policy = policy | {"rank_by": JOIN.join(names)}
         options = SelectionPolicy.model_validate(policy)
-        if not options.eligible_options().with_clusters or options.semantic_scorer is not None:
+        if not options.eligible_options().needs_comparison or options.semantic_scorer is not None:
             return policy
         return policy | {"semantic_scorer": self._clusters()}
 

@@ -58,6 +58,11 @@ class EligibleOptions:
     # Whether the dataset of each sample matters, for --stratify and --max-share-of dataset.
     with_datasets: bool = False
 
+    @property
+    def needs_comparison(self) -> bool:
+        """Whether samples have to be compared by their embeddings before: alchemist duplicates find-semantic."""
+        return self.is_semantic or self.with_clusters
+
 
 class SelectionPolicy(Config):
     """Which samples to select, and how many. An omitted parameter takes the default of the strategy."""
@@ -323,7 +328,7 @@ class SelectionPolicy(Config):
         options = self.eligible_options()
         if self.semantic_threshold is not None and not options.is_semantic:
             yield "--semantic-threshold is used only with --dedup semantic"
-        if self.semantic_scorer is not None and not (options.is_semantic or options.with_clusters):
+        if self.semantic_scorer is not None and not options.needs_comparison:
             yield "--semantic-scorer is used only with --dedup semantic, --variety, --stratify-by cluster or --max-share-of cluster"
         if self.stratify_by != "dataset" and not self.stratify:
             yield f"--stratify-by {self.stratify_by} is used only with --stratify"

@@ -5,7 +5,7 @@ Letters: M samples that were taken down · B samples of a block · P semantic du
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -183,8 +183,21 @@ def find_centroids(engine: Engine, rater_id: int) -> CentroidsRow | None:
     return None if row is None else CentroidsRow._make(row)._replace(sha256=bytes(row.sha256))
 
 
+CLUSTERS_OF_EXPERIMENTS = "clusters_"
+"""Prefix of the scorers whose clusters experiments made for a corpus of their own."""
+
+
+def own_scorers(names: Iterable[str]) -> list[str]:
+    """Return the scorers that no experiment made.
+
+    >>> own_scorers(["clip", "clusters_1a2b"])
+    ['clip']
+    """
+    return [name for name in names if not name.startswith(CLUSTERS_OF_EXPERIMENTS)]
+
+
 def find_compared(connection: Connection, scorer: str | None) -> CentroidsRow:
-    """Return the centroids of a scorer by its name; None: of the only one that has some.
+    """Return the centroids of a scorer by its name; None: of the user's only one that has some, or of an experiment's if that is alone.
 
     Raises:
         ConfigError: It has none, or several have some and none is named.
@@ -193,20 +206,17 @@ def find_compared(connection: Connection, scorer: str | None) -> CentroidsRow:
     columns = (getattr(ClusterCentroids, field) for field in CentroidsRow._fields)
     statement = select(name, *columns).join(Rater, Rater.rater_id == ClusterCentroids.rater_id)
     found = {row.name: CentroidsRow._make(row[1:]) for row in connection.execute(statement.order_by(Rater.rater_id))}
-    if scorer is None and len(found) == 1:
-        return next(iter(found.values()))
+    own = own_scorers(found)
+    if scorer is None and len(known := own or list(found)) == 1:
+        return found[known[0]]
     if scorer is not None and scorer in found:
         return found[scorer]
-    if scorer is None and found:
+    if scorer is None and own:
         raise ConfigError(
-            f"Samples were compared by several scorers: {', '.join(found)}. Name one: --semantic-scorer NAME."
+            f"Samples were compared by several scorers: {', '.join(own)}. Name one: --semantic-scorer NAME."
         )
     which = "No samples were" if scorer is None else f"With scorer {scorer!r} no samples were"
     raise ConfigError(f"{which} compared by their embeddings. Compare them first: alchemist duplicates find-semantic")
-
-
-CLUSTERS_OF_EXPERIMENTS = "clusters_"
-"""Prefix of the scorers whose clusters experiments made for a corpus of their own."""
 
 
 def compared_scorers(engine: Engine) -> list[str]:
@@ -215,7 +225,7 @@ def compared_scorers(engine: Engine) -> list[str]:
     statement = select(name).join(ClusterCentroids, ClusterCentroids.rater_id == Rater.rater_id)
     with engine.connect() as connection:
         found = list(connection.execute(statement.order_by(Rater.rater_id)).scalars())
-    return [scorer for scorer in found if not scorer.startswith(CLUSTERS_OF_EXPERIMENTS)] or found
+    return own_scorers(found) or found
 
 
 def count_waiting(engine: Engine) -> int:

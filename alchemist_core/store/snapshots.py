@@ -184,7 +184,7 @@ def _semantic(connection: Connection, options: EligibleOptions) -> dict[str, Any
     Raises:
         ConfigError: No scorer's samples were compared, or not those of this one, or only at a higher threshold.
     """
-    if not (options.is_semantic or options.with_clusters):
+    if not options.needs_comparison:
         return {}
     centroids = find_compared(connection, options.semantic_scorer)
     threshold = options.semantic_threshold or centroids.threshold

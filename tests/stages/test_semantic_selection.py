@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.embeddings.reading import find_embedding_scorer
 from alchemist_core.errors import ConfigError
+from alchemist_core.experiments.arms import parse_arm
+from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.experiments.trial import Trial
 from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec
 from alchemist_core.selection.strategies import STRATEGIES
 from alchemist_core.stages.select import SelectConfig
@@ -208,6 +212,52 @@ def test_one_of_several_scorers_is_named(store: Engine) -> None:
     assert draw(dedup="semantic", semantic_scorer="siglip", **ALL).n_removed == {}
     with pytest.raises(ConfigError, match="With scorer 'dino' no samples were compared"):
         draw(dedup="semantic", semantic_scorer="dino", **ALL)
+
+
+def test_clusters_of_experiments_are_not_taken_unless_they_are_named_or_the_only_ones(store: Engine) -> None:
+    varied: dict[str, Any] = {"retention": 0.2, "strategy": "top_k", "variety": 0.5}
+    for number, name in ((21, "clusters_1a2b"), (22, "clusters_3c4d")):
+        add_clusters(store, number, name)
+    named = draw(name="named", semantic_scorer="clip", **varied)
+    assert draw(**varied).manifest_sha256 == named.manifest_sha256
+    delete_centroids(store, CLIP)
+    with pytest.raises(ConfigError, match="No samples were compared"):
+        draw(name="none", **varied)
+    assert draw(name="other", semantic_scorer="clusters_1a2b", **varied).n_samples == 80
+    delete_centroids(store, 21)
+    assert draw(name="only", **varied).n_samples == 80
+
+
+def delete_centroids(engine: Engine, rater_id: int) -> None:
+    with engine.begin() as connection:
+        for table in ("semantic_duplicates", "clusters", "cluster_centroids"):
+            connection.execute(text(f"DELETE FROM alchemist.{table} WHERE rater_id = :id"), {"id": rater_id})
+
+
+def test_embeddings_of_experiments_are_not_taken_and_their_arms_take_those_of_the_user(store: Engine) -> None:
+    scorers = {CLIP: "clip", 21: "clusters_1a2b", 22: "clusters_3c4d"}
+    for number in (21, 22):
+        add_clusters(store, number, scorers[number])
+    with store.begin() as connection:
+        scored_shard = text("SELECT shard_id, night_id FROM alchemist.shard_scores ORDER BY shard_id LIMIT 1")
+        shard_id, night_id = connection.execute(scored_shard).one()
+        ids = [{"rater_id": number, "shard_id": shard_id} for number in scorers]
+        scored, embedded = (
+            [{**row, "night_id": night_id, "n_scored": 2} for row in ids],
+            [{**row, "n_samples": 2, "dim": 4} for row in ids],
+        )
+        insert_rows(connection, {"shard_scores": scored, "shard_embeddings": embedded})
+    assert find_embedding_scorer(store, None) == ("clip", CLIP)
+    trial = Trial(TrialsConfig(dataset="web", evaluation="t", rater="r"), 0)
+    for options in ("dedup=semantic", "variety=1"):
+        policy = parse_arm(f"random;{options}", retention=0.2).policy
+        assert policy is not None
+        assert trial.stored_policy(policy)["semantic_scorer"] == "clip"
+    with store.begin() as connection:
+        connection.execute(text("DELETE FROM alchemist.shard_embeddings WHERE rater_id = :id"), {"id": CLIP})
+    with pytest.raises(ConfigError, match="No scorer of your own has embeddings"):
+        find_embedding_scorer(store, None)
+    assert find_embedding_scorer(store, "clusters_1a2b") == ("clusters_1a2b", 21)
 
 
 @pytest.mark.parametrize(
