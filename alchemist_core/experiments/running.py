@@ -334,7 +334,9 @@ class Experiment:
     def _tuning(self, kind: str) -> Tuning:
         # Only the tuning seeds decide whether `auto` uses a rank window, never the reported seeds.
         small = self.config.model_of(num_train_epochs=self.config.tuning_epochs)
-        return Tuning(self.config, TuningPlan(kind, self.config.n_bands, self.config.tuning_seeds, small))
+        plan = TuningPlan(kind, self.config.n_bands, self.config.tuning_seeds, small)
+        # A comparison leaves what production selects as it is.
+        return Tuning(self.config, plan, should_store=self.config.rater is None)
 
 
 def _listed(seeds: Sequence[int]) -> str:

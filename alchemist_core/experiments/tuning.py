@@ -79,16 +79,22 @@ class TunedWindow:
 
 
 class Tuning:
-    """One tuning for a kind of rater."""
+    """One tuning for a kind of rater.
 
-    def __init__(self, config: TrialsConfig, plan: TuningPlan) -> None:
-        self.config, self.plan = config, plan
+    Args:
+        config: Corpora and raters.
+        plan: The models.
+        should_store: Whether strategy `auto` uses the rank windows from then on.
+    """
+
+    def __init__(self, config: TrialsConfig, plan: TuningPlan, *, should_store: bool = True) -> None:
+        self.config, self.plan, self._should_store = config, plan, should_store
         self._raters: dict[int, RaterRow] = {}
         self._trials: dict[int, Trial] = {}
         self._n_done = self._n_total = 0
 
     def run(self, retentions: Sequence[float]) -> list[TunedWindow]:
-        """Measure the bands once; for each retention fit a rank window, try it, and store it for every rater."""
+        """Measure the bands once; for each retention fit a rank window, try it, and store it for every rater if asked to."""
         n_seeds, n_of_windows = len(self.plan.seeds), 2 * len(retentions)
         self._n_total = n_seeds * (len(self.plan.band_arms()) + n_of_windows)
         cells = [cell for seed in self.plan.seeds for cell in self._measure_bands(seed)]
@@ -108,7 +114,8 @@ class Tuning:
         measured = estimate_gain(by_arm[WINDOW], by_arm[RANDOM])
         assert measured is not None
         fitted = FittedWindow.of(fit, measured)
-        self._store(fitted, fit, [*cells, *tried])
+        if self._should_store:
+            self._store(fitted, fit, [*cells, *tried])
         say(fitted.describe())
         return TunedWindow(fit, measured, fitted, paired_spread(losses))
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, func, insert, select
 
 from alchemist_core.lazy import NDArray, np
 from alchemist_core.rating.config import RATER_SCORE
@@ -151,15 +151,18 @@ def list_windows(engine: Engine) -> list[tuple[str, WindowRow]]:
 
 
 def store_window(engine: Engine, rater_id: int, fitted: FittedWindow, measurements: dict[str, Any]) -> bool:
-    """Store a rank window of a rater; return False if an equal one is stored."""
+    """Store a rank window of a rater; return False if an equal one is the newest of its retention, which strategy `auto` takes."""
     window = fitted.window
     fields = {
         "rater_id": rater_id, "drop_top_ratio": window.drop_top_ratio, "mean_rank": window.mean_rank, "std_rank": window.std_rank,
         "gain": fitted.gain, "gain_low": fitted.gain_low, "gain_high": fitted.gain_high, "measurements": measurements,
     }  # fmt: skip
+    of_retention = RankWindowTable.measurements["retention"].as_float() == measurements["retention"]
+    newest = select(func.max(RankWindowTable.rank_window_id)).where(RankWindowTable.rater_id == rater_id, of_retention)
     same = [getattr(RankWindowTable, name) == value for name, value in fields.items()]
+    is_newest = RankWindowTable.rank_window_id == newest.scalar_subquery()
     with engine.begin() as connection:
-        if connection.execute(select(RankWindowTable.rank_window_id).where(*same)).first() is not None:
+        if connection.execute(select(RankWindowTable.rank_window_id).where(*same, is_newest)).first() is not None:
             return False
         connection.execute(insert(RankWindowTable).values(**fields))
     return True

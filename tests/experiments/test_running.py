@@ -17,6 +17,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import find_experiment
+from alchemist_core.store.rank_windows import list_windows
 from alchemist_core.training import bilevel
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -199,6 +200,7 @@ def test_an_option_that_the_tuned_window_does_not_use_is_named(
 ) -> None:
     # One tuning seed shows no gain, so the window is random.
     run(config(corpus, arms="random,alignment/auto;std_rank=0.3", tuning_seeds="0", seeds="2"))
+    assert list_windows(open_store()) == [], "the strategy auto of the production rater stays what it was"
     said = "".join(capsys.readouterr())
     assert (
         "Arm alignment/auto;std_rank=0.3 at 30%: the tuned rank window is of strategy random, which does not use std_rank"

@@ -76,6 +76,18 @@ def test_the_nearest_retention_counts_and_of_equals_the_newest(engine: Engine, r
     assert [row.drop_top_ratio for _, row in list_windows(engine)] == [0.3, 0.2, 0.1]
 
 
+def test_a_former_window_that_is_tuned_again_is_used_again(engine: Engine, rater_id: int) -> None:
+    for cut in (0.1, 0.3):
+        assert probe(engine, rater_id, fitted(cut=cut))
+    # That of another retention is no reason to store one again.
+    assert probe(engine, rater_id, fitted(0.5))
+    assert not probe(engine, rater_id, fitted(cut=0.3))
+    assert probe(engine, rater_id, fitted(cut=0.1))
+    found = find_window(engine, rater_id, 0.2)
+    assert found is not None
+    assert found.window.drop_top_ratio == 0.1
+
+
 def test_a_repeated_probe_stores_nothing(engine: Engine, rater_id: int) -> None:
     assert probe(engine, rater_id, fitted(low=float("-inf")))
     assert not probe(engine, rater_id, fitted(low=float("-inf")))
