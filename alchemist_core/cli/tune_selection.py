@@ -7,6 +7,7 @@ from pydantic import Field
 from alchemist_core.config import Command, Config, Formerly, Result, Seeds, Words
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
+from alchemist_core.experiments.arms import Arm, parse_arm
 from alchemist_core.experiments.config import Ratios, TrialsConfig
 from alchemist_core.experiments.halving import HalvingPlan, afford_recipes, plan_halving
 from alchemist_core.experiments.recipes import BALANCED, RECIPES, RecipeSearch, flags_of, write_recipe
@@ -18,6 +19,7 @@ from alchemist_core.experiments.trial import (
 )
 from alchemist_core.experiments.tuning import Tuning, TuningPlan
 from alchemist_core.rating.config import ScoringRule
+from alchemist_core.report.arm_names import arm_title
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.rank_windows import list_windows
 from alchemist_core.store.raters import find_rater
@@ -155,15 +157,32 @@ def _plan_search(config: SearchConfig) -> tuple[tuple[str, ...], HalvingPlan]:
 
     The budget counts models: each of several trainings of a recipe is one.
     """
-    recipes, budget = tuple(config.recipes), None if config.budget is None else config.budget // config.trainings
-    if budget is not None and recipes == RECIPES:
+    recipes = tuple(config.recipes)
+    for word in recipes:
+        _require_selection(parse_arm(word, retention=config.retention))
+    if config.budget is not None and recipes == RECIPES:
+        budget = config.budget // config.trainings
         recipes = recipes[: afford_recipes(recipes, config.seeds, config.confirmation_seeds, budget, BALANCED)]
     plan = plan_halving(
-        len(recipes), config.seeds, config.confirmation_seeds, budget=budget, has_fallback=BALANCED in recipes
-    )
+        len(recipes), config.seeds, config.confirmation_seeds, budget=config.budget, trainings=config.trainings,
+        has_fallback=BALANCED in recipes,
+    )  # fmt: skip
     if left_out := config.recipes[len(recipes) :]:
         say(f"--budget {config.budget} compares {len(recipes)} recipes; it leaves out: {', '.join(left_out)}.")
     return recipes, plan
+
+
+def _require_selection(arm: Arm) -> None:
+    """Refuse a recipe whose gain no selection has.
+
+    Raises:
+        ConfigError: It is a control, or trains on the validation dataset, too.
+    """
+    if arm.trains != "subset":
+        raise ConfigError(
+            f"Recipe {arm_title(arm.word)} does not train on a selection alone, so no options of alchemist select have its gain. Omit it, "
+            "or compare it by alchemist experiment run --arms."
+        )
 
 
 def _state_search(

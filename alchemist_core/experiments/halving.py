@@ -89,6 +89,7 @@ def plan_halving(
     confirmation_seeds: Sequence[int],
     *,
     budget: int | None = None,
+    trainings: int = 1,
     has_fallback: bool = False,
 ) -> HalvingPlan:
     """Plan the rounds: each leaves half of the recipes and doubles the seeds; the last one leaves the best of what is left.
@@ -99,7 +100,8 @@ def plan_halving(
         n_recipes: Number of recipes.
         search_seeds: Seeds that may choose. With a budget the first of them.
         confirmation_seeds: Seeds that test the winner.
-        budget: Largest number of trainings; None: no bound.
+        budget: Largest number of models to train; None: no bound.
+        trainings: Number of models of a recipe with a seed.
         has_fallback: As in `HalvingPlan`.
 
     Raises:
@@ -117,11 +119,11 @@ def plan_halving(
         plan = HalvingPlan(
             _rounds(n_recipes, n_seeds), tuple(search_seeds[:n_seeds]), tuple(confirmation_seeds), has_fallback
         )
-        if budget is None or plan.n_trainings <= budget:
+        if budget is None or plan.n_trainings * trainings <= budget:
             return plan
     raise ConfigError(
         f"A budget of {budget} trainings is too small: {n_recipes} recipes with one seed and the test of the winner need "
-        f"{plan.n_trainings}. Give more, or fewer recipes or confirmation seeds."
+        f"{plan.n_trainings * trainings}. Give more, or fewer recipes, confirmation seeds or trainings of each."
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from alchemist_core.experiments.results import RANDOM
 from alchemist_core.experiments.trial import Trial, measure_cell, named_rule
 from alchemist_core.files import artifact_path, write_bytes_atomically
 from alchemist_core.rating.config import RATER_SCORE, ScoringRule
+from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.fusion import signals_of
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.telemetry import say, warn
@@ -95,7 +97,7 @@ class RecipeSearch:
         choice = choose_recipe(self.measure, recipes, plan, control=RANDOM, fallback=fallback)
         say(choice.describe(RANDOM))
         arm = self._arms[choice.recipe or RANDOM]
-        options = {"retention": self._retention, **self._policy(arm)}
+        options = _typed({"retention": self._retention, **self._policy(arm)})
         return FoundRecipe(choice, plan, self._retention, options, tuple(describe_needs(arm)))
 
     def measure(self, word: str, seed: int) -> float:
@@ -158,7 +160,7 @@ def describe_needs(arm: Arm) -> list[str]:
             needs.append(f"in place of {name} the name of {_SCORERS[name]}")
         elif name in METHODS:
             needs.append(f"in place of {name} the name of imported scores: alchemist import scores")
-    if float(policy.get("variety", 0)):
+    if SelectionPolicy.model_validate(policy).eligible_options().needs_comparison:
         needs.append("clusters: alchemist duplicates find-semantic")
     return needs
 
@@ -171,14 +173,24 @@ def write_recipe(name: str, found: FoundRecipe) -> str:
 
 
 def flags_of(options: dict[str, Any]) -> str:
-    """Return options as flags of alchemist select.
+    """Return options as flags of a command, quoted for a shell.
 
-    >>> flags_of({"retention": 0.2, "strategy": "top_k", "rank_by": "rater+critic", "allow_fewer": True})
-    '--retention 0.2 --strategy top_k --rank-by rater+critic --allow-fewer'
+    >>> flags_of({"retention": 0.2, "rank_by": "rater+critic", "where": "width >= 64", "stratify": True, "allow_fewer": False})
+    "--retention 0.2 --rank-by rater+critic --where 'width >= 64' --stratify --no-allow-fewer"
     """
     words = []
     for name, value in options.items():
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            words.append(str(value))
+        words.append(f"--{'no-' if value is False else ''}{name.replace('_', '-')}")
+        if not isinstance(value, bool):
+            words.append(shlex.quote(",".join(value) if isinstance(value, tuple) else str(value)))
     return " ".join(words)
+
+
+def _typed(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of alchemist select with the types of their fields: those of an arm are texts.
+
+    >>> _typed({"retention": 0.2, "stratify": "true", "std_rank": "none", "decontaminate": "a"})
+    {'retention': 0.2, 'std_rank': 'none', 'decontaminate': ('a',), 'stratify': True}
+    """
+    policy = SelectionPolicy.model_validate(options)
+    return {"retention": policy.retention, **policy.written_out(policy.model_fields_set)}

@@ -1,17 +1,22 @@
 """The recipes of a search: what they cover, what a selection by them needs, and clusters for those that vary."""
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from alchemist_core.cli.command_line import build_parser, read_config
 from alchemist_core.cli.tune_selection import SearchConfig, _plan_search
+from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import RATERS, parse_arm
 from alchemist_core.experiments.clusters import KeptEmbeddings, KeptOptions
-from alchemist_core.experiments.recipes import BALANCED, RECIPES, describe_needs
+from alchemist_core.experiments.recipes import BALANCED, RECIPES, _typed, describe_needs, flags_of
 from alchemist_core.scorers.scorer import Batch
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.settings import load_settings
+from alchemist_core.stages.select import SelectConfig
 
 
 def policies() -> list[SelectionPolicy]:
@@ -53,6 +58,48 @@ def test_recipes_that_are_given_are_all_compared() -> None:
     assert recipes == RECIPES[:4]
     assert plan.n_trainings == 19
     assert not plan.has_fallback
+
+
+@pytest.mark.parametrize("word", ["validation", "full", "oracle", "minus_loss", "learnability/auto+validation"])
+def test_a_recipe_that_no_selection_makes_is_refused(word: str) -> None:
+    config = SearchConfig.model_validate({"recipes": f"learnability/auto,{word}"})
+    with pytest.raises(ConfigError, match=rf"^Recipe {re.escape(word)} does not train on a selection alone"):
+        _plan_search(config)
+
+
+def test_the_refusal_of_a_small_budget_counts_every_training() -> None:
+    with pytest.raises(ConfigError, match=r"^A budget of 20 trainings is too small: 2 recipes .* need 33\."):
+        _plan_search(SearchConfig(budget=20, trainings=3))
+    assert _plan_search(SearchConfig(budget=33, trainings=3))[1].n_trainings == 11
+
+
+OPTIONS = (
+    "learnability/auto;where=megapixels >= 1",
+    "random;stratify=true;stratify_by=cluster",
+    "loss/paper;allow_fewer=false;dedup=semantic",
+    "learnability/top_k;retention=auto;max_share=0.2;max_share_of=cluster;decontaminate=bench;min_score=-0.5",
+    "alignment/gsample;mean_rank=none;stratify=no",
+)
+
+
+@pytest.mark.parametrize("word", [*RECIPES, *OPTIONS])
+def test_the_printed_options_are_read_back_as_the_policy_of_the_recipe(word: str) -> None:
+    arm = parse_arm(word, retention=0.5)
+    given = {"retention": 0.5, **arm.resolve({"strategy": "head_gsample"})}
+    words = ["select", "--dataset", "web", *shlex.split(flags_of(_typed(given)))]
+    read = read_config(SelectConfig, vars(build_parser(words).parse_args(words)))
+    assert read.policy == SelectionPolicy.model_validate(given)
+
+
+def test_every_option_that_reads_clusters_needs_them() -> None:
+    needs = [describe_needs(parse_arm(word, retention=0.5)) for word in OPTIONS]
+    assert ["clusters: alchemist duplicates find-semantic" in each for each in needs] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_what_a_selection_needs_is_named() -> None:
