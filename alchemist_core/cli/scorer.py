@@ -193,12 +193,17 @@ def _declared(name: str, use: str | None, option: tuple[str, ...]) -> _Declared:
     if section is not None and use not in (None, section.use):
         section = None
     options = dict[str, Any]() if section is None else load_project().scorer_options(name)
-    for word in option:
+    return str(use or (section and section.use)), options | _given_options(option), section
+
+
+def _given_options(words: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"--option {word!r}: write name=value.")
-        options[key.strip()] = value.strip()
-    return str(use or (section and section.use)), options, section
+        found[key.strip()] = value.strip()
+    return found
 
 
 def list_all(config: ListConfig) -> ListResult:
@@ -236,7 +241,7 @@ def check(config: CheckConfig) -> CheckResult:
     registered = find_outputs(engine := open_store(), config.name)
     if config.use is None and registered and config.name not in load_project().scorers:
         spec = registered[0].config
-        use, options = spec["use"], spec["options"] | spec.get("settings", {})
+        use, options = spec["use"], spec["options"] | spec.get("settings", {}) | _given_options(config.option)
     else:
         use, options, _ = _declared(config.name, config.use, config.option)
     scorer = open_scorer(use, options)

@@ -13,7 +13,7 @@ from alchemist_core.store.raters import list_scorers
 
 
 def find_sources(names: Sequence[str]) -> dict[str, str | None]:
-    """Return the scorer that gives each score; None for scores that nothing computes any more.
+    """Return the scorer that gives each score; None for scores that nothing computes any more, and for numbers of the crawl.
 
     A scorer is registered, or declared in the project file, or built in or installed and without required options.
 
@@ -28,7 +28,9 @@ def find_sources(names: Sequence[str]) -> dict[str, str | None]:
             found[row.name] = row.config["name"]
     unregistered = _unregistered()
     for name in names:
-        if name not in found:
+        if name.startswith("imported."):
+            found[name] = None
+        elif name not in found:
             found[name] = _find_unregistered(name, unregistered, found)
     return {name: found[name] for name in names}
 

@@ -15,6 +15,7 @@ from alchemist_core.cli.imports import ImportScoresConfig
 from alchemist_core.cli.imports import scores as import_scores
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.running import Experiment, RunConfig
+from alchemist_core.experiments.scores import find_sources, score_dataset
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.select import SelectConfig
@@ -114,6 +115,13 @@ def test_arms_rank_by_a_declared_scorer_and_by_imported_scores_and_the_scorer_is
     n_runs = ask("SELECT count(*) FROM alchemist.models")
     assert run(config("redness/top_k,judge/gsample")).table == found.table
     assert ask("SELECT count(*) FROM alchemist.models") == n_runs
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_a_number_of_the_crawl_ranks_an_arm_and_no_scorer_is_asked_for_it() -> None:
+    assert find_sources(["imported.similarity"]) == {"imported.similarity": None}
+    score_dataset("scenes", ["imported.similarity"])
+    assert run(config("random,imported.similarity/top_k", dry_run=True)).cost is not None
 
 
 @pytest.mark.usefixtures("scored_store")

@@ -39,6 +39,8 @@ def test_a_critic_is_trained_on_validation_registered_and_ranks_a_selection(scor
     assert not train().is_new, "an equal training gives an equal file"
     checked = check(CheckConfig(name="critic", dataset="scenes", n_samples=100))
     assert (checked.difference, checked.n_without_score) == (0.0, 0)
+    with pytest.raises(ConfigError, match="no file"):
+        check(CheckConfig(name="critic", dataset="scenes", n_samples=100, option=("head=/nowhere",)))
     scored = run(ScoreConfig(scorer="critic"))
     assert scored.n_scored == 240
     assert run(ScoreConfig(scorer="critic")).n_scored == 0
