@@ -238,7 +238,8 @@ def _rank_figures(engine: Engine, row: SubsetRow, manifest: Manifest) -> Columns
     dropped = float((n_pool_R * below_R).sum() / n_pool_R.sum()) if n_pool_R.sum() else cut
     strategy = STRATEGIES[row.strategy]
     is_rated = row.spec.get("rank_by", RATER_SCORE) == RATER_SCORE
-    warning = mixed_pairing_warning(strategy(), rater_of_subset(engine, row).rule) if is_rated else None
+    rule = rater_of_subset(engine, row).rule if is_rated else ""
+    warning = mixed_pairing_warning(strategy(), rule, keeps_accepted="asked" in row.spec)
     # The lowest rank is enough for the check of the drop-top ratio, so the frame does not need millions of ranks.
     return {"rank": [float(manifest.rank_K.min())], "dropped_share": [dropped], "is_mixed": [warning is not None]}
 

@@ -127,6 +127,12 @@ _MIXED: dict[tuple[str, type[Strategy]], str] = {
 }
 
 
-def mixed_pairing_warning(strategy: Strategy, rule: str) -> str | None:
-    """Return a warning if the strategy keeps the samples that the scoring rule finds least useful, or drops the most useful; else None."""
-    return _MIXED.get((rule, type(strategy)))
+def mixed_pairing_warning(strategy: Strategy, rule: str, *, keeps_accepted: bool = False) -> str | None:
+    """Return a warning if the strategy keeps the samples that the scoring rule finds least useful, or drops the most useful; else None.
+
+    Args:
+        strategy: The strategy.
+        rule: The scoring rule of the rater.
+        keeps_accepted: Whether every accepted sample is kept, as with `--retention auto`: then top_k leaves out no others.
+    """
+    return None if keeps_accepted and isinstance(strategy, TopK) else _MIXED.get((rule, type(strategy)))

@@ -250,7 +250,8 @@ class Selection:
         )  # fmt: skip
 
     def _description(self) -> dict[str, Any]:
-        found = describe(self._engine, self.drawn, self.name, self.curve)
+        keeps = self.config.policy.keeps_all_accepted
+        found = describe(self._engine, self.drawn, self.name, self.curve, keeps_accepted=keeps)
         if self.window is not None and (
             others := other_windows(self._engine, self.drawn.snapshot.rater.rater_id, self.window)
         ):

@@ -29,8 +29,18 @@ MAX_DATES = 31
 MOST_REPEATS = 4
 
 
-def describe(engine: Engine, drawn: Selected, name: str, curve: SelectionCurve) -> dict[str, Any]:
-    """Return the figures of a preview, as fields of the stage's result."""
+def describe(
+    engine: Engine, drawn: Selected, name: str, curve: SelectionCurve, *, keeps_accepted: bool
+) -> dict[str, Any]:
+    """Return the figures of a preview, as fields of the stage's result.
+
+    Args:
+        engine: The store.
+        drawn: The selection.
+        name: The subset's name.
+        curve: The distribution of the members' ranks.
+        keeps_accepted: Whether every accepted sample was asked for, as with `--retention auto`.
+    """
     nights = drawn.snapshot.nights
     n_by_night = np.bincount(drawn.snapshot.pairs.night_N[drawn.member_K])
     datasets, dates, n_bytes = Counter[str](), Counter[str](), 0.0
@@ -48,7 +58,7 @@ def describe(engine: Engine, drawn: Selected, name: str, curve: SelectionCurve) 
         "n_removed": drawn.n_removed,
         "overlap_with_published": _overlap(engine, drawn, name),
         "training_hours": _training_hours(engine, drawn.epoch_size),
-        "warnings": _warnings(engine, drawn, curve),
+        "warnings": _warnings(engine, drawn, curve, keeps_accepted=keeps_accepted),
     }
 
 
@@ -90,10 +100,10 @@ def _failure_warning(rater: RaterRow) -> str | None:
     return f"Rater {rater.name} ranks although it failed acceptance checks: {', '.join(failed)}." if failed else None
 
 
-def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[str]:
+def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve, *, keeps_accepted: bool) -> list[str]:
     policy, snapshot, found = drawn.policy, drawn.snapshot, []
     if policy.rank_by == RATER_SCORE:
-        found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule))
+        found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule, keeps_accepted=keeps_accepted))
         found.append(_failure_warning(snapshot.rater))
     cut = getattr(drawn.strategy, "drop_top_ratio", 0.0)
     if needs_rescale(snapshot.rank_N, cut):
@@ -102,7 +112,8 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve) -> list[st
             f"--drop-top-ratio {cut} drops {share:.3f} of the scored samples: their scores have drifted. Consider --rescale."
         )
     found.append(_scale_warning(drawn))
-    if isinstance(drawn.strategy, ShiftGsample) and policy.retention > 1 - (usual := ShiftGsample().drop_top_ratio):
+    usual = ShiftGsample().drop_top_ratio
+    if isinstance(drawn.strategy, ShiftGsample) and policy.retention > 1 - usual and cut < usual:
         found.append(
             f"Retention {policy.retention:g} needs a smaller drop-top ratio than the default {usual:g}: {cut:g}. Subsets with different "
             f"drop-top ratios need not be nested. To nest smaller subsets in this one, select them with --drop-top-ratio {cut:g} too."

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.__main__ import main
 from alchemist_core.cli.subset import DiffSubsetConfig, PublishSubsetConfig, SubsetShowConfig, diff, publish, show
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
@@ -128,6 +129,31 @@ def test_auto_weights_every_accepted_sample_also_where_auto_would_drop_the_top_r
     # Who gives a drop-top ratio gets it.
     dropped = draw("auto", strategy="auto", weight_by="rank", drop_top_ratio=0.25, name="dropped")
     assert (dropped.strategy, dropped.n_samples < found.n_samples) == ("shift_gsample", True)
+
+
+def test_who_keeps_every_accepted_sample_is_not_told_that_only_the_plainest_are_kept(
+    selectable: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with selectable.begin() as connection:
+        connection.execute(text("UPDATE alchemist.raters SET rule = 'loss'"))
+    record_held_out(selectable, ["r"], np.linspace(-1, 3, 101).tolist())
+    found = draw("auto", strategy="auto")
+    assert (found.strategy, found.n_samples) == ("top_k", found.n_eligible - found.n_removed["rejected"])
+    assert not any("keeps only those" in text for text in found.warnings)
+    assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
+    assert "strategy_fits_the_scoring_rule" not in capsys.readouterr().err
+    assert any("keeps only those" in text for text in draw(0.2, strategy="top_k", name="fixed").warnings)
+    assert main(["check", "--suite", "subset", "--subset", "fixed", "--newest"]) == 0
+    assert "strategy_fits_the_scoring_rule" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("retention", "is_smaller"), [(0.8, False), (0.85, True)])
+def test_only_a_drop_top_ratio_below_the_default_is_called_smaller(
+    selectable: Engine, retention: float, is_smaller: bool
+) -> None:
+    given = {"drop_top_ratio": 0.1} if is_smaller else {"fill": "repeat"}
+    warnings = draw(retention, strategy="shift_gsample", **given).warnings
+    assert any("needs a smaller" in text for text in warnings) is is_smaller
 
 
 def test_a_version_is_stored_published_selected_again_and_compared_with_its_weights(selectable: Engine) -> None:
