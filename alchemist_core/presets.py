@@ -1,6 +1,6 @@
 """Presets and recipes: named values of a stage, which options override. The two combine.
 
-A preset is a size, made for some hardware; a recipe is a scoring rule with the rank window that fits it. Both contain only the
+A preset is a size, made for some hardware; a recipe is a scoring rule and how `select` uses its scores. Both contain only the
 values that differ from the config models' own defaults.
 """
 
@@ -138,7 +138,7 @@ PRESETS: dict[str, Preset] = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A scoring rule and a rank window: values by stage, for a retention."""
+    """A scoring rule and how `select` uses its scores: values by stage, for a retention."""
 
     text: str
     values: Callable[[float], Mapping[str, Values]]

@@ -30,7 +30,7 @@ SEEDS = "0,1,2"
 SEEDS_TEXT = (
     "Seeds, separated by commas; all arms of a seed start from the same weights. Several seeds give an interval"
 )
-CHOICE_TEXTS = {"preset": "Size of the networks", "recipe": "Scoring rule and rank window"}
+CHOICE_TEXTS = {"preset": "Size of the networks", "recipe": "Scoring rule and how select uses its scores"}
 SWITCH = [None, "yes", "no"]
 """Choices of an option that is switched on or off; jobs.py turns them into true and false."""
 EMPTY_TEXTS = {

@@ -395,7 +395,7 @@ def _rater_lines(found: Found) -> list[Line]:
     size = MINIATURE_TEXT if is_miniature else PRESETS[found.preset].hardware
     return [
         Line("preset", found.preset, f"size of the networks: {size}; alchemist train-rater --help lists all"),
-        Line("recipe", "ours", "scoring rule and rank window; paper: as published"),
+        Line("recipe", "ours", "scoring rule and how select uses its scores; paper: as published"),
         Line("dataset", found.train.name, "what the rater learns to rate"),
         Line(
             "validation", validation.name if validation else "NAME",

@@ -23,8 +23,9 @@ ARMS = {
 PAIRS = {
     "`learnability` than `alignment`, alone": (BY_RULE[0], RECIPES[0]),
     "`learnability` than `alignment`, in the fusion": (BY_RULE[1], RECIPES[2]),
-    "the fusion than `alignment` alone": (BY_RULE[0], BY_RULE[1]),
-    "the fusion than `learnability` alone": (RECIPES[0], RECIPES[2]),
+    "the fusion with `alignment` than `alignment` alone": (BY_RULE[0], BY_RULE[1]),
+    "the fusion with `alignment` than `learnability` alone": (RECIPES[0], BY_RULE[1]),
+    "the fusion with `learnability` than `learnability` alone": (RECIPES[0], RECIPES[2]),
 }
 RETENTIONS = PLANS[NAME].retentions
 

@@ -134,7 +134,7 @@ class Plan:
 PLANS = {
     # Seeds 30 to 34 are those of research page 031.
     "value": Plan("value", ("scenes", "damaged"), (*CONTROLS, *RECIPES), seeds=(35, 36, 37, 38, 39)),
-    # Chooses the default among rules and their fusions; no result is reported on these seeds.
+    # Chooses the default among rules and their fusions; figures of these seeds are those of a choice.
     "choice": Plan(
         "choice",
         ("scenes", "damaged", "shifted", "skewed"),

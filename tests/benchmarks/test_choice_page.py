@@ -28,11 +28,12 @@ def test_the_page_names_the_number_of_trials_and_every_difference_that_is_shown(
         for world in ("", *WORLDS)
     }
     shown = {key: one for key, one in found.items() if one.is_positive or (one.high is not None and one.high < 0)}
-    rules, _, over_alignment, over_learnability = PAIRS
+    rules, _, over_alignment, fusion_over_learnability, over_learnability = PAIRS
     assert shown.keys() == {
         *((rules, retention, world) for retention, world in ((0.2, ""), (0.2, "damaged"), (0.5, "damaged"))),
         *((over_alignment, retention, world) for retention in (0.2, 0.5) for world in ("", "damaged")),
         (over_alignment, 0.2, "shifted"),
+        *((fusion_over_learnability, retention, "") for retention in (0.2, 0.5)),
         *((over_learnability, retention, world) for retention, world in ((0.5, ""), (0.2, "damaged"), (0.5, "scenes"))),
     }
     told = page.partition("## What it says")[2]
