@@ -21,7 +21,6 @@ from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.own_suites import GATES, OwnChecks, is_own, run_own_suites
 from alchemist_core.quality.suites import FAIL, WARN, Check
 from alchemist_core.quality.validation import CheckOutcome, validate
-from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.store.checks import (
     Columns,
@@ -40,7 +39,7 @@ from alchemist_core.store.manifests import Manifest, read_manifest
 from alchemist_core.store.rank_windows import expected_gain
 from alchemist_core.store.registry import list_datasets
 from alchemist_core.store.snapshots import read_dataset_names
-from alchemist_core.store.subsets import SubsetRow, rater_of_subset
+from alchemist_core.store.subsets import SubsetRow, ranking_rule, rater_of_subset
 
 NIGHT_SUITES: dict[str, tuple[tuple[str, ...], Callable[[CheckLimits], list[Check]]]] = {
     "shards": (("check_shards",), suites.shards),
@@ -237,9 +236,7 @@ def _rank_figures(engine: Engine, row: SubsetRow, manifest: Manifest) -> Columns
     below_R = np.clip(cut * len(n_pool_R) - np.arange(len(n_pool_R)), 0, 1)
     dropped = float((n_pool_R * below_R).sum() / n_pool_R.sum()) if n_pool_R.sum() else cut
     strategy = STRATEGIES[row.strategy]
-    is_rated = row.spec.get("rank_by", RATER_SCORE) == RATER_SCORE
-    rule = rater_of_subset(engine, row).rule if is_rated else ""
-    warning = mixed_pairing_warning(strategy(), rule, keeps_accepted="asked" in row.spec)
+    warning = mixed_pairing_warning(strategy(), ranking_rule(engine, row), keeps_accepted="asked" in row.spec)
     # The lowest rank is enough for the check of the drop-top ratio, so the frame does not need millions of ranks.
     return {"rank": [float(manifest.rank_K.min())], "dropped_share": [dropped], "is_mixed": [warning is not None]}
 

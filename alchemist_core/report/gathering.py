@@ -39,7 +39,7 @@ from alchemist_core.store.manifests import hash_rows
 from alchemist_core.store.raters import RaterRow, find_rater, promotion_reason
 from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
-from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
+from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, ranking_rule, rater_of_subset
 from alchemist_core.subsets.changes import find_changes
 from alchemist_core.subsets.selected import reselect
 from alchemist_core.telemetry import warn
@@ -142,7 +142,7 @@ def describe_strategy(engine: Engine, row: SubsetRow) -> tuple[str, str | None]:
     strategy = kind(**{name: row.spec[name] for name in kind.__dataclass_fields__ if name in row.spec})
     parameters = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in asdict(strategy).items())
     text = f"{row.strategy} ({parameters})" if parameters else row.strategy
-    return text, mixed_pairing_warning(strategy, rater_of_subset(engine, row).rule)
+    return text, mixed_pairing_warning(strategy, ranking_rule(engine, row), keeps_accepted="asked" in row.spec)
 
 
 def read_lineage(engine: Engine, row: SubsetRow) -> tuple[LineageStep, ...]:

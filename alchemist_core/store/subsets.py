@@ -15,6 +15,7 @@ from alchemist_core.config import current_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.lazy import NDArray, np
+from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.store.audit import record_event
 from alchemist_core.store.copy import copy_columns
@@ -484,6 +485,12 @@ def rater_of_subset(engine: Engine, subset: SubsetRow) -> SubsetRater:
     )
     with engine.connect() as connection:
         return SubsetRater._make(connection.execute(statement).one())
+
+
+def ranking_rule(engine: Engine, subset: SubsetRow) -> str:
+    """Return the scoring rule whose scores ranked a version; empty if other scores ranked it, alone or with them."""
+    is_rated = subset.spec.get("rank_by", RATER_SCORE) == RATER_SCORE
+    return rater_of_subset(engine, subset).rule if is_rated else ""
 
 
 LOCK_NOT_AVAILABLE = "55P03"

@@ -1,5 +1,6 @@
 """Repeats and weights are part of a version: exact, seeded, in SQL, the manifest and the copies, and unknown to older versions."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from alchemist_core.__main__ import main
 from alchemist_core.cli.subset import DiffSubsetConfig, PublishSubsetConfig, SubsetShowConfig, diff, publish, show
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import artifact_path
+from alchemist_core.report.gathering import describe_strategy
 from alchemist_core.selection.config import SelectionPolicy, asked_options, hash_spec, policy_of, policy_spec
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow
 from alchemist_core.selection.strategies import STRATEGIES, HeadGsample
@@ -145,6 +147,10 @@ def test_who_keeps_every_accepted_sample_is_not_told_that_only_the_plainest_are_
     assert any("keeps only those" in text for text in draw(0.2, strategy="top_k", name="fixed").warnings)
     assert main(["check", "--suite", "subset", "--subset", "fixed", "--newest"]) == 0
     assert "strategy_fits_the_scoring_rule" in capsys.readouterr().err
+    fixed = find_subset(selectable, "fixed")
+    by_clarity = replace(fixed, spec=fixed.spec | {"rank_by": "clarity"})
+    shown = [describe_strategy(selectable, row)[1] for row in (find_subset(selectable, "s"), by_clarity, fixed)]
+    assert [warning is None for warning in shown] == [True, True, False], "the report agrees"
 
 
 @pytest.mark.parametrize(("retention", "is_smaller"), [(0.8, False), (0.85, True)])
