@@ -18,7 +18,7 @@ from alchemist_core.telemetry import ProgressLine, warn
 if TYPE_CHECKING:
     from alchemist_core.embeddings.clusters import FirstRun
 
-SCORER_HELP = "Scorer by name; none: the only one that has embeddings"
+SCORER_HELP = "Scorer by name; none: your only one that has embeddings"
 USUAL = {"probes": 4, "seed": 0}
 """Values of a first run that does not give them; those of the threshold and of the whitening depend on the embeddings."""
 GROWN_BY = 0.1

@@ -83,7 +83,7 @@ class ExportLocationsConfig(Config):
 class ExportEmbeddingsConfig(Config):
     """Whose embeddings to export, and the file to write."""
 
-    scorer: str | None = Field(None, description="Scorer by name; none: the only one that has embeddings")
+    scorer: str | None = Field(None, description="Scorer by name; none: your only one that has embeddings")
     out: Path = Field(..., description="Parquet file to write. It replaces an existing file when it is complete")
 
 

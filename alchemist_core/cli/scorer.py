@@ -340,7 +340,7 @@ class ServeConfig(Config):
 
     name: str | None = Field(
         None,
-        description="Scorer with a text tower; none: the only one that has embeddings",
+        description="Scorer with a text tower; none: your only one that has embeddings",
         json_schema_extra=BARE_WORD,
     )
     port: int = Field(9481, ge=1024, le=65535, description="TCP port")

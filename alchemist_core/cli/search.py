@@ -31,7 +31,7 @@ class SearchConfig(Config):
         description="Search for images like this sample's: DATASET/SHARD/KEY, 8 or more digits of its hash, or its sample id; none: "
         "search by text",
     )
-    scorer: str | None = Field(None, description="Scorer by name; none: the only one that has embeddings")
+    scorer: str | None = Field(None, description="Scorer by name; none: your only one that has embeddings")
     where: str | None = Field(None, min_length=1, description=WHERE)
     limit: int = Field(20, ge=1, le=10_000, description="Number of samples to return")
     exact: bool = Field(

@@ -1,4 +1,4 @@
-"""Gives the corpus of a seed clusters of similar images, which arms with `variety` take in turns.
+"""Gives the corpus of a seed clusters of similar images, for arms with `variety` and others that read clusters.
 
 Each image is embedded once, by the frozen encoders of the methods; a scorer then stores the embeddings, and they are clustered as
 `alchemist duplicates find-semantic --no-whiten` does.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROBES, THRESHOLD = 2, 0.95
-"""Of `make_centroids`: only the nearest cluster of each sample is used here."""
+"""Of `make_centroids`: clusters probed for near-duplicates, and their lowest cosine, without whitening."""
 
 
 class KeptOptions(Config):

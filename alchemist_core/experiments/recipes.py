@@ -144,7 +144,7 @@ def describe_needs(arm: Arm) -> list[str]:
     >>> describe_needs(parse_arm("learnability+pmi/top_k;variety=0.5", retention=0.5))  # doctest: +NORMALIZE_WHITESPACE
     ['a rater: alchemist train-rater --rule learnability',
      'in place of pmi the name of such a rater, with _ for -: alchemist train-rater --rule pmi',
-     'clusters: alchemist duplicates find-semantic']
+     'clusters: alchemist duplicates find-semantic --threshold 0.95 --no-whiten']
     >>> describe_needs(parse_arm("random", retention=0.5))
     []
     """
@@ -161,7 +161,7 @@ def describe_needs(arm: Arm) -> list[str]:
         elif name in METHODS:
             needs.append(f"in place of {name} the name of imported scores: alchemist import scores")
     if SelectionPolicy.model_validate(policy).eligible_options().needs_comparison:
-        needs.append("clusters: alchemist duplicates find-semantic")
+        needs.append("clusters: alchemist duplicates find-semantic --threshold 0.95 --no-whiten")
     return needs
 
 
@@ -180,9 +180,13 @@ def flags_of(options: dict[str, Any]) -> str:
     """
     words = []
     for name, value in options.items():
-        words.append(f"--{'no-' if value is False else ''}{name.replace('_', '-')}")
-        if not isinstance(value, bool):
-            words.append(shlex.quote(",".join(value) if isinstance(value, tuple) else str(value)))
+        flag = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+        given = ",".join(value) if isinstance(value, tuple) else str(value)
+        if isinstance(value, bool):
+            words.append(flag)
+        else:
+            # argparse takes a value such as -1e-05 for an option.
+            words += [f"{flag}={shlex.quote(given)}"] if given.startswith("-") else [flag, shlex.quote(given)]
     return " ".join(words)
 
 

@@ -336,7 +336,7 @@ class Experiment:
         small = self.config.model_of(num_train_epochs=self.config.tuning_epochs)
         plan = TuningPlan(kind, self.config.n_bands, self.config.tuning_seeds, small)
         # A comparison leaves what production selects as it is.
-        return Tuning(self.config, plan, should_store=self.config.rater is None)
+        return Tuning(self.config, plan, should_store=False)
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -49,7 +49,7 @@ class EligibleOptions:
     # Whether semantic duplicates are excluded too: those of a cosine from the threshold on (None: as they were found).
     is_semantic: bool = False
     semantic_threshold: float | None = None
-    # The scorer whose embeddings decide; None: the only one whose samples were compared.
+    # The scorer whose embeddings decide; None: the user's only one whose samples were compared.
     semantic_scorer: str | None = None
     # Whether the cluster of each sample is read, for --stratify-by and --max-share-of cluster.
     with_clusters: bool = False
@@ -129,7 +129,7 @@ class SelectionPolicy(Config):
     )
     semantic_scorer: str | None = later_field(
         None,
-        description="Scorer whose embeddings and clusters are used; none: the only one whose samples have clusters",
+        description="Scorer whose embeddings and clusters are used; none: your only one whose samples have clusters",
     )
     dedup_keep: Literal["first", "best"] = later_field(
         "first",

@@ -5,6 +5,7 @@ Letters: M samples that were taken down · B samples of a block · P semantic du
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -184,16 +185,16 @@ def find_centroids(engine: Engine, rater_id: int) -> CentroidsRow | None:
 
 
 CLUSTERS_OF_EXPERIMENTS = "clusters_"
-"""Prefix of the scorers whose clusters experiments made for a corpus of their own."""
+"""Prefix of the scorers whose clusters experiments made for a corpus of their own; 12 digits of a hash follow."""
 
 
 def own_scorers(names: Iterable[str]) -> list[str]:
     """Return the scorers that no experiment made.
 
-    >>> own_scorers(["clip", "clusters_1a2b"])
-    ['clip']
+    >>> own_scorers(["clip", "clusters_0123456789ab", "clusters_dino"])
+    ['clip', 'clusters_dino']
     """
-    return [name for name in names if not name.startswith(CLUSTERS_OF_EXPERIMENTS)]
+    return [name for name in names if not re.fullmatch(f"{CLUSTERS_OF_EXPERIMENTS}[0-9a-f]{{12}}", name)]
 
 
 def find_compared(connection: Connection, scorer: str | None) -> CentroidsRow:
@@ -214,6 +215,11 @@ def find_compared(connection: Connection, scorer: str | None) -> CentroidsRow:
     if scorer is None and own:
         raise ConfigError(
             f"Samples were compared by several scorers: {', '.join(own)}. Name one: --semantic-scorer NAME."
+        )
+    if scorer is None and found:
+        raise ConfigError(
+            f"Only experiments compared samples: {', '.join(found)}. Name one of these, --semantic-scorer NAME, or compare them "
+            "by a scorer of your own: alchemist duplicates find-semantic"
         )
     which = "No samples were" if scorer is None else f"With scorer {scorer!r} no samples were"
     raise ConfigError(f"{which} compared by their embeddings. Compare them first: alchemist duplicates find-semantic")

@@ -77,7 +77,7 @@ OPTIONS = (
     "learnability/auto;where=megapixels >= 1",
     "random;stratify=true;stratify_by=cluster",
     "loss/paper;allow_fewer=false;dedup=semantic",
-    "learnability/top_k;retention=auto;max_share=0.2;max_share_of=cluster;decontaminate=bench;min_score=-0.5",
+    "learnability/top_k;retention=auto;max_share=0.2;max_share_of=cluster;decontaminate=bench;min_score=-0.00001",
     "alignment/gsample;mean_rank=none;stratify=no",
 )
 
@@ -93,7 +93,7 @@ def test_the_printed_options_are_read_back_as_the_policy_of_the_recipe(word: str
 
 def test_every_option_that_reads_clusters_needs_them() -> None:
     needs = [describe_needs(parse_arm(word, retention=0.5)) for word in OPTIONS]
-    assert ["clusters: alchemist duplicates find-semantic" in each for each in needs] == [
+    assert ["clusters: alchemist duplicates find-semantic --threshold 0.95 --no-whiten" in each for each in needs] == [
         False,
         True,
         True,
@@ -106,7 +106,7 @@ def test_what_a_selection_needs_is_named() -> None:
     needs = {word: describe_needs(parse_arm(word, retention=0.5)) for word in (*RECIPES, "seal/auto", "dsir/top_k")}
     assert needs["alignment/auto"] == ["a rater: alchemist train-rater --rule alignment"]
     assert needs["seal/auto"] == ["a rater: alchemist train-rater --rule alignment --penalty-schedule seal"]
-    assert needs[BALANCED] == ["clusters: alchemist duplicates find-semantic"]
+    assert needs[BALANCED] == ["clusters: alchemist duplicates find-semantic --threshold 0.95 --no-whiten"]
     assert needs["learnability+trained_critic+image_density/head_gsample"] == [
         "a rater: alchemist train-rater --rule learnability",
         "in place of trained_critic the name of your critic: alchemist scorer train critic",

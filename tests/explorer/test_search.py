@@ -174,7 +174,7 @@ def test_what_is_new_in_kind_comes_first(client: TestClient, monkeypatch: pytest
 
 
 def test_clusters_of_several_scorers_can_be_opened_each_by_itself(client: TestClient, enriched: TrainedStore) -> None:
-    engine, others = make_engine(enriched.url), {9: "siglip", 10: "clusters_of_a_corpus"}
+    engine, others = make_engine(enriched.url), {9: "siglip", 10: "clusters_0123456789ab"}
     centroids = {"n_clusters": N_CLUSTERS, "threshold": 0.9}
     try:
         with engine.begin() as connection:
@@ -192,7 +192,7 @@ def test_clusters_of_several_scorers_can_be_opened_each_by_itself(client: TestCl
                     "clusters": [{**own, "sample_id": 4}, {**own, "sample_id": 5}],
                 })  # fmt: skip
         page = html.unescape(client.get("/samples/4").text)
-        for cluster, scorer in ((0, "clip"), (2, "siglip"), (2, "clusters_of_a_corpus")):
+        for cluster, scorer in ((0, "clip"), (2, "siglip"), (2, "clusters_0123456789ab")):
             assert f'href="/samples?cluster={cluster}&scorer={scorer}"' in page
         found = client.get("/samples?cluster=2&scorer=siglip").text
         assert samples_of(found) == [5, 4]

@@ -216,14 +216,16 @@ def test_one_of_several_scorers_is_named(store: Engine) -> None:
 
 def test_clusters_of_experiments_are_not_taken_unless_they_are_named_or_the_only_ones(store: Engine) -> None:
     varied: dict[str, Any] = {"retention": 0.2, "strategy": "top_k", "variety": 0.5}
-    for number, name in ((21, "clusters_1a2b"), (22, "clusters_3c4d")):
+    for number, name in ((21, "clusters_1a2b00000000"), (22, "clusters_3c4d00000000")):
         add_clusters(store, number, name)
     named = draw(name="named", semantic_scorer="clip", **varied)
     assert draw(**varied).manifest_sha256 == named.manifest_sha256
     delete_centroids(store, CLIP)
-    with pytest.raises(ConfigError, match="No samples were compared"):
+    with pytest.raises(
+        ConfigError, match="Only experiments compared samples: clusters_1a2b00000000, clusters_3c4d00000000"
+    ):
         draw(name="none", **varied)
-    assert draw(name="other", semantic_scorer="clusters_1a2b", **varied).n_samples == 80
+    assert draw(name="other", semantic_scorer="clusters_1a2b00000000", **varied).n_samples == 80
     delete_centroids(store, 21)
     assert draw(name="only", **varied).n_samples == 80
 
@@ -235,7 +237,7 @@ def delete_centroids(engine: Engine, rater_id: int) -> None:
 
 
 def test_embeddings_of_experiments_are_not_taken_and_their_arms_take_those_of_the_user(store: Engine) -> None:
-    scorers = {CLIP: "clip", 21: "clusters_1a2b", 22: "clusters_3c4d"}
+    scorers = {CLIP: "clip", 21: "clusters_1a2b00000000", 22: "clusters_3c4d00000000"}
     for number in (21, 22):
         add_clusters(store, number, scorers[number])
     with store.begin() as connection:
@@ -257,7 +259,7 @@ def test_embeddings_of_experiments_are_not_taken_and_their_arms_take_those_of_th
         connection.execute(text("DELETE FROM alchemist.shard_embeddings WHERE rater_id = :id"), {"id": CLIP})
     with pytest.raises(ConfigError, match="No scorer of your own has embeddings"):
         find_embedding_scorer(store, None)
-    assert find_embedding_scorer(store, "clusters_1a2b") == ("clusters_1a2b", 21)
+    assert find_embedding_scorer(store, "clusters_1a2b00000000") == ("clusters_1a2b00000000", 21)
 
 
 @pytest.mark.parametrize(
