@@ -89,8 +89,8 @@ def release(config: ReleaseNightConfig) -> ReleaseNightResult:
     is_unfinished = not (held or rejected or failed) and _is_unfinished(engine, config, rater)
     if not (held or rejected or failed or is_unfinished):
         raise ConfigError(
-            f"No night of {config.dataset} {config.crawl_date} is held or rejected, or was stopped by a check. "
-            "Show the state of all nights: alchemist night list."
+            f"No night of {config.dataset} {config.crawl_date} is held or rejected, or was stopped by a check. Show its state, and the "
+            f"command if it was rejected under another rater: alchemist night list --nights {config.dataset}:{config.crawl_date}"
         )
     settled = _release(engine, config, {"held": held, "rejected": rejected}, failed, actor=actor)
     _require_settled([*held, *rejected], settled, failed, config)

@@ -1,5 +1,6 @@
 """Nights: list them, and announce those that became selectable."""
 
+import shlex
 from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING
@@ -228,6 +229,8 @@ def _remedies_of_night(
     release, reject = (f"alchemist night {verb} {which} --reason WHY" for verb in ("release", "reject"))
     if night.status.startswith("held"):
         steps += [f"inspect it, then {release}, or {reject}"]
+    elif night.rejected_under:
+        steps += [f"if its data is correct after all, {release} --rater {shlex.quote(night.rejected_under)}"]
     elif failed and all(row.expectation == UNSCORED for row in failed):
         steps += [f"alchemist score {which}", f"alchemist check --suite scores {which}"]
     elif night.status.startswith("stopped"):

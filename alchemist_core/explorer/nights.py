@@ -109,7 +109,8 @@ def _ends(engine: Engine, night: NightOverview, dataset_id: int, rater: RaterRow
 def command(verb: str, night: NightOverview) -> str:
     """Return the command that decides a night: release or reject."""
     words = ["alchemist", "night", verb, "--dataset", night.dataset, "--crawl-date", str(night.crawl_date)]
-    return f"{shlex.join(words)} --reason WHY"
+    rater = ["--rater", night.rejected_under] if night.rejected_under else []
+    return f"{shlex.join([*words, *rater])} --reason WHY"
 
 
 def path_of(dataset: str, crawl_date: date) -> str:

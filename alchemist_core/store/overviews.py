@@ -41,6 +41,16 @@ class NightOverview(NamedTuple):
         """Whether a person has rejected it."""
         return self.status.startswith("rejected")
 
+    @property
+    def rejected_under(self) -> str | None:
+        """Return the other rater under which a person rejected all of it, while the production rater has scored nothing of it.
+
+        >>> NightOverview("web", date(2026, 1, 2), 1, 5, 0, 0, "rejected under rater r1: wrong captions").rejected_under
+        'r1'
+        """
+        before, _, rest = self.status.partition("rejected under rater ")
+        return rest.partition(": ")[0] if rest and not before else None
+
 
 def read_nights(engine: Engine, dataset: str | None) -> list[NightOverview]:
     """Return the rows of `nightly_overview`, of one dataset or all."""

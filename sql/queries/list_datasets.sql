@@ -19,7 +19,7 @@ WITH counted AS (
 waiting AS (
     SELECT dataset, count(*) AS n_nights
     FROM alchemist.nightly_overview
-    WHERE status NOT IN ('selectable', 'empty') AND status NOT LIKE 'rejected: %'
+    WHERE status NOT IN ('selectable', 'empty') AND status NOT LIKE 'rejected%'
     GROUP BY dataset
 ),
 

@@ -36,7 +36,7 @@ gone AS (
     GROUP BY shards.dataset_id
 ),
 
--- Scoring leaves out nights that a check before it stopped, or that a person rejected, also under an earlier rater.
+-- No night is run again for shards that a check before scoring stopped, or that a person rejected, also under another rater.
 stopped AS (
     SELECT shards.shard_id
     FROM alchemist.failed_checks INNER JOIN alchemist.datasets ON failed_checks.dataset_name = datasets.name

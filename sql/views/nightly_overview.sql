@@ -28,7 +28,7 @@ counted AS (
         count(shard_scores.shard_id) FILTER (WHERE shards.state = 'verified') AS n_scored_shards,
         count(refused.shard_id) FILTER (WHERE shards.state = 'verified' AND shard_scores.shard_id IS NULL) AS n_refused_shards,
         sum(shards.n_samples) AS n_locations, sum(shards.n_repaired) AS n_repaired, sum(quarantined.n_quarantined) AS n_quarantined,
-        sum(shard_scores.n_scored) AS n_scored, sum(shard_scores.n_reused) AS n_reused, max(refused.reason) AS refused_for
+        sum(shard_scores.n_scored) AS n_scored, sum(shard_scores.n_reused) AS n_reused, max(refused.rater || ': ' || refused.reason) AS refused_for
     FROM alchemist.shards LEFT JOIN quarantined ON shards.shard_id = quarantined.shard_id
     LEFT JOIN alchemist.shard_scores
         ON shards.shard_id = shard_scores.shard_id AND shard_scores.rater_id = (SELECT production.rater_id FROM production)
@@ -63,8 +63,8 @@ SELECT
         WHEN counted.n_shards = counted.n_rejected_shards THEN 'nothing scored: every shard was rejected'
         WHEN counted.n_shards = counted.n_rejected_shards + counted.n_unreadable_shards THEN 'nothing scored: no shard can be read now'
         WHEN stopped.status IS NOT NULL THEN stopped.status
-        WHEN counted.n_refused_shards = counted.n_readable_shards THEN 'rejected: ' || counted.refused_for
-        WHEN counted.n_scored_shards + counted.n_refused_shards < counted.n_readable_shards
+        WHEN counted.n_refused_shards = counted.n_readable_shards THEN 'rejected under rater ' || counted.refused_for
+        WHEN counted.n_scored_shards < counted.n_readable_shards
             THEN format('%s: %s of %s shards', coalesce(work.status, 'partly scored'), counted.n_scored_shards, counted.n_readable_shards)
         WHEN decided.state IN ('held', 'rejected') THEN decided.state || ': ' || decided.reason
         WHEN decided.state IN ('selectable', 'released') THEN 'selectable'

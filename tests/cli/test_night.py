@@ -287,6 +287,29 @@ def test_the_scored_part_of_a_stopped_night_is_rejected_too(two_datasets: Engine
         assert connection.execute(text("SELECT state FROM alchemist.nights")).scalar_one() == "rejected"
 
 
+def test_a_night_rejected_under_a_former_rater_is_released_by_the_command_that_is_printed(two_datasets: Engine) -> None:
+    of_books = {"dataset_id": 2, "crawl_date": "2026-01-02", "reason": "wrong captions"}
+    with two_datasets.begin() as connection:
+        add_rater(connection, rater_id=2, name="old", state="retired")
+        insert_rows(connection, {
+            "nights": [{"night_id": 5, "rater_id": 2, "state": "rejected", **of_books}],
+            "shard_scores": [{"rater_id": 2, "shard_id": 20, "night_id": 5, "n_scored": 5}],
+        })  # fmt: skip
+    (books,) = list_(NightListConfig(dataset="books")).nights
+    which = "--dataset books --crawl-date 2026-01-02"
+    command = f"alchemist night release {which} --reason WHY --rater old"
+    assert books.status == "rejected under rater old: wrong captions"
+    assert books.remedies == [f"if its data is correct after all, {command}"]
+    asked: dict[str, Any] = {"dataset": "books", "crawl_date": date(2026, 1, 2), "reason": "right captions"}
+    with pytest.raises(ConfigError, match="another rater: alchemist night list --nights books:2026-01-02"):
+        release(ReleaseNightConfig(**asked))
+    assert "books" not in earlier_nights()
+    assert release(ReleaseNightConfig(**asked, rater="old")).state_before == ["rejected: wrong captions"]
+    (books,) = list_(NightListConfig(dataset="books")).nights
+    assert (books.status, books.remedies) == ("partly scored: 0 of 1 shards", [f"alchemist score {which}"])
+    assert "books" in earlier_nights()
+
+
 def test_who_is_slower_than_another_person_is_told_that_nothing_was_done(two_datasets: Engine) -> None:
     night = {
         "night_id": 5,

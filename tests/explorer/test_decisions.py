@@ -152,6 +152,20 @@ def test_a_held_night_is_rejected_and_still_released_later(browser: TestClient, 
     ]
 
 
+def test_a_night_that_was_rejected_under_another_rater_has_the_command_that_releases_it(
+    browser: TestClient, own_store: Engine
+) -> None:
+    run(own_store, """
+        UPDATE alchemist.nights SET state = 'rejected', reason = 'wrong', decided_at = now() WHERE night_id = 2;
+        UPDATE alchemist.raters SET state = 'retired' WHERE state = 'production';
+        UPDATE alchemist.raters SET state = 'production' WHERE name = 'r2'
+    """)  # fmt: skip
+    page = html.unescape(browser.get("/nights/web/2026-01-02").text)
+    assert "<strong>No:</strong> rejected under rater r1: wrong." in page
+    assert "alchemist night release --dataset web --crawl-date 2026-01-02 --rater r1 --reason WHY" in page
+    assert "/decide/release" not in page
+
+
 def test_a_night_that_a_check_stopped_is_not_scored_by_this_server(browser: TestClient, own_store: Engine) -> None:
     run(own_store, """
         INSERT INTO alchemist.check_results (suite, expectation, severity, is_success, observed, dataset_name, crawl_date)

@@ -222,6 +222,7 @@ def test_a_page_before_the_first_rater_names_what_is_missing():
         ((1_400, 1_000, 310), "partly scored: 1 of 2 shards", 1, "90 not scored yet"),
         ((1_400, 1_000, 310), "stopped by checks: most_locations_are_usable", 1, "90 not scored yet"),
         ((1_400, 1_000, 310), "rejected: damaged", 1, "90 not scored<"),
+        ((1_400, 0, 0), "rejected under rater r1: damaged", 1, "1,400 not scored<"),
         ((1_400, 1_300, 10), "stopped by checks: locations_are_scored_or_quarantined", 0, "✗ 90 missing"),
         ((0, 0, 0), "empty", 0, "✓ balanced"),
     ],
