@@ -89,7 +89,10 @@ PAGES = (
     ),
     # Outside of the project, whose file holds values of the preset tiny.
     Page("docs/how-to/choose-a-preset.md", replaced={"alchemist plan": "cd / && alchemist plan"}),
-    Page("docs/how-to/choose-a-validation-dataset.md", left_out={"critic": "trains for minutes"}),
+    Page(
+        "docs/how-to/choose-a-validation-dataset.md",
+        left_out={"critic": "trains for minutes", "--recipe fusion": "needs the critic"},
+    ),
     Page(
         "docs/how-to/tune-the-rank-window.md",
         left_out={

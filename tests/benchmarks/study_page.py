@@ -77,11 +77,11 @@ def differences(trials: Trials) -> Iterator[str]:
         yield f"| {ARMS[arm]} | {ARMS[other]} | {' | '.join(found)} |"
 
 
-def areas(trials: Trials) -> Iterator[str]:
-    """Yield a line for each kind of damage: the chance that a score ranks a good sample above it."""
-    yield "| corpus | damage | learnability | critic | density ratio | fusion |"
+def areas(trials: Trials, worlds: Mapping[str, str] = WORLDS) -> Iterator[str]:
+    """Yield a line for each kind of sample that is not good: the chance that a score ranks a good sample above it."""
+    yield "| corpus | kind | learnability | critic | density ratio | fusion |"
     yield "| --- " * 6 + "|"
-    for world, title in WORLDS.items():
+    for world, title in worlds.items():
         found = mean_aucs([trial for trial in trials if trial["world"] == world])[world]
         for kind in sorted(found[SIGNAL]):
             shown = " | ".join(_two(Estimate(**found[score][kind])) for score in SCORES)

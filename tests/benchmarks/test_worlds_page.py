@@ -1,10 +1,13 @@
 """The tables of research page 037 are those of the trials that git keeps."""
 
+from collections import Counter
+
 from tests.benchmarks.methods_page import FIGURE_PATH
 from tests.benchmarks.study import CONTROLS, PLANS, RECIPES
-from tests.benchmarks.study_page import nats, read_trials
+from tests.benchmarks.study_page import areas, nats, read_trials
 from tests.benchmarks.world_tables import n_seeds, rows_of
-from tests.benchmarks.worlds_page import NAME, WORLDS, best, tables
+from tests.benchmarks.worlds import read_looks
+from tests.benchmarks.worlds_page import DRAWINGS, NAME, WORLDS, best, tables
 
 PAGE = FIGURE_PATH.with_name("037-worlds.md")
 
@@ -16,12 +19,20 @@ def test_the_lines_of_the_page_are_made_from_the_kept_trials() -> None:
     assert made == written
 
 
+def test_the_page_about_drawings_has_the_areas_of_the_kept_trials_and_what_the_looks_said() -> None:
+    text, trials = PAGE.with_name("040-drawings.md").read_text("utf-8"), read_trials(NAME)
+    assert [line for line in text.splitlines() if line.startswith("|")] == list(areas(trials, DRAWINGS))
+    assert f"{n_seeds(trials, 'openclipart')} of {len(PLANS[NAME].seeds)} corpus seeds" in text
+    assert f"Both looks said yes of {Counter(read_looks().values())['good']:,}" in text
+
+
 def test_the_page_names_the_number_of_trials_and_what_is_shown() -> None:
     trials, page = read_trials(NAME), " ".join(PAGE.read_text("utf-8").split())
     assert f"{len(trials)} of {len(PLANS[NAME].trials())} trials" in page
     assert ", ".join(f"{title} {n_seeds(trials, world)}" for world, title in WORLDS.items()) in page
-    assert set(best(trials).values()) == {"not shown"}
-    assert "**For all seven arms together** no gain is shown" in page
+    shown = {cell: arm for cell, arm in best(trials).items() if arm != "not shown"}
+    assert shown == {"shifted 20%": "fusion, accepted, repeated"}
+    assert "**For all seven arms together** gains are shown on the shifted corpus at 20% alone" in page
 
 
 def test_the_page_names_what_is_shown_for_all_arms_together() -> None:
@@ -35,16 +46,23 @@ def test_the_page_names_what_is_shown_for_all_arms_together() -> None:
     }
     assert {len([key for key in gains if key[:2] == cell]) for cell in {key[:2] for key in gains}} == {7}
     corrected = {key: gain.among(7) for key, gain in gains.items()}
-    assert not any(gain.is_positive for gain in corrected.values())
+    better = {key: gain for key, gain in corrected.items() if gain.is_positive}
+    oracles = {("shifted", 0.2, "planted"), ("openclipart", 0.2, "planted")}
+    assert oracles < better.keys()
+    assert better.keys() - oracles == {("shifted", 0.2, arm) for arm in ("validation", CONTROLS[3], *RECIPES)}
     worse = {key: gain for key, gain in corrected.items() if gain.high is not None and gain.high < 0}
     assert worse.keys() == {
-        ("redundant", 0.5, "validation"), ("real", 0.5, "validation"), ("real", 0.5, CONTROLS[3]),
+        ("redundant", 0.5, "validation"), ("skewed", 0.5, "validation"), ("real", 0.2, "validation"), ("real", 0.5, "validation"),
+        ("real", 0.5, RECIPES[0]), ("openclipart", 0.5, "validation"), ("openclipart", 0.5, "planted"),
     }  # fmt: skip
-    assert [nats(gain) for gain in worse.values() if nats(gain) not in page] == []
-    better = {key for key, gain in gains.items() if gain.is_positive}
-    assert {key[:2] for key in better} == {("shifted", 0.2), ("skewed", 0.5)}
-    assert {key for key in better if key[0] == "skewed"} == {("skewed", 0.5, CONTROLS[3])}
-    assert "Only the shifted one at 20% has it, and the skewed one at 50% with the validation dataset added." in page
+    told = {key: gain for key, gain in (better | worse).items() if key not in oracles}
+    assert [key for key, gain in told.items() if nats(gain).partition(" ")[2] not in page] == []
+    alone = {key for key, gain in gains.items() if gain.is_positive and key[2] != "planted"}
+    assert {key[:2] for key in alone} == {("shifted", 0.2), ("shifted", 0.5), ("skewed", 0.5), ("openclipart", 0.2)}
+    assert {key for key in alone if key[0] == "skewed"} == {("skewed", 0.5, CONTROLS[3])}
+    assert {key[2] for key in alone if key[0] == "openclipart"} == {*CONTROLS[3:], *RECIPES[1:]}
+    told = "The shifted one has it at 20% and 50%, the drawings at 20%, and the skewed one at 50% with the validation dataset added."
+    assert told in page
 
 
 def test_the_page_says_what_the_oracle_repeats_and_how_many_test_images_there_are() -> None:

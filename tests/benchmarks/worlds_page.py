@@ -1,4 +1,4 @@
-"""The tables of the study `worlds`, as research page 037 shows them, from the trials that git keeps.
+"""The tables of the study `worlds`, as research pages 037 and 040 show them, from the trials that git keeps.
 
 `python -m tests.benchmarks.worlds_page` prints them. A test compares them with the page.
 """
@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from alchemist_core.experiments.results import RANDOM
 from tests.benchmarks.methods_page import CONTROLS_SHOWN, OWN_ARMS
 from tests.benchmarks.study import OTHERS, PLANS, make_table
-from tests.benchmarks.study_page import Trials, accepted, nats, read_trials
+from tests.benchmarks.study_page import Trials, accepted, areas, nats, read_trials
 from tests.benchmarks.world_tables import gain_of, head, line, n_seeds, rows_of
 
 NAME = "worlds"
-WORLDS = {"shifted": "shifted", "redundant": "redundant", "skewed": "skewed", "real": "undamaged real"}
+WORLDS = {
+    "shifted": "shifted", "redundant": "redundant", "skewed": "skewed", "real": "undamaged real", "openclipart": "drawings",
+}  # fmt: skip
+DRAWINGS = {"openclipart": WORLDS["openclipart"]}
 TITLES = CONTROLS_SHOWN | OWN_ARMS
 ARMS = {arm: TITLES[arm] for arm in ("planted" if word == "oracle" else word for word in OTHERS)}
 RETENTIONS = PLANS[NAME].retentions
@@ -49,5 +52,5 @@ def best(trials: Trials) -> dict[str, str]:
 
 if __name__ == "__main__":
     kept = read_trials(NAME)
-    print(*tables(kept), sep="\n")
+    print(*tables(kept), "", *areas(kept, DRAWINGS), sep="\n")
     print(best(kept))
