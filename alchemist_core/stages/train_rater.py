@@ -11,7 +11,6 @@ from sqlalchemy import Engine
 from alchemist_core.config import NO_FLAG, Command, Config, Formerly, Result, fingerprint, later_field
 from alchemist_core.errors import ConfigError
 from alchemist_core.files import FEATURE_CACHE, artifact_path, folder_sha256
-from alchemist_core.presets import FUSION
 from alchemist_core.rating.config import ScoringRule
 from alchemist_core.shards.decode_versions import UNPINNED
 from alchemist_core.stages.collective import execute_together, hold_together
@@ -100,12 +99,11 @@ class TrainRaterResult(Result):
             return text
         is_measured = self.rule in (ScoringRule.ALIGNMENT, ScoringRule.LEARNABILITY)
         only = "" if is_measured else " (measured only with rules alignment and learnability)"
-        # As options: those of the project file come before a recipe.
-        fusion = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in FUSION.items())
+        # The options of the recipe fusion, because those of the project file come before a recipe.
         return (
             f"{text}\n{self.n_validation:,} validation samples are few: below {FEW_VALIDATION:,} a rater alone misses wrong captions and "
             f"damaged images. Add samples, or a critic and a density ratio{only}: alchemist scorer train critic, then density --kind "
-            f"density, and alchemist select {fusion}."
+            "density, and alchemist select --rank-by rater+critic+density --strategy head_gsample --accept auto --fill repeat."
         )
 
 
