@@ -11,6 +11,14 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 Row = Mapping[str, Any]
+THREE_VERSIONS: dict[str, list[Row]] = {
+    "raters": [{"rater_id": 1, "name": "r"}],
+    "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
+    "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
+    "subsets": [{"subset_id": n, "name": "s", "version": n, "snapshot_id": 1} for n in (1, 2, 3)],
+}
+"""Versions 1 to 3 of subset s, selected from one snapshot under rater r."""
+
 PARTITIONED = {"scores": "rater_id", "subset_samples": "subset_id"}
 
 

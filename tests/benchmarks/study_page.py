@@ -38,6 +38,11 @@ def read_trials(name: str = "value") -> list[dict[str, Any]]:
     return [json.loads(path.read_text("utf-8")) for path in sorted((KEPT / name).glob("*.json"))]
 
 
+def table_lines(page: Path) -> list[str]:
+    """Return the lines of all tables of a page."""
+    return [line for line in page.read_text("utf-8").splitlines() if line.startswith("|")]
+
+
 def read_first_trials() -> list[dict[str, Any]]:
     """Return the trials of the study's first seeds, those of page 031."""
     found: list[dict[str, Any]] = json.loads(FIRST.read_text("utf-8"))["trials"]

@@ -4,7 +4,7 @@ from alchemist_core.training.config import RaterTrainingConfig
 from tests.benchmarks.choice_page import NAME, PAIRS, WORLDS, better_by, tables
 from tests.benchmarks.methods_page import FIGURE_PATH
 from tests.benchmarks.study import PLANS
-from tests.benchmarks.study_page import nats, read_trials
+from tests.benchmarks.study_page import nats, read_trials, table_lines
 from tests.benchmarks.world_tables import n_seeds
 
 PAGE = FIGURE_PATH.with_name("039-default-rule.md")
@@ -12,7 +12,7 @@ PAGE = FIGURE_PATH.with_name("039-default-rule.md")
 
 def test_the_lines_of_the_page_are_made_from_the_kept_trials() -> None:
     made = [line for line in tables(read_trials(NAME)) if line]
-    written = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("|")]
+    written = table_lines(PAGE)
     assert len(written) > 15
     assert made == written
 

@@ -6,7 +6,7 @@ from alchemist_core.experiments.arms import DEFAULT_RATER
 from alchemist_core.report.arm_names import stored_arm
 from tests.benchmarks.methods_page import ARMS, FIGURE_PATH, NAME, WORLDS, best, figure, tables
 from tests.benchmarks.study import PLANS
-from tests.benchmarks.study_page import read_trials
+from tests.benchmarks.study_page import read_trials, table_lines
 from tests.benchmarks.world_tables import n_seeds, rows_of
 
 PAGE = FIGURE_PATH.with_name("036-methods.md")
@@ -14,7 +14,7 @@ PAGE = FIGURE_PATH.with_name("036-methods.md")
 
 def test_the_lines_of_the_page_are_made_from_the_kept_trials() -> None:
     made = [line for line in tables(read_trials(NAME)) if line]
-    written = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("|")]
+    written = table_lines(PAGE)
     assert len(written) > 30
     assert made == written
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 from tests.benchmarks.methods_page import FIGURE_PATH
 from tests.benchmarks.study import CONTROLS, PLANS, RECIPES
-from tests.benchmarks.study_page import areas, nats, read_trials
+from tests.benchmarks.study_page import areas, nats, read_trials, table_lines
 from tests.benchmarks.world_tables import n_seeds, rows_of
 from tests.benchmarks.worlds import read_looks
 from tests.benchmarks.worlds_page import DRAWINGS, NAME, WORLDS, best, tables
@@ -14,14 +14,15 @@ PAGE = FIGURE_PATH.with_name("037-worlds.md")
 
 def test_the_lines_of_the_page_are_made_from_the_kept_trials() -> None:
     made = [line for line in tables(read_trials(NAME)) if line]
-    written = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("|")]
+    written = table_lines(PAGE)
     assert len(written) > 20
     assert made == written
 
 
 def test_the_page_about_drawings_has_the_areas_of_the_kept_trials_and_what_the_looks_said() -> None:
-    text, trials = PAGE.with_name("040-drawings.md").read_text("utf-8"), read_trials(NAME)
-    assert [line for line in text.splitlines() if line.startswith("|")] == list(areas(trials, DRAWINGS))
+    page, trials = PAGE.with_name("040-drawings.md"), read_trials(NAME)
+    text = page.read_text("utf-8")
+    assert table_lines(page) == list(areas(trials, DRAWINGS))
     assert f"{n_seeds(trials, 'openclipart')} of {len(PLANS[NAME].seeds)} corpus seeds" in text
     assert f"Both looks said yes of {Counter(read_looks().values())['good']:,}" in text
 

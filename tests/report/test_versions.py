@@ -8,7 +8,7 @@ from alchemist_core.report.versions import compare_versions, read_version_compar
 from alchemist_core.statistics import detectable_effect, estimate, pooled_spread
 from alchemist_core.store.models import VersionLoss
 from alchemist_core.store.subsets import choose_version
-from tests.given import insert_rows
+from tests.given import THREE_VERSIONS, insert_rows
 
 
 def losses(
@@ -108,10 +108,7 @@ def test_versions_that_only_flux_models_were_trained_on_are_compared_by_their_fl
     trained = [(version, seed) for version in (1, 2) for seed in (0, 1, 2)]
     with engine.begin() as connection:
         insert_rows(connection, {
-            "raters": [{"rater_id": 1, "name": "r"}],
-            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
-            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
-            "subsets": [{"subset_id": n, "name": "s", "version": n, "snapshot_id": 1} for n in (1, 2, 3)],
+            **THREE_VERSIONS,
             "models": [
                 {"model_id": n, "arm": "subset", "subset_id": version, "seed": seed, "identity_hash": str(n),
                  "config": {"model": {"flux": {}, "seed": seed}}}

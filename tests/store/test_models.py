@@ -7,7 +7,7 @@ import yaml
 from sqlalchemy import Engine
 
 from alchemist_core.store.models import models_to_compare, read_version_losses, stored_configs
-from tests.given import insert_rows
+from tests.given import THREE_VERSIONS, insert_rows
 
 pytestmark = pytest.mark.db
 GIVEN = Path(__file__).parents[1] / "sql" / "compared_models-corpora" / "given.yaml"
@@ -35,10 +35,7 @@ def test_versions_that_were_trained_from_the_same_weights_at_two_places_were_tra
     configs = [trained_from("/home/ann/a", "x"), trained_from("/home/bob/a", "x"), trained_from("/home/bob/a", "y")]
     with engine.begin() as connection:
         insert_rows(connection, {
-            "raters": [{"rater_id": 1, "name": "r"}],
-            "rank_scales": [{"rank_scale_id": 1, "rater_id": 1, "knot_scores": [1], "knot_ranks": [0]}],
-            "rank_snapshots": [{"snapshot_id": 1, "rank_scale_id": 1, "dataset_names": ["web"]}],
-            "subsets": [{"subset_id": n, "name": "s", "version": n, "snapshot_id": 1} for n in (1, 2, 3)],
+            **THREE_VERSIONS,
             "models": [
                 {"model_id": n, "arm": "subset", "subset_id": n, "seed": 0, "config": config, "identity_hash": str(n)}
                 for n, config in enumerate(configs, 1)
