@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Otherwise each of thousands of processes of the tests would compile every library that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel docs pictures demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-selection-parts bench-steps-to-random study bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers bench-peers bench-growth bench-guard bench-startup bench-flames gpu gpu-smallest fuzz mutate sbom images test-cluster clean
+.PHONY: help setup wheel docs pictures demo down check test test-slow test-docs rehearsal rehearsal-flux lint fmt generate figures test-e2e test-faults bench-score bench-rater bench-training-memory bench-select bench-selection-value bench-selection-parts bench-steps-to-random bench-false-alarms study bench-analysts bench-explorer bench-migrations bench-repairs bench-scorers bench-peers bench-growth bench-guard bench-startup bench-flames gpu gpu-smallest fuzz mutate sbom images test-cluster clean
 
 help: ## Show this list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -129,6 +129,9 @@ study: $(STAMP) ## Which selection for which corpus: other worlds, and the metho
 
 bench-steps-to-random: $(STAMP) ## How many fewer steps a subset needs to reach random's loss, after bench-selection-value (run alone, 1 hour; CORPUS=folder adds a damaged corpus)
 	@$(BIN)/python -m tests.benchmarks.steps_to_random $(if $(CORPUS),--corpus $(CORPUS))
+
+bench-false-alarms: $(STAMP) ## How often the search for a recipe finds one on corpora without a signal (run alone, 1 hour; ARGS=--quick tries)
+	@$(BIN)/python -m tests.benchmarks.false_alarms $(ARGS)
 
 bench-selection-parts: $(STAMP) ## The tables of docs/research/022 and 024 (run alone, 35 minutes; CORPUS=folder of real tars adds two corpora)
 	@$(BIN)/python -m tests.benchmarks.selection_value $(if $(CORPUS),--worlds scenes$(comma)damaged$(comma)real --corpus $(CORPUS))

@@ -111,6 +111,8 @@ class Plan:
     # Seeds on which a recipe is searched, and tested, for each world; none: no search. Its promise is compared with the seeds above.
     search_seeds: tuple[int, ...] = ()
     confirmation_seeds: tuple[int, ...] = ()
+    # Recipes that are searched.
+    searched: tuple[str, ...] = RECIPES
 
     def trials(self) -> list["Trial"]:
         """Return every world with every seed, the first seed of all worlds first, so that a short night shows all worlds."""
@@ -118,7 +120,7 @@ class Plan:
 
     def measured(self) -> dict[str, Any]:
         """Return what each trial depends on, without its world and its seed."""
-        others = ("name", "worlds", "seeds", "search_seeds", "confirmation_seeds")
+        others = ("name", "worlds", "seeds", "search_seeds", "confirmation_seeds", "searched")
         return {name: value for name, value in vars_of(self).items() if name not in others}
 
     def quick(self) -> "Plan":
@@ -232,7 +234,7 @@ class Trial:
         return {
             "name": f"{plan.name}-{self.world}-search-{fingerprint(plan.measured())[:6]}",
             "dataset": self.any_seed, "validation": f"{self.any_seed}-validation",
-            "evaluation": f"{self.any_seed}-test", "recipes": ",".join(RECIPES), "retention": str(plan.retentions[-1]),
+            "evaluation": f"{self.any_seed}-test", "recipes": ",".join(plan.searched), "retention": str(plan.retentions[-1]),
             "seeds": ",".join(map(str, plan.search_seeds)), "confirmation-seeds": ",".join(map(str, plan.confirmation_seeds)),
             **{name: own[name] for name in shared},
         }  # fmt: skip
@@ -344,7 +346,7 @@ class Study:
         for trial in searches:
             config = trial.config()
             model = config.model_of(num_train_epochs=self.plan.epochs)
-            kinds = {kind for recipe in RECIPES for kind in parse_arm(recipe, retention=0.5).raters}
+            kinds = {kind for recipe in self.plan.searched for kind in parse_arm(recipe, retention=0.5).raters}
             trainings = [config.training_of(kind, 0) for kind in kinds for _ in self._choosing_seeds]
             n_raters += len(trainings)
             n_rater_steps += sum(one.proxy_warmup_steps + one.max_train_steps for one in trainings)
@@ -372,7 +374,9 @@ class Study:
         """Number of trainings of a search, each with one seed."""
         plan = self.plan
         return (
-            plan_halving(len(RECIPES), plan.search_seeds, plan.confirmation_seeds).n_trainings
+            plan_halving(
+                len(plan.searched), plan.search_seeds, plan.confirmation_seeds, has_fallback=BALANCED in plan.searched
+            ).n_trainings
             if plan.search_seeds
             else 0
         )
@@ -398,7 +402,7 @@ class Study:
 
         with ThreadPoolExecutor(self._workers) as pool:
             list(pool.map(partial(attempt, _run_trial), self.missing()))
-            list(pool.map(partial(attempt, _search), self.missing_searches()))
+            list(pool.map(partial(attempt, search_recipe), self.missing_searches()))
         return failed
 
     def keep(self) -> None:
@@ -512,8 +516,12 @@ def run_alchemist(words: Sequence[str], of: str) -> str:
     return done.stdout
 
 
-def _search(trial: Trial, corpus: Path | None) -> None:
-    """Make the corpora of the seeds that choose, search for the recipe of the world, and keep what it promises."""
+def search_recipe(trial: Trial, corpus: Path | None) -> None:
+    """Make the corpora of the seeds that choose, search for the recipe of the world, and keep what it promises.
+
+    Raises:
+        SystemExit: The search failed; what it said is printed.
+    """
     for seed in (*trial.plan.search_seeds, *trial.plan.confirmation_seeds):
         make_trial(replace(trial, seed=seed), corpus)
     words = [word for name, value in trial.search_options().items() if value for word in (f"--{name}", value)]

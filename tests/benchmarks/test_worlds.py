@@ -92,6 +92,17 @@ def test_the_shifted_validation_has_the_concepts_of_5_percent_of_the_corpus(made
     assert found[True] == 12
 
 
+def test_where_all_samples_are_alike_corpus_and_validation_show_the_same_concepts_and_all_are_good(
+    made: Callable,
+) -> None:
+    root, world = made("alike")
+    assert kinds(root) == {GOOD: 240}
+    assert kinds(root, "validation") == {GOOD: world.n_validation}
+    assert len(set(map(concept_of, read_tars(root / "train", 8)[0].captions))) > 40
+    held_out = Counter(map(concept_of, read_tars(root / "test", 8)[0].captions))
+    assert max(held_out.values()) > 1, "drawn as the corpus is, and not each concept equally often"
+
+
 def test_a_world_is_a_function_of_its_seed_and_is_not_overwritten(made: Callable, tmp_path: Path) -> None:
     root, world = made("shifted")
     make_world(world, tmp_path / "again")

@@ -1,7 +1,8 @@
 """Corpora of known kinds on which selections are compared, each with its validation, test and truth: `train`, `validation`, `test`.
 
 `redundant`: few different images, many near-duplicates of some of them. `skewed`: few concepts dominate, validation and test are uniform.
-`shifted`: validation and test show 5% of the corpus' concepts. `openclipart`: drawings with titles and tags by their makers.
+`shifted`: validation and test show 5% of the corpus' concepts. `alike`: corpus, validation and test are drawn in the same way, so that no
+sample is better than another. `openclipart`: drawings with titles and tags by their makers.
 
 A corpus is a function of its `World`; equal values give equal bytes. Size of the validation dataset: a share of the corpus.
 """
@@ -139,12 +140,23 @@ def _shifted(world: World, rng: random.Random) -> dict[str, list[Sample]]:
     return {"train": train, **_uniform(world, rng, wanted)}
 
 
+def _alike(world: World, rng: random.Random) -> dict[str, list[Sample]]:
+    """Draw all parts in the same way: there is nothing that a selection could find."""
+    sizes = {"train": world.n_train, "validation": world.n_validation, "test": world.n_test}
+    return {
+        part: [_sample(_draw(rng, world.side, rng.choice(CONCEPTS)), GOOD) for _ in range(n)]
+        for part, n in sizes.items()
+    }
+
+
 _DRAWN: dict[str, Callable[[World, random.Random], dict[str, list[Sample]]]] = {
     "redundant": _redundant,
     "skewed": _skewed,
     "shifted": _shifted,
+    "alike": _alike,
 }
-KINDS = (*_DRAWN, "openclipart")
+KINDS = ("redundant", "skewed", "shifted", "openclipart")
+"""The worlds of the study of the same name."""
 
 
 def zipf_counts(n: int, n_kinds: int, *, exponent: float) -> list[int]:
