@@ -30,6 +30,14 @@ def test_an_error_of_the_system_names_the_path_and_a_remedy(number: int, code: i
     assert remedy in str(known)
 
 
+def test_a_full_disk_of_a_copy_is_that_of_its_target(tmp_path: Path) -> None:
+    """As `shutil.copy2` reports it; a source that is missing is still the first name."""
+    full = explain(OSError(errno.ENOSPC, "No space left", "/home/raters/a", None, "/backups/raters/a"))
+    assert str(full).startswith("The disk is full at /backups/raters/a. ")
+    gone = explain(OSError(errno.ENOENT, "No such file", "/home/raters/a", None, "/backups/raters/a"))
+    assert str(gone).startswith("/home/raters/a does not exist")
+
+
 @pytest.mark.parametrize(("error", "remedy"), [
     (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/1: file write failed"), "Free space"),
     (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "The disk is full"),

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from alchemist_core.files import (
     atomic_folder,
     atomic_write,
     file_sha256,
+    partial_path,
 )
 from alchemist_core.local.processes import hold_lock
 from alchemist_core.settings import load_settings
@@ -288,8 +289,12 @@ def backup(config: BackupConfig) -> BackupResult:
     open_store().dispose()
     # Refuses a secret in the URL before anything is copied.
     _address(database_url())
-    with atomic_folder(folder) as partial:
-        note, missing = _fill(partial)
+    try:
+        with atomic_folder(folder) as partial:
+            note, missing = _fill(partial)
+    finally:
+        # The next backup has another name, so nothing else would delete what a failed one has written.
+        shutil.rmtree(partial_path(folder), ignore_errors=True)
     if missing:
         raise DataError(
             f"{folder} was written without {counted(len(missing), 'artifact')} that the store names, because the home does not have "
@@ -393,7 +398,7 @@ def restore(config: RestoreConfig) -> RestoreResult:
     url = database_url()
     # A second restore waits for the first one, and then finds the data.
     with hold_lock(load_settings().home.resolve() / "restore.lock", should_wait=True):
-        _restore_artifacts(folder / _ARTIFACTS)
+        _restore_artifacts(folder, note["files"])
         _restore_database(url, folder, note)
         # A restored database has no grants, even if its schema counts as complete.
         migrate(url, should_reapply=True)
@@ -498,21 +503,20 @@ def _read_note(folder: Path) -> dict[str, Any]:
         why = "backup.json is damaged" if isinstance(error, ValueError) else error.strerror
         raise DataError(f"{folder} is not a backup ({why}). Give a folder that alchemist db backup wrote.") from error
     found = _hash_files(folder)
-    if wrong := sorted(
-        name for name in note["files"].keys() | found.keys() if note["files"].get(name) != found.get(name)
-    ):
+    if wrong := sorted(name for name, sha256 in note["files"].items() if found.get(name) != sha256):
         raise DataError(
-            f"{len(wrong)} files of the backup are missing or changed; the first is {wrong[0]}. Use another backup."
+            f"Missing or changed in {folder}: {counted(len(wrong), 'file')}, of which the first is {wrong[0]}. Use another backup."
         )
     return note
 
 
-def _restore_artifacts(source: Path) -> None:
-    """Copy the artifacts that the home lacks; write nothing if one of the same name differs."""
-    target = load_settings().artifacts
-    files = (
-        [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()] if source.is_dir() else []
-    )
+def _restore_artifacts(folder: Path, of_backup: Iterable[str]) -> None:
+    """Copy the artifacts that the home lacks; write nothing if one of the same name differs.
+
+    Other files in the folder, such as those that a file manager or a network file system makes, are left out.
+    """
+    source, target = folder / _ARTIFACTS, load_settings().artifacts
+    files = [Path(name).relative_to(_ARTIFACTS) for name in of_backup if name.startswith(f"{_ARTIFACTS}/")]
     for name in files:
         if (target / name).exists() and file_sha256(target / name) != file_sha256(source / name):
             raise DataError(f"{target / name} differs from the file in the backup. Restore into a new ALCHEMIST_HOME.")

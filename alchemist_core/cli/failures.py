@@ -78,10 +78,11 @@ def first_line(error: BaseException) -> str:
 
 
 def _explain_os_error(error: OSError) -> AlchemistError:
-    named = error.filename if isinstance(error.filename, (str, bytes, os.PathLike)) else None
-    place = os.fsdecode(named) if named is not None else ""
     # Libraries raise these classes without an error number.
     number = error.errno or next((code for kind, code in NUMBERS if isinstance(error, kind)), None)
+    # Of a copy the first name is the source, and the disk of the target is the full one.
+    named = (error.filename2 if number in FULL else None) or error.filename
+    place = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else ""
     if number in FULL:
         at = f" at {place}" if place else ""
         return AlchemistError(f"The disk is full{at}. Free space, then run the same command again.")

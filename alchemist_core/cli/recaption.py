@@ -5,6 +5,7 @@ source and of what is asked; it is written once all its answers are on the disk,
 """
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
@@ -16,21 +17,21 @@ import numpy as np
 from pydantic import Field
 
 from alchemist_core.config import Command, Result, counted, fingerprint
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.scorers.scorer import NOT_IDENTITY
 from alchemist_core.scorers.vlm import Answer, Captioner, CaptionOptions, Key
 from alchemist_core.shards import s3
 from alchemist_core.shards.captions import BadTextError, read_document
 from alchemist_core.shards.repairs import split_repairs
-from alchemist_core.shards.storage import is_s3, join_uri, view_ranges
+from alchemist_core.shards.storage import absolute_root, is_s3, join_uri, view_ranges
 from alchemist_core.shards.tar_writer import write_tar
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.stages import ingest
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.store.embeddings import read_matching
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.registry import find_dataset, known_shards, superseded_bytes
+from alchemist_core.store.registry import find_dataset, find_or_free, known_shards, superseded_bytes
 from alchemist_core.store.sample_table import LocatedSample, SampleTable
 from alchemist_core.store.samples import read_training_samples
 from alchemist_core.subsets.member_table import MemberLocation
@@ -94,14 +95,32 @@ def run(config: RecaptionConfig) -> RecaptionResult:
     """Write captions for the images of a dataset, and ingest them as new samples; an interrupted run resumes and asks nothing twice.
 
     Raises:
+        ConfigError: The dataset of the new samples cannot take them: its name, its role or its root. The model was not asked.
         DataError: The server does not answer, or it failed for some samples; everything else was stored.
     """
+    _refuse_target(config)
     try:
         result = execute("recaption", config, lambda stage_run: Recaptioning(config, stage_run).run(), RecaptionResult)
     finally:
         # Also what was written before an error.
         n_new_pairs = _ingest(config)
     return result.model_copy(update={"n_new_pairs": n_new_pairs})
+
+
+def _refuse_target(config: RecaptionConfig) -> None:
+    """Refuse before the model is asked what the ingest would refuse after everything was paid and written."""
+    engine, name, root = open_store(), config.into_dataset, absolute_root(config.into_root)
+    role = find_dataset(engine, config.dataset).role
+    known = find_or_free(engine, name, role=role)
+    if known is None or known.root_uri.rstrip("/") == root.rstrip("/"):
+        return
+    moving = ["alchemist", "ingest", "--dataset", name, "--root", root, "--move-root"]
+    moving += ["--role", role] if role != "train" else []
+    raise ConfigError(
+        f"Dataset {name!r} has the root {known.root_uri}, but this run would write its tars to {root}. If all its tars were moved there, "
+        f"with the home for example, run: {shlex.join(moving)}. Otherwise add --root {shlex.quote(known.root_uri)}, or name another "
+        "dataset with --into."
+    )
 
 
 def _ingest(config: RecaptionConfig) -> int:

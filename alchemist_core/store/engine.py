@@ -261,8 +261,8 @@ def migrate(url: str, *, should_reapply: bool = False) -> bool:
         should_reapply: Apply functions, views and grants again even if they are recorded as applied: a restored database has no grants.
 
     Raises:
-        StoreError: The server does not respond, the database belongs to newer code, views of another schema depend on those
-            that would be replaced, other sessions hold locks that are needed, or a statement was refused.
+        StoreError: The server does not respond, the database belongs to newer code, views that are not the store's depend on
+            those that would be replaced, other sessions hold locks that are needed, or a statement was refused.
     """
     with _connected(url) as connection:
         state = _state(connection)
@@ -437,18 +437,19 @@ _VIEWS_OF_OTHERS = text("""
     WHERE
         ours.relnamespace = to_regnamespace('alchemist')
         AND ours.relkind = 'v'
-        AND theirs.relnamespace <> ours.relnamespace
+        AND NOT (theirs.relnamespace = ours.relnamespace AND theirs.relname = ANY(:own))
     ORDER BY name
 """)
 
 
 def _refuse_views_of_others(connection: Connection) -> None:
-    """Refuse views of another schema that depend on ours: ours could not be dropped, but only after the migrations are committed."""
+    """Refuse views of others that depend on ours: ours could not be dropped, but only after the migrations are committed."""
+    own = [path.stem for path in (SQL / "views").glob("*.sql")]
     with connection.begin():
-        names = list(connection.execute(_VIEWS_OF_OTHERS).scalars())
+        names = list(connection.execute(_VIEWS_OF_OTHERS, {"own": own}).scalars())
     if names:
         raise StoreError(
-            f"`alchemist db migrate` replaces the store's views, and views of other schemas depend on them: {', '.join(names)}. Drop "
+            f"`alchemist db migrate` replaces the store's views, and other views depend on them: {', '.join(names)}. Drop "
             "these, run it again, then create them again. In dbt, materialized='table' avoids this."
         )
 

@@ -96,6 +96,28 @@ def refuse_evaluation(engine: Engine, name: str) -> None:
         )
 
 
+def find_or_free(engine: Engine, name: str, *, role: str) -> DatasetRow | None:
+    """Return the dataset of a name, or None if a new dataset may have this name.
+
+    Raises:
+        ConfigError: The name is not valid or belongs to a removed dataset, or the dataset has another role.
+    """
+    known = {row.name: row for row in list_datasets(engine)}
+    if name not in known:
+        if not DATASET_NAME.fullmatch(name):
+            shown = f"{name[:40]!r}" + ("..." if len(name) > 40 else "")
+            raise ConfigError(
+                f"{shown} is not a valid dataset name. Use 1 to 100 letters, digits or . _ + -, starting with a letter or digit."
+            )
+        _refuse_removed(engine, name)
+        return None
+    if known[name].role != role:
+        raise ConfigError(
+            f"Dataset {name!r} is registered with role {known[name].role!r}, not {role!r}. Choose another name."
+        )
+    return known[name]
+
+
 def register_dataset(
     engine: Engine, name: str, *, root_uri: str | None, role: str, move_root: bool = False
 ) -> DatasetRow:
@@ -104,15 +126,8 @@ def register_dataset(
     Raises:
         ConfigError: The name is not valid, or the dataset has another role, or another root and move_root is not set.
     """
-    known = {row.name: row for row in list_datasets(engine)}
-    if name in known:
-        return _require_same(engine, known[name], root_uri=root_uri, role=role, move_root=move_root)
-    if not DATASET_NAME.fullmatch(name):
-        shown = f"{name[:40]!r}" + ("..." if len(name) > 40 else "")
-        raise ConfigError(
-            f"--dataset {shown} is not a valid dataset name. Use 1 to 100 letters, digits or . _ + -, starting with a letter or digit."
-        )
-    _refuse_removed(engine, name)
+    if (known := find_or_free(engine, name, role=role)) is not None:
+        return _require_root(engine, known, root_uri=root_uri, move_root=move_root)
     if root_uri is None:
         raise ConfigError(f"Dataset {name!r} is not registered yet. Give its folder or s3:// address with --root.")
     with engine.begin() as connection:
@@ -125,11 +140,7 @@ def register_dataset(
     return DatasetRow(dataset_id, name, root_uri, role)
 
 
-def _require_same(engine: Engine, row: DatasetRow, *, root_uri: str | None, role: str, move_root: bool) -> DatasetRow:
-    if row.role != role:
-        raise ConfigError(
-            f"Dataset {row.name!r} is registered with role {row.role!r}, not {role!r}. Choose another name."
-        )
+def _require_root(engine: Engine, row: DatasetRow, *, root_uri: str | None, move_root: bool) -> DatasetRow:
     if root_uri is None or root_uri.rstrip("/") == row.root_uri.rstrip("/"):
         return row
     if not move_root:

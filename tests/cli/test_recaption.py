@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,12 +17,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from alchemist_core.__main__ import main
 from alchemist_core.cli.duplicates import FindConfig, find
 from alchemist_core.cli.recaption import RecaptionConfig, Recaptioning, RecaptionResult, run
 from alchemist_core.cli.sample import TakedownConfig, takedown
 from alchemist_core.cli.shard import ChangeConfig, reread
 from alchemist_core.config import fingerprint
-from alchemist_core.errors import DataError
+from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.scorers import vlm
 from alchemist_core.settings import load_settings
 from alchemist_core.shards import captions
@@ -209,6 +212,45 @@ def test_samples_of_a_later_revision_get_captions_and_a_root_that_moved_changes_
         moved = recaption(server, **given)
     assert (moved.n_shards, moved.n_known) == (0, 1)
     assert tars(moved.root) == written
+
+
+@pytest.mark.usefixtures("database_url")
+def test_a_home_that_moved_is_refused_before_the_model_is_asked_and_the_printed_command_moves_the_new_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(IngestConfig(dataset="web", root=str(write_web(tmp_path / "web", *make_record("a", 1))), role="validation"))
+    with serving(well) as server:
+        first = recaption(server, dataset="web")
+        written = tars(first.root)
+        write_web(tmp_path / "web", *make_record("a", 1), *make_record("b", 2))
+        reread(ChangeConfig(shard="a.tar", reason="it has grown"))
+        moved = load_settings().home.resolve().rename(tmp_path / "a new home")
+        monkeypatch.setenv("ALCHEMIST_HOME", str(moved))
+        load_settings.cache_clear()
+        with pytest.raises(ConfigError, match=f"has the root {first.root}, but") as refused:
+            recaption(server, dataset="web")
+        assert server.n_paid.total() == 1
+        assert tars(str(moved / "artifacts/recaptioned/web-recaptioned")) == written
+        (command,) = re.findall(r"run: (alchemist ingest .*?)\. Otherwise", str(refused.value))
+        assert main(shlex.split(command)[1:]) == 0
+        assert recaption(server, dataset="web").n_new_pairs == 1
+    assert len(samples_of("web-recaptioned")) == 2
+
+
+@pytest.mark.usefixtures("database_url")
+def test_a_dataset_that_cannot_take_the_new_samples_is_refused_before_the_model_is_asked(tmp_path: Path) -> None:
+    web = write_web(tmp_path / "web", *make_record("a", 1))
+    ingest(IngestConfig(dataset="web", root=str(web)))
+    ingest(IngestConfig(dataset="held-out", root=str(web), role="validation"))
+    with serving(well) as server:
+        for into, why in {
+            "my captions": "not a valid dataset name",
+            "held-out": "registered with role 'validation'",
+        }.items():
+            with pytest.raises(ConfigError, match=why):
+                recaption(server, dataset="web", into=into, root=str(tmp_path / "new"))
+        assert server.n_paid.total() == 0
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.usefixtures("database_url")

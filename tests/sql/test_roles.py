@@ -16,7 +16,7 @@ import alchemist_core
 from alchemist_core.cli.maintain import MaintainConfig, leases
 from alchemist_core.errors import StoreError
 from alchemist_core.stages.execution import Heartbeat
-from alchemist_core.store.engine import SQL, check_schema, make_engine, migrate
+from alchemist_core.store.engine import SQL, check_schema, current_revision, head_revision, make_engine, migrate
 from alchemist_core.store.leases import take_lock, try_lock
 from alchemist_core.store.maintenance import MANY_ROWS, MOST_READ_S, end_long_reads, refresh_statistics
 from alchemist_core.store.samples import find_duplicates
@@ -198,6 +198,32 @@ def test_the_role_for_dbt_of_the_page_reads_and_makes_tables_and_its_views_on_ou
         made.dispose()
         with engine.begin() as owner:
             owner.execute(text(f'GRANT "{role}" TO CURRENT_USER; DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"'))
+
+
+def test_a_view_of_the_users_in_the_schema_of_the_store_is_named_before_a_migration(
+    make_database: Callable[..., str],
+) -> None:
+    """A suite of checks can read it only there."""
+    url = make_database()
+    owner, earlier = make_engine(url), f"{int(head_revision()) - 1:04}"
+    try:
+        with owner.begin() as connection:
+            connection.execute(text("CREATE VIEW alchemist.mine AS SELECT dataset FROM alchemist.crawled_samples"))
+            # As in a store of the version before; the migration itself is not run.
+            connection.execute(
+                text("UPDATE alchemist.alembic_version SET version_num = :earlier"), {"earlier": earlier}
+            )
+        with pytest.raises(StoreError, match=r"depend on them: alchemist\.mine\. Drop"):
+            migrate(url)
+        assert current_revision(url) == earlier
+        with owner.begin() as connection:
+            connection.execute(text("DROP VIEW alchemist.mine"))
+            connection.execute(
+                text("UPDATE alchemist.alembic_version SET version_num = :head"), {"head": head_revision()}
+            )
+        assert migrate(url, should_reapply=True)
+    finally:
+        owner.dispose()
 
 
 def test_the_owner_of_an_existing_schema_migrates_it_without_the_right_to_create_one(
