@@ -17,6 +17,8 @@ from alchemist_core.lazy import NDArray, np, pa, pq
 
 HASH_BYTES = 32
 ROWS_A_PIECE = 1 << 16
+# Not the same select: after another night or takedown, it makes another version.
+_REMEDY = "alchemist export subset NAME --version N --out FILE makes it again."
 if TYPE_CHECKING:
     # A column of manifests of versions whose members are repeated or weighted.
     WEIGHT: pa.Field
@@ -197,7 +199,7 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
         DataError: The file is missing, cannot be read, or has other members.
     """
     if not path.is_file():
-        raise DataError(f"The manifest {path} is missing. Run the same alchemist select again to restore it.")
+        raise DataError(f"The manifest {path} is missing. {_REMEDY}")
     schema = _schema()
     try:
         if "weight" in pq.read_schema(path).names:
@@ -206,14 +208,12 @@ def read_manifest(path: Path, *, sha256: str) -> Manifest:
         table = pq.ParquetFile(path).read(columns=schema.names).cast(schema).combine_chunks()
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
-        raise DataError(
-            f"The manifest {path} cannot be read ({why}). Delete it and run the same alchemist select again to restore it."
-        ) from error
+        raise DataError(f"The manifest {path} cannot be read ({why}). Delete it. {_REMEDY}") from error
     hashes, *columns = table.columns
     manifest = Manifest(hash_column(hashes), *(column.to_numpy().astype(np.float64, copy=False) for column in columns))
     if manifest.sha256() != sha256:
         raise DataError(
-            f"The manifest {path} does not hold the registered members (sha256 {sha256}). Delete it and run alchemist select again."
+            f"The manifest {path} does not hold the registered members (sha256 {sha256}). Delete it. {_REMEDY}"
         )
     return manifest
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from alchemist_core.errors import DataError
-from alchemist_core.files import artifact_path
 from alchemist_core.store.locations import LOCATION_TYPES, read_locations, read_places
-from alchemist_core.store.manifests import Manifest, read_manifest
+from alchemist_core.store.manifests import Manifest
 from alchemist_core.store.samples import read_sizes, read_taken_down
 from alchemist_core.store.subsets import SubsetRow, count_taken_down, published_version
 from alchemist_core.subsets.member_table import SIZE_COLUMNS, WEIGHT_COLUMN, MemberLocation, MemberTable
+from alchemist_core.subsets.selected import load_manifest
 
 _RESELECT = "Select again: the new version leaves them out."
 
@@ -42,10 +42,12 @@ class LocatedSubset(NamedTuple):
 def locate_subset(engine: Engine, subset: SubsetRow) -> LocatedSubset:
     """Read a version's manifest, and the live locations of its members from the store.
 
+    A manifest that `subset gc` removed is made again.
+
     Raises:
-        DataError: The manifest is missing, or does not hold the registered members.
+        DataError: Neither the manifest nor a reselection gives the registered members.
     """
-    manifest = read_manifest(artifact_path(subset.manifest_uri), sha256=subset.manifest_sha256)
+    manifest = load_manifest(engine, subset)
     located, addresses = read_locations(engine, manifest.pair_hash_K32)
     return LocatedSubset(manifest, gather_members(located, addresses, manifest.pair_hash_K32, manifest.rank_K))
 

@@ -24,8 +24,9 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.subsets import find_subset, mark_materialized, note_copy, publish_subset, store_members
 from alchemist_core.subsets import materialized
 from alchemist_core.subsets.materialized import identify_members, layout_of, remove_materialized
+from alchemist_core.subsets.members import locate_remaining
 from alchemist_core.subsets.selected import load_manifest
-from tests.drawn_versions import N_PAIRS, NAME, current, fill_pool, members, run_publish, select
+from tests.drawn_versions import N_PAIRS, NAME, current, fill_pool, grow, members, run_publish, select
 from tests.given import insert_rows
 from tests.object_store import BUCKET, endpoint, object_store
 from tests.subset_reader import reading
@@ -142,6 +143,17 @@ def test_what_gc_removed_passes_its_checks_when_it_is_selected_again(versions: E
     check(CheckConfig(suite="subset", subset=NAME, version=1))
     run_publish(1)
     assert members(versions, 1)
+
+
+def test_a_training_outside_resumes_on_what_gc_removed_also_after_another_night(versions: Engine) -> None:
+    wanted = members(versions, 1)
+    collect(dry_run=False)
+    grow(versions, "2026-01-02", 500, state="selectable")
+    assert select(retention=0.1).version == 6, "the same options do not restore version 1"
+    # As SubsetDataset(NAME, version=1) and export locations --version 1 do.
+    located = locate_remaining(versions, find_subset(versions, NAME, version=1))
+    assert set(located.manifest.pair_hashes()) == wanted
+    assert len(located.members) == len(wanted)
 
 
 def test_a_version_whose_manifest_gc_removes_while_it_is_being_published_is_not_published(versions: Engine) -> None:

@@ -79,7 +79,7 @@ def test_a_manifest_that_cannot_be_read_is_an_error_with_a_remedy(tmp_path: Path
     write_manifest(path, manifest_of(HASHES))
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(
-        DataError, match=rf"{re.escape(str(path))} cannot be read .* run the same alchemist select again"
+        DataError, match=rf"{re.escape(str(path))} cannot be read .* Delete it\. alchemist export subset NAME"
     ):
         read_manifest(path, sha256=hashes_sha256(hash_rows(HASHES)))
 
@@ -97,7 +97,9 @@ def test_other_members_than_those_registered_are_refused(tmp_path: Path) -> None
 
 
 def test_a_missing_manifest_names_the_command_that_makes_it_again(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"missing\. Run the same alchemist select again"):
+    with pytest.raises(
+        DataError, match=r"missing\. alchemist export subset NAME --version N --out FILE makes it again"
+    ):
         read_manifest(tmp_path / "m.parquet", sha256="")
 
 
