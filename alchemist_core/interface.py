@@ -74,11 +74,14 @@ class Store:
         self._engine.dispose()
 
     def query(self, sql: str, **parameters: Any) -> pa.Table:
-        """Run a read-only query. Values are bound parameters: `query("… WHERE name = :name", name="scenes")`."""
+        """Run a read-only query. Values are bound parameters: `query("… WHERE name = :name", name="scenes")`.
+
+        A column of JSON, such as `runs.config`, is text: read it with `json.loads`, or choose a key in SQL (`config ->> 'dataset'`).
+        """
         return read_table(self._engine, sql, parameters)
 
     def scores(self, where: str | None = None, *, rater: str = "production") -> pa.Table:
-        """Return one row per score of a rater, with its rank, its sample and the sample's location.
+        """Return one row per score of a rater, with its rank, its sample and the sample's location, without samples taken down since.
 
         Args:
             where: Condition on the columns, and on scorers and imported scores by their names, for example "rank < 0.1 and clip > 0.3".

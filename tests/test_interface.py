@@ -1,5 +1,6 @@
 """The Python interface on a real store: tables equal the store's rows, reading cannot write, and errors are the platform's own."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.settings import load_settings
 from alchemist_core.store.backups import checksum
 from alchemist_core.store.engine import make_engine
+from tests.given import insert_rows
 from tests.selectable_store import N_BOOKS, N_WEB, fill
 
 
@@ -78,6 +80,23 @@ def test_a_query_binds_its_values_and_cannot_write(store: Store, url: str) -> No
     with pytest.raises(ConfigError, match="would write"):
         store.query("COMMIT; UPDATE alchemist.datasets SET name = 'another' WHERE name = 'web'; COMMIT")
     assert checksum(url) == before
+
+
+def test_json_of_any_form_is_text(store: Store) -> None:
+    given = ['{"a": [1]}', '{"a": "é"}', "{}", '{"a": null}', f'{{"a": {2**70}}}', '"a"']
+    for kind in ("json", "jsonb"):
+        found = store.query(
+            f"SELECT CAST(one AS {kind}) AS one FROM unnest(:given) AS given (one)", given=[*given, None]
+        )
+        assert found["one"].to_pylist() == [*given, None]
+
+
+def test_the_options_of_runs_of_several_commands_can_be_read(own_store: Store, engine: Engine) -> None:
+    own_store.run("select", dataset="web", retention=0.5, strategy="top_k")
+    with engine.begin() as connection:
+        insert_rows(connection, {"runs": [{"run_id": 900, "stage": "score", "config": {"dataset": "web"}}]})
+    rows = own_store.query("SELECT actor, config, started_at FROM alchemist.runs ORDER BY run_id")["config"].to_pylist()
+    assert [json.loads(row)["dataset"] for row in rows] == [["web"], "web"]
 
 
 @pytest.mark.parametrize("query", ["SELEC 1", "SELECT 1 FROM alchemist.nothing", "SELECT :value"])

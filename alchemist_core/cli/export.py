@@ -96,7 +96,7 @@ class ExportResult(Result):
 
 
 def scores(config: ExportScoresConfig) -> ExportResult:
-    """Export the scores and ranks of a rater, with their samples."""
+    """Export the scores and ranks of a rater, with their samples, without those taken down since."""
     rater = find_rater(open_store(), config.rater)
     if rater is None:
         raise ConfigError("There is no rater in production, so there are no scores. Give a rater: --rater NAME.")

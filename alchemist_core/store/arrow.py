@@ -1,5 +1,6 @@
 """Rows of the store as Arrow tables, for notebooks and files."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any
@@ -20,6 +21,8 @@ _POSTGRES_TYPES = {
     701: pa.float64(), 1042: pa.string(), 1043: pa.string(), 1082: pa.date32(), 1114: pa.timestamp("us"),
     1184: pa.timestamp("us", tz="UTC"), 1700: pa.float64(),
 }  # fmt: skip
+# json and jsonb become text, as in exports: a column of Arrow has one type, and JSON has another one in each row.
+_JSON_TYPES = {114, 3802}
 
 
 def table_of(kinds: Mapping[str, type[Any]], batches: Iterable[Sequence[Sequence[Any]]]) -> pa.Table:
@@ -40,7 +43,7 @@ def record_batch(schema: pa.Schema, rows: Sequence[Sequence[Any]]) -> pa.RecordB
 
 
 def read_table(engine: Engine, query: str, parameters: Mapping[str, Any]) -> pa.Table:
-    """Run one query in a transaction that cannot write, and return all its rows.
+    """Run one query in a transaction that cannot write, and return all its rows; JSON is text.
 
     Args:
         engine: The store.
@@ -59,9 +62,7 @@ def read_table(engine: Engine, query: str, parameters: Mapping[str, Any]) -> pa.
             rows = found.fetchall() if found.returns_rows else []
     except StatementError as error:
         raise _refusal(error) from error
-    columns = [
-        _column([row[i] for row in rows], _POSTGRES_TYPES.get(column.type_code)) for i, column in enumerate(description)
-    ]
+    columns = [_column([row[i] for row in rows], column.type_code) for i, column in enumerate(description)]
     return pa.table(columns, names=[column.name for column in description])
 
 
@@ -78,7 +79,11 @@ def _refusal(error: StatementError) -> AlchemistError:
     )
 
 
-def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+def _column(values: list[Any], type_code: int) -> pa.Array:
+    if type_code in _JSON_TYPES:
+        values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+        return pa.array(values, type=pa.string())
+    kind = _POSTGRES_TYPES.get(type_code)
     if kind == pa.float64():
         values = [None if value is None else float(value) for value in values]
     return pa.array([_plain(value) for value in values], type=kind)

@@ -1,9 +1,9 @@
--- Purpose: Return a rater's scores and ranks for `alchemist export scores`; the condition, the order and the choice of columns are
---   added around it.
+-- Purpose: Return a rater's scores and ranks for `alchemist export scores`, without images that were taken down; the condition, the
+--   order and the choice of columns are added around it.
 -- Parameters: rater_id integer.
 -- One row is: a sample with all its columns, score, rank by the rater's newest scale (null before the first) and first readable
 --   location.
--- Relies on: the rater's partition of pk_scores, pk_samples, alchemist.first_location.
+-- Relies on: the rater's partition of pk_scores, pk_samples, alchemist.first_location, uq_takedowns_image_hash.
 -- Safe to re-run: yes.
 WITH scale AS MATERIALIZED (
     SELECT
@@ -28,4 +28,6 @@ SELECT
 FROM alchemist.scores
 INNER JOIN alchemist.samples ON scores.sample_id = samples.sample_id
 LEFT JOIN LATERAL alchemist.first_location(scores.sample_id) AS place ON TRUE
-WHERE scores.rater_id = :rater_id
+WHERE
+    scores.rater_id = :rater_id
+    AND NOT EXISTS (SELECT 1 FROM alchemist.takedowns WHERE takedowns.image_hash = samples.image_hash)

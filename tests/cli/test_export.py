@@ -130,6 +130,19 @@ def test_rows_go_by_in_batches_and_a_failure_half_way_leaves_the_earlier_file(
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_a_list_of_the_best_samples_leaves_out_what_was_taken_down(tmp_path: Path, engine: Engine) -> None:
+    *rest, gone = export_scores(tmp_path, "rank < 0.1")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO alchemist.takedowns (image_hash, reason, requested_by)"
+                " SELECT image_hash, 'asked', 'ann' FROM alchemist.samples WHERE sample_id = :id"
+            ),
+            {"id": gone["sample_id"]},
+        )
+    assert export_scores(tmp_path, "rank < 0.1") == rest
+
+
 def test_samples_are_exported_with_hashes_and_heuristics(tmp_path: Path, engine: Engine) -> None:
     with engine.begin() as connection:
         insert_rows(connection, {"heuristic_scores": [{"sample_id": 1, "clarity": 0.5}]})
