@@ -780,7 +780,7 @@ class BucketsResult(Result):
 
 
 def count_buckets(config: BucketsConfig) -> BucketsResult:
-    """Count the samples of a version by buckets of aspect ratio and resolution, as `SubsetDataset(…, buckets=…)` would batch them."""
+    """Count the members of a version, each once, by the buckets of aspect ratio and resolution of `SubsetDataset(…, buckets=…)`."""
     engine = open_store()
     subset = choose_version(engine, config.name, version=config.version)
     size_N2 = read_sizes(engine, load_manifest(engine, subset).pair_hash_K32)

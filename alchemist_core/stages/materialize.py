@@ -1,5 +1,6 @@
 """Copy a subset's members into tar shards with a verified manifest; refuse a version with members that have no live location."""
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -176,7 +177,7 @@ def _require_none_taken_down(stage_run: StageRun, subset: SubsetRow, uri: str) -
 
 
 def _next(_config: MaterializeConfig, result: MaterializeResult) -> str | None:
-    return None if is_s3(result.folder) else f"cd {result.folder} && sha256sum --check SHA256SUMS"
+    return None if is_s3(result.folder) else f"cd {shlex.quote(result.folder)} && sha256sum --check SHA256SUMS"
 
 
 COMMANDS = {"": Command(MaterializeConfig, run, _next)}

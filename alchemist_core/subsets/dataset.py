@@ -263,7 +263,8 @@ class SubsetDataset(IterableDataset[Any]):
     def __len__(self) -> int:
         """Return the number of samples that this rank reads in the epoch; with buckets, the number of batches."""
         if self._assigned is not None:
-            return sum(bool(self._is_live(part).any()) for part in self._batches(self._resume).values())
+            whole = replace(self._resume, start=0, gone_since=[])
+            return sum(bool(self._is_live(part).any()) for part in self._batches(whole).values())
         return int((self._row_N[self._rank_numbers()] >= 0).sum())
 
     def __iter__(self) -> Iterator[Any]:

@@ -8,7 +8,8 @@
     clean_airflow
     remove_logs
 
-Safe to re-run: yes. Published and newest versions and live leases stay. A takedown is complete when no materialized tar holds the image.
+Safe to re-run: yes. Published versions, those that a rollback returns to, those that a model was trained on, and live leases stay.
+A takedown is complete when no materialized tar holds the image.
 Runbook: alchemist docs runbook#maintenance (in the repository: infra/RUNBOOK.md#maintenance)
 """
 

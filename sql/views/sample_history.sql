@@ -43,4 +43,4 @@ COMMENT ON COLUMN alchemist.sample_history.rater_state IS 'candidate, production
 COMMENT ON COLUMN alchemist.sample_history.score IS 'Score by the rater: higher is better';
 COMMENT ON COLUMN alchemist.sample_history.rank IS 'Rank on the rater''s newest rank scale, 0 (highest score) to 1 (lowest)';
 COMMENT ON COLUMN alchemist.sample_history.scored_at IS 'When a shard with the sample was first scored by the rater';
-COMMENT ON COLUMN alchemist.sample_history.subsets IS 'Subset versions with stored members that contain the sample, as name vN: published ones, and those that were trained on';
+COMMENT ON COLUMN alchemist.sample_history.subsets IS 'Subset versions with stored members that contain the sample, as name vN: those that were published, trained on, materialized, or copied in the explorer';

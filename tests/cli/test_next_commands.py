@@ -253,3 +253,11 @@ def test_a_training_explains_its_counts_and_metrics_and_stores_their_names() -> 
     assert "stopped early yes" in said
     assert "rank correlation of score and low loss (1: the rater only ranks by loss) 0.4157" in said
     assert result.model_dump()["metrics"] == metrics
+
+
+def test_a_copy_in_a_folder_with_a_space_leads_to_a_command_that_a_shell_accepts(next_of: Next) -> None:
+    folder = "/data/my copies/s/v1-1000"
+    said = next_of("materialize", {}, {"folder": folder})
+    assert said is not None
+    assert shlex.split(said) == ["cd", folder, "&&", "sha256sum", "--check", "SHA256SUMS"]
+    assert next_of("materialize", {}, {"folder": "s3://copies/s/v1-1000"}) is None

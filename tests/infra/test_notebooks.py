@@ -3,10 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from infra.docs import notebooks
+from tests.drawn_versions import NAME, pool, run_publish, select
+from tests.given import THREE_VERSIONS, insert_rows
 from tests.trained_store import (
     TrainedStore,
     copy_trained,
@@ -17,7 +21,7 @@ from tests.trained_store import (
     trained_store,
 )
 
-__all__ = ["copy_trained", "corpus", "scored_once", "scored_store", "trained_once", "trained_store"]
+__all__ = ["copy_trained", "corpus", "pool", "scored_once", "scored_store", "trained_once", "trained_store"]
 
 NOTEBOOKS = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
 
@@ -50,6 +54,62 @@ def test_the_executor_keeps_what_cells_print_and_show() -> None:
     assert found[1][0]["data"] == {"text/plain": ["3"]}
     assert found[2] == []
     assert found[3][0]["data"]["text/html"] == ["<b>1</b>"]
+
+
+@pytest.mark.db
+@pytest.mark.usefixtures("pool")
+def test_the_members_that_a_notebook_shows_are_those_of_the_version_that_it_stored() -> None:
+    first = select(retention=0.1)
+    run_publish(1)
+    select(retention=0.2)
+    last = notebooks.read(notebooks.NOTEBOOKS / "look-at-scores.ipynb")["cells"][-1]
+    assert f"alchemist subset publish {NAME}" in shown_last(last, version=2)["text/plain"][0]
+    run_publish(2)
+    assert shown_sum(shown_last(last, version=1)) == first.n_samples
+
+
+def shown_last(cell: dict[str, Any], *, version: int) -> dict[str, Any]:
+    """Return what the last cell of a notebook shows for a version."""
+    chosen = f"from types import SimpleNamespace\nchosen = SimpleNamespace(name={NAME!r}, version={version})"
+    before = [{"cell_type": "code", "source": [f"from alchemist_core import Store\nstore = Store()\n{chosen}"]}]
+    data: dict[str, Any] = notebooks.execute({"cells": [*before, cell]})["cells"][-1]["outputs"][0]["data"]
+    return data
+
+
+def shown_sum(data: dict[str, Any]) -> int:
+    """Return the sum of the last column of a table."""
+    return sum(int(line.split()[-1]) for line in data["text/plain"][1:])
+
+
+@pytest.mark.db
+def test_a_notebook_compares_models_that_were_trained_alike_and_evaluated_under_the_protocol_of_their_version(
+    engine: Engine,
+) -> None:
+    """Version 1 was trained twice, version 2 is only selected, another subset was evaluated under a later protocol."""
+    subsets = [
+        *({"subset_id": n, "name": "scenes-auto-r20", "version": n, "snapshot_id": 1} for n in (1, 2)),
+        {"subset_id": 3, "name": "another", "version": 1, "snapshot_id": 1},
+    ]
+    trainings = [(1, 10, "subset"), (1, 10, "random"), (1, 30, "subset"), (3, 10, "subset"), (3, 10, "random")]
+    models: list[dict[str, Any]] = [
+        {
+            "model_id": 1 + 2 * number + seed, "arm": arm, "subset_id": subset_id, "seed": seed,
+            "config": {"model": {"seed": seed, "num_train_epochs": n_epochs}}, "identity_hash": f"{number} {seed}",
+        }
+        for number, (subset_id, n_epochs, arm) in enumerate(trainings) for seed in (0, 1)
+    ]  # fmt: skip
+    evaluations = [
+        {"model_id": m["model_id"], "protocol_id": 1 + (m["subset_id"] == 3), "value": m["model_id"] ** 2}
+        for m in models
+    ]
+    protocols = [{"protocol_id": 1}, {"protocol_id": 2}]
+    with engine.begin() as connection:
+        given = THREE_VERSIONS | {"subsets": subsets, "models": models, "evaluation_protocols": protocols}
+        insert_rows(connection, given | {"evaluations": evaluations})
+    cells = notebooks.execute(notebooks.read(notebooks.NOTEBOOKS / "compare-subsets.ipynb"))["cells"]
+    shown = [cell["outputs"][0]["data"]["text/plain"] for cell in cells if cell.get("outputs")]
+    # Random and subset by seed; without the longer training, whose losses are 25 and 36.
+    assert [line.split() for line in shown[1][2:]] == [["0", "9.0", "1.0"], ["1", "16.0", "4.0"]]
 
 
 # The rater of this test has hardly learned: its scores are 0.00 in every band, and pandas divides by their range to draw bars.

@@ -196,6 +196,7 @@ def test_a_broken_off_epoch_resumes_after_its_last_batch(crawl: Path, n_batches:
     state = json.loads(json.dumps(dataset.state_after(sum(map(len, before)))))
     resumed = dataset_of(located(crawl, (3, 40)))
     resumed.load_state_dict(state)
+    assert len(resumed) == len(whole), "the length of the epoch, also in its middle"
     assert before + read(resumed, n_workers) == whole
 
 

@@ -76,7 +76,7 @@ class Subset(Table):
 
 
 class SubsetSample(Table, postgresql_partition_by="LIST (subset_id)"):
-    """Members of subset versions that are published or under evaluation, partitioned by version; others are manifests only."""
+    """Members of versions that were published, trained on, materialized, or copied in the explorer; others are manifests only."""
 
     __tablename__ = "subset_samples"
 
