@@ -16,7 +16,11 @@ from alchemist_core.training.gpus import DEFAULT_UTILISATION, GPUS, GpuName
 Values = Mapping[str, Any]
 NETWORKS = {"train_rater": "training", "train_downstream": "model"}
 """The stages with presets, each with the field of its config that describes networks and training."""
-RECIPE_STAGES = ("train_rater", "select")
+RECIPE_STAGES = {
+    "train_rater": "Scoring rule (select reads a recipe of its own)",
+    "select": "How select uses the scores (train-rater reads a recipe of its own)",
+}
+"""What a recipe decides in each stage that reads one."""
 PLAN = "plan "
 """A command that begins with it plans a stage, for which no weights need to exist."""
 

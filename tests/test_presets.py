@@ -183,6 +183,8 @@ def test_only_the_stages_that_use_a_choice_offer_it() -> None:
         actions = build_parser([verb])._subparsers._group_actions[0].choices[verb]._option_string_actions  # type: ignore[union-attr,index,call-overload]
         stage = verb.replace("-", "_")
         assert ("--preset" in actions, "--recipe" in actions) == (stage in NETWORKS, stage in RECIPE_STAGES)
+        # Neither reads the recipe of the other.
+        assert "--recipe" not in actions or "reads a recipe of its own" in (actions["--recipe"].help or "")
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ def _add_preset_flags(parser: argparse.ArgumentParser, stage: str) -> None:
         lines = {name: line_of(stage, name) for name in presets_of(stage)}
         epilog += ["presets (all values of one: alchemist presets NAME):", *columns(lines), ""]
     if has_recipes:
-        text = f"scoring rule and how select uses its scores, as listed below; other options override them (default: {DEFAULT_RECIPE})"
+        text = (
+            f"{RECIPE_STAGES[stage]}. Recipes are listed below; other options override them (default: {DEFAULT_RECIPE})"
+        )
         parser.add_argument("--recipe", choices=list(RECIPES), default=argparse.SUPPRESS, help=text)
         epilog += ["recipes:", *columns({name: recipe.text for name, recipe in RECIPES.items()})]
     parser.epilog, parser.formatter_class = "\n".join(epilog), argparse.RawDescriptionHelpFormatter

@@ -16,7 +16,7 @@ from alchemist_core.cli.effective import compose, leaves
 from alchemist_core.cli.flags import flag_fields
 from alchemist_core.cli.sections import SECTION_OF, SECTIONS, config_of, section_values
 from alchemist_core.config import Formerly
-from alchemist_core.presets import DEFAULT_RECIPE, PRESETS, RECIPES, preset_values, presets_of
+from alchemist_core.presets import DEFAULT_RECIPE, PRESETS, RECIPE_STAGES, RECIPES, preset_values, presets_of
 from alchemist_core.project import NEVER, Project
 
 Field = dict[str, Any]
@@ -30,7 +30,6 @@ SEEDS = "0,1,2"
 SEEDS_TEXT = (
     "Seeds, separated by commas; all arms of a seed start from the same weights. Several seeds give an interval"
 )
-CHOICE_TEXTS = {"preset": "Size of the networks", "recipe": "Scoring rule and how select uses its scores"}
 SWITCH = [None, "yes", "no"]
 """Choices of an option that is switched on or off; jobs.py turns them into true and false."""
 EMPTY_TEXTS = {
@@ -228,7 +227,7 @@ def _fields_of(part: Part, project: Project | None) -> dict[str, Field]:
     declared, empty = _declared(part.stage), Empty.of(part.stage, project)
     fields = {}
     for name in part.names:
-        field = _choice(part.stage, name) if name in CHOICE_TEXTS else declared[name]
+        field = _choice(part.stage, name) if name in ("preset", "recipe") else declared[name]
         is_required = field["is_required"] and name not in empty.given
         widget = _widget(name, field, is_required=is_required)
         if not is_required:
@@ -342,10 +341,11 @@ def _text(value: Any) -> str:
 
 def _choice(stage: str, name: str) -> Field:
     """Return the schema of preset or recipe, which are no fields of a config model."""
-    words = list(presets_of(stage.replace("-", "_")) if name == "preset" else RECIPES)
-    default = DEFAULT_RECIPE if name == "recipe" else None
-    about = {"type": "string", "description": CHOICE_TEXTS[name], "default": default, "is_required": False}
-    return about | {"enum": words}
+    stage, is_preset = stage.replace("-", "_"), name == "preset"
+    words = list(presets_of(stage) if is_preset else RECIPES)
+    text = "Size of the networks" if is_preset else RECIPE_STAGES[stage]
+    default = None if is_preset else DEFAULT_RECIPE
+    return {"type": "string", "description": text, "default": default, "is_required": False, "enum": words}
 
 
 def _switch(name: str, text: str) -> Field:

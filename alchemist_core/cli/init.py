@@ -395,7 +395,7 @@ def _rater_lines(found: Found) -> list[Line]:
     size = MINIATURE_TEXT if is_miniature else PRESETS[found.preset].hardware
     return [
         Line("preset", found.preset, f"size of the networks: {size}; alchemist train-rater --help lists all"),
-        Line("recipe", "ours", "scoring rule and how select uses its scores; paper: as published"),
+        Line("recipe", "ours", "scoring rule, paper: as published; select reads recipe in [selection]"),
         Line("dataset", found.train.name, "what the rater learns to rate"),
         Line(
             "validation", validation.name if validation else "NAME",
@@ -450,6 +450,7 @@ def _selection_lines(found: Found) -> list[Line]:
     return [
         Line("dataset", [found.train.name], "what is selected from"),
         Line("retention", 0.2, "share of the samples to keep"),
+        Line("recipe", "fusion", "rank by the rater and two scorers, with few validation samples", is_on=False),
         Line("strategy", "auto", "how samples are chosen by rank; auto, the default: what fits the rater", is_on=False),
         Line(
             "dedup",

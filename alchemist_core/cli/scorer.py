@@ -31,10 +31,10 @@ from alchemist_core.store.samples import read_metadata, read_training_samples
 from alchemist_core.telemetry import ProgressLine, say
 
 NAME_HELP = "Name of the scorer; the condition of a selection names its scores so: small letters, digits and _"
-USE_HELP = (
-    "Built-in scorer, scorer of an installed package, or module:Class; default: as in the project file, else NAME"
+USE_HELP = "Built-in scorer, scorer of a package, or module:Class; default: as in the project file, else as registered, else NAME"
+OPTION_HELP = (
+    "Options as name=value, separated by commas; default: those of the project file, else, without --use, as registered"
 )
-OPTION_HELP = "Options of the scorer as name=value, separated by commas; default: those of the project file"
 
 
 class RegisterConfig(Config):
@@ -146,9 +146,7 @@ def register_scorer(config: RegisterConfig) -> RegisterResult:
     If it is registered, only what changes no score is stored: paths and the like, whether it is nightly, whether embeddings are kept. A
     retired one scores again.
     """
-    use, options, section = _retired(engine := open_store(), config) or _declared(
-        config.name, config.use, config.option
-    )
+    use, options, section = _resolve(engine := open_store(), config)
     is_nightly = section.nightly if section is not None and config.nightly is None else config.nightly
     rows, is_new = register(engine, config.name, use, options, run_id=None, is_shadow=is_nightly)
     is_kept = (
@@ -166,14 +164,13 @@ def register_scorer(config: RegisterConfig) -> RegisterResult:
 _Declared = tuple[str, dict[str, Any], ScorerSection | None]
 
 
-def _retired(engine: Engine, config: RegisterConfig) -> _Declared | None:
-    """Return the class and the options of a retired scorer, if they are given neither here nor in the project file."""
-    found = find_outputs(engine, config.name)
-    is_described = config.use is not None or config.option or config.name in load_project().scorers
-    if is_described or all(row.state != "retired" for row in found):
-        return None
-    spec = found[0].config
-    return spec["use"], spec["options"] | spec.get("settings", {}), None
+def _resolve(engine: Engine, config: RegisterConfig | CheckConfig) -> _Declared:
+    """Return the class and the options, as given or in the project file, else as they are registered; and its section of the file."""
+    registered = find_outputs(engine, config.name)
+    if config.use is not None or config.name in load_project().scorers or not registered:
+        return _declared(config.name, config.use, config.option)
+    spec = registered[0].config
+    return spec["use"], spec["options"] | spec.get("settings", {}) | _given_options(config.option), None
 
 
 def _declared(name: str, use: str | None, option: tuple[str, ...]) -> _Declared:
@@ -238,12 +235,7 @@ def check(config: CheckConfig) -> CheckResult:
     Raises:
         CheckFailedError: A score depends on the other samples of its batch.
     """
-    registered = find_outputs(engine := open_store(), config.name)
-    if config.use is None and registered and config.name not in load_project().scorers:
-        spec = registered[0].config
-        use, options = spec["use"], spec["options"] | spec.get("settings", {}) | _given_options(config.option)
-    else:
-        use, options, _ = _declared(config.name, config.use, config.option)
+    use, options, _ = _resolve(engine := open_store(), config)
     scorer = open_scorer(use, options)
     try:
         batch = _read(scorer, find_dataset(engine, config.dataset).dataset_id, config.n_samples)

@@ -15,6 +15,7 @@ from alchemist_core.models.density import N_DIMS, PENALTY, DensityRecord, fit_de
 from alchemist_core.scorers.density import unit
 from alchemist_core.scorers.registration import register, require_free_name
 from alchemist_core.scorers.trained import ARTIFACT
+from alchemist_core.stages.declared_scorers import adjust
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.statistics import area_under_curve, quantiles_of
@@ -58,7 +59,9 @@ class TrainScorerConfig(Config):
         le=10_000_000,
         description="The same of samples of --dataset; images are encoded at 20 to 40 a second on a core",
     )
-    nightly: bool = Field(False, description="Score every night beside the production rater")
+    nightly: bool | None = Field(
+        None, description="Score every night beside the production rater; default: as before, else no"
+    )
     training: CriticTrainingConfig = Field(default_factory=CriticTrainingConfig, description="Training of the critic")
 
     @model_validator(mode="after")
@@ -78,6 +81,7 @@ class TrainScorerResult(Result):
 
     name: str
     is_new: bool
+    is_nightly: bool
     head: str
     sha256: str
     n_train: int
@@ -124,9 +128,10 @@ def make_critic(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerRe
     )  # fmt: skip
     refuse_weak_critic(record)
     head, sha256 = _write("critics", pack_critic(critic, record))
+    is_new, is_nightly = _register(config, stage_run, {"head": head, "encoders": encoders.source}, right)
     return TrainScorerResult(
-        name=config.name, is_new=_register(config, stage_run, {"head": head, "encoders": encoders.source}, right), head=head,
-        sha256=sha256, n_train=record.n_train, n_heldout=record.n_heldout, n_steps=n_steps, heldout_auc=round(record.heldout_auc, 4),
+        name=config.name, is_new=is_new, is_nightly=is_nightly, head=head, sha256=sha256, n_train=record.n_train,
+        n_heldout=record.n_heldout, n_steps=n_steps, heldout_auc=round(record.heldout_auc, 4),
     )  # fmt: skip
 
 
@@ -160,8 +165,9 @@ def make_density(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerR
     )  # fmt: skip
     file, sha256 = _write("densities", pack_density(density, record))
     settings = {"file": file, "encoders": encoders.source}
+    is_new, is_nightly = _register(config, stage_run, settings, quantiles_of(heldout_H))
     return TrainScorerResult(
-        name=config.name, is_new=_register(config, stage_run, settings, quantiles_of(heldout_H)), head=file, sha256=sha256,
+        name=config.name, is_new=is_new, is_nightly=is_nightly, head=file, sha256=sha256,
         n_train=len(validation_MD) + len(corpus_ND), n_heldout=len(heldout_MD) + len(others_ND), n_steps=0,
         heldout_auc=round(record.heldout_auc, 4),
     )  # fmt: skip
@@ -169,8 +175,8 @@ def make_density(config: TrainScorerConfig, stage_run: StageRun) -> TrainScorerR
 
 def _register(
     config: TrainScorerConfig, stage_run: StageRun, settings: dict[str, str], heldout_quantiles: Sequence[float]
-) -> bool:
-    """Register the scorer, with what it gives good samples; return whether it is new.
+) -> tuple[bool, bool]:
+    """Register the scorer, with what it gives good samples; return whether it is new, and whether it is nightly.
 
     Raises:
         ConfigError: The name belongs to one of another training (the message has the command that registers this one), or the scorer
@@ -189,7 +195,8 @@ def _register(
             f"{error} Its file is kept. To score with it, without --accept auto, it need not be trained again: {command}"
         ) from error
     record_held_out(stage_run.engine, [row.name for row in rows], heldout_quantiles)
-    return is_new
+    adjust(stage_run.engine, rows, is_nightly=config.nightly, keeps_embeddings=None, section=None)
+    return is_new, find_outputs(stage_run.engine, config.name)[0].is_shadow
 
 
 def _write(folder: str, data: bytes) -> tuple[str, str]:

@@ -97,7 +97,7 @@ def keys_of(section: str) -> dict[str, Key]:
     if name in NETWORKS:
         keys["preset"] = Key(("preset",), _choice(presets_of(name), "Size of the networks; see alchemist presets"))
     if name in RECIPE_STAGES:
-        keys["recipe"] = Key(("recipe",), _choice(RECIPES, "Scoring rule and how select uses its scores"))
+        keys["recipe"] = Key(("recipe",), _choice(RECIPES, RECIPE_STAGES[name]))
     for path, field in flag_fields(config_of(stage)):
         if field.json_schema_extra != BARE_WORD and path[-1] not in of_one_run:
             keys[renamed.get(path[-1], path[-1])] = Key(path, field)

@@ -102,8 +102,9 @@ class TrainRaterResult(Result):
         # The options of the recipe fusion, because those of the project file come before a recipe.
         return (
             f"{text}\n{self.n_validation:,} validation samples are few: below {FEW_VALIDATION:,} a rater alone misses wrong captions and "
-            f"damaged images. Add samples, or a critic and a density ratio{only}: alchemist scorer train critic, then density --kind "
-            "density, and alchemist select --rank-by rater+critic+density --strategy head_gsample --accept auto --fill repeat."
+            f"damaged images. Add samples, or a critic and a density ratio{only}: train both and score with them (alchemist docs "
+            "how-to/choose-a-validation-dataset), then alchemist select --rank-by rater+critic+density --strategy head_gsample "
+            "--accept auto --fill repeat."
         )
 
 

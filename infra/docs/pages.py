@@ -42,8 +42,8 @@ An unknown key is refused. Relative paths start at the folder of the file.
 PRESETS_HEAD = """# Presets and recipes
 
 A *preset* is a size of the networks, made for some hardware (`--preset`, `preset` in `[rater]` and `[downstream]`). A *recipe* is
-a scoring rule with the
-rank window that fits it (`--recipe`). The two combine; other options override single values. `alchemist presets NAME` prints all
+a scoring rule and how
+`select` uses its scores (`--recipe`). The two combine; other options override single values. `alchemist presets NAME` prints all
 values of a preset,
 `alchemist plan train-rater --preset NAME` its memory, time and cost on your GPU.
 """

@@ -59,6 +59,12 @@ def test_the_file_declares_what_was_found_with_a_comment_on_each_line(
         "preset": "tiny", "recipe": "ours", "dataset": "web", "validation": "web-validation", "text_encoder": "words",
     }  # fmt: skip
     assert found["evaluation"] == {"dataset": "web-test", "protocols": ["heldout_loss"]}
+    # Each of both sections has a recipe of its own, and the comments say so.
+    in_selection = Path("alchemist.toml").read_text().partition("\n[selection]")[2].partition("\n[")[0]
+    assert '\n# recipe = "fusion"' in in_selection
+    assert re.search(
+        r'^recipe = "ours".*select reads recipe in \[selection\]$', Path("alchemist.toml").read_text(), re.MULTILINE
+    )
     assert found["selection"]["decontaminate"] == ["web-test"]
     lines = [line for line in Path("alchemist.toml").read_text().splitlines() if line]
     assert all(" # " in line or line.startswith("# ") for line in lines)

@@ -339,6 +339,36 @@ def test_every_container_has_requests_and_a_memory_limit_and_all_fit_into_the_qu
     assert job["requests"]["nvidia.com/gpu"] == job["limits"]["nvidia.com/gpu"]
 
 
+@pytest.mark.parametrize("installed", ["objects", "beside_chart"])
+def test_the_page_makes_a_valid_job_of_a_command_that_has_no_dag(
+    installed: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if shutil.which("jq") is None:
+        pytest.skip("jq is missing")
+    page = (INFRA.parent / "docs" / "how-to" / "kubernetes.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```bash\n(job\(\) .*?)^```", page, re.MULTILINE | re.DOTALL)
+    template = of_kind(request.getfixturevalue(installed), "PodTemplate")["alchemist-device-job"]
+    (tmp_path / "template.json").write_text(json.dumps(template))
+    # Stands in for the API server: it gives the template, and keeps the Job that it gets.
+    stand_in = tmp_path / "kubectl"
+    stand_in.write_text(
+        '#!/bin/sh\ncd "$(dirname "$0")"\ncase "$3" in get) cat template.json;; create) cat > job.json;; esac\n'
+    )
+    stand_in.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", f"set -eo pipefail\n{block}"], env=environment, check=True, timeout=60)
+    job = json.loads((tmp_path / "job.json").read_text())
+    assert [violations(job, version) for version in SUPPORTED] == [[], []]
+    assert job["metadata"]["name"] == "train-critic"
+    pod = job["spec"]["template"]
+    assert pod["metadata"] == template["template"]["metadata"]
+    (container,) = pod["spec"]["containers"]
+    assert container["image"].startswith("alchemist-jobs:")
+    words = container["command"]
+    assert words[:4] == ["alchemist", "scorer", "train", "critic"]
+    build_parser(words[1:]).parse_args(words[1:])
+
+
 def test_a_job_pod_waits_for_a_node_with_a_device_and_is_never_restarted(objects: list[Json]) -> None:
     job = pod_specs(objects)["alchemist-device-job"]
     assert (job["nodeSelector"], job["restartPolicy"]) == ({"alchemist/device": "gpu"}, "Never")

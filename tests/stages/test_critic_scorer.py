@@ -145,9 +145,14 @@ def test_a_density_ratio_takes_no_more_samples_of_each_dataset_than_asked_for(
     ingest_corpus: Callable[[], object],
 ) -> None:
     ingest_corpus()
-    given = {"kind": "density", "validation": "v", "dataset": "scenes", "resolution": 32}
-    found = train_scorer(TrainScorerConfig.model_validate(given | {"max_samples": 150, "max_corpus_samples": 100}))
+    given: dict[str, object] = {"kind": "density", "validation": "v", "dataset": "scenes", "resolution": 32}
+    given |= {"max_samples": 150, "max_corpus_samples": 100}
+    found = train_scorer(TrainScorerConfig.model_validate(given))
     assert found.n_train + found.n_heldout == 150 + 100
+    # An equal training gives an equal file, and makes the scorer nightly.
+    again = train_scorer(TrainScorerConfig.model_validate(given | {"nightly": True}))
+    assert (again.is_new, found.is_nightly, again.is_nightly) == (False, False, True)
+    assert find_outputs(open_store(), found.name)[0].is_shadow
 
 
 @pytest.mark.parametrize("given", [{}, {"kind": "density", "dataset": "scenes"}])

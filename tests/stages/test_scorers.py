@@ -408,6 +408,16 @@ def test_a_retired_scorer_scores_again_after_the_command_that_the_errors_name(
     assert register_scorer(RegisterConfig(name="words", nightly=True)).is_nightly
 
 
+def test_a_registered_scorer_becomes_nightly_by_its_name_alone(database_url: str, package: Path) -> None:
+    register("words", "other_scorers:Words", option=("factor=2",))
+    again = register_scorer(RegisterConfig(name="words", nightly=True))
+    assert (again.is_new, again.is_nightly) == (False, True)
+    assert ask("SELECT bool_and((config #>> '{options,factor}')::float = 2 AND is_shadow) FROM alchemist.raters")
+    # An option replaces the registered one alone, which is another scorer here.
+    with pytest.raises(ConfigError, match=r"belongs to another scorer \(other options\)"):
+        register("words", option=("factor=3",))
+
+
 def test_one_of_the_scores_of_a_scorer_is_not_retired_alone(database_url: str, package: Path) -> None:
     register("words", "other_scorers:Words")
     with pytest.raises(ConfigError, match=r"one of the scores of scorer words\. .*: alchemist scorer retire words$"):

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -352,6 +353,8 @@ def test_a_small_validation_dataset_is_told_with_what_to_add_to_it() -> None:
     few, many = (TrainRaterResult(**fields, n_validation=n, metrics={}).summary() for n in (1_199, 1_200))
     assert "1,199 validation samples are few" in few
     assert "few" not in many
+    (page,) = re.findall(r"\(alchemist docs ([\w/-]+)\)", few)
+    assert (Path(__file__).parents[2] / "docs" / f"{page}.md").is_file()
     # Research pages 034 and 039 measured it with these two rules.
     by_loss = TrainRaterResult(**fields | {"rule": "loss"}, n_validation=9, metrics={}).summary()
     assert "(measured only with rules alignment and learnability)" in by_loss
