@@ -290,7 +290,7 @@ CATALOGUE = (
     Metric(
         "alchemist_evaluation_value",
         "Mean value of a metric over the models of a published subset, or of its random control, of the seeds that both have; without a "
-        "common seed, of all.",
+        "common seed, of the subset alone.",
         ("subset", "metric", "outcome"),
     ),
     Metric("alchemist_docs_info", "Address of the documentation, as a label; the value is 1.", ("url",)),

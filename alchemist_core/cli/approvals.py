@@ -250,10 +250,18 @@ class PlanEvaluateConfig(Config):
     seeds: Seeds = Field((0,), description="Seeds that must have a value, separated by commas")
 
 
+class PublishedVersion(Result):
+    """A published subset version, with the names of the options that choose it."""
+
+    subset: str
+    version: int
+
+
 class PlanEvaluateResult(Result):
-    """Published subsets without a value."""
+    """Published subsets without a value, and their versions: another version may be published before these are evaluated."""
 
     subsets: list[str]
+    versions: list[PublishedVersion]
 
 
 def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateResult:
@@ -274,8 +282,8 @@ def plan_evaluate(config: PlanEvaluateConfig) -> PlanEvaluateResult:
         if not measured:
             say(f"{subset.title} is left out: scorer {rater.name} ranked it, so only FLUX-mini can be trained on it.")
         if any(wanted - _evaluated(engine, subset, rater, file, rows) for file in measured):
-            found.append(subset.name)
-    return PlanEvaluateResult(subsets=found)
+            found.append(PublishedVersion(subset=subset.name, version=subset.version))
+    return PlanEvaluateResult(subsets=[one.subset for one in found], versions=found)
 
 
 def _is_flux(file: ProtocolFile) -> bool:

@@ -102,7 +102,8 @@ class DatasetRenameResult(Result):
     name: str
     note: str = (
         "Runs and the audit log keep the former name. Rename the section in the project file, and the name in your scripts. "
-        "train-rater with the new name trains a new rater."
+        "train-rater with the new name trains a new rater. A night that was missed before is not taken later: trigger nightly_rescore "
+        "with its crawl date."
     )
 
 

@@ -24,7 +24,12 @@ LONGEST_REST = 4000
 class TaskConfig(Config):
     """Which task the event is about."""
 
-    subject: str = Field(..., min_length=1, max_length=300, description="Task, as DAG.TASK")
+    subject: str = Field(
+        ...,
+        min_length=1,
+        max_length=300,
+        description="Task, as DAG.TASK; success: also DAG, all tasks of the run",
+    )
     run: str | None = Field(None, description="Id of the DAG run")
     map_index: int = Field(-1, ge=-1, description="Index of a mapped task; -1: not mapped")
     try_number: int | None = Field(
@@ -82,9 +87,11 @@ def failure(config: NoteConfig) -> NoteResult:
 
 
 def success(config: TaskConfig) -> NoteResult:
-    """Record that a task that had failed was cleared and succeeded, so that it waits for a person no longer."""
+    """Record that a task that had failed was cleared and succeeded, or all tasks of a run, so that they wait for a person no longer."""
+    is_task = "." in config.subject
+    own = f"{config.subject}:{config.run}:{config.map_index}:" if is_task else f"{config.subject}."
     with open_store().begin() as connection:
-        settle_failures(connection, f"failed_task:{config.subject}:{config.run}:{config.map_index}:")
+        settle_failures(connection, f"failed_task:{own}", run=config.run)
     return NoteResult(subject=config.subject, is_notified=False)
 
 

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from pydantic import Field
 from sqlalchemy import Engine
 
 from alchemist_core.config import Command, Config, Result, Words, counted
+from alchemist_core.errors import ConfigError
 from alchemist_core.presets import gigabytes
 from alchemist_core.prices import cost_at
 from alchemist_core.project import NEVER, effective_prices, load_project
@@ -153,7 +155,12 @@ class PlanNightResult(Result):
 
 
 def plan_night(config: PlanNightConfig) -> PlanNightResult:
-    """List the datasets that a run of nightly_rescore processes, including those whose root is unreachable (their task then fails)."""
+    """List the datasets that a run of nightly_rescore processes, including those whose root is unreachable (their task then fails).
+
+    Raises:
+        ConfigError: The crawl date is later than tomorrow in the time zone of the schedule.
+    """
+    _require_begun(config.crawl_date)
     engine = open_store()
     rows = [row for row in list_datasets(engine, role="train") if config.dataset in (None, row.name)]
     # A dataset that is given, or that the project file declares, may not be registered yet: its first ingest registers it.
@@ -168,6 +175,16 @@ def plan_night(config: PlanNightConfig) -> PlanNightResult:
             "the next runs."
         )
     return PlanNightResult(datasets=named, nights=nights, n_waiting=len(waiting))
+
+
+def _require_begun(crawl_date: date) -> None:
+    """Refuse a crawl date that no crawl can have yet; tomorrow is allowed for a crawler east of the schedule's time zone."""
+    timezone = load_project().schedule.timezone
+    tomorrow = datetime.now(ZoneInfo(timezone)).date() + timedelta(days=1)
+    if crawl_date > tomorrow:
+        raise ConfigError(
+            f"--crawl-date {crawl_date} is later than tomorrow ({tomorrow}, {timezone}). Give the date of a crawl that has begun."
+        )
 
 
 def _earlier_nights(engine: Engine, rows: list[DatasetRow], before: date) -> list[EarlierNight]:

@@ -27,11 +27,13 @@ def announce(connection: Connection, event: Event) -> bool:
     return connection.execute(statement).rowcount == 1
 
 
-def settle_failures(connection: Connection, prefix: str) -> None:
-    """Store in the facts of the failures whose keys begin so that what failed has succeeded since."""
+def settle_failures(connection: Connection, prefix: str, *, run: str | None) -> None:
+    """Store in the facts of the failures of a DAG run whose keys begin so that what failed has succeeded since."""
     now = func.to_jsonb(func.clock_timestamp())
     statement = update(Notification).where(
-        Notification.kind == "failed_task", func.starts_with(Notification.key, prefix)
+        Notification.kind == "failed_task",
+        func.starts_with(Notification.key, prefix),
+        Notification.event["facts"]["run"].astext == run,
     )
     connection.execute(statement.values(event=func.jsonb_set(Notification.event, ["facts", "recovered_at"], now)))
 

@@ -33,7 +33,15 @@ from alchemist_core.store.copy import copy_rows
 from alchemist_core.store.engine import read_clock
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.queries import load_query
-from alchemist_core.store.tables import SAMPLE_COLUMNS, Dataset, QuarantinedSample, SampleLocation, Shard, ShardScore
+from alchemist_core.store.tables import (
+    SAMPLE_COLUMNS,
+    AuditEvent,
+    Dataset,
+    QuarantinedSample,
+    SampleLocation,
+    Shard,
+    ShardScore,
+)
 
 READABLE = ("verified", "missing", "changed")
 """States of a shard whose samples are registered and that is neither retired nor superseded."""
@@ -124,12 +132,14 @@ def register_dataset(
     """Return a dataset; it is registered on first use.
 
     Raises:
-        ConfigError: The name is not valid, or the dataset has another role, or another root and move_root is not set.
+        ConfigError: The name is not valid or is the former one of a dataset with this root, or the dataset has another role, or another
+            root and move_root is not set.
     """
     if (known := find_or_free(engine, name, role=role)) is not None:
         return _require_root(engine, known, root_uri=root_uri, move_root=move_root)
     if root_uri is None:
         raise ConfigError(f"Dataset {name!r} is not registered yet. Give its folder or s3:// address with --root.")
+    _refuse_former_name(engine, name, root_uri, known.values())
     with engine.begin() as connection:
         given = insert(Dataset).values(name=name, root_uri=root_uri, role=role)
         statement = given.on_conflict_do_nothing(index_elements=[Dataset.name]).returning(Dataset.dataset_id)
@@ -195,6 +205,20 @@ def _refuse_removed(engine: Engine, name: str) -> None:
             f"Dataset {name!r} was removed on {row.removed_at:%Y-%m-%d} ({row.removed_reason}). "
             f"Choose another name, or free this one: alchemist dataset rename {name} {name}-removed."
         )
+
+
+def _refuse_former_name(engine: Engine, name: str, root_uri: str, known: Iterable[DatasetRow]) -> None:
+    """Refuse the former name of a dataset for its root: every night would be ingested, scored and published twice."""
+    is_rename = (AuditEvent.action == "rename", AuditEvent.before["name"].astext == name)
+    with engine.connect() as connection:
+        if not connection.execute(select(exists().where(*is_rename))).scalar_one():
+            return
+    for row in known:
+        if row.root_uri.rstrip("/") == root_uri.rstrip("/"):
+            raise ConfigError(
+                f"Dataset {name!r} was renamed: {row.name!r} has the root {root_uri}. Give the name {row.name}, and rename the section "
+                f"[datasets.{name}] of alchemist.toml if there is one."
+            )
 
 
 def known_shards(engine: Engine, dataset_id: int) -> dict[str, KnownShard]:

@@ -49,16 +49,20 @@ def evaluate_subset():
     def waiting(run):
         return alchemist("plan", "evaluate", json=True, **chosen(run, *MEASURED, *COMPARED))
 
+    def of_version(run, word, **flags):
+        return alchemist(word, operand=run.item["subset"], version=run.item["version"], **flags)
+
     def train(run):
-        return alchemist("train-downstream", operand=run.item, **chosen(run, *MODEL, *COMPARED))
+        return of_version(run, "train-downstream", **chosen(run, *MODEL, *COMPARED))
 
     def measure(run):
-        return alchemist("evaluate", operand=run.item, **chosen(run, *MEASURED))
+        return of_version(run, "evaluate", **chosen(run, *MEASURED))
 
     def check(run):
-        return alchemist("check", suite="evaluation", subset=run.item)
+        return alchemist("check", suite="evaluation", **run.item)
 
-    subsets = step("plan", waiting, returns="subsets").output
+    # Name and version: another version may be published while the models of this one are trained.
+    subsets = step("plan", waiting, returns="versions").output
     late = {"trigger_rule": "all_done"}  # a subset that fails does not stop the others; the run ends as failed
     train_downstream = device_step("train_downstream", train, over=subsets, is_training=True)
     evaluate = device_step("evaluate", measure, over=subsets, needs=("train_downstream",), **late)

@@ -34,8 +34,8 @@ POD_TEMPLATE = os.environ.get("ALCHEMIST_POD_TEMPLATE", "alchemist-device-job")
 LONGEST = timedelta(days=3)
 LONGEST_VALUE = 10_000  # characters; Linux allows 131,071 bytes in one argument
 N_LINES_KEPT = 30
-# Keys of an item that is not a name: a night, or a slot of a night.
-ITEM = ("dataset", "crawl_date", "slot")
+# Keys of an item: a night, a slot of a night, or a subset version.
+ITEM = ("dataset", "crawl_date", "slot", "subset", "version")
 # Choices of an option that is switched on or off; empty: as the project file says.
 SWITCH = [None, "yes", "no"]
 NOT_STARTED, FOUND_FAILED = 127, 5

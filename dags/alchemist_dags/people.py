@@ -31,7 +31,8 @@ def send_note(kind, context, *, reason=None, **flags):
     # Cut to the longest allowed argument; the end of a log is the most useful part.
     if reason is not None:
         flags = {"reason": reason.replace("\0", "")[-LONGEST_VALUE:], **flags}
-    line = alchemist("note", kind, subject=f"{one.dag_id}.{one.task_id}", run=one.run_id, **flags)
+    flags = {"subject": f"{one.dag_id}.{one.task_id}", "run": one.run_id, **flags}
+    line = alchemist("note", kind, **flags)
     try:
         subprocess.run(line, check=True, timeout=NOTE_TIMEOUT_S, env=environment_of(line))
     except (OSError, subprocess.SubprocessError) as error:
@@ -51,9 +52,14 @@ def note_failure(context):
 
 
 def note_recovery(context):
-    """Store that a task succeeded that was tried before, so that its failure, if it was its last try, no longer waits for a person."""
+    """Store that a task succeeded that was tried before, so that its failure, if it was its last try, no longer waits for a person.
+
+    The closing task succeeds only if no task of its run failed: after Clear, a mapped task may have fewer items than before.
+    """
     one = context["task_instance"]
-    if one.try_number > 1:
+    if getattr(context["task"], "closes", False):
+        send_note("success", context, subject=one.dag_id)
+    elif one.try_number > 1:
         send_note("success", context, map_index=one.map_index)
 
 

@@ -28,11 +28,12 @@ measured AS (
     WHERE compared_models.arm IN ('subset', 'random')
 ),
 
--- Over the seeds that both have, because losses differ more between seeds than between arms; without one, over all.
+-- Over the seeds that both have, because losses differ more between seeds than between arms; without one, of the subset alone.
 valued AS (
     SELECT name, metric, arm, coalesce(avg(value) FILTER (WHERE is_paired), avg(value)) AS value
     FROM measured
     GROUP BY name, metric, arm, published_at
+    HAVING arm = 'subset' OR bool_or(is_paired)
     ORDER BY published_at DESC, name ASC, metric ASC, arm ASC
     LIMIT 100
 )

@@ -3,8 +3,9 @@
 --   (the asking run: its own ingests do not count, so that it gets the same nights when cleared).
 -- One row is: a dataset and a crawl date, from the day of its first scheduled run on. An ingest counts for the dates before the day on
 --   which it started: one of a date also if it failed, because `night list` reports that, but not if it was refused; one of all dates
---   if it succeeded.
--- Relies on: ix_runs_stage_config_hash; reads the runs of one stage.
+--   if it succeeded. One whose process died counts only if a check of its night was stored, without which `night list` has no such night.
+--   Dates that are not over in that time zone are left out, because their own runs are still to come.
+-- Relies on: ix_runs_stage_config_hash; reads the runs of one stage, and the checks.
 -- Safe to re-run: yes.
 WITH ingests AS (
     SELECT
@@ -18,6 +19,14 @@ WITH ingests AS (
             OR (
                 runs.exit_code IS DISTINCT FROM 2
                 AND rtrim(coalesce(runs.config ->> 'root', datasets.root_uri), '/') = rtrim(datasets.root_uri, '/')
+                AND (
+                    runs.state = 'failed'
+                    OR runs.run_id IN (SELECT leases.run_id FROM alchemist.leases WHERE alchemist.is_live_lease(leases.expires_at))
+                    OR (datasets.name, CAST(runs.config ->> 'crawl_date' AS date)) IN (
+                        SELECT check_results.dataset_name, check_results.crawl_date
+                        FROM alchemist.check_results
+                    )
+                )
             )
         ) AS is_valid
     FROM alchemist.runs
@@ -49,7 +58,9 @@ dated AS (
         begun.dataset,
         begun.first_date + day.n AS crawl_date
     FROM begun
-    CROSS JOIN LATERAL generate_series(0, CAST(:before AS date) - begun.first_date - 1) AS day (n)
+    CROSS JOIN LATERAL generate_series(
+        0, least(CAST(:before AS date), CAST(clock_timestamp() AT TIME ZONE :timezone AS date)) - begun.first_date - 1
+    ) AS day (n)
 )
 
 SELECT

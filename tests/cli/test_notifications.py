@@ -313,3 +313,15 @@ def test_a_failed_task_that_was_cleared_and_succeeded_waits_for_nobody(engine: E
     assert left.detail == "nightly_rescore.score: no memory"
     assert main(["note", "success", *task[:-1], "0"]) == 0
     assert read_matters(engine) == []
+
+
+def test_a_run_that_succeeded_as_a_whole_leaves_none_of_its_failures(engine: Engine) -> None:
+    failed = [("nightly_rescore.score", "r:1", "0"), ("nightly_rescore.score", "r:1", "2"), ("nightly_rescore.score", "r:10", "0"),
+              ("nightly_rescore_2.score", "r:1", "0")]  # fmt: skip
+    for subject, run, map_index in failed:
+        task = ("--subject", subject, "--run", run, "--map-index", map_index, "--try-number", "3")
+        assert main(["note", "failure", *task, "--reason", f"{subject} {run}"]) == 0
+    assert main(["note", "success", "--subject", "nightly_rescore", "--run", "r:1"]) == 0
+    assert {str(one.detail).partition(": ")[2] for one in read_matters(engine)} == {
+        "nightly_rescore.score r:10", "nightly_rescore_2.score r:1"
+    }  # fmt: skip

@@ -1,7 +1,7 @@
 """The items of mapped tasks: the datasets of a night, and one process for each dataset and slot."""
 
 import json
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.project import load_project
 from alchemist_core.settings import load_settings
 from alchemist_core.store.raters import find_named, promote_rater
+from alchemist_core.store.registry import list_datasets
 from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_night, add_rater
 
@@ -55,6 +56,31 @@ def test_a_dataset_that_is_named_may_be_registered_by_its_first_ingest(
 ) -> None:
     assert main(["plan", "night", "--crawl-date", "2026-01-02", "--dataset", "new", "--json"]) == 0
     assert last_line(capsys)["datasets"] == ["new"]
+
+
+def test_a_section_with_the_former_name_of_a_dataset_registers_no_second_one(
+    engine: Engine, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's own copy of the project file may still have the former name when the next night starts."""
+    root = tmp_path / "crawl"
+    root.mkdir()
+    (tmp_path / "alchemist.toml").write_text(f'[datasets.web]\nroot = "{root}"\n')
+    monkeypatch.setenv("ALCHEMIST_PROJECT", str(tmp_path / "alchemist.toml"))
+    load_project.cache_clear()
+    load_settings.cache_clear()
+    assert main(["ingest", "--dataset", "web"]) == 0
+    assert main(["dataset", "rename", "web", "web2"]) == 0
+    for night in planned(capsys, "2026-01-02"):
+        expected = 2 if night[0] == "web" else 0
+        assert main(["ingest", "--dataset", night[0], "--crawl-date", night[1]]) == expected
+    assert f"Dataset 'web' was renamed: 'web2' has the root {root}. Give the name web2" in capsys.readouterr().err
+    assert [row.name for row in list_datasets(engine)] == ["web2"]
+    # Its name is free for another source, and after a removal for the same one.
+    assert main(["ingest", "--dataset", "web", "--root", str(tmp_path)]) == 0
+    for name in ("web", "web2"):
+        assert main(["dataset", "remove", name, "--reason", "test"]) == 0
+    assert main(["dataset", "rename", "web", "web-removed"]) == 0
+    assert main(["ingest", "--dataset", "web"]) == 0
 
 
 def test_an_upload_that_was_under_way_brings_its_night_up_again(
@@ -195,6 +221,19 @@ def test_dates_before_the_first_scheduled_run_are_not_missed(
     assert planned(capsys, "2026-01-09") == [("web", "2026-01-09")]
     add_ingests(engine, "web", "2026-01-09")
     assert planned(capsys, "2026-01-11") == [("web", "2026-01-11"), ("web", "2026-01-10")]
+
+
+def test_a_crawl_date_later_than_tomorrow_is_refused_and_a_day_that_is_not_over_is_not_missed(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The crawler may live east of the time zone of the schedule."""
+    today = datetime.now(UTC).date()
+    tomorrow, yesterday = today + timedelta(days=1), today - timedelta(days=1)
+    add_dataset_of_january(engine)
+    add_ingests(engine, "web", str(today - timedelta(days=2)))
+    assert main(["plan", "night", "--crawl-date", str(tomorrow + timedelta(days=1))]) == 2
+    assert f"is later than tomorrow ({tomorrow}, UTC)" in capsys.readouterr().err
+    assert planned(capsys, str(tomorrow)) == [("web", str(tomorrow)), ("web", str(yesterday))]
 
 
 def test_a_missed_night_with_late_shards_is_taken_once_and_one_that_a_check_has_stopped_waits(

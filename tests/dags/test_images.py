@@ -178,7 +178,7 @@ def test_every_command_that_needs_no_device_runs_without_torch(dags, scored_stor
     select_subset("best")
     lines = {}
     for task in tasks_of("airflow", dags):
-        item = NIGHT if task.dag.dag_id == "nightly_rescore" else "best"
+        item = NIGHT if task.dag.dag_id == "nightly_rescore" else {"subset": "best", "version": 1}
         run = ours("jobs").Run(
             form(task.dag, FORMS[task.dag.dag_id]), item, NIGHT["crawl_date"],
             SimpleNamespace(**vars(PLANNED) | {"xcom_pull": lambda task_ids: RESULTS[task_ids]}),

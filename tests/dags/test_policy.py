@@ -30,6 +30,7 @@ ANSWER = {
     "chosen_options": ["Approve"], "params_input": {"comment": "fine; $(id)\0"}, "responded_by_user": {"id": "7", "name": "ann"},
 }  # fmt: skip
 NIGHT = {"dataset": "crawl", "crawl_date": "2026-01-02"}
+VERSION = {"subset": "best", "version": 3}
 RESULTS = {
     "plan_night": [NIGHT],
     "find_rater": {"rater": "crawl-loss-0a1b2c3d", "dataset": "crawl"},
@@ -100,7 +101,7 @@ def attribute(operator, name):
     return operator.partial_kwargs.get(name) if operator.is_mapped else getattr(operator, name)
 
 
-def run_of(dag, params, *, item="best", **about):
+def run_of(dag, params, *, item=VERSION, **about):
     """Return what a task's command line is made of."""
     about = {"partition_key": None, "run_type": "manual", "conf": params, **about}
     about = {"run_after": datetime(2026, 1, 3, tzinfo=UTC), **about}
@@ -110,7 +111,7 @@ def run_of(dag, params, *, item="best", **about):
 
 def command(operator, params, **about):
     """Return the argument list that a task would run."""
-    item = 1 if operator.task_id == "score" else "best"
+    item = 1 if operator.task_id == "score" else VERSION
     if operator.dag.dag_id == "nightly_rescore":
         item = {
             **NIGHT,

@@ -57,9 +57,10 @@ LINES = {
     """,
     "evaluate_subset": """
         plan plan evaluate --json --evaluation=heldout --protocol=heldout_loss,kid_offline --arms=subset,random,planted --seeds=0,1,2
-        train_downstream train-downstream --preset=tiny --arms=subset,random,planted --seeds=0,1,2 --truth=/data/truth.parquet -- best
-        evaluate evaluate --evaluation=heldout --protocol=heldout_loss,kid_offline -- best
-        check_evaluation check --suite=evaluation --subset=best
+        train_downstream train-downstream --preset=tiny --arms=subset,random,planted --seeds=0,1,2 --truth=/data/truth.parquet \
+            --version=3 -- best
+        evaluate evaluate --evaluation=heldout --protocol=heldout_loss,kid_offline --version=3 -- best
+        check_evaluation check --suite=evaluation --subset=best --version=3
         report report --dataset=crawl
     """,
     "maintenance": """
@@ -503,12 +504,22 @@ def test_a_task_that_succeeds_at_another_try_is_noted_and_one_that_succeeds_at_o
     people, lines = ours("people"), []
     monkeypatch.setattr(people.subprocess, "run", lambda line, **_options: lines.append(line))
     one = SimpleNamespace(dag_id="d", task_id="t", run_id="r 1", try_number=1, map_index=3)
-    people.note_recovery({"task_instance": one})
+    context = {"task_instance": one, "task": dags["nightly_rescore"].get_task("publish")}
+    people.note_recovery(context)
     assert lines == []
     one.try_number = 2
-    people.note_recovery({"task_instance": one})
+    people.note_recovery(context)
     assert lines == [["alchemist", "note", "success", "--subject=d.t", "--run=r 1", "--map-index=3"]]
     assert people.COMMON["default_args"]["on_success_callback"] is people.note_recovery
+
+
+def test_the_success_of_a_closing_task_is_noted_for_all_tasks_of_its_run(dags, monkeypatch):
+    """After Clear a mapped task may have fewer items: nothing would end the failure of an item that is gone."""
+    people, lines = ours("people"), []
+    monkeypatch.setattr(people.subprocess, "run", lambda line, **_options: lines.append(line))
+    one = SimpleNamespace(dag_id="nightly_rescore", task_id="summary", run_id="r 1", try_number=1, map_index=-1)
+    people.note_recovery({"task_instance": one, "task": dags["nightly_rescore"].get_task("summary")})
+    assert lines == [["alchemist", "note", "success", "--subject=nightly_rescore", "--run=r 1"]]
 
 
 def test_a_note_waits_a_minute_for_the_store_and_a_question_a_week_for_a_person(dags):

@@ -33,6 +33,12 @@ esac
 """
 SUBSET = {"dataset": "crawl", "retention": 0.2, "name": "best"}
 TEMPLATE = '{{ "\\x27; touch $ALCHEMIST_HOME/OWNED; echo \\x27" }}{{ 7919 * 7907 }}'
+
+
+def versions(*subsets):
+    return [{"subset": name, "version": 3} for name in subsets]
+
+
 NIGHTS = [{"dataset": name, "crawl_date": "2026-01-02"} for name in ("web", "broken", "books")]
 PLAN = {"nights": NIGHTS, "work": [{**night, "slot": slot} for night in NIGHTS[::2] for slot in (0, 1)]}
 SCENARIOS = {
@@ -52,9 +58,9 @@ SCENARIOS = {
     "view only": {"dag": "build_subset", "conf": SUBSET},
     "with tars": {"dag": "build_subset", "conf": {**SUBSET, "materialize": True}},
     "fails": {"dag": "build_subset", "conf": {**SUBSET, "name": "broken"}},
-    "nothing waits": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": []}},
-    "two wait": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": ["a", "b"]}},
-    "one of two fails": {"dag": "evaluate_subset", "conf": {}, "plan": {"subsets": ["broken", "c"]}},
+    "nothing waits": {"dag": "evaluate_subset", "conf": {}, "plan": {"versions": []}},
+    "two wait": {"dag": "evaluate_subset", "conf": {}, "plan": {"versions": versions("a", "b")}},
+    "one of two fails": {"dag": "evaluate_subset", "conf": {}, "plan": {"versions": versions("broken", "c")}},
     "refused": {"dag": "build_subset", "conf": {**SUBSET, "name": "refused"}},
     "template as a value": {"dag": "build_subset", "conf": {**SUBSET, "dataset": TEMPLATE}},
     "template as a key": {
@@ -182,8 +188,8 @@ def test_with_no_subset_waiting_the_report_is_still_made(runs):
 def test_every_waiting_subset_is_trained_on_and_evaluated(runs):
     states, commands = runs
     assert states["two wait"]["state"] == "success"
-    assert {f"evaluate -- {name}" for name in "ab"} <= set(commands)
-    assert {f"check --suite=evaluation --subset={name}" for name in "ab"} <= set(commands)
+    assert {f"evaluate --version=3 -- {name}" for name in "ab"} <= set(commands)
+    assert {f"check --suite=evaluation --subset={name} --version=3" for name in "ab"} <= set(commands)
 
 
 def test_a_subset_that_fails_stops_no_other_and_the_run_ends_red(runs):
@@ -191,8 +197,8 @@ def test_a_subset_that_fails_stops_no_other_and_the_run_ends_red(runs):
     tasks = states["one of two fails"]["tasks"]
     for name in ("train_downstream", "evaluate", "check_evaluation"):
         assert sorted(tasks[name]) == ["failed", "success"]
-    assert "evaluate -- c" in commands
-    assert "evaluate -- broken" not in commands
+    assert "evaluate --version=3 -- c" in commands
+    assert "evaluate --version=3 -- broken" not in commands
     assert states["one of two fails"]["state"] == "failed"
 
 

@@ -231,7 +231,11 @@ def rendered() -> dict[str, Any]:
     }  # fmt: skip
     for task_id, dag in dags.items():
         task = dag.get_task(task_id)
-        item = {"dataset": "crawl", "crawl_date": "2026-01-02", "slot": 0} if task_id == "score" else "best"
+        item = (
+            {"dataset": "crawl", "crawl_date": "2026-01-02", "slot": 0}
+            if task_id == "score"
+            else {"subset": "best", "version": 3}
+        )
         operator = task.unmap({"item": item}) if task.is_mapped else task
         params = {name: dag.params.get_param(name).value for name in dag.params} | {
             "dataset": "crawl",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.approvals import PlanEvaluateConfig, plan_evaluate
+from alchemist_core.cli.approvals import PlanEvaluateConfig, PublishedVersion, plan_evaluate
 from alchemist_core.cli.demo import QUERIES, read_arms
 from alchemist_core.cli.sample import TakedownConfig, takedown
 from alchemist_core.cli.subset import (
@@ -46,7 +46,7 @@ def train(corpus: Path, **fields: object) -> TrainDownstreamResult:
 
 
 def test_arms_are_trained_once_measured_once_and_compared(corpus: Path, published_store: TrainedStore) -> None:
-    assert plan_evaluate(PlanEvaluateConfig()).subsets == ["s"]
+    assert plan_evaluate(PlanEvaluateConfig()).versions == [PublishedVersion(subset="s", version=1)]
     assert train(corpus).n_trained == 4
     measured = evaluate(EvaluateConfig(subset="s"))
     assert measured.n_measured == 4
