@@ -139,7 +139,7 @@ def register_dataset(
         return _require_root(engine, known, root_uri=root_uri, move_root=move_root)
     if root_uri is None:
         raise ConfigError(f"Dataset {name!r} is not registered yet. Give its folder or s3:// address with --root.")
-    _refuse_former_name(engine, name, root_uri, known.values())
+    _refuse_former_name(engine, name, root_uri)
     with engine.begin() as connection:
         given = insert(Dataset).values(name=name, root_uri=root_uri, role=role)
         statement = given.on_conflict_do_nothing(index_elements=[Dataset.name]).returning(Dataset.dataset_id)
@@ -207,13 +207,13 @@ def _refuse_removed(engine: Engine, name: str) -> None:
         )
 
 
-def _refuse_former_name(engine: Engine, name: str, root_uri: str, known: Iterable[DatasetRow]) -> None:
+def _refuse_former_name(engine: Engine, name: str, root_uri: str) -> None:
     """Refuse the former name of a dataset for its root: every night would be ingested, scored and published twice."""
     is_rename = (AuditEvent.action == "rename", AuditEvent.before["name"].astext == name)
     with engine.connect() as connection:
         if not connection.execute(select(exists().where(*is_rename))).scalar_one():
             return
-    for row in known:
+    for row in list_datasets(engine):
         if row.root_uri.rstrip("/") == root_uri.rstrip("/"):
             raise ConfigError(
                 f"Dataset {name!r} was renamed: {row.name!r} has the root {root_uri}. Give the name {row.name}, and rename the section "
