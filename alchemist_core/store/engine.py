@@ -437,6 +437,7 @@ _VIEWS_OF_OTHERS = text("""
     WHERE
         ours.relnamespace = to_regnamespace('alchemist')
         AND ours.relkind = 'v'
+        AND ours.relname = ANY(:own)
         AND NOT (theirs.relnamespace = ours.relnamespace AND theirs.relname = ANY(:own))
     ORDER BY name
 """)

@@ -226,6 +226,22 @@ def test_a_view_of_the_users_in_the_schema_of_the_store_is_named_before_a_migrat
         owner.dispose()
 
 
+def test_a_view_of_the_users_that_reads_no_view_of_the_store_survives_a_migration(
+    make_database: Callable[..., str],
+) -> None:
+    url = make_database()
+    owner = make_engine(url)
+    try:
+        with owner.begin() as connection:
+            connection.execute(text("CREATE VIEW alchemist.mine AS SELECT sample_id FROM alchemist.samples"))
+            connection.execute(text("CREATE VIEW alchemist.of_mine AS SELECT sample_id FROM alchemist.mine"))
+        assert migrate(url, should_reapply=True)
+        with owner.connect() as connection:
+            assert connection.execute(text("SELECT count(*) FROM alchemist.of_mine")).scalar_one() == 0
+    finally:
+        owner.dispose()
+
+
 def test_the_owner_of_an_existing_schema_migrates_it_without_the_right_to_create_one(
     make_database: Callable[..., str],
 ) -> None:
