@@ -7,6 +7,7 @@ does not hold shards, which belong to the user, nor what can be made again (mate
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -496,14 +497,20 @@ def _hash_files(folder: Path) -> dict[str, str]:
     }
 
 
+def _sha256_of(folder: Path, name: str) -> str | None:
+    """Return the hash of a file of a backup; None if it is missing, or if its name leads out of the folder."""
+    is_outside = Path(name).is_absolute() or ".." in Path(name).parts
+    return file_sha256(folder / name).hex() if not is_outside and (folder / name).is_file() else None
+
+
 def _read_note(folder: Path) -> dict[str, Any]:
     try:
         note = _Note.model_validate_json((folder / _NOTE).read_text(encoding="utf-8")).model_dump()
     except (OSError, ValueError) as error:
         why = "backup.json is damaged" if isinstance(error, ValueError) else error.strerror
         raise DataError(f"{folder} is not a backup ({why}). Give a folder that alchemist db backup wrote.") from error
-    found = _hash_files(folder)
-    if wrong := sorted(name for name, sha256 in note["files"].items() if found.get(name) != sha256):
+    # Files of others are not even read: they may belong to another account.
+    if wrong := sorted(name for name, sha256 in note["files"].items() if _sha256_of(folder, name) != sha256):
         raise DataError(
             f"Missing or changed in {folder}: {counted(len(wrong), 'file')}, of which the first is {wrong[0]}. Use another backup."
         )
@@ -530,7 +537,7 @@ def _restore_artifacts(folder: Path, of_backup: Iterable[str]) -> None:
 def _result(folder: Path, note: dict[str, Any]) -> BackupResult:
     return BackupResult(
         folder=str(folder), checksum=note["checksum"], revision=note["revision"], n_files=len(note["files"]),
-        n_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        n_bytes=sum((folder / name).stat().st_size for name in note["files"]),
     )  # fmt: skip
 
 
@@ -543,7 +550,9 @@ COMMANDS = {
     "provision": Command(NoConfig, provision),
     "checksum": Command(NoConfig, print_checksum),
     "backup": Command(
-        BackupConfig, backup, lambda _, result: f"alchemist db restore {result.folder}, under a new ALCHEMIST_HOME"
+        BackupConfig,
+        backup,
+        lambda _, result: f"alchemist db restore {shlex.quote(result.folder)}, under a new ALCHEMIST_HOME",
     ),
     "restore": Command(RestoreConfig, restore, _next_restore),
 }

@@ -111,7 +111,7 @@ def _refuse_target(config: RecaptionConfig) -> None:
     """Refuse before the model is asked what the ingest would refuse after everything was paid and written."""
     engine, name, root = open_store(), config.into_dataset, absolute_root(config.into_root)
     role = find_dataset(engine, config.dataset).role
-    known = find_or_free(engine, name, role=role)
+    known = find_or_free(engine, name, role=role, root_uri=root)
     if known is None or known.root_uri.rstrip("/") == root.rstrip("/"):
         return
     moving = ["alchemist", "ingest", "--dataset", name, "--root", root, "--move-root"]

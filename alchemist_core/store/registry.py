@@ -104,11 +104,12 @@ def refuse_evaluation(engine: Engine, name: str) -> None:
         )
 
 
-def find_or_free(engine: Engine, name: str, *, role: str) -> DatasetRow | None:
-    """Return the dataset of a name, or None if a new dataset may have this name.
+def find_or_free(engine: Engine, name: str, *, role: str, root_uri: str | None) -> DatasetRow | None:
+    """Return the dataset of a name, or None if a new dataset may have this name and root.
 
     Raises:
-        ConfigError: The name is not valid or belongs to a removed dataset, or the dataset has another role.
+        ConfigError: The name is not valid, belongs to a removed dataset or is the former one of a dataset with this root, or the dataset
+            has another role.
     """
     known = {row.name: row for row in list_datasets(engine)}
     if name not in known:
@@ -118,6 +119,8 @@ def find_or_free(engine: Engine, name: str, *, role: str) -> DatasetRow | None:
                 f"{shown} is not a valid dataset name. Use 1 to 100 letters, digits or . _ + -, starting with a letter or digit."
             )
         _refuse_removed(engine, name)
+        if root_uri is not None:
+            _refuse_former_name(engine, name, root_uri)
         return None
     if known[name].role != role:
         raise ConfigError(
@@ -135,11 +138,10 @@ def register_dataset(
         ConfigError: The name is not valid or is the former one of a dataset with this root, or the dataset has another role, or another
             root and move_root is not set.
     """
-    if (known := find_or_free(engine, name, role=role)) is not None:
+    if (known := find_or_free(engine, name, role=role, root_uri=root_uri)) is not None:
         return _require_root(engine, known, root_uri=root_uri, move_root=move_root)
     if root_uri is None:
         raise ConfigError(f"Dataset {name!r} is not registered yet. Give its folder or s3:// address with --root.")
-    _refuse_former_name(engine, name, root_uri)
     with engine.begin() as connection:
         given = insert(Dataset).values(name=name, root_uri=root_uri, role=role)
         statement = given.on_conflict_do_nothing(index_elements=[Dataset.name]).returning(Dataset.dataset_id)

@@ -1,5 +1,6 @@
 """A restored platform equals the one that was backed up: same checksum, same subset bit for bit; a damaged backup is refused."""
 
+import errno
 import hashlib
 import json
 import re
@@ -21,7 +22,7 @@ from alchemist_core.cli.db import COMMANDS, BackupConfig, RestoreConfig, backup,
 from alchemist_core.cli.subset import GcSubsetConfig, PublishSubsetConfig, gc, publish
 from alchemist_core.embeddings.upkeep import remove_orphans
 from alchemist_core.errors import ConfigError, DataError, StoreError
-from alchemist_core.files import PICTURE_CACHE, artifact_path, partial_path
+from alchemist_core.files import PICTURE_CACHE, artifact_path, file_sha256, partial_path
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.select import SelectResult
 from alchemist_core.store import engine as store_engine
@@ -291,12 +292,31 @@ def test_files_that_others_put_into_a_backup_are_left_out_of_its_restore(
     backed_up: Path, elsewhere: TrainedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strays = [backed_up / folder / ".DS_Store" for folder in ("", "artifacts", "artifacts/subsets", "database")]
+    n_bytes = sum(path.stat().st_size for path in backed_up.rglob("*") if path.is_file() and path.name != "backup.json")
     for path in strays:
         path.write_bytes(b"x")
+
+    def of_another_account(path: Path) -> bytes:
+        if path.name == ".DS_Store":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return file_sha256(path)
+
+    monkeypatch.setattr(db, "file_sha256", of_another_account)
     use_store(monkeypatch, elsewhere)
-    assert restore(RestoreConfig(folder=backed_up)).checksum == checksum(elsewhere.url)
+    restored = restore(RestoreConfig(folder=backed_up))
+    assert (restored.checksum, restored.n_bytes) == (checksum(elsewhere.url), n_bytes)
     assert find_subset(open_store(), "first").state == "published"
     assert not list(elsewhere.home.rglob(".DS_Store"))
+
+
+def test_a_note_that_names_a_file_outside_of_its_backup_is_refused(backed_up: Path) -> None:
+    outside, note = backed_up.parent / "outside", json.loads((backed_up / "backup.json").read_text())
+    outside.write_bytes(b"x")
+    for name in (str(outside), "../outside"):
+        damaged = note | {"files": note["files"] | {name: hashlib.sha256(b"x").hexdigest()}}
+        (backed_up / "backup.json").write_text(json.dumps(damaged))
+        with pytest.raises(DataError, match=f"1 file, of which the first is {name}"):
+            restore(RestoreConfig(folder=backed_up))
 
 
 def test_a_backup_that_fails_leaves_nothing(

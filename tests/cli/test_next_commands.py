@@ -71,6 +71,11 @@ def test_an_import_of_one_date_leads_to_the_dataset_of_the_folder_above(next_of:
     assert next_of("corpus import", {}, {"folder": folder}, project=declared) == "alchemist ingest --dataset crawl"
 
 
+def test_a_backup_in_a_folder_with_a_space_leads_to_a_command_that_a_shell_accepts(next_of: Next) -> None:
+    said = next_of("db backup", {}, {"folder": "/mnt/my backups/monday"})
+    assert said == "alchemist db restore '/mnt/my backups/monday', under a new ALCHEMIST_HOME"
+
+
 def test_a_corpus_in_a_folder_with_a_space_leads_to_a_command_that_a_shell_and_the_parser_accept(
     next_of: Next, tmp_path: Path
 ) -> None:

@@ -254,6 +254,19 @@ def test_a_dataset_that_cannot_take_the_new_samples_is_refused_before_the_model_
 
 
 @pytest.mark.usefixtures("database_url")
+def test_the_former_name_of_the_new_dataset_is_refused_before_the_model_is_asked(tmp_path: Path) -> None:
+    ingest(IngestConfig(dataset="web", root=str(write_web(tmp_path / "web", *make_record("a", 1)))))
+    with serving(well) as server:
+        recaption(server, dataset="web")
+        assert main(["dataset", "rename", "web-recaptioned", "web-captions"]) == 0
+        write_web(tmp_path / "web", *make_record("a", 1), *make_record("b", 2))
+        reread(ChangeConfig(shard="a.tar", reason="it has grown"))
+        with pytest.raises(ConfigError, match="Give the name web-captions"):
+            recaption(server, dataset="web")
+        assert server.n_paid.total() == 1
+
+
+@pytest.mark.usefixtures("database_url")
 def test_a_tar_that_an_earlier_version_named_by_its_root_is_not_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
