@@ -89,6 +89,10 @@ def test_json_of_any_form_is_text(store: Store) -> None:
             f"SELECT CAST(one AS {kind}) AS one FROM unnest(:given) AS given (one)", given=[*given, None]
         )
         assert found["one"].to_pylist() == [*given, None]
+        gathered = store.query(
+            f"SELECT array_agg(CAST(one AS {kind})) AS many FROM unnest(:given) AS given (one)", given=[*given, None]
+        )
+        assert gathered["many"].to_pylist() == [[*given, None]]
 
 
 def test_the_options_of_runs_of_several_commands_can_be_read(own_store: Store, engine: Engine) -> None:

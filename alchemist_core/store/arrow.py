@@ -23,6 +23,7 @@ _POSTGRES_TYPES = {
 }  # fmt: skip
 # json and jsonb become text, as in exports: a column of Arrow has one type, and JSON has another one in each row.
 _JSON_TYPES = {114, 3802}
+_JSON_ARRAY_TYPES = {199, 3807}
 
 
 def table_of(kinds: Mapping[str, type[Any]], batches: Iterable[Sequence[Sequence[Any]]]) -> pa.Table:
@@ -81,12 +82,18 @@ def _refusal(error: StatementError) -> AlchemistError:
 
 def _column(values: list[Any], type_code: int) -> pa.Array:
     if type_code in _JSON_TYPES:
-        values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
-        return pa.array(values, type=pa.string())
+        return pa.array([_json_text(value) for value in values], type=pa.string())
+    if type_code in _JSON_ARRAY_TYPES:
+        lists = [None if value is None else [_json_text(one) for one in value] for value in values]
+        return pa.array(lists, type=pa.list_(pa.string()))
     kind = _POSTGRES_TYPES.get(type_code)
     if kind == pa.float64():
         values = [None if value is None else float(value) for value in values]
     return pa.array([_plain(value) for value in values], type=kind)
+
+
+def _json_text(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:
