@@ -188,7 +188,7 @@ def _require_begun(crawl_date: date) -> None:
 
 
 def _earlier_nights(engine: Engine, rows: list[DatasetRow], before: date) -> list[EarlierNight]:
-    """Return the earlier nights to take: those whose start was missed, the oldest first, then late ones, the newest first.
+    """Return the earlier nights to take: those that no ingest has ended for, the oldest first, then late ones, the newest first.
 
     A night that a check of shards or samples has stopped waits until a person releases it, and one that a person has rejected is left
     out. A failed check of scores keeps no night out, because its scores decide the check anew.
@@ -196,7 +196,7 @@ def _earlier_nights(engine: Engine, rows: list[DatasetRow], before: date) -> lis
     missed = _missed_nights(engine, rows, before)
     if missed:
         say(
-            f"No ingest was started for {counted(len(missed), 'earlier night')}, because the start of the run was missed."
+            f"No ingest of {counted(len(missed), 'earlier night')} has ended: the start of the run was missed, or its process died."
         )
     late = [one for one in late_nights(engine, [row.dataset_id for row in rows], before) if one not in missed]
     late.sort(key=lambda one: one.crawl_date, reverse=True)
@@ -208,7 +208,7 @@ def _is_stopped(engine: Engine, night: EarlierNight) -> bool:
 
 
 def _missed_nights(engine: Engine, rows: list[DatasetRow], before: date) -> list[EarlierNight]:
-    """Return the nights whose start was missed: none without a schedule, and none of datasets whose crawl has ended."""
+    """Return the nights that no ingest has ended for: none without a schedule, and none of datasets whose crawl has ended."""
     project = load_project()
     if project.schedule.nightly == NEVER:
         return []

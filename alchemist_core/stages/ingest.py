@@ -441,10 +441,12 @@ class _Ingestion:
         if days:
             named = _enumerate([f"{counts[day]:,} of {day}" for day in days]).removesuffix(": ")
             why = f"later than today ({self._today})" if night is None else f"not of {night}"
+            # As `plan night` allows.
+            can_trigger = days[0] <= self._today + timedelta(days=1)
+            trigger = "trigger nightly_rescore with that crawl_date (at most tomorrow's), or " if can_trigger else ""
             say(
-                f"{self._dataset.name}: not ingested, because they are {why}: shards {named}. To ingest a date: trigger "
-                f"nightly_rescore with that crawl_date, or alchemist ingest --dataset {self._dataset.name} --crawl-date {days[0]}. "
-                "If the date is wrong: rename the folder."
+                f"{self._dataset.name}: not ingested, because they are {why}: shards {named}. To ingest a date: {trigger}"
+                f"alchemist ingest --dataset {self._dataset.name} --crawl-date {days[0]}. If the date is wrong: rename the folder."
             )
 
     def _date_of(self, uri: str) -> date | None:

@@ -169,7 +169,7 @@ class EarlierNight(NamedTuple):
 def missed_nights(
     engine: Engine, dataset_ids: Sequence[int], before: date, *, timezone: str, airflow_run: str | None
 ) -> list[EarlierNight]:
-    """Return the earlier nights that no ingest was started for although a schedule was in use, the oldest first.
+    """Return the earlier nights that no ingest has ended for although a schedule was in use, the oldest first.
 
     Args:
         engine: The store.

@@ -62,7 +62,7 @@ def train_rater():
     promoted = updating_step("promote", promote, trigger_rule="none_failed", **updates)
     checked = step("check_scores", of_dataset("check", suite="scores"))
     train >> find >> certify >> plan >> score >> plan_promote >> approval >> promoted >> checked
-    announce = announce_nights("announce", lambda _run: alchemist("night", "announce", json=True))
+    announce = announce_nights("announce", lambda _run: alchemist("night", "announce", json=True), closes=True)
     checked >> step("publish", of_dataset("night", "publish")) >> announce
 
 

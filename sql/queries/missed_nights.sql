@@ -1,4 +1,4 @@
--- Purpose: Return earlier nights that no ingest was started for, because the scheduled start of their run was missed.
+-- Purpose: Return earlier nights that no ingest has ended for: the scheduled start of their run was missed, or its process died.
 -- Parameters: dataset_ids integer[], before date (nights of earlier crawl dates), timezone text (of crawl dates), airflow_run text or null
 --   (the asking run: its own ingests do not count, so that it gets the same nights when cleared).
 -- One row is: a dataset and a crawl date, from the day of its first scheduled run on. An ingest counts for the dates before the day on

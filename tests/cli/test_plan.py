@@ -202,6 +202,19 @@ def test_real_ingests_tell_which_nights_were_missed_also_those_of_dates_without_
     assert planned(capsys, "2026-01-04") == [("web", "2026-01-04")]
 
 
+def test_a_night_whose_ingest_died_is_taken_again_and_the_line_names_a_dead_process(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_dataset_of_january(engine)
+    add_ingests(engine, "web", "2026-01-01", "2026-01-02")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alchemist.runs SET state = 'lost' WHERE run_id = 2")
+    assert main(["plan", "night", "--crawl-date", "2026-01-03", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "No ingest of 1 earlier night has ended: the start of the run was missed, or its process died." in said.err
+    assert "2026-01-02" in said.out
+
+
 def test_a_run_for_an_old_date_takes_no_later_night_and_adds_no_missed_ones(
     engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -367,6 +367,8 @@ def test_the_page_makes_a_valid_job_of_a_command_that_has_no_dag(
     words = container["command"]
     assert words[:4] == ["alchemist", "scorer", "train", "critic"]
     build_parser(words[1:]).parse_args(words[1:])
+    # Registering and checking a scorer build it, which imports torch.
+    assert {"scorer train", "scorer register", "scorer check"} <= set(re.findall(r"`(scorer \w+)`", page))
 
 
 def test_a_job_pod_waits_for_a_node_with_a_device_and_is_never_restarted(objects: list[Json]) -> None:

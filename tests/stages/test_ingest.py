@@ -653,7 +653,10 @@ def test_shards_of_days_that_were_not_ingested_are_named_with_what_to_do(
     assert (report.n_shards, report.n_of_other_days) == (1, 2)
     said = capsys.readouterr().err
     assert "not ingested, because they are not of 2026-01-02: shards 1 of 2026-01-01, 1 of 2999-01-01" in said
-    assert "alchemist ingest --dataset web --crawl-date 2026-01-01" in said
+    assert (
+        "nightly_rescore with that crawl_date (at most tomorrow's), or alchemist ingest --dataset web --crawl-date 2026-01-01"
+        in said
+    )
     ingest(dataset="web", crawl_date="2026-01-01")
     assert ingest(dataset="web", crawl_date="2026-01-02").n_of_other_days == 1
 
@@ -669,6 +672,8 @@ def test_an_ingest_without_a_date_leaves_a_new_folder_of_a_later_day_out_and_nam
     said = capsys.readouterr().err
     assert "web: not ingested, because they are later than today (2026-01-02): shards 1 of 2062-01-01. " in said
     assert "alchemist ingest --dataset web --crawl-date 2062-01-01. If the date is wrong: rename the folder." in said
+    # It refuses such a date.
+    assert "nightly_rescore" not in said
     assert ingest(dataset="web", crawl_date="2062-01-01").n_shards == 1
     # Now it is registered, and its changes are noticed.
     shutil.copy(tars[3], tmp_path / "2062-01-01" / "a.tar")
