@@ -72,6 +72,12 @@ def test_the_page_names_what_is_shown_for_all_arms_together() -> None:
 
     told = {key: nats(corrected[key]).partition(" ")[2] for key in better | worse}
     assert [key for key, interval in told.items() if interval not in page] == []
+    on_undamaged = {key for key, gain in gains.items() if gain.high is not None and gain.high < 0 and key[0] == "real"}
+    assert {key[1:] for key in on_undamaged - worse} == {
+        (0.2, window),
+        *((share, arm) for share in (0.2, 0.5) for arm in RECIPES[1:]),
+    }
+    assert [key for key in on_undamaged - worse if nats(gains[key]) not in page] == []
     alone = {key for key, gain in gains.items() if gain.is_positive and key[2] != "planted"}
     assert {key[:2] for key in alone} == {
         ("shifted", 0.2), ("shifted", 0.5), ("skewed", 0.5), ("openclipart", 0.2), ("openclipart", 0.5),
