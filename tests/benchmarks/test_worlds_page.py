@@ -67,9 +67,7 @@ def test_the_page_names_what_is_shown_for_all_arms_together() -> None:
     assert worse == {
         ("redundant", 0.5, "validation"), ("skewed", 0.5, "validation"), ("real", 0.2, "validation"), ("real", 0.5, "validation"),
         ("real", 0.5, window), ("openclipart", 0.2, "validation"), ("openclipart", 0.5, "validation"), ("openclipart", 0.5, "planted"),
-        ("real", 0.2, "planted"),
     }  # fmt: skip
-
     told = {key: nats(corrected[key]).partition(" ")[2] for key in better | worse}
     assert [key for key, interval in told.items() if interval not in page] == []
     on_undamaged = {key for key, gain in gains.items() if gain.high is not None and gain.high < 0 and key[0] == "real"}
