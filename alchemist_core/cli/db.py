@@ -149,10 +149,11 @@ def psql(config: PsqlConfig) -> None:
     options = [given.pop("options", os.environ.get("PGOPTIONS", "")), "-c search_path=alchemist,public"]
     if config.role == "reader":
         options.append("-c default_transaction_read_only=on")
+    place = _place_of(given)
     os.environ["PGOPTIONS"] = " ".join(options).strip()
     os.environ.update(_password_of(given))
     # psql replaces this process, so that it controls the terminal and its exit code is returned.
-    os.execv(str(psql_path()), ["psql", _place_of(given), *config.arguments])  # noqa: S606  no shell is meant
+    os.execv(str(psql_path()), ["psql", place, *config.arguments])  # noqa: S606  no shell is meant
 
 
 def _password_of(options: dict[str, str]) -> dict[str, str]:

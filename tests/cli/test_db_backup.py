@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
@@ -241,6 +242,7 @@ def test_a_secret_that_the_programs_of_postgres_get_only_as_an_argument_is_refus
     with pytest.raises(ConfigError, match="contains sslpassword, which") as refused:
         wanted[command]()
     assert "hunter2" not in str(refused.value)
+    assert "PGOPTIONS" not in os.environ, "later connections of this process would only read"
     assert current_revision(url) == head_revision()
     # The way that the error names.
     (services := tmp_path / "services").write_text("[alchemist]\nsslpassword=hunter2\n")
