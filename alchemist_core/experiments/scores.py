@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from sqlalchemy import Connection, exists, select
+
 from alchemist_core.errors import ConfigError
 from alchemist_core.project import load_project
 from alchemist_core.scorers.catalogue import scorer_names
@@ -10,6 +12,9 @@ from alchemist_core.stages import score
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import scores_by_name
 from alchemist_core.store.raters import list_scorers
+from alchemist_core.store.tables import HeuristicScore
+
+IMPORTED = "imported."
 
 
 def find_sources(names: Sequence[str]) -> dict[str, str | None]:
@@ -23,14 +28,16 @@ def find_sources(names: Sequence[str]) -> dict[str, str | None]:
     engine = open_store()
     with engine.connect() as connection:
         found: dict[str, str | None] = dict.fromkeys(scores_by_name(connection))
+        for name in names:
+            if name.startswith(IMPORTED):
+                _require_number(connection, name)
+                found[name] = None
     for row in list_scorers(engine):
         if row.kind == "scorer" and row.state != "retired":
             found[row.name] = row.config["name"]
     unregistered = _unregistered()
     for name in names:
-        if name.startswith("imported."):
-            found[name] = None
-        elif name not in found:
+        if name not in found:
             found[name] = _find_unregistered(name, unregistered, found)
     return {name: found[name] for name in names}
 
@@ -44,6 +51,15 @@ def score_dataset(dataset: str, names: Sequence[str]) -> None:
     for scorer in dict.fromkeys(find_sources(names).values()):
         if scorer is not None:
             score.run(score.ScoreConfig(dataset=dataset, scorer=scorer))
+
+
+def _require_number(connection: Connection, name: str) -> None:
+    key = name.removeprefix(IMPORTED)
+    if not connection.scalar(select(exists().where(HeuristicScore.imported.has_key(key)))):
+        raise ConfigError(
+            f"An arm ranks by {name!r}, but no sample has a number {key!r} of its crawl. Numbers of the records' JSON "
+            "are stored by alchemist ingest --imported-scores."
+        )
 
 
 def _unregistered() -> dict[str, str]:

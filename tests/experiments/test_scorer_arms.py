@@ -119,9 +119,26 @@ def test_arms_rank_by_a_declared_scorer_and_by_imported_scores_and_the_scorer_is
 
 @pytest.mark.usefixtures("scored_store")
 def test_a_number_of_the_crawl_ranks_an_arm_and_no_scorer_is_asked_for_it() -> None:
+    with open_store().begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO alchemist.heuristic_scores (sample_id, imported)
+                SELECT sample_id, '{"similarity": 0.3}' FROM alchemist.samples LIMIT 1
+                ON CONFLICT (sample_id) DO UPDATE SET imported = excluded.imported
+            """)
+        )
     assert find_sources(["imported.similarity"]) == {"imported.similarity": None}
     score_dataset("scenes", ["imported.similarity"])
     assert run(config("random,imported.similarity/top_k", dry_run=True)).cost is not None
+
+
+@pytest.mark.usefixtures("scored_store")
+def test_an_arm_of_a_number_that_no_sample_has_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(
+        ConfigError, match=r"ranks by 'imported\.similarty', but no sample has a number 'similarty' of its crawl"
+    ):
+        run(config("random,imported.similarty/top_k"))
+    assert ask("SELECT count(*) FROM alchemist.models") == 0
 
 
 @pytest.mark.usefixtures("scored_store")
