@@ -361,7 +361,12 @@ def load_manifest(engine: Engine, subset: SubsetRow) -> Manifest:
                 f"The members of {subset.title} have sha256 {subset.manifest_sha256}, but its spec now gives {found}. "
                 f"Restore {path} from a backup."
             )
-        write_manifest(path, manifest)
+        try:
+            write_manifest(path, manifest)
+        except OSError as error:
+            # A trainer may only be allowed to read the home, and has the members that it needs.
+            warn(f"The manifest of {subset.title} cannot be stored, so it will be selected again next time: {error}.")
+            return manifest
     return read_manifest(path, sha256=subset.manifest_sha256)
 
 

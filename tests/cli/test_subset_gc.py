@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -154,6 +155,20 @@ def test_a_training_outside_resumes_on_what_gc_removed_also_after_another_night(
     located = locate_remaining(versions, find_subset(versions, NAME, version=1))
     assert set(located.manifest.pair_hashes()) == wanted
     assert len(located.members) == len(wanted)
+
+
+def test_a_trainer_that_cannot_write_the_home_reads_what_gc_removed(
+    versions: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = members(versions, 1)
+    collect(dry_run=False)
+    folder = artifact_path(find_subset(versions, NAME, version=1).manifest_uri).parent
+    shutil.rmtree(folder)
+    # A file in its place refuses writing to every user, root included.
+    folder.touch()
+    located = locate_remaining(versions, find_subset(versions, NAME, version=1))
+    assert set(located.manifest.pair_hashes()) == wanted
+    assert "cannot be stored, so it will be selected again next time" in capsys.readouterr().err
 
 
 def test_a_version_whose_manifest_gc_removes_while_it_is_being_published_is_not_published(versions: Engine) -> None:
