@@ -13,6 +13,9 @@ from alchemist_core.report.content import Histogram
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.statistics import Estimate
 
+LEGEND_TEXT = 24
+"""Longest text of a legend entry, in characters, beside which another one has its place."""
+
 # Colours that people with red-green blindness can distinguish (Okabe, Ito 2008).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c00", "#7f7f7f", "#a65628")
 DASHED_COLOUR = "#808080"
@@ -57,6 +60,11 @@ class Chart:
         if self.has_rows:
             return [_line((x, 0.0), (x, 1.0), class_="grid") for x, _ in self.x_ticks]
         return [_line((0.0, y), (1.0, y), class_="grid") for y, _ in self.y_ticks]
+
+    @property
+    def legend_columns(self) -> int:
+        """Columns of the legend in an SVG file, in which a long text would cover the next entry."""
+        return 1 if any(len(entry.text) > LEGEND_TEXT for entry in self.legend) else 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,3 +114,19 @@ def test_a_chart_is_well_formed_whatever_its_names_are(name, title):
     chart = interval_chart([(name, Estimate(1.0, 0.5, 1.5, 3)), ("b", Estimate(2.0, None, None, 1))], title, "x")
     texts = [element.text for element in ET.fromstring(render_chart(chart)).iter() if element.tag.endswith("text")]
     assert "b" in texts
+
+
+def test_long_names_in_the_legend_of_a_file_stand_below_one_another():
+    points = [Point(float(x), Estimate(x, None, None, 1)) for x in (1, 2)]
+    axis = Axis(1.0, 2.0, [(1.0, "one"), (2.0, "two")])
+
+    def places(*names):
+        root = ET.fromstring(render_chart(line_chart([Line(name, points, "none") for name in names], "t", axis)))
+        found = {one.text: (one.get("x"), one.get("y")) for one in root.iter() if one.tag.endswith("text")}
+        return [found[name] for name in names], float(root.get("viewBox").split()[3])
+
+    short, height = places("a", "b")
+    assert short[0][1] == short[1][1]
+    long, taller = places("learnability+trained_critic, 20%", "b")
+    assert long[0][0] == long[1][0]
+    assert taller == height + 18
