@@ -1,14 +1,16 @@
 """How often the search for a recipe finds one where there is nothing to find.
 
-`python -m tests.benchmarks.false_alarms [--workers 2] [--quick]` searches on eight groups of corpora of the world `alike`, whose samples
-are drawn as those of the validation and the test dataset are. A recipe that a search chooses there is a false alarm. Each group has its own
-corpora, four that search and four that test. Writes `.alchemist/bench/false_alarms.json`; a rerun does only what is missing.
+`python -m tests.benchmarks.false_alarms [--workers 2] [--quick] [--keep]` searches on eight groups of corpora of the world `alike`, whose
+samples are drawn as those of the validation and the test dataset are. A recipe that a search chooses there is a false alarm. Each group has
+its own corpora, four that search and four that test. Writes `.alchemist/bench/false_alarms.json`; a rerun does only what is missing.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from alchemist_core.experiments.recipes import BALANCED
@@ -18,6 +20,8 @@ from tests.benchmarks.rows import Row, write_rows
 from tests.benchmarks.study import RECIPES, Plan, Trial, search_recipe
 
 N_GROUPS, N_SEEDS, FIRST_SEED = 8, 4, 100
+KEPT_SEARCHES = Path(__file__).with_name("tables") / "false-alarms.json"
+"""The searches that git keeps, which research page 041 shows."""
 # Small corpora and short trainings: less is learnt, but nothing can be learnt here, and there is more noise to be taken for a gain.
 SMALL = Plan(
     "alike", ("alike",), RECIPES, retentions=(0.5,), n_train=1_200, validation_share=0.25, trainings=1, epochs=20, drawn_resolution=64,
@@ -32,6 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="two groups at the smallest size; their figures mean nothing"
     )
+    parser.add_argument("--keep", action="store_true", help="write the searches to where git keeps them")
     given = parser.parse_args()
     create_store()
     groups = make_groups()
@@ -41,6 +46,8 @@ def main() -> None:
         found = list(pool.map(find_or_search, groups))
     # A try must not replace what was measured.
     write_rows("false_alarms_quick" if given.quick else "false_alarms", judge(found))
+    if given.keep and not given.quick:
+        KEPT_SEARCHES.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def make_groups() -> list[Trial]:

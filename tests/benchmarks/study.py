@@ -47,7 +47,7 @@ from alchemist_core.experiments.running import RunConfig
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.report.arm_names import arm_title
-from alchemist_core.report.charts import interval_chart
+from alchemist_core.report.charts import Axis, Line, Point, interval_chart, line_chart
 from alchemist_core.report.page import render_chart
 from alchemist_core.selection.fusion import fuse_ranks
 from alchemist_core.selection.ranks import fit_rank_scale
@@ -812,10 +812,18 @@ def compare_promises(
     return rows
 
 
-def draw_promises(promises: Sequence[Mapping[str, Any]]) -> str:
-    """Draw promise and outcome of each world below one another."""
-    rows = [(f"{one['world']}: {word}", Estimate(**one[word])) for one in promises for word in ("promised", "came")]
-    return render_chart(interval_chart(rows, "What the search promised, and what came", "log(loss of random / loss)"))
+def draw_promises(promises: Sequence[Mapping[str, Any]], unit: str = "log(loss of random / loss)") -> str:
+    """Draw what came, with its interval, over what was promised; on the dashed line both are the same."""
+    points = {one["world"]: Point(one["promised"]["mean"], Estimate(**one["came"])) for one in promises}
+    ends = [value for point in points.values() for value in (point.x, point.value.low, point.value.high)]
+    axis = Axis.of(end for end in ends if end is not None)
+    same = [Point(end, estimate([end])) for end in (axis.low, axis.high)]
+    lines = [
+        Line("as promised", same, "none", is_dashed=True),
+        *(Line(name, [point]) for name, point in points.items()),
+    ]
+    title = "What came over what was promised"
+    return render_chart(line_chart(lines, f"{title}, {unit}", axis, x_title=f"promised, {unit}"))
 
 
 def value_rows(found: Sequence[Mapping[str, Any]]) -> list[Row]:

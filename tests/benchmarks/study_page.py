@@ -35,7 +35,7 @@ Trials = Sequence[dict[str, Any]]
 
 def read_trials(name: str = "value") -> list[dict[str, Any]]:
     """Return the kept trials of a study, by world and seed."""
-    return [json.loads(path.read_text("utf-8")) for path in sorted((KEPT / name).glob("*.json"))]
+    return [json.loads(path.read_text("utf-8")) for path in sorted((KEPT / name).glob("*-s[0-9]*.json"))]
 
 
 def table_lines(page: Path) -> list[str]:

@@ -154,7 +154,9 @@ def test_promises_are_compared_with_the_seeds_that_neither_chose_nor_tested() ->
     (found,) = compare_promises(five("scenes", 0.4), {"scenes": search, "real": search})
     assert found["came"]["mean"] == pytest.approx(np.log(1 / 0.6), abs=1e-3)
     assert found["came"]["n"] == 5
-    assert "scenes: promised" in draw_promises([found])
+    drawn = draw_promises([found])
+    assert "promised, log(loss of random / loss)" in drawn
+    assert all(name in drawn for name in ("as promised", "scenes"))
     plan = PLANS["worlds"]
     assert not {*plan.seeds} & {*plan.search_seeds, *plan.confirmation_seeds}
     options = study.Trial(plan, "skewed", 30).search_options()
