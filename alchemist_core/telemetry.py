@@ -195,7 +195,11 @@ CATALOGUE = (
     Metric(
         "alchemist_stage_runs_running", "Executions of a stage with a heartbeat in the last five minutes.", ("stage",)
     ),
-    Metric("alchemist_stage_progress_ratio", "Progress of the running executions of a stage, 0 to 1.", ("stage",)),
+    Metric(
+        "alchemist_stage_progress_ratio",
+        "Progress of the running executions of a stage, 0 to 1; the worker slots of one work together.",
+        ("stage",),
+    ),
     Metric("alchemist_stage_work_seconds_total", "Seconds of work of a stage's ended runs.", ("stage",)),
     Metric("alchemist_stage_last_work_seconds", "Seconds of work of a stage's newest successful run.", ("stage",)),
     Metric(
@@ -206,7 +210,7 @@ CATALOGUE = (
     Metric("alchemist_budget_per_day", "Budget per day, in the currency of the prices set."),
     Metric(
         "alchemist_score_images_per_second",
-        "Images per second of all running score runs together; of each, the mean since it began.",
+        "Images per second of all running score runs together, once for each rater or scorer; of each run, the mean since it began.",
     ),
     Metric(
         "alchemist_device_utilization_ratio",

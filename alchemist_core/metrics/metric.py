@@ -25,7 +25,7 @@ _CHUNK = 512
 
 
 class Measured(NamedTuple):
-    """The values of one model by their names in the store, and over how many samples or images each was taken."""
+    """The values of one model by their names in the store, and the size of the whole set: also for the value of a category or task."""
 
     values: dict[str, float]
     n: int

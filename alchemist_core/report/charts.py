@@ -130,13 +130,16 @@ def histogram_chart(histogram: Histogram, what: str) -> Chart:
     return Chart(label, bars, x_ticks, [(tick / top, _count(tick)) for tick in y_ticks])
 
 
-def shares_chart(edges: Sequence[float], counts: Sequence[int], reference_shares: Sequence[float] | None) -> Chart:
+def shares_chart(
+    edges: Sequence[float], counts: Sequence[int], reference_shares: Sequence[float] | None, reference: str | None
+) -> Chart:
     """Chart the share of a night's scores in each bin, with that of the reference as a line.
 
     Args:
         edges: Inner edges of the bins, one fewer than counts.
         counts: Scores of the night in each bin.
         reference_shares: Shares of the reference; None: there is none yet.
+        reference: What the night was compared with.
     """
     n, n_bins = max(sum(counts), 1), len(counts)
     shares = [count / n for count in counts]
@@ -150,7 +153,7 @@ def shares_chart(edges: Sequence[float], counts: Sequence[int], reference_shares
     legend = [LegendEntry("this night", "kept")]
     if reference_shares:
         bars.append(_steps([share / top for share in reference_shares], "target"))
-        legend.append(LegendEntry("accepted nights before", "target"))
+        legend.append(LegendEntry(reference or "reference", "target"))
     x_ticks = [((i + 1) / n_bins, _number(edge)) for i, edge in enumerate(edges) if i % 2 == 0]
     label = f"Shares of {sum(counts):,} scores in {n_bins} bins of equal shares of the reference"
     return Chart(label, bars, x_ticks, [(tick / top, f"{tick:.0%}") for tick in y_ticks], legend)

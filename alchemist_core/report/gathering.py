@@ -215,9 +215,8 @@ def read_arms(engine: Engine, row: SubsetRow) -> list[ArmRun]:
 
 
 def read_metrics(engine: Engine, row: SubsetRow) -> list[MetricRun]:
-    """Return the metrics of the images that these models generate."""
-    compared = {one.model_id for one in models.read_compared_models(engine, row.subset_id)}
-    return [MetricRun(row.title, *metric) for metric in overviews.read_image_metrics(engine, sorted(compared))]
+    """Return the metrics of the images that the models generate by which a version is compared."""
+    return [MetricRun(row.title, *metric) for metric in overviews.read_image_metrics(engine, row.subset_id)]
 
 
 def _sheets(

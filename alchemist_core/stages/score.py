@@ -275,6 +275,8 @@ class Scoring:
     ) -> None:
         self.raters, self.scope, self.stage_run, self.has_heuristics = list(raters), scope, stage_run, has_heuristics
         self.n_total = sum(ledger.count_unscored(stage_run.engine, scope.of(rater.rater_id))[1] for rater in raters)
+        # Progress counts the passes before this one too, because it is divided by the time since the run began.
+        self.n_before: int = stage_run.progress.get("done", 0)
         # Errors of shards that could not be read and are not marked in the store.
         self.errors: list[str] = []
         self.notes: list[str] = []
@@ -500,7 +502,7 @@ class Scoring:
         for name in ("n_samples", "n_scored", "n_reused", "n_quarantined"):
             self.counts[name] += getattr(counts, name)
         done, speed = self.counts["n_samples"], self.counts["n_samples"] / (time.monotonic() - self.began)
-        self.stage_run.report(done, max(self.n_total, done), f"{speed:,.0f} samples/s")
+        self.stage_run.report(self.n_before + done, self.n_before + max(self.n_total, done), f"{speed:,.0f} samples/s")
 
     def result(self) -> ScoreResult:
         """Return the counts as the stage's result."""

@@ -29,14 +29,17 @@ def wait_for_claim(
     """Retry a claim until it succeeds; print once why it waits, and exclude the waiting time from the run's cost."""
     printed, began = None, time.monotonic()
     stage_run.waiting_since = began
-    while (claimed := claim()) is None:
-        text = describe()
-        if text is not None and text != printed:
-            say(text)
-            printed = text
-        time.sleep(FOLLOW_INTERVAL_S)
-    stage_run.waited_seconds += time.monotonic() - began
-    stage_run.waiting_since = None
+    try:
+        while (claimed := claim()) is None:
+            text = describe()
+            if text is not None and text != printed:
+                say(text)
+                printed = text
+            time.sleep(FOLLOW_INTERVAL_S)
+    finally:
+        # Also if a person or Airflow stops the wait.
+        stage_run.waited_seconds += time.monotonic() - began
+        stage_run.waiting_since = None
     return claimed
 
 

@@ -206,10 +206,10 @@ class ImageMetric(NamedTuple):
     value: float
 
 
-def read_image_metrics(engine: Engine, model_ids: Sequence[int]) -> list[ImageMetric]:
-    """Return the metrics of models' images, by protocol, metric and arm."""
+def read_image_metrics(engine: Engine, subset_id: int) -> list[ImageMetric]:
+    """Return the metrics of images of the models by which a version is compared, by protocol, metric and arm."""
     with engine.connect() as connection:
-        rows = connection.execute(load_query("image_metrics"), {"model_ids": list(model_ids)})
+        rows = connection.execute(load_query("image_metrics"), {"subset_id": subset_id})
         return [ImageMetric._make(row) for row in rows]
 
 

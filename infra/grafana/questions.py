@@ -98,11 +98,13 @@ SCORING = Dashboard("alchemist-scoring", "How far is scoring?", (
     Panel("Newest night scored", "percentunit",
           "Scored locations over all locations of the newest crawl date; the others are quarantined or not scored yet.",
           "dataset:alchemist_night_scored:ratio" + OF_DATASET, legend="{{dataset}}"),
-    Panel("Progress of running stages", "percentunit", "Share of the work that is done, per running stage.",
+    Panel("Progress of running stages", "percentunit",
+          "Share of the work that is done, per running stage; it falls when a run begins another pass or model.",
           "alchemist_stage_progress_ratio", legend="{{stage}}"),
     Panel("Running stages", "short", "Runs with a heartbeat in the last five minutes, one per worker slot.",
           "alchemist_stage_runs_running", legend="{{stage}}"),
-    Panel("Images per second", "none", "All running score runs together; of each, the mean since it began.",
+    Panel("Images per second", "none",
+          "All running score runs together; of each, the mean since it began. An image counts once for each rater or scorer.",
           "alchemist_score_images_per_second"),
     Panel("Locations in the ledger", "short", "Locations that the production rater has scored or quarantined.",
           "alchemist_samples" + OF_DATASET, legend="{{dataset}} {{outcome}}"),
@@ -116,7 +118,8 @@ SCORING = Dashboard("alchemist-scoring", "How far is scoring?", (
           "Age of the newest selectable crawl date, or the time without one, less the time from 02:00 UTC to the start of nightly_rescore; "
           "NightlyStale fires when two nights that were due are missing.",
           "time() - alchemist_newest_night_timestamp_seconds" + OF_DATASET, legend="{{dataset}}"),
-    Panel("Last scoring runs", "none", "Samples, seconds and samples per second of each run, from its result.",
+    Panel("Last scoring runs", "none",
+          "Samples (once for each rater or scorer), seconds and samples per second of each run, from its result.",
           sql="SELECT started_at, state, (result ->> 'n_scored')::bigint AS n_scored, "
               "(result ->> 'n_quarantined')::bigint AS n_quarantined, work_seconds, "
               "round(((result ->> 'n_scored')::numeric / nullif((result ->> 'seconds')::numeric, 0)), 1) AS samples_per_s "
@@ -160,7 +163,8 @@ SUBSET = Dashboard("alchemist-subset", "Was the subset worth it?", (
     Panel("Subset versions", "none", "Each version with its strategy, rater and held-out losses.",
           sql="SELECT name, version, state, strategy, retention, n_samples, rater, subset_heldout_loss, random_heldout_loss, n_seeds, "
               "published_at FROM alchemist.subset_overview ORDER BY subset_id DESC LIMIT 30", kind="table", is_wide=True),
-    Panel("Evaluations", "none", "Each value with its model and evaluation protocol. Compare only values of one protocol.",
+    Panel("Evaluations", "none",
+          "Each value with its model and evaluation protocol; n is that of the whole set. Compare only values of one protocol.",
           sql="SELECT evaluations.created_at, models.arm, models.seed, evaluations.metric, evaluations.value, evaluations.n, "
               "evaluation_protocols.protocol_hash FROM alchemist.evaluations INNER JOIN alchemist.models USING (model_id) "
               "INNER JOIN alchemist.evaluation_protocols USING (protocol_id) ORDER BY evaluations.evaluation_id DESC LIMIT 30",

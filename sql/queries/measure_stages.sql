@@ -23,16 +23,31 @@ newest AS (
 ),
 
 -- A run whose process died stays "running" until its run key is claimed again, so the heartbeat is compared too.
-alive AS (
+live AS (
+    SELECT
+        stage,
+        config_hash,
+        (progress ->> 'done')::double precision AS n_done,
+        (progress ->> 'total')::double precision AS n_total,
+        extract(EPOCH FROM heartbeat_at - started_at)::double precision AS seconds
+    FROM alchemist.runs
+    WHERE state = 'running' AND heartbeat_at > clock_timestamp() - make_interval(mins => 5)
+),
+
+-- The worker slots of one work together: each does a part, and its total is what was left for all of them when it began.
+works AS (
     SELECT
         stage,
         count(*)::double precision AS n_runs,
-        avg((progress ->> 'done')::double precision / nullif((progress ->> 'total')::double precision, 0)) AS done_ratio,
-        sum(
-            (progress ->> 'done')::double precision / nullif(extract(EPOCH FROM heartbeat_at - started_at), 0)
-        )::double precision AS done_per_second
-    FROM alchemist.runs
-    WHERE state = 'running' AND heartbeat_at > clock_timestamp() - make_interval(mins => 5)
+        least(sum(n_done) / nullif(max(n_total), 0), 1) AS done_ratio,
+        sum(n_done / nullif(seconds, 0)) AS done_per_second
+    FROM live
+    GROUP BY stage, config_hash
+),
+
+alive AS (
+    SELECT stage, sum(n_runs) AS n_runs, avg(done_ratio) AS done_ratio, sum(done_per_second) AS done_per_second
+    FROM works
     GROUP BY stage
 )
 
@@ -51,6 +66,6 @@ SELECT 'alchemist_stage_runs_running', ARRAY[stage], n_runs FROM alive
 UNION ALL
 SELECT 'alchemist_stage_progress_ratio', ARRAY[stage], done_ratio FROM alive WHERE done_ratio IS NOT NULL
 UNION ALL
--- The progress of `score` counts images.
+-- The progress of `score` counts an image once for each rater that scores it.
 SELECT 'alchemist_score_images_per_second', CAST('{}' AS text[]), done_per_second FROM alive
 WHERE stage = 'score' AND done_per_second IS NOT NULL

@@ -12,17 +12,13 @@ WITH points AS (
     FROM alchemist.evaluations INNER JOIN alchemist.models ON evaluations.model_id = models.model_id
 ),
 
-counted AS (
-    SELECT shard_scores.rater_id, shard_scores.night_id, shards.run_id AS ingest_id, shard_scores.run_id AS score_id, count(*) AS n_shards
-    FROM alchemist.shard_scores INNER JOIN alchemist.shards ON shard_scores.shard_id = shards.shard_id
-    GROUP BY shard_scores.rater_id, shard_scores.night_id, shards.run_id, shard_scores.run_id
-),
-
 -- A run that brought or scored several nights: each has its share by shards.
 night_work AS (
-    SELECT night_id, ingest_id AS run_id, n_shards / sum(n_shards) OVER (PARTITION BY rater_id, ingest_id) AS share, TRUE AS is_ingest FROM counted
-    UNION ALL
-    SELECT night_id, score_id, n_shards / sum(n_shards) OVER (PARTITION BY rater_id, score_id), FALSE FROM counted
+    SELECT scored.night_id, made.run_id, made.is_ingest, count(*) / sum(count(*)) OVER (PARTITION BY scored.rater_id, made.run_id) AS share
+    FROM alchemist.shard_scores AS scored
+    INNER JOIN alchemist.shards ON scored.shard_id = shards.shard_id
+    CROSS JOIN LATERAL (VALUES (shards.run_id, TRUE), (scored.run_id, FALSE)) AS made (run_id, is_ingest)
+    GROUP BY scored.rater_id, scored.night_id, made.run_id, made.is_ingest
 ),
 
 -- The rater of each version, and the scorers, imported scores and other raters that it ranks by.
@@ -35,6 +31,19 @@ rated AS (
     INNER JOIN alchemist.raters ON used.rater_id = raters.rater_id
 ),
 
+-- The runs that made each rater of a version or its scores. Of a run that scores only the scores count: it can also register a scorer.
+shared AS (
+    SELECT subset_id, run_id, 1.0::float8 AS share FROM rated WHERE run_id NOT IN (SELECT run_id FROM alchemist.runs WHERE stage = 'score')
+    UNION ALL
+    SELECT rated.subset_id, night_work.run_id, sum(night_work.share)
+    FROM rated
+    CROSS JOIN LATERAL (SELECT DISTINCT dataset_id, crawl_date FROM alchemist.nights WHERE night_id = ANY(rated.night_ids)) AS dated
+    INNER JOIN alchemist.nights AS scored USING (dataset_id, crawl_date)
+    INNER JOIN night_work ON scored.night_id = night_work.night_id AND (rated.is_rater OR NOT night_work.is_ingest)
+    WHERE scored.rater_id = rated.rater_id AND (NOT rated.is_rater OR scored.night_id = ANY(rated.night_ids))
+    GROUP BY rated.subset_id, rated.rater_id, night_work.run_id
+),
+
 parts AS (
     SELECT subset_id, run_id, 1.0::float8 AS share, FALSE AS is_shared FROM alchemist.subsets
     UNION ALL
@@ -43,18 +52,11 @@ parts AS (
     SELECT subset_id, run_id, share, FALSE FROM points
     UNION ALL
     SELECT subsets.subset_id, runs.run_id, 1, FALSE
-    FROM alchemist.runs
-    INNER JOIN alchemist.subsets ON runs.result ->> 'subset' = subsets.name || ' v' || subsets.version
+    FROM alchemist.runs INNER JOIN alchemist.subsets ON runs.result ->> 'subset' = subsets.name || ' v' || subsets.version
     WHERE runs.stage = 'materialize'
     UNION ALL
-    SELECT subset_id, run_id, 1, TRUE FROM rated
-    UNION ALL
-    SELECT rated.subset_id, night_work.run_id, night_work.share, TRUE
-    FROM rated
-    CROSS JOIN LATERAL (SELECT DISTINCT dataset_id, crawl_date FROM alchemist.nights WHERE night_id = ANY(rated.night_ids)) AS dated
-    INNER JOIN alchemist.nights AS scored USING (dataset_id, crawl_date)
-    INNER JOIN night_work ON scored.night_id = night_work.night_id AND (rated.is_rater OR NOT night_work.is_ingest)
-    WHERE scored.rater_id = rated.rater_id AND (NOT rated.is_rater OR scored.night_id = ANY(rated.night_ids))
+    -- One pass can make several of a version's scores, and one import is both the rater's run and that of its scores.
+    SELECT subset_id, run_id, max(share), TRUE FROM shared GROUP BY subset_id, run_id
 ),
 
 named AS (

@@ -58,9 +58,10 @@ def test_a_held_night_says_why_and_how_to_release_it(own_store: Engine) -> None:
         """
         INSERT INTO alchemist.score_distributions (
             night_id, n, quantiles, histogram, psi, ks_distance, verdict, n_tested, reference, explanation
-        ) VALUES (2, 12, '{}', :histogram, 0.31, 0.2, 'held', 12, 'web 2026-01-01', :movers)
+        ) VALUES (2, 12, '{}', :histogram, 0.31, 0.2, 'held', 12, :reference, :movers)
     """,
         histogram=json.dumps({"edges": [1.0, 2.0], "counts": [2, 4, 6], "reference_shares": [0.3, 0.3, 0.4]}),
+        reference="the rater's rank scale",
         movers=json.dumps([mover]),
     )
     page = html.unescape(TestClient(make_app(Admits())).get("/nights/web/2026-01-02").text)
@@ -72,6 +73,9 @@ def test_a_held_night_says_why_and_how_to_release_it(own_store: Engine) -> None:
     assert "alchemist night release --dataset web --crawl-date 2026-01-02 --reason WHY" in looking
     assert "shard b.tar" in page
     assert "score 1 to 2: 4 samples, 33.3%" in page
+    # The cell of the table, and the legend of the chart.
+    assert page.count("the rater's rank scale<") == 2
+    assert "accepted nights before<" not in page
     assert 'style="' not in page
 
 

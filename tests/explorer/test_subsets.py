@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from alchemist_core.explorer.app import make_app
 from alchemist_core.report.comparison import judge_worth
+from alchemist_core.report.gathering import read_metrics
 from alchemist_core.store.overviews import Comparison
 from alchemist_core.store.strata import find_candidates
 from alchemist_core.store.subsets import find_subset
@@ -68,6 +69,27 @@ def test_a_version_says_first_what_it_is_worth(client: TestClient) -> None:
         command[1] == "alchemist train-downstream best --version 3 --preset PRESET --arms subset,random --seeds 0,1,2"
     )
     assert command[2] == "alchemist evaluate best --version 3"
+
+
+def test_a_metric_of_images_is_of_the_models_that_are_compared_by_it(client: TestClient, own_store: Engine) -> None:
+    """A newer training that only one model of was measured so far was mixed with the one before it."""
+    newer = {"subset_id": 2, "config": {"model": {"width": 2}}}
+    with own_store.begin() as connection:
+        insert_rows(connection, {
+            "models": [
+                {**newer, "model_id": 10 + 2 * seed + number, "arm": arm, "seed": seed, "identity_hash": f"{arm} {seed} newer"}
+                for seed in range(3) for number, arm in enumerate(("subset", "random"), 1)
+            ],
+            "evaluation_protocols": [{"protocol_id": 2, "protocol": {"name": "offline"}}],
+            "evaluations": [
+                *({"model_id": model_id, "protocol_id": 1, "value": 2} for model_id in range(11, 17)),
+                *({"model_id": model_id, "protocol_id": 2, "metric": "fid", "value": model_id} for model_id in (*range(1, 7), 11)),
+            ],
+        })  # fmt: skip
+    found = read_metrics(own_store, find_subset(own_store, "best", version=2))
+    assert [(one.arm, one.seed, one.value) for one in found] == [
+        ("random", 0, 2), ("random", 1, 4), ("random", 2, 6), ("subset", 0, 1), ("subset", 1, 3), ("subset", 2, 5),
+    ]  # fmt: skip
 
 
 def test_a_version_of_which_flux_was_trained_is_judged_by_its_flow_loss(client: TestClient, own_store: Engine) -> None:

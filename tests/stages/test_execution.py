@@ -18,6 +18,7 @@ from alchemist_core.config import Config, Result
 from alchemist_core.errors import AlchemistError, LeaseLostError
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.execution import Heartbeat, StageRun, execute
+from alchemist_core.stages.sharing import wait_for_claim
 
 pytestmark = pytest.mark.db
 
@@ -215,6 +216,25 @@ def test_a_heartbeat_stores_no_cost_of_a_wait_that_is_not_over(monkeypatch: pyte
     assert heartbeat._spent()["cost"] >= 100
     waiting.waiting_since = heartbeat._began + 10
     assert heartbeat._spent()["cost"] == pytest.approx(10 * len(os.sched_getaffinity(0)))
+
+
+def test_a_run_that_is_stopped_while_it_waits_stores_no_work(engine: Engine) -> None:
+    """A training that waited for the GPU for hours and was stopped by Ctrl-C cost as if it had worked."""
+    answers = iter((None, None))
+
+    def claim() -> NumberResult | None:
+        if (answer := next(answers, KeyboardInterrupt)) is not None:
+            raise answer
+        return None
+
+    with pytest.raises(KeyboardInterrupt):
+        run_number(10, lambda run: wait_for_claim(run, claim, lambda: None))
+    with engine.connect() as connection:
+        stored = (
+            "SELECT work_seconds, extract(EPOCH FROM finished_at - started_at)::float8 AS lasted FROM alchemist.runs"
+        )
+        row = connection.execute(text(stored)).one()
+    assert row.lasted - row.work_seconds > 1.9
 
 
 def test_a_heartbeat_survives_a_driver_that_fails(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -373,6 +373,21 @@ def test_a_night_with_no_rater_is_scored_by_its_scorers(
 
 
 @pytest.mark.slow
+def test_the_progress_of_a_run_counts_all_its_passes(
+    database_url: str, ingest_corpus: Callable[[], Path], package: Path
+) -> None:
+    """The second pass began at 0, but its speed was divided by the time of both."""
+    ingest_corpus()
+    register("redness", "redness", nightly=True)
+    register("words", "other_scorers:Words", nightly=True)
+    n_samples = score(rater="nightly").n_samples
+    found = ask(
+        "SELECT (progress ->> 'done') || ' of ' || (progress ->> 'total') FROM alchemist.runs WHERE stage = 'score'"
+    )
+    assert found == f"{n_samples} of {n_samples}"
+
+
+@pytest.mark.slow
 def test_a_retired_scorer_scores_nothing_more_and_its_scores_stay(trained_store: TrainedStore, package: Path) -> None:
     register("redness", "redness", nightly=True)
     score(scorer="redness", crawl_date="2026-01-01")

@@ -173,7 +173,9 @@ class Evaluation(Table):
     )
     metric: Typed[str] = column(comment="Name of the metric, such as heldout_loss")
     value: Typed[float] = column(comment="Value of the metric, in the metric's own unit")
-    n: Typed[int] = column(comment="Number of samples or images that it was measured on")
+    n: Typed[int] = column(
+        comment="Number of samples or images of the whole set, also for the value of a category or task"
+    )
     run_id: Typed[int | None] = column(BigInteger, comment="Run that evaluated")
     created_at: Typed[datetime] = created(comment="When the value was stored")
 
