@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
-        say("Stopped. Run the same command again to resume.")
+        say("Stopped. Run the same command again: it continues from what was stored.")
         return 128 + signal.SIGINT
     except Exception as error:  # noqa: BLE001  every exception becomes a line and an exit code
         return _fail(error, given)

@@ -96,11 +96,13 @@ def train_scorer(config: TrainScorerConfig) -> TrainScorerResult:
     A critic sees the validation dataset alone.
 
     Raises:
-        ConfigError: The validation dataset is an evaluation dataset, the held-out AUC of a critic is too low (nothing is written), or
+        ConfigError: A dataset is an evaluation dataset, the held-out AUC of a critic is too low (nothing is written), or
             the name belongs to another scorer.
         DataError: There are too few samples.
     """
     refuse_evaluation(open_store(), config.validation)
+    if config.dataset is not None:
+        refuse_evaluation(open_store(), config.dataset, role="train")
     require_free_name(open_store(), config.name, config.kind)
     make = make_density if config.kind == "density" else make_critic
     return execute("train_scorer", config, lambda stage_run: make(config, stage_run), TrainScorerResult)

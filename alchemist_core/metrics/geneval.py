@@ -20,12 +20,13 @@ from jaxtyping import Bool, Float32, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
+from alchemist_core.config import current_names
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.files import atomic_folder, write_bytes_atomically
 from alchemist_core.metrics.metric import Measured
 from alchemist_core.models.config import SamplingConfig
 from alchemist_core.models.extractors import weights_sha256
-from alchemist_core.protocols.protocol import ImageProtocol, ProtocolFile, refuse_differences, texts_sha256
+from alchemist_core.protocols.protocol import ImageProtocol, ProtocolFile, find_differences, texts_sha256
 from alchemist_core.store.models import ModelRow
 from alchemist_core.telemetry import OnProgress
 
@@ -428,10 +429,21 @@ def note_generation(folder: Path, about: dict[str, Any]) -> None:
     """
     path = folder / _GENERATED
     if path.exists():
-        refuse_differences(_read_json(path), about, whose=str(path))
+        former, given = _options_of(_read_json(path)), _options_of(about)
+        if names := find_differences(former, given):
+            differences = "; ".join(f"--{name} {former.get(name)}, not {given.get(name)}" for name in names)
+            raise ConfigError(
+                f"--out {folder} holds images that were generated with {differences}. Give another --out, or delete this folder."
+            )
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(path, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _options_of(about: dict[str, Any]) -> dict[str, Any]:
+    """Return how images are generated under the names of the options of `alchemist geneval draw`."""
+    flat = {"images_per_prompt": about["n_images"], **about, **current_names(SamplingConfig, about["sampling"])}
+    return {name.replace("_", "-"): value for name, value in flat.items() if name not in ("n_images", "sampling")}
 
 
 class GenerationNote(NamedTuple):

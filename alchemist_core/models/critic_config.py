@@ -26,7 +26,7 @@ class CriticTrainingConfig(HeadTrainingConfig):
         ge=0,
         le=0.9,
         description="Fraction of a step's samples that are hard negatives: samples whose captions are among the most similar ones to "
-        "the caption of another sample of the step",
+        "the caption of another sample of the step. At most half of the samples are: a larger value counts as 0.5",
     )
     validation_steps: int = Field(
         25, ge=1, le=100_000, description="Steps between two measurements of the held-out loss"

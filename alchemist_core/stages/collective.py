@@ -1,5 +1,6 @@
 """Stages in several processes, started by `[launch]`, accelerate or torchrun: all compute, and rank 0 claims the run and writes."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +14,7 @@ from alchemist_core.stages.execution import HelperWatch, StageRun, count_process
 from alchemist_core.stages.sharing import hold_resource
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.runs import RunClaim
+from alchemist_core.telemetry import LOG
 
 R = TypeVar("R", bound=Result)
 
@@ -42,6 +44,8 @@ def execute_together(
             # The leader's heartbeat renews these leases too, and the end of the run releases them.
             hold_device(stage_run, n_devices=n_local, is_for_node=True)
         wait_for_all()
+        # Every process reaches the same lines of the work, and the leader prints them.
+        LOG.setLevel(logging.ERROR)
         return work(stage_run)
     sent: list[RunClaim] = []
 

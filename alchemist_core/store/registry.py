@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -91,16 +91,22 @@ class KnownShard:
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
-def refuse_evaluation(engine: Engine, name: str) -> None:
+def refuse_evaluation(engine: Engine, name: str, *, role: Literal["train", "validation"] = "validation") -> None:
     """Refuse to learn from a dataset that models are measured on.
+
+    Args:
+        engine: The store.
+        name: The dataset.
+        role: What it is used as: `validation` by option --validation, `train` by option --dataset.
 
     Raises:
         ConfigError: The dataset is unknown, or its role is evaluation.
     """
     if find_dataset(engine, name).role == "evaluation":
+        option = "dataset" if role == "train" else role
         raise ConfigError(
-            f"--validation {name}: its role is evaluation. Models are measured on it, so nothing may learn from it. Give a dataset of role "
-            "validation: alchemist ingest --dataset NAME --root FOLDER --role validation."
+            f"--{option} {name}: its role is evaluation. Models are measured on it, so nothing may learn from it. Give a dataset of role "
+            f"{role}: alchemist ingest --dataset NAME --root FOLDER --role {role}."
         )
 
 

@@ -417,7 +417,7 @@ def _evaluate(proxy: nn.Module, n_samples: int, sizes: TokenizerConfig, text: Te
 def _make_star(config: DownstreamConfig, sizes: TokenizerConfig, text: TextShape) -> nn.Module:
     star = Star(config.star(sizes, text.dim))
     star.trunk.has_gradient_checkpointing = config.gradient_checkpointing
-    if config.method == "scratch":
+    if config.method != "lora":
         return star
     from alchemist_core.models.lora import add_lora  # noqa: PLC0415  peft takes seconds
 

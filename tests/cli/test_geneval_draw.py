@@ -20,7 +20,11 @@ CUP, DOGS = (
 
 @pytest.fixture(autouse=True)
 def _models(engine: Engine) -> None:
-    configs = {"star": {"model": {"flux": None}}, "flux": {"model": {"flux": {"resolution": 64}}}}
+    configs = {
+        "star": {"model": {"flux": None}},
+        "star2": {"model": {"flux": None}},
+        "flux": {"model": {"flux": {"resolution": 64}}},
+    }
     with engine.begin() as connection:
         rows = [
             {"model_id": n, "arm": "full", "seed": 0, "identity_hash": name, "config": config}
@@ -47,3 +51,16 @@ def test_a_folder_with_images_of_other_prompts_is_refused(tmp_path: Path) -> Non
     for prompts in ((DOGS,), ()):
         with pytest.raises(ConfigError, match=r"00000 holds images of another prompt than line 1 of --prompts"):
             draw(config_of(tmp_path, *prompts))
+
+
+def test_a_folder_with_images_of_another_model_or_with_other_options_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "out", 0, CUP, [np.zeros((8, 8, 3), np.uint8)])
+    config = config_of(tmp_path, CUP)
+    draw(config)
+    for change, difference in (
+        ({"model": "star2"}, "--model star, not star2"),
+        ({"images_per_prompt": 2}, "--images-per-prompt 1, not 2"),
+        ({"sampling": {"guidance_scale": 3}}, r"--guidance-scale 4\.0, not 3\.0"),
+    ):
+        with pytest.raises(ConfigError, match=rf"generated with {difference}\. Give another --out"):
+            draw(DrawConfig.model_validate(config.as_json() | change))

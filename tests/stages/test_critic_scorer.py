@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
 from alchemist_core.cli.scorer import CheckConfig, check
@@ -155,14 +155,27 @@ def test_a_density_ratio_takes_no_more_samples_of_each_dataset_than_asked_for(
     assert find_outputs(open_store(), found.name)[0].is_shadow
 
 
-@pytest.mark.parametrize("given", [{}, {"kind": "density", "dataset": "scenes"}])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"validation": "t"}, r"--validation t: its role is evaluation.*Give a dataset of role validation"),
+        ({"kind": "density", "validation": "t", "dataset": "scenes"}, r"--validation t: its role is evaluation"),
+        (
+            {"kind": "density", "validation": "v", "dataset": "t"},
+            r"--dataset t: its role is evaluation.*Give a dataset of role train",
+        ),
+    ],
+)
 def test_no_scorer_is_trained_on_samples_that_measure_models(
-    given: dict[str, str], ingest_corpus: Callable[[], object]
+    given: dict[str, str], message: str, engine: Engine
 ) -> None:
-    ingest_corpus()
-    with pytest.raises(ConfigError, match=r"--validation t: its role is evaluation"):
-        train_scorer(TrainScorerConfig.model_validate({"validation": "t", "resolution": 32} | given))
-    assert find_outputs(open_store(), "critic") == []
+    roles = {"scenes": "train", "v": "validation", "t": "evaluation"}
+    datasets = [{"dataset_id": n, "name": name, "role": role} for n, (name, role) in enumerate(roles.items(), 1)]
+    with engine.begin() as connection:
+        insert_rows(connection, {"datasets": datasets})
+    with pytest.raises(ConfigError, match=message):
+        train_scorer(TrainScorerConfig.model_validate({"resolution": 32} | given))
+    assert find_outputs(engine, "critic") == []
 
 
 def test_a_density_ratio_needs_a_corpus_and_a_critic_takes_none() -> None:

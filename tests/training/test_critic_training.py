@@ -134,3 +134,5 @@ def test_hard_negatives_are_near_other_captions(scenes: Encoded) -> None:
         return float(cosine_BB.fill_diagonal_(-1).max(1).values.mean())
 
     assert nearest(0.5) > nearest(0.0)
+    assert nearest(0.9) == nearest(0.5), "as the option's help says"
+    assert "larger value counts as 0.5" in str(CriticTrainingConfig.model_fields["hard_negatives"].description)

@@ -209,6 +209,7 @@ def test_counting_computes_nothing_and_leaves_torch_as_it_was() -> None:
     [
         pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"ema_decay": 0.9}, marks=pytest.mark.slow),
+        {"method": "finetune", "base_model": "base"},
         {"method": "lora", "base_model": "base"},
     ],
 )
