@@ -173,14 +173,14 @@ FUSION: Mapping[str, object] = {
 """The fusion that did best with small validation datasets, over four corpora (research page 039)."""
 
 RECIPES: dict[str, Recipe] = {
-    "ours": Recipe("rule alignment; select draws most samples near the best rank", lambda _: {}),
+    "ours": Recipe("rule alignment; most selected samples are near the best rank", lambda _: {}),
     "paper": Recipe(
-        "rule loss (Eq. 9); select samples by Shift-Gsample (Eq. 11) with the authors' drop-top ratio for the retention",
+        "rule loss (Eq. 9); samples are selected by Shift-Gsample (Eq. 11) with the authors' drop-top ratio for the retention",
         _paper,
     ),
     "paper_exact": Recipe("as paper, with the training loss as printed, which collapses", _paper_exact),
     "learnability": Recipe(
-        "rule learnability, without a rater network; select draws most samples near the best rank",
+        "rule learnability, without a rater network; most selected samples are near the best rank",
         lambda _: {"train_rater": {"training": {"rule": "learnability"}}},
     ),
     "fusion": Recipe(

@@ -111,6 +111,18 @@ def test_no_option_calls_another_value_than_its_default_the_default() -> None:
     assert said_none == set()
 
 
+def test_no_option_calls_a_folder_of_artifacts_one_of_the_home() -> None:
+    said = {
+        (verb, path[-1], found[1])
+        for verb in VERBS
+        for command in load_commands(verb).values()
+        for path, field in flag_fields(command.config)
+        if (found := re.search(r"(\S+)/ under the home", field.description or ""))
+    }
+    assert said
+    assert {one for one in said if not one[2].startswith("artifacts/")} == set()
+
+
 def test_config_models_are_frozen_and_refuse_unknown_keys() -> None:
     for verb in VERBS:
         for command in load_commands(verb).values():
@@ -288,7 +300,7 @@ def test_a_run_that_is_stopped_by_hand_leaves_no_traceback(capsys: pytest.Captur
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(commands, "status", commands["status"]._replace(run=interrupted))
         assert main(["stack", "status"]) == 130
-    assert "Run the same command again to resume" in capsys.readouterr().err
+    assert "Run the same command again: it continues from what was stored." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Nights that are held (drift) or stopped (a failed check): release or reject them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from typing import Literal
 
@@ -11,6 +12,7 @@ from alchemist_core.cli import check
 from alchemist_core.cli.drift import DriftConfig, check_drift
 from alchemist_core.config import Command, Config, Result
 from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.extras import EXTRA_OF, missing_library
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
 from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
@@ -94,7 +96,8 @@ def release(config: ReleaseNightConfig) -> ReleaseNightResult:
         )
     settled = _release(engine, config, {"held": held, "rejected": rejected}, failed, actor=actor)
     _require_settled([*held, *rejected], settled, failed, config)
-    n_scored = _finish_night(config) if failed or is_unfinished else 0
+    with _naming_the_dag(config):
+        n_scored = _finish_night(config) if failed or is_unfinished else 0
     return ReleaseNightResult(
         nights=[night_title(row) for row in settled] or [f"{config.dataset} {config.crawl_date}"],
         state_before=[
@@ -212,6 +215,25 @@ def _require_settled(
             f"Another person decided {config.dataset} {config.crawl_date} meanwhile, so nothing was done. "
             f"Show its state: alchemist night list --dataset {config.dataset}."
         )
+
+
+@contextmanager
+def _naming_the_dag(config: ReleaseNightConfig) -> Iterator[None]:
+    """On a cluster no image has the libraries of scoring and those of checks, but the tasks of the DAG run in the image that fits each.
+
+    Raises:
+        MissingDependencyError: A library is not installed here.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (library := (error.name or "").partition(".")[0]) not in EXTRA_OF:
+            raise
+        raise missing_library(
+            library,
+            f"trigger the DAG nightly_rescore with crawl date {config.crawl_date}: the release of {config.dataset} is stored, and the DAG "
+            "scores, checks and publishes the night",
+        ) from error
 
 
 def _finish_night(config: ReleaseNightConfig) -> int:

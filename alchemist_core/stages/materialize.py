@@ -66,8 +66,8 @@ class MaterializeConfig(Config):
     to: Annotated[str | None, Located()] = Field(
         None,
         min_length=1,
-        description="Folder or s3:// address; the dataset is written to its subfolder NAME/vVERSION-…; default: materialized/ "
-        "under the home",
+        description="Folder or s3:// address; the dataset is written to its subfolder NAME/vVERSION-…; default: "
+        "artifacts/materialized/ under the home",
     )
 
     _names_one_version = model_validator(mode="after")(refuse_two_versions)

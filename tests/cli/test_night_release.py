@@ -3,6 +3,7 @@
 import io
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from datetime import date
@@ -10,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from alchemist_core.cli import held_nights
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
 from alchemist_core.cli.held_nights import ReleaseNightConfig, release
-from alchemist_core.errors import CheckFailedError, ConfigError
+from alchemist_core.errors import CheckFailedError, ConfigError, MissingDependencyError
 from alchemist_core.prices import Prices
 from alchemist_core.stages.ingest import IngestConfig
 from alchemist_core.stages.ingest import run as ingest
@@ -25,6 +26,7 @@ from alchemist_core.stages.score import ScoreConfig
 from alchemist_core.stages.score import run as score
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.overviews import read_measurements
+from tests.given import insert_rows
 from tests.infra.test_prometheus import PROMETHEUS, needs_promtool
 from tests.trained_store import TrainedStore, copy_store, store_once, use_store, used
 
@@ -179,6 +181,29 @@ def test_a_release_that_was_interrupted_is_repeated_by_the_same_command(
 def test_a_night_that_nothing_stopped_cannot_be_released(bad_night: str) -> None:
     with pytest.raises(ConfigError, match="held or rejected, or was stopped"):
         release(ReleaseNightConfig(dataset=bad_night, crawl_date=BAD_NIGHT, reason=REASON))
+
+
+def test_without_torch_the_release_is_stored_and_the_error_names_the_dag(engine: Engine) -> None:
+    """As in the pod of a scheduler, whose image has no torch."""
+    night = {"dataset_name": "web", "crawl_date": BAD_NIGHT}
+    given = {
+        "datasets": [{"dataset_id": 1, "name": "web"}],
+        "raters": [{"rater_id": 1, "name": "r", "state": "production"}],
+        "shards": [{"shard_id": 1, "dataset_id": 1, "n_samples": 2, "crawl_date": BAD_NIGHT}],
+        "check_results": [{"suite": "samples", "is_success": False} | night],
+    }
+    with engine.begin() as connection:
+        insert_rows(connection, given)
+    program = "import sys; sys.modules['torch'] = None; from alchemist_core.__main__ import main; sys.exit(main())"
+    words = ["night", "release", "--dataset", "web", "--crawl-date", str(BAD_NIGHT), "--reason", REASON]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == MissingDependencyError.exit_code
+    remedy = "or trigger the DAG nightly_rescore with crawl date 2026-01-02: the release of web is stored"
+    assert (
+        f"torch is not installed. Install the extra train: pip install 'alchemist-platform[train]', {remedy}"
+        in done.stderr
+    )
+    assert count("SELECT count(*) FROM alchemist.audit_events WHERE action = 'release'") == 1
 
 
 def firing(folder: Path) -> set[str]:

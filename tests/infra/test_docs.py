@@ -33,6 +33,26 @@ def test_pages_quote_the_table_of_the_demo_as_the_readme_shows_it() -> None:
     assert f"it closes {' and '.join(closed)} of the gap" in weaknesses
 
 
+def test_the_page_of_kubernetes_names_what_runs_in_a_job_and_what_else_the_job_of_migrations_does() -> None:
+    kubernetes, gpus = (
+        (CHECKOUT / "docs" / "how-to" / page).read_text(encoding="utf-8")
+        for page in ("kubernetes.md", "several-gpus.md")
+    )
+    # They need torch or faiss, which the image of the scheduler lacks, and no DAG runs them.
+    commands = (
+        "sample retry-quarantine",
+        "duplicates find-semantic",
+        "search",
+        "score-aesthetics",
+        "geneval",
+        "image-text-head",
+    )
+    assert [name for name in commands if f"`{name}`" not in kubernetes] == []
+    assert "`night release`" in kubernetes
+    (row,) = re.findall(r"^\| Kubernetes \| .*$", gpus, re.MULTILINE)
+    assert "alchemist-migrate" in row
+
+
 def test_every_package_has_a_page() -> None:
     packages = {path.parent.name for path in CHECKOUT.glob("alchemist_core/*/__init__.py")}
     assert packages == {path.parent.name for path in CHECKOUT.glob("alchemist_core/*/README.md")}

@@ -1,5 +1,7 @@
 """The notebooks of the documentation run against a real store, and their pages show what they showed."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,22 @@ def test_a_notebook_is_kept_as_it_was_executed(path: Path) -> None:
     cells = [cell for cell in notebooks.read(path)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), "run: make pictures"
     assert notebooks.page(path).startswith("# ")
+
+
+def test_a_notebook_that_is_opened_as_the_page_says_finds_the_store_of_the_checkout(tmp_path: Path) -> None:
+    """Jupyter runs a notebook in the folder of the notebook."""
+    page = (notebooks.NOTEBOOKS / "index.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^.*jupyter lab .*$", page, re.MULTILINE)
+    jupyter = tmp_path / "jupyter"
+    printed = "from alchemist_core.settings import load_settings; print(load_settings().home.resolve())"
+    jupyter.write_text(f'#!/bin/sh\ncd "$2" && exec {sys.executable} -c "{printed}"\n')
+    jupyter.chmod(0o755)
+    places = {name: value for name, value in os.environ.items() if not name.startswith("ALCHEMIST_")}
+    done = subprocess.run(
+        ["sh", "-c", line], env=places | {"PATH": f"{tmp_path}:{places['PATH']}"}, cwd=notebooks.CHECKOUT,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(notebooks.CHECKOUT / ".alchemist")
 
 
 def test_a_wide_table_scrolls_within_its_page() -> None:

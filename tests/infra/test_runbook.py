@@ -5,6 +5,7 @@ import re
 import pytest
 
 from alchemist_core.cli.verbs import VERBS, load_commands
+from alchemist_core.project import Project
 
 from .test_prometheus import ALERTS, INFRA, anchors
 
@@ -19,6 +20,11 @@ SELF_EXPLANATORY = {"demo", "db", "corpus"}
 @pytest.mark.parametrize("name", [*DAGS, *(verb for verb in VERBS if verb not in SELF_EXPLANATORY)])
 def test_everything_that_can_fail_has_a_heading(name: str) -> None:
     assert name in anchors(RUNBOOK)
+
+
+def test_the_table_of_the_project_file_has_each_of_its_sections() -> None:
+    table = RUNBOOK.read_text().partition("\n## config\n")[2].partition("\n## ")[0]
+    assert set(Project.model_fields) - set(re.findall(r"`\[(\w+)[.\]]", table)) == set()
 
 
 def test_every_alert_has_a_heading() -> None:
