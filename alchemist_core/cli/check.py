@@ -88,24 +88,25 @@ def run(config: CheckConfig) -> CheckResult:
     subset = None
     if config.subset is not None:
         subset = choose_version(engine, config.subset, version=config.version, is_newest=config.newest)
-    outcomes, lines = [], []
+    outcomes, lines, warnings = [], [], list[str]()
     for suite in config.suite:
         found = run_suite(
             database_url(), suite, dataset=config.dataset, crawl_date=config.crawl_date, subset=subset,
             limits_of=_limits_of,
         )  # fmt: skip
         outcomes += found
-        if failed := failures(found):
+        failed = failures(found)
+        warnings += [describe(outcome) for outcome in found if not outcome.is_success and outcome not in failed]
+        if failed:
             lines += [
                 f"{len(failed)} of {len(found)} checks of suite {suite} failed. {REMEDIES.get(suite, NIGHT_REMEDY)}."
             ]
             # Failed checks come last, because the end of a log is read first.
             lines += [f"  {describe(outcome)}" for outcome in failed]
-    if lines:
-        raise CheckFailedError("\n".join(lines))
-    warnings = [describe(outcome) for outcome in outcomes if not outcome.is_success]
     for warning in warnings:
         warn(f"warning: {warning}")
+    if lines:
+        raise CheckFailedError("\n".join(lines))
     return CheckResult(
         suite=", ".join(config.suite), n_checks=len(outcomes), n_warnings=len(warnings), warnings=warnings
     )

@@ -206,7 +206,7 @@ def _given_options(words: tuple[str, ...]) -> dict[str, str]:
 def list_all(config: ListConfig) -> ListResult:
     """List the registered scorers and imported scores, or the scorers that can be registered."""
     if config.available:
-        return ListResult(available={name: _describe_kind(find_scorer(name)) for name in scorer_names()})
+        return ListResult(available={name: _describe_kind(name) for name in scorer_names()})
     rows = list_scorers(open_store())
     return ListResult(scores=[
         ListedScores(
@@ -217,8 +217,12 @@ def list_all(config: ListConfig) -> ListResult:
     ])  # fmt: skip
 
 
-def _describe_kind(kind: type[Scorer]) -> str:
-    """Return what a scorer does, from its docstring, and its options."""
+def _describe_kind(name: str) -> str:
+    """Return what a scorer does, from its docstring, and its options; of one whose package is broken, the error."""
+    try:
+        kind = find_scorer(name)
+    except ConfigError as error:
+        return f"  {error}"
     first = (kind.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
     options = [
         f"    {name} = {'(required)' if field.is_required() else repr(field.default)}: {field.description or ''}".rstrip(

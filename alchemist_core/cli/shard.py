@@ -86,6 +86,8 @@ class ShowResult(ListedShard):
     verified_at: datetime | None
     n_samples: int
     n_quarantined: int
+    n_unreadable: int
+    """Quarantined samples that ingest could not read; the others have no score of a rater or scorer."""
     n_raters: int
     quarantined_records: list[str] = Field([])
     """The first quarantined samples, each with its reason."""
@@ -134,10 +136,11 @@ def show(config: ShowConfig) -> ShowResult:
     """Show one shard: its address, its state, and the samples found in it."""
     row = _find(open_store(), config.shard)
     counts = {
-        name: getattr(row, name) for name in ("size_bytes", "verified_at", "n_samples", "n_quarantined", "n_raters")
+        name: getattr(row, name)
+        for name in ("size_bytes", "verified_at", "n_samples", "n_quarantined", "n_unreadable", "n_raters")
     }
     bad = registry.quarantined_in(open_store(), row.shard_id, limit=MOST_QUARANTINED)
-    records = [on_one_line(f"{one.key}: {one.reason}, {one.detail}") for one in bad]
+    records = [on_one_line(f"{one.key}: {one.reason} ({one.stage}), {one.detail}") for one in bad]
     records += [f"and {row.n_quarantined - len(bad):,} more"] if row.n_quarantined > len(bad) else []
     return ShowResult(
         **_listed(row), **counts, address=_address(row), sha256=row.sha256.hex(), quarantined_records=records
@@ -171,6 +174,8 @@ def _reread(config: ChangeConfig, stage_run: "StageRun") -> RereadResult:
 
     engine = stage_run.engine
     row = _find(engine, config.shard)
+    # Before the tar is read, because a removed dataset is refused.
+    dataset_id = registry.find_dataset(engine, row.dataset).dataset_id
     with engine.connect() as connection:
         began_at = read_clock(connection)
     content = _read(_address(row), row.dataset)
@@ -180,9 +185,10 @@ def _reread(config: ChangeConfig, stage_run: "StageRun") -> RereadResult:
         return RereadResult(
             **subject, shard_id=row.shard_id, note="Its bytes and records are those that were registered."
         )
-    dataset_id = registry.find_dataset(engine, row.dataset).dataset_id
     new = NewShard(dataset_id, row.uri, content.sha256, content.size_bytes, row.crawl_date, stage_run.run_id, began_at)
-    imported = IngestConfig.model_fields["imported_scores"].default
+    imported = registry.imported_names(engine, dataset_id, row.uri)
+    if imported is None:
+        imported = IngestConfig.model_fields["imported_scores"].default
     n_new = registry.register_shard(
         engine, new, content.samples, content.faults, imported=imported, supersedes=row.shard_id
     )
@@ -275,10 +281,17 @@ def _title(row: ShardRow) -> str:
 
 
 def _next_show(_config: ShowConfig, result: ShowResult) -> str | None:
-    if result.state == "verified" and result.n_quarantined:
+    if result.state != "verified":
+        return None
+    if result.n_unreadable:
         return (
-            f"quarantined samples are not used, all others are; to use them, repair the tar, or give the machine more memory "
+            f"samples that ingest quarantined are not used, all others are; to use them, repair the tar, or give the machine more memory "
             f"(decoder_died) or time (too_slow: ALCHEMIST_DECODE_LIMIT_S), then run alchemist shard reread {result.shard_id} --reason WHY"
+        )
+    if result.n_quarantined:
+        return (
+            "a quarantined sample has no score of the rater or scorer that could not score it; to score it again: "
+            f"alchemist sample retry-quarantine --dataset {result.dataset} --rater NAME --reason REASON"
         )
     return None
 

@@ -62,4 +62,6 @@ def _load_added(use: str) -> object:
     try:
         return point.load()
     except Exception as error:
-        raise ConfigError(f"The scorer {use} ({point.value}) cannot be loaded: {error}.") from error
+        raise ConfigError(
+            f"The scorer {use} ({point.value}) cannot be loaded: {error}. Repair or remove its package."
+        ) from error

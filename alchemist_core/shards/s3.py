@@ -37,6 +37,7 @@ _ETAGS: dict[tuple[str | None, str], str] = {}
 _KINDS: dict[str, type[DataError]] = {
     "NoSuchKey": MissingShardError, "404": MissingShardError, "NoSuchBucket": UnreachableRootError,
 }  # fmt: skip
+_TOO_MANY_REQUESTS = 429
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/")
 
 T = TypeVar("T")
@@ -281,6 +282,12 @@ def _ask(uri: str, request: Callable[[], T]) -> T:
             return cast("T", b"")
         if code in {"PreconditionFailed", "412"}:
             raise ReplacedObjectError(f"{uri} was replaced while it was read. Run the stage again.") from error
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if status >= 500 or status == _TOO_MANY_REQUESTS:
+            raise DataError(
+                f"{uri} cannot be read or written now: the store answers {code}. Run the command again; if this happens often, with fewer "
+                "slots."
+            ) from error
         raise _KINDS.get(code, DataError)(
             f"{uri} cannot be read: {code}. Check the address and the credentials."
         ) from error

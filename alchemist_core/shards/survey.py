@@ -107,9 +107,9 @@ def _bytes_read(shard: ShardFile, records: Sequence[Sample | Fault]) -> int:
 
 
 def _read_some(shard: ShardFile) -> Iterator[Sample | Fault]:
-    """Yield the first records of a tar; nothing of a file that is not a tar, which `ingest` reports."""
-    with open_shard(shard.uri) as file:
-        try:
+    """Yield the first records of a tar; nothing of a file that is not a tar or cannot be opened, which `ingest` reports."""
+    try:
+        with open_shard(shard.uri) as file:
             yield from islice(read_samples(file, shard.size_bytes, Reading(has_perceptual_hash=False)), N_RECORDS)
-        except DataError:
-            return
+    except DataError:
+        return

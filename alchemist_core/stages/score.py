@@ -129,13 +129,15 @@ def _named_raters(config: ScoreConfig, stage_run: StageRun) -> tuple[list[RaterR
     """Return the raters that score, after registering scorers as the project file declares them, and a note for each that could not be.
 
     Raises:
-        ConfigError: There is no such rater or scorer.
+        ConfigError: There is no such rater or scorer, or its section of the project file is of another scorer than the registered one.
     """
     engine, declared = stage_run.engine, load_project().scorers
     if config.scorer is not None:
-        if config.scorer in declared and not find_outputs(engine, config.scorer):
+        found = find_outputs(engine, config.scorer)
+        if config.scorer in declared and not (found and follows(found, declared[config.scorer])):
             register_declared(engine, config.scorer, run_id=stage_run.run_id)
-        if found := find_outputs(engine, config.scorer):
+            found = find_outputs(engine, config.scorer)
+        if found:
             return found, []
         if config.scorer in scorer_names() and needs_no_options(config.scorer):
             rows, _ = register(engine, config.scorer, config.scorer, {}, run_id=stage_run.run_id, is_shadow=False)
@@ -535,8 +537,8 @@ def _next(config: ScoreConfig, result: ScoreResult) -> str | None:
     dataset = config.dataset or only_train_dataset()
     which = f" --dataset {dataset}" if dataset else ""
     checks = f"alchemist check --suite shards,samples,scores{which}"
-    # A night is published under each rater by itself.
-    which += f" --rater {result.rater}" if config.scorer else ""
+    # A night is published under each rater by itself; of several scores of a scorer, one is enough.
+    which += f" --rater {result.rater.partition(',')[0]}" if config.scorer else ""
     return f"{checks}, then alchemist night check-drift{which} and alchemist night publish{which}"
 
 

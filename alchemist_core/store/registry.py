@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
@@ -38,6 +38,7 @@ from alchemist_core.store.tables import (
     AuditEvent,
     Dataset,
     QuarantinedSample,
+    Run,
     SampleLocation,
     Shard,
     ShardScore,
@@ -265,13 +266,18 @@ class ShardRow(NamedTuple):
     sha256: bytes
     verified_at: datetime | None
     n_quarantined: int
+    n_unreadable: int
+    """Records of those quarantined that ingest could not read; the others have no score of a rater."""
     n_raters: int
 
 
 def find_shards(
     engine: Engine, *, dataset: str | None = None, states: Sequence[str] | None = None, subject: str | None = None
 ) -> list[ShardRow]:
-    """Return shards with their datasets; a subject is an id, DATASET/PATH, PATH below the root, or a full address."""
+    """Return shards with their datasets; a subject is an id, DATASET/PATH, PATH below the root, or a full address.
+
+    Those of removed datasets are left out, unless a dataset or subject is given.
+    """
     parameters = {"dataset": dataset, "states": None if states is None else list(states), "subject": subject}
     with engine.connect() as connection:
         return [ShardRow._make(row) for row in connection.execute(load_query("find_shards"), parameters)]
@@ -283,14 +289,16 @@ class QuarantinedRecord(NamedTuple):
     key: str
     reason: str
     detail: str
+    stage: str
 
 
 def quarantined_in(engine: Engine, shard_id: int, *, limit: int) -> list[QuarantinedRecord]:
-    """Return the quarantined records of a shard in the order of the tar."""
+    """Return the quarantined records of a shard in the order of the tar, each once, however many raters could not score it."""
     bad = QuarantinedSample
     statement = (
-        select(bad.key, bad.reason, bad.detail)
+        select(bad.key, bad.reason, bad.detail, bad.stage)
         .where(bad.shard_id == shard_id)
+        .ext(distinct_on(bad.ordinal))
         .order_by(bad.ordinal, bad.quarantine_id)
         .limit(limit)
     )
@@ -308,11 +316,23 @@ def read_findings(engine: Engine, shard_id: int) -> tuple[dict[int, str | None],
         return repairs, {row[0]: row[1] for row in connection.execute(quarantined)}
 
 
+def imported_names(engine: Engine, dataset_id: int, uri: str) -> list[str] | None:
+    """Return the scores of records that the newest ingest of a shard's address imported; None if the run ledger does not say."""
+    statement = (
+        select(Run.config["imported_scores"])
+        .join(Shard, Shard.run_id == Run.run_id)
+        .where(Shard.dataset_id == dataset_id, Shard.uri == uri, Run.stage == "ingest")
+        .order_by(Shard.shard_id.desc())
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        return connection.execute(statement).scalar()
+
+
 def count_shards(engine: Engine, *, dataset: str | None = None) -> dict[str, int]:
-    """Return the number of shards by state."""
+    """Return the number of shards by state, of one dataset or of all that were not removed."""
     statement = select(Shard.state, func.count()).join(Dataset, Dataset.dataset_id == Shard.dataset_id)
-    if dataset is not None:
-        statement = statement.where(Dataset.name == dataset)
+    statement = statement.where(Dataset.removed_at.is_(None) if dataset is None else Dataset.name == dataset)
     with engine.connect() as connection:
         return {row[0]: row[1] for row in connection.execute(statement.group_by(Shard.state).order_by(Shard.state))}
 

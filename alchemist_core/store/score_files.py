@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from alchemist_core.errors import ConfigError, DataError
-from alchemist_core.shards.storage import is_s3, list_files, open_shard
+from alchemist_core.shards.storage import has_files, is_s3, list_files, open_shard
 from alchemist_core.store.manifests import HASH_BYTES
 
 CHUNK_ROWS, BLOCK_BYTES = 250_000, 1 << 24
@@ -63,7 +63,7 @@ def find_files(address: str) -> list[str]:
         ConfigError: There is none.
         DataError: The object store cannot be reached.
     """
-    if address.lower().endswith(SUFFIXES) and not Path(address).is_dir():
+    if address.lower().endswith(SUFFIXES) and not has_files(address):
         return [address]
     # Files such as _SUCCESS and .part are no data.
     found = [

@@ -48,6 +48,16 @@ def test_an_import_gives_the_same_shards_in_a_folder_and_in_an_object_store(
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("s3")]
 
 
+def test_one_file_of_an_object_store_is_imported_too(tmp_path: Path, object_store: str) -> None:
+    for name, n in (("a", 4), ("b", 3)):
+        write_flux_reason(tmp_path / name, n=n)
+        (path,) = (tmp_path / name).iterdir()
+        s3._client().upload_file(str(path), BUCKET, f"set/{name}.parquet")
+    assert run(f"{object_store}/set/a.parquet", tmp_path / "out").counts == {"records": 4}
+    with pytest.raises(DataError, match="cannot be read"):
+        run(f"{object_store}/set/absent.parquet", tmp_path / "other")
+
+
 def test_lists_of_captions_are_counted_and_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captions = [["a cat", "a pet"], ["a dog"], None, ["a fox", "an animal"]]
     table = pa.table({"image": [png(k) for k in range(4)], "caption": captions})

@@ -377,7 +377,10 @@ def test_files_of_an_object_store_are_imported_too(store: Engine, tmp_path: Path
             f"{object_store}/scores/{number}.parquet",
             write(tmp_path / f"{number}.parquet", {"sample_id": [number], "score": [number / 4]}),
         )
+        # As Spark and Dask write them: a folder with the name of a file.
+        put_file(f"{object_store}/all.parquet/{number}.parquet", tmp_path / f"{number}.parquet")
     assert bring(f"{object_store}/scores", "from_s3").n_new == 2
+    assert bring(f"{object_store}/all.parquet", "from_s3").n_same == 2
     assert bring(f"{object_store}/scores/2.parquet", "from_s3").n_same == 1
     assert stored(store, "from_s3") == {1: 0.25, 2: 0.5}
     with pytest.raises(DataError, match="cannot be read: "):

@@ -1,6 +1,7 @@
 """`alchemist init` writes a project file from what it finds and is told, and the commands that it prints work."""
 
 import contextlib
+import errno
 import json
 import os
 import pty
@@ -398,6 +399,22 @@ def test_a_survey_reads_some_records_of_some_tars_and_counts_what_is_damaged(tmp
     assert (found.n_tars, found.n_read, found.n_faults) == (12, 8, 0)
     assert (found.smallest_side, found.side, found.words, found.formats) == (34, 52, 2, {"png": 8})
     assert 20 <= found.n_samples <= 28
+
+
+def test_a_survey_counts_the_others_if_a_tar_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        make_tar(tmp_path / "web" / f"{number}.tar", [(32, "a dog")])
+    open_path = Path.open
+
+    def refuse(path: Path, *given: Any, **options: Any) -> Any:
+        # Root may read every file, so that the rights alone would refuse nothing.
+        if path.name == "1.tar":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_path(path, *given, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    found = survey_root(str(tmp_path / "web"))
+    assert (found.n_tars, found.n_read) == (3, 2)
 
 
 def test_a_survey_without_a_readable_record_says_so(tmp_path: Path) -> None:

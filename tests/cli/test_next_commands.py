@@ -96,8 +96,9 @@ def test_scores_are_checked_with_their_samples_and_shards_before_they_are_publis
     )
 
 
-def test_a_night_of_a_scorer_is_published_and_selected_from_under_its_name(next_of: Next) -> None:
-    steps = next_of("score", {"scorer": "sharp"}, {"rater": "sharp_clarity", "n_shards": 1})
+@pytest.mark.parametrize("raters", ["sharp_clarity", "sharp_clarity, sharp_frequency"])
+def test_a_night_of_a_scorer_is_published_and_selected_from_under_its_name(next_of: Next, raters: str) -> None:
+    steps = next_of("score", {"scorer": "sharp"}, {"rater": raters, "n_shards": 1})
     assert steps is not None
     assert steps.endswith(
         "alchemist night check-drift --rater sharp_clarity and alchemist night publish --rater sharp_clarity"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from alchemist_core.cli.shard import ChangeConfig, ListConfig, ShowConfig, list_, reread, retire, show
+from alchemist_core.cli.scorer import RegisterConfig, register_scorer
+from alchemist_core.cli.shard import COMMANDS, ChangeConfig, ListConfig, ShowConfig, list_, reread, retire, show
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards import reading
@@ -25,6 +26,24 @@ from tests.shards.deadly import DeadlyRecordTask
 from tests.trained_store import TrainedStore, copy_store, store_once, use_store, used
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
+
+
+PICKY = '''
+import numpy as np
+from alchemist_core.scorers import Scorer
+
+class Picky(Scorer):
+    """Refuses the first three captions."""
+    outputs = ("letters", "words")
+    is_padded = False
+
+    def score(self, batch):
+        found = np.array([[len(text), len(text.split())] for text in batch.captions], np.float32)
+        for at, text in enumerate(batch.captions):
+            if text in ("caption 0", "caption 1", "caption 2"):
+                found[at], batch.faults[at] = np.nan, "odd"
+        return found
+'''
 
 
 def copy_two_shards(corpus: Path, folder: Path) -> Path:
@@ -252,3 +271,52 @@ def test_a_shard_that_is_unknown_is_refused_and_one_of_two_is_named(database_url
             text("UPDATE alchemist.datasets SET removed_at = now(), removed_reason = 'x' WHERE name = 'other'")
         )
     assert show(ShowConfig(shard=f"{root}/a.tar")).dataset == "web"
+
+
+@pytest.mark.parametrize("n_unreadable", [0, 1])
+def test_a_sample_that_two_scores_of_a_scorer_lack_is_shown_once_with_the_command_that_scores_it(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_unreadable: int
+) -> None:
+    (tmp_path / "picky_scorer.py").write_text(PICKY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "crawl").mkdir()
+    entries = [(f"{n}.png", draw_image(n)) for n in range(5)] + [
+        (f"{n}.txt", f"caption {n}".encode()) for n in range(5)
+    ]
+    broken = [("9.png", b"no image"), ("9.txt", b"a caption")][: 2 * n_unreadable]
+    (tmp_path / "crawl" / "a.tar").write_bytes(make_tar(sorted([*entries, *broken])))
+    ingest(IngestConfig(dataset="web", root=str(tmp_path / "crawl")))
+    register_scorer(RegisterConfig(name="picky", use="picky_scorer:Picky"))
+    score(ScoreConfig(dataset="web", scorer="picky"))
+    shown = show(ShowConfig(shard="a.tar"))
+    assert (shown.n_quarantined, shown.n_unreadable) == (3 + n_unreadable, n_unreadable)
+    assert [line.partition(",")[0] for line in shown.quarantined_records[:3]] == [
+        f"{n}: refused_by_scorer (score)" for n in range(3)
+    ]
+    assert len(shown.quarantined_records) == 3 + n_unreadable
+    said = COMMANDS["show"].next_step(ShowConfig(shard="a.tar"), shown)
+    assert ("shard reread" in said, "sample retry-quarantine" in said) == (n_unreadable > 0, n_unreadable == 0)
+
+
+def test_shards_of_a_removed_dataset_are_neither_listed_nor_read_again(repairable: Path) -> None:
+    ingest(IngestConfig(dataset="web", root=str(repairable)))
+    with open_store().begin() as connection:
+        connection.execute(text("UPDATE alchemist.shards SET state = 'missing', state_reason = 'x'"))
+        connection.execute(text("UPDATE alchemist.datasets SET removed_at = now(), removed_reason = 'sold'"))
+    # If it were read, the error would be another one.
+    (repairable / "a.tar").unlink()
+    report = list_(ListConfig())
+    assert (report.counts, report.shards) == ({}, [])
+    with pytest.raises(ConfigError, match="Dataset 'web' was removed"):
+        reread(change("a.tar"))
+
+
+def test_a_shard_that_is_read_again_imports_the_scores_that_its_ingest_named(repairable: Path) -> None:
+    ingest(IngestConfig(dataset="web", root=str(repairable), imported_scores=("watermark",)))
+    for number, value in ((5, b"0.25"), (6, b"0.5")):
+        json = b'{"watermark": ' + value + b', "similarity": 1}'
+        record = [("1.png", draw_image(number)), ("1.txt", b"a picture"), ("1.json", json)]
+        (repairable / "a.tar").write_bytes(make_tar(record))
+        assert reread(change("a.tar", "repaired")).n_new_pairs == 1
+    found = ask("SELECT imported FROM alchemist.heuristic_scores WHERE imported <> '{}' ORDER BY sample_id")
+    assert found == [({"watermark": 0.25},), ({"watermark": 0.5},)]

@@ -110,6 +110,22 @@ def test_rejected_shards_are_counted_not_fatal(engine: Engine, database_url: str
     assert failures(outcomes) == []
 
 
+def test_a_suite_that_fails_hides_no_warning_of_another(
+    engine: Engine, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = one_night()
+    given["shards"] += [
+        {"shard_id": 2, "dataset_id": 1, "crawl_date": NIGHT, "state": "rejected", "rejected_reason": "not_a_tar"}
+    ]
+    given["quarantined_samples"] = [{"shard_id": 1, "ordinal": 100 + i} for i in range(2)]
+    store(engine, given)
+    with pytest.raises(CheckFailedError, match="checks of suite samples failed"):
+        check(CheckConfig(suite=("shards", "samples"), dataset="web", crawl_date=NIGHT))
+    said = "".join(capsys.readouterr())
+    assert "warning: web 2026-01-01: few_shards_are_rejected: " in said
+    assert "most_locations_are_usable" not in said
+
+
 @pytest.mark.parametrize(("n_bad", "is_fatal"), [(1, False), (2, True)])
 def test_quarantine_warns_early_and_stops_above_a_fifth(
     engine: Engine, database_url: str, n_bad: int, is_fatal: bool

@@ -200,6 +200,21 @@ def test_a_store_that_falls_silent_is_named_within_the_limit(
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.timeout(120)
+def test_a_busy_store_is_named_with_what_helps(
+    object_store: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    s3._client().put_object(Bucket=BUCKET, Key="train/a.tar", Body=b"bytes")
+    for ask in (lambda: sha256_of(f"{object_store}/train/a.tar"), lambda: s3.find_objects(f"{object_store}/train")):
+        with (
+            through(endpoint, monkeypatch, share=1, faults=("503",)),
+            pytest.raises(DataError, match=r"train.* the store answers 503\. Run the command again") as caught,
+        ):
+            ask()
+        assert "credentials" not in str(caught.value)
+
+
 @pytest.mark.timeout(300)
 def test_an_upload_in_parts_whose_last_answer_is_lost_is_there(
     crawl: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -69,6 +69,8 @@ from typing import Annotated
 import numpy as np
 from alchemist_core.config import Config, Located
 from alchemist_core.scorers import Batch, Scorer
+from alchemist_core.scorers.scorer import NOT_IDENTITY
+from pydantic import Field
 
 class Words(Scorer):
     """Numbers of letters and words of a caption."""
@@ -116,6 +118,12 @@ class Meeting(Words):
     def __init__(self, options, device="cpu"):
         super().__init__(options, device)
         self.barrier.wait(60)
+
+class Patient(Words):
+    """Has an option that changes no score."""
+    class Options(Config):
+        factor: float = 1.0
+        timeout_s: float = Field(1.0, json_schema_extra=NOT_IDENTITY)
 
 class Lexicon(Words):
     """Reads a file."""
@@ -322,6 +330,23 @@ def test_a_night_follows_the_section_of_a_registered_scorer_when_it_changes(
     assert score(rater="nightly").n_scored == 2 * 120
 
 
+def test_a_scorer_that_is_asked_for_by_name_follows_its_section_when_it_changes(
+    ingest_corpus: Callable[[], object], package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest_corpus()
+
+    def score_with(options: str, **fields: object) -> ScoreResult:
+        section = '[scorers.words]\nuse = "other_scorers:Patient"\nnightly = false\n'
+        declare(package, monkeypatch, f"{section}options = {{ {options} }}\n")
+        return score(scorer="words", **fields)
+
+    assert score_with("factor = 2.0, timeout_s = 1.0", crawl_date="2026-01-01").n_scored == 2 * 120
+    assert score_with("factor = 2.0, timeout_s = 9.0").n_scored == 2 * 120
+    assert ask("SELECT bool_and((config #>> '{settings,timeout_s}')::float = 9) FROM alchemist.raters")
+    with pytest.raises(ConfigError, match=r"belongs to another scorer \(other options\)"):
+        score_with("factor = 3.0, timeout_s = 9.0")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("code", [None, 'raise OSError("libcudart.so is missing")', "def class"])
 def test_a_scorer_that_cannot_be_opened_leaves_the_night_to_the_others(
@@ -467,6 +492,16 @@ class Picky(Words):
             assert result.n_still_quarantined == 0
     assert ask("SELECT count(*) FROM alchemist.quarantined_samples") == 0
     assert ask("SELECT bool_and(n_scored = n_samples) FROM alchemist.shard_scores")
+
+
+def test_a_broken_package_hides_no_other_scorer_that_can_be_registered(package: Path) -> None:
+    info = package / "broken_scorers-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-scorers\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[alchemist.scorers]\nbroken = broken_scorers:Redness\n")
+    report = list_all(ListConfig(available=True))
+    assert {"pixels", "vlm", "redness"} <= report.available.keys()
+    assert "libcudart.so is missing. Repair or remove its package" in report.available["broken"]
 
 
 def test_check_refuses_a_scorer_whose_scores_depend_on_the_batch(trained_store: TrainedStore, package: Path) -> None:

@@ -39,6 +39,9 @@ def read_parquet(source: Path | str, start: int = 0) -> Iterator[LayoutRecord]:
         DataError: There is no file, or a file has no image or caption column.
     """
     uris = [uri for uri in list_files(str(source)) if uri.endswith(".parquet") or uri == str(source)]
+    if not uris and is_s3(str(source)) and str(source).endswith(".parquet"):
+        # A store lists what is below an address, not the object itself.
+        uris = [str(source)]
     if not uris:
         raise DataError(
             f"{source} contains no .parquet file. Give a folder, a file or an s3:// address with Parquet files."

@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from alchemist_core.config import counted
 from alchemist_core.errors import DataError
 from alchemist_core.shards.captions import MAX_JSON_DEPTH
 from alchemist_core.shards.images import BadImageError, sniff_format
@@ -22,6 +23,8 @@ from alchemist_core.shards.samples import MAX_IMAGE_BYTES
 from alchemist_core.shards.storage import is_s3, join_uri, list_files, put_file
 from alchemist_core.shards.tar_writer import write_tar
 
+_MAX_SHARDS = 10**6
+"""A shard's number has six digits."""
 _MAX_UNMARKED_BYTES = 4096
 """Longer bytes are taken for an image or an embedding."""
 
@@ -44,13 +47,20 @@ def write_shards(records: Iterable[LayoutRecord], out: Path | str, *, shard_size
         out: Folder or s3:// address of the shards.
         shard_size: Records per shard.
         first_shard: The first shard to write; all shards before it exist and are full.
+
+    Raises:
+        DataError: There are more records than 1,000,000 shards hold.
     """
     remaining, n_records = iter(records), first_shard * shard_size
     there = find_shards(out)
-    for number in range(first_shard, 10**6):
+    for number in count(first_shard):
         first = next(remaining, None)
         if first is None:
             break
+        if number == _MAX_SHARDS:
+            raise DataError(
+                f"More than {_MAX_SHARDS:,} shards of {counted(shard_size, 'sample')}. Give a larger --shard-size and an empty --out."
+            )
         shard = _Counted(first, islice(remaining, shard_size - 1))
         if number in there:
             shard.skip()

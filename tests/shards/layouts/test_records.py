@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from alchemist_core.errors import DataError
 from alchemist_core.shards import s3
 from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.layouts import parquet_images
@@ -39,6 +40,12 @@ def test_records_are_samples_in_their_order(tmp_path: Path) -> None:
     assert [pair.caption for pair in pairs] == [f"caption {number}" for number in range(7)]
     assert [json.loads(pair.metadata)["number"] for pair in pairs] == list(range(7))
     assert [pair.record.key for pair in pairs] == [f"{number:09d}" for number in range(7)]
+
+
+def test_records_that_need_too_many_shards_are_refused_and_not_left_out(tmp_path: Path) -> None:
+    assert write_shards(records(1), tmp_path, shard_size=1, first_shard=999_999) == 1_000_000
+    with pytest.raises(DataError, match=r"More than 1,000,000 shards of 1 sample\. Give a larger --shard-size"):
+        write_shards(records(2), tmp_path, shard_size=1, first_shard=999_999)
 
 
 def test_no_records_are_no_shards(tmp_path: Path) -> None:
