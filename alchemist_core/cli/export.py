@@ -113,7 +113,8 @@ def subset(config: ExportSubsetConfig) -> ExportResult:
     from alchemist_core.subsets.selected import load_manifest  # noqa: PLC0415  imports pyarrow
 
     path, engine = _writable(config.out), open_store()
-    manifest = load_manifest(engine, choose_version(engine, config.name, version=config.version))
+    version = choose_version(engine, config.name, version=config.version)
+    manifest = load_manifest(engine, version, must_store=False)
     located = stream_members(engine, manifest.pair_hash_K32)
     return _write(path, _SUBSET_COLUMNS, ([_member(manifest, row) for row in batch] for batch in located))
 

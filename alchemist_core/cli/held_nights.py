@@ -221,13 +221,16 @@ def _require_settled(
 def _naming_the_dag(config: ReleaseNightConfig) -> Iterator[None]:
     """On a cluster no image has the libraries of scoring and those of checks, but the tasks of the DAG run in the image that fits each.
 
+    The DAG publishes nights of the rater in production, so for another one the error names the library alone.
+
     Raises:
         MissingDependencyError: A library is not installed here.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        if (library := (error.name or "").partition(".")[0]) not in EXTRA_OF:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRA_OF or config.rater != "production":
             raise
         raise missing_library(
             library,

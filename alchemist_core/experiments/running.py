@@ -14,7 +14,7 @@ from alchemist_core.config import Formerly, Seeds, Words, counted
 from alchemist_core.errors import TrainingCollapsedError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import DEFAULT_RATER, QUESTIONS, RATERS, Arm, first_rater, parse_arm
-from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig
+from alchemist_core.experiments.config import Multiples, Ratios, TrialsConfig, for_seed
 from alchemist_core.experiments.existing import count_existing
 from alchemist_core.experiments.method_scores import methods_among
 from alchemist_core.experiments.results import RANDOM, describe_detectable, state_detectable
@@ -179,7 +179,8 @@ class Experiment:
         warn_of_unread_sections(config)
         require_arms(config, (arm for arm, _ in self.arms))
         if others := set(self.scores) - {*methods_among(self.scores), *RATERS}:
-            find_sources(sorted(others))
+            dataset = None if config.dataset is None else for_seed(config.dataset, config.seeds[0])
+            find_sources(sorted(others), dataset)
         self.n_pairs = cost.count_pairs(config, config.seeds[0])
         self.tuned: dict[tuple[str, float], TunedWindow] = {}
         self.left_out: list[LeftOut] = []

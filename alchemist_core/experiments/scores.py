@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import Connection, select
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.project import load_project
@@ -12,25 +12,29 @@ from alchemist_core.stages import score
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import scores_by_name
 from alchemist_core.store.raters import list_scorers
-from alchemist_core.store.tables import HeuristicScore
+from alchemist_core.store.tables import Dataset, HeuristicScore, SampleLocation, Shard
 
 IMPORTED = "imported."
 
 
-def find_sources(names: Sequence[str]) -> dict[str, str | None]:
+def find_sources(names: Sequence[str], dataset: str | None) -> dict[str, str | None]:
     """Return the scorer that gives each score; None for scores that nothing computes any more, and for numbers of the crawl.
 
     A scorer is registered, or declared in the project file, or built in or installed and without required options.
 
+    Args:
+        names: The scores.
+        dataset: The samples that are to have them; None: they will be drawn, and have no numbers of a crawl.
+
     Raises:
-        ConfigError: There is no score of a name; the message lists the scores.
+        ConfigError: There is no score of a name; the message lists the scores. Or no sample of the dataset has a number of that name.
     """
     engine = open_store()
     with engine.connect() as connection:
         found: dict[str, str | None] = dict.fromkeys(scores_by_name(connection))
         for name in names:
             if name.startswith(IMPORTED):
-                _require_number(connection, name)
+                _require_number(connection, name, dataset)
                 found[name] = None
     for row in list_scorers(engine):
         if row.kind == "scorer" and row.state != "retired":
@@ -46,19 +50,27 @@ def score_dataset(dataset: str, names: Sequence[str]) -> None:
     """Give every sample of a dataset these scores, as `alchemist score --scorer` does; finished shards are not scored again.
 
     Raises:
-        ConfigError: There is no score of a name.
+        ConfigError: There is no score of a name, or no sample has it.
     """
-    for scorer in dict.fromkeys(find_sources(names).values()):
+    for scorer in dict.fromkeys(find_sources(names, dataset).values()):
         if scorer is not None:
             score.run(score.ScoreConfig(dataset=dataset, scorer=scorer))
 
 
-def _require_number(connection: Connection, name: str) -> None:
+def _require_number(connection: Connection, name: str, dataset: str | None) -> None:
     key = name.removeprefix(IMPORTED)
-    if not connection.scalar(select(exists().where(HeuristicScore.imported.has_key(key)))):
+    having = (
+        select(HeuristicScore.sample_id)
+        .join(SampleLocation, SampleLocation.sample_id == HeuristicScore.sample_id)
+        .join(Shard, Shard.shard_id == SampleLocation.shard_id)
+        .join(Dataset, Dataset.dataset_id == Shard.dataset_id)
+        .where(Dataset.name == dataset, HeuristicScore.imported.has_key(key))
+    )
+    if not connection.scalar(select(having.exists())):
+        samples = "synthetic sample" if dataset is None else f"sample of {dataset}"
         raise ConfigError(
-            f"An arm ranks by {name!r}, but no sample has a number {key!r} of its crawl. Numbers of the records' JSON "
-            "are stored by alchemist ingest --imported-scores."
+            f"An arm ranks by {name!r}, but no {samples} has a number {key!r} of its crawl. Numbers of the records' JSON are stored by "
+            "alchemist ingest --imported-scores."
         )
 
 

@@ -539,9 +539,11 @@ def load_kept(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] |
         note: dict[str, Any] = json.loads((folder / "pool.json").read_text(encoding="utf-8"))
         names = [name for name in ARRAYS if name in note["arrays"]]
         counts: dict[str, Any] = {name: note[name] for name in COUNTS}
-        os.utime(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    # A home that can only be read keeps no note of what was used last.
+    with contextlib.suppress(OSError):
+        os.utime(folder)
     # One after the other: numpy parses headers with ast, which can fail in several threads in Python 3.11.
     found = [_map(folder / f"{name}.npy") for name in names]
     sealed = [column for column in found if column is not None]
@@ -555,9 +557,12 @@ def load_kept(key: str, *, should_verify: bool) -> tuple[str, EligibleSamples] |
 
 
 def keep_eligible(key: str, eligible_hash: str, pairs: EligibleSamples) -> None:
-    """Store the samples of a moment in files, if the disk has room, and delete the least recently used sets."""
-    kept_folder().mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".", dir=kept_folder()))
+    """Store the samples of a moment in files, if the disk has room and may be written, and delete the least recently used sets."""
+    try:
+        kept_folder().mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".", dir=kept_folder()))
+    except OSError:
+        return
     arrays = {name: column for name, column in pairs.columns().items() if column is not None}
     note = {"eligible_hash": eligible_hash, "arrays": sorted(arrays)} | {name: getattr(pairs, name) for name in COUNTS}
     # Without these files the next selection is slower, but it works.

@@ -118,7 +118,7 @@ def lost(claim: LeaseClaim) -> LeaseLostError:
     """Return the error for a writer that lost its lease."""
     return LeaseLostError(
         f"The lease on {claim.resource} (token {claim.fencing_token}) expired or was taken over, so nothing was stored. "
-        "Run the command again to resume."
+        "Run the command again."
     )
 
 

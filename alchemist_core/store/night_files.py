@@ -117,15 +117,23 @@ def read_scored(
         # What is merged gets new hashes, so it must be what was written.
         kept = _load(place, edits, should_verify=True)
     if missing := _missing(kept, states):
-        folder.mkdir(parents=True, exist_ok=True)
         # A snapshot of their own, taken after `edits` was read: a later change of scores changes the counters too.
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as aside, _frozen(connection) as reading:
+        with _open_aside(folder) as aside, _frozen(connection) as reading:
             now = _read_states(reading, which, missing)
             kept = _grow(reading, Path(aside), kept, _Wanted(which, now, edits))
             _replace(place, Path(aside))
     if kept is None:
         return _empty()
     return _first_nights(kept, set(states))
+
+
+def _open_aside(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for new files: beside those of the home, or where temporary files lie if the home cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=".", dir=folder)
+    except OSError:
+        return tempfile.TemporaryDirectory(prefix="alchemist-")
 
 
 def _missing(kept: _Kept | None, states: Mapping[int, _Night]) -> list[int]:

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from alchemist_core.errors import AlchemistError, ConfigError, StoreError
 
-AGAIN = "then run the same command again to resume"
+AGAIN = "then run the same command again"
 # By SQLSTATE, or by its class of two characters; the longest match counts. {} is the first line of the server's message.
 REMEDIES = {
     "08": f"Postgres ended the connection: {{}}. Start it (`alchemist db start`) or check ALCHEMIST_DATABASE_URL, {AGAIN}.",

@@ -42,12 +42,12 @@ class LocatedSubset(NamedTuple):
 def locate_subset(engine: Engine, subset: SubsetRow) -> LocatedSubset:
     """Read a version's manifest, and the live locations of its members from the store.
 
-    A manifest that `subset gc` removed is made again.
+    A manifest that `subset gc` removed is made again, and stored if the home can be written.
 
     Raises:
         DataError: Neither the manifest nor a reselection gives the registered members.
     """
-    manifest = load_manifest(engine, subset)
+    manifest = load_manifest(engine, subset, must_store=False)
     located, addresses = read_locations(engine, manifest.pair_hash_K32)
     return LocatedSubset(manifest, gather_members(located, addresses, manifest.pair_hash_K32, manifest.rank_K))
 

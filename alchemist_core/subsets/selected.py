@@ -346,8 +346,14 @@ def _what(policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy) -> st
     return f"strategy {strategy.name} with at most {policy.max_share:g} of one {policy.max_share_of}{hint}"
 
 
-def load_manifest(engine: Engine, subset: SubsetRow) -> Manifest:
+def load_manifest(engine: Engine, subset: SubsetRow, *, must_store: bool = True) -> Manifest:
     """Return a version's members, after comparing them with the registered hash.
+
+    Args:
+        engine: Of the store.
+        subset: The version.
+        must_store: Whether a manifest that was selected again must be stored. A trainer may only be allowed to read the home, and has
+            the members that it needs.
 
     Raises:
         DataError: Neither the file nor a reselection gives the registered members.
@@ -364,7 +370,8 @@ def load_manifest(engine: Engine, subset: SubsetRow) -> Manifest:
         try:
             write_manifest(path, manifest)
         except OSError as error:
-            # A trainer may only be allowed to read the home, and has the members that it needs.
+            if must_store:
+                raise
             warn(f"The manifest of {subset.title} cannot be stored, so it will be selected again next time: {error}.")
             return manifest
     return read_manifest(path, sha256=subset.manifest_sha256)

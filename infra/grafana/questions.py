@@ -74,7 +74,7 @@ HEALTHY = Dashboard("alchemist-health", "Is the pipeline healthy?", (
     Panel("Failed tasks", "none", "Tasks that failed after their last retry, with the reason, newest first.",
           sql="SELECT happened_at, subject AS task, after ->> 'reason' AS reason, after ->> 'run' AS run FROM alchemist.audit_events "
               "WHERE action = 'task failed' ORDER BY audit_event_id DESC LIMIT 20", kind="table", is_wide=True),
-    Panel("Failed runs", "none", "Stage runs that failed, with the error. Run the same command again to resume.",
+    Panel("Failed runs", "none", "Stage runs that failed, with the error. Run the same command again: it continues from what was stored.",
           sql="SELECT started_at, stage, state, left(error, 200) AS error, host FROM alchemist.runs "
               "WHERE state IN ('failed', 'lost') ORDER BY run_id DESC LIMIT 20", kind="table", is_wide=True),
     Panel("Decisions that are pending", "none",

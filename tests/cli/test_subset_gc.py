@@ -22,6 +22,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.shards import s3
 from alchemist_core.store import subsets
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.night_files import kept_folder
 from alchemist_core.store.subsets import find_subset, mark_materialized, note_copy, publish_subset, store_members
 from alchemist_core.subsets import materialized
 from alchemist_core.subsets.materialized import identify_members, layout_of, remove_materialized
@@ -162,13 +163,16 @@ def test_a_trainer_that_cannot_write_the_home_reads_what_gc_removed(
 ) -> None:
     wanted = members(versions, 1)
     collect(dry_run=False)
-    folder = artifact_path(find_subset(versions, NAME, version=1).manifest_uri).parent
-    shutil.rmtree(folder)
-    # A file in its place refuses writing to every user, root included.
-    folder.touch()
+    for folder in (artifact_path(find_subset(versions, NAME, version=1).manifest_uri).parent, kept_folder()):
+        shutil.rmtree(folder, ignore_errors=True)
+        # A file in its place refuses writing to every user, root included.
+        folder.touch()
     located = locate_remaining(versions, find_subset(versions, NAME, version=1))
     assert set(located.manifest.pair_hashes()) == wanted
     assert "cannot be stored, so it will be selected again next time" in capsys.readouterr().err
+    # What is published is stored: otherwise nobody could read it without selecting it again.
+    with pytest.raises(FileExistsError):
+        run_publish(1)
 
 
 def test_a_version_whose_manifest_gc_removes_while_it_is_being_published_is_not_published(versions: Engine) -> None:

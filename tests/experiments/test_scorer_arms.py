@@ -123,19 +123,30 @@ def test_a_number_of_the_crawl_ranks_an_arm_and_no_scorer_is_asked_for_it() -> N
         connection.execute(
             text("""
                 INSERT INTO alchemist.heuristic_scores (sample_id, imported)
-                SELECT sample_id, '{"similarity": 0.3}' FROM alchemist.samples LIMIT 1
+                SELECT min(sample_id), '{"similarity": 0.3}' FROM alchemist.sample_locations
+                JOIN alchemist.shards USING (shard_id) JOIN alchemist.datasets USING (dataset_id) WHERE datasets.name = 'scenes'
                 ON CONFLICT (sample_id) DO UPDATE SET imported = excluded.imported
             """)
         )
-    assert find_sources(["imported.similarity"]) == {"imported.similarity": None}
+    assert find_sources(["imported.similarity"], "scenes") == {"imported.similarity": None}
     score_dataset("scenes", ["imported.similarity"])
     assert run(config("random,imported.similarity/top_k", dry_run=True)).cost is not None
 
 
 @pytest.mark.usefixtures("scored_store")
-def test_an_arm_of_a_number_that_no_sample_has_is_refused_before_anything_is_trained() -> None:
+def test_an_arm_of_a_number_that_no_sample_of_the_dataset_has_is_refused_before_anything_is_trained() -> None:
+    with open_store().begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO alchemist.heuristic_scores (sample_id, imported)
+                SELECT min(sample_id), '{"similarty": 0.3}' FROM alchemist.sample_locations
+                JOIN alchemist.shards USING (shard_id) JOIN alchemist.datasets USING (dataset_id) WHERE datasets.name = 't'
+                ON CONFLICT (sample_id) DO UPDATE SET imported = excluded.imported
+            """)
+        )
     with pytest.raises(
-        ConfigError, match=r"ranks by 'imported\.similarty', but no sample has a number 'similarty' of its crawl"
+        ConfigError,
+        match=r"ranks by 'imported\.similarty', but no sample of scenes has a number 'similarty' of its crawl",
     ):
         run(config("random,imported.similarty/top_k"))
     assert ask("SELECT count(*) FROM alchemist.models") == 0

@@ -135,7 +135,7 @@ def kill_server_while_scoring(home: Path, store: TrainedStore) -> None:
     assert process.returncode == StoreError.exit_code, said
     assert "Traceback" not in said
     assert len(said.partition("error: ")[2].strip().splitlines()) == 1, "one line, no page of SQL"
-    assert "to resume" in said
+    assert "run the same command again" in said
     started = start_postgres(home)
     assert make_url(started.url()).port == make_url(store.url).port, "a restarted server keeps its port"
     assert 1 <= wait_for_ledger(store, at_least=1) < N_SHARDS, "committed shards stay, the others are not half there"

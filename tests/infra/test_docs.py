@@ -46,6 +46,7 @@ def test_the_page_of_kubernetes_names_what_runs_in_a_job_and_what_else_the_job_o
         "score-aesthetics",
         "geneval",
         "image-text-head",
+        "plan train-downstream",
     )
     assert [name for name in commands if f"`{name}`" not in kubernetes] == []
     assert "`night release`" in kubernetes
