@@ -89,10 +89,17 @@ class StageRun:
         """Whether this process writes the run's results."""
         return self._line is not None
 
-    def report(self, done: int, total: int, note: str = "") -> None:
-        """Show progress, and send it to followers with the next heartbeat; block while a lease may be lost."""
+    def report(self, done: int, total: int, note: str = "", *, before: int = 0) -> None:
+        """Show progress, and send it to followers with the next heartbeat; block while a lease may be lost.
+
+        Args:
+            done: What this run has done.
+            total: What it and the other slots have to do; with what this run did in the passes before.
+            note: Text beside the bar.
+            before: What of both this run did in the passes before.
+        """
         self.require_leases()
-        self.progress = {"done": done, "total": total, "note": note}
+        self.progress = {"done": done, "total": total, "note": note, "before": before}
         if self._line is not None:
             self._line.show(done, total, note)
 

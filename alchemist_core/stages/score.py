@@ -504,7 +504,8 @@ class Scoring:
         for name in ("n_samples", "n_scored", "n_reused", "n_quarantined"):
             self.counts[name] += getattr(counts, name)
         done, speed = self.counts["n_samples"], self.counts["n_samples"] / (time.monotonic() - self.began)
-        self.stage_run.report(self.n_before + done, self.n_before + max(self.n_total, done), f"{speed:,.0f} samples/s")
+        before, total = self.n_before, max(self.n_total, done)
+        self.stage_run.report(before + done, before + total, f"{speed:,.0f} samples/s", before=before)
 
     def result(self) -> ScoreResult:
         """Return the counts as the stage's result."""

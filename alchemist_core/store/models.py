@@ -50,7 +50,7 @@ def stored_configs(engine: Engine, arm: str, *, subset_id: int, rater: str) -> l
 def _is_full_of(subset_id: int, rater_name: str) -> ColumnElement[bool]:
     """Return the condition of arm `full` of a subset: under its rater, and of as many samples as the subset was selected from.
 
-    The view `compared_models` has the same condition.
+    The view `alike_models` has the same condition.
     """
     snapshot = select(RankSnapshot.n_eligible).join(Subset, Subset.snapshot_id == RankSnapshot.snapshot_id)
     n_eligible = snapshot.where(Subset.subset_id == subset_id).scalar_subquery()
@@ -122,7 +122,7 @@ class EvaluationRow(NamedTuple):
     """The training options without the seed."""
 
 
-# As the view `compared_models` compares them, with the length of the training.
+# As the view `alike_models` compares them, with the length of the training.
 _TRAINING = cast(func.alchemist.training_recipe(Model.config), Text)
 
 

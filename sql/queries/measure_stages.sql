@@ -29,24 +29,31 @@ live AS (
         config_hash,
         (progress ->> 'done')::double precision AS n_done,
         (progress ->> 'total')::double precision AS n_total,
+        coalesce((progress ->> 'before')::double precision, 0) AS n_before,
         extract(EPOCH FROM heartbeat_at - started_at)::double precision AS seconds
     FROM alchemist.runs
     WHERE state = 'running' AND heartbeat_at > clock_timestamp() - make_interval(mins => 5)
 ),
 
--- The worker slots of one work together: each does a part, and its total is what was left for all of them when it began.
+-- The worker slots of one work together: each does a part. Its total is what it did in the passes before, and what was left for all
+-- of them when it began the pass. Without progress there is no total.
 works AS (
     SELECT
         stage,
         count(*)::double precision AS n_runs,
-        least(sum(n_done) / nullif(max(n_total), 0), 1) AS done_ratio,
+        sum(n_done) AS n_done,
+        sum(n_before) + max(n_total - n_before) AS n_total,
         sum(n_done / nullif(seconds, 0)) AS done_per_second
     FROM live
     GROUP BY stage, config_hash
 ),
 
 alive AS (
-    SELECT stage, sum(n_runs) AS n_runs, avg(done_ratio) AS done_ratio, sum(done_per_second) AS done_per_second
+    SELECT
+        stage,
+        sum(n_runs) AS n_runs,
+        avg(CASE WHEN n_done > n_total THEN 1 ELSE n_done / nullif(n_total, 0) END) AS done_ratio,
+        sum(done_per_second) AS done_per_second
     FROM works
     GROUP BY stage
 )

@@ -12,13 +12,13 @@ FROM alchemist.runs
 INNER JOIN alchemist.models ON runs.run_id = models.run_id
 WHERE
     runs.stage = 'train_downstream' AND runs.state = 'succeeded' AND runs.work_seconds > 0
-    -- A run that resumed an earlier one took fewer steps than its models have.
-    AND NOT EXISTS (
-        SELECT FROM alchemist.runs AS earlier
-        WHERE
-            earlier.stage = runs.stage AND earlier.config_hash = runs.config_hash AND earlier.run_id < runs.run_id
-            AND earlier.state <> 'succeeded'
-    )
+    -- A run that resumed the one before it took fewer steps than its models have.
+    AND coalesce((
+        SELECT earlier.state FROM alchemist.runs AS earlier
+        WHERE earlier.stage = runs.stage AND earlier.config_hash = runs.config_hash AND earlier.run_id < runs.run_id
+        ORDER BY earlier.run_id DESC
+        LIMIT 1
+    ), 'succeeded') = 'succeeded'
 GROUP BY runs.run_id
 ORDER BY runs.run_id DESC
 LIMIT 1

@@ -36,12 +36,12 @@ FROM alchemist.runs
 INNER JOIN trained ON runs.run_id = trained.run_id
 WHERE
     runs.stage = :stage AND runs.state = 'succeeded' AND runs.work_seconds > 0 AND trained.n_steps > 0
-    -- A run that resumed an earlier one took fewer steps than its models have.
-    AND NOT EXISTS (
-        SELECT FROM alchemist.runs AS earlier
-        WHERE
-            earlier.stage = runs.stage AND earlier.config_hash = runs.config_hash AND earlier.run_id < runs.run_id
-            AND earlier.state <> 'succeeded'
-    )
+    -- A run that resumed the one before it took fewer steps than its models have.
+    AND coalesce((
+        SELECT earlier.state FROM alchemist.runs AS earlier
+        WHERE earlier.stage = runs.stage AND earlier.config_hash = runs.config_hash AND earlier.run_id < runs.run_id
+        ORDER BY earlier.run_id DESC
+        LIMIT 1
+    ), 'succeeded') = 'succeeded'
 ORDER BY runs.run_id DESC
 LIMIT :n_runs

@@ -1,79 +1,14 @@
 -- Purpose: Return the models by which a subset version is compared with its controls: trained alike, and evaluated under one protocol.
--- One row is: a model of an arm of a subset version and its value of a metric under the newest evaluation protocol of the metric. One
---   training counts for a version: the one by which the version and its random samples have the most common seeds, the newest of equals.
---   Models are trained alike if all options but the seed are equal, or all but the length and the number of steps is equal; of weights
---   the content counts, not the place. The full corpus is an arm of every version of its rater that was selected from as many samples:
---   those of another corpus, or of another time, are other samples. Of several models of one arm and seed the newest counts.
--- Relies on: ix_models_subset_id, uq_evaluations_model_id_protocol_id_metric.
+-- One row is: a row of alike_models under the newest evaluation protocol of its version and metric.
+-- Relies on: alike_models.
 CREATE VIEW alchemist.compared_models AS
-WITH trained AS (
-    SELECT
-        model_id, subset_id, arm, seed, n_samples, n_steps, config ->> 'rater' AS rater, config -> 'model' ->> 'max_train_steps' AS max_steps,
-        alchemist.training_recipe(config) - 'max_train_steps' AS recipe
-    FROM alchemist.models
-),
-
-measured AS (
-    SELECT
-        trained.*, evaluations.metric, evaluations.value, evaluations.protocol_id,
-        max(evaluations.protocol_id) OVER (PARTITION BY trained.subset_id, evaluations.metric) AS newest_protocol_id
-    FROM trained
-    INNER JOIN alchemist.evaluations ON trained.model_id = evaluations.model_id
-    WHERE trained.subset_id IS NOT NULL
-),
-
-own AS (SELECT * FROM measured WHERE protocol_id = newest_protocol_id),
-
-counted AS (
-    SELECT
-        mine.subset_id, mine.metric, mine.protocol_id, mine.recipe, mine.max_steps, count(DISTINCT random.seed) AS n_common,
-        coalesce(max(mine.n_steps) FILTER (WHERE mine.arm = 'subset'), max(mine.n_steps)) AS n_steps,
-        count(*) FILTER (WHERE mine.arm = 'subset') > 0 AS has_subset, max(mine.model_id) AS newest_id
-    FROM own AS mine
-    LEFT JOIN own AS random
-        ON
-            mine.arm = 'subset' AND random.arm = 'random' AND mine.subset_id = random.subset_id AND mine.metric = random.metric
-            AND mine.seed = random.seed AND mine.recipe = random.recipe AND mine.max_steps IS NOT DISTINCT FROM random.max_steps
-    GROUP BY mine.subset_id, mine.metric, mine.protocol_id, mine.recipe, mine.max_steps
-),
-
-trainings AS (
-    SELECT DISTINCT ON (subset_id, metric) *
-    FROM counted
-    ORDER BY subset_id ASC, metric ASC, n_common DESC, has_subset DESC, newest_id DESC
-),
-
-alike AS (
-    SELECT own.subset_id, own.metric, own.protocol_id, own.arm, own.seed, own.model_id, own.n_samples, own.n_steps, own.value
-    FROM own
-    INNER JOIN trainings
-        ON
-            own.subset_id = trainings.subset_id AND own.metric = trainings.metric AND own.recipe = trainings.recipe
-            AND (own.max_steps IS NOT DISTINCT FROM trainings.max_steps OR own.n_steps = trainings.n_steps)
-    UNION ALL
-    SELECT
-        trainings.subset_id, trainings.metric, trainings.protocol_id, whole.arm, whole.seed, whole.model_id, whole.n_samples, whole.n_steps,
-        evaluations.value
-    FROM trainings
-    INNER JOIN alchemist.subsets ON trainings.subset_id = subsets.subset_id
-    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
-    INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
-    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
-    INNER JOIN trained AS whole
-        ON
-            whole.arm = 'full' AND whole.rater = raters.name AND whole.n_samples = rank_snapshots.n_eligible
-            AND whole.recipe = trainings.recipe
-            AND (whole.max_steps IS NOT DISTINCT FROM trainings.max_steps OR whole.n_steps = trainings.n_steps)
-    INNER JOIN alchemist.evaluations
-        ON
-            whole.model_id = evaluations.model_id AND trainings.metric = evaluations.metric
-            AND trainings.protocol_id = evaluations.protocol_id
+WITH ordered AS (
+    SELECT *, max(protocol_id) OVER (PARTITION BY subset_id, metric) AS newest_protocol_id FROM alchemist.alike_models
 )
 
-SELECT DISTINCT ON (subset_id, metric, arm, seed)
-    subset_id, metric, protocol_id, arm, seed, model_id, n_samples, n_steps, value
-FROM alike
-ORDER BY subset_id ASC, metric ASC, arm ASC, seed ASC, model_id DESC;
+SELECT subset_id, metric, protocol_id, arm, seed, model_id, n_samples, n_steps, value
+FROM ordered
+WHERE protocol_id = newest_protocol_id;
 
 COMMENT ON VIEW alchemist.compared_models IS 'Models by which each subset version is compared with its controls: trained alike and evaluated under one protocol';
 COMMENT ON COLUMN alchemist.compared_models.subset_id IS 'Key of the subset version';

@@ -33,7 +33,8 @@ class Run(Table):
     host: Typed[str] = column(comment="Name of the machine")
     pid: Typed[int] = column(comment="Process id on that machine")
     progress: Typed[dict[str, Any]] = column(
-        server_default="{}", comment="Latest progress as JSON: done, total and a note"
+        server_default="{}",
+        comment="Latest progress as JSON: done, total, a note, and how much of both this run did in the passes before",
     )
     result: Typed[dict[str, Any] | None] = column(comment="Result of the run as JSON; null until it succeeds")
     error: Typed[str | None] = column(comment="Error message of a failed run")
