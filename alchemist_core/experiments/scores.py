@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, select
-
 from alchemist_core.errors import ConfigError
 from alchemist_core.project import load_project
 from alchemist_core.scorers.catalogue import scorer_names
 from alchemist_core.scorers.registration import needs_no_options, open_scorer, output_names
 from alchemist_core.stages import score
 from alchemist_core.store.engine import open_store
-from alchemist_core.store.export import scores_by_name
+from alchemist_core.store.export import has_number, scores_by_name
 from alchemist_core.store.raters import list_scorers
-from alchemist_core.store.tables import Dataset, HeuristicScore, SampleLocation, Shard
 
 IMPORTED = "imported."
 
@@ -33,9 +30,16 @@ def find_sources(names: Sequence[str], dataset: str | None) -> dict[str, str | N
     with engine.connect() as connection:
         found: dict[str, str | None] = dict.fromkeys(scores_by_name(connection))
         for name in names:
-            if name.startswith(IMPORTED):
-                _require_number(connection, name, dataset)
-                found[name] = None
+            if not name.startswith(IMPORTED):
+                continue
+            key = name.removeprefix(IMPORTED)
+            if dataset is None or not has_number(connection, dataset, key):
+                samples = "synthetic sample" if dataset is None else f"sample of {dataset}"
+                raise ConfigError(
+                    f"An arm ranks by {name!r}, but no {samples} has a number {key!r} of its crawl. Numbers of the records' JSON are "
+                    "stored by alchemist ingest --imported-scores."
+                )
+            found[name] = None
     for row in list_scorers(engine):
         if row.kind == "scorer" and row.state != "retired":
             found[row.name] = row.config["name"]
@@ -55,23 +59,6 @@ def score_dataset(dataset: str, names: Sequence[str]) -> None:
     for scorer in dict.fromkeys(find_sources(names, dataset).values()):
         if scorer is not None:
             score.run(score.ScoreConfig(dataset=dataset, scorer=scorer))
-
-
-def _require_number(connection: Connection, name: str, dataset: str | None) -> None:
-    key = name.removeprefix(IMPORTED)
-    having = (
-        select(HeuristicScore.sample_id)
-        .join(SampleLocation, SampleLocation.sample_id == HeuristicScore.sample_id)
-        .join(Shard, Shard.shard_id == SampleLocation.shard_id)
-        .join(Dataset, Dataset.dataset_id == Shard.dataset_id)
-        .where(Dataset.name == dataset, HeuristicScore.imported.has_key(key))
-    )
-    if not connection.scalar(select(having.exists())):
-        samples = "synthetic sample" if dataset is None else f"sample of {dataset}"
-        raise ConfigError(
-            f"An arm ranks by {name!r}, but no {samples} has a number {key!r} of its crawl. Numbers of the records' JSON are stored by "
-            "alchemist ingest --imported-scores."
-        )
 
 
 def _unregistered() -> dict[str, str]:

@@ -33,7 +33,7 @@ from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.shards.crawl_attributes import CRAWL_ATTRIBUTES
 from alchemist_core.store.flags import NO_FLAGS, PREFIX, Flags, known_flags
 from alchemist_core.store.queries import fetch_bounded, load_query
-from alchemist_core.store.tables import SAMPLE_COLUMNS, Rater, Score
+from alchemist_core.store.tables import SAMPLE_COLUMNS, Dataset, HeuristicScore, Rater, SampleLocation, Score, Shard
 
 ROWS_A_BATCH, CHARS_A_BATCH = 20_000, 64 << 20
 Kinds = Mapping[str, type[Any]]
@@ -180,6 +180,18 @@ def scores_by_name(connection: Connection) -> dict[str, int]:
     for name, is_changed, rater_id in connection.execute(statement):
         found.setdefault(score_name(name) if is_changed else name, rater_id)
     return {name: rater_id for name, rater_id in found.items() if name not in NOT_FOR_SCORES}
+
+
+def has_number(connection: Connection, dataset: str, key: str) -> bool:
+    """Whether a sample of a dataset has this number of its crawl."""
+    having = (
+        select(HeuristicScore.sample_id)
+        .join(SampleLocation, SampleLocation.sample_id == HeuristicScore.sample_id)
+        .join(Shard, Shard.shard_id == SampleLocation.shard_id)
+        .join(Dataset, Dataset.dataset_id == Shard.dataset_id)
+        .where(Dataset.name == dataset, HeuristicScore.imported.has_key(key))
+    )
+    return bool(connection.scalar(select(having.exists())))
 
 
 def score_name(rater: str) -> str:
