@@ -21,6 +21,7 @@ from alchemist_core.selection.exclusions import EXCLUSIONS
 from alchemist_core.selection.fusion import signals_of
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.pictures import own_cache
+from alchemist_core.stages.declared_scorers import renew
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
 from alchemist_core.stages.score import Scoring
@@ -472,6 +473,7 @@ def retry_locations(config: RetryQuarantineConfig, stage_run: StageRun) -> Retry
         return RetryQuarantineResult(
             rater=None, note="There is no rater in production, so nothing was quarantined by one."
         )
+    rater = renew(stage_run.engine, rater, run_id=stage_run.run_id)
     retrying = Retrying(config, rater, stage_run)
     if retrying.n_total == 0:
         return RetryQuarantineResult(rater=rater.name, note=retrying.refusal())

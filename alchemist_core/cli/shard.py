@@ -13,7 +13,7 @@ from alchemist_core.settings import load_settings
 from alchemist_core.store import registry
 from alchemist_core.store.audit import current_actor, record_event
 from alchemist_core.store.engine import open_store, read_clock
-from alchemist_core.store.registry import NewShard, ShardRow
+from alchemist_core.store.registry import NewShard, QuarantinedRecord, ShardRow
 from alchemist_core.telemetry import on_one_line
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class ShowResult(ListedShard):
     n_raters: int
     quarantined_records: list[str] = Field([])
     """The first quarantined samples, each with its reason."""
+    retry_options: str | None = None
+    """Options of `sample retry-quarantine` for the first sample that can be scored again; None if there is none."""
 
 
 class ChangeConfig(ShowConfig):
@@ -140,11 +142,23 @@ def show(config: ShowConfig) -> ShowResult:
         for name in ("size_bytes", "verified_at", "n_samples", "n_quarantined", "n_unreadable", "n_raters")
     }
     bad = registry.quarantined_in(open_store(), row.shard_id, limit=MOST_QUARANTINED)
-    records = [on_one_line(f"{one.key}: {one.reason} ({one.stage}), {one.detail}") for one in bad]
+    records = [on_one_line(f"{one.key}: {one.reason} ({_stage(one)}), {one.detail}") for one in bad]
     records += [f"and {row.n_quarantined - len(bad):,} more"] if row.n_quarantined > len(bad) else []
     return ShowResult(
-        **_listed(row), **counts, address=_address(row), sha256=row.sha256.hex(), quarantined_records=records
-    )
+        **_listed(row), **counts, address=_address(row), sha256=row.sha256.hex(), quarantined_records=records,
+        retry_options=_retry_options(row),
+    )  # fmt: skip
+
+
+def _stage(record: QuarantinedRecord) -> str:
+    return record.stage if record.rater is None else f"{record.stage} by {record.rater}"
+
+
+def _retry_options(row: ShardRow) -> str | None:
+    if (found := registry.find_retryable_rater(open_store(), row.shard_id)) is None:
+        return None
+    rater, reason = found
+    return f"--rater {rater} --reason {reason}"
 
 
 def retire(config: ChangeConfig) -> RetireResult:
@@ -288,10 +302,10 @@ def _next_show(_config: ShowConfig, result: ShowResult) -> str | None:
             f"samples that ingest quarantined are not used, all others are; to use them, repair the tar, or give the machine more memory "
             f"(decoder_died) or time (too_slow: ALCHEMIST_DECODE_LIMIT_S), then run alchemist shard reread {result.shard_id} --reason WHY"
         )
-    if result.n_quarantined:
+    if result.retry_options is not None:
         return (
             "a quarantined sample has no score of the rater or scorer that could not score it; to score it again: "
-            f"alchemist sample retry-quarantine --dataset {result.dataset} --rater NAME --reason REASON"
+            f"alchemist sample retry-quarantine --dataset {result.dataset} {result.retry_options}"
         )
     return None
 

@@ -21,6 +21,7 @@ from alchemist_core.shards.byte_ranges import ByteRange, cut_ranges, merge_range
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+    from botocore.exceptions import ClientError
 
 # A request's latency costs about as much as this many bytes: ranges closer than this are fetched together.
 _MAX_GAP_BYTES = 1 << 18
@@ -37,7 +38,8 @@ _ETAGS: dict[tuple[str | None, str], str] = {}
 _KINDS: dict[str, type[DataError]] = {
     "NoSuchKey": MissingShardError, "404": MissingShardError, "NoSuchBucket": UnreachableRootError,
 }  # fmt: skip
-_TOO_MANY_REQUESTS = 429
+# HTTP statuses of a store that is overloaded, or fails for a while.
+_BUSY = frozenset({429, 500, 502, 503, 504})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/")
 
 T = TypeVar("T")
@@ -118,6 +120,8 @@ def put_file(uri: str, path: Path, labels: Mapping[str, str]) -> None:
     try:
         _ask(uri, lambda: _client().upload_file(str(path), bucket, key, ExtraArgs=extra))
     except S3UploadFailedError as error:
+        # boto3 names the store's answer in the text alone.
+        _refuse_if_busy(uri, cast("ClientError", error.__context__))
         raise DataError(
             f"{uri} cannot be written: {error}. Check the address, the credentials and the quota."
         ) from error
@@ -140,7 +144,7 @@ def remove_objects(root_uri: str) -> None:
         if errors := answer.get("Errors"):
             raise DataError(
                 f"{len(errors):,} objects under {root_uri} cannot be deleted, the first is {errors[0].get('Key')}: "
-                f"{errors[0].get('Code')}. Check the credentials, then run again."
+                f"{errors[0].get('Code')}. Run the command again, or check the credentials."
             )
 
 
@@ -282,18 +286,22 @@ def _ask(uri: str, request: Callable[[], T]) -> T:
             return cast("T", b"")
         if code in {"PreconditionFailed", "412"}:
             raise ReplacedObjectError(f"{uri} was replaced while it was read. Run the stage again.") from error
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if status >= 500 or status == _TOO_MANY_REQUESTS:
-            raise DataError(
-                f"{uri} cannot be read or written now: the store answers {code}. Run the command again; if this happens often, with fewer "
-                "slots."
-            ) from error
+        _refuse_if_busy(uri, error)
         raise _KINDS.get(code, DataError)(
             f"{uri} cannot be read: {code}. Check the address and the credentials."
         ) from error
     except (BotoCoreError, ResponseParserError) as error:
         raise UnreachableRootError(
             f"{uri} cannot be reached: {error}. Check ALCHEMIST_S3_ENDPOINT_URL and the network."
+        ) from error
+
+
+def _refuse_if_busy(uri: str, error: "ClientError") -> None:
+    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _BUSY:
+        code = error.response.get("Error", {}).get("Code", "?")
+        raise DataError(
+            f"{uri} cannot be read or written now: the store answers {code}. Run the command again; if this happens often, with fewer "
+            "slots."
         ) from error
 
 

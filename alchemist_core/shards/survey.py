@@ -2,18 +2,19 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, starmap
 from pathlib import Path
 from statistics import median
 
 from alchemist_core.config import counted
-from alchemist_core.errors import DataError
+from alchemist_core.errors import DataError, UnreachableRootError
 from alchemist_core.shards.faults import Fault
 from alchemist_core.shards.layouts.pictures import find_pictures
 from alchemist_core.shards.samples import Reading, Sample, read_samples
-from alchemist_core.shards.storage import ShardFile, is_s3, list_root, open_shard
+from alchemist_core.shards.storage import ShardFile, is_s3, list_root, open_shard, remedy_of
+from alchemist_core.shards.tars import NotATarError
 
 N_TARS, N_RECORDS = 5, 200
 """Number of tars that are opened, and of records that are read from the beginning of each."""
@@ -59,12 +60,12 @@ def survey_root(root_uri: str) -> Survey:
     """List the tars under a folder or s3:// address, and read the first records of a few of them, spread over the list.
 
     Raises:
-        DataError: The root cannot be listed, or has no tar.
+        DataError: The root cannot be listed or has no tar, or none of its tars can be read.
     """
     shards = list_root(root_uri).shards
     if not shards:
         raise DataError(f"{root_uri} has no .tar file. {_remedy(root_uri)}")
-    opened = [(shard, list(_read_some(shard))) for shard in _spread(shards)]
+    opened = _read_some(_spread(shards))
     records = [record for _, tar in opened for record in tar]
     samples = [record for record in records if isinstance(record, Sample)]
     n_bytes = sum(shard.size_bytes for shard in shards)
@@ -106,10 +107,28 @@ def _bytes_read(shard: ShardFile, records: Sequence[Sample | Fault]) -> int:
     )
 
 
-def _read_some(shard: ShardFile) -> Iterator[Sample | Fault]:
-    """Yield the first records of a tar; nothing of a file that is not a tar or cannot be opened, which `ingest` reports."""
-    try:
-        with open_shard(shard.uri) as file:
-            yield from islice(read_samples(file, shard.size_bytes, Reading(has_perceptual_hash=False)), N_RECORDS)
-    except DataError:
-        return
+def _read_some(shards: Sequence[ShardFile]) -> list[tuple[ShardFile, list[Sample | Fault]]]:
+    """Return the tars that can be read with their first records, none of a file that is not a tar; `ingest` reports the others.
+
+    Raises:
+        DataError: The store cannot be reached, or a tar cannot be read and no other has a record.
+    """
+    found: list[tuple[ShardFile, list[Sample | Fault]]] = []
+    refusals: list[str] = []
+    for shard in shards:
+        try:
+            with open_shard(shard.uri) as file:
+                samples = read_samples(file, shard.size_bytes, Reading(has_perceptual_hash=False))
+                found.append((shard, list(islice(samples, N_RECORDS))))
+        except NotATarError:
+            found.append((shard, []))
+        except UnreachableRootError:
+            raise
+        except DataError as error:
+            # The commands for shards find registered ones only.
+            refusals.append(
+                str(error).replace(remedy_of(shard.uri), "Correct its permissions, or give another folder.")
+            )
+    if refusals and not any(records for _, records in found):
+        raise DataError(refusals[0])
+    return found

@@ -8,12 +8,37 @@ from alchemist_core.project import ScorerSection, load_project
 from alchemist_core.scorers.registration import register
 from alchemist_core.store.audit import current_actor
 from alchemist_core.store.embeddings import set_keeping
-from alchemist_core.store.raters import RaterRow, mark_shadow, note_section
+from alchemist_core.store.raters import RaterRow, find_outputs, mark_shadow, note_section
 
 
 def follows(rows: Sequence[RaterRow], section: ScorerSection) -> bool:
     """Return whether a registered scorer is as its section says, without opening it. A retired one follows no section."""
     return rows[0].state == "retired" or rows[0].config.get("section") == section.fingerprint()
+
+
+def find_declared(engine: Engine, name: str, *, run_id: int | None) -> list[RaterRow]:
+    """Return the outputs of a scorer, which is registered or changed first if it does not follow its section of the project file.
+
+    Raises:
+        ConfigError: As `register_declared`.
+    """
+    found, section = find_outputs(engine, name), load_project().scorers.get(name)
+    if section is None or (found and follows(found, section)):
+        return found
+    register_declared(engine, name, run_id=run_id)
+    return find_outputs(engine, name)
+
+
+def renew(engine: Engine, rater: RaterRow, *, run_id: int | None) -> RaterRow:
+    """Return a rater as it is; an output of a scorer after the scorer follows its section of the project file.
+
+    Raises:
+        ConfigError: As `register_declared`.
+    """
+    if rater.kind != "scorer":
+        return rater
+    outputs = find_declared(engine, rater.config["name"], run_id=run_id)
+    return next(row for row in outputs if row.rater_id == rater.rater_id)
 
 
 def register_declared(engine: Engine, name: str, *, run_id: int | None) -> list[RaterRow]:

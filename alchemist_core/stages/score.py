@@ -32,7 +32,7 @@ from alchemist_core.scorers.registration import load_runner, needs_no_options, o
 from alchemist_core.settings import load_settings
 from alchemist_core.shards.decode_versions import UNPINNED, canvas_side
 from alchemist_core.shards.storage import has_files, is_s3
-from alchemist_core.stages.declared_scorers import follows, register_declared
+from alchemist_core.stages.declared_scorers import find_declared, follows, register_declared, renew
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
 from alchemist_core.stages.scope import scoring_scope
@@ -133,11 +133,7 @@ def _named_raters(config: ScoreConfig, stage_run: StageRun) -> tuple[list[RaterR
     """
     engine, declared = stage_run.engine, load_project().scorers
     if config.scorer is not None:
-        found = find_outputs(engine, config.scorer)
-        if config.scorer in declared and not (found and follows(found, declared[config.scorer])):
-            register_declared(engine, config.scorer, run_id=stage_run.run_id)
-            found = find_outputs(engine, config.scorer)
-        if found:
+        if found := find_declared(engine, config.scorer, run_id=stage_run.run_id):
             return found, []
         if config.scorer in scorer_names() and needs_no_options(config.scorer):
             rows, _ = register(engine, config.scorer, config.scorer, {}, run_id=stage_run.run_id, is_shadow=False)
@@ -149,8 +145,10 @@ def _named_raters(config: ScoreConfig, stage_run: StageRun) -> tuple[list[RaterR
             f"There is no scorer {config.scorer!r} (scorers: {names or 'none'}). Declare it in the project file under "
             f"[scorers.{config.scorer}], or: alchemist scorer register {config.scorer} --use …"
         )
-    notes = _follow_project_file(stage_run) if config.rater == NIGHTLY else []
-    return find_raters(engine, config.rater), notes
+    if config.rater == NIGHTLY:
+        notes = _follow_project_file(stage_run)
+        return find_raters(engine, NIGHTLY), notes
+    return [renew(engine, rater, run_id=stage_run.run_id) for rater in find_raters(engine, config.rater)], []
 
 
 def _follow_project_file(stage_run: StageRun) -> list[str]:

@@ -38,6 +38,7 @@ from alchemist_core.store.tables import (
     AuditEvent,
     Dataset,
     QuarantinedSample,
+    Rater,
     Run,
     SampleLocation,
     Shard,
@@ -290,13 +291,16 @@ class QuarantinedRecord(NamedTuple):
     reason: str
     detail: str
     stage: str
+    rater: str | None
+    """The rater that could not score it; None for a record that ingest could not read."""
 
 
 def quarantined_in(engine: Engine, shard_id: int, *, limit: int) -> list[QuarantinedRecord]:
     """Return the quarantined records of a shard in the order of the tar, each once, however many raters could not score it."""
     bad = QuarantinedSample
     statement = (
-        select(bad.key, bad.reason, bad.detail, bad.stage)
+        select(bad.key, bad.reason, bad.detail, bad.stage, Rater.name)
+        .join(Rater, Rater.rater_id == bad.rater_id, isouter=True)
         .where(bad.shard_id == shard_id)
         .ext(distinct_on(bad.ordinal))
         .order_by(bad.ordinal, bad.quarantine_id)
@@ -304,6 +308,21 @@ def quarantined_in(engine: Engine, shard_id: int, *, limit: int) -> list[Quarant
     )
     with engine.connect() as connection:
         return [QuarantinedRecord._make(row) for row in connection.execute(statement)]
+
+
+def find_retryable_rater(engine: Engine, shard_id: int) -> tuple[str, str] | None:
+    """Return a rater that can try a sample of a shard again and why it could not score it; no rater gets an image that was taken down."""
+    bad = QuarantinedSample
+    statement = (
+        select(Rater.name, bad.reason)
+        .join(Rater, Rater.rater_id == bad.rater_id)
+        .where(bad.shard_id == shard_id, bad.reason != Reason.TAKEN_DOWN.value)
+        .order_by(bad.ordinal, bad.quarantine_id)
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        row = connection.execute(statement).one_or_none()
+    return None if row is None else (row.name, row.reason)
 
 
 def read_findings(engine: Engine, shard_id: int) -> tuple[dict[int, str | None], dict[int, str]]:

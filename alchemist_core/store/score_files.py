@@ -16,7 +16,8 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from alchemist_core.errors import ConfigError, DataError
+from alchemist_core.errors import ConfigError, DataError, UnreachableRootError
+from alchemist_core.shards import s3
 from alchemist_core.shards.storage import has_files, is_s3, list_files, open_shard
 from alchemist_core.store.manifests import HASH_BYTES
 
@@ -63,7 +64,7 @@ def find_files(address: str) -> list[str]:
         ConfigError: There is none.
         DataError: The object store cannot be reached.
     """
-    if address.lower().endswith(SUFFIXES) and not has_files(address):
+    if address.lower().endswith(SUFFIXES) and not _is_folder(address):
         return [address]
     # Files such as _SUCCESS and .part are no data.
     found = [
@@ -76,6 +77,18 @@ def find_files(address: str) -> list[str]:
             "files."
         )
     return found
+
+
+def _is_folder(address: str) -> bool:
+    if not is_s3(address):
+        return has_files(address)
+    try:
+        return s3.has_objects(address)
+    except UnreachableRootError:
+        raise
+    except DataError:
+        # Credentials may allow reading an object, but not listing its bucket.
+        return False
 
 
 def read_scores(uri: str, keys: Mapping[str, KeyColumn], score: str) -> Iterator[ScoreChunk]:

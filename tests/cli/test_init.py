@@ -19,9 +19,11 @@ from PIL import Image
 
 from alchemist_core.__main__ import main
 from alchemist_core.cli import init
+from alchemist_core.errors import DataError
 from alchemist_core.local.machine import Gpu, Machine
 from alchemist_core.project import load_project, read_project
 from alchemist_core.settings import load_settings
+from alchemist_core.shards import survey
 from alchemist_core.shards.survey import Survey, survey_root
 from alchemist_core.shards.tar_writer import write_tar
 from tests.cli.test_effective import read
@@ -401,20 +403,34 @@ def test_a_survey_reads_some_records_of_some_tars_and_counts_what_is_damaged(tmp
     assert 20 <= found.n_samples <= 28
 
 
-def test_a_survey_counts_the_others_if_a_tar_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_survey_counts_the_others_if_a_tar_cannot_be_opened_and_names_the_reason_if_none_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "N_RECORDS", 2)
     for number in range(3):
-        make_tar(tmp_path / "web" / f"{number}.tar", [(32, "a dog")])
+        make_tar(tmp_path / "web" / f"{number}.tar", [(32, "a dog")] * 40)
+    refused = {"1.tar"}
     open_path = Path.open
 
     def refuse(path: Path, *given: Any, **options: Any) -> Any:
         # Root may read every file, so that the rights alone would refuse nothing.
-        if path.name == "1.tar":
+        if path.name in refused:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return open_path(path, *given, **options)
 
     monkeypatch.setattr(Path, "open", refuse)
     found = survey_root(str(tmp_path / "web"))
-    assert (found.n_tars, found.n_read) == (3, 2)
+    assert (found.n_tars, found.n_read) == (3, 4)
+    assert 100 <= found.n_samples <= 160
+    refused |= {"0.tar", "2.tar"}
+    with pytest.raises(
+        DataError, match=r"0\.tar cannot be opened \(Permission denied\)\. Correct its permissions"
+    ) as caught:
+        survey_root(str(tmp_path / "web"))
+    assert "alchemist shard" not in str(caught.value)
+    (tmp_path / "web" / "0.tar").unlink()
+    assert main(["init", "--data", str(tmp_path / "web"), "--dataset", "web"]) == DataError.exit_code
+    assert not Path("alchemist.toml").exists()
 
 
 def test_a_survey_without_a_readable_record_says_so(tmp_path: Path) -> None:

@@ -291,11 +291,27 @@ def test_a_sample_that_two_scores_of_a_scorer_lack_is_shown_once_with_the_comman
     shown = show(ShowConfig(shard="a.tar"))
     assert (shown.n_quarantined, shown.n_unreadable) == (3 + n_unreadable, n_unreadable)
     assert [line.partition(",")[0] for line in shown.quarantined_records[:3]] == [
-        f"{n}: refused_by_scorer (score)" for n in range(3)
+        f"{n}: refused_by_scorer (score by picky_letters)" for n in range(3)
     ]
     assert len(shown.quarantined_records) == 3 + n_unreadable
     said = COMMANDS["show"].next_step(ShowConfig(shard="a.tar"), shown)
-    assert ("shard reread" in said, "sample retry-quarantine" in said) == (n_unreadable > 0, n_unreadable == 0)
+    retry = "alchemist sample retry-quarantine --dataset web --rater picky_letters --reason refused_by_scorer"
+    assert ("shard reread" in said, retry in said) == (n_unreadable > 0, n_unreadable == 0)
+    # An image that was taken down is scored by no rater; the sample after it is named then.
+    for where, is_advised in (("key = '0'", True), ("true", False)):
+        with open_store().begin() as connection:
+            connection.execute(
+                text(
+                    f"UPDATE alchemist.quarantined_samples SET reason = 'taken_down' WHERE stage = 'score' AND {where}"
+                )
+            )
+        shown = show(ShowConfig(shard="a.tar"))
+        assert shown.quarantined_records[0].startswith("0: taken_down (score by picky_letters), ")
+        said = COMMANDS["show"].next_step(ShowConfig(shard="a.tar"), shown) or ""
+        assert ("retry-quarantine" in said, shown.retry_options is not None) == (
+            is_advised and n_unreadable == 0,
+            is_advised,
+        )
 
 
 def test_shards_of_a_removed_dataset_are_neither_listed_nor_read_again(repairable: Path) -> None:

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 FAULTS = ("500", "503", "reset", "cut", "short", "slow", "unanswered")
 """An error; a connection that is reset before anything is done, amid the body, or when all is done but not said; a body whose
-Content-Length says that its half is all; one that comes in drops. Besides, on request only: "stall", a body that never comes."""
+Content-Length says that its half is all; one that comes in drops. Besides, on request only: "stall", a body that never comes, and other
+statuses."""
 SLOW_S, N_DROPS = 0.2, 8
 
 
@@ -61,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.draw_fault()
         if fault == "reset":
             self._reset()
-        elif fault in ("500", "503"):
+        elif fault is not None and fault.isdigit():
             self._answer(int(fault), {}, b"")
         else:
             self._forward(data, fault)

@@ -10,12 +10,14 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.__main__ import main
-from alchemist_core.errors import DataError
+from alchemist_core.errors import DataError, UnreachableRootError
 from alchemist_core.settings import load_settings
 from alchemist_core.shards import s3
 from alchemist_core.shards.storage import sha256_of
+from alchemist_core.shards.survey import survey_root
 from alchemist_core.store.backups import table_checksums
 from alchemist_core.store.engine import open_store
+from alchemist_core.store.score_files import find_files, read_scores
 from tests.object_store import BUCKET
 from tests.shards.faulty_proxy import FAULTS, FaultyProxy, faulty_proxy
 from tests.trained_store import TrainedStore, copy_trained, corpus, trained_once, use_store
@@ -202,17 +204,58 @@ def test_a_store_that_falls_silent_is_named_within_the_limit(
 
 @pytest.mark.timeout(120)
 def test_a_busy_store_is_named_with_what_helps(
-    object_store: str, endpoint: str, monkeypatch: pytest.MonkeyPatch
+    object_store: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     s3._client().put_object(Bucket=BUCKET, Key="train/a.tar", Body=b"bytes")
-    for ask in (lambda: sha256_of(f"{object_store}/train/a.tar"), lambda: s3.find_objects(f"{object_store}/train")):
+    (tmp_path / "b.tar").write_bytes(b"bytes")
+
+    def upload() -> None:
+        s3.put_file(f"{object_store}/train/b.tar", tmp_path / "b.tar", {})
+
+    for ask in (
+        lambda: sha256_of(f"{object_store}/train/a.tar"),
+        lambda: s3.find_objects(f"{object_store}/train"),
+        upload,
+    ):
         with (
             through(endpoint, monkeypatch, share=1, faults=("503",)),
             pytest.raises(DataError, match=r"train.* the store answers 503\. Run the command again") as caught,
         ):
             ask()
         assert "credentials" not in str(caught.value)
+    # A store that does not know a request answers the same to the next.
+    with (
+        through(endpoint, monkeypatch, share=1, faults=("501",)),
+        pytest.raises(DataError, match=r"cannot be read: 501\. Check the address and the credentials"),
+    ):
+        sha256_of(f"{object_store}/train/a.tar")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("n_answers", [0, 1])
+def test_an_unreachable_store_is_waited_for_once(
+    object_store: str, endpoint: str, monkeypatch: pytest.MonkeyPatch, n_answers: int
+) -> None:
+    """By the survey of several tars, and by the search for files of scores, which asks for a folder and then for a file."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    monkeypatch.setattr(s3, "_LONGEST_PAUSE_S", 0.1)
+    for name in ("a.tar", "b.tar"):
+        s3._client().put_object(Bucket=BUCKET, Key=f"train/{name}", Body=b"bytes")
+    ask = (
+        lambda: list(read_scores(*find_files(f"{object_store}/a.csv"), {}, "score")),
+        lambda: survey_root(f"{object_store}/train"),
+    )
+    with (
+        through(endpoint, monkeypatch, share=1, faults=("reset",)) as once,
+        pytest.raises(UnreachableRootError),
+    ):
+        s3.has_objects(object_store)
+    with through(endpoint, monkeypatch, share=0, faults=("reset",)) as proxy:
+        proxy.fail_after(n_answers)
+        with pytest.raises(UnreachableRootError, match="cannot be reached"):
+            ask[n_answers]()
+    assert proxy.counts["reset"] == once.counts["reset"]
 
 
 @pytest.mark.timeout(300)

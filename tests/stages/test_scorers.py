@@ -335,16 +335,28 @@ def test_a_scorer_that_is_asked_for_by_name_follows_its_section_when_it_changes(
 ) -> None:
     ingest_corpus()
 
-    def score_with(options: str, **fields: object) -> ScoreResult:
+    def declare_with(options: str) -> None:
         section = '[scorers.words]\nuse = "other_scorers:Patient"\nnightly = false\n'
         declare(package, monkeypatch, f"{section}options = {{ {options} }}\n")
-        return score(scorer="words", **fields)
 
-    assert score_with("factor = 2.0, timeout_s = 1.0", crawl_date="2026-01-01").n_scored == 2 * 120
-    assert score_with("factor = 2.0, timeout_s = 9.0").n_scored == 2 * 120
-    assert ask("SELECT bool_and((config #>> '{settings,timeout_s}')::float = 9) FROM alchemist.raters")
-    with pytest.raises(ConfigError, match=r"belongs to another scorer \(other options\)"):
-        score_with("factor = 3.0, timeout_s = 9.0")
+    def timeouts() -> object:
+        return ask("SELECT array_agg(DISTINCT (config #>> '{settings,timeout_s}')::float) FROM alchemist.raters")
+
+    declare_with("factor = 2.0, timeout_s = 1.0")
+    assert score(scorer="words", crawl_date="2026-01-01").n_scored == 2 * 120
+    declare_with("factor = 2.0, timeout_s = 7.0")
+    assert score(rater="words_words").n_scored == 120
+    assert timeouts() == [7]
+    declare_with("factor = 2.0, timeout_s = 9.0")
+    assert score(scorer="words").n_scored == 120
+    assert timeouts() == [9]
+    declare_with("factor = 2.0, timeout_s = 11.0")
+    retry_quarantine(RetryQuarantineConfig(rater="words_words"))
+    assert timeouts() == [11]
+    declare_with("factor = 3.0, timeout_s = 11.0")
+    for asked in ({"scorer": "words"}, {"rater": "words_words"}):
+        with pytest.raises(ConfigError, match=r"belongs to another scorer \(other options\)"):
+            score(**asked)
 
 
 @pytest.mark.slow
