@@ -566,7 +566,7 @@ def _is_own(engine: Engine, row: CollectableVersion | TaintedVersion, uri: str) 
 
     if is_in_home(uri) or not (found := find_identities(uri)):
         return True
-    manifest = load_manifest(engine, subsets.find_by_id(engine, row.subset_id))
+    manifest = load_manifest(engine, subsets.find_by_id(engine, row.subset_id), must_store=False)
     own = identify_members(manifest.pair_hash_K32, manifest.weight_K, layout_of(uri))
     if found == {own}:
         return True
@@ -783,7 +783,7 @@ def count_buckets(config: BucketsConfig) -> BucketsResult:
     """Count the members of a version, each once, by the buckets of aspect ratio and resolution of `SubsetDataset(…, buckets=…)`."""
     engine = open_store()
     subset = choose_version(engine, config.name, version=config.version)
-    size_N2 = read_sizes(engine, load_manifest(engine, subset).pair_hash_K32)
+    size_N2 = read_sizes(engine, load_manifest(engine, subset, must_store=False).pair_hash_K32)
     found = config.buckets.assign(*size_N2.T.astype(np.int64))
     is_enlarged_N = found.scale_N > 1
     n_B = np.bincount(found.bucket_N, minlength=len(found.sizes))

@@ -178,10 +178,10 @@ class Experiment:
             warn_of_shared_evaluation(config, choosing, config.seeds)
         warn_of_unread_sections(config)
         require_arms(config, (arm for arm, _ in self.arms))
+        self.n_pairs = cost.count_pairs(config, config.seeds[0])
         if others := set(self.scores) - {*methods_among(self.scores), *RATERS}:
             dataset = None if config.dataset is None else for_seed(config.dataset, config.seeds[0])
             find_sources(sorted(others), dataset)
-        self.n_pairs = cost.count_pairs(config, config.seeds[0])
         self.tuned: dict[tuple[str, float], TunedWindow] = {}
         self.left_out: list[LeftOut] = []
 

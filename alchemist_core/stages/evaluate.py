@@ -227,11 +227,9 @@ def _average_arms(
         for row in models.read_evaluations(engine, [model.model_id for model in trained], protocol_id)
         if row.metric == metric
     ]
-    alike = {row.model_id for row in models.read_compared_models(engine, subset.subset_id) if row.metric == metric}
-    # The view compares under the newest protocol; under this one, models of further seeds may have values.
-    trainings = {(row.arm, row.training) for row in found if row.model_id in alike}
+    alike = models.find_alike(engine, subset.subset_id, protocol_id, metric)
     values: dict[str, dict[int, float]] = {}
-    for row in [row for row in found if (row.arm, row.training) in trainings] or found:
+    for row in [row for row in found if row.model_id in alike] or found:
         values.setdefault(row.arm, {})[row.seed] = row.value
     return EvaluateResult(
         subset=subset.title,

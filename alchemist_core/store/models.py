@@ -118,8 +118,6 @@ class EvaluationRow(NamedTuple):
     metric: str
     value: float
     n: int
-    training: str
-    """The training options without the seed."""
 
 
 # As the view `alike_models` compares them, with the length of the training.
@@ -130,7 +128,7 @@ def read_evaluations(engine: Engine, model_ids: Sequence[int], protocol_id: int)
     """Return the values of models under a protocol, by arm and seed."""
     columns = (Model.model_id, Model.arm, Model.retention, Model.seed, Model.n_samples, Model.n_steps)
     statement = (
-        select(*columns, Evaluation.metric, Evaluation.value, Evaluation.n, _TRAINING)
+        select(*columns, Evaluation.metric, Evaluation.value, Evaluation.n)
         .join(Evaluation, Evaluation.model_id == Model.model_id)
         .where(Model.model_id.in_(model_ids), Evaluation.protocol_id == protocol_id)
         # Of several models of one arm and seed the newest comes last, so a dict by seed keeps the same one as the views.
@@ -196,6 +194,17 @@ def read_compared_models(engine: Engine, subset_id: int) -> list[ComparedModel]:
     """)
     with engine.connect() as connection:
         return [ComparedModel._make(row) for row in connection.execute(statement, {"subset_id": subset_id})]
+
+
+def find_alike(engine: Engine, subset_id: int, protocol_id: int, metric: str) -> set[int]:
+    """Return the models of a version and its controls that were trained alike and have this metric under this protocol."""
+    statement = text("""
+        SELECT model_id FROM alchemist.alike_models
+        WHERE subset_id = :subset_id AND protocol_id = :protocol_id AND metric = :metric
+    """)
+    which = {"subset_id": subset_id, "protocol_id": protocol_id, "metric": metric}
+    with engine.connect() as connection:
+        return {*connection.scalars(statement, which)}
 
 
 class NamedProtocol(NamedTuple):

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.cli.check import CheckConfig
 from alchemist_core.cli.check import run as check
-from alchemist_core.cli.subset import GcSubsetConfig, GcSubsetResult, gc
+from alchemist_core.cli.subset import BucketsConfig, GcSubsetConfig, GcSubsetResult, count_buckets, gc
 from alchemist_core.errors import DataError
 from alchemist_core.files import artifact_path
 from alchemist_core.shards import s3
@@ -170,6 +170,7 @@ def test_a_trainer_that_cannot_write_the_home_reads_what_gc_removed(
     located = locate_remaining(versions, find_subset(versions, NAME, version=1))
     assert set(located.manifest.pair_hashes()) == wanted
     assert "cannot be stored, so it will be selected again next time" in capsys.readouterr().err
+    assert count_buckets(BucketsConfig(name=NAME, version=1)).n_samples == len(wanted)
     # What is published is stored: otherwise nobody could read it without selecting it again.
     with pytest.raises(FileExistsError):
         run_publish(1)

@@ -149,6 +149,8 @@ def test_an_arm_of_a_number_that_no_sample_of_the_dataset_has_is_refused_before_
         match=r"ranks by 'imported\.similarty', but no sample of scenes has a number 'similarty' of its crawl",
     ):
         run(config("random,imported.similarty/top_k"))
+    with pytest.raises(ConfigError, match=r"'wbe' is not registered"):
+        run(config("random,imported.similarty/top_k", dataset="wbe"))
     assert ask("SELECT count(*) FROM alchemist.models") == 0
 
 

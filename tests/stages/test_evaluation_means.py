@@ -48,3 +48,10 @@ def test_a_further_seed_is_in_the_means_under_an_earlier_protocol_and_a_longer_t
     )
     assert (earlier.means, earlier.n_trained_otherwise) == ({"subset": 13, "random": 23}, 1)
     assert (newest.means, newest.n_trained_otherwise) == ({"subset": 10.5, "random": 20.5}, None)
+    # A third protocol that has measured one arm only takes no arm from the means under the others.
+    with engine.begin() as connection:
+        insert_rows(connection, {
+            "evaluation_protocols": [{"protocol_id": 3}],
+            "evaluations": [{"model_id": 2, "protocol_id": 3, "metric": "fid", "value": 30}],
+        })  # fmt: skip
+    assert _average_arms(engine, subset, every, 1, metric="fid", n_measured=0) == earlier
