@@ -40,6 +40,17 @@ trainings AS (
     ORDER BY subset_id ASC, metric ASC, protocol_id ASC, n_common DESC, has_subset DESC, newest_id DESC
 ),
 
+-- Joined before the trainings: the planner takes equal recipes for rare, and would join all trainings with all models of the full corpus.
+whole AS MATERIALIZED (
+    SELECT subsets.subset_id AS of_subset_id, trained.*
+    FROM alchemist.subsets
+    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
+    INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
+    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
+    INNER JOIN trained
+        ON trained.arm = 'full' AND raters.name = trained.rater AND rank_snapshots.n_eligible = trained.n_samples
+),
+
 alike AS (
     SELECT own.subset_id, own.metric, own.protocol_id, own.arm, own.seed, own.model_id, own.n_samples, own.n_steps, own.value
     FROM own
@@ -53,15 +64,10 @@ alike AS (
         trainings.subset_id, trainings.metric, trainings.protocol_id, whole.arm, whole.seed, whole.model_id, whole.n_samples, whole.n_steps,
         evaluations.value
     FROM trainings
-    INNER JOIN alchemist.subsets ON trainings.subset_id = subsets.subset_id
-    INNER JOIN alchemist.rank_snapshots ON subsets.snapshot_id = rank_snapshots.snapshot_id
-    INNER JOIN alchemist.rank_scales ON rank_snapshots.rank_scale_id = rank_scales.rank_scale_id
-    INNER JOIN alchemist.raters ON rank_scales.rater_id = raters.rater_id
-    INNER JOIN trained AS whole
+    INNER JOIN whole
         ON
-            whole.arm = 'full' AND whole.rater = raters.name AND whole.n_samples = rank_snapshots.n_eligible
-            AND whole.recipe = trainings.recipe
-            AND (whole.max_steps IS NOT DISTINCT FROM trainings.max_steps OR whole.n_steps = trainings.n_steps)
+            trainings.subset_id = whole.of_subset_id AND trainings.recipe = whole.recipe
+            AND (trainings.max_steps IS NOT DISTINCT FROM whole.max_steps OR trainings.n_steps = whole.n_steps)
     INNER JOIN alchemist.evaluations
         ON
             whole.model_id = evaluations.model_id AND trainings.metric = evaluations.metric
