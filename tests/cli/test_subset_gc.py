@@ -171,7 +171,7 @@ def test_a_trainer_that_cannot_write_the_home_reads_what_gc_removed(
     assert set(located.manifest.pair_hashes()) == wanted
     assert "cannot be stored, so it will be selected again next time" in capsys.readouterr().err
     assert count_buckets(BucketsConfig(name=NAME, version=1)).n_samples == len(wanted)
-    # What is published is stored: otherwise nobody could read it without selecting it again.
+    # What is published is stored: otherwise each reader would select it again.
     with pytest.raises(FileExistsError):
         run_publish(1)
 

@@ -83,6 +83,18 @@ def import_lengths(path: Path, name: str, condition: str = "true") -> None:
     import_scores(ImportScoresConfig.model_validate({"from_": str(path), "name": name, "key": "sample_id"}))
 
 
+def give_number(key: str, *, dataset: str) -> None:
+    """Give one sample of a dataset a number of its crawl."""
+    statement = text("""
+        INSERT INTO alchemist.heuristic_scores (sample_id, imported)
+        SELECT min(sample_id), jsonb_build_object(CAST(:key AS text), 0.3) FROM alchemist.sample_locations
+        JOIN alchemist.shards USING (shard_id) JOIN alchemist.datasets USING (dataset_id) WHERE datasets.name = :dataset
+        ON CONFLICT (sample_id) DO UPDATE SET imported = excluded.imported
+    """)
+    with open_store().begin() as connection:
+        connection.execute(statement, {"key": key, "dataset": dataset})
+
+
 def n_scores(name: str) -> int:
     query = "SELECT count(*) FROM alchemist.scores JOIN alchemist.raters USING (rater_id) WHERE name = :name"
     return int(ask(query, name=name))
@@ -119,15 +131,7 @@ def test_arms_rank_by_a_declared_scorer_and_by_imported_scores_and_the_scorer_is
 
 @pytest.mark.usefixtures("scored_store")
 def test_a_number_of_the_crawl_ranks_an_arm_and_no_scorer_is_asked_for_it() -> None:
-    with open_store().begin() as connection:
-        connection.execute(
-            text("""
-                INSERT INTO alchemist.heuristic_scores (sample_id, imported)
-                SELECT min(sample_id), '{"similarity": 0.3}' FROM alchemist.sample_locations
-                JOIN alchemist.shards USING (shard_id) JOIN alchemist.datasets USING (dataset_id) WHERE datasets.name = 'scenes'
-                ON CONFLICT (sample_id) DO UPDATE SET imported = excluded.imported
-            """)
-        )
+    give_number("similarity", dataset="scenes")
     assert find_sources(["imported.similarity"], "scenes") == {"imported.similarity": None}
     score_dataset("scenes", ["imported.similarity"])
     assert run(config("random,imported.similarity/top_k", dry_run=True)).cost is not None
@@ -135,15 +139,7 @@ def test_a_number_of_the_crawl_ranks_an_arm_and_no_scorer_is_asked_for_it() -> N
 
 @pytest.mark.usefixtures("scored_store")
 def test_an_arm_of_a_number_that_no_sample_of_the_dataset_has_is_refused_before_anything_is_trained() -> None:
-    with open_store().begin() as connection:
-        connection.execute(
-            text("""
-                INSERT INTO alchemist.heuristic_scores (sample_id, imported)
-                SELECT min(sample_id), '{"similarty": 0.3}' FROM alchemist.sample_locations
-                JOIN alchemist.shards USING (shard_id) JOIN alchemist.datasets USING (dataset_id) WHERE datasets.name = 't'
-                ON CONFLICT (sample_id) DO UPDATE SET imported = excluded.imported
-            """)
-        )
+    give_number("similarty", dataset="t")
     with pytest.raises(
         ConfigError,
         match=r"ranks by 'imported\.similarty', but no sample of scenes has a number 'similarty' of its crawl",

@@ -1,9 +1,5 @@
 import hashlib
-import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +22,7 @@ from alchemist_core.training.samples import ImagesOf, JoinedSamples, Samples
 from tests.located_samples import located
 from tests.models.test_text_models import save_clip
 from tests.peak_memory import peak_mib
+from tests.two_processes import start_two
 
 
 class CountingTokenizer(Tokenizer):
@@ -372,17 +369,7 @@ def test_processes_encode_a_share_each_and_after_a_kill_only_what_is_missing(
     assert pairs.image_keys is not None
     tokenizer.save(tmp_path / "tokenizer.safetensors")
     np.savez(tmp_path / "pairs.npz", images=pairs.image_NHWC, captions=pairs.captions, keys=pairs.image_keys)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    # As torchrun starts them, without the time that it takes.
-    places = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, tmp_path], env=os.environ | places | {"RANK": rank, "LOCAL_RANK": rank}
-        )
-        for rank in ("0", "1")
-    ]
+    processes = start_two(SCRIPT, tmp_path)
     assert processes[1].wait(280) == -signal.SIGKILL
     assert processes[0].wait(280) != 0, "it waits for the other one in vain"
     encoded = [int(line) for line in (tmp_path / "log").read_text().split()]
