@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from subprocess import run
 from typing import NamedTuple
@@ -344,6 +345,8 @@ def _render_all(drawings: list[Drawing], kinds: Mapping[Drawing, str], side: int
     ]
 
 
+# Corpora of several seeds share most of their drawings.
+@cache
 def _render(path: Path, side: int) -> bytes | None:
     import resvg_py
 
