@@ -180,13 +180,21 @@ def _require_valid(arm: Arm, policy: dict[str, Any], retention: float) -> None:
     """Refuse a policy that `alchemist select` would refuse, before anything is trained.
 
     Raises:
-        ConfigError: An option is unknown, out of its bounds, not used by the strategy, or contradicts another.
+        ConfigError: An option is unknown, out of its bounds, not used by the strategy, contradicts another, or is the experiment's own.
     """
     title, remedy = arm_title(arm.word), "See: alchemist select --help."
     if fixed := sorted(policy.keys() & {"seed"}):
         raise ConfigError(f"Arm {title}: the experiment itself sets {', '.join(fixed)}. Omit it from the arm.")
+    if "retention" in policy:
+        raise ConfigError(
+            f"Arm {title}: retention={policy['retention']} would give this arm another size and length than the random subset that it is "
+            "compared with. Omit it: --retentions (in a search --retention) sets the size of all arms, and accept=auto;fill=repeat selects "
+            "by the threshold at that size."
+        )
     if unknown := sorted(policy.keys() - SelectionPolicy.model_fields.keys()):
-        known = ", ".join(name for name in SelectionPolicy.model_fields if name not in ("strategy", "seed"))
+        known = ", ".join(
+            name for name in SelectionPolicy.model_fields if name not in ("strategy", "seed", "retention")
+        )
         raise ConfigError(f"Arm {title}: unknown option {', '.join(unknown)}. Options: {known}. {remedy}")
     try:
         given = SelectionPolicy.model_validate({"retention": retention, **policy})

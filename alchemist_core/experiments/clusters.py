@@ -23,7 +23,13 @@ from alchemist_core.scorers.scorer import NOT_IDENTITY, Batch, Scorer
 from alchemist_core.stages import score
 from alchemist_core.stages.devices import hold_device
 from alchemist_core.stages.execution import StageRun, execute
-from alchemist_core.store.embeddings import CLUSTERS_OF_EXPERIMENTS, embedding_scorers, find_centroids, own_scorers
+from alchemist_core.store.embeddings import (
+    CLUSTERS_OF_EXPERIMENTS,
+    count_unclustered,
+    embedding_scorers,
+    find_centroids,
+    own_scorers,
+)
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.raters import find_outputs
 from alchemist_core.store.registry import find_dataset
@@ -110,12 +116,17 @@ def cluster_corpus(config: ClusterConfig) -> str:
     return name
 
 
-def find_user_clusters() -> str | None:
-    """Return the scorer whose clusters the store has, if they were not made here and it is the only one."""
+def find_user_clusters(dataset: str) -> str | None:
+    """Return the scorer whose clusters all scored samples of a dataset have, if they were not made here and it is the only one.
+
+    Samples without a cluster are one group to `variety`, so an arm would vary nothing among them.
+    """
     engine = open_store()
     scorers = embedding_scorers(engine)
     own = [name for name in own_scorers(scorers) if find_centroids(engine, scorers[name]) is not None]
-    return own[0] if len(own) == 1 else None
+    if len(own) != 1 or count_unclustered(engine, scorers[own[0]], find_dataset(engine, dataset).dataset_id):
+        return None
+    return own[0]
 
 
 def _register(config: ClusterConfig, run: StageRun, name: str) -> ClusterResult:

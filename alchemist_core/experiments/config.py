@@ -35,7 +35,9 @@ class TrialsConfig(Config):
         None,
         description="Training dataset; {seed} in a name is replaced by the seed; default: a synthetic corpus for every seed",
     )
-    validation: str | None = Field(None, description="Validation dataset; default: that of the synthetic corpus")
+    validation: str | None = Field(
+        None, description="Validation dataset; default: that of the synthetic corpus, or with --rater that of the rater"
+    )
     evaluation: str | None = Field(None, description="Evaluation dataset; default: that of the synthetic corpus")
     truth: str | None = Field(
         None,

@@ -51,7 +51,8 @@ class Trial:
         self._n_read = max((config.training_of(kind, seed).n_read for kind in kinds), default=0)
         self._trained: RaterRow | None = None
         self.dataset = self._name(config.dataset, "")
-        self.validation = self._name(config.validation, "-validation")
+        # Methods learn from it, too: with a named rater from what that one has learned from.
+        self.validation = self._name(config.validation or _validation_of(config.rater), "-validation")
         self.evaluation = self._name(config.evaluation, "-test")
         # Names of stored scores by the methods and the kinds of raters of the arms.
         self.stored_names: dict[str, str] = {}
@@ -150,8 +151,8 @@ class Trial:
         return policy | {"semantic_scorer": self._clusters()}
 
     def _clusters(self) -> str:
-        """Return the scorer whose clusters the corpus has: a user's, for a dataset of theirs, else one that is made for it."""
-        if self.config.dataset == self.dataset and (scorer := find_user_clusters()) is not None:
+        """Return the scorer whose clusters all samples have: a user's, for a dataset of theirs, else one that is made for it."""
+        if self.config.dataset == self.dataset and (scorer := find_user_clusters(self.dataset)) is not None:
             return scorer
         given = {"dataset": self.dataset, "resolution": self.config.method_resolution}
         return cluster_corpus(ClusterConfig.model_validate(given))
@@ -274,6 +275,12 @@ def named_rule(config: TrialsConfig) -> str | None:
     """Return the scoring rule of the rater that the config names: its kind in `RATERS`; None if it names none."""
     rater = None if config.rater is None else find_rater(open_store(), config.rater)
     return rater.rule if rater is not None and rater.rule in RATERS else None
+
+
+def _validation_of(name: str | None) -> str | None:
+    """Return the validation dataset of the rater that a config names; None if it names none."""
+    rater = None if name is None else find_rater(open_store(), name)
+    return None if rater is None else rater.config.get("validation")
 
 
 def _require_rater(name: str, kind: str) -> RaterRow:

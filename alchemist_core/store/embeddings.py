@@ -243,6 +243,27 @@ def count_waiting(engine: Engine) -> int:
         return int(connection.execute(statement).scalar_one())
 
 
+def count_unclustered(engine: Engine, rater_id: int, dataset_id: int) -> int:
+    """Count the samples of a dataset that a trained rater has scored, and that have no cluster of a scorer.
+
+    Args:
+        engine: The store.
+        rater_id: First output of the scorer.
+        dataset_id: The dataset.
+    """
+    statement = text("""
+        SELECT count(DISTINCT located.sample_id) FROM alchemist.live_locations AS located
+        INNER JOIN alchemist.scores ON located.sample_id = scores.sample_id
+        WHERE located.dataset_id = :dataset_id
+        AND scores.rater_id IN (SELECT raters.rater_id FROM alchemist.raters WHERE raters.kind = 'trained')
+        AND NOT EXISTS (
+            SELECT FROM alchemist.clusters WHERE clusters.rater_id = :rater_id AND clusters.sample_id = located.sample_id
+        )
+    """)
+    with engine.connect() as connection:
+        return int(connection.execute(statement, {"rater_id": rater_id, "dataset_id": dataset_id}).scalar_one())
+
+
 def insert_centroids(engine: Engine, row: CentroidsRow, *, is_restart: bool = False) -> bool:
     """Store the centroids of a scorer; returns False if another run has stored some first.
 

@@ -125,6 +125,11 @@ def test_the_papers_drop_top_ratio_leaves_room_for_the_retention(retention: floa
         ("learnability/top_k;weight_by=rank", "--weight-by rank is not used by strategy top_k"),
         ("learnability/top_k;variety=2+validation", "^Arm learnability/top_k;variety=2.*: variety=2 is not valid"),
         ("loss/top_k;seed=3", "the experiment itself sets seed"),
+        (
+            "learnability/top_k;retention=auto",
+            "^Arm learnability/top_k;retention=auto: retention=auto would give .*--retentions .*accept=auto;fill=repeat",
+        ),
+        ("loss/auto;retention=0.5+validation", "retention=0.5 would give this arm another size"),
         ("loss/block@1.5", "start_rank=1.5 is not valid: .*less than 1"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from alchemist_core.cli.experiment import ShowConfig, show
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import QUESTIONS
-from alchemist_core.experiments.stored import compare_with, markdown_of, title_of
+from alchemist_core.experiments.stored import command_of, compare_with, conclude, markdown_of, title_of
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.experiments import begin_experiment, finish_experiment, state_beforehand, store_so_far
 from tests.benchmarks.tables import FOLDER, keep, page_of
@@ -44,6 +44,17 @@ def test_a_kept_page_shows_every_row_and_what_was_asked(tmp_path: Path) -> None:
         title = arm if arm == "full" else f"{arm.replace('planted', 'oracle')}, {retention:.0%}"
         assert (title, *(f"{of[seed]:.4f}" for seed in (3, 4, 5))) in losses
     assert "sheet" not in json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))["result"]
+
+
+def test_a_stored_arm_that_would_be_refused_today_is_still_shown() -> None:
+    word = "learnability/top_k;retention=auto"
+    asked = {"experiment": "methods", "arms": ["random", word]}
+    stored = [{**cell.as_json(), "arm": cell.arm.replace("alignment/auto", word)} for cell in cells()]
+    found = {**result(), "cells": stored}
+    assert f"| {word} |" in markdown_of("mine", asked, found)
+    assert word in conclude(asked, found)
+    assert "random" in compare_with(asked, found, word)
+    assert f"--arms 'random,{word}'" in command_of("mine", asked)
 
 
 @pytest.mark.db

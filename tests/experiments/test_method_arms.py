@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from alchemist_core.cli.experiment import run
 from alchemist_core.cli.tune_selection import SearchConfig, search
@@ -22,6 +22,7 @@ from alchemist_core.stages import train_rater
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.export import score_name
 from alchemist_core.store.raters import find_rater
+from tests.given import insert_rows
 from tests.selectable_store import member_ids
 
 pytestmark = [pytest.mark.db, pytest.mark.e2e]
@@ -55,6 +56,20 @@ def test_a_method_without_a_network_scores_a_corpus_once() -> None:
     assert method("dsir", seed=1) != names[0]
     with pytest.raises(ConfigError, match=r"no method 'magic'.*semdedup"):
         method("magic")
+
+
+@pytest.mark.parametrize(("given", "validation"), [({}, "v"), ({"validation": "other-{seed}"}, "other-4")])
+def test_methods_learn_from_the_validation_dataset_of_a_named_rater_unless_another_is_given(
+    engine: Engine, given: dict[str, str], validation: str
+) -> None:
+    with engine.begin() as connection:
+        rater = {"rater_id": 1, "name": "r", "state": "production", "config": {"validation": "v"}}
+        insert_rows(connection, {"raters": [rater]})
+    named = {"experiment": "methods", "dataset": "web", "evaluation": "web-test", "rater": "production", **given}
+    trial = Trial(RunConfig.model_validate({**named, "arms": "random,image_density/top_k"}), 4)
+    found = find_rater(engine, "r")
+    assert found is not None
+    assert trial.method_config("image_density", found).validation == validation
 
 
 @pytest.mark.usefixtures("scored_store")

@@ -68,6 +68,12 @@ def test_a_recipe_that_no_selection_makes_is_refused(word: str) -> None:
         _plan_search(config)
 
 
+def test_a_recipe_of_another_size_than_the_random_subset_is_refused() -> None:
+    config = SearchConfig.model_validate({"recipes": "learnability/auto,learnability/top_k;retention=auto"})
+    with pytest.raises(ConfigError, match=r"retention=auto would give .*in a search --retention"):
+        _plan_search(config)
+
+
 def test_the_refusal_of_a_small_budget_counts_every_training() -> None:
     with pytest.raises(ConfigError, match=r"^A budget of 20 trainings is too small: 2 recipes .* need 33\."):
         _plan_search(SearchConfig(budget=20, trainings=3))
@@ -78,7 +84,7 @@ OPTIONS = (
     "learnability/auto;where=megapixels >= 1",
     "random;stratify=true;stratify_by=cluster",
     "loss/paper;allow_fewer=false;dedup=semantic",
-    "learnability/top_k;retention=auto;max_share=0.2;max_share_of=cluster;decontaminate=bench;min_score=-0.00001",
+    "learnability/top_k;max_share=0.2;max_share_of=cluster;decontaminate=bench;min_score=-0.00001",
     "alignment/gsample;mean_rank=none;stratify=no",
 )
 

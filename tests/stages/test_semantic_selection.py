@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.embeddings.reading import find_embedding_scorer
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import parse_arm
+from alchemist_core.experiments.clusters import find_user_clusters
 from alchemist_core.experiments.config import TrialsConfig
 from alchemist_core.experiments.trial import Trial
 from alchemist_core.selection.config import SelectionPolicy, hash_spec, policy_spec
@@ -236,19 +237,35 @@ def delete_centroids(engine: Engine, rater_id: int) -> None:
             connection.execute(text(f"DELETE FROM alchemist.{table} WHERE rater_id = :id"), {"id": rater_id})
 
 
-def test_embeddings_of_experiments_are_not_taken_and_their_arms_take_those_of_the_user(store: Engine) -> None:
-    scorers = {CLIP: "clip", 21: "clusters_1a2b00000000", 22: "clusters_3c4d00000000"}
-    for number in (21, 22):
-        add_clusters(store, number, scorers[number])
-    with store.begin() as connection:
+def add_embeddings(engine: Engine, rater_ids: Sequence[int]) -> None:
+    with engine.begin() as connection:
         scored_shard = text("SELECT shard_id, night_id FROM alchemist.shard_scores ORDER BY shard_id LIMIT 1")
         shard_id, night_id = connection.execute(scored_shard).one()
-        ids = [{"rater_id": number, "shard_id": shard_id} for number in scorers]
+        ids = [{"rater_id": number, "shard_id": shard_id} for number in rater_ids]
         scored, embedded = (
             [{**row, "night_id": night_id, "n_scored": 2} for row in ids],
             [{**row, "n_samples": 2, "dim": 4} for row in ids],
         )
         insert_rows(connection, {"shard_scores": scored, "shard_embeddings": embedded})
+
+
+def test_arms_take_clusters_of_the_user_only_where_every_scored_sample_has_one(store: Engine) -> None:
+    add_embeddings(store, [CLIP])
+    assert find_user_clusters("web") == "clip"
+    # The last ten of books have no cluster.
+    assert find_user_clusters("books") is None
+    with store.begin() as connection:
+        connection.execute(text("DELETE FROM alchemist.scores WHERE sample_id > 391"))
+    assert find_user_clusters("books") is None
+    take_down_sample(store, 391)
+    assert find_user_clusters("books") == "clip", "only samples that can be selected count"
+
+
+def test_embeddings_of_experiments_are_not_taken_and_their_arms_take_those_of_the_user(store: Engine) -> None:
+    scorers = {CLIP: "clip", 21: "clusters_1a2b00000000", 22: "clusters_3c4d00000000"}
+    for number in (21, 22):
+        add_clusters(store, number, scorers[number])
+    add_embeddings(store, list(scorers))
     assert find_embedding_scorer(store, None) == ("clip", CLIP)
     trial = Trial(TrialsConfig(dataset="web", evaluation="t", rater="r"), 0)
     for options in ("dedup=semantic", "variety=1"):
