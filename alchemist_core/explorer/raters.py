@@ -19,6 +19,8 @@ from alchemist_core.store.engine import open_reader
 from alchemist_core.store.raters import RaterRow, find_rater, list_all_raters, promotion_reason
 
 TAB = Tab("Raters", "/raters")
+N_SHOWN = 200
+"""Raters, scorers and imports in the list."""
 MIN_MOVE = 0.2
 """Smallest change of rank that a comparison shows."""
 N_MOVED = 12
@@ -43,8 +45,15 @@ _NOT_FIGURES = {"checks", "is_certified", "score_quantiles", "n_scores", "histor
 
 
 def show_list(request: Request) -> Response:
-    """Return the raters and scorers, the newest first."""
-    return render(request, "raters.html", title="Who scores the samples?", raters=list_all_raters(open_reader()))
+    """Return the raters and scorers: the production rater first, then the newest."""
+    raters = list_all_raters(open_reader())
+    return render(
+        request,
+        "raters.html",
+        title="Who scores the samples?",
+        raters=raters[:N_SHOWN],
+        n_more=max(0, len(raters) - N_SHOWN),
+    )
 
 
 def show_rater(request: Request) -> Response:

@@ -37,12 +37,15 @@ from alchemist_core.store.subsets import (
     choose_version,
     find_by_id,
     find_subset,
+    find_version_before,
     has_stored_members,
     rater_of_subset,
     store_members,
 )
 
 TAB = Tab("Subsets", "/subsets")
+N_SHOWN = 200
+"""Versions in the list."""
 MOST_MEMBERS = 1_000_000
 """Members that are copied into the store within a request: some seconds."""
 LEVEL = 0.05
@@ -60,14 +63,12 @@ Verdict = Literal["better", "worse", "not shown"]
 
 
 def show_list(request: Request) -> Response:
-    """Return the versions of all subsets, the newest first."""
+    """Return the versions of all subsets: the published ones first, then the newest."""
+    versions = read_versions(open_reader())
     return render(
-        request,
-        "subsets.html",
-        title="Which subsets are there?",
-        versions=read_versions(open_reader()),
+        request, "subsets.html", title="Which subsets are there?", versions=versions[:N_SHOWN], n_more=max(0, len(versions) - N_SHOWN),
         path_of=path_of,
-    )
+    )  # fmt: skip
 
 
 def go_to_version(request: Request) -> Response:
@@ -188,8 +189,7 @@ def _version_before(engine: Engine, row: SubsetRow, since: str | None) -> Subset
         return find_subset(engine, row.name, version=_as_version(since))
     if row.predecessor_id is not None:
         return find_by_id(engine, row.predecessor_id)
-    earlier = [one.version for one in read_versions(engine, row.name) if one.version < row.version]
-    return find_subset(engine, row.name, version=max(earlier)) if earlier else None
+    return find_version_before(engine, row)
 
 
 def _as_version(given: str) -> int:

@@ -247,17 +247,17 @@ class VersionOverview(NamedTuple):
     published_at: datetime | None
 
 
-def read_versions(engine: Engine, name: str | None = None, *, limit: int = 200) -> list[VersionOverview]:
-    """Return the newest subset versions, of one name or all."""
+def read_versions(engine: Engine, name: str | None = None) -> list[VersionOverview]:
+    """Return all subset versions, of one name or all: the published ones first, then the newest."""
     statement = text("""
         SELECT
             name, version, state, rater, strategy, retention, n_samples, subset_heldout_loss, random_heldout_loss, n_seeds, created_at,
             published_at
-        FROM alchemist.subset_overview WHERE CAST(:name AS text) IS NULL OR name = :name ORDER BY subset_id DESC LIMIT :limit
+        FROM alchemist.subset_overview WHERE CAST(:name AS text) IS NULL OR name = :name
+        ORDER BY state = 'published' DESC, subset_id DESC
     """)
     with engine.connect() as connection:
-        rows = connection.execute(statement, {"name": name, "limit": limit})
-        return [VersionOverview._make(row) for row in rows]
+        return [VersionOverview._make(row) for row in connection.execute(statement, {"name": name})]
 
 
 class Comparison(NamedTuple):

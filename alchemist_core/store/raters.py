@@ -143,14 +143,14 @@ class NamedRater(NamedTuple):
     is_certified: str | None
 
 
-def list_all_raters(engine: Engine, *, limit: int = 200) -> list[NamedRater]:
-    """Return the newest raters, scorers and imports; the production rater first."""
+def list_all_raters(engine: Engine) -> list[NamedRater]:
+    """Return all raters, scorers and imports: the production rater first, then the newest."""
     statement = select(
         Rater.name, Rater.kind, Rater.state, Rater.is_shadow, Rater.rule, Rater.created_at,
         Rater.acceptance_report["is_certified"].as_string(),
     ).order_by((Rater.state == "production").desc(), Rater.rater_id.desc())  # fmt: skip
     with engine.connect() as connection:
-        return [NamedRater._make(row) for row in connection.execute(statement.limit(limit))]
+        return [NamedRater._make(row) for row in connection.execute(statement)]
 
 
 def find_trained(engine: Engine, identity_hash: str) -> RaterRow | None:

@@ -253,6 +253,14 @@ def last_withdrawn(engine: Engine, name: str) -> SubsetRow | None:
     return None if row is None else SubsetRow(*row)
 
 
+def find_version_before(engine: Engine, subset: SubsetRow) -> SubsetRow | None:
+    """Return the version of the same name that was selected before this one, or None."""
+    statement = select(*COLUMNS).where(Subset.name == subset.name, Subset.version < subset.version)
+    with engine.connect() as connection:
+        row = connection.execute(statement.order_by(Subset.version.desc()).limit(1)).one_or_none()
+    return None if row is None else SubsetRow(*row)
+
+
 def find_predecessor(engine: Engine, subset: SubsetRow) -> SubsetRow | None:
     """Return the version that a rollback returns to: the one published before, passing over withdrawn versions."""
     before, seen = subset, {subset.subset_id}

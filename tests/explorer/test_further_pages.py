@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.explorer.app import make_app
 from alchemist_core.explorer.people import Person
+from alchemist_core.explorer.raters import N_SHOWN
 from alchemist_core.store import browsing
 from tests.explorer.conftest import ATTACK, N_NEW, N_OLD, Admits, run
 from tests.explorer.enriched import enrich
@@ -76,6 +77,7 @@ def test_raters_are_listed_and_shown(client: TestClient, own_store: Engine) -> N
         })  # fmt: skip
     page = html.unescape(client.get("/raters").text)
     assert page.index("/raters/r1") < page.index("/raters/r9") < page.index("/raters/sharp")
+    assert "not shown: alchemist rater list" not in page
     page = html.unescape(client.get("/raters/r9").text)
     assert title(page) == "Did r9 pass?"
     for words in (
@@ -158,6 +160,15 @@ def test_every_page_with_a_time_names_its_zone(client: TestClient, own_store: En
             times = re.findall(TIME, re.sub(r"<td\b.*?</td>", "", page, flags=re.DOTALL))
         without += [(path, time) for time in times if not time.endswith(" UTC")]
     assert without == []
+
+
+def test_a_list_of_many_raters_says_how_many_it_leaves_out(client: TestClient, own_store: Engine) -> None:
+    with own_store.begin() as connection:
+        insert_rows(connection, {"raters": [{"rater_id": 10 + n, "name": f"later{n}"} for n in range(N_SHOWN)]})
+    page = client.get("/raters").text
+    assert page.index("/raters/r1") < page.index(f"/raters/later{N_SHOWN - 1}")
+    assert "/raters/sharp" not in page
+    assert "2 older ones not shown: alchemist rater list, alchemist scorer list" in page
 
 
 def test_experiments_are_listed_and_shown(client: TestClient, own_store: Engine) -> None:

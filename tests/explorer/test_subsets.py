@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from alchemist_core.explorer.app import make_app
+from alchemist_core.explorer.subsets import N_SHOWN
 from alchemist_core.report.comparison import judge_worth
 from alchemist_core.report.gathering import read_metrics
 from alchemist_core.store.overviews import Comparison
@@ -46,7 +47,25 @@ def sections(page: str) -> dict[str, list[int]]:
 def test_the_list_leads_to_each_version(client: TestClient) -> None:
     page = client.get("/subsets").text
     assert title(page) == "Which subsets are there?"
-    assert re.findall(r'href="/subsets/best/(\d)"', page) == ["3", "2", "1"]
+    assert re.findall(r'href="/subsets/best/(\d)"', page) == ["1", "3", "2"], "the published one first"
+    assert "not shown: alchemist subset list" not in page
+
+
+def test_the_published_version_and_the_version_before_are_found_among_many(
+    client: TestClient, own_store: Engine
+) -> None:
+    later = [
+        {"subset_id": 3 + version, "name": "trial", "version": version, "snapshot_id": 1, "strategy": "top_k"}
+        for version in range(1, N_SHOWN + 2)
+    ]
+    with own_store.begin() as connection:
+        insert_rows(connection, {"subsets": later})
+    page = client.get("/subsets").text
+    assert re.findall(r'href="/subsets/best/(\d)"', page) == ["1"]
+    assert len(re.findall(r'href="/subsets/trial/\d+"', page)) == N_SHOWN - 1
+    assert "4 older versions not shown: alchemist subset list" in page
+    assert "What entered and left since v1<" in client.get("/subsets/trial/2").text
+    assert "What entered and left since" not in client.get("/subsets/trial/1").text
 
 
 def test_a_name_leads_to_the_published_version(client: TestClient) -> None:
