@@ -82,9 +82,11 @@ def search_samples(config: SearchConfig) -> SearchResult:
         )
     scorer, rater_id = find_embedding_scorer(engine := open_store(), config.scorer)
     embeddings = Embeddings(engine, rater_id)
-    query_D = (
-        _embed_text(engine, scorer, config.text) if config.text else _embedding_of(engine, embeddings, config.like)
-    )
+    if config.text:
+        query_D = _embed_text(engine, scorer, config.text)
+    else:
+        named = str(config.like)
+        query_D = embeddings.read_one(find_sample(engine, named).sample_id, named)
     if query_D.shape != (embeddings.dim,):
         raise DataError(
             f"Scorer {scorer} embeds texts as {query_D.shape[0]} numbers, and images as {embeddings.dim}. It cannot search."
@@ -121,17 +123,6 @@ def embed_by(scorer: Any, name: str, text: str) -> NDArray[np.float32]:
             f"Scorer {name} cannot embed texts. Search by a sample (--like SAMPLE), or name another --scorer."
         )
     query_D: NDArray[np.float32] = np.asarray(text_BD, np.float32)[0]
-    return query_D
-
-
-def _embedding_of(engine: Engine, embeddings: Any, named: str | None) -> NDArray[np.float32]:
-    sample = find_sample(engine, str(named))
-    embedding_PD = embeddings.read(np.array([sample.sample_id])).embedding_BD
-    if not len(embedding_PD):
-        raise DataError(
-            f"Sample {named} has no embedding: it was not scored by this scorer, or its image was taken down."
-        )
-    query_D: NDArray[np.float32] = embedding_PD[0].astype(np.float32)
     return query_D
 
 

@@ -119,6 +119,20 @@ class Embeddings:
         found_P, first_P = np.unique(np.concatenate(ids), return_index=True)
         return Embedded(found_P, np.concatenate(rows)[first_P])
 
+    def read_one(self, sample_id: int, named: str) -> NDArray[np.float32]:
+        """Return the embedding of a sample.
+
+        Raises:
+            DataError: It has none; the message names the sample as `named` does.
+        """
+        found_PD = self.read(np.array([sample_id])).embedding_BD
+        if not len(found_PD):
+            raise DataError(
+                f"Sample {named} has no embedding: it was not scored by this scorer, or its image was taken down."
+            )
+        embedding_D: NDArray[np.float32] = found_PD[0].astype(np.float32)
+        return embedding_D
+
     def overlapping(self, sorted_id_K: NDArray[np.int64]) -> list[StoredFile]:
         """Return the files whose range of ids contains one of the samples, which are given in ascending order."""
         low_F, high_F = np.searchsorted(sorted_id_K, self._first_F), np.searchsorted(sorted_id_K, self._last_F + 1)

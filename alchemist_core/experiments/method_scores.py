@@ -280,7 +280,8 @@ def _semdedup(config: MethodConfig, _run: StageRun, corpus: "Encoded", _: "Encod
 
 
 def _density_ratio(_config: MethodConfig, _run: StageRun, corpus: "Encoded", validation: "Encoded") -> Scored:
-    return Scored(methods.density_ratio_score(_joined(corpus), _joined(validation)))
+    corpus_ND = _joined(corpus)
+    return Scored(fit_density(corpus_ND, _joined(validation)).score(corpus_ND))
 
 
 def _image_density(_config: MethodConfig, _run: StageRun, corpus: "Encoded", validation: "Encoded") -> Scored:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from alchemist_core.models.density import fit_density, fit_logistic
+from alchemist_core.models.density import fit_logistic
 
 Vectors = NDArray[np.float32]
 Scores = NDArray[np.float64]
@@ -57,13 +57,6 @@ def semdedup_score(unit_ND: Vectors, cluster_N: NDArray[np.int64], centroid_KD: 
         # Column j: the cosines with those before it.
         score_N[place_M[1:]] = -cosine_MM.max(axis=0)[1:]
     return score_N
-
-
-def density_ratio_score(
-    corpus_ND: Vectors, validation_MD: Vectors, *, n_dims: int = 64, penalty: float = 1.0
-) -> Scores:
-    """Score a sample by the logarithm of its density among the validation samples relative to the corpus, as `fit_density` says."""
-    return fit_density(corpus_ND, validation_MD, n_dims=n_dims, penalty=penalty).score(corpus_ND)
 
 
 def dsir_score(captions: Sequence[str], validation: Sequence[str], *, seed: int | None) -> Scores:

@@ -63,8 +63,8 @@ def compare_cells(cells: Sequence[Cell]) -> list[ArmRow]:
     return rows
 
 
-def share_of_steps(cells: Sequence[Cell], arm: str, retention: float, control: str = RANDOM) -> Estimate | None:
-    """Return the share of the control's steps after which an arm reaches the control's final loss; None if it never does.
+def share_of_steps(cells: Sequence[Cell], arm: str, retention: float) -> Estimate | None:
+    """Return the share of random's steps after which an arm reaches random's final loss; None if it never does.
 
     Between two lengths the loss is interpolated over the logarithm of the steps. A loss reached at the shortest length counts with
     that length's steps, which overestimates the share.
@@ -73,12 +73,11 @@ def share_of_steps(cells: Sequence[Cell], arm: str, retention: float, control: s
         cells: Several lengths of both arms.
         arm: The arm whose steps are counted.
         retention: Retention of both arms, 0-1.
-        control: The arm whose final loss is to be reached.
     """
-    of = {name: _by_seed(cells, name, retention) for name in (arm, control)}
+    of = {name: _by_seed(cells, name, retention) for name in (arm, RANDOM)}
     shares = []
-    for seed in sorted(of[arm].keys() & of[control].keys()):
-        last = max(of[control][seed], key=lambda cell: cell.n_steps)
+    for seed in sorted(of[arm].keys() & of[RANDOM].keys()):
+        last = max(of[RANDOM][seed], key=lambda cell: cell.n_steps)
         n_steps = _steps_to_reach(of[arm][seed], last.loss)
         if n_steps is None:
             return None
@@ -128,10 +127,10 @@ def losses_by_arm(cells: Sequence[Cell]) -> dict[str, LossOfSeed]:
     return losses
 
 
-def paired_spread(losses: dict[str, LossOfSeed], control: str = RANDOM) -> float | None:
-    """Return the pooled standard deviation of the differences to a control, paired by seed; None below two seeds."""
-    compared = [loss for arm, loss in losses.items() if arm not in (control, FULL)]
-    return pooled_spread(compared, losses.get(control, {}))
+def paired_spread(losses: dict[str, LossOfSeed]) -> float | None:
+    """Return the pooled standard deviation of the differences to random, paired by seed; None below two seeds."""
+    compared = [loss for arm, loss in losses.items() if arm not in (RANDOM, FULL)]
+    return pooled_spread(compared, losses.get(RANDOM, {}))
 
 
 def state_detectable(spread: float | None, n_seeds: int, *, source: str) -> dict[str, Any]:

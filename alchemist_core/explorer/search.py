@@ -7,8 +7,6 @@ images runs here, in two threads at most.
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 from sqlalchemy import Engine
 from starlette.requests import Request
@@ -71,7 +69,7 @@ def find_nearest(engine: Engine, asked: AskedSearch) -> Result | None:
     embedded = _embed(asked.text, asked.scorer) if asked.text is not None else None
     _, rater_id = find_embedding_scorer(engine, embedded.scorer if embedded else asked.scorer)
     embeddings = Embeddings(engine, rater_id)
-    query_D = embedded.embedding_D if embedded else _embedding_of(embeddings, asked.like or 0)
+    query_D = embedded.embedding_D if embedded else embeddings.read_one(asked.like or 0, str(asked.like))
     if query_D.shape != (embeddings.dim,):
         raise DataError(
             f"The text has {len(query_D)} numbers, and the images have {embeddings.dim}. They cannot be compared."
@@ -92,16 +90,6 @@ def _embed(text: str, scorer: str | None) -> EmbeddedText:
     if scorer not in (None, embedded.scorer):
         raise ConfigError(f"The service embeds texts by {embedded.scorer}, not by {scorer}.")
     return embedded
-
-
-def _embedding_of(embeddings: Embeddings, sample_id: int) -> NDArray[np.float32]:
-    found = embeddings.read(np.array([sample_id])).embedding_BD
-    if not len(found):
-        raise DataError(
-            f"Sample {sample_id} has no embedding: it was not scored by this scorer, or its image was taken down."
-        )
-    embedding_D: NDArray[np.float32] = found[0].astype(np.float32)
-    return embedding_D
 
 
 def _samples(engine: Engine, sample_ids: list[int]) -> list[Shown]:

@@ -248,7 +248,9 @@ def refuse_other_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> Non
     """
     for listing in sorted(folder.glob("*/metadata.jsonl")):
         name = listing.parent.name
-        if name.isdigit() and (int(name) >= len(prompts) or _read_json(listing) != prompts[int(name)]):
+        if name.isdigit() and (
+            int(name) >= len(prompts) or json.loads(listing.read_text(encoding="utf-8")) != prompts[int(name)]
+        ):
             raise ConfigError(
                 f"{listing.parent} holds images of another prompt than line {int(name) + 1} of --prompts. Give another --out, or "
                 "delete these images."
@@ -282,17 +284,6 @@ def write_results(path: Path, results: Sequence[JudgedImage]) -> None:
         for one in results
     ]  # fmt: skip
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def read_results(path: Path) -> list[JudgedImage]:
-    """Read verdicts that this module or the official evaluator wrote."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [
-        JudgedImage(
-            row["filename"], row["correct"], row["reason"], json.loads(row["metadata"]), json.loads(row["details"])
-        )
-        for row in rows
-    ]
 
 
 class Found(NamedTuple):
@@ -429,7 +420,7 @@ def note_generation(folder: Path, about: dict[str, Any]) -> None:
     """
     path = folder / _GENERATED
     if path.exists():
-        former, given = _options_of(_read_json(path)), _options_of(about)
+        former, given = _options_of(json.loads(path.read_text(encoding="utf-8"))), _options_of(about)
         if names := find_differences(former, given):
             differences = "; ".join(f"--{name} {former.get(name)}, not {given.get(name)}" for name in names)
             raise ConfigError(
@@ -469,7 +460,7 @@ def read_generation(folder: Path) -> GenerationNote:
             f"{path} is missing, so the model of these images is unknown. Generate them with alchemist geneval draw, "
             "or judge them without --protocol."
         )
-    return GenerationNote(**_read_json(path))
+    return GenerationNote(**json.loads(path.read_text(encoding="utf-8")))
 
 
 class Geneval:
@@ -535,11 +526,6 @@ class Geneval:
         scores = summarize_results(self.results)
         values = {self.title if tag == "overall" else f"{self.title}_{tag}": value for tag, value in scores.items()}
         return Measured(values, self.protocol.n_images)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _describe_images(folder: Path, side: int) -> dict[str, Any]:

@@ -208,15 +208,6 @@ class ImageProtocol(Config):
         return self.model_validate(self.model_dump() | found)
 
 
-def read_image_protocol(name: str) -> ImageProtocol:
-    """Read the protocol of a metric of generated images.
-
-    Raises:
-        ConfigError: There is no such protocol, or a field is not allowed.
-    """
-    return read_protocol(name).check(ImageProtocol)
-
-
 def find_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Return the names of fields that differ; those of a nested table with a dot.
 

@@ -4,7 +4,6 @@ If a worker dies on a task, its images are tried one by one: the one on which a 
 others are decoded.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -14,13 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from alchemist_core.errors import ChangedShardError, DataError
+from alchemist_core.errors import DataError
 from alchemist_core.heuristics.measures import LUMA_SIDE, MEASURES, measure
 from alchemist_core.shards.byte_ranges import ByteRange
 from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
 from alchemist_core.shards.faults import Reason
 from alchemist_core.shards.images import BadImageError, decode_views, explain_death, is_costly, one_image
-from alchemist_core.shards.storage import is_s3, read_ranges, remedy_of
+from alchemist_core.shards.storage import is_s3, read_ranges, require_registered
 from alchemist_core.shards.workers import Done, WorkerDiedError, Workers
 
 Bound = Callable[[], AbstractContextManager[None]]
@@ -82,19 +81,6 @@ class DecodeTask:
         measure_BM = np.full((len(luma_BHW), len(MEASURES)), np.nan, np.float32)
         measure_BM[wanted] = measure(luma_BHW[wanted])
         return measure_BM
-
-
-def require_registered(uri: str, place: ByteRange, image_hash: bytes, image: bytes) -> None:
-    """Compare the bytes that were read for an image with its registered SHA-256.
-
-    Raises:
-        ChangedShardError: They are other bytes.
-    """
-    if hashlib.sha256(image).digest() != image_hash:
-        raise ChangedShardError(
-            f"Shard {uri} is not the tar that was registered (the image at bytes {place[0]} to {sum(place)} has another sha256). "
-            f"{remedy_of(uri)}"
-        )
 
 
 def view_images(place: memoryview, n_images: int, side: int) -> NDArray[np.uint8]:

@@ -21,8 +21,6 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf_16"),
 )
 _WORD = re.compile(r"[^\W\d_]+")
-ENCODINGS = ("utf_16", "utf_32", "cp1252", "cp1251", "koi8_r", "cp932")
-"""Python's names of the encodings that a caption may be repaired from."""
 
 
 def find_encoding(data: bytes) -> str | None:

@@ -4,7 +4,6 @@ The image of a crawl never reaches a browser, and is never parsed in the process
 two workers die, costs these workers and nothing else.
 """
 
-import hashlib
 import os
 import signal
 import threading
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alchemist_core.errors import ChangedShardError
 from alchemist_core.files import PICTURE_CACHE, artifact_path, atomic_write, shrink
 from alchemist_core.shards.byte_ranges import ByteRange
 from alchemist_core.shards.faults import Reason
@@ -30,7 +28,7 @@ from alchemist_core.shards.images import (
     one_image,
     read_header,
 )
-from alchemist_core.shards.storage import is_s3, read_ranges, remedy_of
+from alchemist_core.shards.storage import is_s3, read_ranges, require_registered
 from alchemist_core.shards.worker import Task
 from alchemist_core.shards.workers import Done, WorkerDiedError, Workers
 
@@ -61,11 +59,7 @@ class PictureTask:
         Raises:
             ChangedShardError: The image has another SHA-256 than registered.
         """
-        if hashlib.sha256(data).digest() != self.image_hash:
-            raise ChangedShardError(
-                f"Shard {self.uri} is not the tar that was registered (the image at bytes {self.place[0]} to {sum(self.place)} has "
-                f"another sha256). {remedy_of(self.uri)}"
-            )
+        require_registered(self.uri, self.place, self.image_hash, data)
         try:
             with one_image(self.limit_s):
                 return encode_picture(data, self.side)

@@ -246,6 +246,19 @@ def remedy_of(uri: str) -> str:
     )
 
 
+def require_registered(uri: str, place: ByteRange, image_hash: bytes, image: bytes) -> None:
+    """Compare the bytes that were read for an image with its registered SHA-256.
+
+    Raises:
+        ChangedShardError: They are other bytes.
+    """
+    if hashlib.sha256(image).digest() != image_hash:
+        raise ChangedShardError(
+            f"Shard {uri} is not the tar that was registered (the image at bytes {place[0]} to {sum(place)} has another sha256). "
+            f"{remedy_of(uri)}"
+        )
+
+
 def sha256_of(uri: str) -> bytes:
     """Return the SHA-256 of a whole shard.
 

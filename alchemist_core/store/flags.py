@@ -270,12 +270,3 @@ def count_flags_of_members(engine: Engine, subset_id: int) -> dict[str, int]:
     """)
     with engine.connect() as connection:
         return {row.label: row.n for row in connection.execute(statement, {"subset_id": subset_id})}
-
-
-def count_flags(engine: Engine) -> dict[str, int]:
-    """Return the number of samples of each label that are flagged now, the most frequent first."""
-    statement = text(
-        "SELECT label, count(*) AS n FROM alchemist.current_flags GROUP BY label ORDER BY count(*) DESC, label"
-    )
-    with engine.connect() as connection:
-        return {row.label: row.n for row in connection.execute(statement)}

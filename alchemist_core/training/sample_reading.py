@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from alchemist_core.cores import n_own_cores
 from alchemist_core.errors import DataError
 from alchemist_core.shards.decode_versions import UNPINNED, DecodeVersion
-from alchemist_core.shards.decoding import DecodeTask, ProcessDecoders, require_registered
+from alchemist_core.shards.decoding import DecodeTask, ProcessDecoders
 from alchemist_core.shards.images import BadImageError, decode_image, is_costly
-from alchemist_core.shards.storage import is_s3, join_uri, read_ranges
+from alchemist_core.shards.storage import is_s3, join_uri, read_ranges, require_registered
 from alchemist_core.shards.tars import IMAGE_EXTS
 from alchemist_core.store.sample_table import LocatedSample, SampleTable
 from alchemist_core.telemetry import OnProgress

@@ -131,7 +131,7 @@ def live(life: Life) -> Life:
     run_id = ann.trigger("build_subset", subset)
     approve(ann, "build_subset", run_id)
     ann.wait("build_subset", run_id, timeout_s=TIMEOUT_S, on_progress=lambda line: say(f"    {line}"))
-    wait_for_evaluation(life, admin)
+    wait_for_evaluation(admin)
     life.counts = compose.query(COUNTS)
     say(f"counts: {life.counts}")
     return life
@@ -151,7 +151,7 @@ def approve(person: AirflowClient, dag_id: str, run_id: str) -> None:
     person.call("PATCH", f"{path}/-1/hitlDetails", answer)
 
 
-def wait_for_evaluation(life: Life, airflow: AirflowClient) -> None:
+def wait_for_evaluation(airflow: AirflowClient) -> None:
     """Wait for the run that the published subset starts."""
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:

@@ -16,7 +16,6 @@ from alchemist_core.experiments.method_scores import MethodConfig
 from alchemist_core.experiments.methods import (
     METHODS,
     PairHead,
-    density_ratio_score,
     draw_jointly,
     dsir_score,
     fit_pair_head,
@@ -26,7 +25,7 @@ from alchemist_core.experiments.methods import (
     rho_batch_score,
     semdedup_score,
 )
-from alchemist_core.models.density import fit_logistic, principal_directions
+from alchemist_core.models.density import fit_density, fit_logistic, principal_directions
 
 
 def unit(vector_ND: np.ndarray) -> np.ndarray:
@@ -83,11 +82,11 @@ def test_the_density_ratio_of_two_normal_distributions_is_linear_with_the_known_
     rng = np.random.default_rng(3)
     corpus = rng.normal(size=(20_000, 1)).astype(np.float32)
     validation = rng.normal(1.0, 1.0, size=(20_000, 1)).astype(np.float32)
-    score_N = density_ratio_score(corpus, validation, penalty=1e-6)
+    score_N = fit_density(corpus, validation, penalty=1e-6).score(corpus)
     slope, offset = np.polyfit(corpus[:, 0], score_N, 1)
     # log N(x; 1, 1) / N(x; 0, 1) = x − 1/2, whatever the sizes.
     assert (slope, offset) == pytest.approx((1.0, -0.5), abs=0.05)
-    few = density_ratio_score(corpus, validation[:1000], penalty=1e-6)
+    few = fit_density(corpus, validation[:1000], penalty=1e-6).score(corpus)
     assert np.polyfit(corpus[:, 0], few, 1)[1] == pytest.approx(-0.5, abs=0.1)
 
 

@@ -121,7 +121,9 @@ def test_nobody_is_sent_elsewhere(back: str) -> None:
 def test_enter_in_a_field_flags_nothing(browser: TestClient) -> None:
     """The default button of a form is its first one, and a disabled one sends nothing."""
     for path in ("/samples", "/samples/3"):
-        for form in re.findall(r'<form class="flagging".+?</form>', browser.get(path).text, re.DOTALL):
+        forms = re.findall(r'<form class="flagging".+?</form>', browser.get(path).text, re.DOTALL)
+        assert forms, path
+        for form in forms:
             buttons = [attributes for tag, attributes in Elements(form).found if tag == "button"]
             assert "disabled" in buttons[0]
             assert not any("disabled" in button for button in buttons[1:])

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine
 from alchemist_core.metrics.catalogue import METRICS, find_metric
 from alchemist_core.metrics.image_metrics import ImageMetric
 from alchemist_core.metrics.metric import Bench, EvaluationSamples
-from alchemist_core.protocols.protocol import ImageProtocol, ProtocolFile
+from alchemist_core.protocols.protocol import ImageProtocol, ProtocolFile, read_protocol
 from alchemist_core.store.sample_table import spool_samples
 from tests.metrics.scene_metric import SceneScore
 
@@ -19,6 +19,11 @@ NOWHERE = create_engine("postgresql+psycopg2://nowhere")
 
 def forget(*_args: object) -> None:
     """Ignore the progress."""
+
+
+def read_image_protocol(name: str) -> ImageProtocol:
+    """The protocol of a metric of generated images."""
+    return read_protocol(name).check(ImageProtocol)
 
 
 class GivenSamples(EvaluationSamples):

@@ -7,10 +7,11 @@ import pytest
 from sqlalchemy import text
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.protocols.protocol import AverageProtocol, name_average, read_image_protocol, read_protocol
+from alchemist_core.protocols.protocol import AverageProtocol, name_average, read_protocol
 from alchemist_core.stages.evaluate import EvaluateConfig, EvaluateResult
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.store.engine import open_store
+from tests.metrics.given_metric import read_image_protocol
 from tests.models.test_features import clip_folder
 
 __all__ = ["clip_folder"]

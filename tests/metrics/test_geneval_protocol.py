@@ -18,10 +18,11 @@ from alchemist_core.metrics.geneval import (
     write_images,
 )
 from alchemist_core.models.config import SamplingConfig
-from alchemist_core.protocols.protocol import SHIPPED, ProtocolFile, read_image_protocol, texts_sha256
+from alchemist_core.protocols.protocol import SHIPPED, ProtocolFile, texts_sha256
 from alchemist_core.stages.evaluate import EvaluateConfig
 from alchemist_core.stages.evaluate import run as evaluate
 from alchemist_core.store.engine import open_store
+from tests.metrics.given_metric import read_image_protocol
 from tests.models.test_features import clip_folder, some_images
 from tests.random_detector import save_random_detector
 

@@ -12,7 +12,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.metrics.distances import clip_score
 from alchemist_core.models.extractors import find_weights, weights_sha256
 from alchemist_core.models.features import Clip, EfficientNetLite0, InceptionV3
-from alchemist_core.protocols.protocol import read_image_protocol
+from tests.metrics.given_metric import read_image_protocol
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PROMPTS = ["a red cat", "blue " * 60, "", "a dog and a cat"]

@@ -14,12 +14,11 @@ from alchemist_core.protocols.protocol import (
     ImageProtocol,
     ProtocolFile,
     find_differences,
-    read_image_protocol,
     read_protocol,
     refuse_differences,
     texts_sha256,
 )
-from tests.metrics.given_metric import metric_of
+from tests.metrics.given_metric import metric_of, read_image_protocol
 
 FIELDS: dict[str, Any] = {
     "metric": "kid",

@@ -15,9 +15,9 @@ from alchemist_core.local.scenes import draw_informative
 from alchemist_core.metrics.image_sets import ImageSet
 from alchemist_core.models.image_text import Encoders, Head, ImageText, load_head, pack_head
 from alchemist_core.models.image_text_config import LEAST_AUC, HeadRecord, HeadTrainingConfig, refuse_weak
-from alchemist_core.protocols.protocol import ImageProtocol, read_image_protocol
+from alchemist_core.protocols.protocol import ImageProtocol
 from alchemist_core.training.image_text_training import contrast, heldout_auc, train_head
-from tests.metrics.given_metric import metric_of
+from tests.metrics.given_metric import metric_of, read_image_protocol
 
 SIDE, N_TRAIN, N_HELDOUT = 32, 240, 60
 TITLE = "image_text_similarity_efficientnet_lite0_minilm_head"

@@ -199,19 +199,18 @@ def _fetch_encoder(name: HubName, *, is_offline: bool) -> Encoder:
     return encoder
 
 
-def locate_model(source: str, *, is_offline: bool = False) -> Located:
+def locate_model(source: str) -> Located:
     """Return the folder of a model of transformers: its config and weights, with its tokenizer and image processor if it has them.
 
     Args:
         source: A folder, or `hf:ORG/NAME[/FOLDER]@REVISION`, which is downloaded if the hub's cache lacks it.
-        is_offline: Only look, and download nothing.
 
     Raises:
         ConfigError: The folder does not exist, or lacks the config or the weights.
     """
     if source.startswith(HUB_FILE):
         name = HubName.parse(source)
-        folder = _fetch_model(name, is_offline=is_offline)
+        folder = _fetch_model(name)
         found = Located(str(name.pinned_by(folder)), folder)
     else:
         found = Located(source, Path(source))
@@ -222,12 +221,12 @@ def locate_model(source: str, *, is_offline: bool = False) -> Located:
     return found
 
 
-def _fetch_model(name: HubName, *, is_offline: bool) -> Path:
+def _fetch_model(name: HubName) -> Path:
     prefix = f"{name.path}/" if name.path else ""
     beside = (*_TOKENIZER_FILES, "spiece.model", *_PROCESSOR_FILES)
     for weights in (_ENCODER_FILES, _OLDER_FILES):
         patterns = [prefix + file for file in (*weights, "config.json", *beside)]
-        folder = _call_hub(name, "snapshot_download", allow_patterns=patterns, local_files_only=is_offline) / name.path
+        folder = _call_hub(name, "snapshot_download", allow_patterns=patterns) / name.path
         if Encoder(folder, folder).weights():
             break
     return folder
