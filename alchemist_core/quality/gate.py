@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Engine
 
 from alchemist_core.errors import ConfigError
@@ -21,6 +20,7 @@ from alchemist_core.quality.limits import AppliedLimits, CheckLimits
 from alchemist_core.quality.own_suites import GATES, OwnChecks, is_own, run_own_suites
 from alchemist_core.quality.suites import FAIL, WARN, Check
 from alchemist_core.quality.validation import CheckOutcome, validate
+from alchemist_core.selection.curves import read_curve
 from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.store.checks import (
     Columns,
@@ -218,7 +218,10 @@ def _check_subset(
         "manifest": _rank_figures(engine, row, manifest),
     }
     applied = limits_of(None)
-    checks = suites.subset(row.n_samples, applied.limits, drop_top_ratio=row.spec.get("drop_top_ratio") or 0.0)
+    checks = suites.subset(
+        row.n_samples, applied.limits,
+        drop_top_ratio=row.spec.get("drop_top_ratio") or 0.0, usual_share=(row.curves or {}).get("usual_dropped_share"),
+    )  # fmt: skip
     outcomes = _validate_all(frames, checks, is_whole=True)
     if probe := _predicted_gain(engine, row):
         outcomes += [_with_limits(outcome, applied) for outcome in _validate_all({"probe": probe}, checks)]
@@ -230,11 +233,8 @@ def _rank_figures(engine: Engine, row: SubsetRow, manifest: Manifest) -> Columns
     """Return figures of the ranks of a version's members, as columns of one row; no row for a version without members."""
     if not len(manifest):
         return {"rank": [], "dropped_share": [], "is_mixed": []}
-    cut = row.spec.get("drop_top_ratio") or 0.0
-    n_pool_R = np.asarray(row.curves["n_pool"] if row.curves else (), np.float64)
-    # Bins have equal width; of the bin that contains the drop-top ratio, only its part below that counts.
-    below_R = np.clip(cut * len(n_pool_R) - np.arange(len(n_pool_R)), 0, 1)
-    dropped = float((n_pool_R * below_R).sum() / n_pool_R.sum()) if n_pool_R.sum() else cut
+    # Older versions do not have the share; nothing contradicts what they asked for.
+    dropped = (row.curves or {}).get("dropped_share", row.spec.get("drop_top_ratio") or 0.0)
     strategy = STRATEGIES[row.strategy]
     warning = mixed_pairing_warning(strategy(), ranking_rule(engine, row), keeps_accepted="asked" in row.spec)
     # The lowest rank is enough for the check of the drop-top ratio, so the frame does not need millions of ranks.
@@ -246,7 +246,7 @@ def _predicted_gain(engine: Engine, row: SubsetRow) -> Columns:
     if not row.curves:
         return {}
     spec = {"strategy": row.strategy, "retention": row.retention, **row.spec}
-    gain = expected_gain(engine, rater_of_subset(engine, row).rater_id, spec, row.curves["n_kept"])
+    gain = expected_gain(engine, rater_of_subset(engine, row).rater_id, spec, read_curve(row.curves))
     if gain is None or gain.high is None:
         return {}
     return {"expected_gain": [gain.mean], "expected_gain_low": [gain.low], "expected_gain_high": [gain.high]}

@@ -42,7 +42,7 @@ WORDS = {
     "no_member_is_of_evaluation_data": ("members that are evaluation data", "versions"),
     "members_are_stored": ("members that are not stored", "versions"),
     "no_member_is_in_the_dropped_ranks": ("lowest rank of a member", "versions"),
-    "dropped_share_matches_drop_top_ratio": ("share of eligible samples in the dropped ranks", "versions"),
+    "dropped_share_matches_drop_top_ratio": ("share of the scored samples in the dropped ranks", "versions"),
     "strategy_fits_the_scoring_rule": ("strategy is meant for another scoring rule", "versions"),
     "not_expected_to_be_worse_than_random": ("upper end of the predicted gain over random", "versions"),
     "values_are_finite": ("value is finite", "values"),
@@ -152,15 +152,25 @@ def scores(limits: CheckLimits) -> list[Check]:
     ]
 
 
-def subset(n_samples: int, limits: CheckLimits, *, drop_top_ratio: float = 0.0) -> list[Check]:
-    """Return the checks of a subset version: its size, its members, its ranks, and its predicted gain over a random subset."""
+def subset(
+    n_samples: int, limits: CheckLimits, *, drop_top_ratio: float = 0.0, usual_share: float | None = None
+) -> list[Check]:
+    """Return the checks of a subset version: its size, its members, its ranks, and its predicted gain over a random subset.
+
+    Args:
+        n_samples: The size that was recorded.
+        limits: The limits of the checks.
+        drop_top_ratio: Ratio of the highest ranks that may have no member, 0-1.
+        usual_share: Share of the samples that the ratio dropped when the rank scale was fitted, 0-1; None: the ratio.
+    """
+    usual = drop_top_ratio if usual_share is None else usual_share
     frame = "check_subset"
     head = {"column": "rank", "min_value": drop_top_ratio}
     gain = {"column": "expected_gain_high", "min_value": limits.min_expected_gain}
     moved = {
         "column": "dropped_share",
-        "min_value": drop_top_ratio - MAX_CUT_DRIFT,
-        "max_value": drop_top_ratio + MAX_CUT_DRIFT,
+        "min_value": usual - MAX_CUT_DRIFT,
+        "max_value": usual + MAX_CUT_DRIFT,
     }
     return [
         _in_set("subset_has_its_recorded_size", FAIL, frame, "n_members", [n_samples]),

@@ -3,9 +3,10 @@
 The model: a selection with density π over rank gains ∫ v·π − λ·KL(π ‖ uniform) over a random selection of its size, where v is the
 value of a rank and λ the cost of homogeneity. v has mean 0, because a random selection gains nothing; so the bands alone determine
 v and λ. A gain is the log of random's loss over the selection's loss: a band without useful samples has a loss ten times random's,
-and without the log that loss would be attributed to λ.
+and without the log that loss would be attributed to λ. Over a random selection from the samples that are eligible, a selection gains the
+difference: its own gain less that of a density like theirs.
 
-Letters: S seeds · B bands of equal size, the highest scores first · G ranks of a grid · C candidates.
+Letters: S seeds · B bands of equal size, the highest scores first · G ranks of a grid · C candidates · R bins of rank.
 """
 
 from __future__ import annotations
@@ -142,20 +143,25 @@ def fit_window(gain_SB: NDArray[np.float64], retention: float) -> WindowFit:
     )
 
 
-def predict_gain(gain_SB: NDArray[np.float64], n_kept_R: NDArray[np.int64]) -> Estimate:
-    """Predict the log gain of a selection over random from training on bands of rank, with its interval over seeds.
+def predict_gain(gain_SB: NDArray[np.float64], n_kept_R: NDArray[np.int64], n_pool_R: NDArray[np.int64]) -> Estimate:
+    """Predict the log gain of a selection over a random one from the same eligible samples, with its interval over seeds.
+
+    Conditions, other datasets and drift can leave eligible samples unevenly over the ranks, so that a random selection from them has a
+    gain of its own over one from all ranks.
 
     Args:
         gain_SB: Log of random's loss over the loss of training on each band alone, by seed; higher is better.
         n_kept_R: Samples kept in equal bins of rank, the highest scores first.
+        n_pool_R: Eligible samples in equal bins of rank, at least one.
 
-    >>> found = predict_gain(np.array([[0.3, -0.5], [0.3, -0.5]]), np.array([0, 10]))
+    >>> found = predict_gain(np.array([[0.3, -0.5], [0.3, -0.5]]), np.array([0, 10]), np.array([10, 10]))
     >>> round(found.mean, 2), found.is_positive
     (-0.5, False)
+    >>> predict_gain(np.array([[0.3, -0.5], [0.3, -0.5]]), np.array([0, 10]), np.array([0, 20])).mean
+    0.0
     """
-    density_G = n_kept_R[np.minimum((_ranks() * len(n_kept_R)).astype(int), len(n_kept_R) - 1)].astype(np.float64)
-    density_1G = (density_G / density_G.mean())[None, :]
-    return estimate([float(_predict(gain_B, density_1G)[0]) for gain_B in gain_SB])
+    kept_1G, pool_1G = _density(n_kept_R)[None, :], _density(n_pool_R)[None, :]
+    return estimate([float((_predict(gain_B, kept_1G) - _predict(gain_B, pool_1G))[0]) for gain_B in gain_SB])
 
 
 def value_curve(gain_B: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -188,6 +194,12 @@ def _predict(gain_B: NDArray[np.float64], density_CG: NDArray[np.float64]) -> ND
     sameness_C = np.mean(density_CG * np.log(np.maximum(density_CG, 1e-300)), axis=1)
     predicted_C: NDArray[np.float64] = density_CG @ value_curve(gain_B) / _GRID - _sameness_price(gain_B) * sameness_C
     return predicted_C
+
+
+def _density(n_R: NDArray[np.int64]) -> NDArray[np.float64]:
+    n_G = n_R[np.minimum((_ranks() * len(n_R)).astype(int), len(n_R) - 1)]
+    density_G: NDArray[np.float64] = n_G / n_G.mean()
+    return density_G
 
 
 def _sameness_price(gain_B: NDArray[np.float64]) -> float:

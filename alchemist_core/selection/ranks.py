@@ -12,8 +12,8 @@ from alchemist_core.errors import DataError
 from alchemist_core.selection.chunks import map_chunks
 
 MAX_KNOTS = 65_536
-# Scores have drifted and `--rescale` is due if the share above the cut differs from the cut by more than this, or if the share outside
-# the scale is larger.
+# Scores have drifted and `--rescale` is due if the share above the cut differs from that of the scale's reference by more than this, or if
+# the share outside the scale is larger.
 MAX_CUT_DRIFT = 0.02
 
 
@@ -73,6 +73,18 @@ class RankScale:
         rank_N[i < 0] = 1.0
         return rank_N
 
+    def share_above_cut(self, drop_top_ratio: float) -> float:
+        """Return the share of the reference with ranks below a drop-top ratio: about the ratio, and other than it where scores tie.
+
+        >>> RankScale(np.array([1.0, 2.0]), np.array([0.4, 0.0])).share_above_cut(0.25)
+        0.4
+        """
+        n_kept = int(np.count_nonzero(self.knot_ranks >= drop_top_ratio))
+        if n_kept == self.knot_ranks.size:
+            return 0.0
+        # A knot's rank is the share of the samples above it: above the highest knot that is kept, all are dropped.
+        return float(self.knot_ranks[n_kept - 1]) if n_kept else 1.0
+
     def count_outside(
         self, score_N: NDArray[np.floating], is_eligible_N: NDArray[np.bool_] | None = None
     ) -> tuple[int, int]:
@@ -120,10 +132,10 @@ def fit_rank_scale(score_N: NDArray[np.floating], *, max_knots: int = MAX_KNOTS)
 
 
 def share_above_cut(rank_N: NDArray[np.float64], drop_top_ratio: float) -> float:
-    """Return the share of the ranks below the drop-top ratio; on the scale's own reference it equals the ratio."""
+    """Return the share of the ranks below the drop-top ratio."""
     return float(np.count_nonzero(rank_N < drop_top_ratio) / max(len(rank_N), 1))
 
 
-def needs_rescale(rank_N: NDArray[np.float64], drop_top_ratio: float) -> bool:
-    """Return whether scores have drifted so far that the drop-top ratio drops another share than it names."""
-    return abs(share_above_cut(rank_N, drop_top_ratio) - drop_top_ratio) > MAX_CUT_DRIFT
+def needs_rescale(rank_N: NDArray[np.float64], drop_top_ratio: float, scale: RankScale) -> bool:
+    """Return whether scores have drifted so far that the drop-top ratio drops another share than when the scale was fitted."""
+    return abs(share_above_cut(rank_N, drop_top_ratio) - scale.share_above_cut(drop_top_ratio)) > MAX_CUT_DRIFT

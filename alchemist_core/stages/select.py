@@ -20,13 +20,20 @@ from alchemist_core.store.audit import current_actor
 from alchemist_core.store.eligible import scale_fingerprint
 from alchemist_core.store.engine import open_store
 from alchemist_core.store.manifests import Manifest, read_manifest, write_manifest
-from alchemist_core.store.rank_windows import describe_worse, expected_gain, is_worse, other_windows, resolve_auto
+from alchemist_core.store.rank_windows import (
+    describe_worse,
+    expected_gain,
+    is_worse,
+    other_windows,
+    resolve_auto,
+    tuned_window,
+)
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.snapshots import take_snapshot
 from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by_spec, store_subset
 from alchemist_core.subsets.ablation import describe_ablation
 from alchemist_core.subsets.acceptance import resolve_acceptance
-from alchemist_core.subsets.preview import describe
+from alchemist_core.subsets.preview import describe, dropped_shares
 from alchemist_core.subsets.selected import manifest_of, select_members, with_stored_ties
 
 # A plus sign is allowed, because the default name joins datasets by it.
@@ -137,7 +144,7 @@ def select(config: SelectConfig, stage_run: StageRun) -> SelectResult:
         name=selection.name, snapshot_id=selection.drawn.snapshot.snapshot_id, strategy=selection.drawn.strategy.name,
         retention=selection.drawn.policy.retention, seed=config.policy.seed, spec=spec, spec_hash=spec_hash,
         n_samples=len(manifest), epoch_size=selection.epoch_size, manifest_sha256=selection.manifest_sha256, manifest_uri=uri,
-        created_by=current_actor(), run_id=stage_run.run_id, curves=selection.curve.as_json(),
+        created_by=current_actor(), run_id=stage_run.run_id, curves=selection.curve.as_json() | dropped_shares(selection.drawn),
     )  # fmt: skip
     return selection.result(subset, is_new=True) if is_new else _use_again(subset, selection)
 
@@ -180,17 +187,19 @@ class Selection:
         if given.keeps_all_accepted and given.strategy == "auto" and given.weight_by == "none":
             # A rank window may leave out accepted samples.
             given = given.model_copy(update={"strategy": "top_k"})
-        policy, self.window = resolve_auto(self._engine, rater.rater_id, given)
+        snapshot = take_snapshot(
+            self._engine, rater, config.dataset,
+            options=given.eligible_options(), rescale=config.rescale, should_store=should_store,
+        )  # fmt: skip
+        # First the accepted share: the window that was tuned nearest to it counts.
+        sized, self.accepted = resolve_acceptance(self._engine, given, snapshot)
+        policy, self.window = resolve_auto(self._engine, rater.rater_id, sized)
+        self._passed_over = None if self.window else tuned_window(self._engine, rater.rater_id, sized)
         if given.keeps_all_accepted and given.strategy == "auto" and given.drop_top_ratio is None:
             whole = _without_drop(policy, rater.rule)
             if whole is not policy:
                 self.window = None  # Tuning measured it with its drop-top ratio.
             policy = whole
-        snapshot = take_snapshot(
-            self._engine, rater, config.dataset,
-            options=policy.eligible_options(), rescale=config.rescale, should_store=should_store,
-        )  # fmt: skip
-        policy, self.accepted = resolve_acceptance(self._engine, policy, snapshot)
         self.drawn = select_members(policy, snapshot)
 
     @cached_property
@@ -221,7 +230,7 @@ class Selection:
     def expected_gain(self) -> Estimate | None:
         """The gain over random that the rater's tuning predicts; None without a tuning."""
         rater_id = self.drawn.snapshot.rater.rater_id
-        return expected_gain(self._engine, rater_id, self.spec(), self.curve.n_kept)
+        return expected_gain(self._engine, rater_id, self.spec(), self.curve)
 
     def spec(self) -> dict[str, Any]:
         """Return everything that determines the members; the snapshot is identified by hashes, not by ids."""
@@ -258,6 +267,8 @@ class Selection:
             found["warnings"].append(_describe_nesting(self.window, others))
         if self.window is not None and (warning := _describe_distance(self.window, self.drawn.policy.retention)):
             found["warnings"].append(warning)
+        if self._passed_over is not None:
+            found["warnings"].append(_describe_passed_over(self._passed_over, self.drawn.policy.retention))
         if self.expected_gain is not None and is_worse(self.expected_gain):
             found["warnings"].append(describe_worse(self.expected_gain))
         return found
@@ -293,6 +304,15 @@ def _describe_distance(used: FittedWindow, retention: float) -> str | None:
     return (
         f"Strategy auto took a rank window that was tuned for a retention of {used.retention:g}, far from {retention:g}: its gain was not "
         f"measured here. Tune for this one: alchemist tune-selection run --retentions {retention:g}."
+    )
+
+
+def _describe_passed_over(found: FittedWindow, retention: float) -> str:
+    """Return the warning that the rank window leaves out too much for the retention."""
+    return (
+        f"Strategy auto passed over the rank window that was tuned for a retention of {found.retention:g}: it leaves out the highest "
+        f"{found.window.drop_top_ratio:g} of the ranks, so it cannot give {retention:g}. The scoring rule decides instead. Tune for this "
+        f"one: alchemist tune-selection run --retentions {retention:g}."
     )
 
 

@@ -1,6 +1,6 @@
 """Rank windows of raters: the part of the ranking that a tuning run found best, and the gain that it predicts for a selection.
 
-Letters: R bins of rank · S seeds · B bands of ranks.
+Letters: S seeds · B bands of ranks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sqlalchemy import Engine, func, insert, select
 from alchemist_core.lazy import NDArray, np
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.config import SelectionPolicy, strategy_spec
+from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow, predict_gain
 from alchemist_core.selection.strategies import Random
 from alchemist_core.statistics import Estimate
@@ -52,18 +53,17 @@ def find_window(engine: Engine, rater_id: int, retention: float) -> FittedWindow
     return nearest.fitted if nearest else None
 
 
-def expected_gain(
-    engine: Engine, rater_id: int, spec: Mapping[str, Any], n_kept_R: Sequence[int] | NDArray[np.int64]
-) -> Estimate | None:
+def expected_gain(engine: Engine, rater_id: int, spec: Mapping[str, Any], curve: SelectionCurve) -> Estimate | None:
     """Return the predicted gain of a selection: log(loss of a random subset / loss of the selection); positive is better.
 
+    The random subset is one of the same eligible samples.
     None without a rank window, for a random selection, for one that is ranked by another score, and with repeats or weights.
 
     Args:
         engine: The store.
         rater_id: The rater that ranks the samples.
         spec: The selection's spec, for its retention, strategy and score.
-        n_kept_R: Number of selected samples in equal bins of rank, highest scores first.
+        curve: The ranks of the eligible and of the selected samples.
     """
     is_rated = spec["strategy"] != Random.name and spec.get("rank_by", RATER_SCORE) == RATER_SCORE
     # Tuning measures subsets whose members are read equally often.
@@ -71,12 +71,12 @@ def expected_gain(
         not is_rated
         or spec.get("weight_by", "none") != "none"
         or spec.get("fill", "none") != "none"
-        or not sum(n_kept_R)
+        or not curve.n_kept.any()
     ):
         return None
     nearest = _nearest_window(engine, rater_id, spec["retention"])
     gain_SB = _band_gains(nearest.measurements.get("cells", ())) if nearest else None
-    return None if gain_SB is None else predict_gain(gain_SB, np.asarray(n_kept_R, np.int64))
+    return None if gain_SB is None else predict_gain(gain_SB, curve.n_kept, curve.n_pool)
 
 
 def is_worse(gain: Estimate) -> bool:
@@ -115,14 +115,24 @@ def _nearest_window(engine: Engine, rater_id: int, retention: float) -> WindowRo
 
 
 def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tuple[SelectionPolicy, FittedWindow | None]:
-    """Replace strategy `auto` by the rater's rank window; without one, keep it: the scoring rule then decides.
-
-    If the user gives parameters beside `auto`, the rank window is not used.
-    """
-    if policy.strategy != "auto" or policy.rank_by != RATER_SCORE or policy.has_parameters:
+    """Replace strategy `auto` by the rater's rank window; without one that gives the retention, keep it: the scoring rule then decides."""
+    fitted = tuned_window(engine, rater_id, policy)
+    if fitted is None or not _gives_enough(fitted, policy):
         return policy, None
-    fitted = find_window(engine, rater_id, policy.retention)
-    return (policy, None) if fitted is None else (policy.model_copy(update=strategy_spec(fitted.strategy)), fitted)
+    return policy.model_copy(update=strategy_spec(fitted.strategy)), fitted
+
+
+def tuned_window(engine: Engine, rater_id: int, policy: SelectionPolicy) -> FittedWindow | None:
+    """Return the rank window that `auto` considers; None if parameters are given beside it, or if another score ranks."""
+    if policy.strategy != "auto" or policy.rank_by != RATER_SCORE or policy.has_parameters:
+        return None
+    return find_window(engine, rater_id, policy.retention)
+
+
+def _gives_enough(fitted: FittedWindow, policy: SelectionPolicy) -> bool:
+    """Return whether a window's drop-top ratio leaves what the retention asks for, or the policy takes fewer samples."""
+    largest = 1 - getattr(fitted.strategy, "drop_top_ratio", 0.0)
+    return policy.retention <= largest or policy.allow_fewer or policy.fill == "repeat"
 
 
 def other_windows(engine: Engine, rater_id: int, used: FittedWindow) -> list[float]:

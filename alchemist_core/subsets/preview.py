@@ -62,6 +62,15 @@ def describe(
     }
 
 
+def dropped_shares(drawn: Selected) -> dict[str, float]:
+    """Return the share of the scored samples that the drop-top ratio drops, and the one when the rank scale was fitted, 0-1."""
+    cut = getattr(drawn.strategy, "drop_top_ratio", 0.0)
+    return {
+        "dropped_share": share_above_cut(drawn.snapshot.rank_N, cut),
+        "usual_dropped_share": drawn.snapshot.scale.share_above_cut(cut),
+    }
+
+
 def _mean_bytes(drawn: Selected) -> float:
     """Return the mean over the nights; used for nights whose samples all lie in tars of other nights."""
     known = [night.bytes_per_pair for night in drawn.snapshot.nights if night.bytes_per_pair]
@@ -106,7 +115,7 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve, *, keeps_a
         found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule, keeps_accepted=keeps_accepted))
         found.append(_failure_warning(snapshot.rater))
     cut = getattr(drawn.strategy, "drop_top_ratio", 0.0)
-    if needs_rescale(snapshot.rank_N, cut):
+    if needs_rescale(snapshot.rank_N, cut, snapshot.scale):
         share = share_above_cut(snapshot.rank_N, cut)
         found.append(
             f"--drop-top-ratio {cut} drops {share:.3f} of the scored samples: their scores have drifted. Consider --rescale."

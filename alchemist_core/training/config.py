@@ -304,7 +304,12 @@ class DownstreamConfig(PinnedConfig):
     gradient_checkpointing: Annotated[bool, Formerly("is_checkpointed")] = later_field(
         default=False, description="Recompute activations in the backward pass: less memory, slower"
     )
-    learning_rate: float = Field(5e-3, gt=0, le=1, description="Peak AdamW learning rate, decreasing along a cosine")
+    learning_rate: float = Field(
+        5e-3,
+        gt=0,
+        le=1,
+        description="Peak AdamW learning rate. Afterwards it decreases along a cosine; that of FLUX-mini stays",
+    )
     lr_warmup_steps: Annotated[int, Formerly("n_warmup_steps")] = Field(
         20,
         ge=0,

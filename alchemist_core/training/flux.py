@@ -54,12 +54,12 @@ N_TIMES = 8
 
 
 class FluxRecipe:
-    """How FLUX-mini is trained: only the adapters, at a constant learning rate.
+    """How FLUX-mini is trained: only the adapters, at a learning rate that is constant after its warm-up.
 
     Source: TencentARC/FluxKits, `train_flux_lora.py`.
     """
 
-    betas, schedule = (0.9, 0.999), "constant"
+    betas, schedule = (0.9, 0.999), "constant_with_warmup"
 
     def __init__(self, config: DownstreamConfig, device: torch.device) -> None:
         assert config.flux is not None

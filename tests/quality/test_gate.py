@@ -455,28 +455,25 @@ def test_an_unknown_suite_is_named_with_those_that_exist(database_url: str) -> N
         run_suite(database_url, "shard")
 
 
-def drawn(ranks: list[float], n_pool: list[int] | None, **spec: Any) -> Mapping[str, Sequence[Any]]:
+def drawn(ranks: list[float], dropped_share: float | None = None, **spec: Any) -> Mapping[str, Sequence[Any]]:
     """The checks of a selection by a heuristic, which needs no rater."""
     column = np.array(ranks)
     manifest = Manifest(hash_rows([sha256(i) for i in range(len(ranks))]), column, column)
-    row = SimpleNamespace(
-        spec={"rank_by": "clarity", **spec}, strategy="shift_gsample", curves=n_pool and {"n_pool": n_pool}
-    )
+    curves = None if dropped_share is None else {"dropped_share": dropped_share}
+    row = SimpleNamespace(spec={"rank_by": "clarity", **spec}, strategy="shift_gsample", curves=curves)
     return _rank_figures(None, row, manifest)
 
 
 def test_a_selection_is_checked_by_its_highest_rank_and_by_the_share_that_its_cut_dropped() -> None:
-    found = drawn([0.4, 0.3, 0.9], [30, 10, 40, 20], drop_top_ratio=0.375)
+    found = drawn([0.4, 0.3, 0.9], 0.35, drop_top_ratio=0.375)
     assert found == {"rank": [0.3], "dropped_share": [0.35], "is_mixed": [False]}
-    assert drawn([0.4], [30, 10, 40, 20], drop_top_ratio=0.5)["dropped_share"] == [0.4]
-    # Without a curve, or with an empty one, nothing contradicts the request; without a drop-top ratio nothing is dropped.
-    assert drawn([0.4], None, drop_top_ratio=0.375)["dropped_share"] == [0.375]
-    assert drawn([0.4], [0, 0], drop_top_ratio=0.375)["dropped_share"] == [0.375]
-    assert drawn([0.4], [30, 10], drop_top_ratio=None)["dropped_share"] == [0.0]
+    # Without the share nothing contradicts the request; without a drop-top ratio nothing is dropped.
+    assert drawn([0.4], drop_top_ratio=0.375)["dropped_share"] == [0.375]
+    assert drawn([0.4], drop_top_ratio=None)["dropped_share"] == [0.0]
 
 
 def test_a_version_without_members_has_nothing_to_look_at() -> None:
-    assert drawn([], [1, 2], drop_top_ratio=0.5) == {"rank": [], "dropped_share": [], "is_mixed": []}
+    assert drawn([], 0.5, drop_top_ratio=0.5) == {"rank": [], "dropped_share": [], "is_mixed": []}
 
 
 def test_a_frame_without_rows_is_passed_over_unless_its_size_is_what_matters() -> None:

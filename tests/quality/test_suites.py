@@ -116,6 +116,12 @@ def test_what_must_hold_of_a_subset(
     ] * len(failing)
 
 
+@pytest.mark.parametrize(("share", "is_failed"), [(0.4, False), (0.42, False), (0.4201, True), (0.25, True)])
+def test_a_dropped_share_is_compared_with_the_one_when_the_scale_was_fitted(share: float, is_failed: bool) -> None:
+    checks = suites.subset(7, LIMITS, drop_top_ratio=0.25, usual_share=0.4)
+    assert fails(checks, "dropped_share_matches_drop_top_ratio", {"dropped_share": [share]}) is is_failed
+
+
 def test_a_subset_without_a_drop_top_ratio_may_hold_the_highest_rank() -> None:
     assert not fails(suites.subset(7, LIMITS), "no_member_is_in_the_dropped_ranks", {"rank": [0.0]})
 

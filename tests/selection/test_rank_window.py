@@ -68,15 +68,39 @@ def test_a_selection_of_the_useful_ranks_is_expected_to_gain_and_one_of_the_othe
     gain_SB = measured(ON_TOP)
     kept = {name: np.array(n_kept_R) for name, n_kept_R in {"top": [9, 3, 1, 0, 0], "bottom": [0, 0, 0, 3, 9]}.items()}
     top, bottom, even = (
-        predict_gain(gain_SB, n_kept_R) for n_kept_R in (kept["top"], kept["bottom"], np.ones(20, int))
+        predict_gain(gain_SB, n_kept_R, np.full(5, 9)) for n_kept_R in (kept["top"], kept["bottom"], np.ones(20, int))
     )
     assert top.is_positive
     assert bottom.high is not None
     assert bottom.high < 0
     assert even.mean == pytest.approx(0, abs=1e-9)
     # A single band reproduces the measurement, except for the common gain of all bands, which is noise or the cost of less diversity.
-    alone = predict_gain(gain_SB, np.array([1, 0, 0, 0, 0]))
+    alone = predict_gain(gain_SB, np.array([1, 0, 0, 0, 0]), np.ones(5, int))
     assert alone.mean == pytest.approx(gain_SB[:, 0].mean(), abs=0.1)
+
+
+def test_the_predicted_gain_is_over_a_random_selection_of_the_same_eligible_samples() -> None:
+    """By hand, for gains of the bands by which a random selection is worth 0.1 more than a band, so that λ = 0.1 / log 5.
+
+    The values of the bands are 0.4, 0.2, 0.1, −0.1, −0.6. Eligible are a fifth, two and two of the lower three.
+    """
+    gain_SB = np.array([[0.3, 0.1, 0.0, -0.2, -0.7]] * 2)
+    n_pool_R, price = np.array([0, 0, 100, 200, 200]), 0.1 / math.log(5)
+    # Half of band 3 and half of band 4: (0.1 − 0.1) / 2, in ranks of 2.5 times their usual share.
+    selected = 0.0 - price * math.log(2.5)
+    # 0.2 · 0.1 − 0.4 · 0.1 − 0.4 · 0.6; bands 4 and 5 have twice their usual share, band 3 has its own.
+    random = -0.26 - price * 0.8 * math.log(2)
+    found = predict_gain(gain_SB, np.array([0, 0, 100, 100, 0]), n_pool_R)
+    assert found.mean == pytest.approx(selected - random, abs=1e-8)
+    assert found.is_positive
+    assert selected < 0, "over a random selection from all ranks it loses"
+    # The other way round: the worst two fifths of the upper half are better than all ranks, and worse than their half.
+    upper_R, worst_R = np.array([9] * 5 + [0] * 5), np.array([0, 0, 0, 9, 9] + [0] * 5)
+    assert predict_gain(gain_SB, worst_R, np.full(10, 9)).mean > 0 > predict_gain(gain_SB, worst_R, upper_R).mean
+    # All eligible samples are a random selection of them, exactly: a check fails below 0.
+    for pool_R in (n_pool_R, upper_R, np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4])):
+        whole = predict_gain(measured(ON_TOP), pool_R, pool_R)
+        assert (whole.mean, whole.low, whole.high) == (0, 0, 0)
 
 
 def test_a_band_that_teaches_nothing_does_not_pass_for_the_price_of_sameness() -> None:

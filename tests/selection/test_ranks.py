@@ -95,8 +95,21 @@ def test_a_corpus_that_moved_against_its_scale_asks_for_a_new_one():
     score_N = np.random.default_rng(3).normal(size=20_000)
     scale = fit_rank_scale(score_N)
     assert share_above_cut(scale.rank(score_N), 0.25) == pytest.approx(0.25, abs=1e-4)
-    assert not needs_rescale(scale.rank(score_N), 0.25)
-    assert needs_rescale(scale.rank(score_N + 0.1), 0.25)
+    assert scale.share_above_cut(0.25) == pytest.approx(0.25, abs=1e-4)
+    assert not needs_rescale(scale.rank(score_N), 0.25, scale)
+    assert needs_rescale(scale.rank(score_N + 0.1), 0.25, scale)
+
+
+@pytest.mark.parametrize(("cut", "share"), [(0.0, 0.0), (0.25, 0.4), (0.4, 0.4), (0.5, 0.7), (0.7, 0.7), (0.75, 1.0)])
+def test_scores_that_tie_are_dropped_together_which_is_no_drift(cut, share):
+    score_N = np.repeat([9.0, 5.0, 1.0], [400, 300, 300])
+    scale = fit_rank_scale(score_N)
+    rank_N = scale.rank(score_N)
+    assert share_above_cut(rank_N, cut) == share
+    assert scale.share_above_cut(cut) == pytest.approx(share, abs=0.001)
+    assert not needs_rescale(rank_N, cut, scale)
+    # A tenth moved to the highest score.
+    assert needs_rescale(scale.rank(np.append(score_N[:900], np.full(100, 9.0))), cut, scale) is (0 < share < 1)
 
 
 def test_a_scale_of_one_knot_ranks_its_own_score_and_clamps_all_others():
@@ -142,4 +155,5 @@ def test_the_rank_at_the_cut_is_not_dropped_and_an_empty_corpus_drops_nothing():
 
 @pytest.mark.parametrize(("cut", "is_due"), [(0.02, False), (0.0201, True)])
 def test_a_rescale_is_due_beyond_two_hundredths(cut, is_due):
-    assert needs_rescale(np.array([0.5, 0.9]), cut) is is_due
+    scale = RankScale(np.array([0.0, 1.0, 2.0]), np.array([1.0, cut, 0.0]))
+    assert needs_rescale(np.array([0.5, 0.9]), cut, scale) is is_due

@@ -133,6 +133,22 @@ def test_auto_weights_every_accepted_sample_also_where_auto_would_drop_the_top_r
     assert (dropped.strategy, dropped.n_samples < found.n_samples) == ("shift_gsample", True)
 
 
+def test_auto_weights_by_the_window_that_was_tuned_for_about_the_accepted_share(selectable: Engine) -> None:
+    record_held_out(selectable, ["r"], np.linspace(-1, 3, 101).tolist())
+    for retention, mean in ((0.2, 0.1), (0.9, 0.5)):
+        window = FittedWindow(RankWindow(0.0, mean, 0.2), retention, 0.4, 0.3, 0.5)
+        store_window(selectable, 1, window, {"retention": retention})
+    few, many = (
+        draw("auto", strategy="auto", weight_by="rank", accept_loss=loss, name=f"s{loss}") for loss in (0.45, 0.05)
+    )
+    assert few.n_samples < 0.3 * few.n_eligible < 0.6 * many.n_eligible < many.n_samples
+    assert few.rank_window is not None
+    assert many.rank_window is not None
+    assert ("at 20%" in few.rank_window, "at 90%" in many.rank_window) == (True, True)
+    assert find_subset(selectable, "s0.45").spec["mean_rank"] == 0.1
+    assert not any("far from" in text for text in few.warnings)
+
+
 def test_who_keeps_every_accepted_sample_is_not_told_that_only_the_plainest_are_kept(
     selectable: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.preview import MAX_DATES
 from tests.given import insert_rows
 from tests.scored_nights import add_night
-from tests.selectable_store import WEB, change, draw, fill, members, normal, set_duplicates
+from tests.selectable_store import WEB, change, draw, fill, members, normal, pairs, set_duplicates
 
 pytestmark = pytest.mark.db
 
@@ -191,6 +191,44 @@ def test_a_rank_window_that_was_tuned_for_a_far_retention_is_used_with_a_warning
         [False] * len(near.warnings),
         True,
     )
+
+
+def test_a_rank_window_that_cannot_give_the_retention_is_passed_over_with_a_warning(store: Engine) -> None:
+    tune(store, 0.5, RankWindow(0.4, 0.6, 0.1))
+    passed_over = draw(0.7, strategy="auto", dry_run=True)
+    assert (passed_over.n_samples, passed_over.strategy, passed_over.rank_window) == (280, "head_gsample", None)
+    (warning,) = [text for text in passed_over.warnings if "passed over" in text]
+    assert "tuned for a retention of 0.5: it leaves out the highest 0.4 of the ranks, so it cannot give 0.7" in warning
+    assert warning.endswith("alchemist tune-selection run --retentions 0.7.")
+    for given in ({"retention": 0.5}, {"retention": 0.7, "allow_fewer": True}):
+        taken = draw(strategy="auto", dry_run=True, **given)
+        assert taken.strategy == "shift_gsample"
+        assert not any("passed over" in text for text in taken.warnings)
+
+
+@pytest.mark.usefixtures("probed")
+def test_a_selection_of_all_eligible_samples_is_not_predicted_to_be_worse_than_a_random_one_of_them() -> None:
+    whole = draw(1.0, strategy="top_k", where="r < 0")
+    assert 100 < whole.n_samples == whole.n_eligible < 300, "all of low rank"
+    assert (whole.expected_gain, whole.is_better_than_random) == (0, None)
+    assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
+
+
+def test_a_condition_that_leaves_the_highest_ranks_does_not_pass_for_drift(
+    store: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upper = draw(where="r > 0", drop_top_ratio=0.3, mean_rank=0.3)
+    assert upper.n_eligible < len(list(pairs(store)))
+    assert not any("Consider --rescale" in text for text in upper.warnings)
+    assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
+    assert "dropped_share_matches_drop_top_ratio" not in capsys.readouterr().err
+
+
+def test_scores_that_tie_at_the_top_do_not_pass_for_drift(store: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    change(store, "UPDATE alchemist.scores SET score = CASE WHEN sample_id % 5 < 2 THEN 1 ELSE -abs(score) END")
+    assert not any("Consider --rescale" in text for text in draw().warnings)
+    assert main(["check", "--suite", "subset", "--subset", "s", "--newest"]) == 0
+    assert "dropped_share_matches_drop_top_ratio" not in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("probed")

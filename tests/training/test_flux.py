@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from transformers import get_scheduler
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.models.flux_config import FlowSamplingConfig
@@ -16,7 +17,7 @@ from alchemist_core.store.manifests import hash_rows
 from alchemist_core.training import flux
 from alchemist_core.training.config import DownstreamConfig
 from alchemist_core.training.downstream_training import train_downstream
-from alchemist_core.training.flux import FluxGenerator, encode_latents, heldout_flow_losses, read_trained
+from alchemist_core.training.flux import FluxGenerator, FluxRecipe, encode_latents, heldout_flow_losses, read_trained
 from alchemist_core.training.generators import load_drawer, read_config
 from alchemist_core.training.samples import Chunks, Samples
 from tests.models.given_flux import TINY, new_transformer, write_flux_parts
@@ -220,6 +221,17 @@ def test_an_image_depends_on_its_seed_and_prompt_only(trained: Path) -> None:
 def test_flux_is_trained_by_adapters(config: DownstreamConfig, changed: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         DownstreamConfig.model_validate(config.model_dump() | changed)
+
+
+def test_the_learning_rate_rises_in_the_warm_up_and_then_stays() -> None:
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], 1.0)
+    schedule = get_scheduler(FluxRecipe.schedule, optimizer, num_warmup_steps=2, num_training_steps=20)
+    rates = []
+    for _ in range(5):
+        rates += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    assert rates == [0.0, 0.5, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("field", ["base_model", "flux_components"])
