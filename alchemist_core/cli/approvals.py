@@ -241,7 +241,8 @@ class PlanEvaluateConfig(Config):
     """Which arms and seeds every published subset must have values for."""
 
     evaluation: str | None = Field(
-        None, description="Evaluation dataset; none: the default (alchemist dataset set-default)"
+        None,
+        description="Evaluation dataset; default: the one set by alchemist dataset set-default, else the one that was registered first",
     )
     protocol: str = Field(
         "heldout_loss", description="Evaluation protocols under which values must exist, separated by commas"

@@ -143,7 +143,7 @@ def show(config: DatasetNameConfig) -> DatasetShowResult:
 
 
 def set_default(config: DatasetNameConfig) -> DatasetDefaultResult:
-    """Set the evaluation dataset that `evaluate` and `plan` use by default."""
+    """Set the evaluation dataset that `evaluate` and `plan evaluate` use by default."""
     former = datasets.set_default(open_store(), config.name)
     return DatasetDefaultResult(default=config.name, former=former)
 

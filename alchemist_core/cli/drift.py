@@ -19,7 +19,7 @@ from alchemist_core.store.nights import (
     night_title,
     open_nights,
 )
-from alchemist_core.store.raters import find_rater
+from alchemist_core.store.raters import find_rater, rater_option
 from alchemist_core.telemetry import say
 
 N_PRINTED = 2  # Number of groups of each kind that are printed; the result and the database contain all of them.
@@ -138,14 +138,11 @@ def _mover_line(mover: Mover) -> str:
 def _next_drift(config: DriftConfig, result: DriftResult) -> str | None:
     if result.n_held:
         return (
-            "inspect the groups named above, then alchemist night release --dataset NAME --crawl-date DATE --reason WHY"
+            "inspect the groups named above, then alchemist night release --dataset NAME --crawl-date DATE"
+            f"{rater_option(config.rater)} --reason WHY"
         )
-    return f"alchemist night publish{_which(config)}" if result.n_nights else None
-
-
-def _which(config: DriftConfig) -> str:
     dataset = f" --dataset {config.dataset}" if config.dataset else ""
-    return dataset + ("" if config.rater == "production" else f" --rater {config.rater}")
+    return f"alchemist night publish{dataset}{rater_option(config.rater)}" if result.n_nights else None
 
 
 COMMANDS = {"check-drift": Command(DriftConfig, check_drift, _next_drift)}

@@ -1,6 +1,5 @@
 """Nights: list them, and announce those that became selectable."""
 
-import shlex
 from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from alchemist_core.store.overviews import (
     quarantine_of_nights,
     read_nights,
 )
+from alchemist_core.store.raters import rater_option
 from alchemist_core.store.registry import ShardRow
 from alchemist_core.telemetry import on_one_line
 
@@ -230,7 +230,7 @@ def _remedies_of_night(
     if night.status.startswith("held"):
         steps += [f"inspect it, then {release}, or {reject}"]
     elif night.rejected_under:
-        steps += [f"if its data is correct after all, {release} --rater {shlex.quote(night.rejected_under)}"]
+        steps += [f"if its data is correct after all, {release}{rater_option(night.rejected_under)}"]
     elif failed and all(row.expectation == UNSCORED for row in failed):
         steps += [f"alchemist score {which}", f"alchemist check --suite scores {which}"]
     elif night.status.startswith("stopped"):

@@ -33,7 +33,7 @@ from alchemist_core.store.engine import open_store
 from alchemist_core.store.flags import LABELS, MOST_COMMENT, PREFIX, as_label, list_flagged, set_flags
 from alchemist_core.store.ledger import TRANSIENT, Retry, ShardOutcome
 from alchemist_core.store.manifests import hash_rows
-from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.raters import RaterRow, find_rater, rater_option
 from alchemist_core.store.samples import (
     FoundSample,
     find_images,
@@ -60,15 +60,15 @@ if TYPE_CHECKING:
 OUTSIDE = {
     "taken down": "its image was taken down ({detail}) before this version was selected",
     "held": (
-        "its night is held ({detail}): {places}. Inspect it, then run alchemist night release --dataset NAME --crawl-date DATE "
-        "--reason WHY, and select again"
+        "its night is held ({detail}): {places}. Inspect it, then run alchemist night release --dataset NAME --crawl-date "
+        "DATE{of_rater} --reason WHY, and select again"
     ),
-    "rejected": "its night was rejected ({detail}): {places}. If that was wrong, release it: alchemist night release",
+    "rejected": "its night was rejected ({detail}): {places}. If that was wrong, release it: alchemist night release{of_rater}",
     "night not decided": (
-        "its night has not passed its checks: {places}. Run alchemist check --suite scores and alchemist night publish, and select again"
+        "its night is not published: {places}. Run alchemist check --suite scores and alchemist night publish{of_rater}, and select again"
     ),
     "new pair": "its night was published after this version was selected: {places}. Select again to include it",
-    "held out": "it belongs to {places}: held-out data is never selected, because it measures the models",
+    "held out": "it belongs to {places}: only samples of training datasets are selected",
     "other dataset": "it belongs to {places}, from which this version was not selected. Name both datasets: alchemist select --dataset A,B",
     "retired": (
         "every shard with it was retired or replaced before this version was selected ({detail}). To use a retired one again: "
@@ -82,10 +82,10 @@ OUTSIDE = {
     "eligible": "it is eligible now, but was not when this version was selected: a takedown, a shard or a score was changed by hand",
 }
 EXCLUDED = {
-    "duplicate": "a sample that was ingested before it has the same image, or a near-duplicate with --dedup near",
-    "rejected": "its score is lower than the lowest one that the selection accepts (--min-score, --retention auto)",
+    "duplicate": "another sample of its group of duplicates is kept (--dedup, --dedup-keep)",
+    "rejected": "its score is lower than the lowest one that the selection accepts (--min-score, --accept auto, --retention auto)",
     "semantic_duplicate": "its embedding is similar to that of a sample that is kept (--dedup semantic)",
-    "contaminated": "its image is a near-duplicate of an image of an evaluation dataset (--decontaminate)",
+    "contaminated": "its image, or a near-duplicate of it, is in a dataset of --decontaminate",
     "predicate": "the condition --where excludes it",
     "cap": "samples with larger keys fill the share of its dataset, source or cluster that --max-share allows",
 }
@@ -133,7 +133,7 @@ def explain(config: ExplainConfig) -> ExplainResult:
     pair = find_sample(engine, config.sample)
     drawn = reselect(engine, subset)
     place = int(locate(drawn.snapshot.pairs.pair_hash_N32, hash_rows([bytes(pair.pair_hash)]))[0])
-    fields = _outside(engine, subset, pair) if place < 0 else _inside(drawn, place)
+    fields = _outside(engine, subset, pair, drawn.snapshot.rater) if place < 0 else _inside(drawn, place)
     if fields["is_member"] and (reason := reason_of_takedown(engine, pair.sample_id)) is not None:
         fields["because"] = f"{fields['because']}; its image was taken down later ({reason}), so readers skip it"
     return ExplainResult(
@@ -141,9 +141,13 @@ def explain(config: ExplainConfig) -> ExplainResult:
     )
 
 
-def _outside(engine: Engine, subset: SubsetRow, pair: FoundSample) -> dict[str, object]:
+def _outside(engine: Engine, subset: SubsetRow, pair: FoundSample, rater: RaterRow) -> dict[str, object]:
     (row,) = why_not_eligible(engine, subset.snapshot_id, hash_rows([bytes(pair.pair_hash)]))
-    because = OUTSIDE[row.reason].format(detail=row.detail or "no reason given", places=", ".join(row.places))
+    because = OUTSIDE[row.reason].format(
+        detail=row.detail or "no reason given",
+        places=", ".join(row.places),
+        of_rater=rater_option(rater.name, rater.state),
+    )
     return {"is_member": False, "reason": row.reason, "because": because}
 
 

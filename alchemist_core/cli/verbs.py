@@ -66,10 +66,14 @@ GROUPS = {
             },
         ),
         "presets": Verb("cli.presets", "List the presets of the training stages: hardware, networks, memory, time, and what each needs."),
-        "export": Verb("cli.export", "Export scores, samples or subset members as Parquet, CSV or JSON lines."),
+        "export": Verb(
+            "cli.export", "Export scores, samples, subset members, their locations, or embeddings: Parquet, most also CSV or JSON lines.",
+        ),
         "import": Verb("cli.imports", "Import scores that were computed elsewhere, from Parquet, CSV or JSON lines."),
         "experiment": Verb("cli.experiment", "Compare selection strategies over several seeds, and write tables and figures."),
-        "tune-selection": Verb("cli.tune_selection", "Find the range of ranks that `select --strategy auto` uses (the rank window)."),
+        "tune-selection": Verb(
+            "cli.tune_selection", "Find the ranks that `select --strategy auto` uses (the rank window), or search for the best recipe.",
+        ),
         "geneval": Verb("cli.geneval", "GenEval benchmark: generate images for its prompts, and judge them by its rules."),
         "image-text-head": Verb("cli.image_text_head", "Train the network of protocol image_text_offline, comparing images and captions."),
     },

@@ -112,7 +112,10 @@ def plan_halving(
     (((6, 1), (3, 2), (2, 4)), 23)
     """
     if both := set(search_seeds) & set(confirmation_seeds):
-        raise ConfigError(f"Seeds {sorted(both)} are in both lists: a seed that chooses cannot test.")
+        raise ConfigError(
+            f"--seeds and --confirmation-seeds both have {', '.join(map(str, sorted(both)))}: a seed that chooses cannot test. Give each "
+            "seed to one of them."
+        )
     if len(confirmation_seeds) < 2 or not search_seeds or n_recipes < 1:
         raise ConfigError("A search needs a recipe, a seed that chooses, and two other seeds that test.")
     for n_seeds in range(len(search_seeds), 0, -1):

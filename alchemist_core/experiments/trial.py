@@ -288,7 +288,11 @@ def _require_rater(name: str, kind: str) -> RaterRow:
     if rater is None:
         raise ConfigError(f"--rater {name} does not exist. Omit --rater to train one for every seed.")
     if rater.rule != RATERS[kind]["rule"]:
-        raise ConfigError(f"--rater {rater.name} has the scoring rule {rater.rule}: it cannot rank arms of {kind!r}.")
+        remedy = f"Name arms of {rater.rule}, such as {rater.rule}/auto, or omit" if rater.rule in RATERS else "Omit"
+        raise ConfigError(
+            f"--rater {rater.name} has the scoring rule {rater.rule}: it cannot rank arms of {kind!r}. {remedy} --rater to train one for "
+            "every seed."
+        )
     trained = RaterTrainingConfig.from_stored(rater.config["training"])
     for option, wanted in RATERS[kind].items():
         if option != "rule" and (own := getattr(trained, option)) != wanted:

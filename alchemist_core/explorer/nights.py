@@ -21,7 +21,7 @@ from alchemist_core.store.embeddings import compared_scorers
 from alchemist_core.store.engine import open_reader
 from alchemist_core.store.nights import read_revisions
 from alchemist_core.store.overviews import NightOverview, failed_ingests, quarantine_of_nights, read_nights
-from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.raters import RaterRow, find_rater, rater_option
 from alchemist_core.store.registry import find_dataset
 
 TAB = Tab("Nights", "/nights")
@@ -109,8 +109,8 @@ def _ends(engine: Engine, night: NightOverview, dataset_id: int, rater: RaterRow
 def command(verb: str, night: NightOverview) -> str:
     """Return the command that decides a night: release or reject."""
     words = ["alchemist", "night", verb, "--dataset", night.dataset, "--crawl-date", str(night.crawl_date)]
-    rater = ["--rater", night.rejected_under] if night.rejected_under else []
-    return f"{shlex.join([*words, *rater])} --reason WHY"
+    of_rater = rater_option(night.rejected_under) if night.rejected_under else ""
+    return f"{shlex.join(words)}{of_rater} --reason WHY"
 
 
 def path_of(dataset: str, crawl_date: date) -> str:

@@ -69,9 +69,10 @@ class SelectionPolicy(Config):
 
     strategy: StrategyName = Field(
         "auto",
-        description="How samples are chosen by rank. auto: the rank window that tune-selection found for this rater; if there "
-        "is none, shift_gsample for scoring rule loss, otherwise head_gsample; top_k with another --rank-by, with a scorer as "
-        "--rater, and with --retention auto without --weight-by. shift_gsample: sampled with a normal density "
+        description="How samples are chosen by rank. auto: the rank window that tune-selection found for this rater, or "
+        "random if it found no gain; before a tuning, and with --mean-rank, --std-rank or --drop-top-ratio, shift_gsample for scoring rule "
+        "loss, otherwise head_gsample; top_k with another --rank-by, with a scorer as --rater, and with --retention auto without "
+        "--weight-by. shift_gsample: sampled with a normal density "
         "around --mean-rank; the highest ranks (--drop-top-ratio) are never selected (Eq. 11). gsample: sampled with a normal "
         "density around --mean-rank. head_gsample: sampled with a density that is highest at rank 0 (the best score) and "
         "falls off with --std-rank. top_k: the highest scores. block: all samples from --start-rank on, until the subset is "

@@ -38,7 +38,8 @@ class EvaluateConfig(Config):
     subset: str = Field(..., description="Name of the subset whose arms are measured", json_schema_extra=BARE_WORD)
     version: int | None = Field(None, ge=1, description=VERSION_TEXT)
     evaluation: str | None = Field(
-        None, description="Evaluation dataset; default: the one set by alchemist dataset set-default"
+        None,
+        description="Evaluation dataset; default: the one set by alchemist dataset set-default, else the one that was registered first",
     )
     protocol: Annotated[str, Formerly("contract"), Located(suffix=".toml")] = Field(
         "heldout_loss",

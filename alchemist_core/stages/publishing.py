@@ -20,13 +20,14 @@ from alchemist_core.store.nights import (
     find_rejection,
     held_nights,
     is_drift_outdated,
+    night_options,
     night_title,
     open_nights,
     reject_command,
     release_command,
 )
 from alchemist_core.store.notifications import deliver
-from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.raters import RaterRow, find_rater, rater_option
 from alchemist_core.telemetry import say, warn
 
 
@@ -73,10 +74,7 @@ def publish_night(config: PublishNightConfig) -> PublishNightResult:
             refused.append(str(error))
     held = held_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     for night in held:
-        warn(
-            f"Night {night_title(night)} is held and was not published: {night.reason}. Inspect it, then: {release_command(night)}, "
-            f"or {reject_command(night)}"
-        )
+        warn(f"Night {night_title(night)} is held and was not published: {night.reason}. {_what_to_do(night, rater)}")
     if held or refused:
         # Fail, so that the task is red in Airflow and a person decides; after all other nights were published.
         summary = f"Published {counted(n_published, 'night')}; {len(held)} are held and not selectable"
@@ -93,13 +91,13 @@ def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
     """
     require_complete(engine, night, rater)
     failed = failed_checks(engine, night.dataset, night.crawl_date)
-    _refuse_failed(night, failed)
+    _refuse_failed(night, failed, rater)
     _refuse_outdated(engine, night, rater)
     with engine.begin() as connection:
         if failed:
             # Read again: if a person has released the checks meanwhile, the release checks and publishes the night.
             failed = find_failed_checks(connection, night.dataset, night.crawl_date)
-            _refuse_failed(night, failed)
+            _refuse_failed(night, failed, rater)
             if failed:
                 _repeat_of_checks(connection, night, failed, rater)
             return 0
@@ -143,22 +141,26 @@ def _repeat_of_checks(
         record_event(connection, current_actor(), "reject", f"night {night_title(night)}", after=after)
 
 
-def _refuse_failed(night: NightRow, failed: Sequence[FailedCheck]) -> None:
+def _what_to_do(night: NightRow, rater: RaterRow) -> str:
+    of_rater = rater_option(rater.name, rater.state)
+    return f"Inspect it, then: {release_command(night, of_rater)}, or {reject_command(night, of_rater)}"
+
+
+def _refuse_failed(night: NightRow, failed: Sequence[FailedCheck], rater: RaterRow) -> None:
     """Refuse a night with a failed check, unless a person has rejected all of them."""
     if not all(row.is_rejected for row in failed):
         names = ", ".join(f"{row.suite}.{row.expectation}" for row in failed)
         raise CheckFailedError(
-            f"Night {night.crawl_date} of {night.dataset} failed its checks ({names}) and was not published. Inspect it, then: "
-            f"{release_command(night)}, or {reject_command(night)}"
+            f"Night {night.crawl_date} of {night.dataset} failed its checks ({names}) and was not published. {_what_to_do(night, rater)}"
         )
 
 
 def _refuse_outdated(engine: Engine, night: NightRow, rater: RaterRow) -> None:
     suites = outdated_checks(engine, night.night_id)
-    which = f"--dataset {night.dataset} --crawl-date {night.crawl_date}"
+    which = night_options(night)
     commands = [f"alchemist check --suite {suite} {which}" for suite in suites]
     if is_drift_outdated(engine, night.night_id):
-        of_rater = "" if rater.state == "production" else f" --rater {rater.name}"
+        of_rater = rater_option(rater.name, rater.state)
         suites, commands = [*suites, "scores"], [*commands, f"alchemist night check-drift {which}{of_rater}"]
     if commands:
         checked, steps = " and ".join(dict.fromkeys(suites)), ", then ".join(commands)
@@ -168,8 +170,7 @@ def _refuse_outdated(engine: Engine, night: NightRow, rater: RaterRow) -> None:
 
 
 def _next(config: PublishNightConfig, result: PublishNightResult) -> str | None:
-    rater = "" if config.rater == "production" else f" --rater {config.rater}"
-    return f"{select_command(config.dataset)}{rater}" if result.n_nights else None
+    return f"{select_command(config.dataset)}{rater_option(config.rater)}" if result.n_nights else None
 
 
 COMMANDS = {"publish": Command(PublishNightConfig, publish_night, _next)}

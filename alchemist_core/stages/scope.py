@@ -7,8 +7,8 @@ from sqlalchemy import Engine
 from alchemist_core.config import counted
 from alchemist_core.errors import CheckFailedError
 from alchemist_core.store.ledger import ScoringScope, count_unscored
-from alchemist_core.store.nights import NightRow, night_title
-from alchemist_core.store.raters import RaterRow
+from alchemist_core.store.nights import NightRow, night_options, night_title
+from alchemist_core.store.raters import RaterRow, rater_option
 from alchemist_core.store.registry import DatasetRow, find_dataset, list_datasets
 
 
@@ -33,5 +33,5 @@ def require_complete(engine: Engine, night: NightRow, rater: RaterRow) -> None:
     if n_left:
         raise CheckFailedError(
             f"Night {night_title(night)} is not complete: {counted(n_left, 'shard')} without scores of rater {rater.name}. "
-            "Run alchemist score first."
+            f"Run alchemist score {night_options(night)}{rater_option(rater.name, rater.state)} first."
         )

@@ -22,6 +22,7 @@ from alchemist_core.store.engine import read_clock
 from alchemist_core.store.leases import take_lock
 from alchemist_core.store.notifications import announce
 from alchemist_core.store.queries import load_query
+from alchemist_core.store.raters import rater_option
 from alchemist_core.store.tables import Dataset, Night, RankScale, Rater, ScoreDistribution, Shard, ShardScore
 
 # Compiled once, because every commit of a shard runs it and takes only milliseconds.
@@ -209,35 +210,37 @@ def decide_night(connection: Connection, night_id: int, *, state: str, actor: st
 
 def _held(connection: Connection, night_id: int) -> Event:
     statement = (
-        select(*NIGHT_COLUMNS, Rater.name)
+        select(*NIGHT_COLUMNS, Rater.name, Rater.state)
         .join(Dataset, Dataset.dataset_id == Night.dataset_id)
         .join(Rater, Rater.rater_id == Night.rater_id)
         .where(Night.night_id == night_id)
     )
-    *columns, rater = connection.execute(statement).one()
+    *columns, rater, state = connection.execute(statement).one()
     night, task = NightRow._make(columns), page_of_this_task("night-check-drift")
+    of_rater = rater_option(rater, state)
     return Event(
         kind="held_night",
         key=f"held_night:{night_id}",
         what_happened=f"Night {night_title(night)} is held: {night.reason}.",
         where_to_look=explorer_page("nights", night.dataset, night.crawl_date) or task,
-        what_to_do=f"If its scores are right: {release_command(night)}. If its data is wrong: {reject_command(night)}.",
+        what_to_do=f"If its scores are right: {release_command(night, of_rater)}. If its data is wrong: {reject_command(night, of_rater)}.",
         facts={"dataset": night.dataset, "crawl_date": night.crawl_date.isoformat(), "rater": rater, "task": task},
     )
 
 
-def release_command(night: NightRow) -> str:
-    """Return the command that releases a night."""
-    return _command("release", night)
+def release_command(night: NightRow, of_rater: str) -> str:
+    """Return the command that releases a night; `of_rater` is the `rater_option` of its rater."""
+    return f"alchemist night release {night_options(night)}{of_rater} --reason WHY"
 
 
-def reject_command(night: NightRow) -> str:
-    """Return the command that rejects a night."""
-    return _command("reject", night)
+def reject_command(night: NightRow, of_rater: str) -> str:
+    """Return the command that rejects a night; `of_rater` as for `release_command`."""
+    return f"alchemist night reject {night_options(night)}{of_rater} --reason WHY"
 
 
-def _command(verb: str, night: NightRow) -> str:
-    return f"alchemist night {verb} --dataset {shlex.quote(night.dataset)} --crawl-date {night.crawl_date} --reason WHY"
+def night_options(night: NightRow) -> str:
+    """Return the options with which a command names a night."""
+    return f"--dataset {shlex.quote(night.dataset)} --crawl-date {night.crawl_date}"
 
 
 class EarlierRejection(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +37,15 @@ class RaterRow:
 
 NIGHTLY = "nightly"
 COLUMNS = tuple(getattr(Rater, name) for name in RaterRow.__slots__)
+
+
+def rater_option(name: str, state: str | None = None) -> str:
+    """Return the option with which a command names a rater, after a space; empty for the one in production, the default of commands.
+
+    >>> rater_option("r1", "candidate"), rater_option("r1", "production"), rater_option("production")
+    (' --rater r1', '', '')
+    """
+    return "" if "production" in (name, state) else f" --rater {shlex.quote(name)}"
 
 
 def find_rater(engine: Engine, wanted: str) -> RaterRow | None:

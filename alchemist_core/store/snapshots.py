@@ -31,7 +31,7 @@ from alchemist_core.store.eligible import (
 from alchemist_core.store.embeddings import find_compared
 from alchemist_core.store.flags import known_flags
 from alchemist_core.store.leases import take_lock
-from alchemist_core.store.raters import RaterRow, find_rater
+from alchemist_core.store.raters import RaterRow, find_rater, rater_option
 from alchemist_core.store.tables import Dataset, RankSnapshot, Rater, Shard, Takedown
 
 N_ORDERED = 200_000
@@ -99,10 +99,11 @@ def take_snapshot(
         may_be_kept = not should_store or moment.is_fixed
         eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept)
     if not len(pairs):
+        of_rater = rater_option(rater.name, rater.state)
         raise ConfigError(
-            f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: no night has passed its checks, or no "
+            f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: none of its nights is published, or no "
             f"sample has the score {moment.score!r}. "
-            "Run alchemist score, alchemist check --suite scores and alchemist night publish first."
+            f"Run alchemist score{of_rater}, alchemist check --suite scores and alchemist night publish{of_rater} first."
         )
     if should_store and not pairs.count_open():
         # Refused before anything is stored: a snapshot without an eligible sample has no use.

@@ -57,8 +57,11 @@ def resolve_acceptance(
     pairs = snapshot.pairs
     n_accepted = int(np.count_nonzero(pairs.eligible_mask() & (pairs.score_N >= found.min_score)))
     if not n_accepted:
+        by_hand = "Lower --min-score."
+        of_auto = "Select without --accept auto and --retention auto, or set the bound by hand: --min-score."
         raise ConfigError(
-            f"No eligible sample has a score of at least {found.min_score:g} ({found.reason}). Select without --accept auto."
+            f"No eligible sample has a score of at least {found.min_score:g} ({found.reason}). "
+            f"{of_auto if policy.min_score is None else by_hand}"
         )
     share = n_accepted / snapshot.n_eligible
     changed = {"min_score": found.min_score} | ({"retention": share} if policy.keeps_all_accepted else {})

@@ -9,7 +9,7 @@
     remove_logs
 
 Safe to re-run: yes. Published versions, those that a rollback returns to, those that a model was trained on, and live leases stay.
-A takedown is complete when no materialized tar holds the image.
+A takedown is complete when no published version and no materialized tar holds the image.
 Runbook: alchemist docs runbook#maintenance (in the repository: infra/RUNBOOK.md#maintenance)
 """
 

@@ -1,5 +1,6 @@
 """A night whose scores drifted is held with an explanation; a person releases it; small and first nights are never held."""
 
+import shlex
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
+from alchemist_core.__main__ import main
 from alchemist_core.cli.drift import DriftConfig, DriftResult, check_drift
 from alchemist_core.cli.held_nights import RejectNightConfig, ReleaseNightConfig, reject, release
 from alchemist_core.errors import CheckFailedError, ConfigError
@@ -124,6 +126,32 @@ def test_a_night_that_moved_is_held_left_alone_by_publish_and_released_by_a_pers
     assert str(events[0]).startswith("hold night web 2026-01-03 r1 scores drifted")
     assert events[1] == "release night web 2026-01-03 r1 a better crawl"
     assert column("SELECT reason FROM alchemist.nights WHERE state = 'released'") == ["a better crawl"]
+
+
+def test_commands_about_a_night_of_a_rater_that_is_not_in_production_name_the_rater(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alchemist.raters SET state = 'candidate'"))
+    accepted(engine)
+    add_night(engine, "2026-01-03", {"a.tar": normal(600, mean=3, seed=3)})
+    assert main(["night", "check-drift", "--dataset", "web", "--rater", "r"]) == 0
+    assert "alchemist night release --dataset NAME --crawl-date DATE --rater r --reason WHY" in capsys.readouterr().out
+    command = "alchemist night release --dataset web --crawl-date 2026-01-03 --rater r --reason WHY"
+    (notified,) = column("SELECT event ->> 'what_to_do' FROM alchemist.notifications")
+    assert str(notified).startswith(f"If its scores are right: {command}.")
+    with pytest.raises(CheckFailedError, match="1 are held"):
+        publish(rater="r")
+    printed = capsys.readouterr().err
+    assert f"Inspect it, then: {command}, or {command.replace('release', 'reject')}" in printed
+    add_night(engine, "2026-01-04", {"a.tar": normal(600, seed=4)})
+    with engine.begin() as connection:
+        insert_rows(connection, {"shards": [{"shard_id": 999, "dataset_id": 1, "crawl_date": "2026-01-04"}]})
+    told = "Run alchemist score --dataset web --crawl-date 2026-01-04 --rater r first"
+    with pytest.raises(CheckFailedError, match=told):
+        drift(rater="r")
+    assert main(shlex.split(command)[1:]) == 0
+    assert states() == ["selectable", "selectable", "released", "scored"]
 
 
 def test_a_rejected_night_stops_nothing_and_is_never_selectable_until_it_is_released(engine: Engine) -> None:

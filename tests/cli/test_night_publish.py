@@ -15,6 +15,7 @@ from alchemist_core.errors import CheckFailedError
 from alchemist_core.quality import gate
 from alchemist_core.quality.validation import CheckOutcome, validate
 from alchemist_core.stages.publishing import PublishNightConfig, publish_night
+from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_night, add_rater
 
 pytestmark = pytest.mark.db
@@ -100,6 +101,19 @@ def test_another_raters_scores_need_no_check_for_the_suite_looks_at_production_a
         # The first shard is unscored by it: only its night counts here.
         connection.exec_driver_sql("UPDATE alchemist.shards SET state = 'retired' WHERE uri LIKE '%%a.tar'")
     assert publish_night(PublishNightConfig(dataset="web", rater="tried")).n_nights == 1
+
+
+def test_the_remedy_for_a_failed_check_names_a_rater_that_is_not_in_production(checked: Engine) -> None:
+    with checked.begin() as connection:
+        add_rater(connection, rater_id=2, name="tried", state="candidate")
+        failed = {"suite": "samples", "expectation": "captions_are_long", "dataset_name": "web", "is_success": False}
+        insert_rows(connection, {"check_results": [{**failed, "crawl_date": NIGHT}]})
+        connection.exec_driver_sql("UPDATE alchemist.shards SET state = 'retired' WHERE uri LIKE '%%a.tar'")
+    add_night(checked, NIGHT, {"b.tar": SCORES}, rater_id=2)
+    of_night = f"--dataset web --crawl-date {NIGHT}"
+    told = f"night release {of_night} --rater tried --reason WHY, or alchemist night reject {of_night} --rater tried --reason WHY"
+    with pytest.raises(CheckFailedError, match=told):
+        publish_night(PublishNightConfig(dataset="web", rater="tried"))
 
 
 def test_a_night_that_must_be_checked_first_keeps_no_other_closed(checked: Engine) -> None:

@@ -18,6 +18,7 @@ from alchemist_core.store.manifests import read_manifest
 from alchemist_core.store.subsets import find_subset
 from tests.given import insert_rows
 from tests.scored_nights import add_dataset, add_night, add_rater
+from tests.selectable_store import set_duplicates
 
 pytestmark = pytest.mark.db
 
@@ -128,9 +129,9 @@ def test_what_names_no_sample_is_refused(drawn: Engine, named: str, message: str
     [
         ("2026-01-02", 1, "held", "web 2026-01-02 r1. Inspect it, then run alchemist night release"),
         ("2026-01-03", 1, "new pair", "Select again"),
-        ("2026-01-04", 1, "night not decided", "alchemist night publish"),
+        ("2026-01-04", 1, "night not decided", "its night is not published: web 2026-01-04 r1. Run alchemist check"),
         ("2026-01-01", 2, "other dataset", "it belongs to books"),
-        ("2026-01-01", 3, "held out", "it belongs to good (validation): held-out data is never selected"),
+        ("2026-01-01", 3, "held out", "it belongs to good (validation): only samples of training datasets"),
     ],
 )
 def test_a_sample_that_could_not_be_drawn_gets_the_reason_and_what_to_do(
@@ -139,6 +140,24 @@ def test_a_sample_that_could_not_be_drawn_gets_the_reason_and_what_to_do(
     report = explain(pair_of(drawn, crawl_date, dataset_id).sample_id)
     assert (report.is_member, report.reason, report.rank) == (False, reason, None)
     assert remedy in report.because
+
+
+def test_the_command_for_a_held_night_names_a_rater_that_is_not_in_production(drawn: Engine) -> None:
+    with drawn.begin() as connection:
+        connection.execute(text("UPDATE alchemist.raters SET state = 'candidate'"))
+    assert "--crawl-date DATE --rater r --reason WHY" in explain(pair_of(drawn, "2026-01-02").sample_id).because
+
+
+def test_a_sample_that_came_first_may_be_left_out_for_the_best_of_its_duplicates(drawn: Engine) -> None:
+    scores = "SELECT sample_id FROM alchemist.scores WHERE sample_id IN (1, 3) ORDER BY score DESC"
+    assert row(drawn, scores).sample_id == 3
+    set_duplicates(drawn, [(3, 1)])
+    policy = {"strategy": "top_k", "retention": 0.2, "dedup": "near", "dedup_keep": "best"}
+    select(SelectConfig.model_validate({"dataset": "web", "name": NAME, "policy": policy}))
+    report = explain(1)
+    assert (report.is_member, report.reason) == (False, "duplicate")
+    assert report.because.endswith("another sample of its group of duplicates is kept (--dedup, --dedup-keep)")
+    assert explain(3).reason == "key"
 
 
 def test_a_takedown_counts_from_the_next_version_on(drawn: Engine) -> None:

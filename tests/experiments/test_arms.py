@@ -1,13 +1,16 @@
 """The syntax of arms: those of each experiment are parsed, and a wrong one is refused with the allowed ones."""
 
 import pytest
+from sqlalchemy import Engine
 
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import CONTROLS, HEURISTICS, QUESTIONS, paper_policy, parse_arm
 from alchemist_core.experiments.config import TrialsConfig
+from alchemist_core.experiments.trial import require_arms
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.training.config import DownstreamConfig
+from tests.given import insert_rows
 
 
 def test_every_question_asks_for_arms_that_a_policy_can_draw() -> None:
@@ -153,3 +156,23 @@ def test_the_cost_of_ranking_by_loss_contains_the_validation_models_once_for_all
     work = cost.work_of_loss_rankings(config, arms, models, 0)
     assert work == cost.Work(4, 2 * round(n_steps), 0, 0)
     assert cost.work_of_loss_rankings(config, arms[:1], models, 0) == cost.NO_WORK
+
+
+@pytest.mark.db
+@pytest.mark.parametrize(
+    ("rule", "remedy"),
+    [
+        (
+            "learnability",
+            "Name arms of learnability, such as learnability/auto, or omit --rater to train one for every seed",
+        ),
+        ("scorer", "Omit --rater to train one for every seed"),
+    ],
+)
+def test_a_named_rater_of_another_rule_is_refused_with_what_helps(engine: Engine, rule: str, remedy: str) -> None:
+    with engine.begin() as connection:
+        insert_rows(connection, {"raters": [{"rater_id": 1, "name": "r", "rule": rule}]})
+    with pytest.raises(ConfigError, match=f"cannot rank arms of 'alignment'. {remedy}"):
+        require_arms(
+            TrialsConfig(dataset="web", evaluation="t", rater="r"), [parse_arm("alignment/auto", retention=0.2)]
+        )

@@ -177,7 +177,10 @@ def test_a_dry_run_prints_cost_and_detectable_effect_and_stores_nothing(
             {"arms": "random,alignment/gsample;mean_rank=7"},
             "^Arm alignment/gsample;mean_rank=7: mean_rank=7 is not valid",
         ),
-        ({"arms": "random,loss/paper"}, "has the scoring rule alignment: it cannot rank arms of 'loss'"),
+        (
+            {"arms": "random,loss/paper"},
+            "rule alignment: it cannot rank arms of 'loss'. Name arms of alignment, such as alignment/auto, or omit --rater",
+        ),
         ({"arms": "random,seal/auto"}, "penalty_schedule constant, not seal: it cannot rank arms of 'seal'"),
         (
             {"arms": "random,alignment+group/auto"},

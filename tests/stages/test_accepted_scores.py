@@ -66,8 +66,18 @@ def test_a_fixed_retention_selects_among_accepted_samples(selectable: Engine) ->
     with pytest.raises(ConfigError, match=rf"among scores of at least 0 can select only {most}"):
         draw(0.9, strategy="head_gsample", min_score=0.0)
     assert draw(0.9, strategy="head_gsample", min_score=0.0, allow_fewer=True).n_samples == most
-    with pytest.raises(ConfigError, match=r"No eligible sample has a score of at least 99 \(as --min-score demands\)"):
+    with pytest.raises(ConfigError, match=r"at least 99 \(as --min-score demands\). Lower --min-score\."):
         draw(0.1, min_score=99.0)
+
+
+def test_what_to_do_if_the_threshold_of_auto_accepts_nothing(selectable: Engine) -> None:
+    change(
+        selectable, "UPDATE alchemist.raters SET rule = 'learnability'; UPDATE alchemist.scores SET score = score - 99"
+    )
+    with pytest.raises(
+        ConfigError, match=r"at least 0 \(.*\)\. Select without --accept auto and --retention auto, or set"
+    ):
+        draw("auto")
 
 
 def test_strata_keep_the_same_fraction_of_accepted_samples(selectable: Engine) -> None:

@@ -46,7 +46,7 @@ def members(name: str) -> set[bytes]:
 
 
 def test_a_night_is_not_selectable_before_it_is_published() -> None:
-    with pytest.raises(AlchemistError, match="no night has passed its checks"):
+    with pytest.raises(AlchemistError, match="none of its nights is published"):
         select()
 
 

@@ -11,6 +11,7 @@ from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.curves import read_curve
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.selected import manifest_of, reselect
+from tests.scored_nights import add_rater
 from tests.selectable_store import add_to_bench, change, draw, fill, member_ids, members, pairs, set_duplicates
 
 pytestmark = pytest.mark.db
@@ -168,6 +169,14 @@ def test_the_same_options_again_give_the_version_that_exists(store: Engine) -> N
     again = draw(**options)
     assert (again.version, again.is_new) == (1, False)
     assert draw(**(options | {"where": "sample_id > 21"})).version == 2
+
+
+def test_a_rater_that_is_not_in_production_is_named_in_the_commands_that_make_samples_selectable(store: Engine) -> None:
+    with store.begin() as connection:
+        add_rater(connection, rater_id=2, name="tried", state="candidate")
+    told = r"under rater tried: none of its nights is published, or .* Run alchemist score --rater tried, .* publish --rater tried first"
+    with pytest.raises(ConfigError, match=told):
+        draw(rater="tried")
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_nights_are_listed_by_state_rater_dataset_and_date_oldest_first(store: E
     assert [row.night_id for row in open_nights(store, dataset_ids=[1, 2], crawl_date=DAY, rater_id=1)] == [2, 5]
     held = held_nights(store, dataset_ids=[1, 2], crawl_date=None, rater_id=1)
     assert [(row.night_id, row.reason) for row in held] == [(3, "drift")]
-    assert release_command(held[0]) == "alchemist night release --dataset web --crawl-date 2026-01-01 --reason WHY"
+    assert release_command(held[0], "") == "alchemist night release --dataset web --crawl-date 2026-01-01 --reason WHY"
 
 
 @pytest.mark.parametrize("text", ["web", ":2026-01-02", "web:2026-13-01", "web:", "2026-01-02"])
