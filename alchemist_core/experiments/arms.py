@@ -186,11 +186,7 @@ def _require_valid(arm: Arm, policy: dict[str, Any], retention: float) -> None:
     if fixed := sorted(policy.keys() & {"seed"}):
         raise ConfigError(f"Arm {title}: the experiment itself sets {', '.join(fixed)}. Omit it from the arm.")
     if "retention" in policy:
-        raise ConfigError(
-            f"Arm {title}: retention={policy['retention']} would give this arm another size and length than the random subset that it is "
-            "compared with. Omit it: --retentions (in a search --retention) sets the size of all arms, and accept=auto;fill=repeat selects "
-            "by the threshold at that size."
-        )
+        raise ConfigError(_of_another_size(title, f"retention={policy['retention']}"))
     if unknown := sorted(policy.keys() - SelectionPolicy.model_fields.keys()):
         known = ", ".join(
             name for name in SelectionPolicy.model_fields if name not in ("strategy", "seed", "retention")
@@ -204,6 +200,22 @@ def _require_valid(arm: Arm, policy: dict[str, Any], retention: float) -> None:
         raise ConfigError(f"Arm {title}: {faults}. {remedy}") from None
     except ConfigError as error:
         raise ConfigError(f"Arm {title}: {error}") from None
+    if given.keeps_all_accepted:
+        raise ConfigError(
+            _of_another_size(
+                title, f"accept=auto at a retention of {retention:g} keeps each accepted sample once, which"
+            )
+        )
+    if given.allow_fewer and given.strategy != "block":
+        raise ConfigError(_of_another_size(title, "allow_fewer=true"))
+
+
+def _of_another_size(title: str, cause: str) -> str:
+    return (
+        f"Arm {title}: {cause} would give this arm another size and length than the random subset that it is compared with. Omit it: "
+        "--retentions (in a search --retention) sets the size of all arms, and accept=auto;fill=repeat selects by the threshold at that "
+        "size."
+    )
 
 
 def _describe_fault(fault: Any, given: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by
 from alchemist_core.subsets.ablation import describe_ablation
 from alchemist_core.subsets.acceptance import resolve_acceptance
 from alchemist_core.subsets.preview import describe, dropped_shares
-from alchemist_core.subsets.selected import manifest_of, select_members, with_stored_ties
+from alchemist_core.subsets.selected import gives_enough, manifest_of, select_members, with_stored_ties
 
 # A plus sign is allowed, because the default name joins datasets by it.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
@@ -193,9 +193,12 @@ class Selection:
         )  # fmt: skip
         # First the accepted share: the window that was tuned nearest to it counts.
         sized, self.accepted = resolve_acceptance(self._engine, given, snapshot)
-        policy, self.window = resolve_auto(self._engine, rater.rater_id, sized)
+        keeps_all = given.keeps_all_accepted and given.strategy == "auto" and given.drop_top_ratio is None
+        policy, self.window = resolve_auto(
+            self._engine, rater.rater_id, sized, lambda strategy: keeps_all or gives_enough(sized, snapshot, strategy)
+        )
         self._passed_over = None if self.window else tuned_window(self._engine, rater.rater_id, sized)
-        if given.keeps_all_accepted and given.strategy == "auto" and given.drop_top_ratio is None:
+        if keeps_all:
             whole = _without_drop(policy, rater.rule)
             if whole is not policy:
                 self.window = None  # Tuning measured it with its drop-top ratio.

@@ -165,6 +165,15 @@ def select_members(
     return Selected(snapshot, policy, strategy, members, excluded_N, group_N, weight_K, varied_N, ties_by_name)
 
 
+def gives_enough(policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy) -> bool:
+    """Return whether a strategy can select what the retention asks for; any sample, if the policy takes fewer. Caps do not count."""
+    wanted = retention_to_k(policy.retention, snapshot.n_eligible)
+    takes_fewer = policy.allow_fewer or policy.fill == "repeat"
+    return count_possible(snapshot.rank_N, strategy, _may_be_selected(policy, snapshot)) >= (
+        1 if takes_fewer else wanted
+    )
+
+
 def _may_have_too_few(policy: SelectionPolicy) -> bool:
     """Return whether an option can leave fewer samples than the retention asks for, so that they must be counted first."""
     is_limited = policy.stratify or policy.max_share is not None or policy.min_score is not None

@@ -133,6 +133,7 @@ def test_the_papers_drop_top_ratio_leaves_room_for_the_retention(retention: floa
             "^Arm learnability/top_k;retention=auto: retention=auto would give .*--retentions .*accept=auto;fill=repeat",
         ),
         ("loss/auto;retention=0.5+validation", "retention=0.5 would give this arm another size"),
+        ("learnability/top_k;accept=auto;allow_fewer=true", "allow_fewer=true would give this arm another size"),
         ("loss/block@1.5", "start_rank=1.5 is not valid: .*less than 1"),
     ],
 )
@@ -176,3 +177,12 @@ def test_a_named_rater_of_another_rule_is_refused_with_what_helps(engine: Engine
         require_arms(
             TrialsConfig(dataset="web", evaluation="t", rater="r"), [parse_arm("alignment/auto", retention=0.2)]
         )
+
+
+def test_an_arm_that_keeps_each_accepted_sample_once_is_refused_at_a_retention_of_all() -> None:
+    with pytest.raises(
+        ConfigError, match="accept=auto at a retention of 1 keeps each accepted sample once, which would give this arm"
+    ):
+        parse_arm("learnability/top_k;accept=auto", retention=1.0)
+    assert parse_arm("learnability/top_k;accept=auto;fill=repeat", retention=1.0).policy
+    assert parse_arm("alignment/block@0.4", retention=0.5).policy, "samples from one rank on may be fewer"

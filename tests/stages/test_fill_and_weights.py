@@ -149,6 +149,20 @@ def test_auto_weights_by_the_window_that_was_tuned_for_about_the_accepted_share(
     assert not any("far from" in text for text in few.warnings)
 
 
+def test_who_keeps_every_accepted_sample_has_the_weights_of_a_window_that_drops_many(selectable: Engine) -> None:
+    record_held_out(selectable, ["r"], np.linspace(-1, 3, 101).tolist())
+    window = FittedWindow(RankWindow(0.6, 0.8, 0.2), 0.5, 0.4, 0.3, 0.5)
+    store_window(selectable, 1, window, {"retention": 0.5})
+    by_word, by_number = (
+        draw(retention, strategy="auto", weight_by="rank", accept="auto", name=name)
+        for retention, name in (("auto", "word"), (1.0, "number"))
+    )
+    specs = [find_subset(selectable, name).spec for name in ("word", "number")]
+    assert [spec["mean_rank"] for spec in specs] == [0.8, 0.8]
+    assert by_word.n_samples == by_number.n_samples
+    assert not any("passed over" in text for text in (*by_word.warnings, *by_number.warnings))
+
+
 def test_who_keeps_every_accepted_sample_is_not_told_that_only_the_plainest_are_kept(
     selectable: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:

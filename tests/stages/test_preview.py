@@ -200,6 +200,14 @@ def test_a_rank_window_that_cannot_give_the_retention_is_passed_over_with_a_warn
     (warning,) = [text for text in passed_over.warnings if "passed over" in text]
     assert "tuned for a retention of 0.5: it leaves out the highest 0.4 of the ranks, so it cannot give 0.7" in warning
     assert warning.endswith("alchemist tune-selection run --retentions 0.7.")
+    # Conditions and thresholds count, too: of the 60% with the highest scores the window leaves 20% of all.
+    with store.connect() as connection:
+        bound = connection.execute(
+            text("SELECT percentile_disc(0.4) WITHIN GROUP (ORDER BY score) FROM alchemist.scores")
+        ).scalar_one()
+    accepted = draw(0.5, strategy="auto", min_score=float(bound), dry_run=True)
+    assert (accepted.strategy, accepted.n_samples) == ("head_gsample", 200)
+    assert any("passed over" in text for text in accepted.warnings)
     for given in ({"retention": 0.5}, {"retention": 0.7, "allow_fewer": True}):
         taken = draw(strategy="auto", dry_run=True, **given)
         assert taken.strategy == "shift_gsample"
