@@ -1,12 +1,13 @@
 """After which share of their steps a subset reaches the final loss of random samples, as in the paper's Fig. 6.
 
-`python -m tests.benchmarks.steps_to_random [--corpus FOLDER] [--workers 2]` trains random samples and the accepted, repeated fusion
-for shares of their usual length, on the corpora of `study value`, whose raters and windows it finds in the store. It writes
-`.alchemist/bench/steps_to_random.json`: for each corpus and retention the share of steps, over corpus seeds. A trial that fails is
-left out and named, and the exit status is 1.
+`python -m tests.benchmarks.steps_to_random [--corpus FOLDER] [--workers 2] [--seeds 35,36] [--keep]` trains random samples and the
+accepted, repeated fusion for shares of their usual length, on the corpora of `study value`, whose raters and windows it finds in the
+store. It writes `.alchemist/bench/steps_to_random.json`: for each corpus and retention the share of steps, over corpus seeds. A trial
+that fails is left out and named, and the exit status is 1.
 """
 
 import argparse
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,13 +20,15 @@ from alchemist_core.experiments.trial import Cell
 from alchemist_core.store.engine import create_store, open_store
 from alchemist_core.store.experiments import find_experiment
 from tests.benchmarks.rows import Row, write_rows
-from tests.benchmarks.study import PLANS, RECIPES, Study, Trial, make_trial, run_alchemist
+from tests.benchmarks.study import PLANS, RECIPES, Study, Trial, limit_seeds, make_trial, run_alchemist
 
 Cells = list[dict[str, Any]]
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 """Lengths of both arms' trainings as shares of ten epochs: 0.2 and 0.4 are about the paper's 5 and 2.33 times."""
 AIMS = {0.2: 2.33, 0.5: 5.0}
 """The paper's ratios by retention."""
+KEPT_STEPS = Path(__file__).with_name("tables") / "steps-to-random.json"
+"""The losses that git keeps, which research page 042 shows."""
 
 
 def main() -> None:
@@ -33,10 +36,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, help="folder of real tars, for the damaged corpus")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seeds", default="", help="only these seeds of the plan, separated by commas")
+    parser.add_argument("--keep", action="store_true", help="write the losses to where git keeps them")
     given = parser.parse_args()
-    trials = Study(PLANS["value"], given.corpus, given.workers).trials
+    trials = Study(limit_seeds(PLANS["value"], given.seeds), given.corpus, given.workers).trials
     create_store()
     found, failed = measure_all(trials, given.corpus, given.workers)
+    if given.keep:
+        kept = [{"world": trial.world, "seed": trial.seed, "cells": cells} for trial, cells in found.items()]
+        KEPT_STEPS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     rows = []
     for world in dict.fromkeys(trial.world for trial in found):
         cells = [cell for trial, own in found.items() if trial.world == world for cell in own]

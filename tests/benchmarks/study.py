@@ -291,12 +291,16 @@ def main() -> None:
         raise SystemExit(f"Failed, and tried again by the next run: {', '.join(failed)}")
 
 
+def limit_seeds(plan: Plan, words: str) -> Plan:
+    """Return the plan with only those of its seeds that are among the words, which commas separate; no words: with all."""
+    return replace(plan, seeds=tuple(seed for seed in plan.seeds if str(seed) in words.split(","))) if words else plan
+
+
 def _adapted(plan: Plan, given: argparse.Namespace) -> Plan:
     changed: dict[str, Any] = {}
     if given.worlds:
         changed["worlds"] = tuple(world for world in plan.worlds if world in given.worlds.split(","))
-    if given.seeds:
-        changed["seeds"] = tuple(seed for seed in plan.seeds if str(seed) in given.seeds.split(","))
+    plan = limit_seeds(plan, given.seeds)
     if given.arms:
         changed["arms"] = tuple(given.arms.split(","))
     if given.validation_share is not None:
