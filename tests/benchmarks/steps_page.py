@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from alchemist_core.experiments.results import RANDOM, compare_cells, share_of_steps
@@ -17,6 +18,7 @@ from tests.benchmarks.study_page import WORLDS, Trials, cells_of, nats
 from tests.benchmarks.world_tables import head, line
 
 RECIPE = RECIPES[-1]
+NAMES = {RANDOM: "random", RECIPE: "fusion"}
 
 
 def read_steps() -> list[dict[str, Any]]:
@@ -48,7 +50,7 @@ def losses(trials: Trials) -> Iterator[str]:
     for world, title in WORLDS.items():
         rows = compare_cells(cells_of(trials, world))
         for retention in AIMS:
-            for arm, name in ((RANDOM, "random"), (RECIPE, "fusion")):
+            for arm, name in NAMES.items():
                 of = sorted(
                     (row for row in rows if (row.arm, row.retention) == (arm, retention)), key=lambda row: row.n_steps
                 )
@@ -59,7 +61,8 @@ def figures(trials: Trials) -> dict[str, str]:
     """Return the figures of the page by the names of their files."""
     found = {}
     for world, title in WORLDS.items():
-        rows = compare_cells(cells_of(trials, world))
+        # The word of the recipe is longer than a legend is wide.
+        rows = [replace(row, arm=NAMES[row.arm]) for row in compare_cells(cells_of(trials, world))]
         for retention in AIMS:
             drawn = draw_times(
                 [row for row in rows if row.retention == retention], f"Held-out loss, {title}, {retention:.0%}"
