@@ -26,7 +26,6 @@ from alchemist_core.store.rank_windows import (
     is_worse,
     other_windows,
     resolve_auto,
-    tuned_window,
 )
 from alchemist_core.store.raters import RaterRow, find_rater
 from alchemist_core.store.snapshots import take_snapshot
@@ -194,10 +193,10 @@ class Selection:
         # First the accepted share: the window that was tuned nearest to it counts.
         sized, self.accepted = resolve_acceptance(self._engine, given, snapshot)
         keeps_all = given.keeps_all_accepted and given.strategy == "auto" and given.drop_top_ratio is None
-        policy, self.window = resolve_auto(
-            self._engine, rater.rater_id, sized, lambda strategy: keeps_all or gives_enough(sized, snapshot, strategy)
-        )
-        self._passed_over = None if self.window else tuned_window(self._engine, rater.rater_id, sized)
+        policy, self.window = resolve_auto(self._engine, rater.rater_id, sized)
+        self._passed_over: FittedWindow | None = None
+        if self.window and not keeps_all and not gives_enough(sized, snapshot, self.window.strategy):
+            policy, self.window, self._passed_over = sized, None, self.window
         if keeps_all:
             whole = _without_drop(policy, rater.rule)
             if whole is not policy:

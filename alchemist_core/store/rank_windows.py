@@ -6,7 +6,7 @@ Letters: S seeds · B bands of ranks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.config import SelectionPolicy, strategy_spec
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow, predict_gain
-from alchemist_core.selection.strategies import Random, Strategy
+from alchemist_core.selection.strategies import Random
 from alchemist_core.statistics import Estimate
 from alchemist_core.store.tables import RankWindow as RankWindowTable
 from alchemist_core.store.tables import Rater
@@ -114,21 +114,15 @@ def _nearest_window(engine: Engine, rater_id: int, retention: float) -> WindowRo
     )
 
 
-def resolve_auto(
-    engine: Engine, rater_id: int, policy: SelectionPolicy, gives_enough: Callable[[Strategy], bool] = lambda _: True
-) -> tuple[SelectionPolicy, FittedWindow | None]:
-    """Replace strategy `auto` by the rater's rank window; without one that gives enough, keep it: the scoring rule then decides."""
-    fitted = tuned_window(engine, rater_id, policy)
-    if fitted is None or not gives_enough(fitted.strategy):
-        return policy, None
-    return policy.model_copy(update=strategy_spec(fitted.strategy)), fitted
+def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tuple[SelectionPolicy, FittedWindow | None]:
+    """Replace strategy `auto` by the rater's rank window; without one, keep it: the scoring rule then decides.
 
-
-def tuned_window(engine: Engine, rater_id: int, policy: SelectionPolicy) -> FittedWindow | None:
-    """Return the rank window that `auto` considers; None if parameters are given beside it, or if another score ranks."""
+    If the user gives parameters beside `auto`, the rank window is not used.
+    """
     if policy.strategy != "auto" or policy.rank_by != RATER_SCORE or policy.has_parameters:
-        return None
-    return find_window(engine, rater_id, policy.retention)
+        return policy, None
+    fitted = find_window(engine, rater_id, policy.retention)
+    return (policy, None) if fitted is None else (policy.model_copy(update=strategy_spec(fitted.strategy)), fitted)
 
 
 def other_windows(engine: Engine, rater_id: int, used: FittedWindow) -> list[float]:

@@ -88,8 +88,7 @@ def take_snapshot(
     with frozen(engine) as connection:
         _require_training_data(connection, dataset_names)
         nights = read_nights(connection, rater.rater_id, dataset_names=list(dataset_names))
-        options = options or EligibleOptions()
-        moment = _moment(connection, rater.rater_id, nights, options)
+        moment = _moment(connection, rater.rater_id, nights, options or EligibleOptions())
     signals = _signal_scales(engine, moment, rescale=rescale, should_store=should_store) if nights else []
     with frozen(engine) as connection:
         scales = [scale for _, scale in signals]

@@ -76,12 +76,6 @@ def test_the_nearest_retention_counts_and_of_equals_the_newest(engine: Engine, r
     assert [row.drop_top_ratio for _, row in list_windows(engine)] == [0.3, 0.2, 0.1]
 
 
-def test_a_window_that_does_not_give_enough_is_passed_over(engine: Engine, rater_id: int) -> None:
-    probe(engine, rater_id, fitted(0.5, cut=0.4))
-    policy = SelectionPolicy(retention=0.7)
-    assert resolve_auto(engine, rater_id, policy, lambda strategy: strategy.name == "random") == (policy, None)
-
-
 def test_a_former_window_that_is_tuned_again_is_used_again(engine: Engine, rater_id: int) -> None:
     for cut in (0.1, 0.3):
         assert probe(engine, rater_id, fitted(cut=cut))
