@@ -127,7 +127,7 @@ bench-selection-value: $(STAMP) ## Value of rule learnability and its fusions, 5
 study: $(STAMP) ## Which selection for which corpus: other worlds, and the methods of the field (run alone, resumable, some nights; ARGS=--plan, ARGS="--hours 8"; ARGS=--keep copies finished trials to tests/benchmarks/trials, which git keeps)
 	@$(BIN)/python -m tests.benchmarks.study worlds methods $(ARGS) $(if $(CORPUS),--corpus $(CORPUS))
 
-bench-steps-to-random: $(STAMP) ## How many fewer steps a subset needs to reach random's loss, after bench-selection-value (run alone, 1 hour; CORPUS=folder adds a damaged corpus; ARGS=--keep writes the losses to where git keeps them)
+bench-steps-to-random: $(STAMP) ## How many fewer steps a subset needs to reach random's loss, after bench-selection-value (run alone, 1 hour; CORPUS=folder adds a damaged corpus; ARGS=--keep adds the losses to those that git keeps)
 	@$(BIN)/python -m tests.benchmarks.steps_to_random $(ARGS) $(if $(CORPUS),--corpus $(CORPUS))
 
 bench-false-alarms: $(STAMP) ## How often the search for a recipe finds one on corpora without a signal (run alone, 1 hour; ARGS=--quick tries)

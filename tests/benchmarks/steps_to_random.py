@@ -37,14 +37,13 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="folder of real tars, for the damaged corpus")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", default="", help="only these seeds of the plan, separated by commas")
-    parser.add_argument("--keep", action="store_true", help="write the losses to where git keeps them")
+    parser.add_argument("--keep", action="store_true", help="add the losses to those that git keeps")
     given = parser.parse_args()
     trials = Study(limit_seeds(PLANS["value"], given.seeds), given.corpus, given.workers).trials
     create_store()
     found, failed = measure_all(trials, given.corpus, given.workers)
     if given.keep:
-        kept = [{"world": trial.world, "seed": trial.seed, "cells": cells} for trial, cells in found.items()]
-        KEPT_STEPS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        keep(found)
     rows = []
     for world in dict.fromkeys(trial.world for trial in found):
         cells = [cell for trial, own in found.items() if trial.world == world for cell in own]
@@ -52,6 +51,15 @@ def main() -> None:
     write_rows("steps_to_random", rows)
     if failed:
         raise SystemExit(f"Failed and left out: {', '.join(failed)}.")
+
+
+def keep(found: Mapping[Trial, Cells]) -> None:
+    """Write the losses of the trials to where git keeps them; those of other trials stay, so that another clone can go on."""
+    kept = json.loads(KEPT_STEPS.read_text("utf-8")) if KEPT_STEPS.exists() else []
+    of_trial = {(one["world"], one["seed"]): one for one in kept}
+    for trial, cells in found.items():
+        of_trial[trial.world, trial.seed] = {"world": trial.world, "seed": trial.seed, "cells": cells}
+    KEPT_STEPS.write_text(json.dumps([*of_trial.values()], indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def measure_all(trials: Sequence[Trial], corpus: Path | None, workers: int) -> tuple[dict[Trial, Cells], list[str]]:

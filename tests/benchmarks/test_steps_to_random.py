@@ -1,5 +1,6 @@
 """The share of random's steps is the product's, judged by its interval; a trial that fails costs no other."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 from alchemist_core.experiments.results import share_of_steps
 from alchemist_core.experiments.trial import Cell
 from alchemist_core.settings import load_settings
+from tests.benchmarks import steps_to_random
 from tests.benchmarks.rows import write_rows
-from tests.benchmarks.steps_to_random import AIMS, judge, measure_all
+from tests.benchmarks.steps_to_random import AIMS, judge, keep, measure_all
 from tests.benchmarks.study import PLANS, RECIPES, Trial
 
 SHARES = (0.1, 0.2, 0.4, 1.0)
@@ -83,3 +85,13 @@ def test_a_trial_that_fails_is_named_and_costs_no_other(
     assert measure_all(trials, None, 2) == ({}, [trial.name for trial in trials])
     said = capsys.readouterr().out
     assert [trial.name for trial in trials if f"{trial.name} failed:" not in said] == []
+
+
+def test_losses_that_another_clone_measured_stay_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps_to_random, "KEPT_STEPS", tmp_path / "kept.json")
+    first, second = (Trial(PLANS["value"], "scenes", number) for number in (35, 36))
+    keep({first: seed(35, 4.0, 3.0, 2.0, 1.0)})
+    keep({second: seed(36, 4.0, 3.0, 2.0, 1.0)})
+    keep({first: seed(35, 0.9, 0.8, 0.7, 0.6)})
+    kept = json.loads((tmp_path / "kept.json").read_text("utf-8"))
+    assert [(one["seed"], one["cells"][0]["loss"]) for one in kept] == [(35, 0.9), (36, 4.0)]
