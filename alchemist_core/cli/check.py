@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NIGHT_REMEDY = "Inspect the data. If it is correct, release the night: alchemist night release. If it is wrong: alchemist night reject"
 REMEDIES = {
     "subset": "Select it again: the new version excludes samples that were taken down or are no longer training data. If it is expected "
-    "to be worse than random, use strategy auto; [checks] min_expected_gain sets the limit",
+    "to be worse than random, use strategy auto or fewer samples; [checks] min_expected_gain sets the limit",
     "evaluation": "Run alchemist train-downstream and alchemist evaluate again, for every arm and for the random subset",
 }
 

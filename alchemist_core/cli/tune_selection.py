@@ -72,7 +72,7 @@ class ListResult(Result):
         """Return a line for each rank window."""
         return (
             "\n".join(f"{row['rater']}: {row['said']}" for row in self.rank_windows)
-            or "No rank windows. Fit one: alchemist tune-selection run"
+            or "No rank windows. Fit one: alchemist tune-selection run --rater NAME --dataset NAME --evaluation NAME"
         )
 
 

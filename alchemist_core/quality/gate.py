@@ -21,7 +21,6 @@ from alchemist_core.quality.own_suites import GATES, OwnChecks, is_own, run_own_
 from alchemist_core.quality.suites import FAIL, WARN, Check
 from alchemist_core.quality.validation import CheckOutcome, validate
 from alchemist_core.selection.curves import read_curve
-from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.store.checks import (
     Columns,
     Rows,
@@ -36,10 +35,10 @@ from alchemist_core.store.checks import (
 )
 from alchemist_core.store.engine import make_engine
 from alchemist_core.store.manifests import Manifest, read_manifest
-from alchemist_core.store.rank_windows import expected_gain
+from alchemist_core.store.rank_windows import describe_pairing, expected_gain
 from alchemist_core.store.registry import list_datasets
 from alchemist_core.store.snapshots import read_dataset_names
-from alchemist_core.store.subsets import SubsetRow, ranking_rule, rater_of_subset
+from alchemist_core.store.subsets import SubsetRow, rater_of_subset
 
 NIGHT_SUITES: dict[str, tuple[tuple[str, ...], Callable[[CheckLimits], list[Check]]]] = {
     "shards": (("check_shards",), suites.shards),
@@ -235,8 +234,7 @@ def _rank_figures(engine: Engine, row: SubsetRow, manifest: Manifest) -> Columns
         return {"rank": [], "dropped_share": [], "is_mixed": []}
     # Older versions do not have the share; nothing contradicts what they asked for.
     dropped = (row.curves or {}).get("dropped_share", row.spec.get("drop_top_ratio") or 0.0)
-    strategy = STRATEGIES[row.strategy]
-    warning = mixed_pairing_warning(strategy(), ranking_rule(engine, row), keeps_accepted="asked" in row.spec)
+    warning = describe_pairing(engine, row)
     # The lowest rank is enough for the check of the drop-top ratio, so the frame does not need millions of ranks.
     return {"rank": [float(manifest.rank_K.min())], "dropped_share": [dropped], "is_mixed": [warning is not None]}
 

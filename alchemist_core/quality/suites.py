@@ -77,7 +77,7 @@ REMEDIES = {
     "no_member_is_in_the_dropped_ranks": "Select the subset again.",
     "dropped_share_matches_drop_top_ratio": "The scores have changed since the rank scale was fitted. Select with `--rescale`.",
     "strategy_fits_the_scoring_rule": "Select with strategy `auto`, or with a recipe.",
-    "not_expected_to_be_worse_than_random": "Select with strategy `auto`, or with the window that was measured.",
+    "not_expected_to_be_worse_than_random": "Select with strategy `auto`; if you did, select fewer samples, or random ones.",
     "values_are_finite": "The training diverged. Train again with a lower learning rate.",
     "values_are_measured_on_samples": "Run `alchemist evaluate` again with an evaluation dataset that has samples.",
     "values_have_a_control_under_their_protocol": "Train and evaluate a random subset under the same protocol.",

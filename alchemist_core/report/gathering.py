@@ -31,15 +31,16 @@ from alchemist_core.report.content import (
     VersionChange,
     WithdrawnRow,
 )
+from alchemist_core.selection.config import strategy_of
 from alchemist_core.selection.curves import SelectionCurve, read_curve
-from alchemist_core.selection.strategies import STRATEGIES, mixed_pairing_warning
 from alchemist_core.store import models, overviews
 from alchemist_core.store.experiments import ExperimentRow, list_experiments
 from alchemist_core.store.manifests import hash_rows
+from alchemist_core.store.rank_windows import describe_pairing
 from alchemist_core.store.raters import RaterRow, find_rater, promotion_reason
 from alchemist_core.store.samples import read_first_locations
 from alchemist_core.store.snapshots import Snapshot, reload_snapshot
-from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, ranking_rule, rater_of_subset
+from alchemist_core.store.subsets import SubsetRow, find_by_id, list_subsets, rater_of_subset
 from alchemist_core.subsets.changes import find_changes
 from alchemist_core.subsets.selected import reselect
 from alchemist_core.telemetry import warn
@@ -138,11 +139,10 @@ def _subset(engine: Engine, row: SubsetRow) -> SubsetContent:
 
 def describe_strategy(engine: Engine, row: SubsetRow) -> tuple[str, str | None]:
     """Return the strategy of a version with its parameters, and a warning if it does not suit the rater's rule."""
-    kind = STRATEGIES[row.strategy]
-    strategy = kind(**{name: row.spec[name] for name in kind.__dataclass_fields__ if name in row.spec})
+    strategy = strategy_of(row.strategy, row.spec)
     parameters = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in asdict(strategy).items())
     text = f"{row.strategy} ({parameters})" if parameters else row.strategy
-    return text, mixed_pairing_warning(strategy, ranking_rule(engine, row), keeps_accepted="asked" in row.spec)
+    return text, describe_pairing(engine, row)
 
 
 def read_lineage(engine: Engine, row: SubsetRow) -> tuple[LineageStep, ...]:

@@ -70,8 +70,9 @@ class SelectionPolicy(Config):
     strategy: StrategyName = Field(
         "auto",
         description="How samples are chosen by rank. auto: the rank window that tune-selection found for this rater, or "
-        "random if it found no gain; before a tuning, and with --mean-rank, --std-rank or --drop-top-ratio, shift_gsample for scoring rule "
-        "loss, otherwise head_gsample; top_k with another --rank-by, with a scorer as --rater, and with --retention auto without "
+        "random if it found no gain; before a tuning, where the window leaves too few samples, and with --mean-rank, --std-rank or "
+        "--drop-top-ratio, shift_gsample for scoring rule loss, otherwise head_gsample; "
+        "top_k with another --rank-by, with a scorer as --rater, and with --retention auto without "
         "--weight-by. shift_gsample: sampled with a normal density "
         "around --mean-rank; the highest ranks (--drop-top-ratio) are never selected (Eq. 11). gsample: sampled with a normal "
         "density around --mean-rank. head_gsample: sampled with a density that is highest at rank 0 (the best score) and "
@@ -376,6 +377,16 @@ def asked_options(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _options_in(spec: Mapping[str, Any]) -> dict[str, Any]:
     given = current_names(SelectionPolicy, spec)
     return {name: given[name] for name in given if name in SelectionPolicy.model_fields}
+
+
+def strategy_of(name: str, spec: Mapping[str, Any]) -> Strategy:
+    """Return a strategy with its parameters, from the spec of a subset.
+
+    >>> strategy_of("block", {"start_rank": 0.3, "retention": 0.5})
+    Block(start_rank=0.3)
+    """
+    kind = STRATEGIES[name]
+    return kind(**{field: spec[field] for field in kind.__dataclass_fields__ if field in spec})
 
 
 def strategy_spec(strategy: Strategy) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from alchemist_core.store.subsets import SubsetRow, describe_withdrawal, find_by
 from alchemist_core.subsets.ablation import describe_ablation
 from alchemist_core.subsets.acceptance import resolve_acceptance
 from alchemist_core.subsets.preview import describe, dropped_shares
-from alchemist_core.subsets.selected import gives_enough, manifest_of, select_members, with_stored_ties
+from alchemist_core.subsets.selected import manifest_of, select_members, suits, with_stored_ties
 
 # A plus sign is allowed, because the default name joins datasets by it.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
@@ -122,6 +122,7 @@ def run(config: SelectConfig, *, slot: int = 0) -> SelectResult:
         selection = Selection(config, should_store=False)
         known = find_by_spec(open_store(), selection.name, hash_spec(selection.spec()))
         if known is not None:
+            _require_not_withdrawn(known)
             selection.follow(known)
         return selection.result(None, is_new=known is None)
     return execute("select", config, lambda stage_run: select(config, stage_run), SelectResult, slot=slot)
@@ -155,11 +156,7 @@ def _use_again(known: SubsetRow, selection: "Selection") -> SelectResult:
         ConfigError: The version was withdrawn: the next commands would check, copy and publish another one.
         DataError: The version has other members.
     """
-    if known.state == "withdrawn":
-        raise ConfigError(
-            f"This selection is {known.title}. {describe_withdrawal(known)} Select with other options, or publish it again: "
-            f"alchemist subset publish {known.name} --version {known.version} --reinstate."
-        )
+    _require_not_withdrawn(known)
     selection.follow(known)
     if known.manifest_sha256 != selection.manifest_sha256:
         raise DataError(
@@ -173,6 +170,18 @@ def _use_again(known: SubsetRow, selection: "Selection") -> SelectResult:
         write_manifest(path, selection.manifest)
     read_manifest(path, sha256=known.manifest_sha256)
     return selection.result(known, is_new=False)
+
+
+_FAR = 1.5
+"""A rank window is far from a retention if one is more than this multiple of the other: tuning measured no such subset."""
+
+
+def _require_not_withdrawn(known: SubsetRow) -> None:
+    if known.state == "withdrawn":
+        raise ConfigError(
+            f"This selection is {known.title}. {describe_withdrawal(known)} Select with other options, or publish it again: "
+            f"alchemist subset publish {known.name} --version {known.version} --reinstate."
+        )
 
 
 class Selection:
@@ -195,14 +204,22 @@ class Selection:
         keeps_all = given.keeps_all_accepted and given.strategy == "auto" and given.drop_top_ratio is None
         policy, self.window = resolve_auto(self._engine, rater.rater_id, sized)
         self._passed_over: FittedWindow | None = None
-        if self.window and not keeps_all and not gives_enough(sized, snapshot, self.window.strategy):
-            policy, self.window, self._passed_over = sized, None, self.window
+        self._rater, self._retention = rater, sized.retention
+        if self.window and not keeps_all:
+            by_rule = sized.resolve(rater.rule)
+            if not suits(sized, snapshot, self.window.strategy, instead=by_rule):
+                policy, self.window, self._passed_over = sized, None, self.window
         if keeps_all:
             whole = _without_drop(policy, rater.rule)
             if whole is not policy:
                 self.window = None  # Tuning measured it with its drop-top ratio.
             policy = whole
-        self.drawn = select_members(policy, snapshot)
+        try:
+            self.drawn = select_members(policy, snapshot)
+        except ConfigError as error:
+            if self._passed_over is None:
+                raise
+            raise ConfigError(f"{error} {self._describe_passed_over(self._passed_over)}") from error
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -267,13 +284,41 @@ class Selection:
             others := other_windows(self._engine, self.drawn.snapshot.rater.rater_id, self.window)
         ):
             found["warnings"].append(_describe_nesting(self.window, others))
-        if self.window is not None and (warning := _describe_distance(self.window, self.drawn.policy.retention)):
+        if self.window is not None and (warning := self._describe_distance(self.window)):
             found["warnings"].append(warning)
         if self._passed_over is not None:
-            found["warnings"].append(_describe_passed_over(self._passed_over, self.drawn.policy.retention))
+            found["warnings"].append(self._describe_passed_over(self._passed_over))
         if self.expected_gain is not None and is_worse(self.expected_gain):
-            found["warnings"].append(describe_worse(self.expected_gain))
+            # With parameters beside it, auto does not take the rank window.
+            is_auto = self.config.policy.strategy == "auto" and not self.config.policy.has_parameters
+            found["warnings"].append(describe_worse(self.expected_gain, is_auto=is_auto))
         return found
+
+    def _describe_distance(self, used: FittedWindow) -> str | None:
+        """Return the warning that the rank window was tuned for another retention; None if it is near."""
+        retention = self._retention
+        if max(used.retention / retention, retention / used.retention) <= _FAR:
+            return None
+        return (
+            f"Strategy auto took a rank window that was tuned for a retention of {used.retention:g}, far from {retention:g}: its gain was "
+            f"not measured here. {self._tune()}"
+        )
+
+    def _describe_passed_over(self, found: FittedWindow) -> str:
+        """Return the warning that the rank window leaves too few samples for the retention."""
+        return (
+            f"Strategy auto passed over the rank window that was tuned for a retention of {found.retention:g}: it leaves out the highest "
+            f"{found.window.drop_top_ratio:g} of the ranks, so it cannot give {self._retention:g}. The scoring rule decides instead. "
+            f"{self._tune()}"
+        )
+
+    def _tune(self) -> str:
+        """Return the command that fits a rank window of this rater for this retention; the evaluation dataset is the user's choice."""
+        dataset, rater = self.config.dataset[0], self._rater.name
+        return (
+            f"Tune for this one: alchemist tune-selection run --rater {rater} --dataset {dataset} --evaluation NAME "
+            f"--retentions {self._retention:g}."
+        )
 
 
 def _without_drop(policy: SelectionPolicy, rule: str) -> SelectionPolicy:
@@ -292,29 +337,6 @@ def _describe_nesting(used: FittedWindow, others: list[float]) -> str:
     return (
         f"Strategy auto took what was tuned for a retention of {used.retention:g}. Near {', '.join(f'{other:g}' for other in others)} it "
         f"takes another rank window, so subsets of such a retention need not be nested with this one. To nest them, select with {options}."
-    )
-
-
-_FAR = 1.5
-"""A rank window is far from a retention if one is more than this multiple of the other: tuning measured no such subset."""
-
-
-def _describe_distance(used: FittedWindow, retention: float) -> str | None:
-    """Return the warning that the rank window was tuned for another retention; None if it is near."""
-    if max(used.retention / retention, retention / used.retention) <= _FAR:
-        return None
-    return (
-        f"Strategy auto took a rank window that was tuned for a retention of {used.retention:g}, far from {retention:g}: its gain was not "
-        f"measured here. Tune for this one: alchemist tune-selection run --retentions {retention:g}."
-    )
-
-
-def _describe_passed_over(found: FittedWindow, retention: float) -> str:
-    """Return the warning that the rank window leaves out too much for the retention."""
-    return (
-        f"Strategy auto passed over the rank window that was tuned for a retention of {found.retention:g}: it leaves out the highest "
-        f"{found.window.drop_top_ratio:g} of the ranks, so it cannot give {retention:g}. The scoring rule decides instead. Tune for this "
-        f"one: alchemist tune-selection run --retentions {retention:g}."
     )
 
 

@@ -14,11 +14,12 @@ from sqlalchemy import Engine, func, insert, select
 
 from alchemist_core.lazy import NDArray, np
 from alchemist_core.rating.config import RATER_SCORE
-from alchemist_core.selection.config import SelectionPolicy, strategy_spec
+from alchemist_core.selection.config import SelectionPolicy, strategy_of, strategy_spec
 from alchemist_core.selection.curves import SelectionCurve
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow, predict_gain
-from alchemist_core.selection.strategies import Random
+from alchemist_core.selection.strategies import Random, Strategy, mixed_pairing_warning
 from alchemist_core.statistics import Estimate
+from alchemist_core.store.subsets import SubsetRow, ranking_rule, rater_of_subset
 from alchemist_core.store.tables import RankWindow as RankWindowTable
 from alchemist_core.store.tables import Rater
 
@@ -84,12 +85,17 @@ def is_worse(gain: Estimate) -> bool:
     return gain.high is not None and gain.high < 0
 
 
-def describe_worse(gain: Estimate) -> str:
+def describe_worse(gain: Estimate, *, is_auto: bool) -> str:
     """Return the warning about a selection that is predicted to be worse than a random one."""
+    remedy = (
+        "Ask for fewer samples, or for random ones (--strategy random)."
+        if is_auto
+        else "Use strategy auto, which selects from the fitted rank window."
+    )
     return (
         f"This selection is predicted to be worse than a random one of its size: gain {gain.mean:.4f} "
-        f"[{gain.low:.4f}, {gain.high:.4f}] in log(loss of random / loss of the subset). alchemist check --suite subset fails on it. "
-        "Use strategy auto, which selects from the fitted rank window."
+        f"[{gain.low:.4f}, {gain.high:.4f}] in log(loss of random / loss of the subset). alchemist check --suite subset fails if the upper "
+        f"end is below min_expected_gain, which is 0 unless the project file has another one in [checks]. {remedy}"
     )
 
 
@@ -123,6 +129,22 @@ def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tupl
         return policy, None
     fitted = find_window(engine, rater_id, policy.retention)
     return (policy, None) if fitted is None else (policy.model_copy(update=strategy_spec(fitted.strategy)), fitted)
+
+
+def is_tuned(engine: Engine, rater_id: int, strategy: Strategy) -> bool:
+    """Return whether the strategy is a rank window that tuning found for the rater."""
+    statement = select(*WINDOW_COLUMNS).where(RankWindowTable.rater_id == rater_id)
+    with engine.connect() as connection:
+        return any(WindowRow(*row).fitted.strategy == strategy for row in connection.execute(statement))
+
+
+def describe_pairing(engine: Engine, subset: SubsetRow) -> str | None:
+    """Return the warning about a version whose strategy does not suit its rater's rule; None if tuning measured the strategy."""
+    strategy = strategy_of(subset.strategy, subset.spec)
+    warning = mixed_pairing_warning(strategy, ranking_rule(engine, subset), keeps_accepted="asked" in subset.spec)
+    if warning is None or is_tuned(engine, rater_of_subset(engine, subset).rater_id, strategy):
+        return None
+    return warning
 
 
 def other_windows(engine: Engine, rater_id: int, used: FittedWindow) -> list[float]:

@@ -104,7 +104,7 @@ def take_snapshot(
             f"sample has the score {moment.score!r}. "
             f"Run alchemist score{of_rater}, alchemist check --suite scores and alchemist night publish{of_rater} first."
         )
-    if should_store and not pairs.count_open():
+    if not pairs.count_open():
         # Refused before anything is stored: a snapshot without an eligible sample has no use.
         raise ConfigError(
             f"No sample is eligible: conditions, duplicates and takedowns exclude all {len(pairs):,} scored samples. Loosen --where or "

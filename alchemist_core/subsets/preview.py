@@ -18,6 +18,7 @@ from alchemist_core.selection.ranks import MAX_CUT_DRIFT, needs_rescale, share_a
 from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairing_warning
 from alchemist_core.store.embeddings import count_waiting
 from alchemist_core.store.manifests import read_first_bits
+from alchemist_core.store.rank_windows import is_tuned
 from alchemist_core.store.raters import RaterRow
 from alchemist_core.store.samples import count_uncompared
 from alchemist_core.store.subsets import published_version, seconds_per_member
@@ -109,11 +110,18 @@ def _failure_warning(rater: RaterRow) -> str | None:
     return f"Rater {rater.name} ranks although it failed acceptance checks: {', '.join(failed)}." if failed else None
 
 
+def _rater_warnings(engine: Engine, drawn: Selected, *, keeps_accepted: bool) -> list[str | None]:
+    rater, strategy = drawn.snapshot.rater, drawn.strategy
+    if drawn.policy.rank_by != RATER_SCORE:
+        return []
+    is_measured = is_tuned(engine, rater.rater_id, strategy)
+    mixed = None if is_measured else mixed_pairing_warning(strategy, rater.rule, keeps_accepted=keeps_accepted)
+    return [mixed, _failure_warning(rater)]
+
+
 def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve, *, keeps_accepted: bool) -> list[str]:
-    policy, snapshot, found = drawn.policy, drawn.snapshot, []
-    if policy.rank_by == RATER_SCORE:
-        found.append(mixed_pairing_warning(drawn.strategy, snapshot.rater.rule, keeps_accepted=keeps_accepted))
-        found.append(_failure_warning(snapshot.rater))
+    policy, snapshot = drawn.policy, drawn.snapshot
+    found: list[str | None] = _rater_warnings(engine, drawn, keeps_accepted=keeps_accepted)
     cut = getattr(drawn.strategy, "drop_top_ratio", 0.0)
     if needs_rescale(snapshot.rank_N, cut, snapshot.scale):
         share = share_above_cut(snapshot.rank_N, cut)

@@ -165,13 +165,20 @@ def select_members(
     return Selected(snapshot, policy, strategy, members, excluded_N, group_N, weight_K, varied_N, ties_by_name)
 
 
-def gives_enough(policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy) -> bool:
-    """Return whether a strategy can select what the retention asks for; any sample, if the policy takes fewer. Caps do not count."""
-    wanted = retention_to_k(policy.retention, snapshot.n_eligible)
+def suits(policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy, *, instead: Strategy) -> bool:
+    """Return whether a strategy can select what the retention asks for, or at least as much as another one in its place.
+
+    A policy that takes fewer samples asks for one.
+    """
     takes_fewer = policy.allow_fewer or policy.fill == "repeat"
-    return count_possible(snapshot.rank_N, strategy, _may_be_selected(policy, snapshot)) >= (
-        1 if takes_fewer else wanted
-    )
+    wanted = 1 if takes_fewer else retention_to_k(policy.retention, snapshot.n_eligible)
+    n_possible = _count_possible(policy, snapshot, strategy)
+    return n_possible >= wanted or n_possible >= _count_possible(policy, snapshot, instead)
+
+
+def _count_possible(policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy) -> int:
+    strata = _strata(policy, snapshot, by_name=False)
+    return sum(_Stratum(policy, snapshot, strategy, index).n_possible for index in strata)
 
 
 def _may_have_too_few(policy: SelectionPolicy) -> bool:

@@ -11,10 +11,11 @@ from sqlalchemy import Engine, text
 
 from alchemist_core.__main__ import main
 from alchemist_core.cli.flags import describe, flag_fields
-from alchemist_core.cli.subset import PublishSubsetConfig, publish
-from alchemist_core.errors import CheckFailedError
+from alchemist_core.cli.subset import PublishSubsetConfig, WithdrawSubsetConfig, publish, withdraw
+from alchemist_core.errors import CheckFailedError, ConfigError
 from alchemist_core.files import artifact_path
 from alchemist_core.project import load_project
+from alchemist_core.report.gathering import describe_strategy
 from alchemist_core.selection.rank_window import FittedWindow, RankWindow
 from alchemist_core.settings import load_settings
 from alchemist_core.stages.select import SelectConfig, SelectResult
@@ -199,7 +200,8 @@ def test_a_rank_window_that_cannot_give_the_retention_is_passed_over_with_a_warn
     assert (passed_over.n_samples, passed_over.strategy, passed_over.rank_window) == (280, "head_gsample", None)
     (warning,) = [text for text in passed_over.warnings if "passed over" in text]
     assert "tuned for a retention of 0.5: it leaves out the highest 0.4 of the ranks, so it cannot give 0.7" in warning
-    assert warning.endswith("alchemist tune-selection run --retentions 0.7.")
+    command = "alchemist tune-selection run --rater r --dataset web --evaluation NAME --retentions 0.7."
+    assert warning.endswith(command)
     # Conditions and thresholds count, too: of the 60% with the highest scores the window leaves 20% of all.
     with store.connect() as connection:
         bound = connection.execute(
@@ -212,6 +214,75 @@ def test_a_rank_window_that_cannot_give_the_retention_is_passed_over_with_a_warn
         taken = draw(strategy="auto", dry_run=True, **given)
         assert taken.strategy == "shift_gsample"
         assert not any("passed over" in text for text in taken.warnings)
+
+
+def test_a_retention_that_an_error_names_as_the_largest_can_be_selected(store: Engine) -> None:
+    # Of rule loss, auto would take shift_gsample, which drops a quarter: less than the window leaves.
+    change(store, "UPDATE alchemist.raters SET rule = 'loss'")
+    tune(store, 0.8, RankWindow(0.1, 0.6, 0.2))
+    assert draw(largest_of(0.95), strategy="auto", dry_run=True).strategy == "shift_gsample"
+    # Under a cap the window leaves too few, and the rule's strategy more.
+    change(store, "UPDATE alchemist.raters SET rule = 'alignment'")
+    change(store, "DELETE FROM alchemist.rank_windows")
+    tune(store, 0.2, RankWindow(0.4, 0.6, 0.2))
+    capped = {"max_share": 0.6, "max_share_of": "source"}
+    bound = largest_of(0.8, **capped)
+    assert draw(bound, strategy="auto", dry_run=True, **capped).strategy == "head_gsample"
+    with pytest.raises(
+        ConfigError, match=r"largest possible.* passed over the rank window that was tuned for a retention of 0\.2"
+    ):
+        draw(0.8, strategy="auto", dry_run=True, **capped)
+
+
+def largest_of(retention: float, **given: object) -> float:
+    """The bound that the refusal of a retention names."""
+    with pytest.raises(ConfigError, match="largest possible") as caught:
+        draw(retention, strategy="auto", dry_run=True, **given)
+    return float(re.search(r"largest possible retention is ([0-9.]+)\. ", str(caught.value)).group(1))
+
+
+def test_a_tuned_window_is_not_called_unsuited_to_the_scoring_rule(store: Engine) -> None:
+    tune(store, 0.5, RankWindow(0.1, 0.6, 0.2))
+    tuned = draw(0.5, strategy="auto", name="tuned")
+    assert tuned.strategy == "shift_gsample"
+    assert not any("drops those" in text for text in tuned.warnings)
+    draw(0.5, strategy="shift_gsample", name="typed")
+    shown = {name: describe_strategy(store, find_subset(store, name))[1] for name in ("tuned", "typed")}
+    assert (shown["tuned"], "drops those" in shown["typed"]) == (None, True)
+
+
+def test_a_subset_that_auto_selected_is_not_told_to_use_auto(store: Engine) -> None:
+    # The lowest ranks are the most useful, and the window that takes them leaves too few.
+    losses = {"random": 3.0, **{f"alignment/block@{start:g}": 3.4 - 1.5 * start for start in (0, 0.2, 0.4, 0.6, 0.8)}}
+    cells = [
+        {"arm": arm, "retention": 0.4, "seed": seed, "loss": loss + 0.01 * seed * (1 + len(arm) % 3)}
+        for arm, loss in losses.items()
+        for seed in range(4)
+    ]
+    with store.connect() as connection:
+        rater_id = connection.execute(text("SELECT rater_id FROM alchemist.raters")).scalar_one()
+    window = FittedWindow(RankWindow(0.5, 0.7, 0.2), 0.4, 0.4, 0.3, 0.5)
+    store_window(store, rater_id, window, {"retention": 0.4, "cells": cells})
+    by_word, by_auto = (draw(0.6, strategy=strategy, dry_run=True) for strategy in ("head_gsample", "auto"))
+    assert by_word.n_samples == by_auto.n_samples
+    told = [text for report in (by_word, by_auto) for text in report.warnings if "worse than a random one" in text]
+    assert ["Use strategy auto" in text for text in told] == [True, False]
+    assert told[1].endswith("Ask for fewer samples, or for random ones (--strategy random).")
+
+
+def test_a_preview_of_a_withdrawn_version_is_refused_as_the_selection_is(store: Engine) -> None:
+    draw(0.5)
+    publish(PublishSubsetConfig(name="s"))
+    withdraw(WithdrawSubsetConfig(name="s", version=1, reason="legal"))
+    for is_dry in (True, False):
+        with pytest.raises(ConfigError, match="was withdrawn"):
+            draw(0.5, dry_run=is_dry)
+
+
+def test_a_preview_names_the_condition_that_excludes_everything(store: Engine) -> None:
+    for given in ({"retention": 0.5}, {"retention": "auto", "strategy": "auto"}):
+        with pytest.raises(ConfigError, match=r"exclude all 400 scored samples\. Loosen --where"):
+            draw(dry_run=True, where="width < 0", **given)
 
 
 @pytest.mark.usefixtures("probed")
