@@ -121,7 +121,7 @@ bench-rater: $(STAMP) ## Cost of a rater's training step, and quality of its sco
 bench-training-memory: $(STAMP) ## Memory of a training process at 10,000 and at a million samples, with made-up codes (run alone, 3 GB of disk)
 	@$(BIN)/python -m tests.benchmarks.training_memory
 
-bench-selection-value: $(STAMP) ## Value of rule learnability and its fusions, 5 corpora x 3 trainings (run alone, 2 hours; CORPUS=folder of real tars adds a damaged corpus; ARGS=--plan counts, ARGS=--quick tries)
+bench-selection-value: $(STAMP) ## Value of rule learnability and its fusions, 5 corpora x 3 trainings (reads the kept trials, without them run alone, 3 hours; CORPUS=folder of real tars adds a damaged corpus; ARGS=--plan counts, ARGS=--quick tries)
 	@$(BIN)/python -m tests.benchmarks.study value $(ARGS) $(if $(CORPUS),--corpus $(CORPUS))
 
 study: $(STAMP) ## Which selection for which corpus: other worlds, and the methods of the field (run alone, resumable, some nights; ARGS=--plan, ARGS="--hours 8"; ARGS=--keep copies finished trials to tests/benchmarks/trials, which git keeps)

@@ -1,0 +1,51 @@
+"""The figures of the page of what is missing are those of the kept trials."""
+
+import pytest
+
+from alchemist_core.experiments.results import compare_cells, losses_by_arm
+from alchemist_core.statistics import estimate_gain
+from tests.benchmarks.promises_page import RESEARCH
+from tests.benchmarks.study import FUSION, RECIPES
+from tests.benchmarks.study_page import cells_of, nats, read_trials
+
+PAGE = " ".join((RESEARCH / "not-built.md").read_text("utf-8").split())
+
+
+@pytest.mark.parametrize(
+    ("world", "retention", "arm"),
+    [
+        ("shifted", 0.2, RECIPES[0]),
+        ("skewed", 0.2, RECIPES[0]),
+        ("shifted", 0.2, FUSION),
+        ("skewed", 0.2, FUSION),
+        ("redundant", 0.2, FUSION),
+        ("shifted", 0.5, FUSION),
+    ],
+)
+def test_by_how_much_the_validation_dataset_alone_is_better(world: str, retention: float, arm: str) -> None:
+    cells = [cell for cell in cells_of(read_trials("worlds"), world) if cell.retention == retention]
+    losses = losses_by_arm(cells)
+    gain = estimate_gain(losses["validation"], losses[arm])
+    assert gain.low is not None
+    assert gain.low > 0
+    assert nats(gain) in PAGE
+
+
+def test_the_critic_prefers_the_topics_of_its_validation_dataset() -> None:
+    areas = [one["aucs"]["trained_critic"]["other"] for one in read_trials("worlds") if one["world"] == "shifted"]
+    assert len(areas) == 5
+    assert f"an AUC of {min(areas):.3f} to {max(areas):.3f} in five seeds" in PAGE
+
+
+def test_the_default_rule_closes_less_than_learnability_on_the_choosing_seeds() -> None:
+    rows = compare_cells(cells_of(read_trials("choice"), "damaged"))
+    for arm in ("alignment/auto", "learnability/auto"):
+        for retention in (0.2, 0.5):
+            (closed,) = [row.gap_closed for row in rows if (row.arm, row.retention) == (arm, retention)]
+            ends = [f"{value:.0%}"[:-1].replace("-", "−") for value in (closed.low, closed.high)]
+            assert f"{closed.mean:.0%} [{', '.join(ends)}]" in PAGE
+
+
+def test_the_hours_of_the_study_are_those_of_its_trials() -> None:
+    hours = sum(one["seconds"] for one in read_trials("value")) / 3600
+    assert f"took {hours:.1f} hours of one core, so {hours / 2:.1f} hours of two" in PAGE
