@@ -67,7 +67,7 @@ class Choice:
         measured = f"a gain of {_interval(self.promised)} in log(loss of {control} / loss) on {self.promised.n} seeds that chose nothing"
         if self.recipe == self.winner:
             return f"{self.recipe}: {measured}."
-        best = f"The best recipe of the search, {self.winner}, has {measured}, which does not exclude 0."
+        best = f"The best recipe of the search, {self.winner}, has {measured}, which is not shown to be above 0."
         if self.recipe is not None and self.fallback is not None:
             return f"{self.recipe}: a gain of {_interval(self.fallback)} ({FALLBACK_CONFIDENCE:.0%} interval) on the same seeds. {best}"
         simple = "" if self.fallback is None else f" Nor has the fallback a gain, with {_interval(self.fallback)}."
