@@ -386,7 +386,7 @@ def strategy_of(name: str, spec: Mapping[str, Any]) -> Strategy:
     Block(start_rank=0.3)
     """
     kind = STRATEGIES[name]
-    return kind(**{field: spec[field] for field in kind.__dataclass_fields__ if spec.get(field) is not None})
+    return kind(**{field: spec[field] for field in kind.__dataclass_fields__ if field in spec})
 
 
 def strategy_spec(strategy: Strategy) -> dict[str, Any]:

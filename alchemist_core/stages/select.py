@@ -172,10 +172,6 @@ def _use_again(known: SubsetRow, selection: "Selection") -> SelectResult:
     return selection.result(known, is_new=False)
 
 
-_FAR = 1.5
-"""A rank window is far from a retention if one is more than this multiple of the other: tuning measured no such subset."""
-
-
 def _require_not_withdrawn(known: SubsetRow) -> None:
     if known.state == "withdrawn":
         raise ConfigError(
@@ -204,7 +200,7 @@ class Selection:
         keeps_all = given.keeps_all_accepted and given.strategy == "auto" and given.drop_top_ratio is None
         policy, self.window = resolve_auto(self._engine, rater.rater_id, sized)
         self._passed_over: FittedWindow | None = None
-        self._rater, self._retention = rater, sized.retention
+        self._tuning = _tuning_command(config, rater, sized.retention)
         if self.window and not keeps_all:
             by_rule = sized.resolve(rater.rule)
             if not suits(sized, snapshot, self.window.strategy, instead=by_rule):
@@ -219,7 +215,9 @@ class Selection:
         except ConfigError as error:
             if self._passed_over is None:
                 raise
-            raise ConfigError(f"{error} {self._describe_passed_over(self._passed_over)}") from error
+            raise ConfigError(
+                f"{error} {_describe_passed_over(self._passed_over, sized.retention)} {self._tuning}"
+            ) from error
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -284,41 +282,16 @@ class Selection:
             others := other_windows(self._engine, self.drawn.snapshot.rater.rater_id, self.window)
         ):
             found["warnings"].append(_describe_nesting(self.window, others))
-        if self.window is not None and (warning := self._describe_distance(self.window)):
-            found["warnings"].append(warning)
+        retention = self.drawn.policy.retention
+        if self.window is not None and (warning := _describe_distance(self.window, retention)):
+            found["warnings"].append(f"{warning} {self._tuning}")
         if self._passed_over is not None:
-            found["warnings"].append(self._describe_passed_over(self._passed_over))
+            found["warnings"].append(f"{_describe_passed_over(self._passed_over, retention)} {self._tuning}")
         if self.expected_gain is not None and is_worse(self.expected_gain):
             # With parameters beside it, auto does not take the rank window.
             is_auto = self.config.policy.strategy == "auto" and not self.config.policy.has_parameters
             found["warnings"].append(describe_worse(self.expected_gain, is_auto=is_auto))
         return found
-
-    def _describe_distance(self, used: FittedWindow) -> str | None:
-        """Return the warning that the rank window was tuned for another retention; None if it is near."""
-        retention = self._retention
-        if max(used.retention / retention, retention / used.retention) <= _FAR:
-            return None
-        return (
-            f"Strategy auto took a rank window that was tuned for a retention of {used.retention:g}, far from {retention:g}: its gain was "
-            f"not measured here. {self._tune()}"
-        )
-
-    def _describe_passed_over(self, found: FittedWindow) -> str:
-        """Return the warning that the rank window leaves too few samples for the retention."""
-        return (
-            f"Strategy auto passed over the rank window that was tuned for a retention of {found.retention:g}: it leaves out the highest "
-            f"{found.window.drop_top_ratio:g} of the ranks, so it cannot give {self._retention:g}. The scoring rule decides instead. "
-            f"{self._tune()}"
-        )
-
-    def _tune(self) -> str:
-        """Return the command that fits a rank window of this rater for this retention; the evaluation dataset is the user's choice."""
-        dataset, rater = self.config.dataset[0], self._rater.name
-        return (
-            f"Tune for this one: alchemist tune-selection run --rater {rater} --dataset {dataset} --evaluation NAME "
-            f"--retentions {self._retention:g}."
-        )
 
 
 def _without_drop(policy: SelectionPolicy, rule: str) -> SelectionPolicy:
@@ -337,6 +310,36 @@ def _describe_nesting(used: FittedWindow, others: list[float]) -> str:
     return (
         f"Strategy auto took what was tuned for a retention of {used.retention:g}. Near {', '.join(f'{other:g}' for other in others)} it "
         f"takes another rank window, so subsets of such a retention need not be nested with this one. To nest them, select with {options}."
+    )
+
+
+_FAR = 1.5
+"""A rank window is far from a retention if one is more than this multiple of the other: tuning measured no such subset."""
+
+
+def _describe_distance(used: FittedWindow, retention: float) -> str | None:
+    """Return the warning that the rank window was tuned for another retention; None if it is near."""
+    if max(used.retention / retention, retention / used.retention) <= _FAR:
+        return None
+    return (
+        f"Strategy auto took a rank window that was tuned for a retention of {used.retention:g}, far from {retention:g}: its gain was not "
+        "measured here."
+    )
+
+
+def _describe_passed_over(found: FittedWindow, retention: float) -> str:
+    """Return the warning that the rank window leaves too few samples for the retention."""
+    return (
+        f"Strategy auto passed over the rank window that was tuned for a retention of {found.retention:g}: it leaves out the highest "
+        f"{found.window.drop_top_ratio:g} of the ranks, so it cannot give {retention:g}. The scoring rule decides instead."
+    )
+
+
+def _tuning_command(config: SelectConfig, rater: RaterRow, retention: float) -> str:
+    """Return the command that fits a rank window of this rater for this retention; the evaluation dataset is the user's choice."""
+    return (
+        f"Tune for this one: alchemist tune-selection run --rater {rater.name} --dataset {config.dataset[0]} --evaluation NAME "
+        f"--retentions {retention:g}."
     )
 
 

@@ -112,12 +112,20 @@ def _band_gains(cells: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | Non
 
 
 def _nearest_window(engine: Engine, rater_id: int, retention: float) -> WindowRow | None:
-    statement = select(*WINDOW_COLUMNS).where(RankWindowTable.rater_id == rater_id)
-    with engine.connect() as connection:
-        rows = [WindowRow(*row) for row in connection.execute(statement)]
     return min(
-        rows, key=lambda row: (abs(row.measurements["retention"] - retention), -row.rank_window_id), default=None
+        _windows_of(engine, rater_id),
+        key=lambda row: (abs(row.measurements["retention"] - retention), -row.rank_window_id),
+        default=None,
     )
+
+
+def _windows_of(engine: Engine, rater_id: int) -> list[WindowRow]:
+    """Return the rank windows of a rater, the newest last."""
+    statement = (
+        select(*WINDOW_COLUMNS).where(RankWindowTable.rater_id == rater_id).order_by(RankWindowTable.rank_window_id)
+    )
+    with engine.connect() as connection:
+        return [WindowRow(*row) for row in connection.execute(statement)]
 
 
 def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tuple[SelectionPolicy, FittedWindow | None]:
@@ -133,9 +141,7 @@ def resolve_auto(engine: Engine, rater_id: int, policy: SelectionPolicy) -> tupl
 
 def is_tuned(engine: Engine, rater_id: int, strategy: Strategy) -> bool:
     """Return whether the strategy is a rank window that tuning found for the rater."""
-    statement = select(*WINDOW_COLUMNS).where(RankWindowTable.rater_id == rater_id)
-    with engine.connect() as connection:
-        return any(WindowRow(*row).fitted.strategy == strategy for row in connection.execute(statement))
+    return any(row.fitted.strategy == strategy for row in _windows_of(engine, rater_id))
 
 
 def describe_pairing(engine: Engine, subset: SubsetRow) -> str | None:
@@ -149,16 +155,9 @@ def describe_pairing(engine: Engine, subset: SubsetRow) -> str | None:
 
 def other_windows(engine: Engine, rater_id: int, used: FittedWindow) -> list[float]:
     """Return the measured retentions whose tuned strategy is not the one that was used: `auto` takes it near those retentions."""
-    statement = (
-        select(*WINDOW_COLUMNS).where(RankWindowTable.rater_id == rater_id).order_by(RankWindowTable.rank_window_id)
-    )
-    with engine.connect() as connection:
-        # The newest of a retention counts.
-        strategy_of = {
-            row.fitted.retention: row.fitted.strategy
-            for row in (WindowRow(*each) for each in connection.execute(statement))
-        }
-    return sorted(retention for retention, strategy in strategy_of.items() if strategy != used.strategy)
+    # The newest of a retention counts.
+    newest = {row.fitted.retention: row.fitted.strategy for row in _windows_of(engine, rater_id)}
+    return sorted(retention for retention, strategy in newest.items() if strategy != used.strategy)
 
 
 def list_windows(engine: Engine) -> list[tuple[str, WindowRow]]:

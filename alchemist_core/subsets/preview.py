@@ -114,8 +114,9 @@ def _rater_warnings(engine: Engine, drawn: Selected, *, keeps_accepted: bool) ->
     rater, strategy = drawn.snapshot.rater, drawn.strategy
     if drawn.policy.rank_by != RATER_SCORE:
         return []
-    is_measured = is_tuned(engine, rater.rater_id, strategy)
-    mixed = None if is_measured else mixed_pairing_warning(strategy, rater.rule, keeps_accepted=keeps_accepted)
+    mixed = mixed_pairing_warning(strategy, rater.rule, keeps_accepted=keeps_accepted)
+    if mixed and is_tuned(engine, rater.rater_id, strategy):
+        mixed = None
     return [mixed, _failure_warning(rater)]
 
 

@@ -31,10 +31,12 @@ def test_by_how_much_the_validation_dataset_alone_is_better(world: str, retentio
     assert nats(gain) in PAGE
 
 
-def test_the_critic_prefers_the_topics_of_its_validation_dataset() -> None:
-    areas = [one["aucs"]["trained_critic"]["other"] for one in read_trials("worlds") if one["world"] == "shifted"]
-    assert len(areas) == 5
-    assert f"an AUC of {min(areas):.3f} to {max(areas):.3f} in five seeds" in PAGE
+def test_critic_and_density_ratio_prefer_the_topics_of_their_validation_dataset() -> None:
+    found = [one["aucs"] for one in read_trials("worlds") if one["world"] == "shifted"]
+    assert len(found) == 5
+    critic, density = ([areas[name]["other"] for areas in found] for name in ("trained_critic", "image_density"))
+    assert f"an AUC of {min(critic):.3f} to {max(critic):.3f} in five seeds" in PAGE
+    assert f"as a density ratio does, with {min(density):.3f} to {max(density):.3f}" in PAGE
 
 
 def test_the_default_rule_closes_less_than_learnability_on_the_choosing_seeds() -> None:

@@ -460,7 +460,8 @@ def drawn(ranks: list[float], dropped_share: float | None = None, **spec: Any) -
     column = np.array(ranks)
     manifest = Manifest(hash_rows([sha256(i) for i in range(len(ranks))]), column, column)
     curves = None if dropped_share is None else {"dropped_share": dropped_share}
-    row = SimpleNamespace(spec={"rank_by": "clarity", **spec}, strategy="shift_gsample", curves=curves)
+    strategy = "shift_gsample" if "drop_top_ratio" in spec else "head_gsample"
+    row = SimpleNamespace(spec={"rank_by": "clarity", **spec}, strategy=strategy, curves=curves)
     return _rank_figures(None, row, manifest)
 
 
@@ -469,7 +470,7 @@ def test_a_selection_is_checked_by_its_highest_rank_and_by_the_share_that_its_cu
     assert found == {"rank": [0.3], "dropped_share": [0.35], "is_mixed": [False]}
     # Without the share nothing contradicts the request; without a drop-top ratio nothing is dropped.
     assert drawn([0.4], drop_top_ratio=0.375)["dropped_share"] == [0.375]
-    assert drawn([0.4], drop_top_ratio=None)["dropped_share"] == [0.0]
+    assert drawn([0.4])["dropped_share"] == [0.0]
 
 
 def test_a_version_without_members_has_nothing_to_look_at() -> None:

@@ -114,17 +114,21 @@ def test_the_recipe_paper_selects_80_percent_and_warns_that_nesting_ends(
 @pytest.fixture
 def probed(store: Engine) -> Engine:
     """A store with a tuned rater: the highest scores are the most useful, by four seeds and five bands."""
-    losses = {"random": 3.0, **{f"alignment/block@{start:g}": 2.6 + 1.5 * start for start in (0, 0.2, 0.4, 0.6, 0.8)}}
-    cells = [
-        {"arm": arm, "retention": 0.2, "seed": seed, "loss": loss + 0.01 * seed * (1 + len(arm) % 3)}
+    tune(store, 0.2, RankWindow(0.0, 0.1, 0.1), cells=probe(0.2, 2.6, 1.5))
+    return store
+
+
+def probe(retention: float, first: float, slope: float) -> list[dict[str, object]]:
+    """Losses of random samples and of five bands of ranks, by four seeds: that of the highest band, and how much more those below have."""
+    losses = {
+        "random": 3.0,
+        **{f"alignment/block@{start:g}": first + slope * start for start in (0, 0.2, 0.4, 0.6, 0.8)},
+    }
+    return [
+        {"arm": arm, "retention": retention, "seed": seed, "loss": loss + 0.01 * seed * (1 + len(arm) % 3)}
         for arm, loss in losses.items()
         for seed in range(4)
     ]
-    with store.connect() as connection:
-        rater_id = connection.execute(text("SELECT rater_id FROM alchemist.raters")).scalar_one()
-    window = FittedWindow(RankWindow(0.0, 0.1, 0.1), 0.2, 0.4, 0.3, 0.5)
-    store_window(store, rater_id, window, {"retention": 0.2, "cells": cells})
-    return store
 
 
 @pytest.mark.slow
@@ -154,10 +158,10 @@ def nesting(report: SelectResult) -> list[str]:
     return [text for text in report.warnings if "nested" in text]
 
 
-def tune(store: Engine, retention: float, window: RankWindow) -> None:
+def tune(store: Engine, retention: float, window: RankWindow, **measured: object) -> None:
     with store.connect() as connection:
         rater_id = connection.execute(text("SELECT rater_id FROM alchemist.raters")).scalar_one()
-    store_window(store, rater_id, FittedWindow(window, retention, 0.4, 0.3, 0.5), {"retention": retention})
+    store_window(store, rater_id, FittedWindow(window, retention, 0.4, 0.3, 0.5), {"retention": retention} | measured)
 
 
 @pytest.mark.slow
@@ -253,16 +257,7 @@ def test_a_tuned_window_is_not_called_unsuited_to_the_scoring_rule(store: Engine
 
 def test_a_subset_that_auto_selected_is_not_told_to_use_auto(store: Engine) -> None:
     # The lowest ranks are the most useful, and the window that takes them leaves too few.
-    losses = {"random": 3.0, **{f"alignment/block@{start:g}": 3.4 - 1.5 * start for start in (0, 0.2, 0.4, 0.6, 0.8)}}
-    cells = [
-        {"arm": arm, "retention": 0.4, "seed": seed, "loss": loss + 0.01 * seed * (1 + len(arm) % 3)}
-        for arm, loss in losses.items()
-        for seed in range(4)
-    ]
-    with store.connect() as connection:
-        rater_id = connection.execute(text("SELECT rater_id FROM alchemist.raters")).scalar_one()
-    window = FittedWindow(RankWindow(0.5, 0.7, 0.2), 0.4, 0.4, 0.3, 0.5)
-    store_window(store, rater_id, window, {"retention": 0.4, "cells": cells})
+    tune(store, 0.4, RankWindow(0.5, 0.7, 0.2), cells=probe(0.4, 3.4, -1.5))
     by_word, by_auto = (draw(0.6, strategy=strategy, dry_run=True) for strategy in ("head_gsample", "auto"))
     assert by_word.n_samples == by_auto.n_samples
     told = [text for report in (by_word, by_auto) for text in report.warnings if "worse than a random one" in text]
