@@ -31,6 +31,7 @@ def make_corpus(
     seed: int,
     is_damaged: bool,
     validation_share: float | None = None,
+    n_validation: int | None = None,
     n_train: int | None = None,
     test_half: int | None = None,
 ) -> None:
@@ -42,15 +43,19 @@ def make_corpus(
         seed: Of the split and of the damage.
         is_damaged: Whether some samples are damaged.
         validation_share: Size of the validation dataset as a share of the corpus; None: a third of the training tars' pairs.
+        n_validation: Size of the validation dataset instead of a share.
         n_train: Largest number of training samples; None: all others.
         test_half: 0 or 1: this half of the test samples, so that seeds which choose and seeds which report share none; None: all.
     """
     if (out / "truth.parquet").exists():
         return
     pairs, test = _read(corpus, "[0-9]*.tar"), _read(corpus, "val-*.tar")
-    order, n_validation = np.random.default_rng(seed).permutation(len(pairs)), len(pairs) // 3
-    if validation_share is not None:
-        n_validation = round(min(len(pairs), n_train or len(pairs)) * validation_share / (1 + validation_share))
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    if n_validation is None:
+        n_all = min(len(pairs), n_train or len(pairs))
+        n_validation = (
+            len(pairs) // 3 if validation_share is None else round(n_all * validation_share / (1 + validation_share))
+        )
     chosen = order[n_validation:][:n_train]
     train, kinds = damage(pairs.rows(chosen), seed, SHARES if is_damaged else {})
     _write(out / "validation", pairs.rows(order[:n_validation]))

@@ -1,6 +1,6 @@
 """Which selection for which corpus: recipes, controls and methods of the field on several worlds, paired over corpus and training seeds.
 
-`python -m tests.benchmarks.study {value,choice,worlds,methods} [--plan] [--quick] [--corpus FOLDER] [--hours H] [--workers 2]`
+`python -m tests.benchmarks.study PLAN [--plan] [--quick] [--corpus FOLDER] [--hours H] [--workers 2]`
 
 A study is a list of trials: one world with one corpus seed, all its arms and retentions, each trained with several seeds whose losses are
 averaged. Each finished trial is a JSON file under `.alchemist/study/NAME/`; a rerun does only what is missing, and the stages of an
@@ -10,7 +10,8 @@ with an error. `--plan` counts the trainings and their time, and trains nothing.
 
 `value` is `make bench-selection-value`: the synthetic and the damaged corpus, rule `learnability`, its fusions and their controls.
 `worlds` and `methods` are `make study`: corpora of other kinds, and the methods of the field. `choice` chooses between recipes on
-seeds that report nothing. All write a table with the cost of each selection, as JSON and as figures.
+seeds that report nothing; `default` measures on other seeds what was chosen, and `sizes-100` to `sizes-2400` with how many validation
+samples it works. All write a table with the cost of each selection, as JSON and as figures.
 """
 
 import argparse
@@ -78,6 +79,14 @@ FUSIONS = tuple(
 """Fusions with a part left out: the rater, the density ratio."""
 BY_RULE = ("alignment/auto", "alignment+trained_critic+image_density/head_gsample;accept=auto;fill=repeat")
 """The rule that is the default, and its fusion, beside the same of rule `learnability`."""
+WITHOUT_RATER = "trained_critic+image_density/head_gsample;accept=auto;fill=repeat"
+ADVISED = (
+    *("random", "oracle", "validation", f"{BY_RULE[1]}+validation"),
+    *(*BY_RULE, RECIPES[0], RECIPES[2], WITHOUT_RATER),
+)
+"""What the product advises, with its controls."""
+SIZES = (100, 300, 600, 1_200, 2_400)
+"""Numbers of validation samples, each a plan."""
 SIGNALS = ("pmi/auto", "learnability+pmi/head_gsample")
 """Signals beside them: mutual information of image and caption, alone and in a fusion."""
 FIELD = ("loss/paper", "seal/auto", "two_steps/auto", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
@@ -102,6 +111,8 @@ class Plan:
     trainings: int = 3
     n_train: int = 12_000
     validation_share: float = 0.05
+    # Number of validation samples; none: a share of the corpus.
+    n_validation: int | None = None
     epochs: int = 10
     training: str = ""
     model: str = ""
@@ -121,7 +132,11 @@ class Plan:
     def measured(self) -> dict[str, Any]:
         """Return what each trial depends on, without its world and its seed."""
         others = ("name", "worlds", "seeds", "search_seeds", "confirmation_seeds", "searched")
-        return {name: value for name, value in vars_of(self).items() if name not in others}
+        found = {name: value for name, value in vars_of(self).items() if name not in others}
+        if self.n_validation is None:
+            # The plans that were measured before it existed keep their trials.
+            del found["n_validation"]
+        return found
 
     def quick(self) -> "Plan":
         """Return the same plan at its smallest size."""
@@ -146,6 +161,31 @@ PLANS = {
         n_train=6_000,
         drawn_resolution=112,
     ),
+    # What was chosen, on seeds that chose nothing; and weights, and balanced random samples.
+    "default": Plan(
+        "default",
+        ("scenes", "damaged"),
+        (*ADVISED, BALANCED, f"{BY_RULE[1]};weight_by=rank"),
+        seeds=(64, 65, 66, 67, 68),
+        trainings=2,
+        n_train=6_000,
+        drawn_resolution=112,
+    ),
+    # The same number of training samples for all sizes: with 2,400 for validation, the real corpus has 3,600 others.
+    **{
+        f"sizes-{n}": Plan(
+            f"sizes-{n}",
+            ("damaged", "scenes"),
+            ADVISED,
+            retentions=(0.2,),
+            seeds=(70, 71, 72, 73, 74),
+            trainings=2,
+            n_train=3_600,
+            n_validation=n,
+            drawn_resolution=112,
+        )
+        for n in SIZES
+    },
     "worlds": Plan(
         "worlds",
         (*worlds.KINDS, "real"),
@@ -194,7 +234,7 @@ class Trial:
         return self._dataset("{seed}")
 
     def _dataset(self, seed: str) -> str:
-        sizes = fingerprint([self.plan.n_train, self.plan.validation_share])[:6]
+        sizes = fingerprint([self.plan.n_train, self.plan.n_validation or self.plan.validation_share])[:6]
         return f"{self.plan.name}-{self.world}-{sizes}-s{seed}"
 
     @property
@@ -543,14 +583,15 @@ def make_trial(trial: Trial, corpus: Path | None) -> Path:
     root = home / "corpora" / trial.dataset
     n_test = max(48, plan.n_train // 12)
     if trial.world == "scenes":
-        n_validation = round(plan.validation_share * plan.n_train)
+        n_validation = plan.n_validation or round(plan.validation_share * plan.n_train)
         draw_scenes(root, seed=trial.seed, n_train=plan.n_train, n_validation=n_validation, n_test=n_test)
     elif trial.world in ("damaged", "real"):
         assert corpus is not None
         is_choosing = trial.seed in (*plan.search_seeds, *plan.confirmation_seeds)
         make_corpus(
             corpus, root, seed=trial.seed, is_damaged=trial.world == "damaged", n_train=trial.n_train,
-            validation_share=plan.validation_share, test_half=int(is_choosing) if plan.search_seeds else None,
+            validation_share=plan.validation_share, n_validation=plan.n_validation,
+            test_half=int(is_choosing) if plan.search_seeds else None,
         )  # fmt: skip
     else:
         world = World(trial.world, trial.seed, trial.n_train, n_test, plan.validation_share)

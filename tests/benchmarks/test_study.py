@@ -108,6 +108,22 @@ def test_every_plan_has_arms_that_can_be_parsed_and_seeds_of_its_own() -> None:
     # Seeds that nobody has seen: those of the older benchmarks end at 13.
     assert all(min(plan.seeds) >= 30 for plan in PLANS.values())
     assert not set(PLANS["methods"].seeds) & set(PLANS["worlds"].seeds)
+    assert not set(PLANS["choice"].seeds) & {*PLANS["default"].seeds, *PLANS["sizes-100"].seeds}
+
+
+def test_a_plan_with_a_number_of_validation_samples_has_so_many_and_datasets_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setenv("ALCHEMIST_HOME", str(tmp_path))
+    load_settings.cache_clear()
+    monkeypatch.setattr(study, "draw_scenes", lambda _root, *, n_validation, **_: drawn.append(n_validation))
+    monkeypatch.setattr(study, "ingest", lambda _config: None)
+    plans = [PLANS[f"sizes-{n}"] for n in study.SIZES]
+    for plan in plans:
+        study.make_trial(study.Trial(plan, "scenes", plan.seeds[0]), None)
+    assert tuple(drawn) == study.SIZES
+    assert len({study.Trial(replace(plan, name="same"), "scenes", 70).dataset for plan in plans}) == len(plans)
 
 
 def test_only_missing_trials_are_counted_and_an_unknown_source_is_left_out(
