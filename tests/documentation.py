@@ -97,7 +97,7 @@ PAGES = (
         "docs/how-to/tune-the-rank-window.md",
         left_out={
             "alchemist tune-selection run --rater production --dataset web --evaluation web-test": "trains for minutes",
-            "alchemist tune-selection search --dataset web --validation web-validation --evaluation web-test --retention 0.5 --budget 44": (
+            "alchemist tune-selection search --dataset web --validation web-validation --evaluation web-test --retention 0.5 --budget 45": (
                 "trains for an hour"
             ),
         },

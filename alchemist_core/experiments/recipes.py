@@ -27,6 +27,7 @@ BALANCED = "random;variety=1"
 """Random, but as many samples of each cluster of similar images as there are: the fallback where nothing is shown to be better."""
 RECIPES = (
     "learnability/auto",
+    "alignment+trained_critic+image_density/head_gsample;accept=auto;fill=repeat",
     "learnability+trained_critic+image_density/head_gsample;accept=auto;fill=repeat",
     "trained_critic+image_density/head_gsample",
     "learnability+trained_critic+image_density/head_gsample",

@@ -11,7 +11,8 @@ with an error. `--plan` counts the trainings and their time, and trains nothing.
 `value` is `make bench-selection-value`: the synthetic and the damaged corpus, rule `learnability`, its fusions and their controls.
 `worlds` and `methods` are `make study`: corpora of other kinds, and the methods of the field. `choice` chooses between recipes on
 seeds that report nothing; `default` measures on other seeds what was chosen, and `sizes-100` to `sizes-2400` with how many validation
-samples it works. All write a table with the cost of each selection, as JSON and as figures.
+samples it works, and `topics` what a validation dataset does that shows half of the topics. All write a table with the cost of each
+selection, as JSON and as figures.
 """
 
 import argparse
@@ -87,6 +88,9 @@ ADVISED = (
 """What the product advises, with its controls."""
 SIZES = (100, 300, 600, 1_200, 2_400)
 """Numbers of validation samples, each a plan."""
+BY_TOPIC = ("trained_critic/top_k", FUSION)
+BY_CLUSTER = "stratify=true;stratify_by=cluster"
+"""Recipes that may prefer the topics of the validation dataset, and options that give every cluster of similar images its share."""
 SIGNALS = ("pmi/auto", "learnability+pmi/head_gsample")
 """Signals beside them: mutual information of image and caption, alone and in a fusion."""
 FIELD = ("loss/paper", "seal/auto", "two_steps/auto", "clarity/top_k", *(f"{name}/top_k" for name in METHODS))
@@ -186,6 +190,20 @@ PLANS = {
         )
         for n in SIZES
     },
+    # A validation dataset that shows half of the topics, judged on all of them.
+    "topics": Plan(
+        "topics",
+        ("half_seen",),
+        (
+            *("random", BALANCED, "validation", RECIPES[0]),
+            *(word for arm in BY_TOPIC for word in (arm, f"{arm};{BY_CLUSTER}")),
+        ),
+        retentions=(0.5,),
+        seeds=(80, 81, 82, 83, 84),
+        trainings=2,
+        n_train=6_000,
+        drawn_resolution=112,
+    ),
     "worlds": Plan(
         "worlds",
         (*worlds.KINDS, "real"),
@@ -719,8 +737,11 @@ def _column(of: Mapping[bytes, float], pairs: Sequence[bytes]) -> np.ndarray:
 def _areas(scores: Sequence[float], kinds: Sequence[str]) -> dict[str, float]:
     score_N, kind_N = np.array(scores), np.array(kinds)
     good = score_N[kind_N == worlds.GOOD]
+    unseen = score_N[kind_N == worlds.GOOD + worlds.UNSEEN]
     others = sorted(set(kinds) - {worlds.GOOD})
-    return {kind: round(area_under_curve(good, score_N[kind_N == kind]), 4) for kind in others if len(good)}
+    # A wrong caption of unseen concepts is compared with the right ones of unseen concepts.
+    better = {kind: unseen if kind == f"wrong_caption{worlds.UNSEEN}" else good for kind in others}
+    return {kind: round(area_under_curve(better[kind], score_N[kind_N == kind]), 4) for kind in others if len(good)}
 
 
 def kind_of_training(training: Mapping[str, Any]) -> str:

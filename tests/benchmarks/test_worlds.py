@@ -9,12 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from alchemist_core.errors import DataError
+from alchemist_core.local.scenes import SHAPES
 from alchemist_core.statistics import area_under_curve
 from tests.benchmarks.scenes_study import read_tars
 from tests.benchmarks.worlds import (
     CONCEPTS,
     GOOD,
     NOT_NAMED,
+    UNSEEN,
     Drawing,
     World,
     _render,
@@ -72,6 +74,25 @@ def test_four_of_five_images_of_the_redundant_corpus_are_near_duplicates_of_anot
     is_first_N = np.array([kind_of[pair] == GOOD for pair in hashes])
     roughness_N = np.abs(np.diff(read_tars(root / "train", 32)[0].image_NHWC.astype(int), axis=1)).mean(axis=(1, 2, 3))
     assert 0.3 < area_under_curve(roughness_N[is_first_N], roughness_N[~is_first_N]) < 0.7
+
+
+def test_validation_of_the_half_seen_corpus_shows_half_of_the_shapes_and_its_test_all(made: Callable) -> None:
+    root, _ = made("half_seen")
+    assert kinds(root) == {GOOD: 96, f"{GOOD}{UNSEEN}": 96, "wrong_caption": 24, f"wrong_caption{UNSEEN}": 24}
+    samples, hashes = read_tars(root / "train", 8)
+    table = pq.read_table(root / "truth.parquet").to_pydict()
+    kind_of = dict(zip(table["pair_hash"], table["kind"], strict=True))
+    shapes: dict[bool, set[str]] = {True: set(), False: set()}
+    for caption, pair in zip(samples.captions, hashes, strict=True):
+        shapes[kind_of[pair].endswith(UNSEEN)].add(concept_of(caption)[1])
+    assert len(shapes[False]) == len(shapes[True]) == len(SHAPES) / 2
+    assert shapes[False].isdisjoint(shapes[True])
+    validation, test = (
+        {concept_of(caption)[1] for caption in read_tars(root / part, 8)[0].captions} for part in ("validation", "test")
+    )
+    assert validation <= shapes[False]
+    assert test & shapes[True]
+    assert test & shapes[False]
 
 
 def test_few_concepts_dominate_the_skewed_corpus_and_its_test_is_uniform(made: Callable) -> None:

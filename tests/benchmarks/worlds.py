@@ -1,7 +1,8 @@
 """Corpora of known kinds on which selections are compared, each with its validation, test and truth: `train`, `validation`, `test`.
 
 `redundant`: few different images, many near-duplicates of some of them. `skewed`: few concepts dominate, validation and test are uniform.
-`shifted`: validation and test show 5% of the corpus' concepts. `alike`: corpus, validation and test are drawn in the same way, so that no
+`shifted`: validation and test show 5% of the corpus' concepts. `half_seen`: a fifth of the captions is wrong, test shows all concepts, and
+validation only half of them. `alike`: corpus, validation and test are drawn in the same way, so that no
 sample is better than another. `openclipart`: drawings with titles and tags by their makers.
 
 A corpus is a function of its `World`; equal values give equal bytes. Size of the validation dataset: a share of the corpus.
@@ -39,6 +40,8 @@ CONCEPTS = [(colour, shape) for shape in SHAPES for colour in COLOURS]
 """48 concepts of the drawn worlds."""
 GOOD = "informative"
 """The kind of the samples that the arm oracle trains on."""
+UNSEEN = "_unseen"
+"""Behind a kind: of samples whose concepts the validation dataset does not show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,27 @@ def _shifted(world: World, rng: random.Random) -> dict[str, list[Sample]]:
     return {"train": train, **_uniform(world, rng, wanted)}
 
 
+def _half_seen(world: World, rng: random.Random) -> dict[str, list[Sample]]:
+    """Draw all concepts, a fifth with a wrong caption; validation shows half of the shapes, and test all of them."""
+    shapes = rng.sample(SHAPES, len(SHAPES))
+    halves = {
+        suffix: [concept for concept in CONCEPTS if (concept[1] in shapes[: len(shapes) // 2]) == is_seen]
+        for suffix, is_seen in (("", True), (UNSEEN, False))
+    }
+    train = []
+    for suffix, concepts in halves.items():
+        scenes = [_draw(rng, world.side, rng.choice(concepts)) for _ in range(world.n_train // 2)]
+        n_wrong = len(scenes) // 5
+        for at, scene in enumerate(scenes):
+            caption = scene.caption
+            while at < n_wrong and caption == scene.caption:
+                caption = _draw(rng, world.side, rng.choice(concepts)).caption
+            kind = "wrong_caption" if at < n_wrong else GOOD
+            train.append(_sample(scene._replace(caption=caption), kind + suffix))
+    seen = _uniform(world, rng, halves[""])["validation"]
+    return {"train": train, "validation": seen, "test": _uniform(world, rng)["test"]}
+
+
 def _alike(world: World, rng: random.Random) -> dict[str, list[Sample]]:
     """Draw all parts in the same way: there is nothing that a selection could find."""
     sizes = {"train": world.n_train, "validation": world.n_validation, "test": world.n_test}
@@ -154,6 +178,7 @@ _DRAWN: dict[str, Callable[[World, random.Random], dict[str, list[Sample]]]] = {
     "redundant": _redundant,
     "skewed": _skewed,
     "shifted": _shifted,
+    "half_seen": _half_seen,
     "alike": _alike,
 }
 KINDS = ("redundant", "skewed", "shifted", "openclipart")

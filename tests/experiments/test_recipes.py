@@ -13,6 +13,7 @@ from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import RATERS, parse_arm
 from alchemist_core.experiments.clusters import KeptEmbeddings, KeptOptions
 from alchemist_core.experiments.recipes import BALANCED, RECIPES, _typed, describe_needs, flags_of
+from alchemist_core.presets import FUSION
 from alchemist_core.scorers.scorer import Batch
 from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.settings import load_settings
@@ -39,9 +40,25 @@ def test_the_default_recipes_differ_in_rule_fusion_window_repeats_weights_and_va
     assert len(set(RECIPES)) == len(RECIPES)
 
 
+def test_recipe_fusion_of_select_is_among_the_default_recipes_so_that_a_search_can_confirm_it() -> None:
+    arm = parse_arm(RECIPES[1], retention=0.5)
+    policy = dict(FUSION) | {"rank_by": "rater+trained_critic+image_density"}
+    assert (arm.rater, arm.policy) == ("alignment", policy)
+
+
 @pytest.mark.parametrize(
     ("budget", "n_recipes", "n_seeds"),
-    [(None, 13, 4), (44, 13, 4), (34, 13, 2), (33, 12, 2), (26, 8, 2), (22, 7, 2), (15, 3, 2)],
+    [
+        (None, 14, 4),
+        (45, 14, 4),
+        (44, 14, 3),
+        (35, 14, 2),
+        (34, 13, 2),
+        (33, 12, 2),
+        (26, 8, 2),
+        (21, 7, 2),
+        (15, 3, 2),
+    ],
 )
 def test_a_budget_takes_the_first_recipes_and_then_seeds(budget: int | None, n_recipes: int, n_seeds: int) -> None:
     recipes, plan = _plan_search(SearchConfig(budget=budget))
@@ -120,7 +137,10 @@ def test_what_a_selection_needs_is_named() -> None:
         "in place of image_density the name of your density ratio: alchemist scorer train density --kind density",
     ]
     # It needs no rater, and was nowhere shown to be worse than rule `learnability` (research page 036).
-    assert needs[RECIPES[2]] == needs["learnability+trained_critic+image_density/head_gsample"][1:]
+    assert (
+        needs["trained_critic+image_density/head_gsample"]
+        == needs["learnability+trained_critic+image_density/head_gsample"][1:]
+    )
     assert needs["dsir/top_k"] == ["in place of dsir the name of imported scores: alchemist import scores"]
     for word in RECIPES:
         arm = parse_arm(word, retention=0.5)
