@@ -49,22 +49,39 @@ def make_corpus(
     """
     if (out / "truth.parquet").exists():
         return
-    pairs, test = _read(corpus, "[0-9]*.tar"), _read(corpus, "val-*.tar")
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    if n_validation is None:
-        n_all = min(len(pairs), n_train or len(pairs))
-        n_validation = (
-            len(pairs) // 3 if validation_share is None else round(n_all * validation_share / (1 + validation_share))
-        )
-    chosen = order[n_validation:][:n_train]
+    pairs, test = read_pairs(corpus), _read(corpus, "val-*.tar")
+    held_out, chosen = split(
+        len(pairs), seed, validation_share=validation_share, n_validation=n_validation, n_train=n_train
+    )
     train, kinds = damage(pairs.rows(chosen), seed, SHARES if is_damaged else {})
-    _write(out / "validation", pairs.rows(order[:n_validation]))
+    _write(out / "validation", pairs.rows(held_out))
     _write(out / "test", test if test_half is None else test.rows(np.arange(test_half, len(test), 2)))
     hashes = _write(out / "train" / "2026-01-01", train)
     # The oracle arm uses the samples that the synthetic corpus marks as informative.
     words = ["informative" if kind == "clean" else str(kind) for kind in kinds]
     table = pa.table({"pair_hash": pa.array(hashes, pa.binary(32)), "kind": words, "split": ["train"] * len(words)})
     pq.write_table(table, out / "truth.parquet")
+
+
+def split(
+    n: int,
+    seed: int,
+    *,
+    validation_share: float | None = None,
+    n_validation: int | None = None,
+    n_train: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the validation and of the training samples; the options are those of make_corpus."""
+    order = np.random.default_rng(seed).permutation(n)
+    if n_validation is None:
+        n_all = min(n, n_train or n)
+        n_validation = n // 3 if validation_share is None else round(n_all * validation_share / (1 + validation_share))
+    return order[:n_validation], order[n_validation:][:n_train]
+
+
+def read_pairs(corpus: Path) -> Samples:
+    """Return the samples of the training tars of a folder."""
+    return _read(corpus, "[0-9]*.tar")
 
 
 def _read(corpus: Path, pattern: str) -> Samples:
