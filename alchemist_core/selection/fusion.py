@@ -13,6 +13,10 @@ from alchemist_core.selection.ranks import fit_rank_scale
 
 JOIN = "+"
 """Joins the names of signals, as in `--rank-by rater+critic`."""
+HOW_TO_SCORE = (
+    "alchemist score --rater NAME adds the scores of a scorer or a rater, alchemist import scores imported ones."
+)
+"""What to do about samples without a score."""
 
 
 def signals_of(score: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.selection.exclusions import Exclusion
-from alchemist_core.selection.fusion import signals_of
+from alchemist_core.selection.fusion import HOW_TO_SCORE, signals_of
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
 from alchemist_core.store.eligible import (
@@ -97,13 +97,13 @@ def take_snapshot(
         # Captions and heuristics can change, so a selection that is stored reads them again instead of using kept files.
         may_be_kept = not should_store or moment.is_fixed
         eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept)
-    if not len(pairs):
+    if not nights:
         of_rater = rater_option(rater.name, rater.state)
         raise ConfigError(
-            f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: none of its nights is published, or no "
-            f"sample has the score {moment.score!r}. "
+            f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: none of its nights is published. "
             f"Run alchemist score{of_rater}, alchemist check --suite scores and alchemist night publish{of_rater} first."
         )
+    _require_samples(pairs, moment)
     if not pairs.count_open():
         # Refused before anything is stored: a snapshot without an eligible sample has no use.
         raise ConfigError(
@@ -327,9 +327,20 @@ def _pinned_scales(connection: Connection, moment: Moment) -> tuple[int, ...]:
 def _signal_scale(engine: Engine, moment: Moment, *, rescale: bool, should_store: bool) -> tuple[int | None, RankScale]:
     """Return the newest rank scale of one score; the first fusion with it fits the scale, and a rescale fits a new one."""
     with frozen(engine) as connection:
-        score_N = read_eligible(connection, moment).score_N
+        pairs = read_eligible(connection, moment)
+    _require_samples(pairs, moment)
     with engine.begin() as connection:
-        return _rank_scale(connection, moment, score_N, rescale=rescale, should_store=should_store)
+        return _rank_scale(connection, moment, pairs.score_N, rescale=rescale, should_store=should_store)
+
+
+def _require_samples(pairs: EligibleSamples, moment: Moment) -> None:
+    """Refuse a selection if the published nights hold no sample with the scores that rank; they may hold taken-down ones."""
+    if len(pairs):
+        return
+    lack = f"no sample of the published nights has the scores of --rank-by {moment.score}. {HOW_TO_SCORE}"
+    raise ConfigError(
+        f"Nothing is selectable: {lack if pairs.n_unscored else 'every sample of the published nights was taken down.'}"
+    )
 
 
 def _load_scales(connection: Connection, scale_ids: Sequence[int]) -> list[RankScale]:

@@ -14,6 +14,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.rating.acceptance import failed_checks
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.curves import SelectionCurve
+from alchemist_core.selection.fusion import HOW_TO_SCORE, signals_of
 from alchemist_core.selection.ranks import MAX_CUT_DRIFT, needs_rescale, share_above_cut
 from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairing_warning
 from alchemist_core.store.embeddings import count_waiting
@@ -146,6 +147,7 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve, *, keeps_a
             f"About {n_uncompared:,} samples were never searched for duplicates, so that none of theirs is removed: run alchemist "
             "duplicates find, then select again. --dedup exact removes the same bytes only, --dedup near also near-duplicates."
         )
+    found.append(_unscored_warning(drawn))
     for name, n in snapshot.pairs.n_without.items():
         found.append(
             f"{n:,} of {len(snapshot.pairs):,} scored samples have no score {name}: no comparison with it holds for them."
@@ -162,6 +164,14 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve, *, keeps_a
     found += _semantic_warnings(engine, drawn)
     found.append(_repeats_warning(drawn))
     return [warning for warning in found if warning]
+
+
+def _unscored_warning(drawn: Selected) -> str | None:
+    if not (n := drawn.snapshot.pairs.n_unscored):
+        return None
+    *others, last = signals_of(drawn.policy.rank_by)
+    what = f"lack at least one of the scores {', '.join(others)} and {last}" if others else f"have no score {last}"
+    return f"{n:,} samples {what}, so they cannot be selected. {HOW_TO_SCORE}"
 
 
 def _scale_warning(drawn: Selected) -> str | None:

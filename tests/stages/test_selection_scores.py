@@ -91,6 +91,47 @@ def test_the_score_of_a_scorer_ranks_the_samples_that_have_it_on_a_scale_of_its_
     assert [tuple(scale) for scale in scales] == [("clip_score", 1), ("rater", 1)]
 
 
+@pytest.mark.parametrize(
+    ("rank_by", "lack"),
+    [
+        ("clip_score", "have no score clip_score"),
+        ("rater+clip_score", "lack at least one of the scores rater and clip_score"),
+    ],
+)
+def test_samples_that_drop_out_because_they_lack_a_score_that_ranks_are_told(
+    store: Engine, rank_by: str, lack: str
+) -> None:
+    warning = (
+        f"100 samples {lack}, so they cannot be selected. alchemist score --rater NAME adds the scores of a scorer or a rater, alchemist "
+        "import scores imported ones."
+    )
+    report = draw(0.2, rank_by=rank_by, strategy="top_k")
+    assert report.n_removed == {"unscored": 100}
+    assert warning in report.warnings
+    assert not any("cannot be selected" in other for other in draw(0.2).warnings)
+
+
+@pytest.mark.parametrize("rank_by", ["bought", "rater+bought"])
+def test_a_score_that_no_sample_has_is_named_with_what_gives_it(store: Engine, rank_by: str) -> None:
+    change(store, f"DELETE FROM alchemist.scores WHERE rater_id = {BOUGHT}")
+    named = (
+        "Nothing is selectable: no sample of the published nights has the scores of --rank-by bought. alchemist score"
+    )
+    with pytest.raises(ConfigError, match=f"^{named}.* alchemist import scores imported ones"):
+        draw(0.2, rank_by=rank_by, strategy="top_k")
+
+
+@pytest.mark.parametrize("rank_by", ["rater", "rater+clip_score"])
+def test_nights_whose_samples_were_all_taken_down_are_told_so(store: Engine, rank_by: str) -> None:
+    change(
+        store,
+        "INSERT INTO alchemist.takedowns (image_hash, reason, requested_by) "
+        "SELECT image_hash, 'rights', 'a' FROM alchemist.samples ON CONFLICT DO NOTHING",
+    )
+    with pytest.raises(ConfigError, match="Nothing is selectable: every sample of the published nights was taken down"):
+        draw(0.2, rank_by=rank_by, strategy="top_k")
+
+
 def test_a_condition_and_a_ranking_by_the_same_score_go_together(store: Engine) -> None:
     report = draw(0.5, where="clip_score <= 0.5", rank_by="clip_score", strategy="top_k")
     assert report.n_removed == {"predicate": len(ids_of(store, "clip_score > 0.5")), "unscored": 100}
