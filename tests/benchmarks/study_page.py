@@ -63,7 +63,7 @@ def gains(trials: Trials) -> Iterator[str]:
         for row in compare_cells(cells_of(trials, world)):
             is_control = row.arm in ("random", "planted")
             gain = "–" if row.gain is None or row.arm == "random" else nats(row.gain)
-            gap = "–" if row.gap_closed is None or is_control else _percent(row.gap_closed)
+            gap = "–" if row.gap_closed is None or is_control else percent(row.gap_closed)
             yield f"| {title} | {row.retention:.0%} | {ARMS[row.arm]} | {nats(row.loss)} | {gain} | {gap} |"
 
 
@@ -89,7 +89,7 @@ def areas(trials: Trials, worlds: Mapping[str, str] = WORLDS) -> Iterator[str]:
     for world, title in worlds.items():
         found = mean_aucs([trial for trial in trials if trial["world"] == world])[world]
         for kind in sorted(found[SIGNAL]):
-            shown = " | ".join(_two(Estimate(**found[score][kind])) for score in SCORES)
+            shown = " | ".join(two(Estimate(**found[score][kind])) for score in SCORES)
             yield f"| {title} | {kind.replace('_', ' ')} | {shown} |"
 
 
@@ -99,7 +99,7 @@ def accepted(trials: Trials, worlds: Mapping[str, str] = WORLDS) -> Iterator[str
     yield "| --- " * 4 + "|"
     for world, title in worlds.items():
         shown = " | ".join(
-            _percent(estimate([trial["accepted"][name] for trial in trials if trial["world"] == world]))
+            percent(estimate([trial["accepted"][name] for trial in trials if trial["world"] == world]))
             for name in ("share", "good_kept", "precision")
         )
         yield f"| {title} | {shown} |"
@@ -108,7 +108,7 @@ def accepted(trials: Trials, worlds: Mapping[str, str] = WORLDS) -> Iterator[str
 def kept_good(trials: Trials) -> dict[str, str]:
     """Return for each world the share of the good samples that the threshold of the fusion keeps, as the pages quote it."""
     return {
-        world: _percent(estimate([trial["accepted"]["good_kept"] for trial in trials if trial["world"] == world]))
+        world: percent(estimate([trial["accepted"]["good_kept"] for trial in trials if trial["world"] == world]))
         for world in WORLDS
     }
 
@@ -128,7 +128,7 @@ def replication(first: Trials, second: Trials) -> Iterator[str]:
 def learnability_gaps(trials: Trials, world: str) -> dict[float, str]:
     """Return the gap that rule `learnability` closes, by retention."""
     rows = compare_cells(cells_of(trials, world))
-    return {row.retention: _percent(row.gap_closed) for row in rows if row.arm == LEARNABILITY and row.gap_closed}
+    return {row.retention: percent(row.gap_closed) for row in rows if row.arm == LEARNABILITY and row.gap_closed}
 
 
 def shared_seed(trials: Trials) -> Iterator[str]:
@@ -201,11 +201,11 @@ def nats(found: Estimate) -> str:
     return _ends(found, lambda value: f"{value:.3f}")
 
 
-def _two(found: Estimate) -> str:
+def two(found: Estimate) -> str:
     return _ends(found, lambda value: f"{value:.2f}")
 
 
-def _percent(found: Estimate) -> str:
+def percent(found: Estimate) -> str:
     # The ends have no sign of their own.
     return _ends(found, lambda value: f"{value:.0%}").replace("%,", ",").replace("%]", "]")
 
