@@ -65,7 +65,7 @@ def measure(train: Samples, kinds: np.ndarray) -> dict[str, float]:
     distance_N = np.array([_nearest(hash_N, at) for at in range(len(hash_N))])
     is_copy_N, is_clean_N = kinds == "near_duplicate", kinds == "clean"
     has_original_N = np.zeros(len(kinds), bool)
-    has_original_N[is_copy_N] = [_resembles_another(train.image_NHWC, at) for at in np.flatnonzero(is_copy_N)]
+    has_original_N[is_copy_N] = [_resembles_another(train.image_NHWC, int(at)) for at in np.flatnonzero(is_copy_N)]
     clean_C = distance_N[is_clean_N]
     return {
         "n_copies": int(is_copy_N.sum()),

@@ -1,0 +1,31 @@
+"""The tables of research pages 043 to 045 are those of the trials that git keeps."""
+
+import pytest
+
+from tests.benchmarks.advised_page import MADE, PAGES, read_sizes
+from tests.benchmarks.study import PLANS, SIZES
+from tests.benchmarks.study_page import read_trials, table_lines
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_lines_of_the_page_are_made_from_the_kept_trials(name: str) -> None:
+    made = [line for line in MADE[name]() if line]
+    assert len(made) > 8
+    assert table_lines(PAGES[name]) == made
+
+
+@pytest.mark.parametrize("plan", ["default", "topics", *(f"sizes-{n}" for n in SIZES)])
+def test_the_kept_trials_are_of_the_seeds_of_the_plan_and_left_no_arm_out(plan: str) -> None:
+    for trial in read_trials(plan):
+        assert trial["seed"] in PLANS[plan].seeds
+        n_arms = len({cell["arm"] for cell in trial["cells"]}) + len(trial["left_out"])
+        assert n_arms == len(PLANS[plan].arms)
+
+
+def test_the_pages_name_how_many_trials_there_are() -> None:
+    pages = {name: " ".join(page.read_text("utf-8").split()) for name, page in PAGES.items()}
+    for name in ("default", "topics"):
+        found = read_trials(name)
+        assert f"**{len(found)} of {len(PLANS[name].trials())} trials**" in pages[name]
+    n_trials = sum(map(len, read_sizes().values()))
+    assert f"**{n_trials} of {len(SIZES) * len(PLANS['sizes-100'].trials())} trials**" in pages["sizes"]
