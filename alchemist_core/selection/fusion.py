@@ -13,10 +13,16 @@ from alchemist_core.selection.ranks import fit_rank_scale
 
 JOIN = "+"
 """Joins the names of signals, as in `--rank-by rater+critic`."""
-HOW_TO_SCORE = (
-    "alchemist score --rater NAME adds the scores of a scorer or a rater, alchemist import scores imported ones."
-)
-"""What to do about samples without a score."""
+CRAWLED = "imported."
+"""How the name of a number begins that the crawl gives."""
+_SCORED = "alchemist score (of a rater, or of a scorer by --scorer NAME), or alchemist import scores"
+_HEURISTIC = "alchemist score --heuristics"
+_COMMANDS = {
+    "aesthetic": "alchemist score-aesthetics",
+    "clarity": _HEURISTIC,
+    "frequency": _HEURISTIC,
+    "edge_density": _HEURISTIC,
+}
 
 
 def signals_of(score: str) -> tuple[str, ...]:
@@ -32,6 +38,24 @@ def signals_of(score: str) -> tuple[str, ...]:
     if len(set(signals)) < len(signals):
         raise ConfigError(f"--rank-by {score} names one score twice. Name each once.")
     return signals
+
+
+def ways_to_score(score: str) -> str:
+    """Return what gives samples the scores that a name fuses.
+
+    >>> ways_to_score("rater+imported.likes")
+    'Scores come from alchemist score (of a rater, or of a scorer by --scorer NAME), or alchemist import scores; numbers of the crawl come \
+with alchemist ingest --imported-scores NAMES.'
+    >>> ways_to_score("clarity")
+    'Scores come from alchemist score --heuristics.'
+    """
+    signals = signals_of(score)
+    commands = dict.fromkeys(_COMMANDS.get(name, _SCORED) for name in signals if not name.startswith(CRAWLED))
+    ways = [f"scores come from {command}" for command in commands]
+    if any(name.startswith(CRAWLED) for name in signals):
+        ways.append("numbers of the crawl come with alchemist ingest --imported-scores NAMES")
+    told = "; ".join(ways)
+    return f"{told[0].upper()}{told[1:]}."
 
 
 def fuse_ranks(rank_NM: NDArray[np.float64]) -> NDArray[np.float64]:

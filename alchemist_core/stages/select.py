@@ -215,9 +215,8 @@ class Selection:
         except ConfigError as error:
             if self._passed_over is None:
                 raise
-            raise ConfigError(
-                f"{error} {_describe_passed_over(self._passed_over, sized.retention)} {self._tuning}"
-            ) from error
+            told = _describe_passed_over(self._passed_over, sized.retention, self._tuning)
+            raise ConfigError(f"{error} {told}") from error
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -286,7 +285,7 @@ class Selection:
         if self.window is not None and (warning := _describe_distance(self.window, retention)):
             found["warnings"].append(f"{warning} {self._tuning}")
         if self._passed_over is not None:
-            found["warnings"].append(f"{_describe_passed_over(self._passed_over, retention)} {self._tuning}")
+            found["warnings"].append(_describe_passed_over(self._passed_over, retention, self._tuning))
         if self.expected_gain is not None and is_worse(self.expected_gain):
             # With parameters beside it, auto does not take the rank window.
             is_auto = self.config.policy.strategy == "auto" and not self.config.policy.has_parameters
@@ -318,21 +317,35 @@ _FAR = 1.5
 
 
 def _describe_distance(used: FittedWindow, retention: float) -> str | None:
-    """Return the warning that the rank window was tuned for another retention; None if it is near."""
+    """Return the warning that what auto does was tuned for another retention; None if it is near."""
     if max(used.retention / retention, retention / used.retention) <= _FAR:
         return None
+    if not used.is_significant:
+        return (
+            f"Strategy auto selects at random, because tuning measured no gain at a retention of {used.retention:g}, far from "
+            f"{retention:g}."
+        )
     return (
         f"Strategy auto took a rank window that was tuned for a retention of {used.retention:g}, far from {retention:g}: its gain was not "
         "measured here."
     )
 
 
-def _describe_passed_over(found: FittedWindow, retention: float) -> str:
-    """Return the warning that the rank window leaves too few samples for the retention."""
-    return (
-        f"Strategy auto passed over the rank window that was tuned for a retention of {found.retention:g}: it leaves out the highest "
-        f"{found.window.drop_top_ratio:g} of the ranks, so it cannot give {retention:g}. The scoring rule decides instead."
+def _describe_passed_over(found: FittedWindow, retention: float, tuning: str) -> str:
+    """Return the warning that the rank window leaves too few samples for the retention, and what tunes one that does not."""
+    drop, is_everything = found.window.drop_top_ratio, retention == 1
+    is_too_small = 1 - drop < retention
+    why = (
+        f"it leaves out the highest {drop:g} of the ranks, so it cannot give {retention:g}"
+        if is_too_small
+        else f"with the conditions, thresholds and caps of this selection it cannot give {retention:g}"
     )
+    told = (
+        f"Strategy auto passed over the rank window that was tuned for a retention of {found.retention:g}: {why}. The scoring rule decides "
+        "instead."
+    )
+    # Tuning knows no conditions, and of all samples every window is the same.
+    return f"{told} {tuning}" if is_too_small and not is_everything else told
 
 
 def _tuning_command(config: SelectConfig, rater: RaterRow, retention: float) -> str:

@@ -15,7 +15,7 @@ from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.config import EligibleOptions
 from alchemist_core.selection.exclusions import Exclusion
-from alchemist_core.selection.fusion import HOW_TO_SCORE, signals_of
+from alchemist_core.selection.fusion import signals_of, ways_to_score
 from alchemist_core.selection.ranks import RankScale, fit_rank_scale
 from alchemist_core.store import tables
 from alchemist_core.store.eligible import (
@@ -334,13 +334,14 @@ def _signal_scale(engine: Engine, moment: Moment, *, rescale: bool, should_store
 
 
 def _require_samples(pairs: EligibleSamples, moment: Moment) -> None:
-    """Refuse a selection if the published nights hold no sample with the scores that rank; they may hold taken-down ones."""
+    """Refuse a selection if the published nights hold no sample with the scores that rank; they may hold others."""
     if len(pairs):
         return
-    lack = f"no sample of the published nights has the scores of --rank-by {moment.score}. {HOW_TO_SCORE}"
-    raise ConfigError(
-        f"Nothing is selectable: {lack if pairs.n_unscored else 'every sample of the published nights was taken down.'}"
+    gone = "of the published nights every sample was taken down, or its shard was retired or replaced."
+    lack = (
+        f"no sample of the published nights has the scores of --rank-by {moment.score}. {ways_to_score(moment.score)}"
     )
+    raise ConfigError(f"Nothing is selectable: {lack if pairs.n_unscored else gone}")
 
 
 def _load_scales(connection: Connection, scale_ids: Sequence[int]) -> list[RankScale]:

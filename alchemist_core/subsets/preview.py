@@ -14,7 +14,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.rating.acceptance import failed_checks
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.curves import SelectionCurve
-from alchemist_core.selection.fusion import HOW_TO_SCORE, signals_of
+from alchemist_core.selection.fusion import signals_of, ways_to_score
 from alchemist_core.selection.ranks import MAX_CUT_DRIFT, needs_rescale, share_above_cut
 from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairing_warning
 from alchemist_core.store.embeddings import count_waiting
@@ -171,7 +171,7 @@ def _unscored_warning(drawn: Selected) -> str | None:
         return None
     *others, last = signals_of(drawn.policy.rank_by)
     what = f"lack at least one of the scores {', '.join(others)} and {last}" if others else f"have no score {last}"
-    return f"{n:,} samples {what}, so they cannot be selected. {HOW_TO_SCORE}"
+    return f"{n:,} samples {what}, so they cannot be selected. {ways_to_score(drawn.policy.rank_by)}"
 
 
 def _scale_warning(drawn: Selected) -> str | None:

@@ -168,10 +168,9 @@ def select_members(
 def suits(policy: SelectionPolicy, snapshot: Snapshot, strategy: Strategy, *, instead: Strategy) -> bool:
     """Return whether a strategy can select what the retention asks for, or at least as much as another one in its place.
 
-    A policy that takes fewer samples asks for one.
+    A policy that takes fewer samples asks for one. One that repeats samples does not: a few are not to be read often where more could be.
     """
-    takes_fewer = policy.allow_fewer or policy.fill == "repeat"
-    wanted = 1 if takes_fewer else retention_to_k(policy.retention, snapshot.n_eligible)
+    wanted = 1 if policy.allow_fewer else retention_to_k(policy.retention, snapshot.n_eligible)
     n_possible = _count_possible(policy, snapshot, strategy)
     return n_possible >= wanted or n_possible >= _count_possible(policy, snapshot, instead)
 

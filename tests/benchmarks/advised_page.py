@@ -82,8 +82,7 @@ def default_tables(trials: Trials) -> Iterator[str]:
         "arm", "kept", *(f"{title}: {what}" for title in WORLDS.values() for what in ("gain", "gap closed"))
     )
     for arm, retention in _arms_of("default"):
-        found = [_row(trials, world, arm, retention) for world in WORLDS]
-        shown = [cell for row in found for cell in (_gain(row), _gap(row))]
+        shown = [cell for world in WORLDS for cell in (of(trials, world, arm, retention) for of in (_gain, _gap))]
         yield line(TITLES[arm], [f"{retention:.0%}", *shown])
     yield ""
     yield from head("arm", "against", *(f"{title} {kept:.0%}" for title in WORLDS.values() for kept in (0.2, 0.5)))
@@ -106,7 +105,7 @@ def sizes_tables(of_size: Mapping[int, Trials]) -> Iterator[str]:
     for world in worlds:
         yield from head(f"{WORLDS[world]}, gain over random", *map("{:,}".format, of_size))
         for arm in (arm for arm, _ in _arms_of("sizes-100")):
-            yield line(TITLES[arm], [_gain(_row(trials, world, arm, 0.2)) for trials in of_size.values()])
+            yield line(TITLES[arm], [_gain(trials, world, arm, 0.2) for trials in of_size.values()])
         yield ""
         yield from head(f"{WORLDS[world]}, AUC", *map("{:,}".format, of_size))
         for title, score, kind in AREAS[world]:
@@ -118,7 +117,7 @@ def topics_tables(trials: Trials) -> Iterator[str]:
     """Yield gains over random, and whether a score prefers what the validation dataset shows."""
     yield from head("arm", "gain over random")
     for arm, retention in _arms_of("topics"):
-        yield line(TITLES[arm], [_gain(_row(trials, "half_seen", arm, retention))])
+        yield line(TITLES[arm], [_gain(trials, "half_seen", arm, retention)])
     yield ""
     yield from head("AUC", *SCORES.values())
     for kind, title in UNSEEN.items():
@@ -141,12 +140,14 @@ def _row(trials: Trials, world: str, arm: str, retention: float) -> ArmRow | Non
     return rows_of(trials, {world: ""}, retention)[world].get(arm)
 
 
-def _gain(row: ArmRow | None) -> str:
-    return "–" if row is None else gain_of(row.gain, row.loss.n)
+def _gain(trials: Trials, world: str, arm: str, retention: float) -> str:
+    row = _row(trials, world, arm, retention)
+    return gain_of(row.gain if row else None, n_seeds(trials, world))
 
 
-def _gap(row: ArmRow | None) -> str:
-    return "–" if row is None or row.gap_closed is None or row.arm == "planted" else percent(row.gap_closed)
+def _gap(trials: Trials, world: str, arm: str, retention: float) -> str:
+    row = _row(trials, world, arm, retention)
+    return "–" if row is None or row.gap_closed is None or arm == "planted" else percent(row.gap_closed)
 
 
 def _area(trials: Trials, world: str, score: str, kind: str) -> str:

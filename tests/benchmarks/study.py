@@ -51,6 +51,7 @@ from alchemist_core.local.scenes import draw_scenes
 from alchemist_core.report.arm_names import arm_title
 from alchemist_core.report.charts import Axis, Line, Point, interval_chart, line_chart
 from alchemist_core.report.page import render_chart
+from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.selection.fusion import fuse_ranks
 from alchemist_core.selection.ranks import fit_rank_scale
 from alchemist_core.settings import load_settings
@@ -147,7 +148,8 @@ class Plan:
         small = "proxy_warmup_steps=20,max_train_steps=20,batch_size=32"
         return replace(
             self, name=f"{self.name}-quick", retentions=(0.5,), seeds=self.seeds[:2], trainings=2, n_train=400, epochs=1,
-            validation_share=0.3, training=small, model="batch_size=32,width=16,depth=1", method_resolution=64, drawn_resolution=64,
+            validation_share=0.3, n_validation=None, training=small, model="batch_size=32,width=16,depth=1",
+            method_resolution=64, drawn_resolution=64,
             search_seeds=self.search_seeds[:1], confirmation_seeds=self.confirmation_seeds[:2],
         )  # fmt: skip
 
@@ -362,7 +364,8 @@ def _adapted(plan: Plan, given: argparse.Namespace) -> Plan:
     if given.arms:
         changed["arms"] = tuple(given.arms.split(","))
     if given.validation_share is not None:
-        changed |= {"validation_share": given.validation_share, "name": f"{plan.name}-v{given.validation_share:g}"}
+        share = {"validation_share": given.validation_share, "n_validation": None}
+        changed |= share | {"name": f"{plan.name}-v{given.validation_share:g}"}
     plan = replace(plan, **changed)
     return plan.quick() if given.quick else plan
 
@@ -761,12 +764,14 @@ def selection_seconds(arm: str, costs: Mapping[str, float]) -> float:
     155.0
     >>> selection_seconds("random", {"learnability": 60.0})
     0.0
+    >>> selection_seconds("loss/top_k;stratify=true;stratify_by=cluster", {"loss": 9.0, "clusters": 5.0, "encoding": 90.0})
+    104.0
     """
-    kind = arm.partition(";")[0].rpartition("/")[0]
-    beside = {CLUSTERS, ENCODING} if ";variety=" in arm else set[str]()
+    kind, parsed = arm.partition(";")[0].rpartition("/")[0], parse_arm(arm, retention=0.5)
+    policy = SelectionPolicy.model_validate({"retention": 0.5, **(parsed.policy or {})})
+    beside = {CLUSTERS, ENCODING} if policy.eligible_options().needs_comparison else set[str]()
     if not kind:
         return float(sum(costs.get(name, 0.0) for name in beside))
-    parsed = parse_arm(arm, retention=0.5)
     needed = list(parsed.scores) + ([parsed.rater] if kind.startswith(parsed.rater) else [])
     if "rho_batches" in needed and "learnability" not in needed:
         # It ranks by the scores of that rater.

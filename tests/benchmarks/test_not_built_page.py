@@ -31,6 +31,18 @@ def test_by_how_much_the_validation_dataset_alone_is_better(world: str, retentio
     assert nats(gain) in PAGE
 
 
+def test_where_a_recipe_is_worse_than_random_beyond_noise() -> None:
+    worse = {
+        (row.arm, row.retention): row.gain
+        for world in ("shifted", "redundant", "skewed", "real", "openclipart")
+        for row in compare_cells(cells_of(read_trials("worlds"), world))
+        if row.arm in RECIPES and row.gain is not None and row.gain.high is not None and row.gain.high < 0
+    }
+    assert {*worse} == {(arm, retention) for arm in RECIPES for retention in (0.2, 0.5)}
+    for gain in worse.values():
+        assert f"{-gain.mean:.3f} [{-gain.high:.3f}, {-gain.low:.3f}]" in PAGE
+
+
 def test_critic_and_density_ratio_prefer_the_topics_of_their_validation_dataset() -> None:
     found = [one["aucs"] for one in read_trials("worlds") if one["world"] == "shifted"]
     assert len(found) == 5

@@ -213,11 +213,39 @@ def test_a_rank_window_that_cannot_give_the_retention_is_passed_over_with_a_warn
         ).scalar_one()
     accepted = draw(0.5, strategy="auto", min_score=float(bound), dry_run=True)
     assert (accepted.strategy, accepted.n_samples) == ("head_gsample", 200)
-    assert any("passed over" in text for text in accepted.warnings)
+    (warning,) = [text for text in accepted.warnings if "passed over" in text]
+    # Another tuning for 0.5 would store the same window.
+    assert "with the conditions, thresholds and caps of this selection it cannot give 0.5" in warning
+    assert "tune-selection" not in warning
     for given in ({"retention": 0.5}, {"retention": 0.7, "allow_fewer": True}):
         taken = draw(strategy="auto", dry_run=True, **given)
         assert taken.strategy == "shift_gsample"
         assert not any("passed over" in text for text in taken.warnings)
+
+
+def test_repeats_do_not_make_a_few_members_of_a_rank_window_out_of_many_accepted_samples(store: Engine) -> None:
+    tune(store, 0.2, RankWindow(0.4, 0.6, 0.1))
+    with store.connect() as connection:
+        bound = connection.execute(
+            text("SELECT percentile_disc(0.59) WITHIN GROUP (ORDER BY score) FROM alchemist.scores")
+        ).scalar_one()
+    given = {"strategy": "auto", "min_score": float(bound), "dry_run": True}
+    alone, repeated = draw(0.2, **given), draw(0.2, fill="repeat", **given)
+    assert (repeated.strategy, repeated.n_samples) == (alone.strategy, alone.n_samples) == ("head_gsample", 80)
+    assert any("passed over" in text for text in repeated.warnings)
+
+
+def test_where_tuning_measured_no_gain_a_far_retention_is_not_said_to_have_taken_a_window(store: Engine) -> None:
+    with store.connect() as connection:
+        rater_id = connection.execute(text("SELECT rater_id FROM alchemist.raters")).scalar_one()
+    store_window(store, rater_id, FittedWindow(RankWindow(0.1, 0.6, 0.1), 0.5, 0.0, -0.1, 0.1), {"retention": 0.5})
+    report = draw(0.1, strategy="auto", dry_run=True)
+    assert report.strategy == "random"
+    (warning,) = [text for text in report.warnings if "far from 0.1" in text]
+    assert warning.startswith(
+        "Strategy auto selects at random, because tuning measured no gain at a retention of 0.5, far from 0.1."
+    )
+    assert "--retentions 0.1." in warning
 
 
 def test_a_retention_that_an_error_names_as_the_largest_can_be_selected(store: Engine) -> None:

@@ -1,5 +1,6 @@
 """Conditions and --rank-by name the scores of scorers and imported scores; a sample without such a score has null there."""
 
+import re
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from sqlalchemy import Engine, text
 from alchemist_core.errors import ConfigError, DataError
 from alchemist_core.store.export import FILTER_COLUMNS, filter_rows, read_known, require_score_name
 from alchemist_core.store.queries import load_query
+from alchemist_core.store.registry import retire_shard
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.selected import manifest_of, reselect
 from tests.given import insert_rows
@@ -102,8 +104,8 @@ def test_samples_that_drop_out_because_they_lack_a_score_that_ranks_are_told(
     store: Engine, rank_by: str, lack: str
 ) -> None:
     warning = (
-        f"100 samples {lack}, so they cannot be selected. alchemist score --rater NAME adds the scores of a scorer or a rater, alchemist "
-        "import scores imported ones."
+        f"100 samples {lack}, so they cannot be selected. Scores come from alchemist score (of a rater, or of a scorer by --scorer NAME), "
+        "or alchemist import scores."
     )
     report = draw(0.2, rank_by=rank_by, strategy="top_k")
     assert report.n_removed == {"unscored": 100}
@@ -115,10 +117,33 @@ def test_samples_that_drop_out_because_they_lack_a_score_that_ranks_are_told(
 def test_a_score_that_no_sample_has_is_named_with_what_gives_it(store: Engine, rank_by: str) -> None:
     change(store, f"DELETE FROM alchemist.scores WHERE rater_id = {BOUGHT}")
     named = (
-        "Nothing is selectable: no sample of the published nights has the scores of --rank-by bought. alchemist score"
+        "Nothing is selectable: no sample of the published nights has the scores of --rank-by bought. Scores come from"
     )
-    with pytest.raises(ConfigError, match=f"^{named}.* alchemist import scores imported ones"):
+    with pytest.raises(ConfigError, match=f"^{named} .* or alchemist import scores"):
         draw(0.2, rank_by=rank_by, strategy="top_k")
+
+
+@pytest.mark.parametrize(
+    ("rank_by", "remedy"),
+    [
+        ("imported.likes", "Numbers of the crawl come with alchemist ingest --imported-scores NAMES."),
+        ("aesthetic", "Scores come from alchemist score-aesthetics."),
+    ],
+)
+def test_what_only_an_ingest_gives_is_not_asked_of_a_scorer(store: Engine, rank_by: str, remedy: str) -> None:
+    change(store, "UPDATE alchemist.heuristic_scores SET aesthetic = NULL, imported = '{}'")
+    with pytest.raises(ConfigError, match=f"--rank-by {re.escape(rank_by)}. {re.escape(remedy)}"):
+        draw(0.2, rank_by=rank_by, strategy="top_k")
+
+
+def test_nights_whose_shards_were_all_retired_are_told_so(store: Engine) -> None:
+    with store.begin() as connection:
+        for shard_id in connection.execute(text("SELECT shard_id FROM alchemist.shards")).scalars().all():
+            retire_shard(connection, shard_id, reason="gone")
+    with pytest.raises(
+        ConfigError, match="Nothing is selectable: of the published nights every sample was taken down, or its shard"
+    ):
+        draw(0.2)
 
 
 @pytest.mark.parametrize("rank_by", ["rater", "rater+clip_score"])
@@ -128,7 +153,7 @@ def test_nights_whose_samples_were_all_taken_down_are_told_so(store: Engine, ran
         "INSERT INTO alchemist.takedowns (image_hash, reason, requested_by) "
         "SELECT image_hash, 'rights', 'a' FROM alchemist.samples ON CONFLICT DO NOTHING",
     )
-    with pytest.raises(ConfigError, match="Nothing is selectable: every sample of the published nights was taken down"):
+    with pytest.raises(ConfigError, match="Nothing is selectable: of the published nights every sample was taken down"):
         draw(0.2, rank_by=rank_by, strategy="top_k")
 
 
