@@ -73,7 +73,11 @@ class RaterPlan(Result):
 
     def summary(self) -> str:
         """Return the plan of this rater on one line."""
-        unknown = "time unknown" if self.note else "time unknown (nothing was scored yet; estimate it with --gpu)"
+        unknown = (
+            "time unknown"
+            if self.note
+            else "time unknown (nothing was scored yet; estimate it with --gpu, of a machine without one by --gpu cpu)"
+        )
         took = unknown if self.seconds is None else f"about {self.seconds:,.0f} s"
         speed = "" if self.pairs_per_s is None else f" at {self.pairs_per_s:,.0f} samples/s per slot"
         cost = (

@@ -87,7 +87,12 @@ class SearchConfig(TrialsConfig):
         "--budget compares the first of them",
     )
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Name of the result's file")
-    retention: float = Field(0.5, gt=0, le=1, description="Fraction of the eligible samples to keep")
+    retention: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Fraction of the eligible samples to keep; a recipe with accept=auto;fill=repeat takes the accepted ones among them",
+    )
     seeds: Seeds = Field(
         (0, 1, 2, 3),
         min_length=1,
@@ -101,7 +106,7 @@ class SearchConfig(TrialsConfig):
     budget: int | None = Field(
         None,
         ge=1,
-        description="Largest number of models to train; a smaller one searches with fewer seeds; none: no bound",
+        description="Largest number of models to train, without the raters; a smaller one searches with fewer seeds; none: no bound",
     )
     num_train_epochs: int = Field(10, ge=1, le=10_000, description="Epochs of each model")
     dry_run: bool = Field(False, description="Only print the plan and the cost")
@@ -121,8 +126,10 @@ class SearchResult(Result):
 
     def summary(self) -> str:
         """Return the plan, the decision, and the options of the selection."""
-        rounds = ", ".join(f"{n_recipes} recipes on {n_seeds} seeds" for n_recipes, n_seeds in self.rounds)
-        plan = f"{self.n_trainings} models at most: {rounds}; then the best on other seeds."
+        rounds = ", ".join(
+            f"{n_recipes} recipes on {n_seeds} seed{'s' if n_seeds > 1 else ''}" for n_recipes, n_seeds in self.rounds
+        )
+        plan = f"{self.n_trainings} models at most: {rounds}; then the best on the seeds that confirm it."
         if self.recipe is None:
             return f"{plan}\nNothing was trained (--dry-run)."
         needs = "".join(f"\n  needs {need}" for need in self.recipe["needs"])

@@ -197,7 +197,8 @@ def require_possible(k: int, n_possible: int, n: int, *, what: str) -> None:
     if k > n_possible:
         raise ConfigError(
             f"{k:,} of {n:,} eligible samples are requested, but {what} can select only {n_possible:,}: the largest possible "
-            f"retention is {_shown(k_to_retention(n_possible, n))}. Lower the retention, or pass --allow-fewer."
+            f"retention is {_shown(k_to_retention(n_possible, n))}. Lower the retention, or pass "
+            "--allow-fewer, or --fill repeat to read some samples several times."
         )
 
 

@@ -142,8 +142,8 @@ def _named_raters(config: ScoreConfig, stage_run: StageRun) -> tuple[list[RaterR
             sorted({*declared, *(str(row.config["name"]) for row in list_scorers(engine) if row.kind == "scorer")})
         )
         raise ConfigError(
-            f"There is no scorer {config.scorer!r} (scorers: {names or 'none'}). Declare it in the project file under "
-            f"[scorers.{config.scorer}], or: alchemist scorer register {config.scorer} --use …"
+            f"There is no scorer {config.scorer!r} (scorers: {names or 'none'}). Critic, density ratio: alchemist scorer train. Another: "
+            f"declare it in the project file under [scorers.{config.scorer}], or alchemist scorer register {config.scorer} --use …"
         )
     if config.rater == NIGHTLY:
         notes = _follow_project_file(stage_run)
@@ -536,9 +536,13 @@ def _next(config: ScoreConfig, result: ScoreResult) -> str | None:
     dataset = config.dataset or only_train_dataset()
     which = f" --dataset {dataset}" if dataset else ""
     checks = f"alchemist check --suite shards,samples,scores{which}"
+    if not config.scorer:
+        return f"{checks}, then alchemist night check-drift{which} and alchemist night publish{which}"
     # A night is published under each rater by itself; of several scores of a scorer, one is enough.
-    which += f" --rater {result.rater.partition(',')[0]}" if config.scorer else ""
-    return f"{checks}, then alchemist night check-drift{which} and alchemist night publish{which}"
+    name = result.rater.partition(",")[0]
+    of = f"{which} --rater {name}"
+    alone = f"{checks}, then alchemist night check-drift{of} and alchemist night publish{of}"
+    return f"alchemist select --rank-by rater+{name}, with a rater in production; to publish nights under {name} alone: {alone}"
 
 
 COMMANDS = {"": Command(ScoreConfig, run, _next)}

@@ -115,6 +115,8 @@ class EligibleSamples:
     source_N: NDArray[np.int64] | None = None
     n_taken_down: int = 0
     n_unscored: int = 0
+    # Of these, how many lack each of the scores that rank, by its name; one sample may lack several.
+    unscored_by: Mapping[str, int] = field(default_factory=dict)
     # Samples without a score that the condition names, by its name.
     n_without: Mapping[str, int] = field(default_factory=dict)
     # Number of the cluster, from 1; 0 without one. Read only for strata or a cap by cluster.
@@ -242,8 +244,8 @@ def read_eligible(
         columns["source_N"] = _number(columns["source_N"])
     first_bits_N = np.ascontiguousarray(columns["pair_hash_N32"][:, :8]).view(">i8").ravel().astype(np.int64)
     return EligibleSamples(
-        pair_hash64_N=first_bits_N, n_taken_down=reader.n_taken_down, n_unscored=reader.n_unscored, n_without=reader.n_without,
-        **columns,
+        pair_hash64_N=first_bits_N, n_taken_down=reader.n_taken_down, n_unscored=reader.n_unscored,
+        unscored_by=reader.unscored_by, n_without=reader.n_without, **columns,
     )  # fmt: skip
 
 
@@ -267,6 +269,7 @@ def _read_from_nights(reader: "_Reader", *, should_verify: bool) -> EligibleSamp
         pair_hash64_N=first_bits_N,
         n_taken_down=int(is_taken_down_N.sum()),
         n_unscored=int(is_unscored_N.sum()),
+        unscored_by={reader.moment.score: int(is_unscored_N.sum())},
         n_without={},
         **columns,
     )
@@ -344,6 +347,7 @@ class _Reader:
         ]
         self._contaminated = self._read_contaminated()
         self.n_taken_down = self.n_unscored = 0
+        self.unscored_by = dict.fromkeys(signals_of(moment.score), 0)
         self.n_without = dict.fromkeys(self._named, 0)
 
     def read(self, span: dict[str, int]) -> Columns:
@@ -352,6 +356,8 @@ class _Reader:
         is_unscored = np.isnan(score_NM).any(axis=1) & ~rows["is_taken_down"]
         self.n_taken_down += int(rows["is_taken_down"].sum())
         self.n_unscored += int(is_unscored.sum())
+        for score, score_N in zip(self.unscored_by, score_NM.T, strict=True):
+            self.unscored_by[score] += int((np.isnan(score_N) & is_unscored).sum())
         is_kept = ~(rows["is_taken_down"] | is_unscored)
         kept, score_NM = rows[is_kept], score_NM[is_kept]
         sample_id = kept["sample_id"].astype(np.int64)
@@ -518,7 +524,7 @@ def _values_of(sample_id_N: NDArray[np.int64], parts: Iterable[NDArray[Any]], co
 MAX_POOLS = 4
 # A folder that was not changed for this long belongs to no running selection.
 _UNFINISHED_S = 24 * 3600
-COUNTS = ("n_taken_down", "n_unscored", "n_without")
+COUNTS = ("n_taken_down", "n_unscored", "unscored_by", "n_without")
 ARRAYS = tuple(field.name for field in fields(EligibleSamples) if field.name not in COUNTS)
 
 

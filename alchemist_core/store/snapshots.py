@@ -101,7 +101,8 @@ def take_snapshot(
         of_rater = rater_option(rater.name, rater.state)
         raise ConfigError(
             f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: none of its nights is published. "
-            f"Run alchemist score{of_rater}, alchemist check --suite scores and alchemist night publish{of_rater} first."
+            f"Run alchemist score{of_rater}, alchemist check --suite scores, alchemist night check-drift{of_rater} and alchemist night "
+            f"publish{of_rater} first."
         )
     _require_samples(pairs, moment)
     if not pairs.count_open():

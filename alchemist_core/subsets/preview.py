@@ -14,7 +14,7 @@ from alchemist_core.files import artifact_path
 from alchemist_core.rating.acceptance import failed_checks
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.curves import SelectionCurve
-from alchemist_core.selection.fusion import signals_of, ways_to_score
+from alchemist_core.selection.fusion import ways_to_score
 from alchemist_core.selection.ranks import MAX_CUT_DRIFT, needs_rescale, share_above_cut
 from alchemist_core.selection.strategies import ShiftGsample, TopK, mixed_pairing_warning
 from alchemist_core.store.embeddings import count_waiting
@@ -167,11 +167,13 @@ def _warnings(engine: Engine, drawn: Selected, curve: SelectionCurve, *, keeps_a
 
 
 def _unscored_warning(drawn: Selected) -> str | None:
-    if not (n := drawn.snapshot.pairs.n_unscored):
+    pairs = drawn.snapshot.pairs
+    if not (n := pairs.n_unscored):
         return None
-    *others, last = signals_of(drawn.policy.rank_by)
-    what = f"lack at least one of the scores {', '.join(others)} and {last}" if others else f"have no score {last}"
-    return f"{n:,} samples {what}, so they cannot be selected. {ways_to_score(drawn.policy.rank_by)}"
+    lacking = {score: count for score, count in pairs.unscored_by.items() if count}
+    each = f" ({', '.join(f'{score} {count:,}' for score, count in lacking.items())})" if len(lacking) > 1 else ""
+    what = f"lack at least one of the scores that rank{each}" if each else f"have no score {', '.join(lacking)}"
+    return f"{n:,} samples {what}, so they cannot be selected. {ways_to_score('+'.join(lacking))}"
 
 
 def _scale_warning(drawn: Selected) -> str | None:

@@ -100,6 +100,8 @@ def test_scores_are_checked_with_their_samples_and_shards_before_they_are_publis
 def test_a_night_of_a_scorer_is_published_and_selected_from_under_its_name(next_of: Next, raters: str) -> None:
     steps = next_of("score", {"scorer": "sharp"}, {"rater": raters, "n_shards": 1})
     assert steps is not None
+    # With a rater in production, whose nights are published, nothing more is needed.
+    assert steps.startswith("alchemist select --rank-by rater+sharp_clarity, with a rater in production; to publish")
     assert steps.endswith(
         "alchemist night check-drift --rater sharp_clarity and alchemist night publish --rater sharp_clarity"
     )

@@ -211,7 +211,10 @@ def test_before_anything_was_scored_the_plan_reports_an_unknown_time(engine: Eng
         )
     report = plan_score(PlanScoreConfig())
     assert (report.n_shards, report.n_samples, report.raters[0].seconds) == (1, 70, None)
-    assert "time unknown (nothing was scored yet; estimate it with --gpu)" in report.summary()
+    assert (
+        "time unknown (nothing was scored yet; estimate it with --gpu, of a machine without one by --gpu cpu)"
+        in report.summary()
+    )
 
 
 def test_a_rater_whose_training_stopped_by_itself_is_not_told_to_train_longer(two_raters: Engine) -> None:

@@ -234,7 +234,7 @@ def test_a_search_trains_what_it_planned_and_prints_how_to_select() -> None:
         "recipes": "alignment/auto,dsir/top_k,alignment+dsir/top_k", "seeds": "0,1", "confirmation_seeds": "2,3", "retention": 0.3,
     }  # fmt: skip
     planned = search(SearchConfig.model_validate(GIVEN | fields | {"dry_run": True}))
-    assert "3 recipes on 1 seeds, 2 recipes on 2 seeds" in planned.summary()
+    assert "3 recipes on 1 seed, 2 recipes on 2 seeds" in planned.summary()
     assert ask("SELECT count(*) FROM alchemist.models") == 0
     found = search(SearchConfig.model_validate(GIVEN | fields))
     assert 0 < ask("SELECT count(*) FROM alchemist.models") <= planned.n_trainings == 11

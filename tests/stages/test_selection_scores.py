@@ -94,21 +94,22 @@ def test_the_score_of_a_scorer_ranks_the_samples_that_have_it_on_a_scale_of_its_
 
 
 @pytest.mark.parametrize(
-    ("rank_by", "lack"),
+    ("rank_by", "n", "lack"),
     [
-        ("clip_score", "have no score clip_score"),
-        ("rater+clip_score", "lack at least one of the scores rater and clip_score"),
+        ("clip_score", 100, "have no score clip_score"),
+        ("rater+clip_score", 100, "have no score clip_score"),
+        ("rater+clip_score+bought", 250, "lack at least one of the scores that rank (clip_score 100, bought 200)"),
     ],
 )
 def test_samples_that_drop_out_because_they_lack_a_score_that_ranks_are_told(
-    store: Engine, rank_by: str, lack: str
+    store: Engine, rank_by: str, n: int, lack: str
 ) -> None:
     warning = (
-        f"100 samples {lack}, so they cannot be selected. Scores come from alchemist score (of a rater, or of a scorer by --scorer NAME), "
+        f"{n} samples {lack}, so they cannot be selected. Scores come from alchemist score (of a rater, or of a scorer by --scorer NAME), "
         "or alchemist import scores."
     )
     report = draw(0.2, rank_by=rank_by, strategy="top_k")
-    assert report.n_removed == {"unscored": 100}
+    assert report.n_removed == {"unscored": n}
     assert warning in report.warnings
     assert not any("cannot be selected" in other for other in draw(0.2).warnings)
 
