@@ -204,7 +204,8 @@ class Selection:
         if self.window and not keeps_all:
             by_rule = sized.resolve(rater.rule)
             if not suits(sized, snapshot, self.window.strategy, instead=by_rule):
-                policy, self.window, self._passed_over = sized, None, self.window
+                self._passed_over = self.window
+                policy, self.window = sized, None
         if keeps_all:
             whole = _without_drop(policy, rater.rule)
             if whole is not policy:
