@@ -114,10 +114,14 @@ def sizes_tables(of_size: Mapping[int, Trials]) -> Iterator[str]:
 
 
 def topics_tables(trials: Trials) -> Iterator[str]:
-    """Yield gains over random, and whether a score prefers what the validation dataset shows."""
+    """Yield gains over random, what shares of clusters add, and whether a score prefers what the validation dataset shows."""
     yield from head("arm", "gain over random")
     for arm, retention in _arms_of("topics"):
         yield line(TITLES[arm], [_gain(trials, "half_seen", arm, retention)])
+    yield ""
+    yield from head("within clusters, against without", "lower loss")
+    for arm in BY_TOPIC:
+        yield line(TITLES[arm], [nats(better_by(trials, "half_seen", f"{arm};{BY_CLUSTER}", arm, 0.5))])
     yield ""
     yield from head("AUC", *SCORES.values())
     for kind, title in UNSEEN.items():

@@ -27,7 +27,8 @@ def test_a_gain_of_fewer_seeds_than_the_corpus_has_says_so() -> None:
     trials = [
         {"world": "half_seen", "seed": seed, "aucs": {}, "cells": [
             {"arm": arm, "retention": 0.5, "seed": seed, "n_samples": 6, "n_steps": 9, "loss": loss, "losses": [loss]}
-            for arm, loss in (("random", 1.0 + seed), ("learnability/auto", 0.5)) if arm == "random" or seed < 2
+            for arm, loss in [("random", 1.0 + seed), ("learnability/auto", 0.5), *((arm, 0.6) for arm in PLANS["topics"].arms[4:])]
+            if arm != "learnability/auto" or seed < 2
         ]}
         for seed in range(3)
     ]  # fmt: skip

@@ -43,23 +43,6 @@ def test_where_a_recipe_is_worse_than_random_beyond_noise() -> None:
         assert f"{-gain.mean:.3f} [{-gain.high:.3f}, {-gain.low:.3f}]" in PAGE
 
 
-def test_critic_and_density_ratio_prefer_the_topics_of_their_validation_dataset() -> None:
-    found = [one["aucs"] for one in read_trials("worlds") if one["world"] == "shifted"]
-    assert len(found) == 5
-    critic, density = ([areas[name]["other"] for areas in found] for name in ("trained_critic", "image_density"))
-    assert f"an AUC of {min(critic):.3f} to {max(critic):.3f} in five seeds" in PAGE
-    assert f"as a density ratio does, with {min(density):.3f} to {max(density):.3f}" in PAGE
-
-
-def test_the_default_rule_closes_less_than_learnability_on_the_choosing_seeds() -> None:
-    rows = compare_cells(cells_of(read_trials("choice"), "damaged"))
-    for arm in ("alignment/auto", "learnability/auto"):
-        for retention in (0.2, 0.5):
-            (closed,) = [row.gap_closed for row in rows if (row.arm, row.retention) == (arm, retention)]
-            ends = [f"{value:.0%}"[:-1].replace("-", "−") for value in (closed.low, closed.high)]
-            assert f"{closed.mean:.0%} [{', '.join(ends)}]" in PAGE
-
-
 def test_the_hours_of_the_study_are_those_of_its_trials() -> None:
     hours = sum(one["seconds"] for one in read_trials("value")) / 3600
     assert f"took {hours:.1f} hours of one core, so {hours / 2:.1f} hours of two" in PAGE
