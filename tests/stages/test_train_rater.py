@@ -350,8 +350,8 @@ def test_the_store_keeps_enough_steps_of_a_long_training_and_all_that_were_valid
 
 def test_a_small_validation_dataset_is_told_with_what_to_add_to_it() -> None:
     fields = {"rater": "r", "is_new": True, "rule": "alignment", "n_train": 9, "n_in_both": 0, "n_near_duplicates": 0}
-    few, many = (TrainRaterResult(**fields, n_validation=n, metrics={}).summary() for n in (1_199, 1_200))
-    assert "1,199 validation samples are few" in few
+    few, many = (TrainRaterResult(**fields, n_validation=n, metrics={}).summary() for n in (1_999, 2_000))
+    assert "1,999 validation samples are few" in few
     assert "few" not in many
     (page,) = re.findall(r"\(alchemist docs ([\w/-]+)\)", few)
     assert (Path(__file__).parents[2] / "docs" / f"{page}.md").is_file()
