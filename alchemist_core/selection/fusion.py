@@ -14,7 +14,7 @@ from alchemist_core.selection.ranks import fit_rank_scale
 JOIN = "+"
 """Joins the names of signals, as in `--rank-by rater+critic`."""
 CRAWLED = "imported."
-"""How the name of a number begins that the crawl gives."""
+"""The names of numbers that the crawl gives begin with this."""
 _SCORED = "alchemist score (of a rater, or of a scorer by --scorer NAME), or alchemist import scores"
 _HEURISTIC = "alchemist score --heuristics"
 _COMMANDS = {

@@ -334,7 +334,7 @@ def _describe_distance(used: FittedWindow, retention: float) -> str | None:
 
 def _describe_passed_over(found: FittedWindow, retention: float, tuning: str) -> str:
     """Return the warning that the rank window leaves too few samples for the retention, and what tunes one that does not."""
-    drop, is_everything = found.window.drop_top_ratio, retention == 1
+    drop = found.window.drop_top_ratio
     is_too_small = 1 - drop < retention
     why = (
         f"it leaves out the highest {drop:g} of the ranks, so it cannot give {retention:g}"
@@ -345,8 +345,8 @@ def _describe_passed_over(found: FittedWindow, retention: float, tuning: str) ->
         f"Strategy auto passed over the rank window that was tuned for a retention of {found.retention:g}: {why}. The scoring rule decides "
         "instead."
     )
-    # Tuning knows no conditions, and of all samples every window is the same.
-    return f"{told} {tuning}" if is_too_small and not is_everything else told
+    # A tuning does not take conditions into account, and with retention 1 every window selects all samples.
+    return f"{told} {tuning}" if is_too_small and retention < 1 else told
 
 
 def _tuning_command(config: SelectConfig, rater: RaterRow, retention: float) -> str:

@@ -27,7 +27,7 @@ from alchemist_core.files import atomic_write
 from alchemist_core.rating.config import RATER_SCORE
 from alchemist_core.selection.duplicates import later_in_group, worse_in_group
 from alchemist_core.selection.exclusions import Exclusion
-from alchemist_core.selection.fusion import fuse_ranks, signals_of
+from alchemist_core.selection.fusion import CRAWLED, fuse_ranks, signals_of
 from alchemist_core.selection.ranks import RankScale
 from alchemist_core.store.copy import copy_out
 from alchemist_core.store.export import FILTER_COLUMNS, HEURISTICS, filter_rows, read_known, scores_by_name
@@ -320,7 +320,7 @@ def _named_raters(moment: Moment, known: Mapping[str, int]) -> dict[str, int]:
     """
     words = set(signals_of(moment.score))
     for score in signals_of(moment.score):
-        is_built_in = score in {RATER_SCORE, *HEURISTICS} or score.startswith("imported.")
+        is_built_in = score in {RATER_SCORE, *HEURISTICS} or score.startswith(CRAWLED)
         if not is_built_in and score not in known:
             raise ConfigError(
                 f"--rank-by {score}: there is no score of that name (scores: {', '.join((RATER_SCORE, *HEURISTICS, *known))}, or "

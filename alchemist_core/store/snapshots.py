@@ -98,11 +98,9 @@ def take_snapshot(
         may_be_kept = not should_store or moment.is_fixed
         eligible_hash, pairs = pool.get(connection, may_be_kept=may_be_kept)
     if not nights:
-        of_rater = rater_option(rater.name, rater.state)
         raise ConfigError(
             f"Nothing is selectable in {', '.join(dataset_names)} under rater {rater.name}: none of its nights is published. "
-            f"Run alchemist score{of_rater}, alchemist check --suite scores, alchemist night check-drift{of_rater} and alchemist night "
-            f"publish{of_rater} first."
+            f"{_how_to_publish(rater)}"
         )
     _require_samples(pairs, moment)
     if not pairs.count_open():
@@ -332,6 +330,14 @@ def _signal_scale(engine: Engine, moment: Moment, *, rescale: bool, should_store
     _require_samples(pairs, moment)
     with engine.begin() as connection:
         return _rank_scale(connection, moment, pairs.score_N, rescale=rescale, should_store=should_store)
+
+
+def _how_to_publish(rater: RaterRow) -> str:
+    of_rater = rater_option(rater.name, rater.state)
+    return (
+        f"Run alchemist score{of_rater}, alchemist check --suite scores, alchemist night check-drift{of_rater} and alchemist night "
+        f"publish{of_rater} first."
+    )
 
 
 def _require_samples(pairs: EligibleSamples, moment: Moment) -> None:

@@ -250,7 +250,7 @@ class Trial:
 
     @property
     def any_seed(self) -> str:
-        """Name of the training dataset with a placeholder of the seed."""
+        """Name of the training dataset, with `{seed}` in place of the seed."""
         return self._dataset("{seed}")
 
     def _dataset(self, seed: str) -> str:
