@@ -61,6 +61,16 @@ def ratio_of(given: object) -> float | None:
         return None
 
 
+def read_ratio(given: object) -> object:
+    """Return the ratio that a percentage stands for, and anything else as it is, which its field then checks.
+
+    >>> read_ratio("20%"), read_ratio(0.2)
+    (0.2, 0.2)
+    """
+    ratio = ratio_of(given)
+    return given if ratio is None else ratio
+
+
 def or_word(word: str) -> dict[str, Any]:
     """Mark a number field that takes a word as well; a validator of its model reads the word before the field is checked."""
     return {"or_word": word}

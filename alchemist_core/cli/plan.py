@@ -73,11 +73,7 @@ class RaterPlan(Result):
 
     def summary(self) -> str:
         """Return the plan of this rater on one line."""
-        unknown = (
-            "time unknown"
-            if self.note
-            else "time unknown (nothing was scored yet; estimate it with --gpu, of a machine without one by --gpu cpu)"
-        )
+        unknown = f"time unknown ({self._why_unknown()})" if self.note is None else "time unknown"
         took = unknown if self.seconds is None else f"about {self.seconds:,.0f} s"
         speed = "" if self.pairs_per_s is None else f" at {self.pairs_per_s:,.0f} samples/s per slot"
         cost = (
@@ -94,6 +90,11 @@ class RaterPlan(Result):
             memory += f", {flop_text(self.flops_per_sample)} a sample"
         shards, samples = counted(self.n_shards, "shard"), counted(self.n_samples, "sample")
         return f"{self.rater}{shadow}: {shards}, at most {samples}, {took}{speed}, {cost}{memory}{note}"
+
+    def _why_unknown(self) -> str:
+        if self.kind == "scorer":
+            return "this scorer has not scored yet"
+        return "nothing was scored yet; estimate it with --gpu, of a machine without one by --gpu cpu"
 
 
 class ScoreTask(Result):
@@ -290,7 +291,7 @@ def _estimate(
     ahead = {
         "rater": rater.name, "is_shadow": rater.is_shadow, "kind": rater.kind, "n_shards": n_shards, "n_samples": n_samples,
     }  # fmt: skip
-    speed = scoring_speed(engine, rater.rater_id)
+    speed = scoring_speed(engine, rater.rater_id, rater.kind)
     price = None if speed is None else price_per_slot_hour(speed.device, n_slots)
     note = "estimated from runs of another rater" if speed and speed.rater_id != rater.rater_id else None
     pairs_per_s = None if speed is None else speed.pairs_per_s

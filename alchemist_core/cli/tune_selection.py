@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from alchemist_core.config import Command, Config, Formerly, Result, Seeds, Words
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments import cost
 from alchemist_core.experiments.arms import Arm, parse_arm
-from alchemist_core.experiments.config import Ratios, TrialsConfig
+from alchemist_core.experiments.config import Ratio, Ratios, TrialsConfig
 from alchemist_core.experiments.halving import HalvingPlan, afford_recipes, plan_halving
 from alchemist_core.experiments.recipes import BALANCED, RECIPES, RecipeSearch, flags_of, write_recipe
 from alchemist_core.experiments.trial import (
@@ -76,6 +76,16 @@ class ListResult(Result):
         )
 
 
+def _refuse_auto(given: object) -> object:
+    """Refuse the word of `alchemist select`: every recipe of a search is compared at the same number of steps."""
+    if given == "auto":
+        raise ValueError(
+            "recipes are compared at one retention: give a fraction, and let a recipe repeat what it accepts "
+            "(--recipes 'RATER/head_gsample;accept=auto;fill=repeat')"
+        )
+    return given
+
+
 class SearchConfig(TrialsConfig):
     """Which recipes, at which retention, on which seeds."""
 
@@ -87,11 +97,10 @@ class SearchConfig(TrialsConfig):
         "--budget compares the first of them",
     )
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Name of the result's file")
-    retention: float = Field(
+    retention: Annotated[Ratio, BeforeValidator(_refuse_auto)] = Field(
         0.5,
-        gt=0,
-        le=1,
-        description="Fraction of the eligible samples to keep; a recipe with accept=auto;fill=repeat takes the accepted ones among them",
+        description="Fraction of the eligible samples to keep, such as 0.5 or 50%; a recipe with accept=auto;fill=repeat takes the "
+        "accepted ones among them",
     )
     seeds: Seeds = Field(
         (0, 1, 2, 3),

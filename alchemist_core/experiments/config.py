@@ -5,7 +5,16 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from alchemist_core.config import Config, Words, current_names, former_names, later_field, rename_words, split_commas
+from alchemist_core.config import (
+    Config,
+    Words,
+    current_names,
+    former_names,
+    later_field,
+    read_ratio,
+    rename_words,
+    split_commas,
+)
 from alchemist_core.errors import ConfigError
 from alchemist_core.experiments.arms import RATERS
 from alchemist_core.local.scenes import ScenesConfig
@@ -15,7 +24,8 @@ from alchemist_core.training.config import DownstreamConfig, PinnedConfig, Rater
 M = TypeVar("M", bound=BaseModel)
 
 
-Ratios = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(split_commas)]
+Ratio = Annotated[float, BeforeValidator(read_ratio), Field(gt=0, le=1)]
+Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(split_commas)]
 Multiples = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(split_commas)]
 
 

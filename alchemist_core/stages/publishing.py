@@ -19,7 +19,7 @@ from alchemist_core.store.nights import (
     decide_night,
     find_rejection,
     held_nights,
-    is_drift_outdated,
+    is_drift_current,
     night_options,
     night_title,
     open_nights,
@@ -66,25 +66,37 @@ def publish_night(config: PublishNightConfig) -> PublishNightResult:
         return PublishNightResult(n_nights=0, note="No rater is in production, so nothing was published.")
     scope = scoring_scope(engine, rater, dataset=config.dataset, crawl_date=config.crawl_date)
     nights = open_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
-    n_published, refused = 0, []
+    published, refused = [], []
     for night in nights:
         try:
-            n_published += _publish(engine, night, rater)
+            if _publish(engine, night, rater):
+                published.append(night)
         except CheckFailedError as error:
             refused.append(str(error))
+    _state_unmeasured(engine, published)
     held = held_nights(engine, dataset_ids=scope.dataset_ids, crawl_date=config.crawl_date, rater_id=rater.rater_id)
     for night in held:
         warn(f"Night {night_title(night)} is held and was not published: {night.reason}. {_what_to_do(night, rater)}")
     if held or refused:
         # Fail, so that the task is red in Airflow and a person decides; after all other nights were published.
-        summary = f"Published {counted(n_published, 'night')}; {len(held)} are held and not selectable"
+        summary = f"Published {counted(len(published), 'night')}; {len(held)} are held and not selectable"
         names = f": {', '.join(night_title(night) for night in held)}" if held else ""
         raise CheckFailedError("\n".join([*refused, f"{summary}{names}."]))
-    return PublishNightResult(n_nights=n_published, note=None if n_published else "No night was open.")
+    return PublishNightResult(n_nights=len(published), note=None if published else "No night was open.")
 
 
-def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
-    """Publish one night; return 1, or 0 if another command has decided it meanwhile.
+def _state_unmeasured(engine: Engine, published: Sequence[NightRow]) -> None:
+    """Say how many nights became selectable before anything compared their scores with those of earlier nights."""
+    unmeasured = [night for night in published if is_drift_current(engine, night.night_id) is None]
+    if unmeasured:
+        say(
+            f"{len(unmeasured):,} of {counted(len(published), 'night')} had no drift check, so nothing compared its scores with those of "
+            f"earlier nights, among them {night_title(unmeasured[0])}. Run alchemist night check-drift before you publish."
+        )
+
+
+def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> bool:
+    """Publish one night; return whether it became selectable: another command may have decided it meanwhile.
 
     Raises:
         CheckFailedError: The night has unscored shards, failed a check that nobody rejected, or has grown since it was checked.
@@ -100,17 +112,17 @@ def _publish(engine: Engine, night: NightRow, rater: RaterRow) -> int:
             _refuse_failed(night, failed, rater)
             if failed:
                 _repeat_of_checks(connection, night, failed, rater)
-            return 0
+            return False
         if (rejection := find_rejection(connection, night.night_id)) is not None:
             _repeat(connection, night, rejection, rater)
-            return 0
+            return False
         if not decide_night(connection, night.night_id, state="selectable", actor=current_actor()):
-            return 0
+            return False
         subject = f"night {night_title(night)}"
         record_event(
             connection, current_actor(), "publish", subject, after={"state": "selectable", "rater": rater.name}
         )
-    return 1
+    return True
 
 
 def _repeat(connection: Connection, night: NightRow, rejection: EarlierRejection, rater: RaterRow) -> None:
@@ -159,7 +171,7 @@ def _refuse_outdated(engine: Engine, night: NightRow, rater: RaterRow) -> None:
     suites = outdated_checks(engine, night.night_id)
     which = night_options(night)
     commands = [f"alchemist check --suite {suite} {which}" for suite in suites]
-    if is_drift_outdated(engine, night.night_id):
+    if is_drift_current(engine, night.night_id) is False:
         of_rater = rater_option(rater.name, rater.state)
         suites, commands = [*suites, "scores"], [*commands, f"alchemist night check-drift {which}{of_rater}"]
     if commands:

@@ -448,10 +448,13 @@ class ScoringSpeed:
     rater_id: int
 
 
-def scoring_speed(engine: Engine, rater_id: int) -> ScoringSpeed | None:
-    """Return a rater's recent speed, else that of the trained rater that scored last; None if none has scored yet."""
+def scoring_speed(engine: Engine, rater_id: int, kind: str) -> ScoringSpeed | None:
+    """Return a rater's recent speed, else, of a trained one, that of the trained rater that scored last; None if none has scored yet.
+
+    Scorers are too unlike for the speed of another one to say anything.
+    """
     with engine.connect() as connection:
         rows = connection.execute(load_query("measure_scoring_speed"), {"n_runs": RECENT_RUNS}).all()
-    trained = next((row for row in rows if row.kind == "trained"), None)
-    row = next((row for row in rows if row.rater_id == rater_id), trained)
+    other = next((row for row in rows if row.kind == kind == "trained"), None)
+    row = next((row for row in rows if row.rater_id == rater_id), other)
     return None if row is None else ScoringSpeed(row.n_computed / row.seconds, row.device, row.rater_id)

@@ -402,12 +402,11 @@ def store_distribution(connection: Connection, night_id: int, *, measured_at: da
     )
 
 
-def is_drift_outdated(engine: Engine, night_id: int) -> bool:
-    """Return whether a night has newer scores than its distribution; False for a night that was never measured."""
-    is_older = ScoreDistribution.created_at < _newest_score(night_id).scalar_subquery()
-    statement = select(ScoreDistribution.night_id).where(ScoreDistribution.night_id == night_id, is_older)
+def is_drift_current(engine: Engine, night_id: int) -> bool | None:
+    """Return whether a night has no newer scores than its distribution; None for a night that was never measured."""
+    is_current = func.coalesce(ScoreDistribution.created_at >= _newest_score(night_id).scalar_subquery(), True)
     with engine.connect() as connection:
-        return connection.execute(statement).first() is not None
+        return connection.scalar(select(is_current).where(ScoreDistribution.night_id == night_id))
 
 
 def _newest_score(night_id: int) -> Select[datetime]:

@@ -93,6 +93,15 @@ def test_a_night_whose_distribution_is_the_same_after_it_has_grown_is_published(
     assert publish_night(PublishNightConfig(dataset="web")).n_nights == 1
 
 
+def test_what_is_published_without_a_drift_check_is_said(checked: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    publish_night(PublishNightConfig(dataset="web"))
+    assert "1 of 1 night had no drift check" in capsys.readouterr().err
+    add_night(checked, "2026-01-02", {"b.tar": SCORES})
+    check_drift(DriftConfig(dataset="web"))
+    publish_night(PublishNightConfig(dataset="web"))
+    assert "drift check" not in capsys.readouterr().err
+
+
 def test_another_raters_scores_need_no_check_for_the_suite_looks_at_production_alone(checked: Engine) -> None:
     with checked.begin() as connection:
         add_rater(connection, rater_id=2, name="tried", state="candidate")

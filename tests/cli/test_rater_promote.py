@@ -202,6 +202,18 @@ def test_the_plan_prints_shards_samples_time_and_cost_of_every_rater(
     assert old.cost == pytest.approx(72 / 3600 * 3, abs=1e-4)
 
 
+def test_the_time_of_a_scorer_that_has_not_scored_is_not_told_by_another_ones_speed(two_raters: Engine) -> None:
+    with two_raters.begin() as connection:
+        scorer = {"rater_id": 3, "name": "critic", "state": "candidate", "kind": "scorer", "is_shadow": True}
+        insert_rows(connection, {"raters": [scorer]})
+        insert_rows(connection, {"runs": [{"run_id": 1, "stage": "score"}]})
+        connection.execute(text("UPDATE alchemist.runs SET started_at = '2026-01-01T00:00:00Z'"))
+        connection.execute(text("UPDATE alchemist.shard_scores SET scored_at = '2026-01-01T00:00:05Z'"))
+    old, critic = plan_score(PlanScoreConfig(rater="nightly")).raters
+    assert (old.pairs_per_s, critic.pairs_per_s, critic.seconds) == (100.0, None, None)
+    assert "time unknown (this scorer has not scored yet)" in critic.summary()
+
+
 def test_before_anything_was_scored_the_plan_reports_an_unknown_time(engine: Engine) -> None:
     with engine.begin() as connection:
         add_dataset(connection)

@@ -78,6 +78,19 @@ def test_recipes_that_are_given_are_all_compared() -> None:
     assert not plan.has_fallback
 
 
+def test_a_search_reads_percentages_and_tells_why_auto_is_no_retention() -> None:
+    def read(words: str) -> object:
+        given = shlex.split(f"tune-selection search {words}")
+        return read_config(SearchConfig, vars(build_parser(given).parse_args(given)))
+
+    search = read("--retention 50%")
+    assert isinstance(search, SearchConfig)
+    assert search.retention == 0.5
+    assert read("--retention 0.5") == search
+    with pytest.raises(ConfigError, match=r"--retention.*auto.*compared at one retention.*accept=auto;fill=repeat"):
+        read("--retention auto")
+
+
 @pytest.mark.parametrize("word", ["validation", "full", "oracle", "minus_loss", "learnability/auto+validation"])
 def test_a_recipe_that_no_selection_makes_is_refused(word: str) -> None:
     config = SearchConfig.model_validate({"recipes": f"learnability/auto,{word}"})
