@@ -11,6 +11,7 @@ from alchemist_core.experiments.arms import Arm, parse_arm
 from alchemist_core.experiments.config import Ratio, Ratios, TrialsConfig
 from alchemist_core.experiments.halving import HalvingPlan, afford_recipes, plan_halving
 from alchemist_core.experiments.recipes import BALANCED, RECIPES, RecipeSearch, flags_of, write_recipe
+from alchemist_core.experiments.results import RANDOM
 from alchemist_core.experiments.trial import (
     create_for_scenes,
     require_evaluation,
@@ -174,6 +175,10 @@ def _plan_search(config: SearchConfig) -> tuple[tuple[str, ...], HalvingPlan]:
     The budget counts models: each of several trainings of a recipe is one.
     """
     recipes = tuple(config.recipes)
+    if RANDOM in recipes:
+        raise ConfigError(f"Every recipe is compared with {RANDOM} anyway: omit it from --recipes.")
+    if repeated := sorted({word for word in recipes if recipes.count(word) > 1}):
+        raise ConfigError(f"Repeated in --recipes: {', '.join(map(arm_title, repeated))}. Give each recipe once.")
     for word in recipes:
         _require_selection(parse_arm(word, retention=config.retention))
     if config.budget is not None and recipes == RECIPES:

@@ -170,8 +170,8 @@ def load_critic(path: Path) -> tuple[Critic, CriticRecord]:
         ConfigError: The file does not hold a critic.
     """
     record = read_critic_record(path)
-    head = Head(record.training.hidden, record.training.dim, dims=record.dims)
     try:
+        head = Head(record.training.hidden, record.training.dim, dims=record.dims)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         head.load_state_dict({name.removeprefix(_HEAD): weight for name, weight in tensors.items() if _HEAD in name})

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
@@ -42,6 +42,10 @@ class CriticTrainingConfig(HeadTrainingConfig):
     )
 
 
+Width = Annotated[int, Field(ge=1, le=65_536)]
+"""Number of features of an encoder."""
+
+
 class CriticRecord(Config):
     """The record in a critic's file: its training, its data, its encoders, and what it gave held-out samples."""
 
@@ -61,7 +65,7 @@ class CriticRecord(Config):
     resolution: int = Field(..., ge=32, le=4096, description="Side of the images in pixels")
     training: CriticTrainingConfig = Field(..., description="Sizes, length, rates and seed")
     encoder_sha256s: tuple[str, ...] = Field(..., description="sha256 of the frozen encoders")
-    dims: tuple[int, int] = Field(..., description="Number of features of image and text encoder")
+    dims: tuple[Width, Width] = Field(..., description="Number of features of image and text encoder")
 
 
 def read_critic_record(path: Path) -> CriticRecord:

@@ -145,7 +145,7 @@ def load_density(path: Path) -> tuple[Density, DensityRecord]:
         with safe_open(path, framework="np") as file:
             record = DensityRecord.from_stored(json.loads(file.metadata()["record"]))
             return Density(file.get_tensor("direction"), float(file.get_tensor("offset")[0])), record
-    except (OSError, KeyError, TypeError, ValueError, ValidationError, SafetensorError) as error:
+    except (OSError, LookupError, TypeError, ValueError, ValidationError, SafetensorError) as error:
         raise ConfigError(
             f"{path} does not hold a density ratio: {error}. Train one with alchemist scorer train NAME --kind density."
         ) from error

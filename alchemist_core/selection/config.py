@@ -192,6 +192,7 @@ class SelectionPolicy(Config):
     )
     min_score: float | None = later_field(
         None,
+        allow_inf_nan=False,
         description="Lowest score of a sample that may be selected; none: no bound, or the threshold of --accept auto",
     )
 

@@ -59,29 +59,31 @@ def weigh(
         clip: Largest ratio of a weight and the mean weight, in either direction; above 1.
     """
     mean = epoch_size / len(log_density_K)
-    density_K = np.exp(log_density_K - log_density_K.max())
-    weight_K = _clip_to_sum(density_K, mean / clip, mean * clip, float(epoch_size))
+    weight_K = _clip_to_sum(log_density_K, mean / clip, mean * clip, float(epoch_size))
     unit_K = np.floor(weight_K * UNIT).astype(np.int64)
     n_missing = epoch_size * UNIT - int(unit_K.sum())
-    n_each, n_rest = divmod(n_missing, len(unit_K))
-    unit_K += n_each
     remainder_K = weight_K * UNIT - np.floor(weight_K * UNIT)
-    unit_K[np.lexsort((pair_hash64_K, -remainder_K))[:n_rest]] += 1
+    unit_K[np.lexsort((pair_hash64_K, -remainder_K))[:n_missing]] += 1
     return unit_K / UNIT
 
 
-def _clip_to_sum(density_K: NDArray[np.float64], low: float, high: float, total: float) -> NDArray[np.float64]:
-    """Return the density times a factor, clipped, such that it adds up to a total; the factor is found by bisection."""
-    small, large = 0.0, 1.0
-    while np.clip(density_K * large, low, high).sum() < total and large < 1e300:
-        small, large = large, large * 2
-    for _ in range(64):
+def _clip_to_sum(log_density_K: NDArray[np.float64], low: float, high: float, total: float) -> NDArray[np.float64]:
+    """Return the density times a factor, clipped, such that it adds up to a total.
+
+    The factor is found by bisection over its logarithm: the density itself may be too small for a float64.
+    """
+
+    def clipped(log_factor: float) -> NDArray[np.float64]:
+        return np.exp(np.clip(log_density_K + log_factor, np.log(low), np.log(high)))
+
+    small, large = np.log(low) - log_density_K.max(), np.log(high) - log_density_K.min()
+    for _ in range(80):
         middle = (small + large) / 2
-        if np.clip(density_K * middle, low, high).sum() < total:
+        if clipped(middle).sum() < total:
             small = middle
         else:
             large = middle
-    return np.clip(density_K * large, low, high)
+    return clipped(large)
 
 
 def epoch_size_of(weight_K: NDArray[np.float64]) -> int:

@@ -132,6 +132,16 @@ class EligibleSamples:
         """Return a mask of the eligible samples."""
         return np.equal(self.excluded_N, 0)
 
+    def reaches(self, min_score: float) -> NDArray[np.bool_]:
+        """Return a mask of the samples whose score is not below a threshold.
+
+        The store keeps a score as a `real`, and a fused one is computed in double precision: of the former, the threshold is rounded to
+        `real` as well, so that a score of 0.7 reaches 0.7.
+        """
+        with np.errstate(over="ignore"):
+            threshold = np.float32(min_score) if self.signal_N is None else min_score
+        return np.greater_equal(self.score_N, np.float64(threshold))
+
     def count_open(self) -> int:
         """Count the eligible samples."""
         return int(np.count_nonzero(self.eligible_mask())) if self.excluded_N.any() else len(self)
@@ -733,8 +743,8 @@ class EligibleRequest:
             SELECT relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables
             WHERE schemaname = 'alchemist' AND relname = ANY(:tables) ORDER BY relname
         """)
-        named = _named_raters(self._moment, scores_by_name(connection)).values()
-        tables = ["samples", "heuristic_scores", *(f"scores_{rater_id}" for rater_id in named)]
+        raters = {self._moment.rater_id, *_named_raters(self._moment, scores_by_name(connection)).values()}
+        tables = ["samples", "heuristic_scores", *(f"scores_{rater_id}" for rater_id in raters)]
         changes = [list(row) for row in connection.execute(statement, {"tables": tables})]
         scales = [scale_fingerprint(scale) for scale in self._scales]
         return fingerprint([asdict(self._moment), made, changes, *([scales] if scales else [])])

@@ -55,7 +55,7 @@ def resolve_acceptance(
     if found is None:
         return policy, None
     pairs = snapshot.pairs
-    n_accepted = int(np.count_nonzero(pairs.eligible_mask() & (pairs.score_N >= found.min_score)))
+    n_accepted = int(np.count_nonzero(pairs.eligible_mask() & pairs.reaches(found.min_score)))
     if not n_accepted:
         by_hand = "Lower --min-score."
         of_auto = "Select without --accept auto and --retention auto, or set the bound by hand: --min-score."

@@ -307,7 +307,7 @@ class _Stratum:
 def _may_be_selected(policy: SelectionPolicy, snapshot: Snapshot) -> NDArray[np.bool_]:
     """Return which samples are eligible and have a score that the policy accepts."""
     is_eligible_N = snapshot.pairs.eligible_mask()
-    return is_eligible_N if policy.min_score is None else is_eligible_N & (snapshot.pairs.score_N >= policy.min_score)
+    return is_eligible_N if policy.min_score is None else is_eligible_N & snapshot.pairs.reaches(policy.min_score)
 
 
 def _strata(policy: SelectionPolicy, snapshot: Snapshot, *, by_name: bool) -> Iterator[NDArray[np.int64] | None]:

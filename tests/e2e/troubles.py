@@ -406,7 +406,12 @@ def _pictures() -> Iterator[Trouble]:
         for number, (key, (reason, _)) in enumerate(bad.items()):
             bring = _mixed(name, bad, HARMLESS if night == 2 else []) if number == 0 else (lambda _place: None)
             yield Trouble(
-                f"a record of {reason}: {key}", PICTURES, night, bring, rf"(^|\s){key}\S*: ({reason}), ", mend
+                f"a record of {reason}: {key}",
+                PICTURES,
+                night,
+                bring,
+                rf"(^|\s){key}\S*: ({reason}) \(ingest\), ",
+                mend,
             )
     yield Trouble(
         "a bit that flipped in the first header",

@@ -91,6 +91,18 @@ def test_a_search_reads_percentages_and_tells_why_auto_is_no_retention() -> None
         read("--retention auto")
 
 
+@pytest.mark.parametrize(
+    ("recipes", "told"),
+    [
+        ("random,learnability/auto", "Every recipe is compared with random anyway"),
+        ("learnability/auto,alignment/auto,learnability/auto", "Repeated in --recipes: .*Give each recipe once"),
+    ],
+)
+def test_the_control_and_a_repeated_recipe_are_refused_because_they_would_be_counted(recipes: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        _plan_search(SearchConfig.model_validate({"recipes": recipes}))
+
+
 @pytest.mark.parametrize("word", ["validation", "full", "oracle", "minus_loss", "learnability/auto+validation"])
 def test_a_recipe_that_no_selection_makes_is_refused(word: str) -> None:
     config = SearchConfig.model_validate({"recipes": f"learnability/auto,{word}"})

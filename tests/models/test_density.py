@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from alchemist_core.errors import ConfigError
-from alchemist_core.models.density import DensityRecord, fit_density, load_density, pack_density
+from alchemist_core.models.density import Density, DensityRecord, fit_density, load_density, pack_density
 from alchemist_core.statistics import area_under_curve
 
 RECORD = DensityRecord(
@@ -39,6 +41,17 @@ def test_samples_of_another_kind_than_the_validation_dataset_score_lower_held_ou
     density = fit_density(np.concatenate([good(500), damaged(500)]), good(100))
     assert area_under_curve(density.score(good(400)), density.score(damaged(400))) > 0.95
     assert abs(density.score(good(400)).mean() - np.log(2)) < 0.5, "twice as frequent as in the corpus"
+
+
+@pytest.mark.parametrize("offset", [np.array(1.0), np.empty(0)])
+def test_a_file_without_one_offset_holds_no_density_ratio(tmp_path: Path, offset: np.ndarray) -> None:
+    path = tmp_path / "d.safetensors"
+    path.write_bytes(pack_density(Density(np.ones(4), 0.5), RECORD))
+    with safe_open(path, framework="np") as file:
+        record = file.metadata()
+    path.write_bytes(save({"direction": np.ones(4), "offset": offset}, record))
+    with pytest.raises(ConfigError, match="does not hold a density ratio"):
+        load_density(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"no file of tensors at all", None])

@@ -46,6 +46,18 @@ def test_a_uniform_density_weighs_every_member_the_same():
     assert set(weigh(np.full(1000, -3.0), hashes(0, 1000), 1500, clip=4.0)) == {1.5}
 
 
+@pytest.mark.parametrize("clip", [1.5, 4.0])
+def test_no_weight_is_above_the_clip_where_the_density_is_too_small_for_a_float64(clip):
+    log_density_K = -((np.linspace(0, 1, 500) / 0.001) ** 2)
+    weight_K = weigh(log_density_K, hashes(0, 500), 500, clip=clip)
+    assert (weight_K.max() <= clip + 1 / UNIT, weight_K.min() >= 1 / clip - 1 / UNIT, weight_K.sum()) == (
+        True,
+        True,
+        500,
+    )
+    assert (np.diff(weight_K) <= 1 / UNIT).all(), "a weight falls with the density"
+
+
 @given(seed=st.integers(0, 1000), n=st.integers(1, 12), epoch=st.integers(0, 50))
 def test_an_epoch_reads_what_a_grid_of_points_hits(seed, n, epoch):
     rng = np.random.default_rng(seed)

@@ -1,9 +1,11 @@
 """A selection with a lowest score: by threshold, with a fixed or an automatic retention, the same whenever it is selected again."""
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import Engine, text
 
 from alchemist_core.errors import ConfigError
+from alchemist_core.selection.config import SelectionPolicy
 from alchemist_core.store.subsets import find_subset
 from alchemist_core.subsets.selected import manifest_of, reselect
 from tests.selectable_store import change, draw, fill, member_ids, members
@@ -68,6 +70,23 @@ def test_a_fixed_retention_selects_among_accepted_samples(selectable: Engine) ->
     assert draw(0.9, strategy="head_gsample", min_score=0.0, allow_fewer=True).n_samples == most
     with pytest.raises(ConfigError, match=r"at least 99 \(as --min-score demands\). Lower --min-score\."):
         draw(0.1, min_score=99.0)
+
+
+@pytest.mark.parametrize("score", [0.1, 0.3, 0.7, 0.9])
+def test_a_score_reaches_the_threshold_that_it_is_written_as(selectable: Engine, score: float) -> None:
+    """The store keeps a `real`: 0.7 as 0.699999988."""
+    change(
+        selectable, f"UPDATE alchemist.scores SET score = CASE WHEN sample_id % 2 = 0 THEN {score} ELSE {score} - 1 END"
+    )
+    found = draw("auto", strategy="top_k", min_score=score)
+    assert found.n_samples == sum(one > score - 0.5 for one in scores_of(selectable, member_ids(selectable)))
+    assert 0 < found.n_samples < found.n_eligible
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_threshold_is_a_finite_number(value: str) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        SelectionPolicy.model_validate({"min_score": value})
 
 
 def test_what_to_do_if_the_threshold_of_auto_accepts_nothing(selectable: Engine) -> None:

@@ -195,6 +195,27 @@ def test_what_each_score_decides_is_told_where_accepted_samples_are_repeated(sto
     assert all(0.2 < share < 1 for share in stays.values())
 
 
+def test_a_score_that_is_equal_for_all_samples_fails_no_selection_that_excludes_the_highest_ranks(
+    store: Engine,
+) -> None:
+    with store.begin() as connection:
+        connection.execute(text(f"UPDATE alchemist.scores SET score = 1 WHERE rater_id = {CRITIC}"))
+    found = draw(**FUSED | {"strategy": "shift_gsample"})
+    assert (found.version, found.fused is not None) == (1, True)
+    # Without the rater's score all samples have the highest rank.
+    assert members_without(again(store))["rater"] == 0
+
+
+def test_a_preview_of_a_fusion_follows_the_scores_of_its_rater(store: Engine) -> None:
+    draw(**FUSED)
+    before = draw(**FUSED, dry_run=True).n_eligible
+    with store.begin() as connection:
+        connection.execute(text("DELETE FROM alchemist.scores WHERE rater_id = 1 AND sample_id % 10 = 1"))
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    forgotten_none = draw(**FUSED, dry_run=True).n_eligible
+    assert 0 < forgotten_none < before
+
+
 @pytest.mark.parametrize(
     ("rank_by", "message"),
     [
