@@ -62,28 +62,26 @@ def weigh(
     weight_K = _clip_to_sum(log_density_K, mean / clip, mean * clip, float(epoch_size))
     unit_K = np.floor(weight_K * UNIT).astype(np.int64)
     n_missing = epoch_size * UNIT - int(unit_K.sum())
+    # Rounding of the sum can leave one unit too few or too many for one each.
+    n_each, n_rest = divmod(n_missing, len(unit_K))
+    unit_K += n_each
     remainder_K = weight_K * UNIT - np.floor(weight_K * UNIT)
-    unit_K[np.lexsort((pair_hash64_K, -remainder_K))[:n_missing]] += 1
+    unit_K[np.lexsort((pair_hash64_K, -remainder_K))[:n_rest]] += 1
     return unit_K / UNIT
 
 
 def _clip_to_sum(log_density_K: NDArray[np.float64], low: float, high: float, total: float) -> NDArray[np.float64]:
     """Return the density times a factor, clipped, such that it adds up to a total.
 
-    The factor is found by bisection over its logarithm: the density itself may be too small for a float64.
+    The logarithm of the factor is sought: the density itself may be too small for a float64.
     """
+    from scipy.optimize import brentq  # noqa: PLC0415  only a selection with weights needs it, no reader of a subset
 
     def clipped(log_factor: float) -> NDArray[np.float64]:
         return np.exp(np.clip(log_density_K + log_factor, np.log(low), np.log(high)))
 
-    small, large = np.log(low) - log_density_K.max(), np.log(high) - log_density_K.min()
-    for _ in range(80):
-        middle = (small + large) / 2
-        if clipped(middle).sum() < total:
-            small = middle
-        else:
-            large = middle
-    return clipped(large)
+    smallest, largest = np.log(low) - log_density_K.max(), np.log(high) - log_density_K.min()
+    return clipped(brentq(lambda log_factor: clipped(log_factor).sum() - total, smallest, largest, xtol=1e-15))
 
 
 def epoch_size_of(weight_K: NDArray[np.float64]) -> int:
