@@ -431,7 +431,7 @@ def test_a_commit_beyond_its_lease_is_ended_if_its_run_is_not_renewed_and_after_
 
 
 def test_the_speed_of_a_rater_is_its_own_or_that_of_the_trained_rater_that_scored_last(store: Engine) -> None:
-    assert scoring_speed(store, 1) is None
+    assert scoring_speed(store, 1, "trained") is None
     with store.begin() as connection:
         insert_rows(connection, {
             "raters": [{"rater_id": 2, "name": "s"}, {"rater_id": 3, "name": "t", "kind": "scorer"}],
@@ -449,7 +449,10 @@ def test_the_speed_of_a_rater_is_its_own_or_that_of_the_trained_rater_that_score
                 for rater in (1, 2, 3)
             ],
         })  # fmt: skip
-    found = [scoring_speed(store, rater) for rater in (1, 2, 3, 9)]
+    # The last one is a scorer that has not scored.
+    given = ((1, "trained"), (2, "trained"), (3, "scorer"), (9, "trained"), (9, "scorer"))
+    found = [scoring_speed(store, rater, kind) for rater, kind in given]
+    assert found.pop() is None
     speeds = [(one.pairs_per_s, one.device, one.rater_id) for one in found if one is not None]
     assert speeds == [(6, "cpu", 1), (12, "cpu", 2), (18, "cpu", 3), (12, "cpu", 2)]
 
