@@ -50,11 +50,8 @@ def test_a_uniform_density_weighs_every_member_the_same():
 def test_no_weight_is_above_the_clip_where_the_density_is_too_small_for_a_float64(clip):
     log_density_K = -((np.linspace(0, 1, 500) / 0.001) ** 2)
     weight_K = weigh(log_density_K, hashes(0, 500), 500, clip=clip)
-    assert (weight_K.max() <= clip + 1 / UNIT, weight_K.min() >= 1 / clip - 1 / UNIT, weight_K.sum()) == (
-        True,
-        True,
-        500,
-    )
+    assert 1 / clip - 1 / UNIT <= weight_K.min() < weight_K.max() <= clip + 1 / UNIT
+    assert weight_K.sum() == 500
     assert (np.diff(weight_K) <= 1 / UNIT).all(), "a weight falls with the density"
 
 

@@ -79,8 +79,8 @@ def test_a_score_reaches_the_threshold_that_it_is_written_as(selectable: Engine,
         selectable, f"UPDATE alchemist.scores SET score = CASE WHEN sample_id % 2 = 0 THEN {score} ELSE {score} - 1 END"
     )
     found = draw("auto", strategy="top_k", min_score=score)
-    assert found.n_samples == sum(one > score - 0.5 for one in scores_of(selectable, member_ids(selectable)))
-    assert 0 < found.n_samples < found.n_eligible
+    assert min(scores_of(selectable, member_ids(selectable))) == pytest.approx(score)
+    assert 0.3 < found.n_samples / found.n_eligible < 0.7, "half of the samples have this score"
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
