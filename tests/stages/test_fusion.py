@@ -207,12 +207,19 @@ def test_a_score_that_is_equal_for_all_samples_fails_no_selection_that_excludes_
 
 
 def test_a_preview_of_a_fusion_follows_the_scores_of_its_rater(store: Engine) -> None:
+    flush = "SELECT pg_stat_force_next_flush()"
+    with store.begin() as connection:
+        connection.execute(
+            text("CREATE TABLE taken AS SELECT * FROM alchemist.scores WHERE rater_id = 1 AND sample_id % 10 = 1")
+        )
+        connection.execute(text("DELETE FROM alchemist.scores WHERE rater_id = 1 AND sample_id % 10 = 1"))
+        connection.execute(text(flush))
     draw(**FUSED)
     before = draw(**FUSED, dry_run=True).n_eligible
     with store.begin() as connection:
-        connection.execute(text("DELETE FROM alchemist.scores WHERE rater_id = 1 AND sample_id % 10 = 1"))
-        connection.execute(text("SELECT pg_stat_force_next_flush()"))
-    assert 0 < draw(**FUSED, dry_run=True).n_eligible < before
+        connection.execute(text("INSERT INTO alchemist.scores SELECT * FROM taken"))
+        connection.execute(text(flush))
+    assert draw(**FUSED, dry_run=True).n_eligible > before
 
 
 @pytest.mark.parametrize(
